@@ -1,0 +1,56 @@
+"""PyTorch: its own kernels for every op that has one. Maps are b h w c, which is channels_last to its convolutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+NAME = "torch"
+
+exp = torch.exp
+erf = torch.erf
+gelu = F.gelu
+linear = F.linear
+
+
+def pad(x: torch.Tensor, top: int, bottom: int, left: int, right: int) -> torch.Tensor:
+    return F.pad(x, (0, 0, left, right, top, bottom))
+
+
+def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, eps: float) -> torch.Tensor:
+    return F.layer_norm(x, weight.shape, weight, bias, eps)
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float) -> torch.Tensor:
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+def conv2d(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, stride: int = 1, padding: int = 0, groups: int = 1
+) -> torch.Tensor:
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride=stride, padding=padding, groups=groups)
+    return y.permute(0, 2, 3, 1)
+
+
+def device(x: torch.Tensor) -> str | None:
+    return str(x.device)
+
+
+def from_numpy(x: np.ndarray, dtype: str | None, device: Any) -> torch.Tensor:
+    if x.dtype.name == "bfloat16":  # NumPy's bfloat16 is ml_dtypes', which torch does not know: hand over the bits
+        tensor = torch.from_numpy(x.view(np.uint16).copy()).view(torch.bfloat16)
+    else:
+        tensor = torch.from_numpy(np.array(x, order="C"))
+    return tensor.to(device=device, dtype=None if dtype is None else getattr(torch, dtype))
+
+
+def to_numpy(x: torch.Tensor) -> np.ndarray:
+    x = x.detach().cpu().contiguous()
+    if x.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        return x.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return x.numpy()

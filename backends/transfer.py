@@ -1,0 +1,50 @@
+"""Arrays and parameter mappings from one library to another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from scalablevit_ref.backends.dispatch import backend
+
+BACKENDS = {"numpy": "numpy", "torch": "torch", "array_api_strict": "standard"}
+"""Library to the module here that serves it."""
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+def to_backend(params_or_array: Any, name: str, dtype: str | None = None, device: Any = None) -> Any:
+    """The same values as arrays of library `name`: "numpy", "torch" or "array_api_strict". A mapping gives a dict of arrays.
+
+    dtype: "float16", "bfloat16", "float32" or "float64"; None keeps it. device: as the library names it; None is its default.
+    The result never shares memory with the source.
+
+    Raises ValueError for an unknown library or dtype, ModuleNotFoundError where the library is not installed.
+
+    >>> import numpy as np
+    >>> to_backend({"weight": np.ones(2)}, "numpy", dtype="float32")
+    {'weight': array([1., 1.], dtype=float32)}
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; there are {', '.join(BACKENDS)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
+    try:
+        target = import_module(f"scalablevit_ref.backends.{BACKENDS[name]}")
+        return _each(params_or_array, lambda x: target.from_numpy(backend(x).to_numpy(x), dtype, device))
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"backend {name!r} needs {error.name}: pip install 'scalablevit-ref[{name}]'") from error
+
+
+def to_numpy(params_or_array: Any) -> Any:
+    """The same values as NumPy arrays on the host, dtype kept (bfloat16 as ml_dtypes'). A mapping gives a dict of arrays."""
+    return _each(params_or_array, lambda x: np.array(backend(x).to_numpy(x)))
+
+
+def _each(params_or_array: Any, move: Any) -> Any:
+    if isinstance(params_or_array, Mapping):
+        return {name: move(x) for name, x in params_or_array.items()}
+    return move(params_or_array)

@@ -1,0 +1,118 @@
+"""The paper's two attentions: scalable self-attention (SSA) and interactive window self-attention (IWSA)."""
+
+from __future__ import annotations
+
+from einops import rearrange
+
+from scalablevit_ref._typing import Array, Float, Params
+from scalablevit_ref.checks import check_count, check_heads, check_map, check_parameters
+from scalablevit_ref.config import SSAScale, SSAValues, choice
+from scalablevit_ref.ops import attention, conv2d, gelu, layer_norm, linear, pad
+from scalablevit_ref.parameters import iwsa_shapes, modules, ssa_shapes
+
+SSA_NORM_EPS = 1e-5
+"""Epsilon of the LayerNorm inside SSA; every other LayerNorm of the classifier has 1e-6."""
+
+
+def ssa(
+    x: Float[Array, "b h w c"],
+    params: Params,
+    *,
+    num_heads: int,
+    sr_ratio: int,
+    c_ratio: float,
+    values: SSAValues = "unscaled",
+    scale: SSAScale = "scaled",
+) -> Float[Array, "b h w c"]:
+    """Scalable self-attention: Z = softmax(Q' K'ᵀ · scale) V' with fewer keys (r_n = s⁻²) of scaled width (c' = int(c · r_c)).
+
+    Paper section 3.2 and equation 2: Q' = f_q(X) ∈ n × c·r_c, K' = f_k(X) ∈ n·r_n × c·r_c, V' = f_v(X) ∈ n·r_n × c.
+    Official module: `SSA` (`stages.k.1.attn`). Parameters: `parameters.ssa_shapes`.
+
+    num_heads: H; head i takes the i-th run of c'/H channels of q and k and of c/H channels of v.
+    sr_ratio: s. Rows and columns that do not fill an s × s tile are dropped. With s = 1 this is plain attention of width c,
+        except that the scale keeps its r_c.
+    c_ratio: r_c.
+    values: "unscaled" is the paper's V' ∈ n·r_n × c (v3); "scaled" is v1, where V' ∈ n·r_n × c·r_c.
+    scale: "scaled" is (d · r_c)^-½ with d = c/H; "head_dim" is d^-½.
+
+    Raises ValueError or TypeError for a shape, a parameter or a setting that does not fit.
+    """
+    check_map("x", x, "b h w c")
+    _, h, w, c = x.shape
+    choice("ssa_values", values)
+    choice("ssa_scale", scale)
+    check_heads(c, num_heads)
+    check_count("sr_ratio", sr_ratio)
+    if min(h, w) < sr_ratio:
+        raise ValueError(f"x is {h} x {w} tokens, less than one tile of sr_ratio = {sr_ratio}")
+    shapes = ssa_shapes(
+        c, num_heads=num_heads, sr_ratio=sr_ratio, c_ratio=c_ratio, qkv_bias="q.bias" in params, values=values
+    )
+    check_parameters(params, shapes, x)
+    p = modules(params)
+
+    q = linear(x, **p["q"])  # f_q: b h w c'
+    if sr_ratio == 1:
+        k, v = _halves(linear(x, **p["kv"]))
+    else:
+        y = conv2d(x, **p["reduction.0"], stride=sr_ratio, groups=c)  # one s × s tile to one token: b h/s w/s c
+        y = conv2d(y, **p["reduction.1"])  # b h/s w/s c'
+        y = gelu(layer_norm(y, **p["norm_act.0"], eps=SSA_NORM_EPS))
+        if values == "unscaled":
+            k, v = linear(y, **p["k"]), linear(y, **p["v"])  # f_k, f_v: c' and c channels
+        else:
+            k, v = _halves(linear(y, **p["kv"]))  # c' channels each
+
+    q, k, v = (rearrange(t, "b h w (heads d) -> b heads (h w) d", heads=num_heads) for t in (q, k, v))
+    head_dim = c / num_heads
+    z = attention(q, k, v, scale=(head_dim * c_ratio if scale == "scaled" else head_dim) ** -0.5)
+    return linear(rearrange(z, "b heads (h w) d -> b h w (heads d)", h=h), **p["proj"])
+
+
+def iwsa(
+    x: Float[Array, "b h w c"], params: Params, *, num_heads: int, window_size: int, pad: bool = False
+) -> Float[Array, "b h w c"]:
+    """Interactive window self-attention: attention inside p × p windows, plus the local interactive module across them.
+
+    Paper section 3.3: Z' = Z + F(V), where Z are the windows' attention outputs merged back into a map, V the value map merged
+    likewise, and F (LIM) a depthwise 3 × 3 convolution that sees across the windows' borders.
+    Official module: `WindowAttention` with `lim_func` (`stages.k.0.attn`). Parameters: `parameters.iwsa_shapes`.
+
+    num_heads: H; head i takes the i-th run of d = c/H channels of each of q, k and v, the thirds of `qkv`; the scale is d^-½.
+    window_size: p. Both h and w must divide by it, unless `pad`:
+    pad: put zeros at the right and bottom to whole windows *before* `qkv`, as the detection backbone does. The zeros become tokens
+        that carry qkv's bias, take part in every softmax and reach LIM; they are cut off before `proj`.
+
+    Raises ValueError or TypeError for a shape, a parameter or a setting that does not fit.
+    """
+    check_map("x", x, "b h w c")
+    _, h, w, c = x.shape
+    check_heads(c, num_heads)
+    check_count("window_size", window_size)
+    if not pad and (h % window_size or w % window_size):
+        raise ValueError(
+            f"x is {h} x {w} tokens and does not divide into windows of window_size = {window_size}; "
+            "pad=True pads it with zeros to whole windows"
+        )
+    check_parameters(params, iwsa_shapes(c, qkv_bias="qkv.bias" in params), x)
+    p = modules(params)
+
+    x = _pad_to_multiple(x, window_size)
+    qkv = rearrange(linear(x, **p["qkv"]), "b h w (three c) -> three b h w c", three=3)
+    cut = {"ph": window_size, "pw": window_size, "heads": num_heads}
+    q, k, v = (rearrange(qkv[i, ...], "b (gh ph) (gw pw) (heads d) -> b gh gw heads (ph pw) d", **cut) for i in range(3))
+    z = attention(q, k, v, scale=(c / num_heads) ** -0.5)
+    z = rearrange(z, "b gh gw heads (ph pw) d -> b (gh ph) (gw pw) (heads d)", ph=window_size)
+    z = z + conv2d(qkv[2, ...], **p["lim_func"], padding=1, groups=c)  # Z + F(V): windows interact
+    return linear(z[:, :h, :w, :], **p["proj"])
+
+
+def _halves(kv: Float[Array, "b h w c2"]) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
+    """The first and the second half of the channels."""
+    kv = rearrange(kv, "b h w (two c) -> two b h w c", two=2)
+    return kv[0, ...], kv[1, ...]
+
+
+def _pad_to_multiple(x: Float[Array, "b h w c"], window_size: int) -> Float[Array, "b h2 w2 c"]:
+    return pad(x, bottom=-x.shape[1] % window_size, right=-x.shape[2] % window_size)

@@ -1,0 +1,89 @@
+"""Refuse bad input before any work is done: one exception that names the culprit, what was expected and what came."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scalablevit_ref.backends import backend
+from scalablevit_ref.backends.dispatch import dtype_name
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+def check_map(name: str, x: Any, axes: str, channels: int | None = None) -> None:
+    """`x` must be a floating array with these axes, say "b h w c", none of them empty, and this many channels.
+
+    Raises TypeError for a foreign type or a dtype that is not floating, ValueError for a shape.
+    """
+    backend(x)
+    if dtype_name(x) not in FLOATS:
+        raise TypeError(f"{name} must be floating point ({', '.join(FLOATS)}), got {dtype_name(x)}")
+    names = axes.split()
+    if len(x.shape) != len(names) or 0 in x.shape:
+        raise ValueError(f"{name} must have shape ({', '.join(names)}), no axis empty, got {_shape(x)}")
+    if channels is not None and x.shape[names.index("c")] != channels:
+        raise ValueError(f"{name} must have {channels} channels (c of {axes!r}), got {x.shape[names.index('c')]}: {_shape(x)}")
+
+
+def check_parameters(params: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], x: Any, name: str = "x") -> None:
+    """`params` must hold exactly the arrays that `shapes` names, and they must be of the library, dtype and device of `x`.
+
+    Raises ValueError with all names that are missing, unexpected or misshapen in one report; TypeError where libraries or dtypes
+    are mixed, ValueError where devices are.
+    """
+    check_shapes(params, shapes)
+    library, dtype, device = backend(x), x.dtype, backend(x).device(x)
+    for key, value in params.items():
+        if backend(value) is not library:
+            raise TypeError(f"{name} is a {library.NAME} array but parameter {key!r} is a {backend(value).NAME} array")
+        if value.dtype != dtype:
+            raise TypeError(f"{name} is {dtype_name(x)} but parameter {key!r} is {dtype_name(value)}")
+        if library.device(value) != device:
+            raise ValueError(f"{name} is on device {device} but parameter {key!r} is on {library.device(value)}")
+
+
+def check_shapes(params: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raise ValueError with one report of every missing, unexpected and misshapen parameter, TypeError for no mapping."""
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params must be a mapping of names to arrays, got {type(params).__name__}")
+    problems = parameter_problems(params, shapes)
+    if problems:
+        raise ValueError("parameters do not fit: " + "; ".join(problems))
+
+
+def parameter_problems(params: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """One line each for the missing, the unexpected and the misshapen; empty if all fit."""
+    missing = [name for name in shapes if name not in params]
+    unexpected = [name for name in params if name not in shapes]
+    misshapen = [
+        f"{name} expected {tuple(shapes[name])} got {_shape(value)}"
+        for name, value in params.items()
+        if name in shapes and tuple(value.shape) != tuple(shapes[name])
+    ]
+    found = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen}
+    return [f"{kind} ({len(names)}): {_some(names)}" for kind, names in found.items() if names]
+
+
+def check_count(name: str, value: object) -> None:
+    """A whole number of at least one."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def check_heads(channels: int, num_heads: int) -> None:
+    """The channels must split evenly over the heads."""
+    check_count("num_heads", num_heads)
+    if channels % num_heads:
+        raise ValueError(f"c = {channels} channels do not divide by num_heads = {num_heads}")
+
+
+def _some(names: list[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f", … and {len(names) - most} more" if len(names) > most else "")
+
+
+def _shape(x: Any) -> tuple[int, ...]:
+    return tuple(x.shape)

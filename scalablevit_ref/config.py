@@ -1,0 +1,233 @@
+"""The hyperparameters of one ScalableViT, its published variants, and their validation."""
+
+from __future__ import annotations
+
+import difflib
+import numbers
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+Head = Literal["mlp", "linear", "none"]
+SSAValues = Literal["unscaled", "scaled"]
+SSAScale = Literal["scaled", "head_dim"]
+BlockKind = Literal["iwsa", "ssa"]
+
+CHOICES = {
+    "head": ("mlp", "linear", "none"),
+    "ssa_values": ("unscaled", "scaled"),
+    "ssa_scale": ("scaled", "head_dim"),
+    "kind": ("iwsa", "ssa"),
+}
+"""The words each setting takes; `kind` is `block`'s."""
+
+MLP_HEAD_WIDTH = 4096
+"""Hidden width of the official classifier's two-layer head."""
+
+
+@dataclass(frozen=True)
+class ScalableViTConfig:
+    """Everything that decides the shape and the function of one network. Per-stage settings are tuples, one entry a stage.
+
+    The defaults are the paper's ScalableViT-S. Lists are accepted and stored as tuples.
+
+    embed_dims: channels c of each stage.
+    depths: single blocks per stage; block 0, 2, … is IWSA, block 1, 3, … is SSA.
+    num_heads: attention heads H; c and c' = int(c · r_c) must divide by it.
+    mlp_ratios: hidden width of the MLP over c.
+    sr_ratios: SSA's spatial reduction s, with r_n = s⁻² (paper, section 3.2).
+    c_ratios: SSA's channel scaling r_c.
+    window_sizes: IWSA's window p, in tokens.
+    num_classes: 0 leaves the last Linear out, as the official code does.
+    in_chans, patch_size: the images' channels and the stem's stride (kernel 2·patch_size − 1).
+    qkv_bias: biases on q, k, v (SSA's reduction convolutions have theirs regardless).
+    norm_eps: epsilon of every LayerNorm but SSA's own (1e-5) and, if `embed_norm_eps` is set, the patch embeddings'.
+    head: "mlp" (Linear to 4096, LayerNorm, GELU, Linear), "linear", or "none" (the mean of the normed tokens).
+    ssa_values: "unscaled" is the paper's and the classifier's v ∈ c (v3); "scaled" the detection backbone's v ∈ c' (v1).
+    ssa_scale: "scaled" is (d · r_c)^-½; "head_dim" is d^-½, for the authors' earlier weights.
+    pad_windows: pad maps with zeros to whole windows, as the detection backbone does; else they must divide.
+    stage_norms: a LayerNorm on each stage's output (`norm_list.k`) in place of the final `norm`, as in that backbone.
+
+    Raises ValueError or TypeError naming the setting, what was expected and what came.
+    """
+
+    embed_dims: tuple[int, ...] = (64, 128, 256, 512)
+    depths: tuple[int, ...] = (2, 2, 20, 2)
+    num_heads: tuple[int, ...] = (2, 4, 8, 16)
+    mlp_ratios: tuple[float, ...] = (4, 4, 4, 4)
+    sr_ratios: tuple[int, ...] = (8, 4, 2, 1)
+    c_ratios: tuple[float, ...] = (1.25, 1.25, 1.25, 1)
+    window_sizes: tuple[int, ...] = (7, 7, 7, 7)
+    num_classes: int = 1000
+    in_chans: int = 3
+    patch_size: int = 4
+    qkv_bias: bool = True
+    norm_eps: float = 1e-6
+    head: Head = "mlp"
+    ssa_values: SSAValues = "unscaled"
+    ssa_scale: SSAScale = "scaled"
+    pad_windows: bool = False
+    stage_norms: bool = False
+    embed_norm_eps: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in _PER_STAGE:
+            object.__setattr__(self, name, _per_stage(name, getattr(self, name)))
+        lengths = {name: len(getattr(self, name)) for name in _PER_STAGE}
+        if len(set(lengths.values())) != 1 or not self.depths:
+            raise ValueError(f"per-stage settings must all have the same length, one entry a stage; got {lengths}")
+        for name in ("embed_dims", "depths", "num_heads", "sr_ratios", "window_sizes"):
+            for value in getattr(self, name):
+                _whole(name, value, least=1)
+        for name in ("mlp_ratios", "c_ratios"):
+            for value in getattr(self, name):
+                _positive(name, value)
+        _whole("num_classes", self.num_classes, least=0)
+        _whole("in_chans", self.in_chans, least=1)
+        _whole("patch_size", self.patch_size, least=1)
+        _positive("norm_eps", self.norm_eps)
+        if self.embed_norm_eps is not None:
+            _positive("embed_norm_eps", self.embed_norm_eps)
+        for name in ("qkv_bias", "pad_windows", "stage_norms"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        for name in ("head", "ssa_values", "ssa_scale"):
+            choice(name, getattr(self, name))
+        for stage in range(self.num_stages):
+            self._check_heads(stage)
+
+    def _check_heads(self, stage: int) -> None:
+        dim, heads = self.embed_dims[stage], self.num_heads[stage]
+        if dim % heads:
+            raise ValueError(f"embed_dims[{stage}] = {dim} does not divide by num_heads[{stage}] = {heads}")
+        if self.depths[stage] > 1 and self.sr_ratios[stage] > 1:  # the stage has an SSA block with scaled keys
+            scaled_dim(dim, heads, self.c_ratios[stage], where=f"[{stage}]")
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.depths)
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last stage's map."""
+        return self.embed_dims[-1]
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Each stage's stride with respect to the image."""
+        return tuple(self.patch_size * 2**stage for stage in range(self.num_stages))
+
+    @property
+    def out_features(self) -> int:
+        """Width of `scalable_vit`'s result: the classes, or the features where there is no last Linear."""
+        if self.head == "none" or (self.head == "linear" and not self.num_classes):
+            return self.num_features
+        return self.num_classes or MLP_HEAD_WIDTH
+
+
+_PER_STAGE = ("embed_dims", "depths", "num_heads", "mlp_ratios", "sr_ratios", "c_ratios", "window_sizes")
+
+_VARIANTS: dict[str, dict[str, Any]] = {
+    "small": {},
+    "small_0": {"c_ratios": (1.25, 1.25, 1.25, 1.25), "head": "linear"},
+    "base": {
+        "embed_dims": (96, 192, 384, 768),
+        "depths": (2, 2, 14, 6),
+        "num_heads": (3, 6, 12, 24),
+        "c_ratios": (2, 1.25, 1.25, 1),
+    },
+    "large": {
+        "embed_dims": (128, 256, 512, 1024),
+        "depths": (2, 6, 12, 4),
+        "num_heads": (4, 8, 16, 32),
+        "c_ratios": (0.25, 0.5, 1, 1),
+    },
+    "mmdet_small": {  # the authors' detection backbone (SSGDataset)
+        "head": "none",
+        "num_classes": 0,
+        "ssa_values": "scaled",
+        "pad_windows": True,
+        "stage_norms": True,
+        "embed_norm_eps": 1e-5,
+    },
+    "digits": {  # the embedded example: 112 x 112 grey images, maps of 28, 14, 7 and 4 tokens a side
+        "embed_dims": (16, 32, 48, 64),
+        "depths": (2, 2, 2, 2),
+        "num_heads": (2, 4, 6, 8),
+        "mlp_ratios": (4, 4, 4, 2),
+        "sr_ratios": (4, 2, 1, 1),
+        "window_sizes": (7, 7, 7, 2),
+        "num_classes": 10,
+        "in_chans": 1,
+        "head": "linear",
+    },
+}
+
+VARIANTS = tuple(_VARIANTS)
+"""Names that `variant` knows."""
+
+
+def variant(name: str, **overrides: Any) -> ScalableViTConfig:
+    """The configuration of a published variant (or of the embedded `digits`), with some settings changed if wanted.
+
+    Raises ValueError for an unknown name (with near matches) and TypeError for an unknown setting.
+
+    >>> variant("base").embed_dims
+    (96, 192, 384, 768)
+    >>> variant("small", num_classes=10).num_classes
+    10
+    """
+    if name not in _VARIANTS:
+        raise ValueError(f"unknown variant {name!r}{near_matches(str(name), VARIANTS)}; there are {', '.join(VARIANTS)}")
+    settings = [f.name for f in fields(ScalableViTConfig)]
+    for key in overrides:
+        if key not in settings:
+            raise TypeError(f"unknown setting {key!r}{near_matches(key, settings)}; there are {', '.join(settings)}")
+    return replace(ScalableViTConfig(**_VARIANTS[name]), **overrides)
+
+
+def scaled_dim(dim: int, num_heads: int, c_ratio: float, where: str = "") -> int:
+    """c' = int(c · r_c), the width of SSA's queries and keys; must be positive and divide by the heads.
+
+    >>> scaled_dim(64, 2, 1.25)
+    80
+    """
+    width = int(dim * c_ratio)
+    if width < 1 or width % num_heads:
+        raise ValueError(
+            f"c' = int({dim} * {c_ratio}) = {width} (c_ratio{'s' + where if where else ''}) must be a positive multiple of "
+            f"num_heads{where} = {num_heads}"
+        )
+    return width
+
+
+def near_matches(word: str, known: Iterable[str]) -> str:
+    """` (did you mean 'small'?)`, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+
+
+def choice(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is one of the words that the setting `name` takes."""
+    if value not in CHOICES[name]:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, CHOICES[name]))}, got {value!r}")
+
+
+def _per_stage(name: str, value: object) -> tuple[Any, ...]:
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a sequence with one entry a stage, got {value!r}")
+    return tuple(value)
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must hold whole numbers, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def _positive(name: str, value: object) -> None:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be positive and finite, got {value}")

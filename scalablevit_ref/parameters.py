@@ -1,0 +1,195 @@
+"""Name and shape of every parameter, told from a config; initial values; checking.
+
+The names, shapes and order are the official state dict's. An operation takes its own part of the mapping under local names
+(`reduction.0.weight`), which `children` and `modules` cut out of the whole.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from scalablevit_ref.config import MLP_HEAD_WIDTH, BlockKind, ScalableViTConfig, SSAValues, scaled_dim
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def parameter_shapes(config: ScalableViTConfig) -> Shapes:
+    """Name and shape of every parameter, in state-dict order.
+
+    >>> from scalablevit_ref import variant
+    >>> shapes = parameter_shapes(variant("small"))
+    >>> shapes["stages.0.1.attn.q.weight"]
+    (80, 64)
+    """
+    shapes: Shapes = {}
+    channels = config.in_chans
+    for k, dim in enumerate(config.embed_dims):
+        stride = config.patch_size if k == 0 else 2
+        shapes |= scoped(f"patch_embeds.{k}", patch_embed_shapes(channels, dim, stride))
+        channels = dim
+    for k, dim in enumerate(config.embed_dims):
+        shapes |= scoped(f"pos_block.{k}", peg_shapes(dim))
+    if config.stage_norms:
+        for k, dim in enumerate(config.embed_dims):
+            shapes |= scoped(f"norm_list.{k}", _norm(dim))
+    for k, depth in enumerate(config.depths):
+        for i in range(depth):
+            shapes |= scoped(f"stages.{k}.{i}", _stage_block_shapes(config, k, i))
+    if not config.stage_norms:
+        shapes |= scoped("norm", _norm(config.num_features))
+    return shapes | head_shapes(config)
+
+
+def _stage_block_shapes(config: ScalableViTConfig, k: int, i: int) -> Shapes:
+    shapes = block_shapes(
+        config.embed_dims[k],
+        kind=block_kind(i),
+        num_heads=config.num_heads[k],
+        mlp_ratio=config.mlp_ratios[k],
+        sr_ratio=config.sr_ratios[k],
+        c_ratio=config.c_ratios[k],
+        qkv_bias=config.qkv_bias,
+        values=config.ssa_values,
+    )
+    if config.stage_norms:  # the detection backbone creates its attention last, which shows in the order of its state dict
+        return dict(sorted(shapes.items(), key=lambda item: item[0].startswith("attn.")))
+    return shapes
+
+
+def block_kind(i: int) -> BlockKind:
+    """Block i of a stage is IWSA if i is even, SSA if it is odd."""
+    return "ssa" if i % 2 else "iwsa"
+
+
+def block_shapes(
+    dim: int,
+    *,
+    kind: BlockKind,
+    num_heads: int,
+    mlp_ratio: float = 4,
+    sr_ratio: int | None = None,
+    c_ratio: float | None = None,
+    qkv_bias: bool = True,
+    values: SSAValues = "unscaled",
+) -> Shapes:
+    """Parameters of one block, under local names: `norm1`, `attn`, `norm2`, `mlp`."""
+    if kind == "iwsa":
+        attention = iwsa_shapes(dim, qkv_bias=qkv_bias)
+    else:
+        assert sr_ratio is not None and c_ratio is not None
+        attention = ssa_shapes(dim, num_heads=num_heads, sr_ratio=sr_ratio, c_ratio=c_ratio, qkv_bias=qkv_bias, values=values)
+    return (
+        scoped("norm1", _norm(dim))
+        | scoped("attn", attention)
+        | scoped("norm2", _norm(dim))
+        | scoped("mlp", mlp_shapes(dim, int(dim * mlp_ratio)))
+    )
+
+
+def ssa_shapes(
+    dim: int, *, num_heads: int, sr_ratio: int, c_ratio: float, qkv_bias: bool = True, values: SSAValues = "unscaled"
+) -> Shapes:
+    """Parameters of scalable self-attention. With s = 1 nothing is reduced and q, k and v have c channels."""
+    if sr_ratio == 1:
+        return _linear("q", dim, dim, qkv_bias) | _linear("kv", dim, 2 * dim, qkv_bias) | _linear("proj", dim, dim)
+    width = scaled_dim(dim, num_heads, c_ratio)
+    shapes = _linear("q", dim, width, qkv_bias)
+    shapes |= _conv("reduction.0", dim, dim, sr_ratio, groups=dim) | _conv("reduction.1", dim, width, 1)
+    shapes |= scoped("norm_act.0", _norm(width))
+    if values == "scaled":
+        return shapes | _linear("kv", width, 2 * width, qkv_bias) | _linear("proj", width, dim)
+    return shapes | _linear("k", width, width, qkv_bias) | _linear("v", width, dim, qkv_bias) | _linear("proj", dim, dim)
+
+
+def iwsa_shapes(dim: int, *, qkv_bias: bool = True) -> Shapes:
+    """Parameters of interactive window self-attention; `lim_func` is the local interactive module's depthwise 3x3 kernel."""
+    return _linear("qkv", dim, 3 * dim, qkv_bias) | _linear("proj", dim, dim) | _conv("lim_func", dim, dim, 3, groups=dim)
+
+
+def mlp_shapes(dim: int, hidden: int) -> Shapes:
+    return _linear("fc1", dim, hidden) | _linear("fc2", hidden, dim)
+
+
+def peg_shapes(dim: int) -> Shapes:
+    return _conv("proj.0", dim, dim, 3, groups=dim)
+
+
+def patch_embed_shapes(in_chans: int, dim: int, patch_size: int) -> Shapes:
+    """Overlapping patches: kernel 2·patch_size − 1, stride patch_size."""
+    return _conv("proj", in_chans, dim, 2 * patch_size - 1) | scoped("norm", _norm(dim))
+
+
+def head_shapes(config: ScalableViTConfig) -> Shapes:
+    """Parameters of the classifier, under their full names."""
+    dim, classes = config.num_features, config.num_classes
+    if config.head == "linear":
+        return _linear("head", dim, classes) if classes else {}
+    if config.head == "none":
+        return {}
+    shapes = _linear("head.0", dim, MLP_HEAD_WIDTH) | scoped("head.1", _norm(MLP_HEAD_WIDTH))
+    return shapes | (_linear("head.3", MLP_HEAD_WIDTH, classes) if classes else {})
+
+
+def _linear(name: str, wide_in: int, wide_out: int, bias: bool = True) -> Shapes:
+    return {f"{name}.weight": (wide_out, wide_in)} | ({f"{name}.bias": (wide_out,)} if bias else {})
+
+
+def _conv(name: str, wide_in: int, wide_out: int, kernel: int, groups: int = 1) -> Shapes:
+    return {f"{name}.weight": (wide_out, wide_in // groups, kernel, kernel), f"{name}.bias": (wide_out,)}
+
+
+def _norm(dim: int) -> Shapes:
+    return {"weight": (dim,), "bias": (dim,)}
+
+
+def scoped(prefix: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The same entries with `prefix.` before their names."""
+    return {f"{prefix}.{name}": value for name, value in params.items()}
+
+
+def children(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Group by the first component: `{"a.b.c": 1}` becomes `{"a": {"b.c": 1}}`. A name without a dot is grouped under ""."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in params.items():
+        first, dot, rest = name.partition(".")
+        groups.setdefault(first if dot else "", {})[rest if dot else name] = value
+    return groups
+
+
+def modules(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Group by all but the last component: `{"a.b.c": 1}` becomes `{"a.b": {"c": 1}}`, so that `**p["a.b"]` are its arguments."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in params.items():
+        module, _, leaf = name.rpartition(".")
+        groups.setdefault(module, {})[leaf] = value
+    return groups
+
+
+def init_params(config: ScalableViTConfig, seed: int = 0, dtype: Any = "float32") -> dict[str, np.ndarray]:
+    """Random parameters as the official code draws them, as NumPy arrays; equal for equal seeds, whatever the dtype.
+
+    Linear weights are normal with deviation 0.02 (the official `trunc_normal_` cuts off at ±2, a hundred deviations out);
+    convolution kernels are normal with deviation √(2 / fan_out), fan_out = k² · c_out / groups; gains are one, biases zero.
+    Each parameter has a random stream of its own, told from its name.
+    """
+    params = {}
+    for name, shape in parameter_shapes(config).items():
+        if len(shape) == 1:
+            values = np.full(shape, 1.0 if is_gain(name) else 0.0)
+        else:
+            rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            values = rng.standard_normal(shape)
+            depthwise = shape[1] == 1 and not name.startswith("patch_embeds")
+            fan_out = np.prod(shape[2:]) * (1 if depthwise else shape[0])
+            values *= 0.02 if len(shape) == 2 else (2.0 / fan_out) ** 0.5
+        params[name] = values.astype(dtype)
+    return params
+
+
+def is_gain(name: str) -> bool:
+    """Whether a one-dimensional parameter of this name is a LayerNorm's gain (every other weight has more axes)."""
+    return name.endswith("weight")

@@ -18,8 +18,8 @@ class Backend(Protocol):
     def pad(self, x: Any, top: int, bottom: int, left: int, right: int) -> Any:
         """Zeros around a b h w c map."""
 
-    def device(self, x: Any) -> str | None:
-        """Where the array lives; None where that cannot be told (inside a trace)."""
+    def device(self, x: Any) -> Any:
+        """Where the array lives, as something that compares and prints."""
 
     def from_numpy(self, x: Any, dtype: str | None, device: Any) -> Any:
         """A NumPy array as this library's, on that device."""

@@ -76,8 +76,8 @@ def _gelu32(x: np.ndarray) -> np.ndarray:
     y *= clipped
     np.tanh(y, out=y)
     y += 1
-    y *= x
     y *= 0.5
+    y *= x
     return y
 
 
@@ -86,9 +86,9 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, scale: float) -> np.ndarray:
-    wide = _wide(q.dtype)
-    q, k, v = (t.astype(wide, copy=False) for t in (q * scale, k, v))
-    return (_softmax_in_place(q @ k.swapaxes(-1, -2)) @ v).astype(v.dtype, copy=False)
+    dtype, wide = q.dtype, _wide(q.dtype)
+    q, k, v = (t.astype(wide, copy=False) for t in (q, k, v))
+    return (_softmax_in_place((q * scale) @ k.swapaxes(-1, -2)) @ v).astype(dtype, copy=False)
 
 
 def _softmax_in_place(x: np.ndarray) -> np.ndarray:
@@ -125,7 +125,7 @@ def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
 
 
-def device(x: np.ndarray) -> str | None:
+def device(x: np.ndarray) -> Any:
     return "cpu"
 
 

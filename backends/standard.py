@@ -24,8 +24,8 @@ def pad(x: Any, top: int, bottom: int, left: int, right: int) -> Any:
     return xp.concat([zeros(top, left + w + right), x, zeros(bottom, left + w + right)], axis=1)
 
 
-def device(x: Any) -> str | None:
-    return str(x.device)
+def device(x: Any) -> Any:
+    return x.device
 
 
 def from_numpy(x: np.ndarray, dtype: str | None, device: Any) -> Any:

@@ -2,24 +2,33 @@
 
 from scalablevit_ref.attention import iwsa, ssa
 from scalablevit_ref.backends import to_backend, to_numpy
+from scalablevit_ref.checkpoints import Checkpoint, CheckpointError, from_state_dict, load_checkpoint, save_checkpoint, to_state_dict
 from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.cost import cost
 from scalablevit_ref.network import block, mlp, patch_embed, peg, scalable_vit, stage_features, trace
 from scalablevit_ref.parameters import init_params, parameter_shapes
 
 __all__ = [
+    "Checkpoint",
+    "CheckpointError",
     "ScalableViTConfig",
     "block",
+    "cost",
+    "from_state_dict",
     "init_params",
     "iwsa",
+    "load_checkpoint",
     "mlp",
     "parameter_shapes",
     "patch_embed",
     "peg",
+    "save_checkpoint",
     "scalable_vit",
     "ssa",
     "stage_features",
     "to_backend",
     "to_numpy",
+    "to_state_dict",
     "trace",
     "variant",
 ]

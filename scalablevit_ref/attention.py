@@ -8,7 +8,7 @@ from scalablevit_ref._typing import Array, Float, Params
 from scalablevit_ref.checks import check_count, check_heads, check_map, check_parameters
 from scalablevit_ref.config import SSAScale, SSAValues, choice
 from scalablevit_ref.ops import attention, conv2d, gelu, layer_norm, linear, pad
-from scalablevit_ref.parameters import iwsa_shapes, modules, ssa_shapes
+from scalablevit_ref.parameters import has_qkv_bias, iwsa_shapes, modules, ssa_shapes
 
 SSA_NORM_EPS = 1e-5
 """Epsilon of the LayerNorm inside SSA; every other LayerNorm of the classifier has 1e-6."""
@@ -47,7 +47,7 @@ def ssa(
     if min(h, w) < sr_ratio:
         raise ValueError(f"x is {h} x {w} tokens, less than one tile of sr_ratio = {sr_ratio}")
     shapes = ssa_shapes(
-        c, num_heads=num_heads, sr_ratio=sr_ratio, c_ratio=c_ratio, qkv_bias="q.bias" in params, values=values
+        c, num_heads=num_heads, sr_ratio=sr_ratio, c_ratio=c_ratio, qkv_bias=has_qkv_bias(params), values=values
     )
     check_parameters(params, shapes, x)
     p = modules(params)
@@ -95,7 +95,7 @@ def iwsa(
             f"x is {h} x {w} tokens and does not divide into windows of window_size = {window_size}; "
             "pad=True pads it with zeros to whole windows"
         )
-    check_parameters(params, iwsa_shapes(c, qkv_bias="qkv.bias" in params), x)
+    check_parameters(params, iwsa_shapes(c, qkv_bias=has_qkv_bias(params)), x)
     p = modules(params)
 
     x = _pad_to_multiple(x, window_size)

@@ -153,8 +153,8 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "digits": {  # the embedded example: 112 x 112 grey images, maps of 28, 14, 7 and 4 tokens a side
         "embed_dims": (16, 32, 48, 64),
         "depths": (2, 2, 2, 2),
-        "num_heads": (2, 4, 6, 8),
-        "mlp_ratios": (4, 4, 4, 2),
+        "num_heads": (1, 2, 3, 4),
+        "mlp_ratios": (2, 3, 4, 2),
         "sr_ratios": (4, 2, 1, 1),
         "window_sizes": (7, 7, 7, 2),
         "num_classes": 10,

@@ -9,10 +9,21 @@ from einops import rearrange, reduce
 
 from scalablevit_ref._typing import Array, Float, Params
 from scalablevit_ref.attention import iwsa, ssa
-from scalablevit_ref.checks import check_count, check_map, check_parameters
+from scalablevit_ref.checks import check_count, check_image_size, check_map, check_parameters
 from scalablevit_ref.config import BlockKind, ScalableViTConfig, SSAScale, SSAValues, choice
 from scalablevit_ref.ops import conv2d, gelu, layer_norm, linear
-from scalablevit_ref.parameters import block_kind, children, mlp_shapes, modules, parameter_shapes, patch_embed_shapes, peg_shapes
+from scalablevit_ref.parameters import (
+    block_kind,
+    block_shapes,
+    children,
+    has_qkv_bias,
+    mlp_shapes,
+    modules,
+    parameter_shapes,
+    patch_embed_shapes,
+    peg_shapes,
+    width,
+)
 
 Tap = Callable[[str, Any], Any]
 """Gets each intermediate with its name as it is computed; what it returns takes the intermediate's place."""
@@ -30,7 +41,7 @@ def patch_embed(x: Float[Array, "b h w c_in"], params: Params, *, patch_size: in
     """
     check_map("x", x, "b h w c")
     check_count("patch_size", patch_size)
-    dim = _width(params, "proj.weight")
+    dim = width(params, "proj.weight")
     check_parameters(params, patch_embed_shapes(x.shape[-1], dim, patch_size), x)
     p = modules(params)
     return layer_norm(conv2d(x, **p["proj"], stride=patch_size, padding=patch_size - 1), **p["norm"], eps=eps)
@@ -49,7 +60,7 @@ def peg(x: Float[Array, "b h w c"], params: Params) -> Float[Array, "b h w c"]:
 def mlp(x: Float[Array, "b h w c"], params: Params) -> Float[Array, "b h w c"]:
     """fc2(GELU(fc1(x))), c → m·c → c, with the exact GELU. Official module: `Mlp` (`stages.k.i.mlp`)."""
     check_map("x", x, "b h w c")
-    check_parameters(params, mlp_shapes(x.shape[-1], _width(params, "fc1.weight")), x)
+    check_parameters(params, mlp_shapes(x.shape[-1], width(params, "fc1.weight")), x)
     p = modules(params)
     return linear(gelu(linear(x, **p["fc1"])), **p["fc2"])
 
@@ -79,10 +90,12 @@ def block(
     for name, value in {"iwsa": {"window_size": window_size}, "ssa": {"sr_ratio": sr_ratio, "c_ratio": c_ratio}}[kind].items():
         if value is None:
             raise TypeError(f"a block of kind {kind!r} needs {name}")
+    settings = {"num_heads": num_heads, "sr_ratio": sr_ratio, "c_ratio": c_ratio, "values": values}
+    shapes = block_shapes(
+        x.shape[-1], kind=kind, hidden=width(params, "mlp.fc1.weight"), qkv_bias=has_qkv_bias(params, "attn."), **settings
+    )
+    check_parameters(params, shapes, x)
     p = children(params)
-    for name in ("norm1", "attn", "norm2", "mlp"):
-        if name not in p:
-            raise ValueError(f"parameters do not fit: missing all of {name}.*; there are {', '.join(params) or 'none'}")
 
     y = tap("norm1", layer_norm(x, **p["norm1"], eps=norm_eps))
     if kind == "iwsa":
@@ -127,7 +140,8 @@ def stage_features(
 
     Official module: the detection backbone's `forward`, whose maps are b c h w. `params` are those of the whole config.
     """
-    _check_images(images, config)
+    check_map("images", images, "b c h w", channels=config.in_chans)
+    check_image_size(config, *images.shape[2:])
     check_parameters(params, parameter_shapes(config), images, name="images")
     p = children(params)
     embeds, pegs, stages, norms = (children(p.get(part, {})) for part in ("patch_embeds", "pos_block", "stages", "norm_list"))
@@ -178,47 +192,3 @@ def trace(images: Float[Array, "b c h w"], params: Params, config: ScalableViTCo
     scalable_vit(images, params, config, tap=keep)
     return intermediates
 
-
-def map_sizes(config: ScalableViTConfig, size: int) -> list[int]:
-    """Tokens along one side of each stage's map, for an image of that many pixels: ⌈size / stride⌉.
-
-    >>> from scalablevit_ref import variant
-    >>> map_sizes(variant("small"), 224)
-    [56, 28, 14, 7]
-    """
-    return [-(-size // stride) for stride in config.strides]
-
-
-def _check_images(images: Any, config: ScalableViTConfig) -> None:
-    check_map("images", images, "b c h w", channels=config.in_chans)
-    for size in images.shape[2:]:
-        if not _fits(config, size):
-            sides = ", ".join(map(str, map_sizes(config, size)))
-            near = [n for step in (-1, 1) for n in [_nearest_fit(config, size, step)] if n]
-            raise ValueError(
-                f"images of {images.shape[2]} x {images.shape[3]}: {size} pixels give maps of {sides} tokens a side, "
-                f"{_need(config)}; the nearest sizes that work are {' and '.join(map(str, near))}"
-            )
-
-
-def _fits(config: ScalableViTConfig, size: int) -> bool:
-    return all(
-        (config.pad_windows or side % config.window_sizes[k] == 0) and (config.depths[k] == 1 or side >= config.sr_ratios[k])
-        for k, side in enumerate(map_sizes(config, size))
-    )
-
-
-def _need(config: ScalableViTConfig) -> str:
-    if config.pad_windows:
-        return f"which must be at least sr_ratios = {config.sr_ratios}"
-    return f"which must divide by window_sizes = {config.window_sizes} and be at least sr_ratios = {config.sr_ratios}"
-
-
-def _nearest_fit(config: ScalableViTConfig, size: int, step: int) -> int | None:
-    sizes = (size + step * away for away in range(1, 8192))
-    return next((n for n in sizes if n > 0 and _fits(config, n)), None)
-
-
-def _width(params: Params, name: str) -> int:
-    """Output width told from a weight; 0, which then is reported as missing or misshapen, where there is none."""
-    return int(params[name].shape[0]) if name in params and params[name].shape else 0

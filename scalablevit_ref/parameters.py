@@ -48,8 +48,8 @@ def _stage_block_shapes(config: ScalableViTConfig, k: int, i: int) -> Shapes:
     shapes = block_shapes(
         config.embed_dims[k],
         kind=block_kind(i),
+        hidden=int(config.embed_dims[k] * config.mlp_ratios[k]),
         num_heads=config.num_heads[k],
-        mlp_ratio=config.mlp_ratios[k],
         sr_ratio=config.sr_ratios[k],
         c_ratio=config.c_ratios[k],
         qkv_bias=config.qkv_bias,
@@ -69,8 +69,8 @@ def block_shapes(
     dim: int,
     *,
     kind: BlockKind,
+    hidden: int,
     num_heads: int,
-    mlp_ratio: float = 4,
     sr_ratio: int | None = None,
     c_ratio: float | None = None,
     qkv_bias: bool = True,
@@ -86,7 +86,7 @@ def block_shapes(
         scoped("norm1", _norm(dim))
         | scoped("attn", attention)
         | scoped("norm2", _norm(dim))
-        | scoped("mlp", mlp_shapes(dim, int(dim * mlp_ratio)))
+        | scoped("mlp", mlp_shapes(dim, hidden))
     )
 
 
@@ -121,6 +121,16 @@ def peg_shapes(dim: int) -> Shapes:
 def patch_embed_shapes(in_chans: int, dim: int, patch_size: int) -> Shapes:
     """Overlapping patches: kernel 2·patch_size − 1, stride patch_size."""
     return _conv("proj", in_chans, dim, 2 * patch_size - 1) | scoped("norm", _norm(dim))
+
+
+def has_qkv_bias(params: Mapping[str, Any], prefix: str = "") -> bool:
+    """Whether any of an attention's q, k and v has a bias; then all must."""
+    return any(f"{prefix}{name}.bias" in params for name in ("q", "k", "v", "kv", "qkv"))
+
+
+def width(params: Mapping[str, Any], name: str) -> int:
+    """Output width told from a weight; 0, which then is reported as missing or misshapen, where there is none."""
+    return int(params[name].shape[0]) if name in params and params[name].shape else 0
 
 
 def head_shapes(config: ScalableViTConfig) -> Shapes:

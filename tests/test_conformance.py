@@ -164,4 +164,4 @@ def test_detection_backbone(name: str, backend: str) -> None:
     for k, (feature, expected) in enumerate(zip(features, case["features"], strict=True)):
         x = rearrange(sv.to_numpy(feature), "b h w c -> b c h w")
         assert list(x.shape) == expected["shape"]
-        assert_fingerprint(f"feature.{k}", x, expected, case["seed"])
+        assert_fingerprint(f"features.{k}", x, expected, case["seed"])

@@ -1,0 +1,145 @@
+"""Which configuration a state dict's weights are of: told, stored beside them, or found by their shapes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from scalablevit_ref.checkpoints.errors import CheckpointError
+from scalablevit_ref.checkpoints.layouts import layout_shapes
+from scalablevit_ref.checkpoints.recognise import Found
+from scalablevit_ref.checks import parameter_problems
+from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
+
+OFFICIAL_MODEL = "scalable_vit_"
+"""Before a variant's name, the name of its model in the authors' training script (`args.model`)."""
+
+_UNSEEN = "num_heads, window_sizes, norm_eps, ssa_scale and, where s = 1, c_ratios show in no shape"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration that fits, and who told it: "config", "metadata", "variant", "args.model" or "shapes"."""
+
+    config: ScalableViTConfig
+    told_by: str
+
+
+def resolve_config(
+    found: Found, layout: str, *, config: ScalableViTConfig | None = None, variant_name: str | None = None
+) -> Resolved:
+    """The configuration of a state dict, in the first of these ways that applies; in each its shapes are checked.
+
+    `config` as it is; the configuration stored beside the weights; `variant_name`; `args.model`; the one variant whose shapes fit.
+    A variant's num_classes, head, in_chans, qkv_bias and SSA version are adapted to the shapes.
+
+    Raises CheckpointError with every missing, unexpected and misshapen parameter in one report.
+    """
+    if config is not None and variant_name is not None:
+        raise CheckpointError("give variant or config, not both")
+    if config is not None:
+        return Resolved(_fitting(found.state, config, layout, "config"), "config")
+    wanted = None if variant_name is None else adapted(_variant(variant_name), found.state)
+    if "config" in found.stored:
+        stored = config_from_json(found.stored["config"])
+        if wanted is not None and wanted != stored:
+            differ = [name for name, value in asdict(wanted).items() if value != getattr(stored, name)]
+            raise CheckpointError(
+                f"the stored configuration is not variant {variant_name!r}",
+                expected=", ".join(f"{name}={getattr(wanted, name)!r}" for name in differ),
+                found=", ".join(f"{name}={getattr(stored, name)!r}" for name in differ),
+            )
+        return Resolved(_fitting(found.state, stored, layout, "the stored configuration"), "metadata")
+    if wanted is not None:
+        return Resolved(_fitting(found.state, wanted, layout, f"variant {variant_name!r}"), "variant")
+    name = (found.model_name or "").removeprefix(OFFICIAL_MODEL)
+    if name in VARIANTS:
+        return Resolved(_fitting(found.state, adapted(variant(name), found.state), layout, f"args.model = {name!r}"), "args.model")
+    return Resolved(_by_shapes(found.state, layout), "shapes")
+
+
+def _variant(name: str) -> ScalableViTConfig:
+    try:
+        return variant(name)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _fitting(state: Mapping[str, Any], config: ScalableViTConfig, layout: str, source: str) -> ScalableViTConfig:
+    problems = parameter_problems(state, layout_shapes(config, layout))
+    if problems:
+        raise CheckpointError(f"weights do not fit {source}: " + "; ".join(problems))
+    return config
+
+
+def _by_shapes(state: Mapping[str, Any], layout: str) -> ScalableViTConfig:
+    head = _head(state)[0]
+    configs = {name: adapted(variant(name), state) for name in VARIANTS if head == "none" or variant(name).head == head}
+    wrong: dict[str, list[str]] = {}
+    for name, config in configs.items():
+        if layout != "mmdet" or config.stage_norms:
+            wrong[name] = _wrong_names(state, layout_shapes(config, layout))
+    fitting = [name for name, names in wrong.items() if not names]
+    if len(fitting) == 1:
+        return configs[fitting[0]]
+    choices = f"{_UNSEEN}: give variant ({', '.join(VARIANTS)}) or config"
+    if fitting:
+        raise CheckpointError(f"the shapes fit {' and '.join(fitting)} alike; {choices}")
+    if not wrong:
+        raise CheckpointError(f"no variant has a head like this one; {choices}", found=f"a {head} head")
+    nearest = min(wrong, key=lambda name: len(wrong[name]))
+    problems = "; ".join(parameter_problems(state, layout_shapes(configs[nearest], layout)))
+    raise CheckpointError(f"the shapes fit no variant; nearest is {nearest!r}: {problems}; {choices}")
+
+
+def _wrong_names(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    surplus = [name for name in state if name not in shapes]
+    return surplus + [name for name, shape in shapes.items() if name not in state or tuple(state[name].shape) != shape]
+
+
+def adapted(config: ScalableViTConfig, state: Mapping[str, Any]) -> ScalableViTConfig:
+    """The config with what fine-tuning changes taken from the shapes: num_classes, head, in_chans, qkv_bias and SSA's version."""
+    head, num_classes = _head(state)
+    stem = tuple(state["patch_embeds.0.proj.weight"].shape) if "patch_embeds.0.proj.weight" in state else ()
+    in_chans = stem[1] if len(stem) == 4 and stem[1] > 0 else config.in_chans
+    has_qkv = any(name.endswith(".attn.qkv.weight") for name in state)
+    qkv_bias = any(name.endswith(".attn.qkv.bias") for name in state) if has_qkv else config.qkv_bias
+    values = config.ssa_values
+    if any(
+        name.removesuffix("reduction.0.weight") + "kv.weight" in state
+        for name in state
+        if name.endswith(".attn.reduction.0.weight")
+    ):
+        values = "scaled"
+    elif any(name.endswith(".attn.k.weight") for name in state):
+        values = "unscaled"
+    return replace(config, head=head, num_classes=num_classes, in_chans=in_chans, qkv_bias=qkv_bias, ssa_values=values)
+
+
+def _head(state: Mapping[str, Any]) -> tuple[Any, int]:
+    """The kind of head and its number of classes, of names that are the same in every layout."""
+    mlp = any(name.startswith(("head.0.", "head.1.", "head.3.")) for name in state)
+    kind, last = ("mlp", "head.3") if mlp else ("linear", "head")
+    shapes = [tuple(state[name].shape) for name in (f"{last}.weight", f"{last}.bias") if name in state]
+    if not mlp and not shapes:
+        return "none", 0
+    return kind, shapes[0][0] if shapes and shapes[0] else 0
+
+
+def exact_variant(config: ScalableViTConfig) -> str | None:
+    """The variant that this config is, setting for setting."""
+    return next((name for name in VARIANTS if variant(name) == config), None)
+
+
+def config_to_json(config: ScalableViTConfig) -> str:
+    return json.dumps(asdict(config))
+
+
+def config_from_json(text: Any) -> ScalableViTConfig:
+    """The inverse of `config_to_json`; what is missing keeps its default. Raises CheckpointError."""
+    try:
+        return ScalableViTConfig(**json.loads(text))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"not a configuration ({error})", key="config", expected="ScalableViTConfig as JSON") from error

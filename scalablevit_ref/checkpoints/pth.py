@@ -1,0 +1,138 @@
+"""torch.save's two formats, read into StoredTensors without torch: a zip of records, and the legacy run of pickles."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from typing import Any, BinaryIO
+
+from scalablevit_ref.checkpoints.errors import CheckpointError
+from scalablevit_ref.checkpoints.stored import Extent
+from scalablevit_ref.checkpoints.unpickle import load_pickle, next_pickle
+
+LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""torch.save's magic number, 0x1950a86a20f9469cfc6c, as the end of a pickle: the file's first."""
+
+_PROTOCOL = 1001
+_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+
+
+def zip_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
+    """A zip archive's records by name. Raises CheckpointError for a damaged archive, duplicate names and encryption."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            infos = archive.infolist()
+    except (zipfile.BadZipFile, EOFError, ValueError, OverflowError, NotImplementedError, struct.error) as error:
+        raise CheckpointError(f"truncated or damaged zip archive ({error})") from error
+    records: dict[str, zipfile.ZipInfo] = {}
+    for info in infos:
+        if info.filename in records:
+            raise CheckpointError("two zip records of one name", key=info.filename)
+        if info.flag_bits & 1:
+            raise CheckpointError("encrypted zip record", key=info.filename)
+        records[info.filename] = info
+    return records
+
+
+def record_extent(file: BinaryIO, info: zipfile.ZipInfo) -> Extent:
+    """Where a record's bytes lie; it must be stored, not compressed, and whole.
+
+    A CRC-32 of 0 means none: torch writes that where `set_crc32_options(False)` is in force.
+    """
+    name = info.filename
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+        raise CheckpointError("compressed zip record", key=name, expected="stored records only")
+    file.seek(info.header_offset)
+    header = file.read(_LOCAL_HEADER.size)
+    if len(header) != _LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
+        raise CheckpointError("damaged zip archive: no record where its directory says", key=name)
+    *_, name_size, extra_size = _LOCAL_HEADER.unpack(header)
+    if file.read(name_size) != info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437"):
+        raise CheckpointError("damaged zip archive: record and directory name it differently", key=name)
+    start = info.header_offset + _LOCAL_HEADER.size + name_size + extra_size
+    if start + info.file_size > file.seek(0, io.SEEK_END):
+        raise CheckpointError("zip record reaches beyond the file", key=name, found=f"{info.file_size} bytes at {start}")
+    return Extent(file, start, info.file_size, name=name, crc=info.CRC or None)
+
+
+def read_zip(file: BinaryIO, records: dict[str, zipfile.ZipInfo], limit: int) -> Any:
+    """What torch.save's zip format holds. Each storage is a record of its own, `…/data/KEY`."""
+    (pickled,) = (name for name in records if is_pickle_record(name))
+    root = pickled.removesuffix("data.pkl")
+    if f"{root}byteorder" in records:
+        order = _bytes(record_extent(file, records[f"{root}byteorder"]))
+        if order != b"little":
+            raise CheckpointError("byte order", expected="little", found=order[:8].decode(errors="replace"))
+    extents: dict[str, Extent] = {}
+
+    def storage(key: str, elements: int, itemsize: int) -> Extent:
+        name, size = f"{root}data/{key}", elements * itemsize
+        if name not in records:
+            raise CheckpointError("no zip record for a storage", key=name)
+        if size != records[name].file_size:
+            raise CheckpointError(
+                "storage and its zip record differ in size", key=name, expected=size, found=records[name].file_size
+            )
+        if key not in extents:
+            extents[key] = record_extent(file, records[name])
+        return extents[key]
+
+    program = io.BytesIO(_bytes(record_extent(file, records[pickled])))
+    return load_pickle(next_pickle(program), storage, limit)
+
+
+def is_pickle_record(name: str) -> bool:
+    return name.count("/") == 1 and name.endswith("/data.pkl")
+
+
+def _bytes(extent: Extent) -> bytes:
+    return extent.read(0, extent.size).tobytes()
+
+
+def read_legacy(file: BinaryIO, limit: int) -> Any:
+    """What torch.save's older format holds: pickles of magic, protocol, system, the object and the storages' keys; then storages.
+
+    Each storage is a number of elements (int64) and its bytes, in the order of the keys.
+    """
+    extents: dict[str, Extent] = {}
+    lengths: dict[str, int] = {}
+
+    def storage(key: str, elements: int, itemsize: int) -> Extent:
+        extent = extents.setdefault(key, Extent(file, None, elements * itemsize, name=key))
+        if lengths.setdefault(key, elements) != elements or extent.size != elements * itemsize:
+            raise CheckpointError("two sizes for one storage", key=key, expected=lengths[key], found=elements)
+        return extent
+
+    def no_storage(key: str, elements: int, itemsize: int) -> Extent:
+        raise CheckpointError("a storage in the header of a legacy file", key=key)
+
+    file.seek(0)
+    next_pickle(file)  # the magic number
+    protocol = load_pickle(next_pickle(file), no_storage, limit)
+    system = load_pickle(next_pickle(file), no_storage, limit)
+    if type(protocol) is not int or protocol != _PROTOCOL:
+        raise CheckpointError("legacy torch file of an unknown protocol", expected=_PROTOCOL, found=repr(protocol))
+    if type(system) is not dict or system.get("little_endian") is not True:
+        raise CheckpointError("legacy torch file from a machine of another byte order", expected="little_endian")
+    tree = load_pickle(next_pickle(file), storage, limit)
+    keys = load_pickle(next_pickle(file), no_storage, limit)
+    if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(extents):
+        raise CheckpointError("the storages listed are not those used", expected=f"{len(extents)} storages")
+    position = file.tell()
+    for key in keys:
+        position = _place(file, position, extents[key], lengths[key])
+    return tree
+
+
+def _place(file: BinaryIO, position: int, extent: Extent, elements: int) -> int:
+    """Where a legacy storage lies: at `position`, after its number of elements. Gives the position of the next."""
+    file.seek(position)
+    count = file.read(8)
+    if position + 8 + extent.size > file.seek(0, io.SEEK_END):
+        raise CheckpointError("the file ends inside a storage", key=extent.name, expected=f"{extent.size} bytes")
+    (found,) = struct.unpack("<q", count)
+    if found != elements:
+        raise CheckpointError("storage of another size than its tensors say", key=extent.name, expected=elements, found=found)
+    extent.start = position + 8
+    return extent.start + extent.size

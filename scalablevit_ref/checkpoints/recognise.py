@@ -1,0 +1,150 @@
+"""What a mapping of names to arrays is: its wrapper, prefixes and layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from scalablevit_ref.checkpoints.errors import CheckpointError
+
+EMA_WRAPPERS = ("model_ema", "state_dict_ema")
+WRAPPERS = ("model", "state_dict")
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+"""Put before all names by DistributedDataParallel, torch.compile, and modules that hold the network."""
+
+TRAINING_STATE = ("optimizer", "lr_scheduler", "scaler", "args", "meta", "scalablevit_ref")
+"""Entries beside the weights that are not metadata of theirs."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A state dict under its layout's own names, and what surrounded it. `ignored`: entries beside the network's, left out."""
+
+    state: dict[str, Any]
+    wrapper: str | None
+    prefixes: list[str]
+    ignored: list[str]
+    model_name: str | None
+    stored: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, Any] = field(default_factory=dict)
+
+
+def find_state(tree: Any, *, use_ema: bool = True, notes: Mapping[str, Any] | None = None) -> Found:
+    """The state dict inside what a file (or `torch.load`) gave: itself, or under a wrapper, with its names' prefixes cut off.
+
+    EMA weights are preferred unless `use_ema` is False. notes: what a bare state dict's file says beside it.
+
+    Raises CheckpointError where there is no state dict.
+    """
+    if not isinstance(tree, Mapping):
+        raise CheckpointError("no state dict", expected="a mapping of names to arrays", found=type(tree).__name__)
+    wrapper = _wrapper(tree, use_ema)
+    state = tree if wrapper is None else tree[wrapper]
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise CheckpointError("names must be strings", found=repr(name))
+        if not is_array(value):
+            raise CheckpointError("not an array", key=name, found=type(value).__name__)
+    names, prefixes, ignored = _strip(list(state))
+    outside = (notes or {}) if wrapper is None else tree
+    args, meta, stored = outside.get("args"), outside.get("meta"), outside.get("scalablevit_ref")
+    beside = {
+        name: value
+        for name, value in outside.items()
+        if isinstance(name, str) and name not in (*TRAINING_STATE, *WRAPPERS, *EMA_WRAPPERS) and is_plain(value)
+    }
+    if isinstance(meta, Mapping) and isinstance(meta.get("epoch"), int):
+        beside.setdefault("epoch", meta["epoch"])
+    model_name = (args if isinstance(args, Mapping) else getattr(args, "__dict__", {})).get("model")
+    return Found(
+        state={short: state[name] for name, short in names.items()},
+        wrapper=wrapper,
+        prefixes=prefixes,
+        ignored=ignored,
+        model_name=model_name if isinstance(model_name, str) else None,
+        stored=dict(stored) if isinstance(stored, Mapping) else {},
+        beside=beside,
+    )
+
+
+def _wrapper(tree: Mapping[Any, Any], use_ema: bool) -> str | None:
+    if tree and all(is_array(value) for value in tree.values()):
+        return None
+    there = [name for name in (*EMA_WRAPPERS, *WRAPPERS) if isinstance(tree.get(name), Mapping) and tree[name]]
+    wanted = [name for name in there if use_ema or name in WRAPPERS]
+    if wanted:
+        return wanted[0]
+    if there:
+        raise CheckpointError(
+            "use_ema is False but there are only EMA weights", expected=" or ".join(WRAPPERS), found=", ".join(there)
+        )
+    if any(is_array(value) for value in tree.values()):
+        return None
+    keys = ", ".join(repr(key) for key in list(tree)[:8])
+    raise CheckpointError(
+        "no state dict",
+        expected=f"arrays, or a mapping of them under {', '.join((*WRAPPERS, *EMA_WRAPPERS))}",
+        found=f"keys {keys}" if keys else "an empty mapping",
+    )
+
+
+def _strip(names: list[str]) -> tuple[dict[str, str], list[str], list[str]]:
+    """Full name to the name without prefixes, the prefixes, and what is not the network's.
+
+    A detector's checkpoint holds `backbone.*` beside `neck.*`, an averaged model's `module.*` beside `n_averaged`.
+    """
+    short = {name: name for name in names}
+    prefixes: list[str] = []
+    ignored: list[str] = []
+    while True:
+        heads = [p for p in PREFIXES if any(name.startswith(p) for name in short.values())]
+        prefix = next((p for p in heads if p == "backbone." or _all_but_counter(short, p)), None)
+        if prefix is None:
+            return short, prefixes, ignored
+        prefixes.append(prefix)
+        ignored += sorted({name.partition(".")[0] for name in short.values() if not name.startswith(prefix)})
+        short = {full: name.removeprefix(prefix) for full, name in short.items() if name.startswith(prefix)}
+
+
+def _all_but_counter(short: dict[str, str], prefix: str) -> bool:
+    return all(name.startswith(prefix) or name == "n_averaged" for name in short.values())
+
+
+def tell_layout(names: list[str]) -> str:
+    """The layout that a state dict's names are of. Raises CheckpointError for another network's, or nobody's, names."""
+    parts = [set(name.split(".")) for name in names]
+    if any("lepe_func" in part or name.startswith("blocks.") for name, part in zip(names, parts, strict=True)):
+        return "mmdet"
+    if any(name.startswith("stages.") for name in names):
+        return "official"
+    port = None
+    if any({"layers", "to_q"} <= part for part in parts):
+        port = "vit_pytorch's"
+    elif any("ScalableSelfAttention_0" in part for part in parts):
+        port = "the Flax port's"
+    if port is not None:
+        raise CheckpointError(
+            f"these are {port} weights, of another network than the official one (order of the layers, LayerNorm and GELU in the "
+            "reduction, head), into which they cannot be converted"
+        )
+    raise CheckpointError(
+        "names of no known layout",
+        expected="stages.0.0.attn.qkv.weight (official) or blocks.0.0.attn.qkv.weight (mmdet)",
+        found=", ".join(names[:4]) + (", …" if len(names) > 4 else ""),
+    )
+
+
+def is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def is_plain(value: Any, depth: int = 6) -> bool:
+    """Whether JSON can hold it (tuples count as lists)."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return True
+    if not depth:
+        return False
+    if isinstance(value, list | tuple):
+        return all(is_plain(item, depth - 1) for item in value)
+    return isinstance(value, dict) and all(isinstance(key, str) and is_plain(item, depth - 1) for key, item in value.items())

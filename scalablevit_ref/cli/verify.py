@@ -1,0 +1,155 @@
+"""`scalablevit-ref verify`: one network on every backend present, held against NumPy in float64."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from scalablevit_ref import digits
+from scalablevit_ref.checkpoints import load_checkpoint
+from scalablevit_ref.checks import check_image_size, nearest_image_size
+from scalablevit_ref.config import ScalableViTConfig, near_matches, variant
+from scalablevit_ref.images import load_image
+from scalablevit_ref.parameters import parameter_shapes
+from scalablevit_ref.testing import random_images, random_params
+from scalablevit_ref.testing.agreement import CANDIDATES, ORACLE, Candidate, Result, agreement, steps
+
+RANDOM_IMAGES = 2
+BATCH = 40
+
+
+def verify(
+    variant_name: Annotated[
+        str | None, typer.Option("--variant", help="Verify this variant with random weights; with --weights: what the file holds.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="A checkpoint: official .pth, safetensors or npz.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Classify this image file (official preprocessing); may be repeated.")] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="Only this backend: numpy or torch; may be repeated.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype: float64, float32 or bfloat16; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of random weights and images.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
+) -> None:
+    """Show that every backend computes the same network.
+
+    Without arguments: load the embedded digits checkpoint, classify its test images on every backend and dtype installed, and
+    compare every intermediate with NumPy in float64. Exit code 0 if all agree, 1 if one does not, 2 for bad usage.
+    """
+    candidates = _select(backend, dtype)
+    params, config, what = _network(variant_name, weights, seed)
+    images, labels = _images(config, image, seed, embedded=not (variant_name or weights))
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=steps(candidates, len(images), BATCH))
+
+        def step(description: str) -> None:
+            bar.update(task, advance=1, description=description)
+
+        results = agreement(images, params, config, candidates, batch=BATCH, progress=step)
+    agree = all(result.agrees for result in results if result.absent is None)
+    if as_json:
+        document = {"network": what, "images": len(images), "agree": agree}
+        rows = [_row(result, results, labels) for result in results]
+        typer.echo(json.dumps(document | {"results": rows} | _predictions(image, results), indent=2))
+    else:
+        _print(results, labels, what, image)
+    raise typer.Exit(0 if agree else 1)
+
+
+def _select(backends: list[str] | None, dtypes: list[str] | None) -> list[Candidate]:
+    """The candidates asked for; the oracle always runs."""
+    for option, wanted, known in (
+        ("--backend", backends, sorted({c.library for c in CANDIDATES})),
+        ("--dtype", dtypes, sorted({c.dtype for c in CANDIDATES})),
+    ):
+        for word in wanted or []:
+            if word not in known:
+                raise ValueError(f"unknown {option} {word!r}{near_matches(word, known)}; there are {', '.join(known)}")
+    return [
+        c for c in CANDIDATES if c == ORACLE or ((not backends or c.library in backends) and (not dtypes or c.dtype in dtypes))
+    ]
+
+
+def _network(variant_name: str | None, weights: Path | None, seed: int) -> tuple[dict[str, np.ndarray], ScalableViTConfig, str]:
+    if weights is None and variant_name is not None:
+        config = variant(variant_name)
+        return random_params(parameter_shapes(config), seed, "float32"), config, f"{variant_name} with random weights (seed {seed})"
+    checkpoint = load_checkpoint(weights or digits.CHECKPOINT, variant=variant_name)
+    what = f"{weights}" if weights else "the embedded digits checkpoint"
+    return checkpoint.params, checkpoint.config, what
+
+
+def _images(
+    config: ScalableViTConfig, files: list[Path] | None, seed: int, *, embedded: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    if files:
+        if config.in_chans != 3:
+            raise ValueError(f"--image gives images of 3 channels, the network takes {config.in_chans}; add --variant or --weights")
+        check_image_size(config, 224, 224)
+        return np.stack([load_image(path) for path in files]), None
+    if embedded:
+        images, labels = digits.test_images()
+        return digits.preprocess(images), labels
+    size = nearest_image_size(config, 112 if config == variant("digits") else 224)
+    return random_images((RANDOM_IMAGES, config.in_chans, size, size), seed, "float32"), None
+
+
+def _row(result: Result, results: list[Result], labels: np.ndarray | None) -> dict[str, Any]:
+    candidate = result.candidate
+    row: dict[str, Any] = {"backend": candidate.library, "dtype": candidate.dtype, "device": candidate.device}
+    if result.absent is not None:
+        return row | {"absent": result.absent}
+    tap, error = result.worst
+    row |= {"accuracy": None if labels is None else float(np.mean(result.classes == labels))}
+    row |= {"same_class_as_oracle": float(np.mean(result.classes == results[0].classes))}
+    row |= {"worst_error_eps": error, "worst_tap": tap, "tolerance_eps": result.tolerance, "agrees": result.agrees}
+    return row | {"images_per_second": result.images / result.seconds}
+
+
+def _predictions(files: list[Path] | None, results: list[Result]) -> dict[str, Any]:
+    if not files:
+        return {}
+    logits = np.concatenate(results[0].logits)
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    rows = zip(files, probabilities, strict=True)
+    return {"predictions": [{"image": str(f), "class": int(p.argmax()), "probability": float(p.max())} for f, p in rows]}
+
+
+def _print(results: list[Result], labels: np.ndarray | None, what: str, files: list[Path] | None) -> None:
+    console = Console()
+    images = results[0].images
+    title = f"{what}, {images} image{'s' * (images > 1)}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for heading in ("backend", "verdict", "error", "at", "same" if labels is None else "correct", "images/s"):
+        table.add_column(heading, justify="left" if heading in ("backend", "verdict", "at") else "right", no_wrap=True)
+    for result in results:
+        row = _row(result, results, labels)
+        backend = f"{row['backend']} {row['dtype']}" + ("" if row["device"] == "cpu" else f" {row['device']}")
+        if result.absent is not None:
+            table.add_row(backend, "absent", "", result.absent.split(":")[0], style="dim")
+            continue
+        share = row["same_class_as_oracle"] if labels is None else row["accuracy"]
+        if result.candidate == ORACLE:
+            cells = ["oracle", "", ""]
+        else:
+            verdict = "[green]agrees[/green]" if result.agrees else "[red bold]DIFFERS[/red bold]"
+            cells = [verdict, f"{row['worst_error_eps']:.1f}/{row['tolerance_eps']} eps", row["worst_tap"]]
+        table.add_row(backend, *cells, f"{share:.1%}", f"{row['images_per_second']:.1f}")
+    console.print(table)
+    for prediction in _predictions(files, results).get("predictions", []):
+        console.print(f"{prediction['image']}: class {prediction['class']} ({prediction['probability']:.1%})", highlight=False)
+    ran = [result for result in results if result.absent is None and result.candidate != ORACLE]
+    wrong = [str(result.candidate) for result in ran if not result.agrees]
+    if wrong:
+        console.print(f"[red bold]{', '.join(wrong)}: beyond the tolerance against NumPy in float64.[/red bold]")
+    else:
+        console.print(f"[green bold]All {len(ran)} agree[/green bold] with NumPy in float64 at every one of {len(results[0].errors)} taps.")

@@ -1,0 +1,190 @@
+"""What a network costs, told from its config alone: parameters, multiply-adds and activations of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, NamedTuple
+
+from scalablevit_ref.checks import check_count, check_image_size, map_sizes
+from scalablevit_ref.config import BlockKind, ScalableViTConfig
+from scalablevit_ref.parameters import Shapes, block_kind, children, modules, parameter_shapes, scoped
+
+LayerKind = Literal["patch_embed", "norm", "iwsa", "ssa", "mlp", "peg", "linear"]
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer on one image. A layer has parameters: the mean, the sums and the GELUs between layers are not listed.
+
+    name: the official module's, as in `trace`.
+    kind: "patch_embed", "norm", "iwsa", "ssa", "mlp", "peg" or "linear".
+    output_shape: (h, w, c) in tokens and channels; (c,) from the mean over the tokens on.
+    parameters: elements of its weights and biases.
+    multiply_adds: one for each weight of a linear layer or a convolution at each token it computes (offsets in a convolution's
+        padding included), and those of attention. Biases, norms, GELU, softmax and sums are free. Where `pad_windows` pads a
+        map, `qkv`, the windows and `lim_func` compute the padded tokens too.
+    attention_multiply_adds: the part of `multiply_adds` in the two products q kᵀ and A v.
+    activations: elements put out by each linear layer, convolution and LayerNorm inside it, and of the attention matrix A over
+        all heads. For attention these are q, k, v, A, SSA's reduced maps, LIM's and the output; for an MLP the hidden layer,
+        before GELU, and the output.
+    attention_activations: the part of `activations` in A.
+    """
+
+    name: str
+    kind: LayerKind
+    output_shape: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+    attention_multiply_adds: int
+    activations: int
+    attention_activations: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Every layer in the order it runs (`trace`'s), and their totals for one image; units as in `LayerCost`."""
+
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def parameters(self) -> int:
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def multiply_adds(self) -> int:
+        """With the attention products."""
+        return sum(layer.multiply_adds for layer in self.layers)
+
+    @property
+    def attention_multiply_adds(self) -> int:
+        return sum(layer.attention_multiply_adds for layer in self.layers)
+
+    @property
+    def activations(self) -> int:
+        return sum(layer.activations for layer in self.layers)
+
+    @property
+    def attention_activations(self) -> int:
+        return sum(layer.attention_activations for layer in self.layers)
+
+    @property
+    def module_multiply_adds(self) -> int:
+        """As counters that look at modules have it: no attention products, but one more for each element a module puts out.
+
+        This (biases and norms counted as one each) is the count that meets all of the authors' figures: 8.59 and 14.72 G for
+        B and L, and 4.16 G for S with `ssa_values="scaled"`.
+        """
+        return self.multiply_adds - self.attention_multiply_adds + self.activations - self.attention_activations
+
+
+class Published(NamedTuple):
+    """The authors' figures: millions of parameters, 10⁹ multiply-adds at 224 x 224, ImageNet-1k top-1 in percent."""
+
+    parameters: float
+    multiply_adds: float
+    top1: float
+
+
+PUBLISHED = {
+    "small": Published(32.4, 4.2, 83.1),
+    "base": Published(81.9, 8.6, 84.1),
+    "large": Published(104.9, 14.7, 84.4),
+}
+"""Source: the results table of the authors' repository, github.com/Yangr116/ScalableViT, and of arXiv 2203.10790."""
+
+
+def cost(config: ScalableViTConfig, image_size: int | tuple[int, int]) -> Cost:
+    """Parameters, multiply-adds and activations of each layer on one image, without running the network.
+
+    image_size: pixels, (height, width) or one number for both.
+
+    Raises ValueError for a size that the network does not take, TypeError for what is no size.
+
+    >>> from scalablevit_ref import variant
+    >>> total = cost(variant("base"), 224)
+    >>> total.multiply_adds, total.multiply_adds - total.attention_multiply_adds
+    (8800993408, 8564043520)
+    """
+    h, w = _sides(image_size)
+    check_image_size(config, h, w)
+    return Cost(tuple(_layers(config, h, w)))
+
+
+def _sides(image_size: object) -> tuple[int, int]:
+    sides = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
+    if len(sides) != 2:
+        raise ValueError(f"image_size must be one number or (height, width), got {image_size!r}")
+    for side in sides:
+        check_count("image_size", side)
+    return int(sides[0]), int(sides[1])
+
+
+def _layers(config: ScalableViTConfig, h: int, w: int) -> Iterator[LayerCost]:
+    p = children(parameter_shapes(config))
+    embeds, pegs, stages, norms = (children(p.get(part, {})) for part in ("patch_embeds", "pos_block", "stages", "norm_list"))
+    for k, (rows, columns) in enumerate(zip(map_sizes(config, h), map_sizes(config, w), strict=True)):
+        shape = (rows, columns, config.embed_dims[k])
+        yield _layer(f"patch_embeds.{k}", "patch_embed", shape, embeds[str(k)])
+        for i, block in enumerate(children(stages[str(k)]).values()):
+            name, part = f"stages.{k}.{i}", children(block)
+            yield _layer(f"{name}.norm1", "norm", shape, part["norm1"])
+            yield _attention(f"{name}.attn", block_kind(i), shape, part["attn"], config, k)
+            yield _layer(f"{name}.norm2", "norm", shape, part["norm2"])
+            yield _layer(f"{name}.mlp", "mlp", shape, part["mlp"])
+            if i == 0:
+                yield _layer(f"pos_block.{k}", "peg", shape, pegs[str(k)])
+        if config.stage_norms:
+            yield _layer(f"norm_list.{k}", "norm", shape, norms[str(k)])
+    if not config.stage_norms:
+        yield _layer("norm", "norm", shape, p["norm"])
+    for name, leaves in modules(scoped("head", p.get("head", {}))).items():
+        width, *inputs = leaves["weight"]
+        yield _layer(name, "linear" if inputs else "norm", (width,), leaves)
+
+
+def _attention(
+    name: str, kind: BlockKind, shape: tuple[int, int, int], params: Shapes, config: ScalableViTConfig, k: int
+) -> LayerCost:
+    """SSA: every token attends to one token for each whole s × s tile. IWSA: every token of a window to all of the window."""
+    h, w, c = shape
+    if kind == "iwsa":
+        window = config.window_sizes[k]
+        queries, keys = prod(side + -side % window for side in (h, w)), window**2
+        tokens = {"qkv": queries, "lim_func": queries, "proj": h * w}
+        widths = c + c
+    else:
+        queries, keys = h * w, (h // config.sr_ratios[k]) * (w // config.sr_ratios[k])
+        tokens = {module: queries if module in ("q", "proj") else keys for module in modules(params)}
+        widths = params["q.weight"][0] + params["proj.weight"][1]  # of q and k, and of v
+    return _layer(name, kind, shape, params, tokens, products=queries * keys * widths, matrix=config.num_heads[k] * queries * keys)
+
+
+def _layer(
+    name: str,
+    kind: LayerKind,
+    output_shape: tuple[int, ...],
+    params: Shapes,
+    tokens: Mapping[str, int] | None = None,
+    *,
+    products: int = 0,
+    matrix: int = 0,
+) -> LayerCost:
+    """Each module inside a layer has a weight whose first axis is the module's output channels; more axes mean products.
+
+    tokens: how many tokens each module puts out; as many as the layer where it is not given.
+    products, matrix: attention's multiply-adds and the elements of its matrix.
+    """
+    weights = {module: leaves["weight"] for module, leaves in modules(params).items()}
+    count = tokens or dict.fromkeys(weights, prod(output_shape[:-1]))
+    return LayerCost(
+        name,
+        kind,
+        output_shape,
+        parameters=sum(map(prod, params.values())),
+        multiply_adds=products + sum(prod(shape) * count[module] for module, shape in weights.items() if len(shape) > 1),
+        attention_multiply_adds=products,
+        activations=matrix + sum(shape[0] * count[module] for module, shape in weights.items()),
+        attention_activations=matrix,
+    )

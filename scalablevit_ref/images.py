@@ -1,0 +1,36 @@
+"""Image files to network input, as the official evaluation does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def load_image(path: str | Path, size: int = 224) -> np.ndarray:
+    """One RGB image as float32 c h w: shorter side to size · 256/224 (bicubic), centre crop, ImageNet mean and deviation.
+
+    Source: the official evaluation transform (resize to 256, crop to 224). Needs Pillow.
+
+    Raises OSError naming the file if it cannot be read as an image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except UnidentifiedImageError:
+        raise OSError(f"{path} is not an image that Pillow can read") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise OSError(f"cannot read image {path}: {error}") from error
+    shorter = int(size * 256 / 224)
+    w, h = image.size
+    w, h = (shorter, int(shorter * h / w)) if w <= h else (int(shorter * w / h), shorter)
+    image = image.resize((w, h), Image.Resampling.BICUBIC)
+    left, top = round((w - size) / 2), round((h - size) / 2)
+    pixels = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
+    pixels = (pixels - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -1,0 +1,269 @@
+"""Files in and out: round trips, what is not a checkpoint, refusals, and what a failure leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from scalablevit_ref import ScalableViTConfig, init_params, to_backend, variant
+from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from tests.test_checkpoints_recognise import DIGITS, TINY_MMDET, assert_same, numbered
+
+SUFFIXES = (".pth", ".safetensors", ".npz")
+CUSTOM = variant("digits", ssa_scale="head_dim", norm_eps=3e-6, c_ratios=(1.25, 0.5, 0.3, 1.75), window_sizes=(7, 2, 7, 1))
+
+
+def bits(config: ScalableViTConfig, dtype: Any) -> dict[str, np.ndarray]:
+    """Random bit patterns, NaN payloads, infinities and -0.0 among them."""
+    rng = np.random.default_rng(3)
+    size = np.dtype(dtype).itemsize
+    return {
+        name: np.frombuffer(rng.bytes(x.size * size), dtype).reshape(x.shape)
+        for name, x in init_params(config, dtype="float16").items()
+    }
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16, "float32", "float64"])
+@pytest.mark.parametrize(("config", "layout"), [(DIGITS, "official"), (CUSTOM, "official"), (TINY_MMDET, "mmdet")])
+def test_round_trip_is_exact(tmp_path: Path, config: ScalableViTConfig, layout: str, dtype: Any, suffix: str) -> None:
+    if suffix == ".npz" and dtype is ml_dtypes.bfloat16:
+        dtype = "float16"  # its refusal has a test of its own
+    params = bits(config, dtype)
+    path = tmp_path / f"x{suffix}"
+    save_checkpoint(
+        path, params, config, layout=layout, metadata={"epoch": 12, "history": [1.5, {"lr": None}]}, allow_nonfinite=True
+    )
+    checkpoint = load_checkpoint(path, allow_nonfinite=True)
+    assert checkpoint.config == config
+    assert list(checkpoint.params) == list(params)
+    for name, x in params.items():
+        assert checkpoint.params[name].dtype == x.dtype
+        assert checkpoint.params[name].shape == x.shape
+        assert checkpoint.params[name].tobytes() == x.tobytes()
+    told = checkpoint.metadata
+    assert (told["layout"], told["config_from"], told["epoch"], told["history"]) == (layout, "metadata", 12, [1.5, {"lr": None}])
+    assert told["variant"] == ("digits" if config is DIGITS else None)
+    assert json.loads(json.dumps(told)) == told
+    again = tmp_path / f"again{suffix}"
+    save_checkpoint(again, checkpoint.params, checkpoint.config, layout=layout, metadata=told, allow_nonfinite=True)
+    assert load_checkpoint(again, allow_nonfinite=True).metadata == told
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_arrays_of_any_order_and_library(tmp_path: Path, suffix: str) -> None:
+    params = numbered(DIGITS)
+    fortran = {name: np.asfortranarray(x) for name, x in params.items()}
+    strided = {name: np.repeat(x, 2, axis=0)[::2] for name, x in params.items()}
+    for i, given in enumerate((fortran, strided, to_backend(params, "torch"))):
+        path = tmp_path / f"{i}{suffix}"
+        save_checkpoint(path, given, DIGITS)
+        assert_same(load_checkpoint(path), params)
+
+
+def test_safetensors_library_agrees(tmp_path: Path) -> None:
+    params = init_params(DIGITS)
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, params, DIGITS)
+    theirs = safetensors.numpy.load_file(path)
+    assert theirs.keys() == params.keys()
+    assert all(np.array_equal(theirs[name], x) for name, x in params.items())
+    with safetensors.safe_open(path, "np") as file:
+        notes = file.metadata()
+    assert notes["variant"] == "digits"
+    assert json.loads(notes["config"])["c_ratios"] == list(DIGITS.c_ratios)
+
+
+def test_files_of_other_programs(tmp_path: Path) -> None:
+    """No configuration in them: the shapes tell."""
+    params = init_params(DIGITS)
+    safetensors.numpy.save_file(params, tmp_path / "x.safetensors", metadata={"format": "pt"})
+    np.savez(tmp_path / "x.npz", **params)
+    np.savez_compressed(tmp_path / "y.npz", **params)
+    for name in ("x.safetensors", "x.npz", "y.npz"):
+        checkpoint = load_checkpoint(tmp_path / name)
+        assert_same(checkpoint, params)
+        assert (checkpoint.metadata["config_from"], checkpoint.metadata["wrapper"]) == ("shapes", None)
+
+
+def test_format_is_told_by_content(tmp_path: Path) -> None:
+    params = init_params(DIGITS)
+    for suffix in SUFFIXES:
+        save_checkpoint(tmp_path / f"x{suffix}", params, DIGITS)
+        assert_same(load_checkpoint((tmp_path / f"x{suffix}").rename(tmp_path / "x.bin")), params)
+
+
+def test_variant_against_the_stored_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, init_params(CUSTOM), CUSTOM)
+    with pytest.raises(CheckpointError, match=r"not variant 'digits'; expected .*ssa_scale='scaled'.*found .*ssa_scale='head_dim'"):
+        load_checkpoint(path, variant="digits")
+    save_checkpoint(path, init_params(DIGITS), DIGITS, force=True)
+    assert load_checkpoint(path, variant="digits").config == DIGITS
+    override = variant("digits", ssa_scale="head_dim")
+    assert load_checkpoint(path, config=override).config == override
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning", "an HTML page"),
+        (b"\n <HTML><body>", "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "git-LFS pointer.*git lfs pull"),
+        (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00K\x01.", "a pickle, but not torch.save's"),
+        (b"\x1f\x8b\x08\x00", "gzip"),
+        (b"hello", "not a checkpoint; expected .* found b'hello'"),
+        (b"\x00" * 64, "not a checkpoint"),
+        (b"PK\x03\x04", "truncated or damaged zip"),
+        (b"\x10\x00\x00\x00\x00\x00\x00\x00{}", "ends inside its header"),
+        (b'\x02\x00\x00\x00\x00\x00\x00\x00{"', "damaged safetensors header"),
+    ],
+)
+def test_what_is_no_checkpoint(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=re.escape(str(path)) + ": .*" + message) as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert caught.value.file == str(path)
+
+
+def test_missing_files_and_directories(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load_checkpoint(tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match="a directory; expected a checkpoint file"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "x.pth").mkdir()
+    with pytest.raises(CheckpointError, match="a directory"):
+        save_checkpoint(tmp_path / "x.pth", init_params(DIGITS), DIGITS, force=True)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(CheckpointError, match=r"neither torch.save's nor NumPy's; found readme\.txt"):
+        load_checkpoint(tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_truncated_files(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    save_checkpoint(path, init_params(DIGITS), DIGITS)
+    whole = path.read_bytes()
+    for size in (1, 9, 100, len(whole) // 2, len(whole) - 100, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(CheckpointError, match=re.escape(str(path))):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_nothing_is_overwritten_without_force(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(b"precious")
+    params = init_params(DIGITS)
+    with pytest.raises(FileExistsError, match=re.escape(str(path))):
+        save_checkpoint(path, params, DIGITS)
+    assert path.read_bytes() == b"precious"
+    save_checkpoint(path, params, DIGITS, force=True)
+    assert_same(load_checkpoint(path), params)
+    assert listing(tmp_path) == [path.name]
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("force", [False, True])
+def test_a_failure_leaves_nothing_behind(tmp_path: Path, suffix: str, force: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / f"x{suffix}"
+    if force:
+        path.write_bytes(b"precious")
+
+    def full_disk(descriptor: int) -> None:
+        assert len(listing(tmp_path)) == 1 + force  # the temporary file is there, with everything in it
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(path, init_params(DIGITS), DIGITS, force=force)
+    assert listing(tmp_path) == ([path.name] if force else [])
+    assert not force or path.read_bytes() == b"precious"
+
+
+def test_refusals_before_anything_is_written(tmp_path: Path) -> None:
+    params = init_params(DIGITS)
+    half = {name: x.astype(ml_dtypes.bfloat16) for name, x in params.items()}
+    surplus = params | {"surplus": np.zeros(1, "float32")}
+    for name, given, options, message in (
+        ("x.npz", half, {}, "npz cannot hold bfloat16"),
+        ("x.onnx", params, {}, r"unknown suffix; expected \.pth, \.safetensors, \.npz, found '\.onnx'"),
+        ("x.pth", surplus, {}, r"parameters do not fit: unexpected \(1\): surplus"),
+        ("x.pth", params, {"layout": "mmdet"}, "layout 'mmdet'"),
+        ("x.pth", params, {"metadata": {"epoch": np.zeros(2)}}, "epoch: metadata must be plain values"),
+        ("x.pth", params, {"metadata": {"model": 1}}, "model: metadata under a name that a checkpoint uses itself"),
+    ):
+        with pytest.raises(CheckpointError, match=re.escape(str(tmp_path / name)) + ": .*" + message):
+            save_checkpoint(tmp_path / name, given, DIGITS, **options)
+    assert listing(tmp_path) == []
+    with pytest.raises(FileNotFoundError):
+        save_checkpoint(tmp_path / "none" / "x.npz", params, DIGITS)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nonfinite_weights(tmp_path: Path, value: float) -> None:
+    params = init_params(DIGITS)
+    params["norm.bias"][3] = value
+    path = tmp_path / "x.safetensors"
+    report = r"x\.safetensors: NaN or infinite weights \(1 parameters\): norm\.bias;"
+    with pytest.raises(CheckpointError, match=report):
+        save_checkpoint(path, params, DIGITS)
+    assert not path.exists()
+    save_checkpoint(path, params, DIGITS, allow_nonfinite=True)
+    with pytest.raises(CheckpointError, match=report):
+        load_checkpoint(path)
+    assert np.array_equal(load_checkpoint(path, allow_nonfinite=True).params["norm.bias"][3], value, equal_nan=True)
+
+
+def test_reading_without_torch(tmp_path: Path) -> None:
+    """And importing loads none of the heavy libraries."""
+    params = {name: x.astype(ml_dtypes.bfloat16) for name, x in init_params(DIGITS).items()}
+    for suffix in (".pth", ".safetensors"):
+        save_checkpoint(tmp_path / f"x{suffix}", params, DIGITS)
+    program = """
+        import sys
+
+        class Blocker:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] in ("torch", "safetensors"):
+                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        sys.meta_path.insert(0, Blocker())
+        from scalablevit_ref import checkpoints
+        assert not {"ml_dtypes", "rich", "typer", "PIL", "scipy"} & set(sys.modules)
+        for path in sys.argv[1:]:
+            checkpoint = checkpoints.load_checkpoint(path)
+            print(checkpoint.metadata["variant"], checkpoint.params["head.weight"].astype("float64").sum())
+        try:
+            checkpoints.save_checkpoint(path + ".pth", checkpoint.params, checkpoint.config)
+        except ModuleNotFoundError as error:
+            print(error)
+    """
+    paths = [str(tmp_path / f"x{suffix}") for suffix in (".pth", ".safetensors")]
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program), *paths], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    line = f"digits {params['head.weight'].astype('float64').sum()}"
+    assert done.stdout.splitlines() == [line, line, "backend 'torch' needs torch: pip install 'scalablevit-ref[torch]'"]
+    assert listing(tmp_path) == ["x.pth", "x.safetensors"]

@@ -1,0 +1,104 @@
+"""Each op's native versions against its definition, and each definition against an independent formula."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+import scalablevit_ref as sv
+from scalablevit_ref import ops
+from scalablevit_ref.testing import EPS, MAX_TOLERANCE, max_error
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape)
+
+
+X = normal(2, 9, 11, 8)
+CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "linear": ((X, normal(5, 8), normal(5)), {}),
+    "linear without bias": ((X, normal(5, 8)), {}),
+    "layer_norm": ((X, normal(8), normal(8)), {"eps": 1e-2}),
+    "gelu": ((4 * X,), {}),
+    "erf": ((abs(3 * X),), {}),
+    "softmax": ((30 * X,), {}),
+    "attention": ((normal(2, 3, 7, 4), normal(2, 3, 5, 4), normal(2, 3, 5, 6)), {"scale": 0.3}),
+    "conv2d dense": ((X, normal(5, 8, 3, 3), normal(5)), {"padding": 1}),
+    "conv2d strided": ((X, normal(5, 8, 7, 7), normal(5)), {"stride": 4, "padding": 3}),
+    "conv2d 1x1": ((X, normal(5, 8, 1, 1)), {}),
+    "conv2d depthwise": ((X, normal(8, 1, 3, 3), normal(8)), {"padding": 1, "groups": 8}),
+    "conv2d tiles": ((X, normal(8, 1, 4, 4), normal(8)), {"stride": 4, "groups": 8}),
+    "conv2d oblong": ((X, normal(5, 8, 2, 3)), {"stride": 2}),
+    "conv2d groups": ((X, normal(6, 4, 3, 3), normal(6)), {"padding": 2, "groups": 2}),
+}
+TORCH: dict[str, Any] = {
+    "linear": F.linear,
+    "layer_norm": lambda x, w, b, eps: F.layer_norm(x, w.shape, w, b, eps),
+    "gelu": F.gelu,
+    "erf": torch.erf,
+    "softmax": lambda x: x.softmax(-1),
+    "attention": lambda q, k, v, scale: (q @ k.mT * scale).softmax(-1) @ v,
+    "conv2d": lambda x, w, b=None, **kw: rearrange(
+        F.conv2d(rearrange(x, "b h w c -> b c h w"), w, b, **kw), "b c h w -> b h w c"
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("how", ["dispatched", "definition"])
+@pytest.mark.parametrize("name", CALLS)
+def test_op(name: str, how: str, dtype: str, backend: str) -> None:
+    """Native version and definition, both against torch's functions in float64 on the same rounded numbers."""
+    args, kwargs = CALLS[name]
+    op = getattr(ops, name.split()[0])
+    rounded = [sv.to_backend(x, "numpy", dtype) for x in args]
+    y = (op if how == "dispatched" else op.definition)(*(sv.to_backend(x, backend) for x in rounded), **kwargs)
+    expected = TORCH[name.split()[0]](*(sv.to_backend(x, "torch", "float64") for x in rounded), **kwargs)
+    y = sv.to_numpy(y)
+    assert y.dtype == dtype
+    assert max_error(y, expected.numpy()) <= MAX_TOLERANCE * EPS[dtype]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_float16_keeps_its_dtype(name: str, backend: str) -> None:
+    args, kwargs = CALLS[name]
+    half = [sv.to_backend(x, backend, "float16") for x in args]
+    y = sv.to_numpy(getattr(ops, name.split()[0])(*half, **kwargs))
+    assert y.dtype == np.float16
+    wide = [sv.to_backend(sv.to_numpy(x), "torch", "float64") for x in half]
+    assert max_error(y, TORCH[name.split()[0]](*wide, **kwargs).numpy()) <= 8 * EPS["float16"]
+
+
+def test_erf_to_the_last_bits() -> None:
+    x = np.concatenate([np.linspace(0, 7, 7001), np.geomspace(1e-12, 1e3, 200)])
+    expected = np.array([math.erf(value) for value in x])
+    assert np.abs(ops.erf(x) - expected).max() <= 2 * EPS["float64"]
+
+
+def test_gelu_in_float32() -> None:
+    """The seven-term tanh form is the exact GELU to a few eps, far into both tails and at the extremes."""
+    x = np.concatenate([np.linspace(-12, 12, 24001), np.geomspace(1e-30, 3e38, 300), -np.geomspace(1e-30, 3e38, 300)])
+    x = x.astype(np.float32)
+    expected = np.array([0.5 * float(value) * math.erfc(-float(value) / 2**0.5) for value in x])
+    error = np.abs(ops.gelu(x) - expected) / np.maximum(np.abs(expected), 1)
+    assert error.max() <= 5 * EPS["float32"]
+    assert np.isnan(ops.gelu(np.float32([np.nan]))).all()
+
+
+def test_softmax_does_not_overflow(backend: str) -> None:
+    x = sv.to_backend(np.array([[1e4, 0.0, -1e4], [-1e30, -1e30, -1e30]]), backend, "float32")
+    assert sv.to_numpy(ops.softmax(x)) == pytest.approx(np.array([[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]]), rel=1e-6)
+
+
+@pytest.mark.usefixtures("as_in_production")
+def test_a_foreign_type_is_named() -> None:
+    with pytest.raises(TypeError, match=r"expected an array of NumPy, PyTorch .*, got list"):
+        ops.gelu([1.0])

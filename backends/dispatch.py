@@ -30,15 +30,22 @@ class Backend(Protocol):
 
 def backend(x: Any) -> Backend:
     """The backend module that owns array `x`. Raises TypeError for anything else."""
+    module: Any
     if _owned_by(x, "numpy", "ndarray"):
-        from scalablevit_ref.backends import numpy as module
+        from scalablevit_ref.backends import numpy
+
+        module = numpy
     elif _owned_by(x, "torch", "Tensor"):
-        from scalablevit_ref.backends import torch as module
+        from scalablevit_ref.backends import torch
+
+        module = torch
     elif hasattr(x, "__array_namespace__"):
-        from scalablevit_ref.backends import standard as module
+        from scalablevit_ref.backends import standard
+
+        module = standard
     else:
         raise TypeError(f"expected an array of NumPy, PyTorch or an array-API library, got {_type_name(x)}")
-    return cast(Backend, module)
+    return cast("Backend", module)
 
 
 def _owned_by(x: Any, library: str, array_type: str) -> bool:

@@ -10,23 +10,24 @@ from einops import rearrange
 from numpy.lib.stride_tricks import sliding_window_view
 
 from scalablevit_ref import ops
+from scalablevit_ref._typing import Array
 
 NAME = "numpy"
 
-BLOCK = 1 << 14
-"""Elements worked on at a time: some 64 KiB of float32, so that a chain of in-place steps never leaves the second-level cache."""
+BLOCK = 1 << 13
+"""Elements worked on at a time, few enough that a chain of in-place steps never leaves the second-level cache."""
 
 exp = np.exp
 
 
-def pad(x: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+def pad(x: Array, top: int, bottom: int, left: int, right: int) -> Array:
     b, h, w, c = x.shape
     padded = np.zeros((b, top + h + bottom, left + w + right, c), x.dtype)
     padded[:, top : top + h, left : left + w] = x
     return padded
 
 
-def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """One matrix product for all leading axes; float16, which BLAS lacks, is multiplied in float32 and rounded once."""
     wide = _wide(x.dtype)
     y = x.reshape(-1, x.shape[-1]).astype(wide, copy=False) @ weight.T.astype(wide, copy=False)
@@ -35,7 +36,7 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) ->
     return y.reshape(*x.shape[:-1], -1).astype(x.dtype, copy=False)
 
 
-def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, eps: float) -> np.ndarray:
+def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
     rows = x.reshape(-1, x.shape[-1])
     out = np.empty_like(rows, order="C")
     step = max(1, BLOCK // rows.shape[1])
@@ -50,7 +51,7 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, eps: floa
     return out.reshape(x.shape)
 
 
-def gelu(x: np.ndarray) -> np.ndarray:
+def gelu(x: Array) -> Array:
     flat = x.reshape(-1)
     out = np.empty_like(flat)
     small = x.dtype.itemsize <= 4
@@ -60,11 +61,24 @@ def gelu(x: np.ndarray) -> np.ndarray:
     return out.reshape(x.shape)
 
 
+def erf(x: Array) -> Array:
+    """The definition with its recurrence in place."""
+    t = 2.0 / (2.0 + x)
+    y = 4.0 * t - 2.0
+    d, previous, spare = np.zeros_like(y), np.zeros_like(y), np.empty_like(y)
+    for coefficient in reversed(ops.ERFC_SERIES[1:]):
+        np.multiply(y, d, out=spare)
+        spare -= previous
+        spare += coefficient
+        d, previous, spare = spare, d, previous
+    return 1.0 - t * np.exp(0.5 * y * d - previous + ops.ERFC_SERIES[0] - x * x)
+
+
 # atanh(erf(x/√2)) / x as a polynomial in x², highest power first, fitted so that erf errs by at most half a float32 eps
 _TANH_SERIES = (1.7561731e-09, -1.32263423e-07, 3.96474525e-06, -5.53061982e-05, -3.25949659e-05, 0.0363330841, 0.797884941)
 
 
-def _gelu32(x: np.ndarray) -> np.ndarray:
+def _gelu32(x: Array) -> Array:
     """x/2 · (1 + tanh(x·P(x²))): the tanh form with seven terms in place of two, which is the exact GELU to float32's last bits."""
     clipped = np.clip(x, -8, 8)  # beyond, the tanh is 1 to the last bit
     square = clipped * clipped
@@ -81,26 +95,24 @@ def _gelu32(x: np.ndarray) -> np.ndarray:
     return y
 
 
-def softmax(x: np.ndarray) -> np.ndarray:
+def softmax(x: Array) -> Array:
     return _softmax_in_place(x.astype(_wide(x.dtype))).astype(x.dtype, copy=False)
 
 
-def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, scale: float) -> np.ndarray:
+def attention(q: Array, k: Array, v: Array, *, scale: float) -> Array:
     dtype, wide = q.dtype, _wide(q.dtype)
     q, k, v = (t.astype(wide, copy=False) for t in (q, k, v))
     return (_softmax_in_place((q * scale) @ k.swapaxes(-1, -2)) @ v).astype(dtype, copy=False)
 
 
-def _softmax_in_place(x: np.ndarray) -> np.ndarray:
+def _softmax_in_place(x: Array) -> Array:
     x -= x.max(axis=-1, keepdims=True)
     np.exp(x, out=x)
     x /= x.sum(axis=-1, keepdims=True)
     return x
 
 
-def conv2d(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *, stride: int = 1, padding: int = 0, groups: int = 1
-) -> np.ndarray:
+def conv2d(x: Array, weight: Array, bias: Array | None = None, *, stride: int = 1, padding: int = 0, groups: int = 1) -> Array:
     """Depthwise kernels by shifted products, dense ones as one matrix product over all patches."""
     x = ops.pad(x, top=padding, bottom=padding, left=padding, right=padding)
     c_out, _, kh, kw = weight.shape
@@ -125,11 +137,11 @@ def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
 
 
-def device(x: np.ndarray) -> Any:
+def device(x: Array) -> Any:
     return "cpu"
 
 
-def from_numpy(x: np.ndarray, dtype: str | None, device: Any) -> np.ndarray:
+def from_numpy(x: Array, dtype: str | None, device: Any) -> Array:
     if device not in (None, "cpu"):
         raise ValueError(f"NumPy arrays live on the cpu, not on {device!r}")
     if dtype == "bfloat16":
@@ -139,5 +151,5 @@ def from_numpy(x: np.ndarray, dtype: str | None, device: Any) -> np.ndarray:
     return np.array(x, dtype=dtype, order="C")
 
 
-def to_numpy(x: np.ndarray) -> np.ndarray:
+def to_numpy(x: Array) -> Array:
     return x

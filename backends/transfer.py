@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-
 from scalablevit_ref.backends.dispatch import backend
 
 BACKENDS = {"numpy": "numpy", "torch": "torch", "array_api_strict": "standard"}

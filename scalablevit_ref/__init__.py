@@ -2,7 +2,14 @@
 
 from scalablevit_ref.attention import iwsa, ssa
 from scalablevit_ref.backends import to_backend, to_numpy
-from scalablevit_ref.checkpoints import Checkpoint, CheckpointError, from_state_dict, load_checkpoint, save_checkpoint, to_state_dict
+from scalablevit_ref.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    from_state_dict,
+    load_checkpoint,
+    save_checkpoint,
+    to_state_dict,
+)
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.cost import cost
 from scalablevit_ref.network import block, mlp, patch_embed, peg, scalable_vit, stage_features, trace

@@ -1,6 +1,6 @@
 """`python -m scalablevit_ref` is the command line."""
 
-from scalablevit_ref.cli import main
+from scalablevit_ref.cli import app
 
 if __name__ == "__main__":
-    main()
+    app(prog_name="scalablevit-ref")

@@ -13,7 +13,7 @@ Array: TypeAlias = Any  # a NumPy, PyTorch, CuPy, JAX or array-API array
 Params: TypeAlias = Any  # Mapping[str, Array]; spelled Any so that any mapping type passes the run-time check
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+    from jaxtyping import Float as Float
 else:
 
     class Float:

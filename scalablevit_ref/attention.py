@@ -46,9 +46,7 @@ def ssa(
     check_count("sr_ratio", sr_ratio)
     if min(h, w) < sr_ratio:
         raise ValueError(f"x is {h} x {w} tokens, less than one tile of sr_ratio = {sr_ratio}")
-    shapes = ssa_shapes(
-        c, num_heads=num_heads, sr_ratio=sr_ratio, c_ratio=c_ratio, qkv_bias=has_qkv_bias(params), values=values
-    )
+    shapes = ssa_shapes(c, num_heads=num_heads, sr_ratio=sr_ratio, c_ratio=c_ratio, qkv_bias=has_qkv_bias(params), values=values)
     check_parameters(params, shapes, x)
     p = modules(params)
 

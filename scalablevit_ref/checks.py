@@ -71,7 +71,7 @@ def check_count(name: str, value: object) -> None:
     """A whole number of at least one."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < 1:
+    if int(value) < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
 
 

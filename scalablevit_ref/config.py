@@ -187,7 +187,7 @@ def variant(name: str, **overrides: Any) -> ScalableViTConfig:
 
 
 def scaled_dim(dim: int, num_heads: int, c_ratio: float, where: str = "") -> int:
-    """c' = int(c · r_c), the width of SSA's queries and keys; must be positive and divide by the heads.
+    """C' = int(c · r_c), the width of SSA's queries and keys; must be positive and divide by the heads.
 
     >>> scaled_dim(64, 2, 1.25)
     80
@@ -222,12 +222,12 @@ def _per_stage(name: str, value: object) -> tuple[Any, ...]:
 def _whole(name: str, value: object, least: int) -> None:
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must hold whole numbers, got {value!r}")
-    if value < least:
+    if int(value) < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def _positive(name: str, value: object) -> None:
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 < value < float("inf"):
+    if not 0 < float(value) < float("inf"):
         raise ValueError(f"{name} must be positive and finite, got {value}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from einops import rearrange, reduce
 
@@ -87,21 +88,29 @@ def block(
     """
     check_map("x", x, "b h w c")
     choice("kind", kind)
-    for name, value in {"iwsa": {"window_size": window_size}, "ssa": {"sr_ratio": sr_ratio, "c_ratio": c_ratio}}[kind].items():
+    needed = {"window_size": window_size} if kind == "iwsa" else {"sr_ratio": sr_ratio, "c_ratio": c_ratio}
+    for name, value in needed.items():
         if value is None:
             raise TypeError(f"a block of kind {kind!r} needs {name}")
-    settings = {"num_heads": num_heads, "sr_ratio": sr_ratio, "c_ratio": c_ratio, "values": values}
     shapes = block_shapes(
-        x.shape[-1], kind=kind, hidden=width(params, "mlp.fc1.weight"), qkv_bias=has_qkv_bias(params, "attn."), **settings
+        x.shape[-1],
+        kind=kind,
+        hidden=width(params, "mlp.fc1.weight"),
+        num_heads=num_heads,
+        sr_ratio=sr_ratio,
+        c_ratio=c_ratio,
+        qkv_bias=has_qkv_bias(params, "attn."),
+        values=values,
     )
     check_parameters(params, shapes, x)
     p = children(params)
 
     y = tap("norm1", layer_norm(x, **p["norm1"], eps=norm_eps))
     if kind == "iwsa":
-        y = iwsa(y, p["attn"], num_heads=num_heads, window_size=window_size, pad=pad)
+        y = iwsa(y, p["attn"], num_heads=num_heads, window_size=cast("int", window_size), pad=pad)
     else:
-        y = ssa(y, p["attn"], num_heads=num_heads, sr_ratio=sr_ratio, c_ratio=c_ratio, values=values, scale=scale)
+        s, r_c = cast("int", sr_ratio), cast("float", c_ratio)
+        y = ssa(y, p["attn"], num_heads=num_heads, sr_ratio=s, c_ratio=r_c, values=values, scale=scale)
     x = x + tap("attn", y)
     y = tap("norm2", layer_norm(x, **p["norm2"], eps=norm_eps))
     return x + tap("mlp", mlp(y, p["mlp"]))
@@ -166,7 +175,7 @@ def stage_features(
                 values=config.ssa_values,
                 scale=config.ssa_scale,
                 pad=config.pad_windows,
-                tap=lambda part, y, name=name: tap(f"{name}.{part}", y),
+                tap=partial(_tap_part, tap, name),
             )
             x = tap(name, x)
             if i == 0:
@@ -175,6 +184,10 @@ def stage_features(
             x = tap(f"norm_list.{k}", layer_norm(x, **norms[stage], eps=config.norm_eps))
         features.append(x)
     return tuple(features)
+
+
+def _tap_part(tap: Tap, name: str, part: str, x: Any) -> Any:
+    return tap(f"{name}.{part}", x)
 
 
 def trace(images: Float[Array, "b c h w"], params: Params, config: ScalableViTConfig) -> dict[str, Any]:
@@ -191,4 +204,3 @@ def trace(images: Float[Array, "b c h w"], params: Params, config: ScalableViTCo
 
     scalable_vit(images, params, config, tap=keep)
     return intermediates
-

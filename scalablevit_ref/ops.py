@@ -10,17 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any, Protocol, cast, runtime_checkable
 
 from einops import rearrange, reduce
 
 from scalablevit_ref._typing import Array, Float
 from scalablevit_ref.backends import backend
 
-Op = TypeVar("Op", bound=Callable[..., Any])
+
+@runtime_checkable
+class Op(Protocol):
+    """An operation as the rest of the package calls it."""
+
+    definition: Callable[..., Any]
+
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any: ...
 
 
-def op(definition: Op) -> Op:
+def op(definition: Callable[..., Any]) -> Op:
     """Run a backend's own version of this op where it has one, the definition where it has none."""
     name = definition.__name__
 
@@ -29,22 +36,20 @@ def op(definition: Op) -> Op:
         return getattr(backend(x), name, definition)(x, *args, **kwargs)
 
     dispatched.definition = definition  # type: ignore[attr-defined]
-    return dispatched  # type: ignore[return-value]
+    return cast("Op", dispatched)
 
 
 @op
 def linear(
-    x: Float[Array, "*n c_in"], weight: Float[Array, "c_out c_in"], bias: Float[Array, "c_out"] | None = None
+    x: Float[Array, "*n c_in"], weight: Float[Array, "c_out c_in"], bias: Float[Array, c_out] | None = None
 ) -> Float[Array, "*n c_out"]:
-    """x Wᵀ + b over the last axis (`torch.nn.Linear`)."""
+    """X Wᵀ + b over the last axis (`torch.nn.Linear`)."""
     y = x @ rearrange(weight, "c_out c_in -> c_in c_out")
     return y if bias is None else y + bias
 
 
 @op
-def layer_norm(
-    x: Float[Array, "*n c"], weight: Float[Array, "c"], bias: Float[Array, "c"], *, eps: float
-) -> Float[Array, "*n c"]:
+def layer_norm(x: Float[Array, "*n c"], weight: Float[Array, c], bias: Float[Array, c], *, eps: float) -> Float[Array, "*n c"]:
     """(x − mean) / √(variance + eps) · gain + shift over the last axis; the variance is the biased one (`torch.nn.LayerNorm`)."""
     x = x - reduce(x, "... c -> ... 1", "mean")
     variance = reduce(x * x, "... c -> ... 1", "mean")
@@ -104,7 +109,7 @@ def attention(
 def conv2d(
     x: Float[Array, "b h w c_in"],
     weight: Float[Array, "c_out c_in_per_group kh kw"],
-    bias: Float[Array, "c_out"] | None = None,
+    bias: Float[Array, c_out] | None = None,
     *,
     stride: int = 1,
     padding: int = 0,

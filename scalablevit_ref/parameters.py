@@ -80,7 +80,8 @@ def block_shapes(
     if kind == "iwsa":
         attention = iwsa_shapes(dim, qkv_bias=qkv_bias)
     else:
-        assert sr_ratio is not None and c_ratio is not None
+        if sr_ratio is None or c_ratio is None:
+            raise TypeError("a block of kind 'ssa' needs sr_ratio and c_ratio")
         attention = ssa_shapes(dim, num_heads=num_heads, sr_ratio=sr_ratio, c_ratio=c_ratio, qkv_bias=qkv_bias, values=values)
     return (
         scoped("norm1", _norm(dim))

@@ -1,4 +1,4 @@
-"""Every kind of bad input is refused with the fitting type and a message that names the culprit, what was expected and what came."""
+"""Every kind of bad input: the fitting exception type, and a message that names the culprit, what was expected and what came."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ CONFIG = sv.variant("digits")
 PARAMS = random_params(sv.parameter_shapes(CONFIG), dtype="float32")
 IMAGES = random_images((1, 1, 112, 112), dtype="float32")
 X = np.zeros((1, 4, 6, 8), np.float32)
+PER_STAGE = ("embed_dims", "depths", "num_heads", "mlp_ratios", "sr_ratios", "c_ratios", "window_sizes")
 
 
 def said(*parts: str) -> str:
@@ -78,7 +79,10 @@ def test_image_smaller_than_a_tile(size: int) -> None:
 def test_parameters_in_one_report() -> None:
     """Missing, surplus and misshapen names come together."""
     params = without("norm.weight") | {"extra.bias": PARAMS["norm.bias"], "head.weight": PARAMS["head.weight"].T}
-    with pytest.raises(ValueError, match=said("missing (1): norm.weight", "unexpected (1): extra.bias", "head.weight expected (10, 64) got (64, 10)")):
+    with pytest.raises(
+        ValueError,
+        match=said("missing (1): norm.weight", "unexpected (1): extra.bias", "head.weight expected (10, 64) got (64, 10)"),
+    ):
         sv.scalable_vit(IMAGES, params, CONFIG)
 
 
@@ -167,7 +171,11 @@ def test_settings(call: Any, error: type[Exception], message: tuple[str, ...]) -
     ("overrides", "error", "message"),
     [
         ({"num_heads": (2, 4, 8)}, ValueError, ("same length", "'num_heads': 3")),
-        ({name: () for name in ("embed_dims", "depths", "num_heads", "mlp_ratios", "sr_ratios", "c_ratios", "window_sizes")}, ValueError, ("length",)),
+        (
+            dict.fromkeys(("embed_dims", "depths", "num_heads", "mlp_ratios", "sr_ratios", "c_ratios", "window_sizes"), ()),
+            ValueError,
+            ("length",),
+        ),
         ({"num_heads": (2, 4, 8, 5)}, ValueError, ("embed_dims[3] = 512", "num_heads[3] = 5")),
         ({"c_ratios": (1.3, 1.25, 1.25, 1)}, ValueError, ("int(64 * 1.3) = 83", "c_ratios[0]", "num_heads[0] = 2")),
         ({"depths": (2, 2, 0, 2)}, ValueError, ("depths", "at least 1", "0")),
@@ -205,7 +213,11 @@ def test_unknown_variant() -> None:
     ("call", "error", "message"),
     [
         (lambda: sv.to_backend(X, "tensorflow"), ValueError, ("unknown backend 'tensorflow'", "numpy, torch")),
-        (lambda: sv.to_backend(X, "numpy", "float8"), ValueError, ("unknown dtype 'float8'", "float16, bfloat16, float32, float64")),
+        (
+            lambda: sv.to_backend(X, "numpy", "float8"),
+            ValueError,
+            ("unknown dtype 'float8'", "float16, bfloat16, float32"),
+        ),
         (lambda: sv.to_backend(X, "numpy", device="cuda"), ValueError, ("NumPy arrays live on the cpu", "'cuda'")),
         (lambda: sv.to_backend([1.0], "numpy"), TypeError, ("expected an array", "list")),
         (lambda: sv.to_numpy({"a": 1.0}), TypeError, ("expected an array", "float")),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 import typer
@@ -135,12 +134,15 @@ def test_what_is_no_image_size(text: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "smal"}, "unknown variant 'smal' .did you mean 'small'"),
-        ({"name": "small", "image_size": "225"}, "images of 225 x 225.*nearest sizes that work are 224 and 445"),
-        ({"name": "small", "image_size": "0"}, "image_size must be at least 1"),
+        (("smal",), "unknown variant 'smal' (did you mean 'small'"),
+        (("small", "--image-size", "225"), "the nearest sizes that work are 224 and 445"),
+        (("small", "--image-size", "0"), "image_size must be at least 1"),
+        (("small", "--image-size", "big"), "--image-size must be a number of pixels"),
     ],
 )
-def test_bad_input_is_a_value_error_of_one_line(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as error:
-        summary(**arguments)
-    assert "\n" not in str(error.value)
+def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1

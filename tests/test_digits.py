@@ -185,6 +185,8 @@ def test_training_twice_writes_the_same_weights(
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["--threads", "0"], "--threads must be at least 1, got 0"),
         (["--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["--out", "weights.bin"], "--out must name a .pth file, got weights.bin"),
+        (["--out", "nowhere/digits.pth"], "--out nowhere/digits.pth: there is no directory nowhere"),
         (["--out", str(digits.CHECKPOINT)], "exists already; --force overwrites it"),
     ],
 )

@@ -46,9 +46,7 @@ TORCH: dict[str, Any] = {
     "erf": torch.erf,
     "softmax": lambda x: x.softmax(-1),
     "attention": lambda q, k, v, scale: (q @ k.mT * scale).softmax(-1) @ v,
-    "conv2d": lambda x, w, b=None, **kw: rearrange(
-        F.conv2d(rearrange(x, "b h w c -> b c h w"), w, b, **kw), "b c h w -> b h w c"
-    ),
+    "conv2d": lambda x, w, b=None, **kw: rearrange(F.conv2d(rearrange(x, "b h w c -> b c h w"), w, b, **kw), "b c h w -> b h w c"),
 }
 
 

@@ -108,7 +108,7 @@ def _safetensor(file: BinaryIO, start: int, size: int, name: str, entry: Any) ->
         whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
     except (TypeError, KeyError, ValueError) as error:
         raise CheckpointError("damaged safetensors entry", key=name, expected="dtype, shape, data_offsets") from error
-    if kind not in _SAFETENSORS_DTYPES:
+    if not isinstance(kind, str) or kind not in _SAFETENSORS_DTYPES:
         raise CheckpointError("dtype", key=name, expected=", ".join(_SAFETENSORS_DTYPES), found=repr(kind))
     dtype = numpy_dtype(_SAFETENSORS_DTYPES[kind])
     if not whole or begin > end or start + end > size or end - begin != math.prod(shape) * dtype.itemsize:

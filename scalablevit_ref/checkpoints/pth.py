@@ -29,6 +29,8 @@ def zip_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
     for info in infos:
         if info.filename in records:
             raise CheckpointError("two zip records of one name", key=info.filename)
+        if info.header_offset < 0:
+            raise CheckpointError("damaged zip archive: a record before the file's start", key=info.filename)
         if info.flag_bits & 1:
             raise CheckpointError("encrypted zip record", key=info.filename)
         records[info.filename] = info

@@ -1,8 +1,6 @@
-"""The command line: `scalablevit-ref COMMAND`. One file a command; errors are one line and exit code 2."""
+"""The command line: `scalablevit-ref COMMAND`. One file a command."""
 
 from __future__ import annotations
-
-import sys
 
 import typer
 
@@ -19,12 +17,3 @@ app = typer.Typer(
 )
 app.command()(verify)
 app.command()(summary)
-
-
-def main() -> None:
-    """Run the command line; a refusal of bad input is one line on standard error and exit code 2."""
-    try:
-        app()
-    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
-        sys.stderr.write(f"scalablevit-ref: {' '.join(str(error).split())}\n")
-        raise SystemExit(2) from None

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from scalablevit_ref.cli.errors import bad_input_is_one_line
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
 from scalablevit_ref.cost import PUBLISHED, Cost, LayerCost, LayerKind, cost
 from scalablevit_ref.parameters import block_kind
@@ -47,9 +48,10 @@ def summary(
 
     Nothing is run: all is told from the configuration, for one image.
     """
-    config = variant(name)
-    size = DEFAULT_SIZES.get(name, PUBLISHED_SIZE) if image_size is None else parse_size(image_size)
-    total = cost(config, size)
+    with bad_input_is_one_line():
+        config = variant(name)
+        size = DEFAULT_SIZES.get(name, PUBLISHED_SIZE) if image_size is None else parse_size(image_size)
+        total = cost(config, size)
     if as_json:
         typer.echo(json.dumps(_document(name, config, size, total), indent=2))
         return

@@ -16,6 +16,7 @@ from rich.table import Table
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints import load_checkpoint
 from scalablevit_ref.checks import check_image_size, nearest_image_size
+from scalablevit_ref.cli.errors import bad_input_is_one_line
 from scalablevit_ref.config import ScalableViTConfig, near_matches, variant
 from scalablevit_ref.images import load_image
 from scalablevit_ref.parameters import parameter_shapes
@@ -31,7 +32,9 @@ def verify(
         str | None, typer.Option("--variant", help="Verify this variant with random weights; with --weights: what the file holds.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="A checkpoint: official .pth, safetensors or npz.")] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="Classify this image file (official preprocessing); may be repeated.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="Classify this image file (official preprocessing); may be repeated.")
+    ] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Only this backend: numpy or torch; may be repeated.")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype: float64, float32 or bfloat16; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights and images.", min=0)] = 0,
@@ -42,9 +45,10 @@ def verify(
     Without arguments: load the embedded digits checkpoint, classify its test images on every backend and dtype installed, and
     compare every intermediate with NumPy in float64. Exit code 0 if all agree, 1 if one does not, 2 for bad usage.
     """
-    candidates = _select(backend, dtype)
-    params, config, what = _network(variant_name, weights, seed)
-    images, labels = _images(config, image, seed, embedded=not (variant_name or weights))
+    with bad_input_is_one_line():
+        candidates = _select(backend, dtype)
+        params, config, what = _network(variant_name, weights, seed)
+        images, labels = _images(config, image, seed, embedded=not (variant_name or weights))
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -73,9 +77,7 @@ def _select(backends: list[str] | None, dtypes: list[str] | None) -> list[Candid
         for word in wanted or []:
             if word not in known:
                 raise ValueError(f"unknown {option} {word!r}{near_matches(word, known)}; there are {', '.join(known)}")
-    return [
-        c for c in CANDIDATES if c == ORACLE or ((not backends or c.library in backends) and (not dtypes or c.dtype in dtypes))
-    ]
+    return [c for c in CANDIDATES if c == ORACLE or ((not backends or c.library in backends) and (not dtypes or c.dtype in dtypes))]
 
 
 def _network(variant_name: str | None, weights: Path | None, seed: int) -> tuple[dict[str, np.ndarray], ScalableViTConfig, str]:
@@ -124,6 +126,10 @@ def _predictions(files: list[Path] | None, results: list[Result]) -> dict[str, A
     return {"predictions": [{"image": str(f), "class": int(p.argmax()), "probability": float(p.max())} for f, p in rows]}
 
 
+def _short(eps: float) -> str:
+    return f"{eps:.1f}" if eps < 1000 else f"{eps:.0e}"
+
+
 def _print(results: list[Result], labels: np.ndarray | None, what: str, files: list[Path] | None) -> None:
     console = Console()
     images = results[0].images
@@ -142,7 +148,7 @@ def _print(results: list[Result], labels: np.ndarray | None, what: str, files: l
             cells = ["oracle", "", ""]
         else:
             verdict = "[green]agrees[/green]" if result.agrees else "[red bold]DIFFERS[/red bold]"
-            cells = [verdict, f"{row['worst_error_eps']:.1f}/{row['tolerance_eps']} eps", row["worst_tap"]]
+            cells = [verdict, f"{_short(row['worst_error_eps'])}/{row['tolerance_eps']} eps", row["worst_tap"]]
         table.add_row(backend, *cells, f"{share:.1%}", f"{row['images_per_second']:.1f}")
     console.print(table)
     for prediction in _predictions(files, results).get("predictions", []):
@@ -152,4 +158,6 @@ def _print(results: list[Result], labels: np.ndarray | None, what: str, files: l
     if wrong:
         console.print(f"[red bold]{', '.join(wrong)}: beyond the tolerance against NumPy in float64.[/red bold]")
     else:
-        console.print(f"[green bold]All {len(ran)} agree[/green bold] with NumPy in float64 at every one of {len(results[0].errors)} taps.")
+        console.print(
+            f"[green bold]All {len(ran)} agree[/green bold] with NumPy in float64 at every one of {len(results[0].errors)} taps."
+        )

@@ -175,6 +175,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, least in (("epochs", 1), ("threads", 1), ("seed", 0)):
         if getattr(options, name) < least:
             parser.error(f"--{name} must be at least {least}, got {getattr(options, name)}")
+    if options.out.suffix != ".pth":
+        parser.error(f"--out must name a .pth file, got {options.out}")
+    if not options.out.parent.is_dir():
+        parser.error(f"--out {options.out}: there is no directory {options.out.parent}")
     if options.out.exists() and not options.force:
         parser.error(f"--out {options.out} exists already; --force overwrites it")
 

@@ -76,7 +76,8 @@ class Result:
     @property
     def classes(self) -> np.ndarray:
         """The class of each image: b."""
-        return np.concatenate(self.logits).argmax(axis=1)
+        classes: np.ndarray = np.concatenate(self.logits).argmax(axis=1)
+        return classes
 
     def add(self, taps: Mapping[str, Any], oracle: Mapping[str, np.ndarray], seconds: float) -> None:
         if list(taps) != list(oracle):
@@ -84,7 +85,8 @@ class Result:
         for name, x in taps.items():
             reference = oracle[name]
             difference = to_numpy(x).astype(np.float64) - reference
-            self.squares[name] = self.squares.get(name, np.zeros(2)) + [np.vdot(difference, difference), np.vdot(reference, reference)]
+            squares = np.array([np.vdot(difference, difference), np.vdot(reference, reference)])
+            self.squares[name] = self.squares.get(name, 0) + squares
         self.logits.append(to_numpy(taps["logits"]).astype(np.float64))
         self.images += len(self.logits[-1])
         self.seconds += seconds
@@ -158,4 +160,3 @@ def _timed(x: Any, params: Mapping[str, Any], config: ScalableViTConfig) -> tupl
     taps = trace(x, params, config)
     to_numpy(taps["logits"])  # waits for a GPU
     return taps, time.perf_counter() - start
-

@@ -15,7 +15,7 @@ NETWORK_TOLERANCE = {"float64": 32, "float32": 32, "float16": 8, "bfloat16": 8}
 
 
 def relative_l2(actual: np.ndarray, reference: np.ndarray) -> float:
-    """‖actual − reference‖ / ‖reference‖, computed in float64; NaN wherever either holds one. Raises ValueError for unequal shapes."""
+    """‖actual − reference‖ / ‖reference‖, computed in float64; NaN if either holds one. Raises ValueError for unequal shapes."""
     difference, reference = _difference(actual, reference)
     return ratio(float(np.linalg.norm(difference)), float(np.linalg.norm(reference)))
 
@@ -27,7 +27,7 @@ def max_error(actual: np.ndarray, reference: np.ndarray) -> float:
 
 
 def ratio(error: float, size: float) -> float:
-    """error / size; against a reference of zeros 0 if there is no error, else infinite; NaN stays NaN."""
+    """Error / size; against a reference of zeros 0 if there is no error, else infinite; NaN stays NaN."""
     if size == 0 and error == error:
         return 0.0 if error == 0 else float("inf")
     return float(error / size) if size else float("nan")

@@ -1,0 +1,18 @@
+"""Bad input is one line on standard error and exit code 2; a traceback is for bugs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+
+@contextmanager
+def bad_input_is_one_line() -> Iterator[None]:
+    """Around the reading of arguments and files, and nothing else: what fails later is no fault of the input."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+        typer.echo(f"scalablevit-ref: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from None

@@ -14,7 +14,7 @@ from scalablevit_ref._typing import Array
 
 NAME = "numpy"
 
-BLOCK = 1 << 13
+BLOCK = 1 << 15
 """Elements worked on at a time, few enough that a chain of in-place steps never leaves the second-level cache."""
 
 exp = np.exp

@@ -25,7 +25,10 @@ def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, eps
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float) -> torch.Tensor:
-    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    """The fused CPU kernel takes four axes only; windows of many axes would fall back to a path twice as slow."""
+    batch = q.shape[:-2]
+    q, k, v = (x.reshape(-1, batch[-1], *x.shape[-2:]) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).reshape(*batch, *q.shape[-2:-1], v.shape[-1])
 
 
 def conv2d(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -168,73 +167,6 @@ def test_truncated_files(tmp_path: Path, suffix: str) -> None:
         path.write_bytes(whole[:size])
         with pytest.raises(CheckpointError, match=re.escape(str(path))):
             load_checkpoint(path)
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_nothing_is_overwritten_without_force(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"x{suffix}"
-    path.write_bytes(b"precious")
-    params = init_params(DIGITS)
-    with pytest.raises(FileExistsError, match=re.escape(str(path))):
-        save_checkpoint(path, params, DIGITS)
-    assert path.read_bytes() == b"precious"
-    save_checkpoint(path, params, DIGITS, force=True)
-    assert_same(load_checkpoint(path), params)
-    assert listing(tmp_path) == [path.name]
-    (tmp_path / "plain").touch()
-    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("force", [False, True])
-def test_a_failure_leaves_nothing_behind(tmp_path: Path, suffix: str, force: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / f"x{suffix}"
-    if force:
-        path.write_bytes(b"precious")
-
-    def full_disk(descriptor: int) -> None:
-        assert len(listing(tmp_path)) == 1 + force  # the temporary file is there, with everything in it
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(path, init_params(DIGITS), DIGITS, force=force)
-    assert listing(tmp_path) == ([path.name] if force else [])
-    assert not force or path.read_bytes() == b"precious"
-
-
-def test_refusals_before_anything_is_written(tmp_path: Path) -> None:
-    params = init_params(DIGITS)
-    half = {name: x.astype(ml_dtypes.bfloat16) for name, x in params.items()}
-    surplus = params | {"surplus": np.zeros(1, "float32")}
-    for name, given, options, message in (
-        ("x.npz", half, {}, "npz cannot hold bfloat16"),
-        ("x.onnx", params, {}, r"unknown suffix; expected \.pth, \.safetensors, \.npz, found '\.onnx'"),
-        ("x.pth", surplus, {}, r"parameters do not fit: unexpected \(1\): surplus"),
-        ("x.pth", params, {"layout": "mmdet"}, "layout 'mmdet'"),
-        ("x.pth", params, {"metadata": {"epoch": np.zeros(2)}}, "epoch: metadata must be plain values"),
-        ("x.pth", params, {"metadata": {"model": 1}}, "model: metadata under a name that a checkpoint uses itself"),
-    ):
-        with pytest.raises(CheckpointError, match=re.escape(str(tmp_path / name)) + ": .*" + message):
-            save_checkpoint(tmp_path / name, given, DIGITS, **options)
-    assert listing(tmp_path) == []
-    with pytest.raises(FileNotFoundError):
-        save_checkpoint(tmp_path / "none" / "x.npz", params, DIGITS)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nonfinite_weights(tmp_path: Path, value: float) -> None:
-    params = init_params(DIGITS)
-    params["norm.bias"][3] = value
-    path = tmp_path / "x.safetensors"
-    report = r"x\.safetensors: NaN or infinite weights \(1 parameters\): norm\.bias;"
-    with pytest.raises(CheckpointError, match=report):
-        save_checkpoint(path, params, DIGITS)
-    assert not path.exists()
-    save_checkpoint(path, params, DIGITS, allow_nonfinite=True)
-    with pytest.raises(CheckpointError, match=report):
-        load_checkpoint(path)
-    assert np.array_equal(load_checkpoint(path, allow_nonfinite=True).params["norm.bias"][3], value, equal_nan=True)
 
 
 def test_reading_without_torch(tmp_path: Path) -> None:

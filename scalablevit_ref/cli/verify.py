@@ -64,7 +64,7 @@ def verify(
         rows = [_row(result, results, labels) for result in results]
         typer.echo(json.dumps(document | {"results": rows} | _predictions(image, results), indent=2))
     else:
-        _print(results, labels, what, image)
+        print_results(Console(), results, labels, what, image)
     raise typer.Exit(0 if agree else 1)
 
 
@@ -130,8 +130,10 @@ def _short(eps: float) -> str:
     return f"{eps:.1f}" if eps < 1000 else f"{eps:.0e}"
 
 
-def _print(results: list[Result], labels: np.ndarray | None, what: str, files: list[Path] | None) -> None:
-    console = Console()
+def print_results(
+    console: Console, results: list[Result], labels: np.ndarray | None, what: str, files: list[Path] | None = None
+) -> None:
+    """The table, the classes of image files, and the verdict."""
     images = results[0].images
     title = f"{what}, {images} image{'s' * (images > 1)}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)

@@ -115,44 +115,34 @@ def agreement(
 ) -> list[Result]:
     """Run every candidate on the images, b c h w, and compare each of its taps with the oracle's.
 
-    The oracle computes in float64 from the parameters and images as the candidate has them, that is, rounded to its dtype.
-    `progress` is called before each batch of each candidate, with what it runs.
+    The oracle computes in float64 from the images and parameters as they are given; what a candidate loses by rounding them to its
+    own dtype counts as its error. `progress` is called before each batch of each candidate, with what it runs.
     """
     results = [Result(candidate, why_absent(candidate)) for candidate in candidates]
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        if result.absent is None:
-            groups.setdefault(_rounding(result.candidate.dtype), []).append(result)
-    for rounding, group in groups.items():
-        rounded = to_backend(params, "numpy", rounding)
-        wide = to_backend(rounded, "numpy", "float64")
-        moved = [to_backend(rounded, r.candidate.library, r.candidate.dtype, r.candidate.device) for r in group]
-        for start in range(0, len(images), batch):
-            x = to_backend(images[start : start + batch], "numpy", rounding)
-            progress(f"oracle for {rounding}")
-            oracle, seconds = _timed(to_backend(x, "numpy", "float64"), wide, config)
-            for result, moved_params in zip(group, moved, strict=True):
-                candidate = result.candidate
-                if candidate == ORACLE:
-                    result.add(oracle, oracle, seconds)
-                    continue
-                progress(str(candidate))
-                moved_x = to_backend(x, candidate.library, candidate.dtype, candidate.device)
-                taps, seconds = _timed(moved_x, moved_params, config)
-                result.add(taps, oracle, seconds)
+    oracle_params = _on(ORACLE, params)
+    own = [(result, _on(result.candidate, params)) for result in results if result.absent is None and result.candidate != ORACLE]
+    for start in range(0, len(images), batch):
+        x = images[start : start + batch]
+        progress(str(ORACLE))
+        oracle, seconds = _timed(_on(ORACLE, x), oracle_params, config)
+        for result in results:
+            if result.candidate == ORACLE:
+                result.add(oracle, oracle, seconds)
+        for result, own_params in own:
+            progress(str(result.candidate))
+            taps, seconds = _timed(_on(result.candidate, x), own_params, config)
+            result.add(taps, oracle, seconds)
     return results
 
 
 def steps(candidates: Sequence[Candidate], images: int, batch: int = 40) -> int:
     """How many times `agreement` will call `progress`."""
-    present = [c for c in candidates if why_absent(c) is None]
-    runs = len({_rounding(c.dtype) for c in present}) + sum(c != ORACLE for c in present)
-    return runs * -(-images // batch)
+    present = sum(candidate != ORACLE and why_absent(candidate) is None for candidate in candidates)
+    return (1 + present) * -(-images // batch)
 
 
-def _rounding(dtype: str) -> str:
-    """What parameters are rounded to before a run: float64 runs on float32's values, so that one oracle serves both."""
-    return "float32" if dtype == "float64" else dtype
+def _on(candidate: Candidate, arrays: Any) -> Any:
+    return to_backend(arrays, candidate.library, candidate.dtype, candidate.device)
 
 
 def _timed(x: Any, params: Mapping[str, Any], config: ScalableViTConfig) -> tuple[dict[str, Any], float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from einops._backends import AbstractBackend
 
 NAME = "array_api"
 
@@ -31,8 +32,32 @@ def device(x: Any) -> Any:
 def from_numpy(x: np.ndarray, dtype: str | None, device: Any) -> Any:
     import array_api_strict
 
-    return array_api_strict.asarray(x if dtype is None else x.astype(dtype), device=device)
+    return array_api_strict.asarray(np.array(x, dtype=dtype, order="C"), device=device)
 
 
 def to_numpy(x: Any) -> np.ndarray:
     return np.from_dlpack(x)
+
+
+class EinopsBackend(AbstractBackend):  # type: ignore[misc]
+    """What einops needs to rearrange and reduce array-api-strict's arrays; einops finds it by itself among the subclasses."""
+
+    framework_name = "array_api_strict"
+
+    def is_appropriate_type(self, tensor: Any) -> bool:
+        return hasattr(tensor, "__array_namespace__")
+
+    def reshape(self, x: Any, shape: Any) -> Any:
+        return x.__array_namespace__().reshape(x, tuple(shape))
+
+    def transpose(self, x: Any, axes: Any) -> Any:
+        return x.__array_namespace__().permute_dims(x, tuple(axes))
+
+    def reduce(self, x: Any, operation: str, axes: Any) -> Any:
+        return getattr(x.__array_namespace__(), operation)(x, axis=tuple(axes))
+
+    def is_float_type(self, x: Any) -> bool:
+        return bool(x.__array_namespace__().isdtype(x.dtype, "real floating"))
+
+    def add_axis(self, x: Any, new_position: int) -> Any:
+        return x.__array_namespace__().expand_dims(x, axis=new_position)

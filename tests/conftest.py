@@ -1,22 +1,98 @@
-"""Shapes in signatures are checked at every call: jaxtyping's hook goes in before the specification is first imported."""
+"""Shapes in signatures are checked at every call: jaxtyping's hook goes in before the specification is first imported.
 
+`HYPOTHESIS_PROFILE` chooses how many examples a property gets: dev (default), ci (the same examples every time) or nightly.
+"""
+
+from __future__ import annotations
+
+import os
 from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
 
 import jaxtyping
 import pytest
+from hypothesis import HealthCheck, settings
 
 import tests.typecheck  # noqa: F401  (the hook names it, but does not import it)
 
 SPECIFICATION = ["scalablevit_ref.ops", "scalablevit_ref.attention", "scalablevit_ref.network"]
 
 with jaxtyping.install_import_hook(SPECIFICATION, "tests.typecheck.check"):
-    import scalablevit_ref  # noqa: F401
+    import scalablevit_ref as sv
+
+from scalablevit_ref.testing.compare import Comparison, assert_agrees  # noqa: E402  (after the hook)
+
+COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
+settings.register_profile("dev", max_examples=8, **COMMON)
+settings.register_profile("ci", max_examples=25, derandomize=True, database=None, print_blob=True, **COMMON)
+settings.register_profile("nightly", max_examples=500, print_blob=True, **COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+
+class Library:
+    """A library that the properties run on: how arrays get there and back."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __call__(self, arrays: Any, dtype: str = "float64") -> Any:
+        """Arrays of this library; NumPy's are read-only, so that whoever writes into an input is found out."""
+        moved = sv.to_backend(arrays, self.name, dtype)
+        if self.name == "numpy":
+            for x in moved.values() if isinstance(moved, dict) else [moved]:
+                x.flags.writeable = False
+        return moved
+
+
+LIBRARIES = [name for name in ("numpy", "torch", "array_api_strict", "jax", "cupy") if find_spec(name)]
+
+
+@pytest.fixture(params=LIBRARIES, scope="session")
+def xp(request: pytest.FixtureRequest) -> Iterator[Library]:
+    """Each library that is installed; array-api-strict, where the definitions alone run, with its optional features off."""
+    if request.param == "array_api_strict":
+        import array_api_strict
+
+        array_api_strict.set_array_api_strict_flags(boolean_indexing=False, data_dependent_shapes=False)
+        yield Library(request.param)
+        array_api_strict.reset_array_api_strict_flags()
+    else:
+        yield Library(request.param)
+
+
+class Agree:
+    """`assert_agrees` that keeps the worst error it allowed, for the table of the proof."""
+
+    def __init__(self) -> None:
+        self.worst = 0.0
+
+    def __call__(self, actual: Any, reference: Any, **options: Any) -> Comparison:
+        comparison = assert_agrees(actual, reference, **options)
+        self.worst = max(self.worst, comparison.error)
+        return comparison
+
+    def exactly(self, actual: Any, reference: Any) -> None:
+        """Bit for bit the same numbers."""
+        self(actual, reference, tolerance=0)
+
+
+@pytest.fixture
+def agree(request: pytest.FixtureRequest) -> Iterator[Agree]:
+    """Compare with `agree(actual, reference)`: 64 eps unless told otherwise."""
+    recorder = Agree()
+    yield recorder
+    request.node.user_properties.append(("worst_eps", recorder.worst))
 
 
 @pytest.fixture(params=["numpy", "torch"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Each library that holds arrays."""
-    return request.param
+    """Each library with native ops."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture

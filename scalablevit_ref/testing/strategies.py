@@ -1,0 +1,177 @@
+"""Hypothesis strategies for ScalableViT: what is drawn is the structure and a seed, which expands to well-spread numbers.
+
+Hypothesis' own array strategies fill nearly all of a map with one value, so that most tokens have no variance and a LayerNorm is
+never tested. Here a case is a shape, settings and an integer seed; one-hot and small-integer contents are there so that failures
+shrink to something that can be read. Needs `hypothesis`, which `scalablevit_ref` does not install.
+
+    from hypothesis import given
+    from scalablevit_ref.testing import strategies
+
+    @given(case=strategies.iwsa_cases())
+    def test_my_iwsa(case):
+        assert_agrees(my_iwsa(case.x, case.params, **case.settings), sv.iwsa(case.x, case.params, **case.settings))
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from hypothesis import strategies as st
+
+from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.parameters import Shapes, block_shapes, iwsa_shapes, parameter_shapes, ssa_shapes
+from scalablevit_ref.testing.random import random_images, random_params
+
+Content = Literal["normal", "one_hot", "integers"]
+
+WINDOW_SIZES = (2, 3, 7)
+HEADS = (1, 2, 4)
+HEAD_DIMS = (4, 8)
+SR_RATIOS = (1, 2, 4)
+C_RATIOS = (0.25, 0.5, 1, 1.25, 2)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One drawn call: `x` and `params` in float64 follow from the fields, so that a failure prints as something short.
+
+    shape: of the map, b h w c, or of the images, b c h w. settings: the operation's keyword arguments.
+    """
+
+    shape: tuple[int, ...]
+    settings: Mapping[str, Any]
+    shapes: Shapes = field(repr=False)
+    seed: int = 0
+    content: Content = "normal"
+    config: ScalableViTConfig | None = None
+
+    @cached_property
+    def x(self) -> np.ndarray:
+        return contents(self.shape, self.seed, self.content)
+
+    @cached_property
+    def params(self) -> dict[str, np.ndarray]:
+        return random_params(self.shapes, self.seed)
+
+    def but(self, **changes: Any) -> Case:
+        """The same case with other fields."""
+        return replace(self, **changes)
+
+
+def contents(shape: tuple[int, ...], seed: int, content: Content = "normal") -> np.ndarray:
+    """Normal numbers, a single one among zeros, or whole numbers in -8 … 8, in float64."""
+    if content == "normal":
+        return random_images(shape, seed)
+    rng = np.random.default_rng([seed, zlib.crc32(content.encode())])
+    if content == "integers":
+        return rng.integers(-8, 9, shape).astype(np.float64)
+    x = np.zeros(shape)
+    x.reshape(-1)[rng.integers(x.size)] = 1
+    return x
+
+
+SEEDS = st.integers(0, 2**32 - 1)
+CONTENTS = st.sampled_from(["normal", "normal", "normal", "one_hot", "integers"])
+
+
+def grids() -> st.SearchStrategy[tuple[int, int]]:
+    """Windows or tiles down and across: 1 to 3 each way, never square, so that no transposition hides."""
+    return st.sampled_from([(down, across) for down in (1, 2, 3) for across in (1, 2, 3) if down != across])
+
+
+@st.composite
+def iwsa_cases(
+    draw: st.DrawFn, *, window_sizes: tuple[int, ...] = WINDOW_SIZES, heads: tuple[int, ...] = HEADS, pad: bool | None = False
+) -> Case:
+    """Calls of `iwsa`. pad: False for maps of whole windows, True for maps that need padding, None for either."""
+    p, num_heads, width = draw(st.sampled_from(window_sizes)), draw(st.sampled_from(heads)), draw(st.sampled_from(HEAD_DIMS))
+    down, across = draw(grids())
+    padded = draw(st.booleans()) if pad is None else pad
+    short = (draw(st.integers(0, p - 1)), draw(st.integers(1, p - 1))) if padded else (0, 0)
+    shape = (draw(st.integers(1, 3)), p * down - short[0], p * across - short[1], num_heads * width)
+    settings = {"num_heads": num_heads, "window_size": p} | ({"pad": True} if padded else {})
+    shapes = iwsa_shapes(num_heads * width, qkv_bias=draw(st.booleans()))
+    return Case(shape, settings, shapes, draw(SEEDS), draw(CONTENTS))
+
+
+@st.composite
+def ssa_cases(
+    draw: st.DrawFn,
+    *,
+    sr_ratios: tuple[int, ...] = SR_RATIOS,
+    c_ratios: tuple[float, ...] = C_RATIOS,
+    values: tuple[str, ...] = ("unscaled", "scaled"),
+    whole_tiles: bool = False,
+) -> Case:
+    """Calls of `ssa`, with rows and columns left over that fill no tile unless `whole_tiles`."""
+    s, r_c = draw(st.sampled_from(sr_ratios)), draw(st.sampled_from(c_ratios))
+    num_heads, width = draw(st.sampled_from(HEADS)), draw(st.sampled_from(HEAD_DIMS))
+    down, across = draw(grids())
+    over = (0, 0) if whole_tiles else (draw(st.integers(0, s - 1)), draw(st.integers(0, s - 1)))
+    shape = (draw(st.integers(1, 3)), s * down + over[0], s * across + over[1], num_heads * width)
+    version = draw(st.sampled_from(values))
+    scale = draw(st.sampled_from(["scaled", "head_dim"]))
+    settings = {"num_heads": num_heads, "sr_ratio": s, "c_ratio": r_c, "values": version, "scale": scale}
+    shapes = ssa_shapes(
+        shape[-1],
+        num_heads=num_heads,
+        sr_ratio=s,
+        c_ratio=r_c,
+        qkv_bias=draw(st.booleans()),
+        values="scaled" if version == "scaled" else "unscaled",
+    )
+    return Case(shape, settings, shapes, draw(SEEDS), draw(CONTENTS))
+
+
+@st.composite
+def block_cases(draw: st.DrawFn) -> Case:
+    """Calls of `block`, of either kind."""
+    kind: Literal["iwsa", "ssa"] = draw(st.sampled_from(["iwsa", "ssa"]))
+    case = draw(iwsa_cases(pad=None) if kind == "iwsa" else ssa_cases())
+    given = {name: value for name, value in case.settings.items() if name in {"num_heads", "sr_ratio", "c_ratio", "values"}}
+    shapes = block_shapes(case.shape[-1], kind=kind, hidden=draw(st.sampled_from([6, 16])), qkv_bias=draw(st.booleans()), **given)
+    return case.but(settings={"kind": kind, "norm_eps": draw(st.sampled_from([1e-6, 1e-2])), **case.settings}, shapes=shapes)
+
+
+@st.composite
+def configs(
+    draw: st.DrawFn, *, stages: tuple[int, ...] = (1, 2, 4), heads: tuple[str, ...] = ("mlp", "linear", "none")
+) -> ScalableViTConfig:
+    """Small whole networks: odd widths, every kind of head, both SSA versions and scales, padded windows, stage norms."""
+    n = draw(st.sampled_from(stages))
+    num_heads = tuple(draw(st.sampled_from(HEADS)) for _ in range(n))
+    return ScalableViTConfig(
+        embed_dims=tuple(4 * h * draw(st.integers(1, 2)) for h in num_heads),
+        depths=tuple(draw(st.integers(1, 3)) for _ in range(n)),
+        num_heads=num_heads,
+        mlp_ratios=tuple(draw(st.sampled_from([1, 2, 2.5])) for _ in range(n)),
+        sr_ratios=tuple(draw(st.sampled_from((1, 2))) for _ in range(n)),
+        c_ratios=tuple(draw(st.sampled_from(C_RATIOS)) for _ in range(n)),
+        window_sizes=tuple([draw(st.sampled_from((2, 3)))] * n),
+        num_classes=draw(st.sampled_from([0, 3])),
+        in_chans=draw(st.integers(1, 3)),
+        patch_size=draw(st.sampled_from([1, 2, 4])),
+        qkv_bias=draw(st.booleans()),
+        head=draw(st.sampled_from(heads)),
+        ssa_values=draw(st.sampled_from(["unscaled", "scaled"])),
+        ssa_scale=draw(st.sampled_from(["scaled", "head_dim"])),
+        pad_windows=draw(st.booleans()),
+        stage_norms=draw(st.booleans()),
+        embed_norm_eps=draw(st.sampled_from([None, 1e-5])),
+    )
+
+
+@st.composite
+def network_cases(draw: st.DrawFn, networks: st.SearchStrategy[ScalableViTConfig] | None = None) -> Case:
+    """Calls of `scalable_vit`, on images that are not square: `case.config` is the network."""
+    config = draw(configs() if networks is None else networks)
+    unit = config.strides[-1] * config.window_sizes[0]
+    down, across = draw(st.sampled_from([(1, 2), (2, 1)]))
+    short = draw(st.integers(0, 3)) if config.pad_windows else 0
+    shape = (draw(st.integers(1, 2)), config.in_chans, unit * down, unit * across - short)
+    return Case(shape, {}, parameter_shapes(config), draw(SEEDS), draw(CONTENTS), config)

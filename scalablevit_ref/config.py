@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
@@ -203,6 +202,8 @@ def scaled_dim(dim: int, num_heads: int, c_ratio: float, where: str = "") -> int
 
 def near_matches(word: str, known: Iterable[str]) -> str:
     """` (did you mean 'small'?)`, or nothing."""
+    import difflib  # only errors need it
+
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import jaxtyping
@@ -101,3 +103,29 @@ def as_in_production() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--worst-errors", default=None, metavar="FILE", help="Write each test's worst allowed error in eps, as JSON.")
+
+
+class WorstErrors:
+    """Collects what `agree` recorded, from all workers."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.rows: list[tuple[str, float]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown":
+            figures = [float(value) for name, value in report.user_properties if name == "worst_eps"]
+            self.rows.append((report.nodeid, max(figures, default=0.0)))
+
+    def pytest_sessionfinish(self) -> None:
+        self.path.write_text(json.dumps(self.rows), encoding="utf-8")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("--worst-errors")
+    if path and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(WorstErrors(path))

@@ -1,0 +1,107 @@
+"""`python -m tests.proof`: run the properties and the planted faults, and write what was seen to `docs/proof.md`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "docs" / "proof.md"
+MUTATION = ROOT / "docs" / "mutation.json"
+INTRODUCTION = """# Proof
+
+That the backends compute one function, and the right one, is shown by properties: statements that hold for every input, checked on inputs that
+Hypothesis draws. This page is written by `python -m tests.proof` from a real run; nothing in it is entered by hand.
+
+Errors are in eps of the dtype (float64: 2.2e-16), the largest over all examples, measured as max|Δ| / max|reference| unless the property says otherwise.
+A property without a figure compares bit for bit, or compares no numbers. The tolerance is 64 eps unless the test says otherwise.
+`array_api_strict` runs the definitions alone, with none of the libraries' native operations.
+
+## The properties
+"""
+
+
+def errors() -> dict[str, dict[str, float]]:
+    """Worst error of each property test on each library, from a run of the `ci` profile."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "tests/properties", "--worst-errors", str(report)]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"HYPOTHESIS_PROFILE": "ci"}, check=False)
+        if done.returncode:
+            sys.exit("the properties do not hold: no page is written")
+        rows: list[tuple[str, float | None]] = json.loads(report.read_text(encoding="utf-8"))
+    worst: dict[str, dict[str, float]] = defaultdict(dict)
+    for node, error in rows:
+        match = re.fullmatch(r"tests/properties/(\w+)\.py::(test_\d+\w*)(?:\[(.*)\])?", node)
+        if match is None:
+            continue
+        test, parameters = f"{match[1]}:{match[2]}", (match[3] or "").split("-")
+        library = next((name for name in parameters if name in {"numpy", "torch", "array_api_strict", "jax", "cupy"}), "torch")
+        worst[test][library] = max(worst[test].get(library, 0.0), error or 0.0)
+    return worst
+
+
+def page(worst: dict[str, dict[str, float]], kills: dict[str, dict[str, list[str]]]) -> str:
+    """The page, from the errors and from what fails under each fault: library → fault → tests."""
+    libraries = sorted({library for errors in worst.values() for library in errors}, key=["numpy", "torch"].__contains__, reverse=True)
+    alone: dict[str, set[str]] = defaultdict(set)
+    for faults in kills.values():
+        for fault, tests in faults.items():
+            if len(tests) == 1:
+                alone[tests[0]].add(fault)
+    lines = [INTRODUCTION, f"| # | statement | {' | '.join(libraries)} | kills alone |", f"|---|---|{'---|' * len(libraries)}---|"]
+    for test in sorted(worst, key=lambda name: name.partition(":")[2]):
+        number, statement = _statement(test)
+        cells = [f"{worst[test][library]:.2g}" if worst[test].get(library) else "exact" if library in worst[test] else "" for library in libraries]
+        lines.append(f"| {number} | {statement} | {' | '.join(cells)} | {', '.join(sorted(alone[test]))} |")
+    lines += ["", "## The planted faults", "", "Each is patched into the specification; the tests named fail.", ""]
+    lines += [f"| fault | {' | '.join(kills)} |", f"|---|{'---|' * len(kills)}"]
+    for fault in next(iter(kills.values())):
+        found = [_some(faults[fault]) for faults in kills.values()]
+        lines.append(f"| {fault} | {' | '.join(found)} |")
+    return "\n".join([*lines, "", *_mutation()]) + "\n"
+
+
+def _statement(test: str) -> tuple[str, str]:
+    number, _, words = test.partition(":test_")[2].partition("_")
+    return number.lstrip("0"), words.replace("_", " ")
+
+
+def _some(tests: list[str]) -> str:
+    numbers = sorted({int(_statement(test)[0]) for test in tests})
+    return f"{len(tests)} tests: properties {', '.join(map(str, numbers))}" if numbers else "**survives**"
+
+
+def _mutation() -> list[str]:
+    """What the last run of `python -m tests.mutation --out docs/mutation.json` found."""
+    if not MUTATION.exists():
+        return []
+    found: dict[str, Any] = json.loads(MUTATION.read_text(encoding="utf-8"))
+    killed, equivalent = found["killed"], found["equivalent"]
+    lines = ["## Mutants", "", "`python -m tests.mutation --out docs/mutation.json` changes one expression at a time in `ops`, `attention`, `network`,"]
+    lines += [f"`parameters` and `config`, and runs the suite: {killed} of {found['mutants']} mutants are killed"]
+    lines += [f"({killed / found['mutants']:.1%}), {len(equivalent)} change nothing that a test could see, {len(found['survivors'])} survive.", ""]
+    lines += ["| no test can see | because |", "|---|---|"]
+    lines += [f"| `{key.replace('|', chr(92) + '|')}` | {reason} |" for key, reason in equivalent.items()]
+    return [*lines, "", *(f"- survives: `{survivor}`" for survivor in found["survivors"])]
+
+
+def main() -> None:
+    """Measure, then write the page."""
+    from tests.faults import kill_matrix
+
+    worst = errors()
+    kills = {library: kill_matrix(library) for library in ("numpy", "torch")}
+    TARGET.write_text(page(worst, kills), encoding="utf-8")
+    sys.stdout.write(f"wrote {TARGET.relative_to(ROOT)}\n")
+
+
+if __name__ == "__main__":
+    main()

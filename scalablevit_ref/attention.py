@@ -6,7 +6,7 @@ from einops import rearrange
 
 from scalablevit_ref._typing import Array, Float, Params
 from scalablevit_ref.checks import check_count, check_heads, check_map, check_parameters
-from scalablevit_ref.config import SSAScale, SSAValues, choice
+from scalablevit_ref.config import SSAScale, SSAValues, check_positive, choice
 from scalablevit_ref.ops import attention, conv2d, gelu, layer_norm, linear, pad
 from scalablevit_ref.parameters import has_qkv_bias, iwsa_shapes, modules, ssa_shapes
 
@@ -26,8 +26,8 @@ def ssa(
 ) -> Float[Array, "b h w c"]:
     """Scalable self-attention: Z = softmax(Q' K'ᵀ · scale) V' with fewer keys (r_n = s⁻²) of scaled width (c' = int(c · r_c)).
 
-    Paper section 3.2 and equation 2: Q' = f_q(X) ∈ n × c·r_c, K' = f_k(X) ∈ n·r_n × c·r_c, V' = f_v(X) ∈ n·r_n × c.
-    Official module: `SSA` (`stages.k.1.attn`). Parameters: `parameters.ssa_shapes`.
+    In the paper: Q' = f_q(X) ∈ n × c·r_c, K' = f_k(X) ∈ n·r_n × c·r_c, V' = f_v(X) ∈ n·r_n × c.
+    Official module: `stages.k.i.attn`, i odd. Parameters: `parameters.ssa_shapes`.
 
     num_heads: H; head i takes the i-th run of c'/H channels of q and k and of c/H channels of v.
     sr_ratio: s. Rows and columns that do not fill an s × s tile are dropped. With s = 1 this is plain attention of width c,
@@ -44,6 +44,7 @@ def ssa(
     choice("ssa_scale", scale)
     check_heads(c, num_heads)
     check_count("sr_ratio", sr_ratio)
+    check_positive("c_ratio", c_ratio)
     if min(h, w) < sr_ratio:
         raise ValueError(f"x is {h} x {w} tokens, less than one tile of sr_ratio = {sr_ratio}")
     shapes = ssa_shapes(c, num_heads=num_heads, sr_ratio=sr_ratio, c_ratio=c_ratio, qkv_bias=has_qkv_bias(params), values=values)
@@ -73,9 +74,9 @@ def iwsa(
 ) -> Float[Array, "b h w c"]:
     """Interactive window self-attention: attention inside p × p windows, plus the local interactive module across them.
 
-    Paper section 3.3: Z' = Z + F(V), where Z are the windows' attention outputs merged back into a map, V the value map merged
+    In the paper: Z' = Z + F(V), where Z are the windows' attention outputs merged back into a map, V the value map merged
     likewise, and F (LIM) a depthwise 3 × 3 convolution that sees across the windows' borders.
-    Official module: `WindowAttention` with `lim_func` (`stages.k.0.attn`). Parameters: `parameters.iwsa_shapes`.
+    Official module: `stages.k.i.attn`, i even, with F as `lim_func`. Parameters: `parameters.iwsa_shapes`.
 
     num_heads: H; head i takes the i-th run of d = c/H channels of each of q, k and v, the thirds of `qkv`; the scale is d^-½.
     window_size: p. Both h and w must divide by it, unless `pad`:

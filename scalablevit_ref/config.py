@@ -34,7 +34,7 @@ class ScalableViTConfig:
     depths: single blocks per stage; block 0, 2, … is IWSA, block 1, 3, … is SSA.
     num_heads: attention heads H; c and c' = int(c · r_c) must divide by it.
     mlp_ratios: hidden width of the MLP over c.
-    sr_ratios: SSA's spatial reduction s, with r_n = s⁻² (paper, section 3.2).
+    sr_ratios: SSA's spatial reduction s, with r_n = s⁻².
     c_ratios: SSA's channel scaling r_c.
     window_sizes: IWSA's window p, in tokens.
     num_classes: 0 leaves the last Linear out, as the official code does.
@@ -80,13 +80,13 @@ class ScalableViTConfig:
                 _whole(name, value, least=1)
         for name in ("mlp_ratios", "c_ratios"):
             for value in getattr(self, name):
-                _positive(name, value)
+                check_positive(name, value)
         _whole("num_classes", self.num_classes, least=0)
         _whole("in_chans", self.in_chans, least=1)
         _whole("patch_size", self.patch_size, least=1)
-        _positive("norm_eps", self.norm_eps)
+        check_positive("norm_eps", self.norm_eps)
         if self.embed_norm_eps is not None:
-            _positive("embed_norm_eps", self.embed_norm_eps)
+            check_positive("embed_norm_eps", self.embed_norm_eps)
         for name in ("qkv_bias", "pad_windows", "stage_norms"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -227,7 +227,8 @@ def _whole(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
-def _positive(name: str, value: object) -> None:
+def check_positive(name: str, value: object) -> None:
+    """A number above zero, and finite."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not 0 < float(value) < float("inf"):

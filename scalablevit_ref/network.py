@@ -37,8 +37,7 @@ def untapped(name: str, x: Any) -> Any:
 def patch_embed(x: Float[Array, "b h w c_in"], params: Params, *, patch_size: int, eps: float = 1e-6) -> Float[Array, "b h2 w2 c"]:
     """Overlapping patches: a convolution of kernel 2·patch_size − 1, stride patch_size, then LayerNorm; h' = ⌈h / patch_size⌉.
 
-    Paper section 3.4 ("convolutional patch embedding"). Official module: `PatchEmbed` (`patch_embeds.k`): kernel 7, stride 4,
-    padding 3 in stage 0; kernel 3, stride 2, padding 1 in the others.
+    Official module: `patch_embeds.k`: kernel 7, stride 4, padding 3 in stage 0; kernel 3, stride 2, padding 1 in the others.
     """
     check_map("x", x, "b h w c")
     check_count("patch_size", patch_size)
@@ -51,7 +50,7 @@ def patch_embed(x: Float[Array, "b h w c_in"], params: Params, *, patch_size: in
 def peg(x: Float[Array, "b h w c"], params: Params) -> Float[Array, "b h w c"]:
     """Position encoding generator: x plus a depthwise 3 × 3 convolution of x (Chu et al., arXiv 2102.10882).
 
-    Once a stage, after its first block. Official module: `PosCNN` (`pos_block.k`).
+    Once a stage, after its first block. Official module: `pos_block.k`.
     """
     check_map("x", x, "b h w c")
     check_parameters(params, peg_shapes(x.shape[-1]), x)
@@ -59,7 +58,7 @@ def peg(x: Float[Array, "b h w c"], params: Params) -> Float[Array, "b h w c"]:
 
 
 def mlp(x: Float[Array, "b h w c"], params: Params) -> Float[Array, "b h w c"]:
-    """fc2(GELU(fc1(x))), c → m·c → c, with the exact GELU. Official module: `Mlp` (`stages.k.i.mlp`)."""
+    """fc2(GELU(fc1(x))), c → m·c → c, with the exact GELU. Official module: `stages.k.i.mlp`."""
     check_map("x", x, "b h w c")
     check_parameters(params, mlp_shapes(x.shape[-1], width(params, "fc1.weight")), x)
     p = modules(params)
@@ -81,7 +80,7 @@ def block(
     pad: bool = False,
     tap: Tap = untapped,
 ) -> Float[Array, "b h w c"]:
-    """x += attention(norm1(x)); x += mlp(norm2(x)). Paper section 3.4, figure 2. Official module: `Block` (`stages.k.i`).
+    """x += attention(norm1(x)); x += mlp(norm2(x)). Official module: `stages.k.i`.
 
     kind: "iwsa" needs window_size (and takes pad), "ssa" needs sr_ratio and c_ratio (and takes values and scale).
     tap: sees `norm1`, `attn`, `norm2` and `mlp`.
@@ -121,7 +120,7 @@ def scalable_vit(
 ) -> Float[Array, "b classes"]:
     """Class logits of a batch of images; without a last Linear (`num_classes=0`, `head="none"`) the features it would see.
 
-    Official module: `ScalableViT`. Parameters: `parameter_shapes(config)`. The height and width need not be equal; unless
+    The official classifier's `forward`. Parameters: `parameter_shapes(config)`. The height and width need not be equal; unless
     `config.pad_windows`, each stage's map, ⌈size / stride⌉ tokens a side, must divide by its window.
 
     Raises ValueError or TypeError, before any work is done, for images, parameters or a mixture of libraries, dtypes or devices
@@ -147,7 +146,7 @@ def stage_features(
 ) -> tuple[Float[Array, "b _h _w _c"], ...]:
     """The map that each stage ends with, normed where the config has stage norms: strides 4, 8, 16, 32 for a detector's pyramid.
 
-    Official module: the detection backbone's `forward`, whose maps are b c h w. `params` are those of the whole config.
+    The official detection backbone's `forward`, whose maps are b c h w. `params` are those of the whole config.
     """
     check_map("images", images, "b c h w", channels=config.in_chans)
     check_image_size(config, *images.shape[2:])

@@ -101,7 +101,7 @@ def softmax(x: Float[Array, "*n m"]) -> Float[Array, "*n m"]:
 def attention(
     q: Float[Array, "*b n d"], k: Float[Array, "*b m d"], v: Float[Array, "*b m e"], *, scale: float
 ) -> Float[Array, "*b n e"]:
-    """softmax(q kᵀ · scale) v, paper equation 1."""
+    """softmax(q kᵀ · scale) v, for each of the leading axes."""
     return softmax(q @ rearrange(k, "... m d -> ... d m") * scale) @ v
 
 

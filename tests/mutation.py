@@ -1,8 +1,8 @@
 """`python -m tests.mutation [MODULE…]`: mutmut's mutants of the specification, each run against the suite in a forked process.
 
-mutmut makes the mutants; running them is done here, because a fresh Python that imports PyTorch for each of two thousand would
-take a day. A mutant is first given to the conformance cases by direct call, then to the other tests, until one fails. What survives
-must be in `tests/equivalent.json` with the reason why no test can see it. Writes the score and the survivors to the file of `--out`.
+mutmut makes the mutants; they are run here, because a fresh Python that imports PyTorch for each of two thousand would take a day.
+A mutant is first given to the conformance cases by direct call, then to the other tests, until one fails. What survives must be in
+`tests/equivalent.json` with the reason why no test can see it. The score and the survivors go to the file of `--out`.
 """
 
 from __future__ import annotations
@@ -156,13 +156,14 @@ def _suite() -> str | None:
 
     first = First()
     present = [test for test in TESTS if Path(test).exists()]
-    code = pytest.main(["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:doctest", "-o", "addopts=", *present], plugins=[first])
+    options = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:doctest", "-o", "addopts="]
+    code = pytest.main([*options, *present], plugins=[first])
     return (first.failed or f"pytest exit {code}") if code else None
 
 
 def main() -> None:
     """Run all mutants of the modules named, two at a time."""
-    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     arguments.add_argument("modules", nargs="*", default=MODULES)
     arguments.add_argument("--out", type=Path, default=Path("mutation.json"))
     arguments.add_argument("--jobs", type=int, default=2)
@@ -173,7 +174,6 @@ def main() -> None:
     import einops  # noqa: F401
     import hypothesis  # noqa: F401
     import jaxtyping  # noqa: F401
-    import numpy  # noqa: F401  # noqa: ICN001
     import safetensors  # noqa: F401
     import torch
 

@@ -15,12 +15,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "proof.md"
 MUTATION = ROOT / "docs" / "mutation.json"
+LIBRARIES = ("numpy", "torch", "array_api_strict", "jax", "cupy")
 INTRODUCTION = """# Proof
 
-That the backends compute one function, and the right one, is shown by properties: statements that hold for every input, checked on inputs that
-Hypothesis draws. This page is written by `python -m tests.proof` from a real run; nothing in it is entered by hand.
+That the backends compute one function, and the right one, is shown by properties: statements that hold for every input, checked
+on inputs that Hypothesis draws. This page is written by `python -m tests.proof` from a real run; nothing in it is entered by hand.
 
-Errors are in eps of the dtype (float64: 2.2e-16), the largest over all examples, measured as max|Δ| / max|reference| unless the property says otherwise.
+Errors are in eps of the dtype (float64: 2.2e-16), the largest over all examples, as max|Δ| / max|reference| unless said otherwise.
 A property without a figure compares bit for bit, or compares no numbers. The tolerance is 64 eps unless the test says otherwise.
 `array_api_strict` runs the definitions alone, with none of the libraries' native operations.
 
@@ -43,14 +44,15 @@ def errors() -> dict[str, dict[str, float]]:
         if match is None:
             continue
         test, parameters = f"{match[1]}:{match[2]}", (match[3] or "").split("-")
-        library = next((name for name in parameters if name in {"numpy", "torch", "array_api_strict", "jax", "cupy"}), "torch")
+        library = next((name for name in parameters if name in LIBRARIES), "torch")
         worst[test][library] = max(worst[test].get(library, 0.0), error or 0.0)
     return worst
 
 
 def page(worst: dict[str, dict[str, float]], kills: dict[str, dict[str, list[str]]]) -> str:
     """The page, from the errors and from what fails under each fault: library → fault → tests."""
-    libraries = sorted({library for errors in worst.values() for library in errors}, key=["numpy", "torch"].__contains__, reverse=True)
+    present = {library for errors in worst.values() for library in errors}
+    libraries = [library for library in LIBRARIES if library in present]
     alone: dict[str, set[str]] = defaultdict(set)
     for faults in kills.values():
         for fault, tests in faults.items():
@@ -59,7 +61,7 @@ def page(worst: dict[str, dict[str, float]], kills: dict[str, dict[str, list[str
     lines = [INTRODUCTION, f"| # | statement | {' | '.join(libraries)} | kills alone |", f"|---|---|{'---|' * len(libraries)}---|"]
     for test in sorted(worst, key=lambda name: name.partition(":")[2]):
         number, statement = _statement(test)
-        cells = [f"{worst[test][library]:.2g}" if worst[test].get(library) else "exact" if library in worst[test] else "" for library in libraries]
+        cells = [_figure(worst[test].get(library)) for library in libraries]
         lines.append(f"| {number} | {statement} | {' | '.join(cells)} | {', '.join(sorted(alone[test]))} |")
     lines += ["", "## The planted faults", "", "Each is patched into the specification; the tests named fail.", ""]
     lines += [f"| fault | {' | '.join(kills)} |", f"|---|{'---|' * len(kills)}"]
@@ -67,6 +69,10 @@ def page(worst: dict[str, dict[str, float]], kills: dict[str, dict[str, list[str
         found = [_some(faults[fault]) for faults in kills.values()]
         lines.append(f"| {fault} | {' | '.join(found)} |")
     return "\n".join([*lines, "", *_mutation()]) + "\n"
+
+
+def _figure(error: float | None) -> str:
+    return "" if error is None else f"{error:.2g}" if error else "exact"
 
 
 def _statement(test: str) -> tuple[str, str]:
@@ -85,9 +91,14 @@ def _mutation() -> list[str]:
         return []
     found: dict[str, Any] = json.loads(MUTATION.read_text(encoding="utf-8"))
     killed, equivalent = found["killed"], found["equivalent"]
-    lines = ["## Mutants", "", "`python -m tests.mutation --out docs/mutation.json` changes one expression at a time in `ops`, `attention`, `network`,"]
-    lines += [f"`parameters` and `config`, and runs the suite: {killed} of {found['mutants']} mutants are killed"]
-    lines += [f"({killed / found['mutants']:.1%}), {len(equivalent)} change nothing that a test could see, {len(found['survivors'])} survive.", ""]
+    lines = [
+        "## Mutants",
+        "",
+        "`python -m tests.mutation --out docs/mutation.json` changes one expression at a time in `ops`, `attention`,",
+    ]
+    lines += [f"`network`, `parameters` and `config`, and runs the suite: {killed} of {found['mutants']} mutants are killed"]
+    share, left = killed / found["mutants"], len(found["survivors"])
+    lines += [f"({share:.1%}), {len(equivalent)} change nothing that a test could see, {left} survive.", ""]
     lines += ["| no test can see | because |", "|---|---|"]
     lines += [f"| `{key.replace('|', chr(92) + '|')}` | {reason} |" for key, reason in equivalent.items()]
     return [*lines, "", *(f"- survives: `{survivor}`" for survivor in found["survivors"])]

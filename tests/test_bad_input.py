@@ -150,6 +150,8 @@ def test_each_operation(name: str) -> None:
         (lambda p: sv.ssa(X, p, num_heads=2, sr_ratio=5, c_ratio=1.25), ValueError, ("4 x 6", "sr_ratio = 5")),
         (lambda p: sv.ssa(X, p, num_heads=2, sr_ratio=0, c_ratio=1.25), ValueError, ("sr_ratio", "at least 1")),
         (lambda p: sv.ssa(X, p, num_heads=2, sr_ratio=2.0, c_ratio=1.25), TypeError, ("sr_ratio", "whole number", "2.0")),
+        (lambda p: sv.ssa(X, p, num_heads=2, sr_ratio=1, c_ratio=0), ValueError, ("c_ratio", "positive", "0")),
+        (lambda p: sv.ssa(X, p, num_heads=2, sr_ratio=1, c_ratio="1"), TypeError, ("c_ratio", "number", "'1'")),
         (lambda p: sv.ssa(X, p, values="v3", **SSA), ValueError, ("ssa_values", "'unscaled', 'scaled'", "'v3'")),
         (lambda p: sv.ssa(X, p, scale="none", **SSA), ValueError, ("ssa_scale", "'scaled', 'head_dim'", "'none'")),
         (lambda p: sv.iwsa(X, p, num_heads=2, window_size=4), ValueError, ("4 x 6 tokens", "window_size = 4", "pad=True")),

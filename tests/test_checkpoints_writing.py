@@ -81,3 +81,12 @@ def test_nonfinite_weights(tmp_path: Path, value: float) -> None:
     with pytest.raises(CheckpointError, match=report):
         load_checkpoint(path)
     assert np.array_equal(load_checkpoint(path, allow_nonfinite=True).params["norm.bias"][3], value, equal_nan=True)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".npz"])
+def test_equal_weights_make_equal_files(tmp_path: Path, suffix: str) -> None:
+    """Not so for safetensors, whose library writes the metadata in an order left to chance."""
+    params = init_params(DIGITS)
+    for name in ("one", "other"):
+        save_checkpoint((tmp_path / name).with_suffix(suffix), params, DIGITS, metadata={"epoch": 3})
+    assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"other{suffix}").read_bytes()

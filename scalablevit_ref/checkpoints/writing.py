@@ -81,7 +81,8 @@ def _write_pth(target: Path, state: State, config: ScalableViTConfig, layout: st
     name = exact_variant(config)
     args = argparse.Namespace(model=f"{OFFICIAL_MODEL}{name}") if name in OFFICIAL_VARIANTS else argparse.Namespace()
     wrapped = {"meta": {}, "state_dict": tensors} if layout == "mmdet" else {"model": tensors, "args": args}
-    torch.save(wrapped | metadata | {"scalablevit_ref": {"config": config_to_json(config)}}, target)
+    with target.open("wb") as file:  # given a path, torch would name its records after it: equal weights would make unequal files
+        torch.save(wrapped | metadata | {"scalablevit_ref": {"config": config_to_json(config)}}, file)
 
 
 def _write_safetensors(target: Path, state: State, config: ScalableViTConfig, layout: str, metadata: dict[str, Any]) -> None:

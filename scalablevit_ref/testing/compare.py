@@ -36,9 +36,12 @@ def compare(actual: Any, reference: Any, *, dtype: str | None = None, measure: M
     measure: "max" is max|Δ| / max|reference|, "l2" is ‖Δ‖ / ‖reference‖; a NaN on either side makes the error NaN.
 
     Raises AssertionError for another dtype, another shape or an array without elements: such a pair was not compared.
+    Raises TypeError for what is no array, or none of floating point.
     """
     x, y = to_numpy(actual), to_numpy(reference)
     dtype = y.dtype.name if dtype is None else dtype
+    if dtype not in EPS:
+        raise TypeError(f"dtype must be one of {', '.join(EPS)}, got {dtype}")
     if x.dtype.name != dtype:
         raise AssertionError(f"dtype {x.dtype.name} instead of {dtype}")
     if x.shape != y.shape:

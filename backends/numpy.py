@@ -61,6 +61,11 @@ def gelu(x: Array) -> Array:
     return out.reshape(x.shape)
 
 
+def gelu_tanh(x: Array) -> Array:
+    """The definition, in float32 for the 16-bit types, whose squares overflow."""
+    return ops.gelu_tanh.definition(x.astype(_wide(x.dtype), copy=False)).astype(x.dtype, copy=False)
+
+
 def erf(x: Array) -> Array:
     """The definition with its recurrence in place."""
     t = 2.0 / (2.0 + x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ NAME = "torch"
 exp = torch.exp
 erf = torch.erf
 gelu = F.gelu
+gelu_tanh = partial(F.gelu, approximate="tanh")
 linear = F.linear
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from itertools import product
+from math import pi
 from typing import Any, Protocol, cast, runtime_checkable
 
 from einops import rearrange, reduce
@@ -61,6 +62,14 @@ def gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """x·Φ(x) = x/2 · (1 + erf(x/√2)), the exact form, not the tanh one (`torch.nn.GELU`)."""
     magnitude = abs(x)  # erf is odd, so x·erf(x) = |x|·erf(|x|)
     return (x + magnitude * erf(magnitude * 0.5**0.5)) * 0.5
+
+
+@op
+def gelu_tanh(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), the approximate GELU (`jax.nn.gelu`, `torch.nn.GELU("tanh")`)."""
+    magnitude = abs(x)  # tanh is odd, so x·tanh(y) = |x|·tanh(|y|)
+    decay = backend(x).exp(magnitude * (1.0 + 0.044715 * magnitude * magnitude) * -((8.0 / pi) ** 0.5))
+    return (x + magnitude * (1.0 - decay) / (1.0 + decay)) * 0.5
 
 
 @op

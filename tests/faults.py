@@ -13,10 +13,15 @@ import importlib
 import inspect
 import io
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,10 +29,12 @@ from hypothesis import Phase, settings
 
 from tests.conftest import COMMON  # first, so that jaxtyping's hook is there before the specification is imported
 
+PROPERTIES = Path(__file__).resolve().parent / "properties"
+
 
 @dataclass(frozen=True)
 class Edit:
-    """In the function "module:name" of the package, `old` becomes `new`, wherever it occurs: `times` times, or the table is stale."""
+    """In the function "module:name" of the package, `old` becomes `new`, `times` times, or the table is stale."""
 
     function: str
     old: str
@@ -37,26 +44,14 @@ class Edit:
 
 @dataclass(frozen=True)
 class Fault:
-    """The edits, and the properties ("test module:number"), each of which must fail."""
+    """The edits, and the properties each of which must fail: "iwsa:08" is `test_08_…` of `tests/properties/test_iwsa.py`."""
 
     edits: tuple[Edit, ...]
     killers: tuple[str, ...]
 
 
-def iwsa(old: str, new: str, times: int = 1) -> Edit:
-    return Edit("attention:iwsa", old, new, times)
-
-
-def ssa(old: str, new: str, times: int = 1) -> Edit:
-    return Edit("attention:ssa", old, new, times)
-
-
-def block(old: str, new: str) -> Edit:
-    return Edit("network:block", old, new)
-
-
-def layer_norm(old: str, new: str) -> Edit:
-    return Edit("ops:layer_norm", old, new)
+iwsa, ssa = partial(Edit, "attention:iwsa"), partial(Edit, "attention:ssa")
+block, layer_norm = partial(Edit, "network:block"), partial(Edit, "ops:layer_norm")
 
 
 def gelu(tanh_of: str) -> Edit:
@@ -72,49 +67,52 @@ WINDOWS_AS_BATCH = (
     "gh=x.shape[1] // window_size, gw=x.shape[2] // window_size)"
 )
 WINDOWS_BY_COLUMN = (
-    'z = rearrange(rearrange(z, "b gh gw ... -> b (gw gh) ..."), "b (gh gw) ... -> b gh gw ...", gh=x.shape[1] // window_size)\n    '
+    'z = rearrange(z, "b gh gw ... -> b (gw gh) ...")\n    '
+    'z = rearrange(z, "b (gh gw) ... -> b gh gw ...", gh=x.shape[1] // window_size)\n    '
 )
 NORM_1, NORM_2 = ('layer_norm(x, **p["norm1"], eps=norm_eps)', 'layer_norm(x, **p["norm2"], eps=norm_eps)')
 GELU_OF_NORM = 'gelu(layer_norm(y, **p["norm_act.0"], eps=SSA_NORM_EPS))'
 SSA_SCALE = '(head_dim * c_ratio if scale == "scaled" else head_dim) ** -0.5'
 
 FAULTS = {
-    "tanh GELU": Fault((gelu("(2 / 3.141592653589793) ** 0.5 * (magnitude + 0.044715 * magnitude**3)"),), ()),
-    "sigmoid GELU": Fault((gelu("0.851 * magnitude"),), ()),
-    "eps 1e-5 everywhere": Fault((layer_norm("(variance + eps) ** 0.5", "(variance + 1e-5) ** 0.5"),), ()),
-    "SSA eps 1e-6": Fault((ssa("eps=SSA_NORM_EPS", "eps=1e-6"),), ()),
+    "tanh GELU": Fault((gelu("(2 / 3.141592653589793) ** 0.5 * (magnitude + 0.044715 * magnitude**3)"),), ("ops:01_gelu",)),
+    "sigmoid GELU": Fault((gelu("0.851 * magnitude"),), ("ops:01_gelu",)),
+    "eps 1e-5 everywhere": Fault((layer_norm("(variance + eps) ** 0.5", "(variance + 1e-5) ** 0.5"),), ("ops:23",)),
+    "SSA eps 1e-6": Fault((ssa("eps=SSA_NORM_EPS", "eps=1e-6"),), ("ssa:20",)),
     "unbiased variance": Fault((layer_norm('variance = reduce(x * x, "... c -> ... 1", "mean")',
-        'variance = reduce(x * x, "... c -> ... 1", "sum") / (x.shape[-1] - 1)'),), ()),
-    "eps outside the root": Fault((layer_norm("(variance + eps) ** 0.5", "(variance**0.5 + eps)"),), ()),
-    "flipped kernel": Fault((Edit("ops:conv2d", "kernel[i, j, ...]", "kernel[kh - 1 - i, kw - 1 - j, ...]"),), ()),
-    "interleaved heads, whole": Fault((iwsa("(heads d)", "(d heads)", 2), ssa("(heads d)", "(d heads)", 2)), ()),
+        'variance = reduce(x * x, "... c -> ... 1", "sum") / (x.shape[-1] - 1)'),), ("ops:23",)),
+    "eps outside the root": Fault((layer_norm("(variance + eps) ** 0.5", "(variance**0.5 + eps)"),), ("ops:23",)),
+    "flipped kernel": Fault((Edit("ops:conv2d", "kernel[i, j, ...]", "kernel[kh - 1 - i, kw - 1 - j, ...]"),), ("ops:02_linear",)),
+    "interleaved heads, whole": Fault((iwsa("(heads d)", "(d heads)", 2), ssa("(heads d)", "(d heads)", 2)), ("iwsa:08", "ssa:19")),
     "interleaved heads, half": Fault((
         iwsa('"b (gh ph) (gw pw) (heads d) ->', "f\"b (gh ph) (gw pw) ({'heads d' if i == 2 else 'd heads'}) ->"),
         ssa('"b h w (heads d) ->', "f\"b h w ({'heads d' if t is v else 'd heads'}) ->"),
-    ), ()),
-    "q/k/v order": Fault((iwsa("q, k, v = (", "k, q, v = ("), ssa("k, v = _halves(", "v, k = _halves(", 2)), ()),
-    "window grid instead of tiles": Fault((iwsa("(gh ph) (gw pw)", "(ph gh) (pw gw)", 2),), ()),
-    "merged windows swapped": Fault((iwsa("z = rearrange(z,", WINDOWS_BY_COLUMN + "z = rearrange(z,"),), ()),
-    "transposed inside a window": Fault((iwsa("heads (ph pw) d -> b (gh ph)", "heads (pw ph) d -> b (gh ph)"),), ()),
-    "LIM on x": Fault((iwsa(LIM, LIM.replace("qkv[2, ...]", "x")),), ()),
-    "LIM per window": Fault((iwsa(LIM, WINDOWS_AS_BATCH),), ()),
-    "LIM as residual": Fault((iwsa(f"z + {LIM}", f"z + qkv[2, ...] + {LIM}"),), ()),
+    ), ("iwsa:17", "ssa:17")),
+    "q/k/v order": Fault((iwsa("q, k, v = (", "k, q, v = ("), ssa("k, v = _halves(", "v, k = _halves(", 2)), ("iwsa:14", "ssa:14")),
+    "window grid instead of tiles": Fault((iwsa("(gh ph) (gw pw)", "(ph gh) (pw gw)", 2),), ("iwsa:12",)),
+    "merged windows swapped": Fault((iwsa("z = rearrange(z,", WINDOWS_BY_COLUMN + "z = rearrange(z,"),), ("iwsa:12",)),
+    "transposed inside a window": Fault((iwsa("heads (ph pw) d -> b (gh ph)", "heads (pw ph) d -> b (gh ph)"),), ("iwsa:10",)),
+    "LIM on x": Fault((iwsa(LIM, LIM.replace("qkv[2, ...]", "x")),), ("iwsa:11",)),
+    "LIM per window": Fault((iwsa(LIM, WINDOWS_AS_BATCH),), ("iwsa:12",)),
+    "LIM as residual": Fault((iwsa(f"z + {LIM}", f"z + qkv[2, ...] + {LIM}"),), ("iwsa:08",)),
     "LIM after proj": Fault((iwsa(f"z = z + {LIM}", f"lim = {LIM}"),
-                             iwsa('**p["proj"])', '**p["proj"]) + lim[:, :h, :w, :]')), ()),
-    "no LIM": Fault((iwsa(f"z = z + {LIM}", ""),), ()),
-    "scale by c": Fault((iwsa("(c / num_heads) ** -0.5", "c**-0.5"), ssa("head_dim = c / num_heads", "head_dim = c")), ()),
-    "SSA act before norm": Fault((ssa(GELU_OF_NORM, 'layer_norm(gelu(y), **p["norm_act.0"], eps=SSA_NORM_EPS)'),), ()),
-    "SSA without act": Fault((ssa(GELU_OF_NORM, GELU_OF_NORM.removeprefix("gelu(").removesuffix(")")),), ()),
-    "SSA scale by d": Fault((ssa(SSA_SCALE, "head_dim**-0.5"),), ()),
-    "no scale": Fault((iwsa("(c / num_heads) ** -0.5", "1.0"), ssa(SSA_SCALE, "1.0")), ()),
-    "PEG without identity": Fault((Edit("network:peg", "return x + conv2d", "return conv2d"),), ()),
-    "PEG after block 2": Fault((Edit("network:stage_features", "if i == 0:", "if i == 1:"),), ()),
+                             iwsa('**p["proj"])', '**p["proj"]) + lim[:, :h, :w, :]')), ("iwsa:11",)),
+    "no LIM": Fault((iwsa(f"z = z + {LIM}", ""),), ("iwsa:11",)),
+    "scale by c": Fault((iwsa("(c / num_heads) ** -0.5", "c**-0.5"), ssa("head_dim = c / num_heads", "head_dim = c")),
+                        ("iwsa:08", "ssa:19")),
+    "SSA act before norm": Fault((ssa(GELU_OF_NORM, 'layer_norm(gelu(y), **p["norm_act.0"], eps=SSA_NORM_EPS)'),), ("ssa:20",)),
+    "SSA without act": Fault((ssa(GELU_OF_NORM, GELU_OF_NORM.removeprefix("gelu(").removesuffix(")")),), ("ssa:20",)),
+    "SSA scale by d": Fault((ssa(SSA_SCALE, "head_dim**-0.5"),), ("ssa:20",)),
+    "no scale": Fault((iwsa("(c / num_heads) ** -0.5", "1.0"), ssa(SSA_SCALE, "1.0")), ("iwsa:08", "ssa:19")),
+    "PEG without identity": Fault((Edit("network:peg", "return x + conv2d", "return conv2d"),), ("block:25",)),
+    "PEG after block 2": Fault((Edit("network:stage_features", "if i == 0:", "if i == 1:"),), ("network:01_every",)),
     "post-norm": Fault((
         block(f'y = tap("norm1", {NORM_1})', "y = x"),
         block('x = x + tap("attn", y)', 'x = x + tap("attn", y)\n    x = tap("norm1", ' + NORM_1 + ")"),
         block(f'y = tap("norm2", {NORM_2})', "y = x"),
-        block('return x + tap("mlp", mlp(y, p["mlp"]))', 'x = x + tap("mlp", mlp(y, p["mlp"]))\n    return tap("norm2", ' + NORM_2 + ")"),
-    ), ()),
+        block('return x + tap("mlp", mlp(y, p["mlp"]))',
+              'x = x + tap("mlp", mlp(y, p["mlp"]))\n    return tap("norm2", ' + NORM_2 + ")"),
+    ), ("block:24",)),
 }  # fmt: skip
 
 
@@ -131,11 +129,13 @@ def plant(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 def edited(function: Callable[..., Any], edits: list[Edit]) -> Callable[..., Any]:
-    """The function with its source edited, undecorated, in the namespace of its module. AssertionError for an edit that is stale."""
+    """The function with its source edited, undecorated, in its module's namespace. AssertionError for an edit that is stale."""
     plain = inspect.unwrap(function)
     source = inspect.getsource(plain)
     for edit in edits:
-        assert source.count(edit.old) == edit.times, f"{edit.function} has {source.count(edit.old)} × {edit.old!r}, not {edit.times}"
+        assert source.count(edit.old) == edit.times, (
+            f"{edit.function} has {source.count(edit.old)} × {edit.old!r}, not {edit.times}"
+        )
         source = source.replace(edit.old, edit.new)
     namespace: dict[str, Any] = {}
     exec(compile(source, "<fault>", "exec"), plain.__globals__, namespace)
@@ -146,7 +146,7 @@ def edited(function: Callable[..., Any], edits: list[Edit]) -> Callable[..., Any
 
 
 class Outcomes:
-    """A pytest plugin: runs the properties on one library only and keeps the names of those that fail."""
+    """A pytest plugin: runs the numbered properties, on one library only, and keeps which of them pass."""
 
     def __init__(self, library: str) -> None:
         self.library = library
@@ -154,10 +154,12 @@ class Outcomes:
         """Property to whether it passed: "module:function", parameters aside."""
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if self.wants(getattr(getattr(item, "callspec", None), "params", {}))]
+        items[:] = [item for item in items if self.wants(item)]
 
-    def wants(self, params: dict[str, Any]) -> bool:
-        return all(params.get(fixture, self.library) == self.library for fixture in ("xp", "backend"))
+    def wants(self, item: pytest.Item) -> bool:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        library = params.get("xp", params.get("backend", "torch"))  # what takes no library makes torch's tensors
+        return library == self.library and re.match(r"test_\d\d_", item.name) is not None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         path, _, function = report.nodeid.partition("::")
@@ -165,18 +167,46 @@ class Outcomes:
         self.ran[name] = self.ran.get(name, True) and not report.failed
 
 
-def quick_profile(max_examples: int) -> None:
+def quick_profile(max_examples: int = 8) -> None:
     """Of properties imported from here on: the same few examples every time, and no time spent on shrinking."""
     common = COMMON | {"database": None, "derandomize": True, "report_multiple_bugs": False, "phases": [Phase.generate]}
     settings.register_profile("faults", max_examples=max_examples, **common)
     settings.load_profile("faults")
 
 
+@cache
+def quick_properties(module: str) -> ModuleType:
+    """A copy of a module of properties under the quick profile."""
+    before = settings.get_current_profile_name()
+    quick_profile(max_examples=25)
+    try:
+        spec = spec_from_file_location(f"tests.properties.quick_{module}", PROPERTIES / f"{module}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        copy = module_from_spec(spec)
+        spec.loader.exec_module(copy)
+    finally:
+        settings.load_profile(before)
+    return copy
+
+
+def killers(fault: str) -> dict[str, Callable[..., None]]:
+    """The properties named for this fault, quick ones, by those names; to be called with `xp` and `agree`."""
+    found = {}
+    for killer in FAULTS[fault].killers:
+        module, _, start = killer.partition(":")
+        tests = vars(quick_properties(f"test_{module}"))
+        names = [name for name in tests if name.startswith(f"test_{start}_") and "xp" in inspect.signature(tests[name]).parameters]
+        assert len(names) == 1, f"{fault}: {killer} should be one property, not {names}"
+        found[killer] = tests[names[0]]
+    return found
+
+
 def outcomes(library: str) -> dict[str, bool]:
     """Run every property on this library, with whatever is planted: "module:function" to whether it passed."""
     plugin = Outcomes(library)
     with contextlib.redirect_stdout(io.StringIO()) as output:
-        code = pytest.main(["tests/properties", "-q", "--tb=line", "-p", "no:cacheprovider"], plugins=[plugin])
+        code = pytest.main([str(PROPERTIES), "--assert=plain", "--tb=line", "-p", "no:cacheprovider"], plugins=[plugin])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise RuntimeError(output.getvalue())
     return plugin.ran
@@ -184,6 +214,7 @@ def outcomes(library: str) -> dict[str, bool]:
 
 def kill_matrix(library: str) -> dict[str, list[str]]:
     """Each fault with the properties that fail under it. AssertionError if a property fails without any fault."""
+    quick_profile()
     sound = outcomes(library)
     assert all(sound.values()), f"fail without a fault: {[name for name, passed in sound.items() if not passed]}"
     matrix = {}
@@ -197,22 +228,16 @@ def kill_matrix(library: str) -> dict[str, list[str]]:
 
 
 def sole_killers(matrix: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The faults that one property alone kills, by property number and statement as the table has them."""
+    """The faults that one property alone kills."""
     alone: dict[str, list[str]] = {}
-    for fault, killers in matrix.items():
-        if len({number(name) for name in killers}) == 1:
-            alone.setdefault(number(killers[0]), []).append(fault)
+    for fault, names in matrix.items():
+        if len(names) == 1:
+            alone.setdefault(names[0], []).append(fault)
     return alone
 
 
-def number(name: str) -> str:
-    """`11` of "test_iwsa:test_11_…"."""
-    return name.partition(":")[2].split("_")[1]
-
-
-def main(libraries: list[str], max_examples: int = 8) -> None:
-    """Print {library: {"killed by": {fault: [properties]}, "killed alone": {number: [faults]}}}."""
-    quick_profile(max_examples)
+def main(libraries: list[str]) -> None:
+    """Print {library: {"killed by": {fault: [properties]}, "killed alone": {property: [faults]}}}."""
     matrices = {library: kill_matrix(library) for library in libraries}
     report = {library: {"killed by": matrix, "killed alone": sole_killers(matrix)} for library, matrix in matrices.items()}
     sys.stdout.write(json.dumps(report, indent=1, ensure_ascii=False) + "\n")

@@ -56,7 +56,7 @@ class Mutant(NamedTuple):
 
 
 def mutants(module: str) -> Iterator[Mutant]:
-    """mutmut's mutants of one module, but for the letter case of strings and the wording of messages."""
+    """mutmut's mutants of one module, but for the letter case of strings, the wording of messages, and types."""
     import libcst as cst
     from mutmut.mutation.file_mutation import create_mutations, deep_replace
 
@@ -74,7 +74,7 @@ def mutants(module: str) -> Iterator[Mutant]:
         source = _decorate(changed.code, decorated)
         lines = source.splitlines()
         at = next((i for i, (a, b) in enumerate(zip(plain, lines, strict=False)) if a != b), None)
-        if at is None or _in_a_message(plain, at):
+        if at is None or _in_a_message(plain, at) or _for_types_only(plain[at], lines[at]):
             continue
         yield Mutant(module, at + 1, plain[at].strip(), lines[at].strip(), source)
 
@@ -83,6 +83,12 @@ def _decorate(code: str, names: list[str]) -> str:
     for name in names:
         code = code.replace(f"\ndef {name}(", f"\n@op\ndef {name}(")
     return code
+
+
+def _for_types_only(before: str, after: str) -> bool:
+    """Whether the change is one that only a type checker sees: an alias of words, or the type that `cast` names."""
+    without = re.compile(r'cast\((?:"\w+"|None), ')
+    return " = Literal[" in before or without.sub("cast(", before) == without.sub("cast(", after)
 
 
 def _in_a_message(lines: list[str], at: int) -> bool:

@@ -23,8 +23,8 @@ PER_STAGE = ("embed_dims", "depths", "num_heads", "mlp_ratios", "sr_ratios", "c_
 
 
 def said(*parts: str) -> str:
-    """A pattern for a message that holds these parts in this order."""
-    return ".*".join(map(re.escape, parts))
+    """A pattern for a message that holds these parts, as whole words, in this order."""
+    return ".*".join(r"\b" * part[0].isalnum() + re.escape(part) + r"\b" * part[-1].isalnum() for part in parts)
 
 
 def without(name: str) -> dict[str, Any]:

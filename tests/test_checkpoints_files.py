@@ -20,7 +20,7 @@ from scalablevit_ref import ScalableViTConfig, init_params, to_backend, variant
 from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from tests.test_checkpoints_recognise import DIGITS, TINY_MMDET, assert_same, numbered
 
-SUFFIXES = (".pth", ".safetensors", ".npz")
+SUFFIXES = (".pth", ".safetensors", ".npz", ".msgpack")
 CUSTOM = variant("digits", ssa_scale="head_dim", norm_eps=3e-6, c_ratios=(1.25, 0.5, 0.3, 1.75), window_sizes=(7, 2, 7, 1))
 
 

@@ -41,7 +41,7 @@ def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[
         (header(b'{"a":' * 100_000), "damaged safetensors header"),
         (header({"a": entry(), "__metadata__": {"metadata": "{"}}, bytes(8)), "damaged metadata"),
         (
-            header({"norm.weight": entry(), "stages.0": entry(), "__metadata__": {"config": "{}}"}}, bytes(8)),
+            header({"norm.weight": entry(), "stages.0": entry(offsets=(8, 16)), "__metadata__": {"config": "{}}"}}, bytes(16)),
             "config: not a configuration",
         ),
         (header({"stages.0": entry(), "__metadata__": {"config": '{"depth": 3}'}}, bytes(8)), "config: not a configuration"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,42 @@ from scalablevit_ref.config import MLP_HEAD_WIDTH, VARIANTS
 from scalablevit_ref.testing import random_images, random_params, relative_l2
 
 DIGITS = sv.variant("digits")
+
+
+@pytest.mark.parametrize(
+    ("name", "dims", "heads", "depths", "c_ratios", "head"),
+    [
+        ("small", (64, 128, 256, 512), (2, 4, 8, 16), (2, 2, 20, 2), (1.25, 1.25, 1.25, 1), "mlp"),
+        ("small_0", (64, 128, 256, 512), (2, 4, 8, 16), (2, 2, 20, 2), (1.25, 1.25, 1.25, 1.25), "linear"),
+        ("base", (96, 192, 384, 768), (3, 6, 12, 24), (2, 2, 14, 6), (2, 1.25, 1.25, 1), "mlp"),
+        ("large", (128, 256, 512, 1024), (4, 8, 16, 32), (2, 6, 12, 4), (0.25, 0.5, 1, 1), "mlp"),
+        ("mmdet_small", (64, 128, 256, 512), (2, 4, 8, 16), (2, 2, 20, 2), (1.25, 1.25, 1.25, 1), "none"),
+    ],
+)
+def test_variants_are_the_published_ones(
+    name: str, dims: tuple[int, ...], heads: tuple[int, ...], depths: tuple[int, ...], c_ratios: tuple[float, ...], head: str
+) -> None:
+    backbone = name == "mmdet_small"
+    assert dataclasses.asdict(sv.variant(name)) == {
+        "embed_dims": dims,
+        "num_heads": heads,
+        "depths": depths,
+        "c_ratios": c_ratios,
+        "head": head,
+        "mlp_ratios": (4, 4, 4, 4),
+        "sr_ratios": (8, 4, 2, 1),
+        "window_sizes": (7, 7, 7, 7),
+        "num_classes": 0 if backbone else 1000,
+        "in_chans": 3,
+        "patch_size": 4,
+        "qkv_bias": True,
+        "norm_eps": 1e-6,
+        "ssa_values": "scaled" if backbone else "unscaled",
+        "ssa_scale": "scaled",
+        "pad_windows": backbone,
+        "stage_norms": backbone,
+        "embed_norm_eps": 1e-5 if backbone else None,
+    }
 
 
 @pytest.mark.parametrize("name", VARIANTS)

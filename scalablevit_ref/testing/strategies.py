@@ -77,7 +77,8 @@ def contents(shape: tuple[int, ...], seed: int, content: Content = "normal") -> 
 
 
 SEEDS = st.integers(0, 2**32 - 1)
-CONTENTS = st.sampled_from(["one_hot", "integers", "normal", "normal", "normal"])  # failures shrink towards the first
+_CONTENTS: list[Content] = ["one_hot", "integers", "normal", "normal", "normal"]  # failures shrink towards the first
+CONTENTS = st.sampled_from(_CONTENTS)
 
 
 def grids() -> st.SearchStrategy[tuple[int, int]]:

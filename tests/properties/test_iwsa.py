@@ -36,6 +36,23 @@ def random(case: Case) -> np.random.Generator:
     return np.random.default_rng([case.seed, 1])
 
 
+def lengths(case: Case) -> tuple[float, float, float]:
+    """Of a head's longest query, key and value, each times √scale: no logit exceeds the product of the first two."""
+    c, heads = case.shape[-1], case.settings["num_heads"]
+    qkv = case.x @ case.params["qkv.weight"].T + case.params.get("qkv.bias", np.zeros(3 * c))
+    q, k, v = np.linalg.norm(qkv.reshape(-1, 3, heads, c // heads), axis=-1).max((0, 2)) * (c / heads) ** -0.25
+    return q, k, v
+
+
+def tolerance(case: Case) -> float:
+    """T, or as many eps as the largest logit where that is more: a logit's rounding is the relative error of a softmax's weights.
+
+    For sides that round their logits differently. T with normal data, up to 6 T with whole numbers up to 8.
+    """
+    q, k, _ = lengths(case)
+    return max(MAX_TOLERANCE, q * k)
+
+
 def windows(case: Case) -> Iterator[tuple[slice, slice]]:
     """Rows and columns of each window, row by row."""
     p, (_, h, w, _) = case.settings["window_size"], case.shape
@@ -69,9 +86,9 @@ def interaction(x: np.ndarray, params: Mapping[str, np.ndarray]) -> np.ndarray:
 def test_05_a_row_of_a_batch_is_that_image_alone(case: Case, xp: Library, agree: Agree) -> None:
     whole = run(xp, case)
     for i in range(case.shape[0]):
-        agree(run(xp, case, x=case.x[i : i + 1]), whole[i : i + 1])
+        agree(run(xp, case, x=case.x[i : i + 1]), whole[i : i + 1], tolerance=tolerance(case))
     order = random(case).permutation(case.shape[0])
-    agree(run(xp, case, x=case.x[order]), whole[order])
+    agree(run(xp, case, x=case.x[order]), whole[order], tolerance=tolerance(case))
 
 
 @given(case=iwsa_cases())
@@ -82,7 +99,7 @@ def test_07_a_flipped_map_and_kernel_flip_the_output(case: Case, xp: Library, ag
 
 @given(case=iwsa_cases())
 def test_08_without_lim_it_is_multi_head_attention_in_each_window(case: Case, xp: Library, agree: Agree) -> None:
-    agree(run(xp, case, no_lim(case)), multi_head_attention(case.x, case))
+    agree(run(xp, case, no_lim(case)), multi_head_attention(case.x, case), tolerance=tolerance(case))
 
 
 @given(case=iwsa_cases())
@@ -156,14 +173,16 @@ def test_14_a_key_bias_changes_nothing(case: Case, xp: Library, agree: Agree) ->
 
 @given(case=iwsa_cases(pad=None))
 def test_14_a_key_bias_has_no_gradient(case: Case, agree: Agree) -> None:
+    """What each logit of a query adds, scale·q·dS, cancels over the keys; it is as large as |q|·|v|·scale times v's gradient."""
     c = case.shape[-1]
-    params = sv.to_backend(case.but(shapes=iwsa_shapes(c)).params, "torch")
+    case = case.but(shapes=iwsa_shapes(c))
+    params, (q, _, v) = sv.to_backend(case.params, "torch"), lengths(case)
     bias = params["qkv.bias"].requires_grad_()
     y = sv.iwsa(sv.to_backend(case.x, "torch"), params, **case.settings)
     (y * torch.from_numpy(random(case).standard_normal(case.shape))).sum().backward()
     expected = bias.grad.clone()
     expected[c : 2 * c] = 0
-    agree(bias.grad, expected)
+    agree(bias.grad, expected, tolerance=MAX_TOLERANCE * max(1, q * v))
 
 
 @given(case=iwsa_cases())
@@ -193,7 +212,7 @@ def test_18_scales_move_between_queries_and_keys_and_from_values_to_proj(case: C
     a, b = rng.choice([-1, 1], (2, c)) * np.exp(rng.uniform(-1, 1, (2, c)))
     changes = scaled(case, np.concatenate([a, 1 / a, b]))
     changes |= {"lim_func.bias": case.params["lim_func.bias"] * b, "proj.weight": case.params["proj.weight"] / b}
-    agree(run(xp, case, changes), run(xp, case))
+    agree(run(xp, case, changes), run(xp, case), tolerance=tolerance(case))
 
 
 @given(case=iwsa_cases(pad=True))
@@ -203,5 +222,6 @@ def test_padding_puts_zeros_at_the_right_and_bottom(case: Case, xp: Library, agr
     p, (_, h, w, _) = case.settings["window_size"], case.shape
     x = np.pad(case.x, ((0, 0), (0, -h % p), (0, -w % p), (0, 0)))
     whole = case.but(shape=x.shape, settings=case.settings | {"pad": False})
-    agree(run(xp, case), run(xp, whole, x=x)[:, :h, :w])
-    agree(run(xp, case), (multi_head_attention(x, whole) + interaction(x, case.params))[:, :h, :w])
+    expected = multi_head_attention(x, whole) + interaction(x, case.params)
+    for reference in (run(xp, whole, x=x), expected):
+        agree(run(xp, case), reference[:, :h, :w], tolerance=tolerance(case))

@@ -14,7 +14,7 @@ from typing import Any
 
 import jaxtyping
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 import tests.typecheck  # noqa: F401  (the hook names it, but does not import it)
 
@@ -25,7 +25,12 @@ with jaxtyping.install_import_hook(SPECIFICATION, "tests.typecheck.check"):
 
 from scalablevit_ref.testing.compare import Comparison, assert_agrees  # noqa: E402  (after the hook)
 
-COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
+COMMON: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    "report_multiple_bugs": False,  # a failing property raises the one AssertionError, not a group of several
+}
+settings.register_profile("mutation", max_examples=6, derandomize=True, database=None, phases=[Phase.generate], **COMMON)
 settings.register_profile("dev", max_examples=8, **COMMON)
 settings.register_profile("ci", max_examples=25, derandomize=True, database=None, print_blob=True, **COMMON)
 settings.register_profile("nightly", max_examples=500, print_blob=True, **COMMON)

@@ -24,19 +24,16 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ("ops", "attention", "network", "parameters", "config")
-TESTS = (
-    "tests/test_bad_input.py",
-    "tests/test_network.py",
-    "tests/test_ops.py",
-    "tests/properties/test_ssa.py",
-    "tests/properties/test_iwsa.py",
-    "tests/properties/test_block.py",
-    "tests/properties/test_ops.py",
-    "tests/properties/test_network.py",
-    "tests/properties/test_inputs.py",
-    "tests/test_cost.py",
-    "tests/test_checkpoints_recognise.py",
-)
+ALWAYS = ("tests/test_bad_input.py", "tests/test_network.py", "tests/test_ops.py")
+TESTS = {
+    "ops": ("tests/properties/test_ops.py", "tests/properties/test_ssa.py"),
+    "attention": ("tests/properties/test_ssa.py", "tests/properties/test_iwsa.py", "tests/properties/test_inputs.py"),
+    "network": ("tests/properties/test_block.py", "tests/properties/test_inputs.py", "tests/properties/test_network.py"),
+    "parameters": ("tests/test_cost.py", "tests/test_checkpoints_recognise.py", "tests/properties/test_block.py"),
+    "config": ("tests/test_cost.py", "tests/test_checkpoints_recognise.py", "tests/test_cli_summary.py"),
+}
+"""What a mutant of each module meets after the conformance cases and `ALWAYS`."""
+
 SECONDS = 240
 """A mutant that runs longer is killed: it hangs."""
 
@@ -127,7 +124,7 @@ def _child(mutant: Mutant, folder: Path, send: Any) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    send.send(_conformance() or _suite())
+    send.send(_conformance() or _suite(mutant.module))
 
 
 def _conformance() -> str | None:
@@ -146,7 +143,7 @@ def _conformance() -> str | None:
     return None
 
 
-def _suite() -> str | None:
+def _suite(module: str) -> str | None:
     import pytest
 
     class First:
@@ -161,9 +158,8 @@ def _suite() -> str | None:
                 self.failed = self.failed or f"import of {report.nodeid}"
 
     first = First()
-    present = [test for test in TESTS if Path(test).exists()]
     options = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:doctest", "-o", "addopts="]
-    code = pytest.main([*options, *present], plugins=[first])
+    code = pytest.main([*options, *ALWAYS, *TESTS[module]], plugins=[first])
     return (first.failed or f"pytest exit {code}") if code else None
 
 
@@ -174,7 +170,7 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=Path("mutation.json"))
     arguments.add_argument("--jobs", type=int, default=2)
     options = arguments.parse_args()
-    os.environ |= {"OMP_NUM_THREADS": "1", "CI": "1"}
+    os.environ |= {"OMP_NUM_THREADS": "1", "HYPOTHESIS_PROFILE": "mutation"}
 
     import beartype  # noqa: F401  (loaded once, before forking)
     import einops  # noqa: F401

@@ -1,8 +1,7 @@
 """An independent oracle: the official network in plain `torch.nn`, on b n c tokens, its state dict the official one.
 
-It shares no code with the specification: views and permutes where that has einops, modules where that has functions, no native
-kernels, no checks. Of the package it takes the settings alone. At the end, what tests need of it: every module's output, and how
-far each may be off.
+Views and permutes where the specification has einops, modules where that has functions, and no code of it but the settings. At the
+end, what tests need: every module's output, and how far each may be off.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from scalablevit_ref.config import ScalableViTConfig
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    weights = torch.matmul(q, k.transpose(-2, -1)).mul(scale).softmax(dim=-1)
-    return torch.matmul(weights, v)
+    return torch.matmul(torch.matmul(q, k.transpose(-2, -1)).mul(scale).softmax(dim=-1), v)
 
 
 class SSA(nn.Module):
@@ -211,9 +209,8 @@ def amplification(model: nn.Module, *inputs: Any, draws: int = 3) -> dict[str, d
     hooks += [module.register_forward_hook(lambda module, args, y: shaken(y)) for module in leaves]
     for _ in range(draws):
         for name, y in taps(model, *inputs).items():
-            difference = y - exact[name]
             for measure, order in (("max", torch.inf), ("l2", 2)):
-                norms = [float(torch.linalg.vector_norm(t, order)) for t in (difference, exact[name])]
+                norms = [float(torch.linalg.vector_norm(t, order)) for t in (y - exact[name], exact[name])]
                 worst[measure][name] = max(worst[measure].get(name, 0.0), norms[0] / norms[1] / size if norms[1] else 0.0)
     for hook in hooks:
         hook.remove()
@@ -238,12 +235,11 @@ class Reference:
         """Every tap of `actual` against `expected`, the oracle's unless given, tokens in either shape.
 
         The tolerance is the one given, except at a tap that one rounding of each module moves by more than 4 eps: there it is
-        that many eps times tolerance / 4. The worst seen in 200 networks of 4 to 32 channels is 4 eps for each eps of movement.
+        that many eps times tolerance / 4. The worst seen in 100 drawn networks is 3.8 eps for each eps of movement.
         """
         expected = self.taps if expected is None else expected
         for name, y in actual.items():
-            dtype, found = y.dtype.name, y.reshape(expected[name].shape)
-            options = {"dtype": dtype, "measure": measure, "what": name}
+            found, options = y.reshape(expected[name].shape), {"dtype": y.dtype.name, "measure": measure, "what": name}
             try:
                 agree(found, expected[name], tolerance=tolerance, **options)
             except AssertionError:

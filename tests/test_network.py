@@ -140,21 +140,6 @@ def test_nothing_is_mutated_and_nothing_printed(backend: str, capsys: pytest.Cap
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("layout", ["strided", "reversed", "fortran"])
-def test_memory_layouts(layout: str) -> None:
-    """Views compute what copies compute."""
-    params = random_params(sv.parameter_shapes(DIGITS))
-    images = random_images((2, 1, 112, 112))
-    views = {
-        "strided": lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
-        "reversed": lambda x: np.flip(x, -1).copy()[..., ::-1],
-        "fortran": np.asfortranarray,
-    }
-    view = views[layout]
-    logits = sv.scalable_vit(view(images), {name: view(x) for name, x in params.items()}, DIGITS)
-    assert relative_l2(logits, sv.scalable_vit(images, params, DIGITS)) < 1e-14
-
-
 def test_scale_of_earlier_weights() -> None:
     """`head_dim` scales by d^-½: the same as `scaled` with q's weight and bias times √r_c."""
     config = sv.variant("digits", ssa_scale="head_dim")

@@ -39,7 +39,7 @@ def to_numpy(x: Any) -> np.ndarray:
     return np.from_dlpack(x)
 
 
-class EinopsBackend(AbstractBackend):  # type: ignore[misc]
+class EinopsBackend(AbstractBackend):
     """What einops needs to rearrange and reduce array-api-strict's arrays; einops finds it by itself among the subclasses."""
 
     framework_name = "array_api_strict"

@@ -1,5 +1,8 @@
 """The executable specification of ScalableViT (Yang et al., ECCV 2022) on NumPy and PyTorch arrays."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from scalablevit_ref.attention import iwsa, ssa
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.checkpoints import (
@@ -15,12 +18,16 @@ from scalablevit_ref.cost import cost
 from scalablevit_ref.network import block, mlp, patch_embed, peg, scalable_vit, stage_features, trace
 from scalablevit_ref.parameters import init_params, parameter_shapes
 
+if TYPE_CHECKING:
+    from scalablevit_ref import dialects
+
 __all__ = [
     "Checkpoint",
     "CheckpointError",
     "ScalableViTConfig",
     "block",
     "cost",
+    "dialects",
     "from_state_dict",
     "init_params",
     "iwsa",
@@ -39,3 +46,10 @@ __all__ = [
     "trace",
     "variant",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`dialects` is loaded when it is first asked for: few need the other published networks, and all would wait for them."""
+    if name == "dialects":
+        return import_module("scalablevit_ref.dialects")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

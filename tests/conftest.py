@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 import tests.typecheck  # noqa: F401  (the hook names it, but does not import it)
 
-SPECIFICATION = ["scalablevit_ref.ops", "scalablevit_ref.attention", "scalablevit_ref.network"]
+SPECIFICATION = ["scalablevit_ref.ops", "scalablevit_ref.attention", "scalablevit_ref.network", "scalablevit_ref.dialects"]
 
 with jaxtyping.install_import_hook(SPECIFICATION, "tests.typecheck.check"):
     import scalablevit_ref as sv

@@ -108,8 +108,9 @@ def test_a_map_smaller_than_a_tile() -> None:
     """vit_pytorch would have no keys left; SAME padding fills the tile."""
     config = vit_pytorch.Config(**OPTIONS | {"reduction_factor": 4, "window_size": None})
     params = sv.to_backend({name: np.ones(shape) for name, shape in vit_pytorch.parameter_shapes(config).items()}, "numpy")
-    with pytest.raises(ValueError, match=r"3 x 3 tokens in stage 0, less than one tile of reduction_factor\[0\] = 4"):
-        vit_pytorch.scalable_vit(images((1, 3, 12, 12)), params, config)
+    for size, tokens in [((12, 48), "3 x 12"), ((48, 12), "12 x 3")]:
+        with pytest.raises(ValueError, match=rf"{tokens} tokens in stage 0, less than one tile of reduction_factor\[0\] = 4"):
+            vit_pytorch.scalable_vit(images((1, 3, *size)), params, config)
     params = {name: np.ones(shape) for name, shape in flax_port.parameter_shapes(config).items()}
     assert flax_port.scalable_vit(images((1, 12, 12, 3)), params, config).shape == (1, 5)
 

@@ -29,10 +29,10 @@ def settings(draw: st.DrawFn) -> tuple[dict[str, Any], tuple[int, int]]:
     def some(numbers: Any) -> Any:
         return draw(numbers | st.tuples(*[numbers] * stages))
 
-    size = tuple(4 * 2 ** (stages - 1) * draw(st.integers(1, 3)) * 2 for _ in range(2))
+    size = tuple(4 * 2 ** (stages - 1) * draw(st.integers(1, 2)) * 2 for _ in range(2))
     options: dict[str, Any] = {
         "num_classes": draw(st.integers(1, 4)),
-        "dim": draw(st.integers(1, 6)),
+        "dim": draw(st.integers(4, 8)),
         "depth": draw(st.tuples(*[st.integers(1, 2)] * stages)),
         "heads": some(st.integers(1, 3)),
         "reduction_factor": some(st.integers(1, 2)),
@@ -82,12 +82,11 @@ def test_the_specification_is_what_the_peer_computes(
     assert set(trace) <= set(theirs) | {"logits"}
     for name, value in trace.items():
         expected = theirs["" if name == "logits" else name]
-        assert relative_l2(sv.to_numpy(value), expected) <= TOLERANCE, name
-        agree(value, expected, what=name, tolerance=1024)
+        agree(value, expected, what=name, measure="l2", tolerance=4096)  # 9e-13
 
 
 def test_the_order_slip_is_the_peer_s_own() -> None:
-    """Its modules run 0, 1, 2, 3, 4: with the last two entries of its list swapped, as their names say, it computes something else."""
+    """Its modules run 0, 1, 2, 3, 4; with its list's last two entries swapped, as their names say, it computes something else."""
     options: dict[str, Any] = {"num_classes": 3, "dim": 4, "depth": (2,), "heads": 2, "reduction_factor": 2, "window_size": 2}
     network, state, images = run(options, (16, 16))
     order = [name for name in hooked(network, images) if name.startswith("layers.0.0.layers.0.") and name.count(".") == 5]

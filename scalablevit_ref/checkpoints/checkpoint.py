@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from scalablevit_ref.checkpoints.errors import CheckpointError
 from scalablevit_ref.checkpoints.inference import exact_variant, resolve_config
 from scalablevit_ref.checkpoints.layouts import check_layout, from_canonical, to_canonical
 from scalablevit_ref.checkpoints.recognise import Found, find_state, is_plain, tell_layout
-from scalablevit_ref.checkpoints.stored import StoredTensor
+from scalablevit_ref.checkpoints.stored import Tensor, blocks, is_finite, is_lazy, values
 from scalablevit_ref.checks import FLOATS, parameter_problems
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.parameters import parameter_shapes
@@ -48,7 +49,7 @@ def from_state_dict(
 ) -> Checkpoint:
     """A state dict of any array library, bare or wrapped (a whole training checkpoint), as official parameters, copied to NumPy.
 
-    layout: "official" or "mmdet"; None tells it from the names.
+    layout: "official", "mmdet", "split" or "channels_last"; None tells it from the names.
     variant, config: what the weights are of; with neither it is told from `args.model` or from the shapes.
 
     Raises CheckpointError with all problems in one report.
@@ -57,7 +58,7 @@ def from_state_dict(
     >>> from_state_dict(init_params(variant("digits"))).metadata["variant"]
     'digits'
     """
-    return _checkpoint(find_state(state), layout=layout, variant=variant, config=config)
+    return _read(opened_from(find_state(state), layout=layout, variant=variant, config=config))
 
 
 def to_state_dict(params: Mapping[str, Any], config: ScalableViTConfig, *, layout: str = "official") -> dict[str, np.ndarray]:
@@ -71,7 +72,7 @@ def to_state_dict(params: Mapping[str, Any], config: ScalableViTConfig, *, layou
     if problems:
         raise CheckpointError("parameters do not fit: " + "; ".join(problems))
     _dtype(params)
-    return from_canonical({name: backend(x).to_numpy(x) for name, x in params.items()}, config, layout)
+    return from_canonical({name: x if is_lazy(x) else backend(x).to_numpy(x) for name, x in params.items()}, config, layout)
 
 
 def load_checkpoint(
@@ -83,7 +84,7 @@ def load_checkpoint(
     use_ema: bool = True,
     allow_nonfinite: bool = False,
 ) -> Checkpoint:
-    """Read a `.pth` (without torch, executing nothing), `.safetensors` or `.npz` file; told by its content, not by its name.
+    """Read a `.pth` (without torch, executing nothing), `.safetensors`, `.npz` or Flax `.msgpack` file; told by its content.
 
     variant, layout, config: as in `from_state_dict`; None tells them from the file.
     use_ema: prefer an EMA's weights where the file holds both; False takes the others.
@@ -91,17 +92,40 @@ def load_checkpoint(
 
     Raises CheckpointError, naming the file, for anything but a checkpoint whose weights fit; FileNotFoundError.
     """
+    with open_checkpoint(path, variant=variant, layout=layout, config=config, use_ema=use_ema) as opened:
+        checkpoint = _read(opened)
+        if not allow_nonfinite:
+            _check_finite(checkpoint.params)
+    return checkpoint
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A checkpoint whose tensors still lie in its file: as `Checkpoint`, the parameters with `shape`, `dtype` and `read()`."""
+
+    params: dict[str, Tensor]
+    config: ScalableViTConfig
+    metadata: dict[str, Any]
+
+
+@contextmanager
+def open_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    variant: str | None = None,
+    layout: str | None = None,
+    config: ScalableViTConfig | None = None,
+    use_ema: bool = True,
+) -> Iterator[Opened]:
+    """`load_checkpoint` that reads no weights yet: each is read when it is asked for, while the file is open."""
     from scalablevit_ref.checkpoints.files import open_file
 
     try:
         with open_file(Path(path)) as (tree, notes, kind):
             found = find_state(tree, use_ema=use_ema, notes=notes)
-            checkpoint = _checkpoint(found, layout=layout, variant=variant, config=config, format=kind)
-        if not allow_nonfinite:
-            _check_finite(checkpoint.params)
+            yield opened_from(found, layout=layout, variant=variant, config=config, format=kind)
     except CheckpointError as error:
-        raise error.in_file(path) from error.__cause__
-    return checkpoint
+        raise (error.in_file(path) if error.file is None else error) from error.__cause__
 
 
 def save_checkpoint(
@@ -113,34 +137,50 @@ def save_checkpoint(
     metadata: Mapping[str, Any] | None = None,
     force: bool = False,
     allow_nonfinite: bool = False,
+    config_json: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write parameters with their configuration as `.pth` (needs torch), `.safetensors` or `.npz`, told from the suffix.
+    """Write parameters with their configuration as `.pth` (needs torch), `.safetensors`, `.npz` or Flax `.msgpack`, by the suffix.
 
+    params: arrays, or the tensors of an `open_checkpoint`, which but for `.pth` are then read and written one at a time.
     metadata: plain values to keep beside the weights; those that reading tells by itself (`layout`, …) are left out.
     force: overwrite an existing file. allow_nonfinite: let NaN and infinite weights pass.
+    config_json: write a `config.json` beside it, as timm and the Hugging Face hub have it (`hub_config`).
+    progress: told the bytes of each tensor that is written.
 
     The file appears whole or not at all. Raises FileExistsError, and CheckpointError for parameters that do not fit, an unknown
     suffix, a layout in which the network does not exist, metadata that is not plain, or bfloat16 in an npz.
     """
-    from scalablevit_ref.checkpoints.writing import write_file
+    from scalablevit_ref.checkpoints.writing import Contents, write_file
 
     path = Path(path)
     try:
         state = to_state_dict(params, config, layout=layout)
         if not allow_nonfinite:
-            _check_finite(state)
+            _check_finite({name: x for name, x in state.items() if not is_lazy(x)})
         beside = {name: value for name, value in (metadata or {}).items() if name not in _TOLD}
         for name, value in beside.items():
             if not isinstance(name, str) or not is_plain(value):
                 raise CheckpointError("metadata must be plain values under names", key=str(name), found=type(value).__name__)
-        write_file(path, state, config, layout=layout, metadata=json.loads(json.dumps(beside)), force=force)
+
+        def read(name: str) -> Iterator[np.ndarray]:
+            for block in blocks(state[name]):
+                if is_lazy(state[name]) and not allow_nonfinite:
+                    _check_finite({name: block})
+                yield block
+                if progress is not None:
+                    progress(block.nbytes)
+
+        contents = Contents(state, config, layout, json.loads(json.dumps(beside)), read)
+        write_file(path, contents, force=force, config_json=config_json)
     except CheckpointError as error:
-        raise error.in_file(path) from error.__cause__
+        raise (error.in_file(path) if error.file is None else error) from error.__cause__
 
 
-def _checkpoint(
+def opened_from(
     found: Found, *, layout: str | None, variant: str | None, config: ScalableViTConfig | None, format: str | None = None
-) -> Checkpoint:
+) -> Opened:
+    """What a state dict is of, its tensors as they come."""
     if layout is None:
         layout = tell_layout(list(found.state))
     check_layout(layout)
@@ -155,9 +195,13 @@ def _checkpoint(
         "ignored": found.ignored,
         "dtype": _dtype(found.state),
     }
-    arrays = {name: x.read() if isinstance(x, StoredTensor) else to_numpy(x) for name, x in found.state.items()}
-    params = {name: np.asarray(x, order="C") for name, x in to_canonical(arrays, resolved.config, layout).items()}
-    return Checkpoint(params, resolved.config, found.beside | told | ({"format": format} if format else {}))
+    tensors = {name: x if is_lazy(x) else to_numpy(x) for name, x in found.state.items()}
+    params = to_canonical(tensors, resolved.config, layout)
+    return Opened(params, resolved.config, found.beside | told | ({"format": format} if format else {}))
+
+
+def _read(opened: Opened) -> Checkpoint:
+    return Checkpoint({name: values(x) for name, x in opened.params.items()}, opened.config, opened.metadata)
 
 
 def _dtype(state: Mapping[str, Any]) -> str:
@@ -174,7 +218,7 @@ def _dtype(state: Mapping[str, Any]) -> str:
 
 
 def _check_finite(state: Mapping[str, np.ndarray]) -> None:
-    names = [name for name, x in state.items() if not np.isfinite(x).all()]
+    names = [name for name, x in state.items() if not is_finite(np.asarray(x, order="C"))]
     if names:
         some = ", ".join(names[:8]) + (f", … and {len(names) - 8} more" if len(names) > 8 else "")
         raise CheckpointError(f"NaN or infinite weights ({len(names)} parameters): {some}; allow_nonfinite lets them pass")

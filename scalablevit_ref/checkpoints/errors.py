@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import reprlib
 from os import PathLike
 from typing import Any
+
+_LONGEST = 300
+"""Characters of a key or a found value that an error repeats; they come from a file that may be hostile."""
 
 
 class CheckpointError(ValueError):
@@ -27,11 +31,12 @@ class CheckpointError(ValueError):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        line = ": ".join(part for part in (self.file, self.key, self.problem) if part)
+        key = None if self.key is None else _short(self.key)
+        line = ": ".join(part for part in (self.file, key, _printable(self.problem)) if part)
         if self.expected is not None:
-            line += f"; expected {self.expected}"
+            line += f"; expected {_short(str(self.expected))}"
         if self.found is not None:
-            line += f"{',' if self.expected is not None else ';'} found {self.found}"
+            line += f"{',' if self.expected is not None else ';'} found {_short(str(self.found))}"
         return line
 
     def in_file(self, path: str | PathLike[str]) -> CheckpointError:
@@ -40,3 +45,26 @@ class CheckpointError(ValueError):
         error.file = str(path)
         error.args = (str(error),)
         return error
+
+
+def brief(value: Any) -> str:
+    """`repr` of bounded length and effort, whatever a file made of the value (nested containers, numbers of many digits)."""
+    return _BRIEF.repr(value)
+
+
+class _Brief(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() < 128 else f"a number of {x.bit_length()} bits"
+
+
+_BRIEF = _Brief()
+_BRIEF.maxlevel = 2
+
+
+def _short(text: str) -> str:
+    return _printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+
+
+def _printable(text: str) -> str:
+    """Without line breaks and a terminal's control characters."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

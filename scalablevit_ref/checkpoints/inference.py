@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from scalablevit_ref.checkpoints.errors import CheckpointError
-from scalablevit_ref.checkpoints.layouts import layout_shapes
+from scalablevit_ref.checkpoints.layouts import layout_shapes, official_shape
 from scalablevit_ref.checkpoints.recognise import Found
 from scalablevit_ref.checks import parameter_problems
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
@@ -16,7 +16,8 @@ from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
 OFFICIAL_MODEL = "scalable_vit_"
 """Before a variant's name, the name of its model in the authors' training script (`args.model`)."""
 
-_UNSEEN = "num_heads, window_sizes, norm_eps, ssa_scale and, where s = 1, c_ratios show in no shape"
+UNSEEN = "num_heads, window_sizes, norm_eps, ssa_scale and, where s = 1, c_ratios show in no shape"
+"""What a file's shapes leave open, to be told by a variant or a config."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ def _variant(name: str) -> ScalableViTConfig:
 
 
 def _fitting(state: Mapping[str, Any], config: ScalableViTConfig, layout: str, source: str) -> ScalableViTConfig:
+    if config.num_stages + sum(config.depths) > len(state):  # a file may claim a depth that takes for ever to list
+        raise CheckpointError(
+            f"weights do not fit {source}: it has more blocks than there are arrays", found=f"{len(state)} arrays"
+        )
     problems = parameter_problems(state, layout_shapes(config, layout))
     if problems:
         raise CheckpointError(f"weights do not fit {source}: " + "; ".join(problems))
@@ -75,7 +80,7 @@ def _fitting(state: Mapping[str, Any], config: ScalableViTConfig, layout: str, s
 
 
 def _by_shapes(state: Mapping[str, Any], layout: str) -> ScalableViTConfig:
-    head = _head(state)[0]
+    head = adapted(variant(VARIANTS[0]), state).head
     configs = {name: adapted(variant(name), state) for name in VARIANTS if head == "none" or variant(name).head == head}
     wrong: dict[str, list[str]] = {}
     for name, config in configs.items():
@@ -84,7 +89,7 @@ def _by_shapes(state: Mapping[str, Any], layout: str) -> ScalableViTConfig:
     fitting = [name for name, names in wrong.items() if not names]
     if len(fitting) == 1:
         return configs[fitting[0]]
-    choices = f"{_UNSEEN}: give variant ({', '.join(VARIANTS)}) or config"
+    choices = f"{UNSEEN}: give variant ({', '.join(VARIANTS)}) or config"
     if fitting:
         raise CheckpointError(f"the shapes fit {' and '.join(fitting)} alike; {choices}")
     if not wrong:
@@ -101,31 +106,38 @@ def _wrong_names(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 
 def adapted(config: ScalableViTConfig, state: Mapping[str, Any]) -> ScalableViTConfig:
     """The config with what fine-tuning changes taken from the shapes: num_classes, head, in_chans, qkv_bias and SSA's version."""
-    head, num_classes = _head(state)
-    stem = tuple(state["patch_embeds.0.proj.weight"].shape) if "patch_embeds.0.proj.weight" in state else ()
+    shapes = dict(official_shape(name, tuple(x.shape)) for name, x in state.items())
+    head, num_classes = _head(shapes)
+    stem = shapes.get("patch_embeds.0.proj.weight", ())
     in_chans = stem[1] if len(stem) == 4 and stem[1] > 0 else config.in_chans
-    has_qkv = any(name.endswith(".attn.qkv.weight") for name in state)
-    qkv_bias = any(name.endswith(".attn.qkv.bias") for name in state) if has_qkv else config.qkv_bias
-    values = config.ssa_values
-    if any(
-        name.removesuffix("reduction.0.weight") + "kv.weight" in state
-        for name in state
-        if name.endswith(".attn.reduction.0.weight")
-    ):
-        values = "scaled"
-    elif any(name.endswith(".attn.k.weight") for name in state):
-        values = "unscaled"
+    weights = [name for name in shapes if name.endswith((".attn.qkv.weight", ".attn.q.weight"))]
+    qkv_bias = any(f"{name.removesuffix('weight')}bias" in shapes for name in weights) if weights else config.qkv_bias
+    votes = {
+        _ssa_values(shapes, name.removesuffix("reduction.0.weight")) for name in shapes if name.endswith(".reduction.0.weight")
+    }
+    values: Any = next((vote for vote in ("scaled", "unscaled") if vote in votes), config.ssa_values)
     return replace(config, head=head, num_classes=num_classes, in_chans=in_chans, qkv_bias=qkv_bias, ssa_values=values)
 
 
-def _head(state: Mapping[str, Any]) -> tuple[Any, int]:
-    """The kind of head and its number of classes, of names that are the same in every layout."""
-    mlp = any(name.startswith(("head.0.", "head.1.", "head.3.")) for name in state)
+def _ssa_values(shapes: Mapping[str, tuple[int, ...]], attention: str) -> str | None:
+    """The version of one SSA, or None: split q, k and v look the same in both where c' = c, and then compute the same."""
+    if f"{attention}kv.weight" in shapes:
+        return "scaled"
+    k, v = (shapes.get(f"{attention}{part}.weight", ()) for part in "kv")
+    if any(name.endswith(".attn.qkv.weight") for name in shapes) and k:
+        return "unscaled"
+    c = shapes[f"{attention}reduction.0.weight"][:1]
+    return None if not k or k[:1] == c else "scaled" if v[:1] == k[:1] else "unscaled"
+
+
+def _head(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Any, int]:
+    """The kind of head and its number of classes."""
+    mlp = any(name.startswith(("head.0.", "head.1.", "head.3.")) for name in shapes)
     kind, last = ("mlp", "head.3") if mlp else ("linear", "head")
-    shapes = [tuple(state[name].shape) for name in (f"{last}.weight", f"{last}.bias") if name in state]
-    if not mlp and not shapes:
+    found = [shapes[name] for name in (f"{last}.weight", f"{last}.bias") if name in shapes]
+    if not mlp and not found:
         return "none", 0
-    return kind, shapes[0][0] if shapes and shapes[0] else 0
+    return kind, found[0][0] if found and found[0] else 0
 
 
 def exact_variant(config: ScalableViTConfig) -> str | None:

@@ -6,6 +6,7 @@ bijection on the config's names. Names are compared component by component; noth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -13,14 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.checkpoints.errors import CheckpointError
+from scalablevit_ref.checkpoints.errors import CheckpointError, brief
+from scalablevit_ref.checkpoints.stored import LazyTensor, is_lazy, values
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.parameters import Shapes, parameter_shapes
 
-LAYOUTS = ("official", "mmdet")
+LAYOUTS = ("official", "mmdet", "split", "channels_last")
 """Names that `layout_table` knows."""
 
 _MMDET = {"stages": "blocks", "lim_func": "lepe_func"}
+
+
+_MOST_ELEMENTS = 1 << 56
+"""Elements of a parameter beyond which NumPy cannot even speak of it."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,25 @@ class Operation:
 
 
 IDENTITY = Operation("identity", lambda arrays: arrays, lambda arrays: arrays)
+
+
+def transpose(*axes: int) -> Operation:
+    """One array, its axes permuted."""
+    back = tuple(int(axis) for axis in np.argsort(axes))
+    return Operation(
+        f"transpose{axes}", lambda arrays: [np.transpose(arrays[0], axes)], lambda arrays: [np.transpose(arrays[0], back)]
+    )
+
+
+def concatenate(parts: int) -> Operation:
+    """Arrays of equal shape, one after the other along the first axis."""
+    return Operation(
+        f"concatenate({parts})", lambda arrays: [np.concatenate(arrays)], lambda arrays: list(np.split(arrays[0], parts))
+    )
+
+
+_KERNELS = {2: transpose(1, 0), 4: transpose(3, 2, 0, 1)}
+"""By the number of axes: (in, out) to (out, in) for a Linear, (h, w, in / groups, out) to (out, in / groups, h, w)."""
 
 
 @dataclass(frozen=True)
@@ -49,31 +74,58 @@ def layout_table(config: ScalableViTConfig, layout: str) -> tuple[Move, ...]:
 
     "official": the identity.
     "mmdet": the authors' detection backbone, with `blocks.k.i` for `stages.k.i` and `lepe_func` for `lim_func`.
+    "split": `attn.q`, `attn.k` and `attn.v`, each a Linear of its own, for IWSA's `attn.qkv` and SSA's `attn.kv`.
+    "channels_last": the kernels of Flax, Keras and JAX users. A Linear's or convolution's `kernel` is (in, out) or
+        (h, w, in / groups, out); a LayerNorm's gain is `scale`; `bias` is `bias`.
 
     Raises CheckpointError for an unknown layout, or one in which the config's network does not exist.
 
     >>> from scalablevit_ref import variant
     >>> layout_table(variant("mmdet_small"), "mmdet")[32]
     Move(sources=('blocks.0.0.norm1.weight',), targets=('stages.0.0.norm1.weight',), operation=...
+    >>> layout_table(variant("small"), "split")[26].sources
+    ('stages.0.0.attn.q.weight', 'stages.0.0.attn.k.weight', 'stages.0.0.attn.v.weight')
     """
     check_layout(layout)
-    names = tuple(parameter_shapes(config))
-    if layout == "official":
-        table = tuple(Move((name,), (name,)) for name in names)
-    else:
-        if not config.stage_norms or config.head != "none":
-            raise CheckpointError(
-                "layout 'mmdet' is the detection backbone's, which ends each stage in norm_list.k and has neither norm nor head",
-                expected="a config with stage_norms=True and head='none'",
-                found=f"stage_norms={config.stage_norms}, head={config.head!r}",
-            )
-        table = tuple(Move((_mmdet_name(name),), (name,)) for name in names)
-    check_bijection(table, names)
+    if layout == "mmdet" and (not config.stage_norms or config.head != "none"):
+        raise CheckpointError(
+            "layout 'mmdet' is the detection backbone's, which ends each stage in norm_list.k and has neither norm nor head",
+            expected="a config with stage_norms=True and head='none'",
+            found=f"stage_norms={config.stage_norms}, head={config.head!r}",
+        )
+    shapes = parameter_shapes(config)
+    table = tuple(_MOVES[layout](name, shape) for name, shape in shapes.items())
+    check_bijection(table, tuple(shapes))
     return table
 
 
-def _mmdet_name(name: str) -> str:
-    return ".".join(_MMDET.get(part, part) for part in name.split("."))
+def _mmdet(name: str, shape: tuple[int, ...]) -> Move:
+    return Move((".".join(_MMDET.get(part, part) for part in name.split(".")),), (name,))
+
+
+def _split(name: str, shape: tuple[int, ...]) -> Move:
+    module, _, leaf = name.rpartition(".")
+    attention, _, fused = module.rpartition(".")
+    if fused not in ("qkv", "kv"):
+        return Move((name,), (name,))
+    return Move(tuple(f"{attention}.{part}.{leaf}" for part in fused), (name,), concatenate(len(fused)))
+
+
+def _channels_last(name: str, shape: tuple[int, ...]) -> Move:
+    module, _, leaf = name.rpartition(".")
+    if leaf == "bias":
+        return Move((name,), (name,))
+    if len(shape) == 1:
+        return Move((f"{module}.scale",), (name,))
+    return Move((f"{module}.kernel",), (name,), _KERNELS[len(shape)])
+
+
+_MOVES: dict[str, Callable[[str, tuple[int, ...]], Move]] = {
+    "official": lambda name, shape: Move((name,), (name,)),
+    "mmdet": _mmdet,
+    "split": _split,
+    "channels_last": _channels_last,
+}
 
 
 def check_layout(layout: str) -> None:
@@ -93,21 +145,62 @@ def check_bijection(table: tuple[Move, ...], names: tuple[str, ...]) -> None:
 def layout_shapes(config: ScalableViTConfig, layout: str) -> Shapes:
     """Name and shape of every parameter in a layout, in its own state-dict order."""
     nothing = np.empty(())
-    arrays = {name: np.broadcast_to(nothing, shape) for name, shape in parameter_shapes(config).items()}
-    return {name: tuple(array.shape) for name, array in from_canonical(arrays, config, layout).items()}
+    shapes = parameter_shapes(config)
+    for name, shape in shapes.items():
+        if math.prod(shape) > _MOST_ELEMENTS:
+            raise CheckpointError("a parameter larger than any", key=name, found=brief(shape))
+    found: Shapes = {}
+    for move in layout_table(config, layout):
+        arrays = move.operation.inverse([np.broadcast_to(nothing, shapes[name]) for name in move.targets])
+        found |= {name: tuple(array.shape) for name, array in zip(move.sources, arrays, strict=True)}
+    return found
+
+
+def official_shape(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """The official name and shape of one array whose name and shape are channels-last's; others stay as they are."""
+    module, _, leaf = name.rpartition(".")
+    if leaf == "kernel" and len(shape) in _KERNELS:
+        return f"{module}.weight", (shape[-1], shape[-2], *shape[:-2])
+    return (f"{module}.weight" if leaf == "scale" else name), shape
 
 
 def to_canonical(state: Mapping[str, Any], config: ScalableViTConfig, layout: str) -> dict[str, Any]:
-    """A layout's arrays under the official names and in the official order. `state` holds all names of the layout."""
+    """A layout's arrays under the official names and in the official order. `state` holds all names of the layout.
+
+    Tensors that are still in their file stay there: what is made of them is made when it is read.
+    """
+    shapes = parameter_shapes(config)
     arrays: dict[str, Any] = {}
     for move in layout_table(config, layout):
-        arrays |= zip(move.targets, move.operation.forward([state[name] for name in move.sources]), strict=True)
-    return {name: arrays[name] for name in parameter_shapes(config)}
+        arrays |= _moved(state, move.sources, move.targets, move.operation.forward, shapes)
+    return {name: arrays[name] for name in shapes}
 
 
 def from_canonical(params: Mapping[str, Any], config: ScalableViTConfig, layout: str) -> dict[str, Any]:
     """The inverse of `to_canonical`, in the layout's own state-dict order."""
+    shapes = layout_shapes(config, layout)
     arrays: dict[str, Any] = {}
     for move in layout_table(config, layout):
-        arrays |= zip(move.sources, move.operation.inverse([params[name] for name in move.targets]), strict=True)
+        arrays |= _moved(params, move.targets, move.sources, move.operation.inverse, shapes)
     return arrays
+
+
+def _moved(
+    state: Mapping[str, Any],
+    sources: tuple[str, ...],
+    targets: tuple[str, ...],
+    operate: Callable[[list[Any]], list[Any]],
+    shapes: Shapes,
+) -> dict[str, Any]:
+    inputs = [state[name] for name in sources]
+    if not any(is_lazy(x) for x in inputs) or operate in (IDENTITY.forward, IDENTITY.inverse):
+        return dict(zip(targets, operate(inputs), strict=True))
+    made: dict[str, np.ndarray] = {}
+
+    def read(name: str) -> np.ndarray:
+        """The other results are kept until they are asked for, so that a file's tensors are read once."""
+        if name not in made:
+            made.update(zip(targets, operate([values(x) for x in inputs]), strict=True))
+        return made.pop(name)
+
+    return {name: LazyTensor(shapes[name], inputs[0].dtype, lambda name=name: read(name)) for name in targets}  # type: ignore[misc]

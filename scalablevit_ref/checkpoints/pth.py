@@ -7,55 +7,16 @@ import struct
 import zipfile
 from typing import Any, BinaryIO
 
-from scalablevit_ref.checkpoints.errors import CheckpointError
+from scalablevit_ref.checkpoints.archive import record_extent
+from scalablevit_ref.checkpoints.errors import CheckpointError, brief
+from scalablevit_ref.checkpoints.opcodes import MOST_BYTES, next_pickle
 from scalablevit_ref.checkpoints.stored import Extent
-from scalablevit_ref.checkpoints.unpickle import load_pickle, next_pickle
+from scalablevit_ref.checkpoints.unpickle import load_pickle
 
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """torch.save's magic number, 0x1950a86a20f9469cfc6c, as the end of a pickle: the file's first."""
 
 _PROTOCOL = 1001
-_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
-
-
-def zip_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
-    """A zip archive's records by name. Raises CheckpointError for a damaged archive, duplicate names and encryption."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            infos = archive.infolist()
-    except (zipfile.BadZipFile, EOFError, ValueError, OverflowError, NotImplementedError, struct.error) as error:
-        raise CheckpointError(f"truncated or damaged zip archive ({error})") from error
-    records: dict[str, zipfile.ZipInfo] = {}
-    for info in infos:
-        if info.filename in records:
-            raise CheckpointError("two zip records of one name", key=info.filename)
-        if info.header_offset < 0:
-            raise CheckpointError("damaged zip archive: a record before the file's start", key=info.filename)
-        if info.flag_bits & 1:
-            raise CheckpointError("encrypted zip record", key=info.filename)
-        records[info.filename] = info
-    return records
-
-
-def record_extent(file: BinaryIO, info: zipfile.ZipInfo) -> Extent:
-    """Where a record's bytes lie; it must be stored, not compressed, and whole.
-
-    A CRC-32 of 0 means none: torch writes that where `set_crc32_options(False)` is in force.
-    """
-    name = info.filename
-    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-        raise CheckpointError("compressed zip record", key=name, expected="stored records only")
-    file.seek(info.header_offset)
-    header = file.read(_LOCAL_HEADER.size)
-    if len(header) != _LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
-        raise CheckpointError("damaged zip archive: no record where its directory says", key=name)
-    *_, name_size, extra_size = _LOCAL_HEADER.unpack(header)
-    if file.read(name_size) != info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437"):
-        raise CheckpointError("damaged zip archive: record and directory name it differently", key=name)
-    start = info.header_offset + _LOCAL_HEADER.size + name_size + extra_size
-    if start + info.file_size > file.seek(0, io.SEEK_END):
-        raise CheckpointError("zip record reaches beyond the file", key=name, found=f"{info.file_size} bytes at {start}")
-    return Extent(file, start, info.file_size, name=name, crc=info.CRC or None)
 
 
 def read_zip(file: BinaryIO, records: dict[str, zipfile.ZipInfo], limit: int) -> Any:
@@ -89,6 +50,8 @@ def is_pickle_record(name: str) -> bool:
 
 
 def _bytes(extent: Extent) -> bytes:
+    if extent.size > MOST_BYTES:
+        raise CheckpointError("zip record is larger than a checkpoint's", key=extent.name, found=f"{extent.size} bytes")
     return extent.read(0, extent.size).tobytes()
 
 
@@ -114,7 +77,7 @@ def read_legacy(file: BinaryIO, limit: int) -> Any:
     protocol = load_pickle(next_pickle(file), no_storage, limit)
     system = load_pickle(next_pickle(file), no_storage, limit)
     if type(protocol) is not int or protocol != _PROTOCOL:
-        raise CheckpointError("legacy torch file of an unknown protocol", expected=_PROTOCOL, found=repr(protocol))
+        raise CheckpointError("legacy torch file of an unknown protocol", expected=_PROTOCOL, found=brief(protocol))
     if type(system) is not dict or system.get("little_endian") is not True:
         raise CheckpointError("legacy torch file from a machine of another byte order", expected="little_endian")
     tree = load_pickle(next_pickle(file), storage, limit)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scalablevit_ref.checkpoints.errors import CheckpointError
+from scalablevit_ref.checkpoints.errors import CheckpointError, brief
 
 EMA_WRAPPERS = ("model_ema", "state_dict_ema")
 WRAPPERS = ("model", "state_dict")
-PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
-"""Put before all names by DistributedDataParallel, torch.compile, and modules that hold the network."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "params.")
+"""Put before all names by DistributedDataParallel, torch.compile, modules that hold the network, and Flax."""
+
+_MOST_PREFIXES = 8
+_MOST_PLAIN = 100_000
 
 TRAINING_STATE = ("optimizer", "lr_scheduler", "scaler", "args", "meta", "scalablevit_ref")
 """Entries beside the weights that are not metadata of theirs."""
@@ -39,11 +42,15 @@ def find_state(tree: Any, *, use_ema: bool = True, notes: Mapping[str, Any] | No
     """
     if not isinstance(tree, Mapping):
         raise CheckpointError("no state dict", expected="a mapping of names to arrays", found=type(tree).__name__)
+    if _is_flax_tree(tree):
+        from scalablevit_ref.dialects import flax_port  # nothing else here needs it
+
+        tree = flax_port.flatten(tree)
     wrapper = _wrapper(tree, use_ema)
     state = tree if wrapper is None else tree[wrapper]
     for name, value in state.items():
         if not isinstance(name, str):
-            raise CheckpointError("names must be strings", found=repr(name))
+            raise CheckpointError("names must be strings", found=brief(name))
         if not is_array(value):
             raise CheckpointError("not an array", key=name, found=type(value).__name__)
     names, prefixes, ignored = _strip(list(state))
@@ -81,7 +88,7 @@ def _wrapper(tree: Mapping[Any, Any], use_ema: bool) -> str | None:
         )
     if any(is_array(value) for value in tree.values()):
         return None
-    keys = ", ".join(repr(key) for key in list(tree)[:8])
+    keys = ", ".join(brief(key) for key in list(tree)[:8])
     raise CheckpointError(
         "no state dict",
         expected=f"arrays, or a mapping of them under {', '.join((*WRAPPERS, *EMA_WRAPPERS))}",
@@ -97,14 +104,15 @@ def _strip(names: list[str]) -> tuple[dict[str, str], list[str], list[str]]:
     short = {name: name for name in names}
     prefixes: list[str] = []
     ignored: list[str] = []
-    while True:
+    while len(prefixes) < _MOST_PREFIXES:
         heads = [p for p in PREFIXES if any(name.startswith(p) for name in short.values())]
         prefix = next((p for p in heads if p == "backbone." or _all_but_counter(short, p)), None)
         if prefix is None:
-            return short, prefixes, ignored
+            break
         prefixes.append(prefix)
         ignored += sorted({name.partition(".")[0] for name in short.values() if not name.startswith(prefix)})
         short = {full: name.removeprefix(prefix) for full, name in short.items() if name.startswith(prefix)}
+    return short, prefixes, ignored
 
 
 def _all_but_counter(short: dict[str, str], prefix: str) -> bool:
@@ -117,16 +125,15 @@ def tell_layout(names: list[str]) -> str:
     if any("lepe_func" in part or name.startswith("blocks.") for name, part in zip(names, parts, strict=True)):
         return "mmdet"
     if any(name.startswith("stages.") for name in names):
-        return "official"
-    port = None
-    if any({"layers", "to_q"} <= part for part in parts):
-        port = "vit_pytorch's"
-    elif any("ScalableSelfAttention_0" in part for part in parts):
-        port = "the Flax port's"
+        if any(name.endswith(".kernel") for name in names):
+            return "channels_last"
+        return "split" if "stages.0.0.attn.q.weight" in names else "official"  # block 0 is IWSA, whose q, k, v are one there
+    port = tell_port(names)
     if port is not None:
         raise CheckpointError(
-            f"these are {port} weights, of another network than the official one (order of the layers, LayerNorm and GELU in the "
-            "reduction, head), into which they cannot be converted"
+            f"these are {port}'s weights, of another network than the official one (its layers run SSA, MLP, MLP, IWSA; its "
+            "reduction is dense, without LayerNorm and GELU; its LIM is dense; its head is another), into which they cannot be "
+            "converted; scalablevit_ref.dialects runs them"
         )
     raise CheckpointError(
         "names of no known layout",
@@ -135,16 +142,40 @@ def tell_layout(names: list[str]) -> str:
     )
 
 
+def tell_port(names: Iterable[str]) -> str | None:
+    """The community port whose names these are: "vit_pytorch", "the Flax port" (names joined by dots or slashes) or None."""
+    parts = [set(name.replace("/", ".").split(".")) for name in names]
+    if any({"layers", "to_q"} <= part for part in parts):
+        return "vit_pytorch"
+    return "the Flax port" if any("ScalableSelfAttention_0" in part for part in parts) else None
+
+
+def _is_flax_tree(tree: Mapping[Any, Any]) -> bool:
+    """Whether it is the Flax port's, as dicts of dicts."""
+    modules = tree.get("params", tree)
+    return isinstance(modules, Mapping) and any(
+        isinstance(module, Mapping) and "ScalableSelfAttention_0" in module for module in modules.values()
+    )
+
+
 def is_array(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def is_plain(value: Any, depth: int = 6) -> bool:
-    """Whether JSON can hold it (tuples count as lists)."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return True
-    if not depth:
-        return False
-    if isinstance(value, list | tuple):
-        return all(is_plain(item, depth - 1) for item in value)
-    return isinstance(value, dict) and all(isinstance(key, str) and is_plain(item, depth - 1) for key, item in value.items())
+    """Whether JSON can hold it (tuples count as lists), in no more than 100,000 parts, each as often as it is reached."""
+    left = _MOST_PLAIN
+    level = [value]
+    for _ in range(depth + 1):
+        left -= len(level)
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, list | tuple | dict):
+                left -= len(item)
+                if left < 0 or (isinstance(item, dict) and not all(isinstance(key, str) for key in item)):
+                    return False
+                below += item.values() if isinstance(item, dict) else item
+            elif not (item is None or isinstance(item, bool | int | float | str)):
+                return False
+        level = below
+    return not level

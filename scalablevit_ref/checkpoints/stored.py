@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from scalablevit_ref.checkpoints.errors import CheckpointError
+from scalablevit_ref.backends import backend
+from scalablevit_ref.checkpoints.errors import CheckpointError, brief
 
 MOST_AXES = 64
 """NumPy's and torch's limit."""
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
+"""Bytes read in one go; few enough that they are still in the cache when they are looked at and written."""
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -29,35 +32,65 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 class Extent:
     """A run of bytes in a file. Where it starts may be learned later than what lies in it (torch's legacy format).
 
-    name: says in errors which run it is. crc: its CRC-32 if known, checked when it is first read from.
+    name: says in errors which run it is. crc: its CRC-32 if known, checked when it is first read from; `before` is the CRC-32 of
+    what else that counts before the run.
     """
 
-    __slots__ = ("crc", "file", "name", "size", "start")
+    __slots__ = ("before", "crc", "file", "name", "size", "start")
 
-    def __init__(self, file: BinaryIO, start: int | None, size: int, *, name: str | None = None, crc: int | None = None) -> None:
-        self.file, self.start, self.size, self.name, self.crc = file, start, size, name, crc
+    def __init__(
+        self, file: BinaryIO, start: int | None, size: int, *, name: str | None = None, crc: int | None = None, before: int = 0
+    ) -> None:
+        self.file, self.start, self.size, self.name, self.crc, self.before = file, start, size, name, crc, before
 
     def read(self, begin: int, size: int) -> np.ndarray:
         """Bytes `begin` to `begin + size` as uint8."""
         if self.start is None:
             raise CheckpointError("the file names a storage that it does not hold", key=self.name)
-        self._check()
+        whole = begin == 0 and size == self.size
+        if not whole:
+            self._check()
         data = np.empty(size, np.uint8)
         self.file.seek(self.start + begin)
         if self.file.readinto(data.data) != size:  # type: ignore[attr-defined]
-            raise CheckpointError("the file ends inside a storage", key=self.name)
+            raise self._error("the file ends inside a storage")
+        if whole and self.crc is not None:
+            self._compare(zlib.crc32(data.data, self.before))
         return data
+
+    def blocks(self, begin: int, size: int) -> Iterator[np.ndarray]:
+        """The bytes that `read` gives, some at a time and in one buffer; the checksum is known to be right after the last."""
+        if self.start is None or (begin, size) != (0, self.size):
+            yield self.read(begin, size)
+            return
+        buffer, crc = np.empty(min(size, _CHUNK), np.uint8), self.before
+        for at in range(0, size, _CHUNK):
+            block = buffer[: size - at]
+            self.file.seek(self.start + at)
+            if self.file.readinto(block.data) != len(block):  # type: ignore[attr-defined]
+                raise self._error("the file ends inside a storage")
+            if self.crc is not None:
+                crc = zlib.crc32(block.data, crc)
+            yield block
+        self._compare(crc)
 
     def _check(self) -> None:
         if self.crc is None or self.start is None:
             return
-        crc, left = 0, self.size
+        crc, left = self.before, self.size
         self.file.seek(self.start)
         while left and (chunk := self.file.read(min(left, _CHUNK))):
             crc, left = zlib.crc32(chunk, crc), left - len(chunk)
-        if crc != self.crc:
-            raise CheckpointError("damaged: wrong checksum", key=self.name, expected=f"{self.crc:08x}", found=f"{crc:08x}")
+        self._compare(crc)
+
+    def _compare(self, crc: int) -> None:
+        if self.crc is not None and crc != self.crc:
+            raise self._error("damaged: wrong checksum", expected=f"{self.crc:08x}", found=f"{crc:08x}")
         self.crc = None
+
+    def _error(self, problem: str, **what: str) -> CheckpointError:
+        """Names the file, since this comes to light while another one is being written."""
+        return CheckpointError(problem, file=getattr(self.file, "name", None), key=self.name, **what)
 
 
 @dataclass(frozen=True)
@@ -78,19 +111,16 @@ class StoredTensor:
         numbers = (self.offset, *self.shape, *self.strides)
         if any(type(n) is not int or n < 0 for n in numbers) or len(self.shape) != len(self.strides) or len(self.shape) > MOST_AXES:
             raise CheckpointError(
-                "impossible tensor", found=f"offset {self.offset!r}, shape {self.shape!r}, strides {self.strides!r}"
+                "impossible tensor", found=f"offset {brief(self.offset)}, shape {brief(self.shape)}, strides {brief(self.strides)}"
             )
         held = self.extent.size // self.dtype.itemsize
         if self.offset + self._span() > held:
             raise CheckpointError(
                 "tensor reaches beyond its storage", expected=f"at most {held} elements", found=self.offset + self._span()
             )
-        if math.prod(self.shape) * self.dtype.itemsize > self.limit:
-            raise CheckpointError(
-                "tensor is larger than the file",
-                expected=f"at most {self.limit} bytes",
-                found=math.prod(self.shape) * self.dtype.itemsize,
-            )
+        size = math.prod(n or 1 for n in self.shape) * self.dtype.itemsize  # axes beside an empty one are believed as little
+        if size > self.limit:
+            raise CheckpointError("tensor is larger than the file", expected=f"at most {self.limit} bytes", found=brief(size))
 
     def __setstate__(self, state: object) -> None:
         raise CheckpointError("pickle sets the state of a tensor")
@@ -99,9 +129,58 @@ class StoredTensor:
         """Elements from the first to the last, both included."""
         return 1 + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)) if 0 not in self.shape else 0
 
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The values in C order, some at a time; a block is gone when the next is asked for."""
+        in_order = tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+        if self.strides != in_order:
+            yield self.read().reshape(-1)
+            return
+        size = self.dtype.itemsize
+        for block in self.extent.blocks(self.offset * size, self._span() * size):
+            yield block.view(self.dtype)
+
     def read(self) -> np.ndarray:
         """The values, C-contiguous and owned by nobody else."""
         size = self.dtype.itemsize
         elements = self.extent.read(self.offset * size, self._span() * size).view(self.dtype)
         steps = tuple(step * size for step in self.strides)
         return np.asarray(np.lib.stride_tricks.as_strided(elements, self.shape, steps), order="C")
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor still to be read, or to be made from others that are."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[], np.ndarray]
+
+
+Tensor = np.ndarray | StoredTensor | LazyTensor
+
+
+def values(x: Any) -> np.ndarray:
+    """An array of any library or a tensor still in its file, as a C-contiguous NumPy array."""
+    return np.asarray(x.read() if isinstance(x, StoredTensor | LazyTensor) else backend(x).to_numpy(x), order="C")
+
+
+def blocks(x: Any) -> Iterator[np.ndarray]:
+    """`values`, flat and some at a time where they lie in a file as they are; a block is gone when the next is asked for."""
+    if isinstance(x, StoredTensor):
+        yield from x.blocks()
+    else:
+        yield values(x).reshape(-1)
+
+
+def is_lazy(x: Any) -> bool:
+    return isinstance(x, StoredTensor | LazyTensor)
+
+
+def is_finite(x: np.ndarray) -> bool:
+    """Whether there is no NaN and no infinity."""
+    flat = x.reshape(-1)
+    return all(np.isfinite(flat[i : i + _BLOCK]).all() for i in range(0, flat.size, _BLOCK))
+
+
+_BLOCK = 1 << 16
+"""Elements that are looked at in one go, so that the mask stays in the cache."""

@@ -1,28 +1,20 @@
 """The part of pickle that a torch file needs, and nothing that runs code.
 
-A pickle is a program. Its opcodes are read first, against a list; then it is run with stand-ins for the few globals a checkpoint
-needs. A stand-in makes plain values out of plain values, and refuses to have its own state set.
+A pickle is a program. Its opcodes are read first (`opcodes.py`), against a list; then it is run with stand-ins for the few globals
+a checkpoint needs. A stand-in makes plain values out of plain values, and refuses to have its own state set.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 from collections.abc import Callable
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.checkpoints.errors import CheckpointError
+from scalablevit_ref.checkpoints.errors import CheckpointError, brief
 from scalablevit_ref.checkpoints.stored import Extent, StoredTensor, numpy_dtype
-
-_NEEDED = """
-    PROTO FRAME STOP MARK POP POP_MARK MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE NEWFALSE BININT BININT1 BININT2
-    LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES EMPTY_TUPLE TUPLE TUPLE1 TUPLE2
-    TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID
-"""
-_OPCODES = frozenset(_NEEDED.split())
 
 _STORAGES = {
     "FloatStorage": "float32",
@@ -161,7 +153,7 @@ class CheckpointUnpickler(pickle.Unpickler):
             raise CheckpointError("odd persistent id in the pickle", expected="a storage")
         key, elements = pid[2], pid[4]
         if type(key) is not str or type(elements) is not int or elements < 0 or pid[5:] not in ((), (None,)):
-            raise CheckpointError("odd storage in the pickle", found=f"key {key!r}, {elements!r} elements")
+            raise CheckpointError("odd storage in the pickle", found=f"key {brief(key)}, {brief(elements)} elements")
         dtype = numpy_dtype(pid[1].dtype)
         return Storage(self._storage(key, elements, dtype.itemsize), dtype)
 
@@ -183,37 +175,3 @@ def load_pickle(data: bytes, storage: Storages, limit: int) -> Any:
         raise
     except Exception as error:  # whatever a damaged or hostile pickle makes of the stand-ins
         raise CheckpointError(f"damaged pickle ({type(error).__name__}: {error})") from error
-
-
-def next_pickle(file: BinaryIO) -> bytes:
-    """The bytes of the pickle that starts here, its opcodes checked; the file is left at its end."""
-    start = file.tell()
-    size = file.seek(0, io.SEEK_END)
-    file.seek(start)
-    try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("Any", _Bounded(file, size)))):
-            if opcode.name not in _OPCODES:
-                raise CheckpointError(f"the pickle uses opcode {opcode.name}, which no checkpoint needs; nothing was executed")
-            if opcode.name == "LONG_BINPUT" and cast("int", argument) > count:  # the memo is an array that grows to this index
-                raise CheckpointError("damaged pickle: memo index beyond its length", found=argument)
-    except CheckpointError:
-        raise
-    except Exception as error:  # pickletools raises ValueError and what its argument readers let through
-        raise CheckpointError(f"damaged pickle ({error})") from error
-    end = file.tell()
-    file.seek(start)
-    return file.read(end - start)
-
-
-class _Bounded:
-    """A file that never tries to read past its end, whatever length a pickle claims."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._size = file, size
-        self.tell = file.tell
-        self.readline = file.readline
-
-    def read(self, n: int) -> bytes:
-        if n > self._size - self._file.tell():
-            raise CheckpointError("the file ends inside a pickle")
-        return self._file.read(n)

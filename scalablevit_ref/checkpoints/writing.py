@@ -3,107 +3,144 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import secrets
-import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints.errors import CheckpointError
-from scalablevit_ref.checkpoints.files import NPZ_CONFIG, NPZ_METADATA
+from scalablevit_ref.checkpoints.hub import hub_config
 from scalablevit_ref.checkpoints.inference import OFFICIAL_MODEL, config_to_json, exact_variant
+from scalablevit_ref.checkpoints.msgpack import write_msgpack
+from scalablevit_ref.checkpoints.npz import write_npz
 from scalablevit_ref.checkpoints.recognise import EMA_WRAPPERS, TRAINING_STATE, WRAPPERS
+from scalablevit_ref.checkpoints.safetensors import Blocks, write_safetensors
 from scalablevit_ref.config import ScalableViTConfig
 
 OFFICIAL_VARIANTS = ("small", "small_0", "base", "large")
 """Those that the authors' training script can name."""
 
-State = Mapping[str, np.ndarray]
+CONFIG_JSON = "config.json"
 
 
-def write_file(path: Path, state: State, config: ScalableViTConfig, *, layout: str, metadata: dict[str, Any], force: bool) -> None:
+@dataclass(frozen=True)
+class Contents:
+    """What a file is to hold. `state` says names, shapes and dtypes, in a layout's order; `read` gives its values."""
+
+    state: Mapping[str, Any]
+    config: ScalableViTConfig
+    layout: str
+    metadata: dict[str, Any]
+    read: Blocks
+
+    def notes(self) -> dict[str, str]:
+        """Configuration and metadata as texts."""
+        notes = {"config": config_to_json(self.config), "layout": self.layout, "metadata": json.dumps(self.metadata)}
+        name = exact_variant(self.config)
+        return notes | ({"variant": name} if name else {})
+
+
+def write_file(path: Path, contents: Contents, *, force: bool, config_json: bool = False) -> None:
     """Write a layout's state dict in the format that the suffix says. Nothing is left behind where that fails.
 
     Raises FileExistsError unless `force`; CheckpointError for an unknown suffix and for what the format cannot hold.
     """
-    writers: dict[str, Callable[[Path], None]] = {
-        ".pth": lambda target: _write_pth(target, state, config, layout, metadata),
-        ".safetensors": lambda target: _write_safetensors(target, state, config, layout, metadata),
-        ".npz": lambda target: _write_npz(target, state, config, metadata),
-    }
-    if path.suffix not in writers:
-        raise CheckpointError("unknown suffix", expected=", ".join(writers), found=repr(path.suffix))
+    if path.suffix not in WRITERS:
+        raise CheckpointError("unknown suffix", expected=", ".join(WRITERS), found=repr(path.suffix))
     if path.is_dir():
         raise CheckpointError("a directory", expected="the name of a file")
-    reserved = [name for name in metadata if name in (*TRAINING_STATE, *WRAPPERS, *EMA_WRAPPERS)]
+    reserved = [name for name in contents.metadata if name in (*TRAINING_STATE, *WRAPPERS, *EMA_WRAPPERS)]
     if reserved:
         raise CheckpointError("metadata under a name that a checkpoint uses itself", key=reserved[0])
-    if os.path.lexists(path) and not force:
-        raise FileExistsError(f"{path} exists; force overwrites it")
-    _atomically(path, writers[path.suffix])
+    writes: dict[Path, Callable[[BinaryIO], object]] = {path: lambda file: WRITERS[path.suffix](file, contents)}
+    if config_json:
+        text = json.dumps(hub_config(contents.config), indent=2) + "\n"
+        writes[path.with_name(CONFIG_JSON)] = lambda file: file.write(text.encode())
+    write_atomically(writes, force=force)
 
 
-def _atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(writes: Mapping[Path, Callable[[BinaryIO], object]], *, force: bool) -> None:
+    """Files that appear whole, and only when all of them are written.
+
+    Where the system has unnamed files (Linux), a killed process leaves nothing behind either.
+    Raises FileExistsError unless `force`.
+    """
+    for path in writes:
+        if os.path.lexists(path) and not force:
+            raise FileExistsError(f"{path} exists; force overwrites it")
+    with ExitStack() as stack:
+        written = {path: stack.enter_context(_written(path, write)) for path, write in writes.items()}
+        for path, name in written.items():
+            name().replace(path)
+    if os.name == "posix":
+        for folder in {path.parent for path in writes}:
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+@contextmanager
+def _written(path: Path, write: Callable[[BinaryIO], object]) -> Iterator[Callable[[], Path]]:
+    """Write a temporary file. Gives a function that names it, to be renamed at once; what still has that name is removed."""
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    descriptor = _unnamed(path.parent)
+    unnamed = descriptor is not None
     try:
-        temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)  # safetensors replaces the file by one that only its owner may read
-        _sync(temporary)
-        temporary.replace(path)
+        with temporary.open("xb") if descriptor is None else os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+
+            def name() -> Path:
+                if unnamed:  # linkat follows /proc's link to the file only if it is given a directory
+                    os.link(f"/proc/self/fd/{file.fileno()}", temporary, src_dir_fd=file.fileno(), follow_symlinks=True)
+                return temporary
+
+            yield name
     finally:
         temporary.unlink(missing_ok=True)
-    if os.name == "posix":
-        _sync(path.parent)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _unnamed(folder: Path) -> int | None:
+    """A file without a name, gone when it is closed; None where the system or the file system has no such thing."""
+    if hasattr(os, "O_TMPFILE") and Path("/proc/self/fd").is_dir():
+        with suppress(OSError):
+            return os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    return None
 
 
-def _write_pth(target: Path, state: State, config: ScalableViTConfig, layout: str, metadata: dict[str, Any]) -> None:
-    """As the authors' training script (wrapper `model`) or mmdet (wrapper `state_dict`) writes."""
-    tensors = OrderedDict(to_backend(state, "torch"))
+def _write_pth(file: BinaryIO, contents: Contents) -> None:
+    """As the authors' training script (wrapper `model`) or mmdet (wrapper `state_dict`) writes. All tensors are in memory at once.
+
+    torch is given a file: given a path, it would name its records after it, and equal weights would make unequal files.
+    """
+    config, metadata = contents.config, contents.metadata
+    tensors = OrderedDict(
+        (name, to_backend(np.concatenate(list(map(np.copy, contents.read(name)))).reshape(x.shape), "torch"))
+        for name, x in contents.state.items()
+    )
     import torch
 
-    name = exact_variant(config)
-    args = argparse.Namespace(model=f"{OFFICIAL_MODEL}{name}") if name in OFFICIAL_VARIANTS else argparse.Namespace()
-    wrapped = {"meta": {}, "state_dict": tensors} if layout == "mmdet" else {"model": tensors, "args": args}
-    with target.open("wb") as file:  # given a path, torch would name its records after it: equal weights would make unequal files
-        torch.save(wrapped | metadata | {"scalablevit_ref": {"config": config_to_json(config)}}, file)
+    variant = exact_variant(config)
+    args = argparse.Namespace(model=f"{OFFICIAL_MODEL}{variant}") if variant in OFFICIAL_VARIANTS else argparse.Namespace()
+    wrapped = {"meta": {}, "state_dict": tensors} if contents.layout == "mmdet" else {"model": tensors, "args": args}
+    torch.save(wrapped | metadata | {"scalablevit_ref": {"config": config_to_json(config)}}, file)
 
 
-def _write_safetensors(target: Path, state: State, config: ScalableViTConfig, layout: str, metadata: dict[str, Any]) -> None:
-    from safetensors.numpy import save_file
-
-    notes = {"format": "np", "layout": layout, "config": config_to_json(config), "metadata": json.dumps(metadata)}
-    if name := exact_variant(config):
-        notes["variant"] = name
-    arrays = {name: np.asarray(x, order="C") for name, x in state.items()}  # save_file writes other orders' bytes as they lie
-    save_file(arrays, target, metadata=notes)
-
-
-def _write_npz(target: Path, state: State, config: ScalableViTConfig, metadata: dict[str, Any]) -> None:
-    """`numpy.savez`'s format; written here since `savez` takes names as keyword arguments."""
-    for name, x in state.items():
-        if x.dtype.name == "bfloat16":
-            raise CheckpointError("npz cannot hold bfloat16: write .safetensors or .pth, or convert to float32", key=name)
-    entries = {**state, NPZ_CONFIG: np.array(config_to_json(config)), NPZ_METADATA: np.array(json.dumps(metadata))}
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for name, x in entries.items():
-            header = io.BytesIO()
-            np.lib.format.write_array(header, np.asarray(x), allow_pickle=False)
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                member.write(header.getbuffer())
+WRITERS: dict[str, Callable[[BinaryIO, Contents], None]] = {
+    ".pth": _write_pth,
+    ".safetensors": lambda file, c: write_safetensors(file, c.state, c.notes() | {"format": "np"}, c.read),
+    ".npz": lambda file, c: write_npz(file, c.state, c.notes(), c.read),
+    ".msgpack": lambda file, c: write_msgpack(file, c.state, c.notes(), c.read),
+}
+"""By the suffix of the file."""

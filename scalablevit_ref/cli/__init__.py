@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from scalablevit_ref.cli.convert import convert
+from scalablevit_ref.cli.diff import diff
+from scalablevit_ref.cli.inspect import inspect
 from scalablevit_ref.cli.summary import summary
 from scalablevit_ref.cli.verify import verify
 
@@ -17,3 +20,6 @@ app = typer.Typer(
 )
 app.command()(verify)
 app.command()(summary)
+app.command()(inspect)
+app.command()(convert)
+app.command()(diff)

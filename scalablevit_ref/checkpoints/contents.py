@@ -1,0 +1,149 @@
+"""What a checkpoint file is and holds, and what two of them differ in: tensor by tensor, without loading either."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalablevit_ref.backends.dispatch import dtype_name
+from scalablevit_ref.checkpoints.checkpoint import Opened, opened_from
+from scalablevit_ref.checkpoints.errors import CheckpointError
+from scalablevit_ref.checkpoints.files import open_file
+from scalablevit_ref.checkpoints.recognise import find_state, tell_layout
+from scalablevit_ref.checkpoints.stored import blocks, values
+
+Progress = Callable[[int], None]
+
+
+def nothing(size: int) -> None:
+    """A progress that nobody watches."""
+
+
+def size_of(params: Mapping[str, Any]) -> int:
+    """Bytes of all tensors, read or not."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in params.values())
+
+
+def manifest(params: Mapping[str, Any], progress: Progress = nothing) -> dict[str, str]:
+    """SHA-256 of each tensor's bytes (little-endian, C order): under official names equal for every layout and file format."""
+    sums = {}
+    for name, x in params.items():
+        digest = hashlib.sha256()
+        for block in blocks(x):
+            digest.update(block.view(np.uint8).data)
+            progress(block.nbytes)
+        sums[name] = digest.hexdigest()
+    return sums
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is told of a file without reading its weights.
+
+    opened: the checkpoint, None where its configuration cannot be told; problem: why.
+    names, dtypes, parameters: of the tensors as the file has them. sha256: of each, if asked for.
+    """
+
+    format: str
+    layout: str | None
+    wrapper: str | None
+    prefixes: list[str]
+    ignored: list[str]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: list[str]
+    parameters: int
+    opened: Opened | None
+    problem: str | None
+    sha256: dict[str, str] | None
+
+
+def inspect_file(
+    path: Path,
+    *,
+    variant: str | None = None,
+    use_ema: bool = True,
+    sha256: bool = False,
+    progress: Callable[[int], Progress] | None = None,
+) -> Inspection:
+    """Look into a checkpoint file. progress: told the bytes to come, gives what is told those that are done.
+
+    Raises CheckpointError for a file that holds no state dict at all.
+    """
+    opened, problem, layout = None, None, None
+    try:
+        with open_file(path) as (tree, notes, kind):
+            found = find_state(tree, use_ema=use_ema, notes=notes)
+            try:
+                layout = tell_layout(list(found.state))
+                opened = opened_from(found, layout=None, variant=variant, config=None, format=kind)
+            except CheckpointError as error:
+                problem = str(error)
+            params: Mapping[str, Any] = opened.params if opened else found.state
+            done = progress(size_of(params)) if progress and sha256 else nothing
+            return Inspection(
+                format=kind,
+                layout=layout,
+                wrapper=found.wrapper,
+                prefixes=found.prefixes,
+                ignored=found.ignored,
+                shapes={name: tuple(x.shape) for name, x in found.state.items()},
+                dtypes=sorted({dtype_name(x) for x in found.state.values()}),
+                parameters=sum(math.prod(x.shape) for x in found.state.values()),
+                opened=opened,
+                problem=problem,
+                sha256=manifest(params, done) if sha256 else None,
+            )
+    except CheckpointError as error:
+        raise error.in_file(path) from error.__cause__
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One tensor that is not the same in two checkpoints.
+
+    what: "values", "bits" (equal numbers, but -0.0 for 0.0, or another NaN), "shape", "only in A" or "only in B".
+    largest: max |a - b|, in float64; relative: that over max |a|; count: elements that differ.
+    """
+
+    name: str
+    what: str
+    largest: float = 0.0
+    relative: float = 0.0
+    count: int = 0
+    size: int = 0
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], progress: Progress = nothing) -> list[Difference]:
+    """Each tensor that differs, by official name. Numbers are compared, whatever their dtypes; bits where those are the same."""
+    found = [Difference(name, "only in A") for name in a if name not in b]
+    found += [Difference(name, "only in B") for name in b if name not in a]
+    for name in a:
+        if name in b:
+            difference = _difference(name, a[name], b[name])
+            found += [difference] if difference else []
+            progress(math.prod(a[name].shape) * a[name].dtype.itemsize)
+    return found
+
+
+def _difference(name: str, a: Any, b: Any) -> Difference | None:
+    if tuple(a.shape) != tuple(b.shape):
+        return Difference(name, "shape")
+    x, y = values(a), values(b)
+    if x.dtype == y.dtype:
+        differ = (x.reshape(-1, 1).view(np.uint8) != y.reshape(-1, 1).view(np.uint8)).any(axis=1)
+        if not differ.any():
+            return None
+    wide_x, wide_y = x.astype(np.float64).reshape(-1), y.astype(np.float64).reshape(-1)
+    unequal = (wide_x != wide_y) & ~(np.isnan(wide_x) & np.isnan(wide_y))
+    if not unequal.any():
+        return Difference(name, "bits", count=int(differ.sum()), size=x.size) if x.dtype == y.dtype else None
+    with np.errstate(invalid="ignore", over="ignore"):
+        largest = float(np.abs(wide_x - wide_y)[unequal].max())
+        reference = float(np.abs(wide_x).max())
+    return Difference(name, "values", largest, largest / reference if reference else float("inf"), int(unequal.sum()), x.size)

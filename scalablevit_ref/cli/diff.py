@@ -1,0 +1,72 @@
+"""`scalablevit-ref diff`: which tensors of two checkpoints differ, and by how much."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from scalablevit_ref.checkpoints.checkpoint import open_checkpoint
+from scalablevit_ref.checkpoints.contents import Difference, differences, size_of
+from scalablevit_ref.cli.errors import bad_input_is_one_line
+from scalablevit_ref.cli.progress import bytes_bar
+from scalablevit_ref.config import ScalableViTConfig
+
+
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint, of any layout and format.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.", show_default=False)],
+    variant: Annotated[str | None, typer.Option(help="What both are of, where the files do not tell.", show_default=False)] = None,
+    use_ema: Annotated[bool, typer.Option(help="Prefer an EMA's weights where a file holds both.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
+) -> None:
+    """Compare two checkpoints tensor by tensor, by official names, whatever their layouts, formats and dtypes.
+
+    Exit code 0 if configuration and numbers are the same, 1 if they differ, 2 for bad usage or a bad file.
+    """
+    with bad_input_is_one_line(), bytes_bar("comparing") as progress:
+        with (
+            open_checkpoint(a, variant=variant, use_ema=use_ema) as one,
+            open_checkpoint(b, variant=variant, use_ema=use_ema) as other,
+        ):
+            found = differences(one.params, other.params, progress(size_of(one.params)))
+        settings = _settings(one.config, other.config)
+        dtypes = [one.metadata["dtype"], other.metadata["dtype"]]
+    if as_json:
+        document = {"a": str(a), "b": str(b), "same": not (found or settings), "dtypes": dtypes, "config": settings}
+        typer.echo(json.dumps(document | {"tensors": len(one.params), "differences": [asdict(x) for x in found]}, indent=2))
+    else:
+        _print(found, settings, dtypes, len(one.params))
+    raise typer.Exit(1 if found or settings else 0)
+
+
+def _settings(a: ScalableViTConfig, b: ScalableViTConfig) -> dict[str, list[object]]:
+    """The settings that differ, with both values."""
+    return {name: [value, getattr(b, name)] for name, value in asdict(a).items() if value != getattr(b, name)}
+
+
+def _print(found: list[Difference], settings: dict[str, list[object]], dtypes: list[str], tensors: int) -> None:
+    console = Console(highlight=False)
+    for name, (a, b) in settings.items():
+        console.print(f"[yellow]{name}[/]: {a} in A, {b} in B")
+    if found:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("tensor", overflow="fold")
+        table.add_column("differs in", no_wrap=True)
+        for heading in ("max |A - B|", "/ max |A|", "elements"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for x in found:
+            numbers = [f"{x.largest:.2e}", f"{x.relative:.1e}"] if x.what == "values" else ["", ""]
+            table.add_row(x.name, x.what, *numbers, f"{x.count / x.size:.1%}" if x.size else "")
+        console.print(table)
+    if dtypes[0] != dtypes[1]:
+        console.print(f"A is {dtypes[0]}, B is {dtypes[1]}: their numbers are compared.")
+    same = f"[green bold]The same[/]: configuration and all {tensors} tensors."
+    differ = f"[red bold]{len(found)} of {tensors} tensors differ[/]" + (", and the configuration." if settings else ".")
+    console.print(differ if found or settings else same)

@@ -1,0 +1,99 @@
+"""`scalablevit-ref inspect`: what a checkpoint file is, told without running or loading it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from scalablevit_ref.checkpoints.contents import Inspection, inspect_file
+from scalablevit_ref.checkpoints.inference import UNSEEN
+from scalablevit_ref.cli.errors import bad_input_is_one_line
+from scalablevit_ref.cli.progress import bytes_bar
+from scalablevit_ref.config import VARIANTS
+
+TOLD_BY = {
+    "config": "as given",
+    "metadata": "stored in the file",
+    "variant": "as given",
+    "args.model": "named by args.model in the file",
+    "shapes": "the one whose shapes fit",
+}
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A checkpoint: .pth, .safetensors, .npz or Flax .msgpack.", show_default=False)],
+    variant: Annotated[
+        str | None, typer.Option(help=f"What the weights are of: {', '.join(VARIANTS)}.", show_default=False)
+    ] = None,
+    use_ema: Annotated[bool, typer.Option(help="Prefer an EMA's weights where the file holds both.")] = True,
+    sha256: Annotated[bool, typer.Option("--sha256", help="List the SHA-256 of every tensor, by official name.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")] = False,
+) -> None:
+    """Say what a checkpoint file is: layout, variant, dtype, parameters, wrapper, prefixes, and what it leaves open.
+
+    Nothing in the file is executed. Exit code 0 if its network is known, 1 if weights are there but not what they are of,
+    2 for a file that is no checkpoint.
+    """
+    with bad_input_is_one_line(), bytes_bar("hashing") as progress:
+        found = inspect_file(file, variant=variant, use_ema=use_ema, sha256=sha256, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(_document(file, found), indent=2))
+    else:
+        _print(file, found)
+    raise typer.Exit(0 if found.opened else 1)
+
+
+def _document(file: Path, found: Inspection) -> dict[str, Any]:
+    document: dict[str, Any] = {"file": str(file), "bytes": file.stat().st_size, "format": found.format, "layout": found.layout}
+    config, metadata = (found.opened.config, found.opened.metadata) if found.opened else (None, {})
+    document |= {"variant": metadata.get("variant"), "config_from": metadata.get("config_from")}
+    document |= {"config": asdict(config) if config else None, "problem": found.problem, "open": _left_open(found)}
+    document |= {"dtype": found.dtypes[0] if len(found.dtypes) == 1 else found.dtypes, "parameters": found.parameters}
+    document |= {"wrapper": found.wrapper, "prefixes": found.prefixes, "ignored": found.ignored}
+    tensors = {name: {"shape": list(shape)} for name, shape in found.shapes.items()}
+    return document | {"metadata": metadata, "tensors": tensors} | ({"sha256": found.sha256} if found.sha256 is not None else {})
+
+
+def _left_open(found: Inspection) -> str | None:
+    """What no shape tells and the file does not say."""
+    return f"{UNSEEN}; taken from the variant" if found.opened and found.opened.metadata["config_from"] == "shapes" else None
+
+
+def _print(file: Path, found: Inspection) -> None:
+    console = Console()
+    table = Table(box=box.SIMPLE, show_header=False, show_edge=False, padding=(0, 2, 0, 0), title_justify="left")
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    dtypes = ", ".join(found.dtypes)
+    lines = {
+        "file": f"{file}",
+        "format": f"{found.format}, {file.stat().st_size / 1e6:,.1f} MB",
+        "layout": found.layout or "unknown",
+    }
+    if found.opened:
+        config, told = found.opened.config, found.opened.metadata
+        lines["variant"] = f"{told['variant'] or 'none of the published'} ({TOLD_BY[told['config_from']]})"
+        lines["head"] = f"{config.head}, {config.num_classes} classes" if config.num_classes else config.head
+        lines["SSA"] = {"unscaled": "v3 (values keep c channels)", "scaled": "v1 (values have c' channels)"}[config.ssa_values]
+        lines |= {"EMA": "yes; --no-use-ema takes the others"} if told["ema"] else {}
+    lines["parameters"] = f"{found.parameters:,} in {len(found.shapes)} tensors, {dtypes}"
+    lines |= {"wrapper": found.wrapper} if found.wrapper else {}
+    lines |= {"prefixes": " ".join(found.prefixes)} if found.prefixes else {}
+    lines |= {"left out": ", ".join(found.ignored)} if found.ignored else {}
+    if open_ := _left_open(found):
+        lines["not told"] = open_
+    for name, value in lines.items():
+        table.add_row(name, Text(value))
+    if found.problem:
+        table.add_row("problem", Text(found.problem, "yellow"))
+    console.print(table)
+    for name, digest in (found.sha256 or {}).items():
+        typer.echo(f"{digest}  {name}")

@@ -1,0 +1,68 @@
+"""`vit_pytorch.scalable_vit.ScalableViT` (PyPI vit-pytorch 1.26.11): what it computes, from its own state dict.
+
+Another network than the official one, not another layout of it: `scalablevit_ref.dialects.port` lists the differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from einops import rearrange
+
+from scalablevit_ref._typing import Array, Float, Params
+from scalablevit_ref.checks import check_map, check_parameters, check_shapes
+from scalablevit_ref.dialects.config import Config, PerStage, check_size, shapes
+from scalablevit_ref.dialects.config import config_from_shapes as _config_from_shapes
+from scalablevit_ref.dialects.port import Dialect, forward, traced
+from scalablevit_ref.network import Tap, untapped
+from scalablevit_ref.parameters import Shapes
+
+__all__ = ["Config", "config_from_shapes", "parameter_shapes", "scalable_vit", "trace"]
+
+DIALECT = Dialect()
+
+
+def parameter_shapes(config: Config) -> Shapes:
+    """Name and shape of every parameter, in that package's state-dict order.
+
+    >>> shapes = parameter_shapes(Config(num_classes=10, dim=16, depth=(1, 1), heads=2, reduction_factor=(2, 1)))
+    >>> shapes["layers.0.0.layers.0.0.to_k.weight"]
+    (64, 16, 2, 2)
+    """
+    return shapes(config)
+
+
+def scalable_vit(
+    images: Float[Array, "b c h w"], params: Params, config: Config, *, tap: Tap = untapped
+) -> Float[Array, "b classes"]:
+    """Class logits. Height and width need not be equal; each stage's map, ⌈size / stride⌉ tokens a side, must divide by its window.
+
+    params: the state dict of that package's module. Dropout is left out, as after `eval()`.
+
+    Raises ValueError or TypeError, before any work is done, for images or parameters that do not fit.
+    """
+    check_map("images", images, "b c h w", channels=config.channels)
+    check_size(config, *images.shape[2:], drops_tiles=True)
+    check_parameters(params, parameter_shapes(config), images, name="images")
+    return forward(rearrange(images, "b c h w -> b h w c"), params, config, DIALECT, tap)
+
+
+def trace(images: Float[Array, "b c h w"], params: Params, config: Config) -> dict[str, Any]:
+    """What that package's modules return, under their paths and with their axes (maps are b c h w), then `logits`.
+
+    `to_patches`; `layers.k.0.layers.j.{0 SSA, 1 FF, 2 PEG, 3 FF, 4 IWSA}`, before they are added to the map (but PEG, which adds by
+    itself); `layers.k.0.norm`; `layers.k.0`; `layers.k.1`, the downsampling; `mlp_head.{0,1,2}`.
+    """
+    maps = traced(lambda tap: scalable_vit(images, params, config, tap=tap))
+    return {name: rearrange(x, "b h w c -> b c h w") if len(x.shape) == 4 else x for name, x in maps.items()}
+
+
+def config_from_shapes(state: Mapping[str, Any], *, heads: PerStage, window_size: Any) -> Config:
+    """The settings of a state dict. Heads and windows show in no shape and must be told, one number or one for each stage.
+
+    Raises ValueError or TypeError where they do not fit, or the state dict is not that package's.
+    """
+    config = _config_from_shapes({name: tuple(value.shape) for name, value in state.items()}, heads=heads, window_size=window_size)
+    check_shapes(state, parameter_shapes(config))
+    return config

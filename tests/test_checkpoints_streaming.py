@@ -1,0 +1,170 @@
+"""File to file in bounded memory; a process that is killed, or a disk that is full, leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from scalablevit_ref import init_params, to_state_dict, variant
+from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from scalablevit_ref.checkpoints.benchmark import conversion
+from scalablevit_ref.checkpoints.checkpoint import open_checkpoint
+from scalablevit_ref.checkpoints.contents import differences, manifest
+from scalablevit_ref.checkpoints.convert import convert_file
+from scalablevit_ref.checkpoints.hub import hub_config
+from tests.test_checkpoints_files import SUFFIXES, listing
+from tests.test_checkpoints_recognise import DIGITS, TINY_MMDET, assert_same, numbered
+
+
+def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_conversion_in_bounded_memory(tmp_path: Path) -> None:
+    """`small`, 128 MB: most of a tensor at a time, so less than a quarter of it. (`large` is the benchmark's.)"""
+    figures = conversion("small", tmp_path, repeats=1)
+    assert figures["megabytes"] > 120
+    assert figures["megabytes_of_memory"] < 100
+    assert 0 < figures["inspect_seconds"] < 5
+    assert figures["ratio"] > 0
+    assert listing(tmp_path) == []
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES[1:])
+def test_killed_while_writing(tmp_path: Path, suffix: str) -> None:
+    program = """
+        import sys, time
+        import scalablevit_ref as sv
+        config = sv.variant("digits")
+        def stop(size):
+            print("writing", flush=True)
+            time.sleep(60)
+        sv.save_checkpoint(sys.argv[1], sv.init_params(config), config, progress=stop)
+    """
+    for how in (signal.SIGKILL, signal.SIGTERM):
+        with start(program, tmp_path / f"x{suffix}") as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "writing\n"
+            process.send_signal(how)
+        assert process.returncode == -how
+        assert listing(tmp_path) == []
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("unnamed", [True, False])
+def test_a_full_disk(tmp_path: Path, suffix: str, unnamed: bool) -> None:
+    """As the system tells it: a write beyond the limit on a file's size fails."""
+    program = """
+        import os, resource, signal, sys
+        import scalablevit_ref as sv
+        if sys.argv[2] == "False":
+            del os.O_TMPFILE
+        config = sv.variant("digits")
+        params = sv.init_params(config)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        try:
+            sv.save_checkpoint(sys.argv[1], params, config, force=True)
+        except (OSError, RuntimeError) as error:
+            print(type(error).__name__)
+    """
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(b"precious")
+    with start(program, path, unnamed) as process:
+        out, err = process.communicate()
+    assert (out, err) == ("OSError\n" if suffix != ".pth" else out, "")
+    assert out
+    assert listing(tmp_path) == [path.name]
+    assert path.read_bytes() == b"precious"
+
+
+def test_safetensors_bytes_are_the_library_s(tmp_path: Path) -> None:
+    """Loaded by the library, whatever the layout; and its own files by this package."""
+    params = numbered(TINY_MMDET)
+    for layout in ("official", "mmdet", "split", "channels_last"):
+        path = tmp_path / f"{layout}.safetensors"
+        save_checkpoint(path, params, TINY_MMDET, layout=layout, metadata={"ü": "ä"})
+        theirs = safetensors.numpy.load_file(path)
+        expected = to_state_dict(params, TINY_MMDET, layout=layout)
+        assert theirs.keys() == expected.keys()
+        assert all(np.array_equal(theirs[name], x) for name, x in expected.items())
+        safetensors.numpy.save_file({name: np.asarray(x, order="C") for name, x in expected.items()}, tmp_path / "theirs")
+        assert_same(load_checkpoint(tmp_path / "theirs", config=TINY_MMDET), params)
+
+
+def test_damage_in_the_source_leaves_no_target(tmp_path: Path) -> None:
+    source = tmp_path / "x.pth"
+    save_checkpoint(source, init_params(DIGITS), DIGITS)
+    whole = source.read_bytes()
+    weight = init_params(DIGITS)["stages.3.1.mlp.fc1.weight"].tobytes()
+    at = whole.index(weight) + 10
+    source.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(CheckpointError, match=r"x\.pth: .*damaged: wrong checksum"):
+        convert_file(source, tmp_path / "y.safetensors")
+    assert listing(tmp_path) == ["x.pth"]
+
+
+def test_non_finite_weights_leave_no_target(tmp_path: Path) -> None:
+    params = init_params(DIGITS)
+    params["norm.bias"][3] = np.nan
+    save_checkpoint(tmp_path / "x.npz", params, DIGITS, allow_nonfinite=True)
+    with pytest.raises(CheckpointError, match=r"NaN or infinite weights .*norm\.bias"):
+        convert_file(tmp_path / "x.npz", tmp_path / "y.safetensors")
+    params["norm.bias"][3] = 1e6
+    save_checkpoint(tmp_path / "x.npz", params, DIGITS, force=True)
+    with pytest.raises(CheckpointError, match=r"norm\.bias: values too large for float16; found up to 1e\+06"):
+        convert_file(tmp_path / "x.npz", tmp_path / "y.safetensors", dtype="float16")
+    convert_file(tmp_path / "x.npz", tmp_path / "y.safetensors", dtype="bfloat16")
+    assert listing(tmp_path) == ["x.npz", "y.safetensors"]
+
+
+def test_manifest_is_the_same_for_every_layout_and_format(tmp_path: Path) -> None:
+    params = init_params(DIGITS)
+    expected = manifest(params)
+    for suffix in SUFFIXES:
+        for layout in ("official", "split", "channels_last"):
+            path = tmp_path / f"{layout}{suffix}"
+            save_checkpoint(path, params, DIGITS, layout=layout)
+            with open_checkpoint(path) as opened:
+                assert manifest(opened.params) == expected
+                assert differences(opened.params, params) == []
+
+
+def test_tensors_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "x.npz", init_params(DIGITS), DIGITS)
+    with open_checkpoint(tmp_path / "x.npz") as opened:
+        weight = opened.params["norm.weight"]
+    with pytest.raises(ValueError, match="closed file"):
+        weight.read()  # type: ignore[union-attr]
+
+
+def test_config_json(tmp_path: Path) -> None:
+    config = variant("small")
+    document = hub_config(config)
+    assert (document["architecture"], document["num_classes"], document["num_features"]) == ("scalablevit_small", 1000, 512)
+    pretrained = document["pretrained_cfg"]
+    assert (pretrained["input_size"], pretrained["interpolation"], pretrained["crop_pct"]) == ([3, 224, 224], "bicubic", 0.875)
+    assert (pretrained["mean"][0], pretrained["std"][2]) == (0.485, 0.225)
+    path, beside = tmp_path / "model.safetensors", tmp_path / "config.json"
+    params = init_params(DIGITS)
+    save_checkpoint(path, params, DIGITS, config_json=True)
+    assert json.loads(beside.read_text()) == json.loads(json.dumps(hub_config(DIGITS)))
+    path.unlink()
+    with pytest.raises(FileExistsError, match=r"config\.json exists"):
+        save_checkpoint(path, params, DIGITS, config_json=True)
+    assert listing(tmp_path) == ["config.json"]
+    save_checkpoint(path, params, DIGITS, config_json=True, force=True)
+    assert listing(tmp_path) == ["config.json", "model.safetensors"]
+    assert os.access(beside, os.R_OK)
+    assert time.time() - beside.stat().st_mtime < 60

@@ -25,6 +25,8 @@ on inputs that Hypothesis draws. This page is written by `python -m tests.proof`
 
 Errors are in eps of the dtype (float64: 2.2e-16), the largest over all examples, as max|Δ| / max|reference| unless said otherwise.
 A property without a figure compares bit for bit, or compares no numbers. The tolerance is 64 eps unless the test says otherwise.
+Where a figure is larger, the statement is ill-conditioned and its bound grows with the condition: a key bias's size (14), a
+LayerNorm's largest entry over its deviation (23, 24); the test's docstring derives it.
 "Kills alone" names the planted faults that no other property sees, leaving out 1, 3 and 4, which see them all.
 `array_api_strict` runs the definitions alone, with none of the libraries' native operations.
 

@@ -91,7 +91,8 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "npy of empty elements": (lambda: npz(a=npy((1 << 40,), "|V0", b"")), "something other than numbers"),
     "npy of records": (lambda: npz(a=npy((2,), [("x", "<f4")])), "something other than numbers"),  # type: ignore[arg-type]
     "npy config of numbers": (lambda: npz(__config__=npy((2,))), "not a text"),
-    "npy text out of range": (lambda: npz(__config__=npy((), "<U2", b"\xff" * 8)), "damaged|no state dict"),
+    "npy text out of range": (lambda: npz(__config__=npy((), "<U2", b"\xff" * 8)), "beyond Unicode"),
+    "npy text beyond Unicode": (lambda: npz(__config__=npy((), "<U2", b"{\0\0\0\0\0\x11\0")), "characters beyond Unicode"),
     "npy header without end": (lambda: npz(a=b"\x93NUMPY\x01\x00\xff\xff{'descr':"), "damaged npy header"),
     "npy header of expressions": (lambda: npz(a=npy("__import__('os')")), "npy header"),
     "oversized header": (lambda: struct.pack("<Q", 5 << 20) + b"{" + b" " * (5 << 20), "header larger"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 import tokenize
 import zipfile
 import zlib
@@ -44,7 +45,11 @@ def read_npz(file: BinaryIO, records: Mapping[str, zipfile.ZipInfo], limit: int)
             raise CheckpointError("not a text", key=record, found=f"{brief(tensor.shape)} of {tensor.dtype.str}")
         else:
             with _damage_is_an_error(record):
-                notes[name.strip("_")] = str(values(tensor))
+                text = values(tensor)
+            points = np.frombuffer(text.tobytes(), np.dtype("u4").newbyteorder(text.dtype.byteorder))
+            if np.any(points > sys.maxunicode):  # Python makes a string of it all the same, and fails where that is used
+                raise CheckpointError("not a text", key=record, found="characters beyond Unicode")
+            notes[name.strip("_")] = str(text)
     return state, notes
 
 

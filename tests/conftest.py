@@ -18,6 +18,8 @@ from hypothesis import HealthCheck, Phase, settings
 
 import tests.typecheck  # noqa: F401  (the hook names it, but does not import it)
 
+collect_ignore = ["fuzz_checkpoints.py"]  # a program of its own, on atheris
+
 SPECIFICATION = ["scalablevit_ref.ops", "scalablevit_ref.attention", "scalablevit_ref.network", "scalablevit_ref.dialects"]
 
 with jaxtyping.install_import_hook(SPECIFICATION, "tests.typecheck.check"):

@@ -35,7 +35,7 @@ def test_conversion_in_bounded_memory(tmp_path: Path) -> None:
     """`small`, 128 MB: most of a tensor at a time, so less than a quarter of it. (`large` is the benchmark's.)"""
     figures = conversion("small", tmp_path, repeats=1)
     assert figures["megabytes"] > 120
-    assert figures["megabytes_of_memory"] < 100
+    assert 10 < figures["megabytes_of_memory"] < 100
     assert 0 < figures["inspect_seconds"] < 5
     assert figures["ratio"] > 0
     assert listing(tmp_path) == []

@@ -17,8 +17,13 @@ from scalablevit_ref.config import variant
 from scalablevit_ref.parameters import init_params
 
 _PROGRAM = """
-import json, resource, sys, time
-start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+import json, re, resource, sys, time
+def peak():
+    try:  # getrusage counts what the parent held when it forked
+        return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+start = peak()
 from scalablevit_ref.checkpoints.contents import inspect_file
 from scalablevit_ref.checkpoints.convert import convert_file
 from pathlib import Path
@@ -27,8 +32,7 @@ inspect_file(Path(sys.argv[1]))
 inspected = time.perf_counter()
 convert_file(sys.argv[1], sys.argv[2], force=True)
 converted = time.perf_counter()
-used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start
-print(json.dumps([inspected - begin, converted - inspected, used * (1 if sys.platform == "darwin" else 1024) / 1e6]))
+print(json.dumps([inspected - begin, converted - inspected, (peak() - start) / 1e6]))
 """
 
 

@@ -32,7 +32,7 @@ class CheckpointError(ValueError):
 
     def __str__(self) -> str:
         key = None if self.key is None else _short(self.key)
-        line = ": ".join(part for part in (self.file, key, _printable(self.problem)) if part)
+        line = ": ".join(part for part in (self.file, key, printable(self.problem)) if part)
         if self.expected is not None:
             line += f"; expected {_short(str(self.expected))}"
         if self.found is not None:
@@ -62,9 +62,9 @@ _BRIEF.maxlevel = 2
 
 
 def _short(text: str) -> str:
-    return _printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+    return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Without line breaks and a terminal's control characters."""
     return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

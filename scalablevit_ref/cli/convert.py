@@ -11,6 +11,7 @@ from rich.console import Console
 
 from scalablevit_ref.checkpoints import load_checkpoint
 from scalablevit_ref.checkpoints.convert import Converted, convert_file
+from scalablevit_ref.checkpoints.errors import printable
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checks import FLOATS, nearest_image_size
 from scalablevit_ref.cli.errors import bad_input_is_one_line
@@ -87,7 +88,7 @@ def _report(done: Converted, source: Path, target: Path) -> None:
         typer.echo("these are the EMA's weights; --no-use-ema takes the others")
     for what, names in (("left out", done.metadata["ignored"]), ("head stripped", done.dropped)):
         if names:
-            typer.echo(f"{what}: {', '.join(names)}")
+            typer.echo(printable(f"{what}: {', '.join(names)}"))
 
 
 def _verify(done: Converted, source: Path, target: Path, *, variant: str | None, use_ema: bool) -> bool:

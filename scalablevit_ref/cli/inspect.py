@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scalablevit_ref.checkpoints.contents import Inspection, inspect_file
+from scalablevit_ref.checkpoints.errors import printable
 from scalablevit_ref.checkpoints.inference import UNSEEN
 from scalablevit_ref.cli.errors import bad_input_is_one_line
 from scalablevit_ref.cli.progress import bytes_bar
@@ -91,9 +92,9 @@ def _print(file: Path, found: Inspection) -> None:
     if open_ := _left_open(found):
         lines["not told"] = open_
     for name, value in lines.items():
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(printable(value)))
     if found.problem:
         table.add_row("problem", Text(found.problem, "yellow"))
     console.print(table)
     for name, digest in (found.sha256 or {}).items():
-        typer.echo(f"{digest}  {name}")
+        typer.echo(f"{digest}  {printable(name)}")

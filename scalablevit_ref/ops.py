@@ -129,7 +129,7 @@ def conv2d(
     h' = ⌊(h + 2·padding − kh) / stride⌋ + 1; rows and columns at the end that fill no whole step are dropped.
     """
     kh, kw = weight.shape[2:]
-    h, w = ((size + 2 * padding - k) // stride + 1 for size, k in zip(x.shape[1:3], (kh, kw), strict=True))
+    h, w = ((x.shape[axis] + 2 * padding - k) // stride + 1 for axis, k in ((1, kh), (2, kw)))
     x = pad(x, top=padding, bottom=padding, left=padding, right=padding)
     kernel = rearrange(weight, "(g c_out) c_in kh kw -> kh kw g c_in c_out", g=groups)
     y = 0.0

@@ -64,11 +64,12 @@ def page(worst: dict[str, dict[str, float]], kills: dict[str, dict[str, list[str
             special = [test for test in tests if _statement(test)[0] not in ORACLES]
             if len(special) == 1:
                 alone[special[0]].add(fault)
-    lines = [INTRODUCTION, f"| # | statement | {' | '.join(libraries)} | kills alone |", f"|---|---|{'---|' * len(libraries)}---|"]
+    lines = [INTRODUCTION, f"| # | of | statement | {' | '.join(libraries)} | kills alone |"]
+    lines += [f"|---|---|---|{'---|' * len(libraries)}---|"]
     for test in sorted(worst, key=lambda name: name.partition(":")[2]):
-        number, statement = _statement(test)
+        subject, (number, statement) = test.removeprefix("test_").partition(":")[0], _statement(test)
         cells = [_figure(worst[test].get(library)) for library in libraries]
-        lines.append(f"| {number} | {statement} | {' | '.join(cells)} | {', '.join(sorted(alone[test]))} |")
+        lines.append(f"| {number} | {subject} | {statement} | {' | '.join(cells)} | {', '.join(sorted(alone[test]))} |")
     lines += ["", "## The planted faults", "", "Each is patched into the specification; the tests named fail.", ""]
     lines += [f"| fault | {' | '.join(kills)} |", f"|---|{'---|' * len(kills)}"]
     for fault in next(iter(kills.values())):

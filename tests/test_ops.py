@@ -28,6 +28,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "linear without bias": ((X, normal(5, 8)), {}),
     "layer_norm": ((X, normal(8), normal(8)), {"eps": 1e-2}),
     "gelu": ((4 * X,), {}),
+    "gelu_tanh": ((4 * X,), {}),
     "erf": ((abs(3 * X),), {}),
     "softmax": ((30 * X,), {}),
     "attention": ((normal(2, 3, 7, 4), normal(2, 3, 5, 4), normal(2, 3, 5, 6)), {"scale": 0.3}),
@@ -43,6 +44,7 @@ TORCH: dict[str, Any] = {
     "linear": F.linear,
     "layer_norm": lambda x, w, b, eps: F.layer_norm(x, w.shape, w, b, eps),
     "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "erf": torch.erf,
     "softmax": lambda x: x.softmax(-1),
     "attention": lambda q, k, v, scale: (q @ k.mT * scale).softmax(-1) @ v,
@@ -89,6 +91,17 @@ def test_gelu_in_float32() -> None:
     error = np.abs(ops.gelu(x) - expected) / np.maximum(np.abs(expected), 1)
     assert error.max() <= 5 * EPS["float32"]
     assert np.isnan(ops.gelu(np.float32([np.nan]))).all()
+
+
+@pytest.mark.parametrize("side", ["top", "bottom", "left", "right"])
+def test_pad_on_one_side(side: str, backend: str) -> None:
+    widths = {"top": (2, 0, 0, 0), "bottom": (0, 2, 0, 0), "left": (0, 0, 2, 0), "right": (0, 0, 0, 2)}[side]
+    y = sv.to_numpy(ops.pad(sv.to_backend(X, backend), **{side: 2}))
+    np.testing.assert_array_equal(y, np.pad(X, [(0, 0), widths[:2], widths[2:], (0, 0)]))
+
+
+def test_pad_by_nothing_copies_nothing() -> None:
+    assert ops.pad(X) is X
 
 
 def test_softmax_does_not_overflow(backend: str) -> None:

@@ -93,6 +93,7 @@ def test_01_peg_comes_once_a_stage_after_block_0(case: Case, xp: Library, agree:
     order = list(found)
     ends = ("norm_list" if case.config.stage_norms else "patch_embeds", "norm")
     for k, depth in enumerate(case.config.depths):
+        assert f"pos_block.{k}" in order
         here = order.index(f"pos_block.{k}")
         assert order[here - 1] == f"stages.{k}.0"
         follower = order[here + 1]

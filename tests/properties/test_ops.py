@@ -69,6 +69,7 @@ OPS = st.fixed_dictionaries(
         "attention": attentions(),
         "softmax": maps(),
         "gelu": maps(),
+        "gelu_tanh": maps(),
     }
 )
 EXPECTED: dict[str, Any] = {
@@ -78,6 +79,7 @@ EXPECTED: dict[str, Any] = {
     "attention": lambda x, k, v, scale: torch.einsum("...nm, ...me -> ...ne", (x @ k.mT * scale).softmax(-1), v),
     "softmax": lambda x: x.softmax(-1),
     "gelu": lambda x: F.gelu(x, approximate="none"),
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
 }
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
 import scalablevit_ref as sv
 from scalablevit_ref.config import MLP_HEAD_WIDTH, VARIANTS
+from scalablevit_ref.parameters import block_shapes, patch_embed_shapes
 from scalablevit_ref.testing import random_images, random_params, relative_l2
 
 DIGITS = sv.variant("digits")
@@ -182,3 +184,17 @@ def test_transfer_keeps_the_bits(dtype: str, backend: str) -> None:
     there = sv.to_backend(x, backend)
     assert sv.to_numpy(there).tobytes() == x.tobytes()
     assert sv.to_numpy(there).dtype == x.dtype
+
+
+def test_what_is_left_out_is_what_the_official_network_has() -> None:
+    """eps 1e-6, SSA v3 and its scale, no padding, biases: the defaults of each function are those of the classifier."""
+    x = 1e-3 * random_images((1, 12, 12, 8))  # so small that eps shows
+    p = random_params(patch_embed_shapes(8, 6, 2))
+    np.testing.assert_array_equal(sv.patch_embed(x, p, patch_size=2), sv.patch_embed(x, p, patch_size=2, eps=1e-6))
+    ssa: dict[str, Any] = {"kind": "ssa", "num_heads": 2, "sr_ratio": 2, "c_ratio": 0.5}
+    p = random_params(block_shapes(8, hidden=6, **ssa))
+    spelled = sv.block(x, p, norm_eps=1e-6, values="unscaled", scale="scaled", **ssa)
+    np.testing.assert_array_equal(sv.block(x, p, **ssa), spelled)
+    p = random_params(block_shapes(8, kind="iwsa", hidden=6, num_heads=2))
+    with pytest.raises(ValueError, match="pad=True"):
+        sv.block(x, p, kind="iwsa", num_heads=2, window_size=7)

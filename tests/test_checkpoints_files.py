@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
 import textwrap
 import zipfile
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from scalablevit_ref import ScalableViTConfig, init_params, to_backend, variant
+from scalablevit_ref import ScalableViTConfig, init_params, parameter_shapes, to_backend, variant
 from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from tests.test_checkpoints_recognise import DIGITS, TINY_MMDET, assert_same, numbered
 
@@ -24,14 +27,55 @@ SUFFIXES = (".pth", ".safetensors", ".npz", ".msgpack")
 CUSTOM = variant("digits", ssa_scale="head_dim", norm_eps=3e-6, c_ratios=(1.25, 0.5, 0.3, 1.75), window_sizes=(7, 2, 7, 1))
 
 
+MANTISSA = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}
+
+
+def special_patterns(dtype: Any) -> np.ndarray:
+    """What random bits hold too rarely: ±0, ±infinity, quiet and signalling NaNs of either sign with payloads, subnormals."""
+    size, mantissa = np.dtype(dtype).itemsize, MANTISSA[np.dtype(dtype).name]
+    sign, quiet = 1 << (8 * size - 1), 1 << (mantissa - 1)
+    infinity = sign - (1 << mantissa)
+    positive = (0, infinity, infinity | quiet | 5, infinity | 3, 1, (1 << mantissa) - 1, 1 << mantissa)
+    return np.array([pattern | s for pattern in positive for s in (0, sign)], f"u{size}").view(dtype)
+
+
+def bit_patterns(shapes: Mapping[str, tuple[int, ...]], dtype: Any) -> dict[str, np.ndarray]:
+    """Random bits, with all special patterns spread over the first arrays, and as many as fit in each other one."""
+    rng, special = np.random.default_rng(3), special_patterns(dtype)
+    arrays = {}
+    for name, shape in shapes.items():
+        x = np.frombuffer(rng.bytes(math.prod(shape) * special.itemsize), dtype).copy()
+        places = np.unique(np.linspace(0, x.size - 1, len(special)).astype(int))
+        x[places] = special[: len(places)]
+        arrays[name] = x.reshape(shape)
+    return arrays
+
+
 def bits(config: ScalableViTConfig, dtype: Any) -> dict[str, np.ndarray]:
-    """Random bit patterns, NaN payloads, infinities and -0.0 among them."""
-    rng = np.random.default_rng(3)
-    size = np.dtype(dtype).itemsize
-    return {
-        name: np.frombuffer(rng.bytes(x.size * size), dtype).reshape(x.shape)
-        for name, x in init_params(config, dtype="float16").items()
-    }
+    """NaN payloads, infinities, −0.0 and subnormals are among them."""
+    return dict(_bits(config, np.dtype(dtype)))
+
+
+@cache
+def _bits(config: ScalableViTConfig, dtype: Any) -> dict[str, np.ndarray]:
+    arrays = bit_patterns(parameter_shapes(config), dtype)
+    for x in arrays.values():
+        x.flags.writeable = False
+    return arrays
+
+
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16, "float32", "float64"])
+def test_the_bit_patterns_are_special(dtype: Any) -> None:
+    x = special_patterns(dtype)
+    with np.errstate(invalid="ignore"):
+        wide, smallest = x.astype("float64"), float(x[12])
+    assert (int(np.isnan(wide).sum()), int(np.isinf(wide).sum())) == (4, 2)
+    assert np.signbit(wide[wide == 0]).tolist() == [False, True]
+    assert int(((wide != 0) & (np.abs(wide) < smallest)).sum()) == 4  # subnormals
+    raw = {y.tobytes() for y in x}
+    for y in bits(DIGITS, dtype).values():
+        held = {y.reshape(-1)[i : i + 1].tobytes() for i in range(y.size)} if y.size < 40_000 else raw
+        assert len(raw & held) >= min(len(raw), y.size)
 
 
 def listing(folder: Path) -> list[str]:
@@ -119,22 +163,22 @@ def test_variant_against_the_stored_configuration(tmp_path: Path) -> None:
     assert load_checkpoint(path, config=override).config == override
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "the file is empty"),
-        (b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning", "an HTML page"),
-        (b"\n <HTML><body>", "an HTML page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "git-LFS pointer.*git lfs pull"),
-        (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00K\x01.", "a pickle, but not torch.save's"),
-        (b"\x1f\x8b\x08\x00", "gzip"),
-        (b"hello", "not a checkpoint; expected .* found b'hello'"),
-        (b"\x00" * 64, "not a checkpoint"),
-        (b"PK\x03\x04", "truncated or damaged zip"),
-        (b"\x10\x00\x00\x00\x00\x00\x00\x00{}", "ends inside its header"),
-        (b'\x02\x00\x00\x00\x00\x00\x00\x00{"', "damaged safetensors header"),
-    ],
-)
+NO_CHECKPOINTS: list[tuple[bytes, str]] = [
+    (b"", "the file is empty"),
+    (b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning", "an HTML page"),
+    (b"\n <HTML><body>", "an HTML page"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "git-LFS pointer.*git lfs pull"),
+    (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00K\x01.", "a pickle, but not torch.save's"),
+    (b"\x1f\x8b\x08\x00", "gzip"),
+    (b"hello", "not a checkpoint; expected .* found b'hello'"),
+    (b"\x00" * 64, "not a checkpoint"),
+    (b"PK\x03\x04", "truncated or damaged zip"),
+    (b"\x10\x00\x00\x00\x00\x00\x00\x00{}", "ends inside its header"),
+    (b'\x02\x00\x00\x00\x00\x00\x00\x00{"', "damaged safetensors header"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), NO_CHECKPOINTS)
 def test_what_is_no_checkpoint(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "checkpoint.pth"
     path.write_bytes(content)

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from scalablevit_ref import init_params, to_backend, to_numpy, variant
 from scalablevit_ref.checkpoints import load_checkpoint, save_checkpoint
 from scalablevit_ref.checkpoints.files import open_file
 from scalablevit_ref.checkpoints.stored import StoredTensor
+from tests.test_checkpoints_files import bit_patterns
 from tests.test_checkpoints_recognise import zeros
 
 CONFIG = variant("digits")
@@ -42,10 +44,9 @@ def assert_same_bits(ours: Any, theirs: torch.Tensor) -> None:
 
 
 def bits(dtype: str, count: int) -> torch.Tensor:
-    """Random bit patterns, NaN payloads, infinities and -0.0 among them."""
-    size = torch.empty(0, dtype=getattr(torch, dtype)).element_size()
-    raw = np.random.default_rng(7).integers(0, 256, count * size, np.uint8)
-    return torch.from_numpy(raw).view(getattr(torch, dtype))
+    """Random bit patterns, NaN payloads, infinities, −0.0 and subnormals among them."""
+    kind = getattr(ml_dtypes, dtype, dtype)
+    return torch.from_numpy(bit_patterns({"x": (count,)}, kind)["x"].view(np.uint8)).view(getattr(torch, dtype))
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -188,10 +189,10 @@ def test_written_file_is_what_the_official_code_reads(tmp_path: Path) -> None:
 
 
 def test_written_file_names_the_official_model(tmp_path: Path) -> None:
-    config = variant("small")
-    params = zeros(config)
-    for name, saved, model in (("exact", config, "scalable_vit_small"), ("other", variant("small", norm_eps=1e-5), None)):
-        save_checkpoint(tmp_path / f"{name}.pth", params, saved)
+    """Of a variant exactly, and no other."""
+    shallow = variant("small", depths=(1, 1, 1, 1))
+    for name, saved, model in (("exact", variant("small"), "scalable_vit_small"), ("other", shallow, None)):
+        save_checkpoint(tmp_path / f"{name}.pth", zeros(saved), saved)
         theirs = torch.load(tmp_path / f"{name}.pth", weights_only=False, mmap=True)
         assert getattr(theirs["args"], "model", None) == model
         assert load_checkpoint(tmp_path / f"{name}.pth").config == saved

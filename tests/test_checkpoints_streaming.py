@@ -9,7 +9,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,11 +28,6 @@ from tests.test_checkpoints_files import SUFFIXES, listing
 from tests.test_checkpoints_recognise import DIGITS, TINY_MMDET, assert_same, numbered
 
 
-def start(program: str, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def test_conversion_in_bounded_memory(tmp_path: Path) -> None:
     """`small`, 128 MB: most of a tensor at a time, so less than a quarter of it. (`large` is the benchmark's.)"""
     figures = conversion("small", tmp_path, repeats=1)
@@ -41,52 +38,95 @@ def test_conversion_in_bounded_memory(tmp_path: Path) -> None:
     assert listing(tmp_path) == []
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES[1:])
-def test_killed_while_writing(tmp_path: Path, suffix: str) -> None:
-    program = """
-        import sys, time
-        import scalablevit_ref as sv
-        config = sv.variant("digits")
-        def stop(size):
-            print("writing", flush=True)
-            time.sleep(60)
-        sv.save_checkpoint(sys.argv[1], sv.init_params(config), config, progress=stop)
-    """
-    for how in (signal.SIGKILL, signal.SIGTERM):
-        with start(program, tmp_path / f"x{suffix}") as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "writing\n"
-            process.send_signal(how)
-        assert process.returncode == -how
-        assert listing(tmp_path) == []
+FORKS = """
+    import json, os, resource, signal, sys
+    import torch  # once, for all the processes that are forked from here
+    import scalablevit_ref as sv
+    from pathlib import Path
+    config = sv.variant("digits")
+    params = sv.init_params(config)
 
+    def stop():
+        os.write(told, b"!")
+        signal.pause()
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("unnamed", [True, False])
-def test_a_full_disk(tmp_path: Path, suffix: str, unnamed: bool) -> None:
-    """As the system tells it: a write beyond the limit on a file's size fails."""
-    program = """
-        import os, resource, signal, sys
-        import scalablevit_ref as sv
-        if sys.argv[2] == "False":
+    def killed(path, how, when):
+        "Stops at the first tensor, when all is written but not yet named, or when one of two files has its name."
+        if when == "first tensor":
+            sv.save_checkpoint(path, params, config, progress=lambda size: stop())
+        elif when == "all written":
+            os.fsync = lambda descriptor: stop()
+            sv.save_checkpoint(path, params, config, config_json=True)
+        else:
+            os.link = lambda *args, **kwargs: stop()
+            sv.save_checkpoint(path, params, config, force=True)
+
+    def full(path, unnamed):
+        "As the system tells it: a write beyond the limit on a file's size fails."
+        if not unnamed:
             del os.O_TMPFILE
-        config = sv.variant("digits")
-        params = sv.init_params(config)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
         try:
-            sv.save_checkpoint(sys.argv[1], params, config, force=True)
-        except (OSError, RuntimeError) as error:
-            print(type(error).__name__)
-    """
-    path = tmp_path / f"x{suffix}"
-    path.write_bytes(b"precious")
-    with start(program, path, unnamed) as process:
-        out, err = process.communicate()
-    assert (out, err) == ("OSError\n" if suffix != ".pth" else out, "")
-    assert out
-    assert listing(tmp_path) == [path.name]
-    assert path.read_bytes() == b"precious"
+            sv.save_checkpoint(path, params, config, force=True)
+        except Exception as error:
+            os.write(told, type(error).__name__.encode())
+
+    for case in json.loads(sys.argv[1]):
+        heard, told = os.pipe()
+        process = os.fork()
+        if not process:
+            os.close(heard)
+            try:
+                killed(*case[1:]) if case[0] == "killed" else full(*case[1:])
+            finally:
+                os._exit(0)
+        os.close(told)
+        said = os.read(heard, 100).decode()
+        if case[0] == "killed":
+            os.kill(process, case[2])
+        status = os.waitpid(process, 0)[1]
+        print(json.dumps([said, os.waitstatus_to_exitcode(status)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Any, ...], tuple[str, int]]:
+    """Each case, and what it said and how its process ended. In a folder of its own is, or is not, a file of that name before."""
+    cases: list[tuple[Any, ...]] = []
+    moments = product(SUFFIXES, (int(signal.SIGKILL), int(signal.SIGTERM)), ("first tensor", "all written", "naming"))
+    for suffix, how, when in moments:
+        cases.append(("killed", str(tmp_path_factory.mktemp("killed") / f"x{suffix}"), how, when))
+    for suffix, unnamed in product(SUFFIXES, (True, False)):
+        cases.append(("full", str(tmp_path_factory.mktemp("full") / f"x{suffix}"), unnamed))
+    for case in cases:
+        if case[0] == "full" or case[3] == "naming":
+            Path(case[1]).write_bytes(b"precious")
+    command = [sys.executable, "-c", textwrap.dedent(FORKS), json.dumps(cases)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return {case: tuple(json.loads(line)) for case, line in zip(cases, done.stdout.splitlines(), strict=True)}
+
+
+def test_killed_while_writing(forked: Any) -> None:
+    """Every format, by two signals, at three moments: no file is there that was not before, and that one is as it was."""
+    cases = [case for case in forked if case[0] == "killed"]
+    assert len(cases) == 24
+    for case in cases:
+        path = Path(case[1])
+        assert forked[case] == ("!", -case[2]), case
+        assert listing(path.parent) == ([path.name] if case[3] == "naming" else []), case
+        assert case[3] != "naming" or path.read_bytes() == b"precious", case
+
+
+def test_a_full_disk(forked: Any) -> None:
+    """Every format, with unnamed files and without: what was there stays, and nothing else is there."""
+    cases = [case for case in forked if case[0] == "full"]
+    assert len(cases) == 8
+    for case in cases:
+        path = Path(case[1])
+        assert forked[case] == ("OSError", 0), case
+        assert (listing(path.parent), path.read_bytes()) == ([path.name], b"precious"), case
 
 
 def test_safetensors_bytes_are_the_library_s(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from scalablevit_ref import init_params
+from scalablevit_ref import init_params, to_backend
 from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from scalablevit_ref.checkpoints.convert import convert_file
 from tests.test_checkpoints_files import SUFFIXES, listing
 from tests.test_checkpoints_recognise import DIGITS, assert_same
 
@@ -61,7 +62,7 @@ def test_refusals_before_anything_is_written(tmp_path: Path) -> None:
     surplus = params | {"surplus": np.zeros(1, "float32")}
     for name, given, options, message in (
         ("x.npz", half, {}, "npz cannot hold bfloat16"),
-        ("x.onnx", params, {}, r"unknown suffix; expected \.pth, \.safetensors, \.npz, \.msgpack, found '\.onnx'"),
+        ("x.onnx", params, {}, r"unknown suffix; expected \.pth, \.pt, \.safetensors, \.npz, \.msgpack, found '\.onnx'"),
         ("x.pth", surplus, {}, r"parameters do not fit: unexpected \(1\): surplus"),
         ("x.pth", params, {"layout": "mmdet"}, "layout 'mmdet'"),
         ("x.pth", params, {"metadata": {"epoch": np.zeros(2)}}, "epoch: metadata must be plain values"),
@@ -91,7 +92,15 @@ def test_nonfinite_weights(tmp_path: Path, value: float) -> None:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_equal_weights_make_equal_files(tmp_path: Path, suffix: str) -> None:
-    params = init_params(DIGITS)
-    for name in ("one", "other"):
-        save_checkpoint((tmp_path / name).with_suffix(suffix), params, DIGITS, metadata={"epoch": 3})
-    assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"other{suffix}").read_bytes()
+    """Written twice, from other arrays in another order, and converted from a file of each format and layout."""
+    params, written = init_params(DIGITS), set()
+    backwards = {name: np.asfortranarray(params[name]) for name in reversed(params)}
+    metadata = {"epoch": 3, "best": 0.5}
+    for i, given in enumerate((params, params, backwards, to_backend(params, "torch"))):
+        save_checkpoint(tmp_path / f"{i}{suffix}", given, DIGITS, metadata=metadata)
+        written.add((tmp_path / f"{i}{suffix}").read_bytes())
+    for source in SUFFIXES:
+        save_checkpoint(tmp_path / f"source{source}", params, DIGITS, layout="channels_last", metadata=metadata)
+        convert_file(tmp_path / f"source{source}", tmp_path / f"x{suffix}", layout="official", force=True)
+        written.add((tmp_path / f"x{suffix}").read_bytes())
+    assert len(written) == 1

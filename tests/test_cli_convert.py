@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import pytest
 import torch
 
 import scalablevit_ref as sv
-from tests.test_checkpoints_files import listing
+from tests.test_checkpoints_files import bit_patterns, listing
 from tests.test_checkpoints_recognise import DIGITS, TINY_MMDET, assert_same, numbered, zeros
 from tests.test_cli_verify import run
 
@@ -75,7 +72,7 @@ def test_inspect_says_what_is_not_told(run: Any, tmp_path: Path) -> None:
     assert json.loads(out)["open"].startswith("num_heads")
     np.savez(path, **{"layers.0.0.layers.0.0.to_q.weight": np.zeros(3)})
     code, out, _ = run("inspect", str(path))
-    assert (code, "of another network" in " ".join(out.split())) == (1, True)
+    assert (code, "another network than the official one" in " ".join(out.split())) == (1, True)
 
 
 def test_sha256(run: Any, official: Path, tmp_path: Path) -> None:
@@ -149,7 +146,7 @@ def test_verify_finds_a_difference(run: Any, official: Path, tmp_path: Path, mon
         (("inspect", "page.pth"), "page.pth: the file is an HTML page"),
         (("diff", "checkpoint.pth", "page.pth"), "page.pth: the file is an HTML page"),
         (("convert", "page.pth", "x.npz"), "page.pth: the file is an HTML page"),
-        (("convert", "checkpoint.pth", "x.onnx"), "x.onnx: unknown suffix; expected .pth, .safetensors"),
+        (("convert", "checkpoint.pth", "x.onnx"), "x.onnx: unknown suffix; expected .pth, .pt, .safetensors"),
         (
             ("convert", "checkpoint.pth", "x.npz", "--to", "chanels_last"),
             "unknown layout 'chanels_last' (did you mean 'channels_last'",
@@ -181,41 +178,55 @@ def test_bad_usage_is_one_line_and_exit_code_2(
     assert listing(tmp_path) == ["checkpoint.pth", "page.pth"]
 
 
-def test_without_torch_and_safetensors(official: Path, tmp_path: Path) -> None:
-    """The whole way: official file, inspected, converted, converted on, compared."""
-    program = """
-        import sys
+def test_the_scale_is_folded_when_asked_for(run: Any, official: Path, tmp_path: Path) -> None:
+    """Into q alone, and only where r_c is not 1; the network then scales by d^-½ and computes the same."""
+    target = tmp_path / "x.safetensors"
+    code, out, _ = run("convert", str(official), str(target), "--fold-scale", "--verify", "--json")
+    document = json.loads(out)
+    assert (code, document["scale_folded"], document["verify"]["agrees"]) == (0, True, True)
+    found, params = sv.load_checkpoint(target), sv.init_params(DIGITS, seed=2)
+    assert found.config == sv.variant("digits", ssa_scale="head_dim")
+    for name, x in params.items():
+        ratio = DIGITS.c_ratios[int(name.split(".")[1])] if ".attn.q." in name else 1
+        assert np.array_equal(found.params[name], (x.astype("float64") * ratio**-0.5).astype("float32")), name
+    assert {".attn.q." in name for name in params if not np.array_equal(found.params[name], params[name])} == {True}
+    code, _, err = run("convert", str(target), str(tmp_path / "y.npz"), "--fold-scale")
+    assert (code, "the scale of SSA is d^-½ already" in err) == (2, True)
 
-        class Blocker:
-            def find_spec(self, name, path=None, target=None):
-                if name.partition(".")[0] in ("torch", "safetensors", "msgpack", "jax", "flax"):
-                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-        sys.meta_path.insert(0, Blocker())
-        from scalablevit_ref import cli
-        sys.argv = ["scalablevit-ref", *sys.argv[1:]]
-        cli.app(prog_name="scalablevit-ref")
-    """
-    source, a, b = str(official), str(tmp_path / "a.safetensors"), str(tmp_path / "b.msgpack")
-    for arguments, said in (
-        (["inspect", source], "digits"),
-        (["convert", source, a, "--verify"], "agrees"),
-        (["convert", a, b, "--verify"], "agrees"),
-        (["diff", b, source], "The same"),
-        (["inspect", b, "--sha256"], "  norm.weight"),
-    ):
-        command = [sys.executable, "-c", textwrap.dedent(program), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert said in done.stdout
+def test_nonfinite_weights_pass_when_asked_for(run: Any, tmp_path: Path) -> None:
+    params = sv.init_params(DIGITS)
+    params["norm.bias"][:] = bit_patterns({"x": (64,)}, "float32")["x"]
+    sv.save_checkpoint(tmp_path / "x.npz", params, DIGITS, allow_nonfinite=True)
+    code, out, err = run("convert", str(tmp_path / "x.npz"), str(tmp_path / "y.npz"))
+    assert (code, out, "norm.bias; allow_nonfinite lets them pass" in err) == (2, "", True)
+    assert run("convert", str(tmp_path / "x.npz"), str(tmp_path / "y.npz"), "--allow-nonfinite")[0] == 0
+    assert run("diff", str(tmp_path / "x.npz"), str(tmp_path / "y.npz"))[0] == 0
+    assert run("convert", str(tmp_path / "x.npz"), str(tmp_path / "z.npz"), "--allow-nonfinite", "--dtype", "float16")[0] == 0
+    assert run("diff", str(tmp_path / "x.npz"), str(tmp_path / "z.npz"))[0] == 1
+
+
+def test_json_of_a_conversion(run: Any, official: Path, tmp_path: Path) -> None:
+    target = tmp_path / "x.msgpack"
+    document = json.loads(run("convert", str(official), str(target), "--strip-head", "--json")[1])
+    assert (document["source"], document["target"], document["bytes"]) == (str(official), str(target), target.stat().st_size)
+    assert (document["layout"], document["dtype"], document["head_stripped"]) == (
+        "channels_last",
+        "float32",
+        ["head.weight", "head.bias"],
+    )
+    assert (document["metadata"]["ema"], document["metadata"]["ignored"], document["verify"]) == (True, ["n_averaged"], None)
 
 
 def test_help_names_every_option(run: Any) -> None:
     for command, options in (
-        ("inspect", ("--variant", "--use-ema", "--sha256", "--json")),
+        ("inspect", ("--variant", "--heads", "--window-size", "--use-ema", "--sha256", "--json")),
         (
             "convert",
-            ("--to", "--dtype", "--variant", "--strip-head", "--num-classes", "--use-ema", "--force", "--verify", "--sha256"),
+            (
+                *("--to", "--dtype", "--variant", "--heads", "--strip-head", "--fold-scale", "--one-way", "--num-classes"),
+                *("--use-ema", "--config-json", "--allow-nonfinite", "--force", "--verify", "--sha256", "--json"),
+            ),
         ),
         ("diff", ("--variant", "--use-ema", "--json")),
     ):

@@ -1,12 +1,15 @@
-"""`scalablevit-ref diff` as a user runs it."""
+"""`scalablevit-ref diff` as a user runs it, and the bar that shows how far a command is."""
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from rich.console import Console
 
 import scalablevit_ref as sv
 from scalablevit_ref.checkpoints.convert import convert_file
@@ -57,3 +60,20 @@ def test_diff_of_bits_settings_and_shapes(run: Any, tmp_path: Path) -> None:
     for file, what in (("c.npz", "shape"), ("d.npz", "only in A")):
         document = json.loads(run("diff", str(tmp_path / "a.npz"), str(tmp_path / file), "--json")[1])
         assert [row["what"] for row in document["differences"]] == [what] * 2
+
+
+def test_progress_of_large_files(run: Any, official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar on a terminal that ends at the file's size; none for small files, and none where errors go to a file."""
+    from scalablevit_ref.cli import progress
+
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=100))
+    assert run("convert", str(official), str(tmp_path / "a.npz"))[0] == 0
+    assert "converting" not in screen.getvalue()
+    monkeypatch.setattr(progress, "LARGE", 1000)
+    for arguments in (("convert", str(official), str(tmp_path / "b.npz")), ("inspect", str(official), "--sha256")):
+        assert run(*arguments)[0] == 0
+    assert run("diff", str(official), str(tmp_path / "b.npz"))[0] == 0
+    drawn = screen.getvalue()
+    assert all(word in drawn for word in ("converting", "hashing", "comparing"))
+    assert drawn.count("816.4/816.4 kB") >= 3

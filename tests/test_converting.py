@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import json
 import re
 import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -21,6 +21,9 @@ from tests.test_checkpoints_files import listing
 from tests.test_checkpoints_msgpack import array, nested
 from tests.test_checkpoints_pth import training_checkpoint
 from tests.test_checkpoints_recognise import DIGITS, TINY_MMDET, assert_same
+from tests.test_cli_verify import run
+
+__all__ = ["run"]  # a fixture
 
 PAGE = Path(__file__).parent.parent / "docs" / "converting.md"
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -42,34 +45,57 @@ def make_files(folder: Path) -> None:
     torch.save(sv.to_backend(port, "torch"), folder / "port.pt")
 
 
-@pytest.fixture
-def command(tmp_path: Path) -> dict[str, str]:
-    """An environment whose `scalablevit-ref` is this source's."""
-    script = tmp_path / "bin" / "scalablevit-ref"
-    script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m scalablevit_ref "$@"\n')
-    script.chmod(0o755)
-    path = f"{script.parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(PAGE.parent.parent), "COLUMNS": "80"}
+def shell(line: str, run: Any) -> str:
+    """One line of a recipe, as a shell reads it: `!` before a command that must be refused, `>` before a file."""
+    assert not set(line) & set("|&;$`*?<(){}~\"'\\"), "more shell than is read here"
+    words = line.split()
+    refused, target = words[0] == "!", None
+    if ">" in words:
+        words, target = words[: words.index(">")], words[-1]
+    assert words[refused] == "scalablevit-ref"
+    code, out, err = run(*words[refused + 1 :])
+    assert (code, err.count("\n"), bool(out)) == ((2, 1, False) if refused else (0, 0, True)), line + out + err
+    if target:
+        Path(target).write_text(out)
+    return f"refused: {err}" if refused else str(out)
 
 
-def test_every_recipe(tmp_path: Path, command: dict[str, str]) -> None:
-    folder = tmp_path / "work"
-    folder.mkdir()
-    make_files(folder)
-    said = []
+def test_every_recipe(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_files(tmp_path)
+    said: list[str] = []
     for kind, code in BLOCKS:
-        words = ["sh", "-eu", "-c", code] if kind == "sh" else [sys.executable, "-c", code]
-        done = subprocess.run(words, cwd=folder, env=command, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, ""), code + done.stdout + done.stderr
-        said.append(done.stdout)
-    assert len(BLOCKS) == 10
-    assert "".join(said).count("The same: configuration and all") == 3
-    assert "".join(said).count("agrees") == "".join(code for _, code in BLOCKS).count("--verify")
-    assert "(3, 3, 1, 16)" in said[7]
-    for name in ("model.safetensors", "weights.npz", "params.msgpack", "keras.npz", "official.pth", "copy.safetensors"):
-        assert_same(sv.load_checkpoint(folder / name), sv.init_params(DIGITS, seed=1))
-    stepped = sv.load_checkpoint(folder / "checkpoint_best.pth", use_ema=False).params
-    assert_same(sv.load_checkpoint(folder / "raw.safetensors"), stepped)
-    assert_same(sv.load_checkpoint(folder / "from_flax.safetensors"), sv.init_params(DIGITS))
-    assert not [name for name in listing(folder) if name.startswith(".")]
+        if kind == "sh":
+            said += [shell(line, run) for line in code.splitlines()]
+        else:
+            exec(compile(code, "converting.md", "exec"), {})
+            said.append(capsys.readouterr().out)
+    assert len(BLOCKS) == 16
+    text, code = "".join(said), "".join(code for _, code in BLOCKS)
+    assert text.count("The same: configuration and all") == code.count("scalablevit-ref diff")
+    assert text.count("agrees") == code.count("--verify")
+    assert text.count("refused: ") == code.count("! scalablevit-ref")
+    assert "(3, 3, 1, 16)" in text  # the depthwise kernel, channels last
+    assert "(16, 16, 3, 3)" in text  # and the dense one
+    assert json.loads(Path("facts.json").read_text())["variant"] == json.loads(Path("done.json").read_text())["metadata"]["variant"]
+    for name in (
+        "model.safetensors",
+        "told.safetensors",
+        "weights.npz",
+        "params.msgpack",
+        "keras.npz",
+        "from_keras.pth",
+        "official.pth",
+    ):
+        assert_same(sv.load_checkpoint(name), sv.init_params(DIGITS, seed=1))
+    stepped = sv.load_checkpoint("checkpoint_best.pth", use_ema=False).params
+    assert_same(sv.load_checkpoint("raw.safetensors"), stepped)
+    assert_same(sv.load_checkpoint("from_flax.safetensors"), sv.init_params(DIGITS))
+    assert_same(sv.load_checkpoint("backbone_again.pth"), sv.init_params(TINY_MMDET))
+    assert not [name for name in listing(tmp_path) if name.startswith(".") or name == "again.pt"]
+
+
+def test_the_page_is_shell() -> None:
+    """What is read here word by word is sound for a real one."""
+    page = "".join(code for kind, code in BLOCKS if kind == "sh")
+    subprocess.run(["sh", "-n", "-c", page], check=True)

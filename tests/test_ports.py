@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,13 @@ from safetensors.numpy import save_file
 import scalablevit_ref as sv
 from scalablevit_ref import CheckpointError
 from scalablevit_ref.checkpoints import ports
-from scalablevit_ref.checkpoints.ports import flax_to_vit_pytorch, load_port, port_table, vit_pytorch_to_flax
+from scalablevit_ref.checkpoints.port_files import load_port
+from scalablevit_ref.checkpoints.ports import flax_to_vit_pytorch, port_table, vit_pytorch_to_flax
 from scalablevit_ref.dialects import flax_port, vit_pytorch
 from scalablevit_ref.dialects.config import is_norm_bias
 from tests.conftest import Agree, Library
+from tests.test_checkpoints_files import special_patterns
+from tests.test_checkpoints_hostile_arrays import header
 from tests.test_dialects import CONFIG, OPTIONS, images, parameters
 
 LAST_NORM = "params.Transformer_1.LayerNorm_0.scale"
@@ -30,7 +34,7 @@ def unbiased() -> dict[str, np.ndarray]:
 
 
 def unique(shapes: dict[str, tuple[int, ...]], dtype: str) -> dict[str, np.ndarray]:
-    """Bit patterns that count on through all arrays: NaN payloads, infinities, −0.0 and subnormals among them."""
+    """Bit patterns that count on through all arrays; NaN payloads, infinities, −0.0 and subnormals are among them."""
     arrays, start = {}, 1
     for name, shape in shapes.items():
         count = int(np.prod(shape))
@@ -39,6 +43,9 @@ def unique(shapes: dict[str, tuple[int, ...]], dtype: str) -> dict[str, np.ndarr
         start += count
         empty = sv.to_backend(np.zeros(1, np.float32), "numpy", dtype)
         arrays[name] = bits.astype(BITS[dtype]).view(empty.dtype).reshape(shape)
+    last = arrays[list(arrays)[-1]].reshape(-1)
+    special = special_patterns(last.dtype)[: last.size]
+    last[: len(special)] = special
     return arrays
 
 
@@ -93,7 +100,7 @@ def test_both_compute_the_same_where_the_port_is_patched(size: tuple[int, int], 
     tree = vit_pytorch_to_flax(state, config)
     nhwc = rearrange(x, "b c h w -> b h w c")
     agree(flax_port.scalable_vit(xp(nhwc), xp(tree), config, patched=True), sv.to_numpy(expected))
-    published = vit_pytorch_to_flax(state, config, patched=False, allow_lossy=True)
+    published = vit_pytorch_to_flax(state, config, patched=False, one_way=True)
     difference = np.abs(flax_port.scalable_vit(nhwc, published, config) - sv.to_numpy(expected)).max()
     assert difference > 1e-3  # as published the port computes something else
 
@@ -103,7 +110,7 @@ def test_norm_biases_are_refused_with_the_reason() -> None:
     state["layers.0.0.norm.b"][0, 3] = 0.5
     with pytest.raises(CheckpointError, match=r"layers\.0\.0\.norm\.b: the Flax port's norms have no bias.*found up to 0.5"):
         vit_pytorch_to_flax(state, CONFIG)
-    lossy = vit_pytorch_to_flax(state, CONFIG, allow_lossy=True)
+    lossy = vit_pytorch_to_flax(state, CONFIG, one_way=True)
     assert same_bits(lossy, vit_pytorch_to_flax(unbiased(), CONFIG))
     state = unbiased() | {"mlp_head.1.bias": np.full(16, -0.0)}  # its sign would be lost
     with pytest.raises(CheckpointError, match=r"mlp_head\.1\.bias"):
@@ -116,8 +123,8 @@ def test_the_published_port_is_refused_with_the_reason() -> None:
         flax_to_vit_pytorch(tree, CONFIG)
     with pytest.raises(CheckpointError, match="the published Flax port has a norm after its last stage"):
         vit_pytorch_to_flax(unbiased(), CONFIG, patched=False)
-    state = flax_to_vit_pytorch(tree, CONFIG, allow_lossy=True)
-    back = vit_pytorch_to_flax(state, CONFIG, patched=False, allow_lossy=True)
+    state = flax_to_vit_pytorch(tree, CONFIG, one_way=True)
+    back = vit_pytorch_to_flax(state, CONFIG, patched=False, one_way=True)
     assert np.array_equal(back.pop(LAST_NORM), np.ones(16))
     assert same_bits(back, {name: value for name, value in tree.items() if name != LAST_NORM})
 
@@ -160,6 +167,8 @@ def test_port_files_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     sv.save_checkpoint(path, sv.init_params(sv.variant("digits")), sv.variant("digits"))
     with pytest.raises(CheckpointError, match=r"weights.safetensors: these names are of neither port"):
+        load_port(path)
+    with pytest.raises(CheckpointError, match="heads and window_size are told of a port's weights"):
         load_port(path, heads=1, window_size=None)
     save_file({name: x for name, x in unbiased().items() if name != "mlp_head.2.weight"}, path)
     with pytest.raises(CheckpointError, match=r"weights.safetensors: mlp_head.2.weight must have 2 axes"):
@@ -181,3 +190,32 @@ def test_a_table_that_repeats_a_name_is_found(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(ports.flax_port, "table", lambda depth, patched: (*rows[:-1], rows[0]))
     with pytest.raises(ValueError, match="not a bijection"):
         port_table(CONFIG)
+
+
+def test_hostile_names_are_refused_in_no_time(tmp_path: Path) -> None:
+    """Stages and layers without end, each of one empty array; and two arrays of one path."""
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    for names in (
+        [f"Transformer_{k}.ScalableSelfAttention_0.Conv_0.kernel" for k in range(8_000)],
+        [f"Transformer_0.ScalableSelfAttention_{j}.Conv_0.kernel" for j in range(8_000)],
+        [f"layers.{k}.0.layers.0.0.to_q.weight" for k in range(8_000)],
+        [f"layers.0.0.layers.{j}.0.to_q.weight" for j in range(8_000)],
+        ["params.Transformer_0.ScalableSelfAttention_0/Conv_0", "params/Transformer_0.ScalableSelfAttention_0.Conv_0"],
+    ):
+        path, start = tmp_path / "x.safetensors", time.process_time()
+        path.write_bytes(header(dict.fromkeys(names, empty)))
+        with pytest.raises(CheckpointError, match=r"x\.safetensors: .*(too few for|two arrays of one path)"):
+            load_port(path, heads=1)
+        assert time.process_time() - start < 5
+    for config in (
+        "3",
+        "[]",
+        '{"heads": 3}',
+        '{"heads": ["a"], "window_size": [1]}',
+        '{"heads": [1e400, 2], "window_size": [1, 2]}',
+    ):
+        raw = {"a": dict(empty)} | {"__metadata__": {"config": config}}
+        raw["layers.0.0.layers.0.0.to_q.weight"] = dict(empty)
+        path.write_bytes(header(raw))
+        with pytest.raises(CheckpointError, match=r"x\.safetensors: "):
+            load_port(path)

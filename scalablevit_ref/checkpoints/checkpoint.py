@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scalablevit_ref.backends import backend, to_numpy
 from scalablevit_ref.backends.dispatch import dtype_name
-from scalablevit_ref.checkpoints.errors import CheckpointError
+from scalablevit_ref.checkpoints.errors import CheckpointError, naming
 from scalablevit_ref.checkpoints.inference import exact_variant, resolve_config
 from scalablevit_ref.checkpoints.layouts import check_layout, from_canonical, to_canonical
 from scalablevit_ref.checkpoints.recognise import Found, find_state, is_plain, tell_layout
@@ -22,6 +22,9 @@ from scalablevit_ref.checkpoints.stored import Tensor, blocks, is_finite, is_laz
 from scalablevit_ref.checks import FLOATS, parameter_problems
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.parameters import parameter_shapes
+
+if TYPE_CHECKING:
+    from scalablevit_ref.dialects.config import Config  # a third of what importing this package would cost
 
 _TOLD = ("layout", "variant", "config_from", "wrapper", "ema", "prefixes", "ignored", "dtype", "format")
 """Metadata that reading tells by itself."""
@@ -120,12 +123,9 @@ def open_checkpoint(
     """`load_checkpoint` that reads no weights yet: each is read when it is asked for, while the file is open."""
     from scalablevit_ref.checkpoints.files import open_file
 
-    try:
-        with open_file(Path(path)) as (tree, notes, kind):
-            found = find_state(tree, use_ema=use_ema, notes=notes)
-            yield opened_from(found, layout=layout, variant=variant, config=config, format=kind)
-    except CheckpointError as error:
-        raise (error.in_file(path) if error.file is None else error) from error.__cause__
+    with naming(path), open_file(Path(path)) as (tree, notes, kind):
+        found = find_state(tree, use_ema=use_ema, notes=notes)
+        yield opened_from(found, layout=layout, variant=variant, config=config, format=kind)
 
 
 def save_checkpoint(
@@ -151,30 +151,53 @@ def save_checkpoint(
     The file appears whole or not at all. Raises FileExistsError, and CheckpointError for parameters that do not fit, an unknown
     suffix, a layout in which the network does not exist, metadata that is not plain, or bfloat16 in an npz.
     """
+    with naming(path):
+        state = to_state_dict(params, config, layout=layout)
+        write_state(
+            Path(path),
+            state,
+            config,
+            layout=layout,
+            metadata=metadata or {},
+            force=force,
+            allow_nonfinite=allow_nonfinite,
+            config_json=config_json,
+            progress=progress,
+        )
+
+
+def write_state(
+    path: Path,
+    state: Mapping[str, Any],
+    config: ScalableViTConfig | Config | None,
+    *,
+    layout: str,
+    metadata: Mapping[str, Any],
+    force: bool,
+    allow_nonfinite: bool,
+    config_json: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """`save_checkpoint` of what is in its layout already; config: of the official network or a port, None if not known."""
     from scalablevit_ref.checkpoints.writing import Contents, write_file
 
-    path = Path(path)
-    try:
-        state = to_state_dict(params, config, layout=layout)
-        if not allow_nonfinite:
-            _check_finite({name: x for name, x in state.items() if not is_lazy(x)})
-        beside = {name: value for name, value in (metadata or {}).items() if name not in _TOLD}
-        for name, value in beside.items():
-            if not isinstance(name, str) or not is_plain(value):
-                raise CheckpointError("metadata must be plain values under names", key=str(name), found=type(value).__name__)
+    if not allow_nonfinite:
+        _check_finite({name: x for name, x in state.items() if not is_lazy(x)})
+    beside = {name: value for name, value in metadata.items() if name not in _TOLD}
+    for name, value in beside.items():
+        if not isinstance(name, str) or not is_plain(value):
+            raise CheckpointError("metadata must be plain values under names", key=str(name), found=type(value).__name__)
 
-        def read(name: str) -> Iterator[np.ndarray]:
-            for block in blocks(state[name]):
-                if is_lazy(state[name]) and not allow_nonfinite:
-                    _check_finite({name: block})
-                yield block
-                if progress is not None:
-                    progress(block.nbytes)
+    def read(name: str) -> Iterator[np.ndarray]:
+        for block in blocks(state[name]):
+            if is_lazy(state[name]) and not allow_nonfinite:
+                _check_finite({name: block})
+            yield block
+            if progress is not None:
+                progress(block.nbytes)
 
-        contents = Contents(state, config, layout, json.loads(json.dumps(beside)), read)
-        write_file(path, contents, force=force, config_json=config_json)
-    except CheckpointError as error:
-        raise (error.in_file(path) if error.file is None else error) from error.__cause__
+    contents = Contents(state, config, layout, json.loads(json.dumps(beside)), read)
+    write_file(path, contents, force=force, config_json=config_json)
 
 
 def opened_from(
@@ -189,15 +212,17 @@ def opened_from(
         "layout": layout,
         "variant": exact_variant(resolved.config),
         "config_from": resolved.told_by,
-        "wrapper": found.wrapper,
-        "ema": found.wrapper is not None and found.wrapper.endswith("_ema"),
-        "prefixes": found.prefixes,
-        "ignored": found.ignored,
-        "dtype": _dtype(found.state),
     }
     tensors = {name: x if is_lazy(x) else to_numpy(x) for name, x in found.state.items()}
     params = to_canonical(tensors, resolved.config, layout)
-    return Opened(params, resolved.config, found.beside | told | ({"format": format} if format else {}))
+    return Opened(params, resolved.config, found.beside | told | told_of(found) | ({"format": format} if format else {}))
+
+
+def told_of(found: Found) -> dict[str, Any]:
+    """Metadata that any state dict tells: where it lay in its file, and its dtype."""
+    ema = found.wrapper is not None and found.wrapper.endswith("_ema")
+    around = {"wrapper": found.wrapper, "ema": ema, "prefixes": found.prefixes, "ignored": found.ignored}
+    return around | {"dtype": _dtype(found.state)}
 
 
 def _read(opened: Opened) -> Checkpoint:

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.backends.dispatch import dtype_name
-from scalablevit_ref.checkpoints.checkpoint import Opened, opened_from
-from scalablevit_ref.checkpoints.errors import CheckpointError
+from scalablevit_ref.checkpoints.checkpoint import Opened
+from scalablevit_ref.checkpoints.errors import CheckpointError, naming
 from scalablevit_ref.checkpoints.files import open_file
-from scalablevit_ref.checkpoints.recognise import find_state, tell_layout
+from scalablevit_ref.checkpoints.port_files import OpenedPort, Windows, opened_any
+from scalablevit_ref.checkpoints.recognise import find_state, tell_layout, tell_port
 from scalablevit_ref.checkpoints.stored import blocks, values
+from scalablevit_ref.dialects.config import PerStage
 
 Progress = Callable[[int], None]
 
@@ -46,7 +48,8 @@ def manifest(params: Mapping[str, Any], progress: Progress = nothing) -> dict[st
 class Inspection:
     """What is told of a file without reading its weights.
 
-    opened: the checkpoint, None where its configuration cannot be told; problem: why.
+    opened: the checkpoint, None where its configuration cannot be told; problem: why, or what else is to be said of it.
+    of_a_port: whether it is a community port's network.
     names, dtypes, parameters: of the tensors as the file has them. sha256: of each, if asked for.
     """
 
@@ -58,7 +61,8 @@ class Inspection:
     shapes: dict[str, tuple[int, ...]]
     dtypes: list[str]
     parameters: int
-    opened: Opened | None
+    of_a_port: bool
+    opened: Opened | OpenedPort | None
     problem: str | None
     sha256: dict[str, str] | None
 
@@ -67,6 +71,8 @@ def inspect_file(
     path: Path,
     *,
     variant: str | None = None,
+    heads: PerStage | None = None,
+    window_size: Windows = None,
     use_ema: bool = True,
     sha256: bool = False,
     progress: Callable[[int], Progress] | None = None,
@@ -76,31 +82,35 @@ def inspect_file(
     Raises CheckpointError for a file that holds no state dict at all.
     """
     opened, problem, layout = None, None, None
-    try:
-        with open_file(path) as (tree, notes, kind):
-            found = find_state(tree, use_ema=use_ema, notes=notes)
-            try:
-                layout = tell_layout(list(found.state))
-                opened = opened_from(found, layout=None, variant=variant, config=None, format=kind)
-            except CheckpointError as error:
-                problem = str(error)
-            params: Mapping[str, Any] = opened.params if opened else found.state
-            done = progress(size_of(params)) if progress and sha256 else nothing
-            return Inspection(
-                format=kind,
-                layout=layout,
-                wrapper=found.wrapper,
-                prefixes=found.prefixes,
-                ignored=found.ignored,
-                shapes={name: tuple(x.shape) for name, x in found.state.items()},
-                dtypes=sorted({dtype_name(x) for x in found.state.values()}),
-                parameters=sum(math.prod(x.shape) for x in found.state.values()),
-                opened=opened,
-                problem=problem,
-                sha256=manifest(params, done) if sha256 else None,
-            )
-    except CheckpointError as error:
-        raise error.in_file(path) from error.__cause__
+    with naming(path), open_file(path) as (tree, notes, kind):
+        found = find_state(tree, use_ema=use_ema, notes=notes)
+        try:
+            layout = tell_port(found.state) or tell_layout(list(found.state))
+            opened = opened_any(found, kind, variant=variant, heads=heads, window_size=window_size)
+            layout = opened.metadata["layout"]
+        except CheckpointError as error:
+            problem = str(error)
+        params: Mapping[str, Any] = canonical(opened) if opened else found.state
+        done = progress(size_of(params)) if progress and sha256 else nothing
+        return Inspection(
+            format=kind,
+            layout=layout,
+            wrapper=found.wrapper,
+            prefixes=found.prefixes,
+            ignored=found.ignored,
+            shapes={name: tuple(x.shape) for name, x in found.state.items()},
+            dtypes=sorted({dtype_name(x) for x in found.state.values()}),
+            parameters=sum(math.prod(x.shape) for x in found.state.values()),
+            of_a_port=tell_port(found.state) is not None,
+            opened=opened,
+            problem=problem,
+            sha256=manifest(params, done) if sha256 else None,
+        )
+
+
+def canonical(opened: Opened | OpenedPort) -> Mapping[str, Any]:
+    """The parameters under official names; a port's, which has none, under vit_pytorch's."""
+    return opened.named() if isinstance(opened, OpenedPort) else opened.params
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,8 @@ def _difference(name: str, a: Any, b: Any) -> Difference | None:
         differ = (x.reshape(-1, 1).view(np.uint8) != y.reshape(-1, 1).view(np.uint8)).any(axis=1)
         if not differ.any():
             return None
-    wide_x, wide_y = x.astype(np.float64).reshape(-1), y.astype(np.float64).reshape(-1)
+    with np.errstate(invalid="ignore"):  # of signalling NaNs
+        wide_x, wide_y = x.astype(np.float64).reshape(-1), y.astype(np.float64).reshape(-1)
     unequal = (wide_x != wide_y) & ~(np.isnan(wide_x) & np.isnan(wide_y))
     if not unequal.any():
         return Difference(name, "bits", count=int(differ.sum()), size=x.size) if x.dtype == y.dtype else None

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.checkpoints.checkpoint import Opened, open_checkpoint, save_checkpoint
-from scalablevit_ref.checkpoints.contents import Progress, manifest, nothing, size_of
-from scalablevit_ref.checkpoints.errors import CheckpointError
-from scalablevit_ref.checkpoints.stored import LazyTensor, is_finite, numpy_dtype, values
+from scalablevit_ref.checkpoints.checkpoint import Opened, to_state_dict, write_state
+from scalablevit_ref.checkpoints.contents import Progress, canonical, manifest, nothing, size_of
+from scalablevit_ref.checkpoints.errors import CheckpointError, naming
+from scalablevit_ref.checkpoints.layouts import LAYOUTS, check_layout
+from scalablevit_ref.checkpoints.port_files import PORT_LAYOUTS, OpenedPort, Windows, open_any, refuse_other_network
+from scalablevit_ref.checkpoints.port_operations import fold_ssa_scale
+from scalablevit_ref.checkpoints.stored import LazyTensor, Tensor, is_finite, numpy_dtype, values
 from scalablevit_ref.checkpoints.writing import WRITERS, write_atomically
 from scalablevit_ref.checks import FLOATS
 from scalablevit_ref.config import ScalableViTConfig, near_matches
+from scalablevit_ref.dialects.config import Config, PerStage
 from scalablevit_ref.parameters import parameter_shapes
 
 FLAX_SUFFIX = ".msgpack"
@@ -24,14 +28,18 @@ FLAX_SUFFIX = ".msgpack"
 
 @dataclass(frozen=True)
 class Converted:
-    """What was converted: the source's metadata (`Checkpoint`), the configuration, layout and dtype written."""
+    """What was converted: the source's metadata (`Checkpoint`), the configuration, layout and dtype written.
+
+    config: of the official network or a port. folded: whether the scale of SSA was folded.
+    """
 
     metadata: dict[str, Any]
-    config: ScalableViTConfig
+    config: ScalableViTConfig | Config
     layout: str
     dtype: str
     parameters: int
     dropped: list[str]
+    folded: bool
 
 
 def convert_file(
@@ -41,7 +49,11 @@ def convert_file(
     layout: str | None = None,
     dtype: str | None = None,
     variant: str | None = None,
+    heads: PerStage | None = None,
+    window_size: Windows = None,
     strip_head: bool = False,
+    fold_scale: bool = False,
+    one_way: bool = False,
     num_classes: int | None = None,
     use_ema: bool = True,
     force: bool = False,
@@ -49,14 +61,20 @@ def convert_file(
     config_json: bool = False,
     sha256: str | os.PathLike[str] | None = None,
     progress: Callable[[int], Progress] | None = None,
+    check: Callable[[Opened | OpenedPort], None] | None = None,
 ) -> Converted:
     """Convert a checkpoint into the format that the target's suffix says, without holding more than a tensor in memory.
 
-    layout: of the target; None is "channels_last" for `.msgpack`, "official" for all others.
+    layout: of the target; None is "channels_last" for `.msgpack`, "official" for all others. A port's weights go into
+        `port_files.PORT_LAYOUTS` only; None is their own, and "flax_port_patched" from vit_pytorch to `.msgpack`.
     dtype: "float16", "bfloat16", "float32" or "float64"; None keeps the file's. variant: what the weights are of, where the file
         does not tell. strip_head: leave the classifier out. num_classes: refuse a checkpoint of another number.
+    heads, window_size: settings of a port's weights, to be kept beside them (`port_files.load_port`).
+    fold_scale: a network whose SSA scales by d^-½, with r_c^-½ folded into q; rounded, and so one-way.
+    one_way: leave out what the other port lacks, and so change the function.
     sha256: write a manifest of the target's tensors (`sha256sum`'s format, official names) to this file.
-    progress: told the bytes to be written, gives what is told those that are done.
+    progress: told the bytes to be written, gives what is told those that are done. check: called with the source before anything
+        is written, to refuse it.
 
     A `.pth` is the exception: torch writes it from memory. Raises CheckpointError, FileExistsError and FileNotFoundError before
     anything is written; non-finite weights and damage are found on the way, and leave nothing behind either.
@@ -66,37 +84,66 @@ def convert_file(
         raise CheckpointError("unknown suffix", file=target, expected=", ".join(WRITERS), found=repr(target.suffix))
     if dtype is not None and dtype not in FLOATS:
         raise CheckpointError(f"unknown dtype {dtype!r}{near_matches(dtype, FLOATS)}; there are {', '.join(FLOATS)}")
+    if layout is not None:
+        check_layout(layout, LAYOUTS + PORT_LAYOUTS)
     if sha256 is not None and os.path.lexists(sha256) and not force:
         raise FileExistsError(f"{sha256} exists; force overwrites it")
-    layout = layout or ("channels_last" if target.suffix == FLAX_SUFFIX else "official")
-    with open_checkpoint(source, variant=variant, use_ema=use_ema) as opened:
+    with open_any(source, variant=variant, heads=heads, window_size=window_size, use_ema=use_ema) as opened:
+        if check is not None:
+            check(opened)
         if num_classes is not None and opened.config.num_classes != num_classes:
             raise CheckpointError("number of classes", key="num_classes", expected=num_classes, found=opened.config.num_classes)
-        kept = without_head(opened) if strip_head else opened
-        params = {name: cast_to(name, x, dtype, allow_nonfinite) for name, x in kept.params.items()}
-        save_checkpoint(
-            target,
-            params,
-            kept.config,
-            layout=layout,
-            metadata=opened.metadata,
-            force=force,
-            allow_nonfinite=allow_nonfinite,
-            config_json=config_json,
-            progress=progress(size_of(params)) if progress else nothing,
+        layout = layout or _own_layout(opened, target)
+        refuse_other_network(layout, opened, {False: LAYOUTS, True: PORT_LAYOUTS})
+        state, config, dropped = _in_layout(
+            opened, layout, strip_head=strip_head, fold_scale=fold_scale, one_way=one_way, dtype=dtype, finite=not allow_nonfinite
         )
-        dropped = [name for name in opened.params if name not in kept.params]
+        with naming(target):
+            write_state(
+                target,
+                state,
+                None if isinstance(opened, OpenedPort) and not opened.told else config,
+                layout=layout,
+                metadata=opened.metadata,
+                force=force,
+                allow_nonfinite=allow_nonfinite,
+                config_json=config_json,
+                progress=progress(size_of(state)) if progress else nothing,
+            )
     if sha256 is not None:
         write_manifest(target, Path(sha256), force=force)
-    sizes = parameter_shapes(kept.config).values()
-    written = dtype or opened.metadata["dtype"]
-    return Converted(opened.metadata, kept.config, layout, written, sum(int(np.prod(s)) for s in sizes), dropped)
+    count = sum(int(np.prod(x.shape)) for x in state.values())
+    return Converted(opened.metadata, config, layout, dtype or opened.metadata["dtype"], count, dropped, fold_scale)
+
+
+def _own_layout(opened: Opened | OpenedPort, target: Path) -> str:
+    if isinstance(opened, OpenedPort):
+        return "flax_port_patched" if (opened.layout, target.suffix) == ("vit_pytorch", FLAX_SUFFIX) else opened.layout
+    return "channels_last" if target.suffix == FLAX_SUFFIX else "official"
+
+
+def _in_layout(
+    opened: Opened | OpenedPort, layout: str, *, strip_head: bool, fold_scale: bool, one_way: bool, dtype: str | None, finite: bool
+) -> tuple[Mapping[str, Any], ScalableViTConfig | Config, list[str]]:
+    """The tensors to be written, their configuration, and the official names that are left out."""
+    if isinstance(opened, OpenedPort):
+        if strip_head or fold_scale:
+            raise CheckpointError("a port's weights have a head and no r_c in their scale: nothing to strip or to fold")
+        moved = opened.as_layout(layout, one_way=one_way)
+        return {name: cast_to(name, x, dtype, finite=finite) for name, x in moved.items()}, opened.config, []
+    if one_way:
+        raise CheckpointError("one_way is for a port's weights; every layout of the official network is lossless")
+    kept = without_head(opened) if strip_head else opened
+    kept = with_folded_scale(kept) if fold_scale else kept
+    params = {name: cast_to(name, x, dtype, finite=finite) for name, x in kept.params.items()}
+    dropped = [name for name in opened.params if name not in params]
+    return to_state_dict(params, kept.config, layout=layout), kept.config, dropped
 
 
 def write_manifest(path: Path, target: Path, *, force: bool) -> None:
     """The manifest of what a checkpoint file holds, as `sha256sum` lays it out."""
-    with open_checkpoint(path) as opened:
-        lines = "".join(f"{digest}  {name}\n" for name, digest in manifest(opened.params).items())
+    with open_any(path) as opened:
+        lines = "".join(f"{digest}  {name}\n" for name, digest in manifest(canonical(opened)).items())
     write_atomically({target: lambda file: file.write(lines.encode())}, force=force)
 
 
@@ -106,8 +153,25 @@ def without_head(opened: Opened) -> Opened:
     return replace(opened, config=config, params={name: opened.params[name] for name in parameter_shapes(config)})
 
 
-def cast_to(name: str, x: Any, dtype: str | None, allow_nonfinite: bool = False) -> Any:
-    """A tensor that becomes another dtype when it is read. Raises CheckpointError then for a finite value that overflows."""
+def with_folded_scale(opened: Opened) -> Opened:
+    """The same function from a network with ssa_scale="head_dim": each SSA's r_c^-½ in its q. What r_c = 1 has keeps its bits."""
+    if opened.config.ssa_scale == "head_dim":
+        raise CheckpointError("the scale of SSA is d^-½ already", expected="ssa_scale='scaled'", found="ssa_scale='head_dim'")
+    params = dict(opened.params)
+    for k, (depth, ratio) in enumerate(zip(opened.config.depths, opened.config.c_ratios, strict=True)):
+        if ratio != 1:
+            for name in (f"stages.{k}.{i}.attn.q.{leaf}" for i in range(1, depth, 2) for leaf in ("weight", "bias")):
+                if name in params:
+                    params[name] = _folded(params[name], name.rpartition("attn.")[2], ratio)
+    return replace(opened, config=replace(opened.config, ssa_scale="head_dim"), params=params)
+
+
+def _folded(x: Tensor, name: str, ratio: float) -> LazyTensor:
+    return LazyTensor(tuple(x.shape), x.dtype, lambda: fold_ssa_scale({name: values(x)}, c_ratio=ratio)[name])
+
+
+def cast_to(name: str, x: Any, dtype: str | None, *, finite: bool = True) -> Any:
+    """A tensor that becomes another dtype when it is read. finite: raise CheckpointError then for a finite value that overflows."""
     if dtype is None or x.dtype.name == dtype:
         return x
 
@@ -115,7 +179,7 @@ def cast_to(name: str, x: Any, dtype: str | None, allow_nonfinite: bool = False)
         given = values(x)
         with np.errstate(over="ignore", invalid="ignore"):
             made = given.astype(numpy_dtype(dtype))
-        if not allow_nonfinite and not is_finite(made) and is_finite(given):
+        if finite and not is_finite(made) and is_finite(given):
             largest = float(np.abs(given.astype(np.float64)).max())
             raise CheckpointError(f"values too large for {dtype}", key=name, found=f"up to {largest:.4g}")
         return made

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
@@ -45,6 +47,15 @@ class CheckpointError(ValueError):
         error.file = str(path)
         error.args = (str(error),)
         return error
+
+
+@contextmanager
+def naming(path: str | PathLike[str]) -> Iterator[None]:
+    """A CheckpointError from within names this file, if it names none yet."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise (error.in_file(path) if error.file is None else error) from error.__cause__
 
 
 def brief(value: Any) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scalablevit_ref.checkpoints.errors import CheckpointError
 from scalablevit_ref.checkpoints.layouts import layout_shapes, official_shape
 from scalablevit_ref.checkpoints.recognise import Found
 from scalablevit_ref.checks import parameter_problems
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
+
+if TYPE_CHECKING:
+    from scalablevit_ref.dialects.config import Config  # a third of what importing this package would cost
 
 OFFICIAL_MODEL = "scalable_vit_"
 """Before a variant's name, the name of its model in the authors' training script (`args.model`)."""
@@ -145,7 +148,7 @@ def exact_variant(config: ScalableViTConfig) -> str | None:
     return next((name for name in VARIANTS if variant(name) == config), None)
 
 
-def config_to_json(config: ScalableViTConfig) -> str:
+def config_to_json(config: ScalableViTConfig | Config) -> str:
     return json.dumps(asdict(config))
 
 

@@ -128,10 +128,10 @@ _MOVES: dict[str, Callable[[str, tuple[int, ...]], Move]] = {
 }
 
 
-def check_layout(layout: str) -> None:
-    """Raise CheckpointError unless it is one of LAYOUTS."""
-    if layout not in LAYOUTS:
-        raise CheckpointError(f"unknown layout {layout!r}{near_matches(layout, LAYOUTS)}; there are {', '.join(LAYOUTS)}")
+def check_layout(layout: str, known: tuple[str, ...] = LAYOUTS) -> None:
+    """Raise CheckpointError unless it is one of those known."""
+    if layout not in known:
+        raise CheckpointError(f"unknown layout {layout!r}{near_matches(layout, known)}; there are {', '.join(known)}")
 
 
 def check_bijection(table: tuple[Move, ...], names: tuple[str, ...]) -> None:
@@ -172,7 +172,7 @@ def to_canonical(state: Mapping[str, Any], config: ScalableViTConfig, layout: st
     shapes = parameter_shapes(config)
     arrays: dict[str, Any] = {}
     for move in layout_table(config, layout):
-        arrays |= _moved(state, move.sources, move.targets, move.operation.forward, shapes)
+        arrays |= moved(state, move.sources, move.targets, move.operation.forward, shapes)
     return {name: arrays[name] for name in shapes}
 
 
@@ -181,17 +181,18 @@ def from_canonical(params: Mapping[str, Any], config: ScalableViTConfig, layout:
     shapes = layout_shapes(config, layout)
     arrays: dict[str, Any] = {}
     for move in layout_table(config, layout):
-        arrays |= _moved(params, move.targets, move.sources, move.operation.inverse, shapes)
+        arrays |= moved(params, move.targets, move.sources, move.operation.inverse, shapes)
     return arrays
 
 
-def _moved(
+def moved(
     state: Mapping[str, Any],
     sources: tuple[str, ...],
     targets: tuple[str, ...],
     operate: Callable[[list[Any]], list[Any]],
     shapes: Shapes,
 ) -> dict[str, Any]:
+    """One move's results by their names; tensors that are still in their file are made when they are read."""
     inputs = [state[name] for name in sources]
     if not any(is_lazy(x) for x in inputs) or operate in (IDENTITY.forward, IDENTITY.inverse):
         return dict(zip(targets, operate(inputs), strict=True))

@@ -184,7 +184,7 @@ def write_msgpack(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[str, 
     """The arrays as the tree that their dotted names spell, under `params`, and the notes beside it."""
     tree: dict[str, Any] = {}
     for name in state:
-        *path, leaf = name.split(".")
+        *path, leaf = name.removeprefix(f"{PARAMS}.").split(".")
         branch = tree
         for part in path:
             branch = branch.setdefault(part, {})

@@ -131,7 +131,7 @@ def write_npz(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[str, str]
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, x in state.items():
             _write_npy(archive, name, x, read(name))
-        for entry in (_CONFIG, _METADATA):
+        for entry in (entry for entry in (_CONFIG, _METADATA) if entry.strip("_") in notes):
             text = np.array(notes[entry.strip("_")])
             _write_npy(archive, entry, text, [text.reshape(-1)])
 

@@ -16,6 +16,12 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "params.")
 _MOST_PREFIXES = 8
 _MOST_PLAIN = 100_000
 
+OTHER_NETWORK = (
+    "another network than the official one (its layers run SSA, MLP, MLP, IWSA; its reduction is dense, without LayerNorm and "
+    "GELU; its LIM is dense; its head is another)"
+)
+"""What a port's is, and why no weights of one network make the other compute the same."""
+
 TRAINING_STATE = ("optimizer", "lr_scheduler", "scaler", "args", "meta", "scalablevit_ref")
 """Entries beside the weights that are not metadata of theirs."""
 
@@ -45,7 +51,10 @@ def find_state(tree: Any, *, use_ema: bool = True, notes: Mapping[str, Any] | No
     if _is_flax_tree(tree):
         from scalablevit_ref.dialects import flax_port  # nothing else here needs it
 
-        tree = flax_port.flatten(tree)
+        try:
+            tree = flax_port.flatten(tree)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
     wrapper = _wrapper(tree, use_ema)
     state = tree if wrapper is None else tree[wrapper]
     for name, value in state.items():
@@ -131,9 +140,8 @@ def tell_layout(names: list[str]) -> str:
     port = tell_port(names)
     if port is not None:
         raise CheckpointError(
-            f"these are {port}'s weights, of another network than the official one (its layers run SSA, MLP, MLP, IWSA; its "
-            "reduction is dense, without LayerNorm and GELU; its LIM is dense; its head is another), into which they cannot be "
-            "converted; scalablevit_ref.dialects runs them"
+            f"these are {port}'s weights, of {OTHER_NETWORK}, into which they cannot be converted; "
+            "scalablevit_ref.dialects runs them"
         )
     raise CheckpointError(
         "names of no known layout",

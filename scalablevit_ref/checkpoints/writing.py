@@ -24,6 +24,7 @@ from scalablevit_ref.checkpoints.npz import write_npz
 from scalablevit_ref.checkpoints.recognise import EMA_WRAPPERS, TRAINING_STATE, WRAPPERS
 from scalablevit_ref.checkpoints.safetensors import Blocks, write_safetensors
 from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.dialects.config import Config
 
 OFFICIAL_VARIANTS = ("small", "small_0", "base", "large")
 """Those that the authors' training script can name."""
@@ -36,15 +37,16 @@ class Contents:
     """What a file is to hold. `state` says names, shapes and dtypes, in a layout's order; `read` gives its values."""
 
     state: Mapping[str, Any]
-    config: ScalableViTConfig
+    config: ScalableViTConfig | Config | None
     layout: str
     metadata: dict[str, Any]
     read: Blocks
 
     def notes(self) -> dict[str, str]:
-        """Configuration and metadata as texts."""
-        notes = {"config": config_to_json(self.config), "layout": self.layout, "metadata": json.dumps(self.metadata)}
-        name = exact_variant(self.config)
+        """Configuration, where it is known, and metadata as texts."""
+        notes = {"layout": self.layout, "metadata": json.dumps(self.metadata)}
+        notes |= {"config": config_to_json(self.config)} if self.config else {}
+        name = exact_variant(self.config) if isinstance(self.config, ScalableViTConfig) else None
         return notes | ({"variant": name} if name else {})
 
 
@@ -62,6 +64,8 @@ def write_file(path: Path, contents: Contents, *, force: bool, config_json: bool
         raise CheckpointError("metadata under a name that a checkpoint uses itself", key=reserved[0])
     writes: dict[Path, Callable[[BinaryIO], object]] = {path: lambda file: WRITERS[path.suffix](file, contents)}
     if config_json:
+        if not isinstance(contents.config, ScalableViTConfig):
+            raise CheckpointError(f"{CONFIG_JSON} is for the official network's weights", found=contents.layout)
         text = json.dumps(hub_config(contents.config), indent=2) + "\n"
         writes[path.with_name(CONFIG_JSON)] = lambda file: file.write(text.encode())
     write_atomically(writes, force=force)
@@ -120,7 +124,9 @@ def _unnamed(folder: Path) -> int | None:
 
 
 def _write_pth(file: BinaryIO, contents: Contents) -> None:
-    """As the authors' training script (wrapper `model`) or mmdet (wrapper `state_dict`) writes. All tensors are in memory at once.
+    """As the authors' training script (wrapper `model`) or mmdet (wrapper `state_dict`) writes; a port's as a bare state dict.
+
+    All tensors are in memory at once.
 
     torch is given a file: given a path, it would name its records after it, and equal weights would make unequal files.
     """
@@ -129,16 +135,27 @@ def _write_pth(file: BinaryIO, contents: Contents) -> None:
         (name, to_backend(np.concatenate(list(map(np.copy, contents.read(name)))).reshape(x.shape), "torch"))
         for name, x in contents.state.items()
     )
-    import torch
-
+    if not isinstance(config, ScalableViTConfig):
+        _torch_save(tensors, file)
+        return
     variant = exact_variant(config)
     args = argparse.Namespace(model=f"{OFFICIAL_MODEL}{variant}") if variant in OFFICIAL_VARIANTS else argparse.Namespace()
     wrapped = {"meta": {}, "state_dict": tensors} if contents.layout == "mmdet" else {"model": tensors, "args": args}
-    torch.save(wrapped | metadata | {"scalablevit_ref": {"config": config_to_json(config)}}, file)
+    _torch_save(wrapped | metadata | {"scalablevit_ref": {"config": config_to_json(config)}}, file)
+
+
+def _torch_save(value: Any, file: BinaryIO) -> None:
+    import torch
+
+    try:
+        torch.save(value, file)
+    except RuntimeError as error:  # torch's word for a disk that is full
+        raise OSError(f"torch could not write the file: {str(error).splitlines()[0]}") from error
 
 
 WRITERS: dict[str, Callable[[BinaryIO, Contents], None]] = {
     ".pth": _write_pth,
+    ".pt": _write_pth,
     ".safetensors": lambda file, c: write_safetensors(file, c.state, c.notes() | {"format": "np"}, c.read),
     ".npz": lambda file, c: write_npz(file, c.state, c.notes(), c.read),
     ".msgpack": lambda file, c: write_msgpack(file, c.state, c.notes(), c.read),

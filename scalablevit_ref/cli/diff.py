@@ -12,11 +12,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from scalablevit_ref.checkpoints.checkpoint import open_checkpoint
-from scalablevit_ref.checkpoints.contents import Difference, differences, size_of
+from scalablevit_ref.checkpoints.checkpoint import Opened
+from scalablevit_ref.checkpoints.contents import Difference, canonical, differences, size_of
+from scalablevit_ref.checkpoints.errors import CheckpointError
+from scalablevit_ref.checkpoints.port_files import OpenedPort, open_any
+from scalablevit_ref.checkpoints.recognise import OTHER_NETWORK
 from scalablevit_ref.cli.errors import bad_input_is_one_line
 from scalablevit_ref.cli.progress import bytes_bar
-from scalablevit_ref.config import ScalableViTConfig
 
 
 def diff(
@@ -28,27 +30,34 @@ def diff(
 ) -> None:
     """Compare two checkpoints tensor by tensor, by official names, whatever their layouts, formats and dtypes.
 
+    Two of the ports are compared by vit_pytorch's names.
+
     Exit code 0 if configuration and numbers are the same, 1 if they differ, 2 for bad usage or a bad file.
     """
     with bad_input_is_one_line(), bytes_bar("comparing") as progress:
         with (
-            open_checkpoint(a, variant=variant, use_ema=use_ema) as one,
-            open_checkpoint(b, variant=variant, use_ema=use_ema) as other,
+            open_any(a, variant=variant, use_ema=use_ema) as one,
+            open_any(b, variant=variant, use_ema=use_ema) as other,
         ):
-            found = differences(one.params, other.params, progress(size_of(one.params)))
-        settings = _settings(one.config, other.config)
+            if type(one) is not type(other):
+                raise CheckpointError(f"nothing to compare: one file's weights are a port's, of {OTHER_NETWORK}")
+            params = canonical(one)
+            found = differences(params, canonical(other), progress(size_of(params)))
+        settings = _settings(one, other)
         dtypes = [one.metadata["dtype"], other.metadata["dtype"]]
     if as_json:
         document = {"a": str(a), "b": str(b), "same": not (found or settings), "dtypes": dtypes, "config": settings}
-        typer.echo(json.dumps(document | {"tensors": len(one.params), "differences": [asdict(x) for x in found]}, indent=2))
+        typer.echo(json.dumps(document | {"tensors": len(params), "differences": [asdict(x) for x in found]}, indent=2))
     else:
-        _print(found, settings, dtypes, len(one.params))
+        _print(found, settings, dtypes, len(params))
     raise typer.Exit(1 if found or settings else 0)
 
 
-def _settings(a: ScalableViTConfig, b: ScalableViTConfig) -> dict[str, list[object]]:
-    """The settings that differ, with both values."""
-    return {name: [value, getattr(b, name)] for name, value in asdict(a).items() if value != getattr(b, name)}
+def _settings(a: Opened | OpenedPort, b: Opened | OpenedPort) -> dict[str, list[object]]:
+    """The settings that differ, with both values; a port's only where both files tell them."""
+    if not all(x.told for x in (a, b) if isinstance(x, OpenedPort)):
+        return {}
+    return {name: [value, getattr(b.config, name)] for name, value in asdict(a.config).items() if value != getattr(b.config, name)}
 
 
 def _print(found: list[Difference], settings: dict[str, list[object]], dtypes: list[str], tensors: int) -> None:

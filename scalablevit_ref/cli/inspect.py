@@ -16,8 +16,12 @@ from rich.text import Text
 from scalablevit_ref.checkpoints.contents import Inspection, inspect_file
 from scalablevit_ref.checkpoints.errors import printable
 from scalablevit_ref.checkpoints.inference import UNSEEN
+from scalablevit_ref.checkpoints.port_files import UNSEEN as PORT_UNSEEN
+from scalablevit_ref.checkpoints.port_files import OpenedPort
+from scalablevit_ref.checkpoints.recognise import OTHER_NETWORK
 from scalablevit_ref.cli.errors import bad_input_is_one_line
 from scalablevit_ref.cli.progress import bytes_bar
+from scalablevit_ref.cli.settings import HEADS_HELP, WINDOWS_HELP, port_settings
 from scalablevit_ref.config import VARIANTS
 
 TOLD_BY = {
@@ -34,6 +38,8 @@ def inspect(
     variant: Annotated[
         str | None, typer.Option(help=f"What the weights are of: {', '.join(VARIANTS)}.", show_default=False)
     ] = None,
+    heads: Annotated[str | None, typer.Option(metavar="N[,N…]", help=HEADS_HELP, show_default=False)] = None,
+    window_size: Annotated[str | None, typer.Option(metavar="P[,P…]", help=WINDOWS_HELP, show_default=False)] = None,
     use_ema: Annotated[bool, typer.Option(help="Prefer an EMA's weights where the file holds both.")] = True,
     sha256: Annotated[bool, typer.Option("--sha256", help="List the SHA-256 of every tensor, by official name.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")] = False,
@@ -44,19 +50,29 @@ def inspect(
     2 for a file that is no checkpoint.
     """
     with bad_input_is_one_line(), bytes_bar("hashing") as progress:
-        found = inspect_file(file, variant=variant, use_ema=use_ema, sha256=sha256, progress=progress)
+        settings = port_settings(heads, window_size)
+        found = inspect_file(file, variant=variant, use_ema=use_ema, sha256=sha256, progress=progress, **settings)
     if as_json:
         typer.echo(json.dumps(_document(file, found), indent=2))
     else:
         _print(file, found)
-    raise typer.Exit(0 if found.opened else 1)
+    raise typer.Exit(0 if found.opened and not _untold(found) else 1)
+
+
+def _untold(found: Inspection) -> bool:
+    """Whether these are a port's weights whose settings nobody told."""
+    return isinstance(found.opened, OpenedPort) and not found.opened.told
 
 
 def _document(file: Path, found: Inspection) -> dict[str, Any]:
     document: dict[str, Any] = {"file": str(file), "bytes": file.stat().st_size, "format": found.format, "layout": found.layout}
     config, metadata = (found.opened.config, found.opened.metadata) if found.opened else (None, {})
     document |= {"variant": metadata.get("variant"), "config_from": metadata.get("config_from")}
-    document |= {"config": asdict(config) if config else None, "problem": found.problem, "open": _left_open(found)}
+    document |= {
+        "config": asdict(config) if config and not _untold(found) else None,
+        "problem": found.problem,
+        "open": _left_open(found),
+    }
     document |= {"dtype": found.dtypes[0] if len(found.dtypes) == 1 else found.dtypes, "parameters": found.parameters}
     document |= {"wrapper": found.wrapper, "prefixes": found.prefixes, "ignored": found.ignored}
     tensors = {name: {"shape": list(shape)} for name, shape in found.shapes.items()}
@@ -65,7 +81,10 @@ def _document(file: Path, found: Inspection) -> dict[str, Any]:
 
 def _left_open(found: Inspection) -> str | None:
     """What no shape tells and the file does not say."""
-    return f"{UNSEEN}; taken from the variant" if found.opened and found.opened.metadata["config_from"] == "shapes" else None
+    if _untold(found):
+        return f"{PORT_UNSEEN}; --heads and --window-size tell them"
+    by_shapes = found.opened and found.opened.metadata.get("config_from") == "shapes"
+    return f"{UNSEEN}; taken from the variant" if by_shapes else None
 
 
 def _print(file: Path, found: Inspection) -> None:
@@ -79,12 +98,15 @@ def _print(file: Path, found: Inspection) -> None:
         "format": f"{found.format}, {file.stat().st_size / 1e6:,.1f} MB",
         "layout": found.layout or "unknown",
     }
-    if found.opened:
+    lines |= {"network": OTHER_NETWORK} if found.of_a_port else {}
+    if isinstance(found.opened, OpenedPort):
+        lines |= _of_a_port(found.opened)
+    elif found.opened:
         config, told = found.opened.config, found.opened.metadata
         lines["variant"] = f"{told['variant'] or 'none of the published'} ({TOLD_BY[told['config_from']]})"
         lines["head"] = f"{config.head}, {config.num_classes} classes" if config.num_classes else config.head
         lines["SSA"] = {"unscaled": "v3 (values keep c channels)", "scaled": "v1 (values have c' channels)"}[config.ssa_values]
-        lines |= {"EMA": "yes; --no-use-ema takes the others"} if told["ema"] else {}
+    lines |= {"EMA": "yes; --no-use-ema takes the others"} if found.opened and found.opened.metadata["ema"] else {}
     lines["parameters"] = f"{found.parameters:,} in {len(found.shapes)} tensors, {dtypes}"
     lines |= {"wrapper": found.wrapper} if found.wrapper else {}
     lines |= {"prefixes": " ".join(found.prefixes)} if found.prefixes else {}
@@ -98,3 +120,14 @@ def _print(file: Path, found: Inspection) -> None:
     console.print(table)
     for name, digest in (found.sha256 or {}).items():
         typer.echo(f"{digest}  {printable(name)}")
+
+
+def _of_a_port(opened: OpenedPort) -> dict[str, str]:
+    """What the shapes say of a port's network, and what is told beside."""
+    config = opened.config
+    lines = {"stages": f"{' / '.join(map(str, config.depth))} layers from {config.dim} channels"}
+    lines |= {"head": f"linear, {config.num_classes} classes"}
+    if opened.told:
+        windows = " / ".join("whole map" if size is None else str(size) for size in config.window_size)  # type: ignore[union-attr]
+        lines |= {"heads": " / ".join(map(str, config.heads)), "windows": windows}  # type: ignore[arg-type]
+    return lines

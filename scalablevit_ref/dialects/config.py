@@ -145,6 +145,19 @@ def check_size(config: Config, h: int, w: int, *, drops_tiles: bool) -> None:
             )
 
 
+MOST_STAGES = 16
+"""More make channels that no machine has, and a hostile file may claim any number."""
+
+_FEWEST_ARRAYS = 20
+"""Of a layer in either port."""
+
+
+def check_depth(depth: Sequence[int], found: Mapping[str, Any]) -> None:
+    """Raise ValueError for more stages or layers than a network of so many arrays can have, before their names are listed."""
+    if len(depth) > MOST_STAGES or sum(depth) * _FEWEST_ARRAYS > len(found):
+        raise ValueError(f"{len(found)} arrays are too few for {sum(depth)} layers in {len(depth)} stages")
+
+
 def config_from_shapes(found: Mapping[str, tuple[int, ...]], *, heads: PerStage, window_size: Any) -> Config:
     """The settings that parameters of these names and shapes have; heads and windows show in no shape and must be told.
 
@@ -153,11 +166,12 @@ def config_from_shapes(found: Mapping[str, tuple[int, ...]], *, heads: PerStage,
     Raises ValueError where a needed parameter is missing or misshapen, or its channels do not divide by the heads.
     """
     depth: list[int] = []
-    while f"layers.{len(depth)}.0.layers.0.0.to_q.weight" in found:
+    while len(depth) <= MOST_STAGES and f"layers.{len(depth)}.0.layers.0.0.to_q.weight" in found:
         j = 0
         while f"layers.{len(depth)}.0.layers.{j}.0.to_q.weight" in found:
             j += 1
         depth.append(j)
+    check_depth(depth, found)
 
     def shape(name: str, axes: int = 4) -> tuple[int, ...]:
         if len(found.get(name, ())) != axes:

@@ -16,7 +16,7 @@ from einops import rearrange
 
 from scalablevit_ref._typing import Array, Float, Params
 from scalablevit_ref.checks import check_map, check_parameters, check_shapes
-from scalablevit_ref.dialects.config import Config, PerStage, check_size, shapes
+from scalablevit_ref.dialects.config import MOST_STAGES, Config, PerStage, check_depth, check_size, shapes
 from scalablevit_ref.dialects.config import config_from_shapes as _config_from_shapes
 from scalablevit_ref.dialects.port import Dialect, forward, traced
 from scalablevit_ref.network import Tap, untapped
@@ -143,10 +143,18 @@ def trace(images: Float[Array, "b h w c"], params: Params, config: Config, *, pa
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The port's tree as a flat dict, names joined by dots, under the root `params`. Raises TypeError for no mapping."""
+    """The port's tree as a flat dict, names joined by dots, under the root `params`.
+
+    Raises TypeError for no mapping, ValueError for two arrays of one path.
+    """
     if not isinstance(params, Mapping):
         raise TypeError(f"params must be a mapping of names to arrays, got {type(params).__name__}")
-    flat = {".".join(path).replace("/", "."): x for path, x in _leaves(params)}
+    flat: dict[str, Any] = {}
+    for path, x in _leaves(params):
+        name = ".".join(path).replace("/", ".")
+        if name in flat:
+            raise ValueError(f"two arrays of one path, {name}")
+        flat[name] = x
     return flat if any(name.startswith("params.") for name in flat) else {f"params.{name}": x for name, x in flat.items()}
 
 
@@ -179,9 +187,10 @@ def config_from_shapes(params: Mapping[str, Any], *, heads: PerStage, window_siz
     flat = flatten(params)
     found = {name: tuple(getattr(value, "shape", ())) for name, value in flat.items()}
     depth: list[int] = []
-    while f"params.Transformer_{len(depth)}.ScalableSelfAttention_0.Conv_0.kernel" in found:
+    while len(depth) <= MOST_STAGES and f"params.Transformer_{len(depth)}.ScalableSelfAttention_0.Conv_0.kernel" in found:
         ssa = f"params.Transformer_{len(depth)}.ScalableSelfAttention_"
         depth.append(sum(name.startswith(ssa) and name.endswith(".Conv_0.kernel") for name in found))
+    check_depth(depth, found)
     theirs = {}
     for row in table(depth):
         axes = row.pattern.split(" -> ")[1].split()

@@ -1,6 +1,7 @@
 """Fuzz the reader with atheris, by hand: `python tests/fuzz_checkpoints.py SECONDS [CORPUS]` (pip install atheris).
 
-Whatever the bytes, reading them gives a checkpoint or a CheckpointError, in at most five seconds and a bounded amount of memory.
+Whatever the bytes, loading, inspecting and loading them as a port's file gives what they hold or a CheckpointError, in at most five
+seconds and a bounded amount of memory.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ with atheris.instrument_imports(include=["scalablevit_ref", "zipfile", "pickleto
 
     import scalablevit_ref as sv
     from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint
+    from scalablevit_ref.checkpoints.contents import inspect_file
+    from scalablevit_ref.checkpoints.port_files import load_port
     from scalablevit_ref.checkpoints.pth import LEGACY_MAGIC
 
 TINY = sv.ScalableViTConfig((2, 2, 2, 2), (2, 1, 1, 1), (1, 1, 1, 1), (1, 1, 1, 1), num_classes=2, head="linear", in_chans=1)
@@ -89,11 +92,12 @@ def main() -> None:
 
         def read(data: bytes) -> None:
             path.write_bytes(packed(data))
-            try:
-                load_checkpoint(path, allow_nonfinite=True)
-            except CheckpointError as error:
-                if not str(error).isprintable():
-                    raise AssertionError("an error of more than one line") from error
+            for reader in (lambda file: load_checkpoint(file, allow_nonfinite=True), inspect_file, load_port):
+                try:
+                    reader(path)
+                except CheckpointError as error:
+                    if not str(error).isprintable():
+                        raise AssertionError("an error of more than one line") from error
 
         options = [f"-max_total_time={seconds}", f"-max_len={LONGEST}", "-timeout=5", "-rss_limit_mb=1024", "-print_final_stats=1"]
         atheris.Setup([sys.argv[0], *options, str(folder)], read)

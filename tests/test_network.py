@@ -165,6 +165,7 @@ def test_init_params() -> None:
     again, other = sv.init_params(config, 1, "float64"), sv.init_params(config, 2)
     name = "stages.0.1.attn.q.weight"
     assert np.array_equal(again[name].astype(np.float32), params[name])
+    assert np.array_equal(sv.init_params(DIGITS)[name], sv.init_params(DIGITS, seed=0)[name])
     assert not np.array_equal(other[name], params[name])
 
 

@@ -163,11 +163,11 @@ def scoped(prefix: str, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def children(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Group by the first component: `{"a.b.c": 1}` becomes `{"a": {"b.c": 1}}`. A name without a dot is grouped under ""."""
+    """Group by the first component: `{"a.b.c": 1}` becomes `{"a": {"b.c": 1}}`."""
     groups: dict[str, dict[str, Any]] = {}
     for name, value in params.items():
-        first, dot, rest = name.partition(".")
-        groups.setdefault(first if dot else "", {})[rest if dot else name] = value
+        first, _, rest = name.partition(".")
+        groups.setdefault(first, {})[rest] = value
     return groups
 
 

@@ -40,7 +40,6 @@ def ssa(
     """
     check_map("x", x, "b h w c")
     _, h, w, c = x.shape
-    choice("ssa_values", values)
     choice("ssa_scale", scale)
     check_heads(c, num_heads)
     check_count("sr_ratio", sr_ratio)

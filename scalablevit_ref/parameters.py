@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.config import MLP_HEAD_WIDTH, BlockKind, ScalableViTConfig, SSAValues, scaled_dim
+from scalablevit_ref.config import MLP_HEAD_WIDTH, BlockKind, ScalableViTConfig, SSAValues, choice, scaled_dim
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -95,6 +95,7 @@ def ssa_shapes(
     dim: int, *, num_heads: int, sr_ratio: int, c_ratio: float, qkv_bias: bool = True, values: SSAValues = "unscaled"
 ) -> Shapes:
     """Parameters of scalable self-attention. With s = 1 nothing is reduced and q, k and v have c channels."""
+    choice("ssa_values", values)
     if sr_ratio == 1:
         return _linear("q", dim, dim, qkv_bias) | _linear("kv", dim, 2 * dim, qkv_bias) | _linear("proj", dim, dim)
     width = scaled_dim(dim, num_heads, c_ratio)

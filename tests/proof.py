@@ -1,4 +1,4 @@
-"""`python -m tests.proof`: run the properties and the planted faults, and write what was seen to `docs/proof.md`."""
+"""`python -m tests.proof [--mutants]`: run the properties and the planted faults, and write what was seen to `docs/proof.md`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ MUTATION = ROOT / "docs" / "mutation.json"
 ORACLES = ("1", "3", "4")
 """Properties that compare with the independent oracle or with float64: they see every fault, so that none is left to one alone."""
 LIBRARIES = ("numpy", "torch", "array_api_strict", "jax", "cupy")
+MUTANTS = "## Mutants"
 INTRODUCTION = """# Proof
 
 That the backends compute one function, and the right one, is shown by properties: statements that hold for every input, checked
@@ -102,7 +103,7 @@ def _mutation() -> list[str]:
     found: dict[str, Any] = json.loads(MUTATION.read_text(encoding="utf-8"))
     killed, equivalent = found["killed"], found["equivalent"]
     lines = [
-        "## Mutants",
+        MUTANTS,
         "",
         "`python -m tests.mutation --out docs/mutation.json` changes one expression at a time in `ops`, `attention`,",
     ]
@@ -115,9 +116,13 @@ def _mutation() -> list[str]:
 
 
 def main() -> None:
-    """Measure, then write the page."""
+    """Measure, then write the page; with `--mutants` write its last section anew, from `docs/mutation.json`."""
     from tests.faults import kill_matrix
 
+    if sys.argv[1:] == ["--mutants"]:
+        measured = TARGET.read_text(encoding="utf-8").partition(MUTANTS)[0].rstrip("\n")
+        TARGET.write_text("\n".join([measured, "", *_mutation()]) + "\n", encoding="utf-8")
+        return
     worst = errors()
     kills = {library: kill_matrix(library) for library in ("numpy", "torch")}
     TARGET.write_text(page(worst, kills), encoding="utf-8")

@@ -77,3 +77,20 @@ def test_progress_of_large_files(run: Any, official: Path, tmp_path: Path, monke
     drawn = screen.getvalue()
     assert all(word in drawn for word in ("converting", "hashing", "comparing"))
     assert drawn.count("816.4/816.4 kB") >= 3
+
+
+def test_numbers_that_json_lacks_are_null(run: Any, tmp_path: Path) -> None:
+    """NaN and infinity, which Python's writer would put there and no other reader takes."""
+
+    def no_json(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    params = sv.init_params(DIGITS)
+    sv.save_checkpoint(tmp_path / "a.npz", params, DIGITS, metadata={"losses": [float("nan"), 0.5]})
+    params["norm.bias"][1] = 1
+    sv.save_checkpoint(tmp_path / "b.npz", params, DIGITS)
+    document = json.loads(run("diff", str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), "--json")[1], parse_constant=no_json)
+    (row,) = document["differences"]
+    assert (row["name"], row["largest"], row["relative"]) == ("norm.bias", 1.0, None)
+    document = json.loads(run("inspect", str(tmp_path / "a.npz"), "--json")[1], parse_constant=no_json)
+    assert document["metadata"]["losses"] == [None, 0.5]

@@ -220,3 +220,12 @@ def test_the_peer_computes_the_same_with_weights_from_flax(folder: Path) -> None
         assert relative_l2(network(torch.from_numpy(x)).numpy(), ours) <= TOLERANCE
     found = load_port("x.pt", heads=CONFIG.heads, window_size=CONFIG.window_size)
     assert relative_l2(vit_pytorch.scalable_vit(x, found.params, found.config), ours) <= TOLERANCE
+
+
+def test_the_hub_s_name_is_no_reason_to_refuse_a_port(run: Any, files: Path, tmp_path: Path) -> None:
+    """Its config.json is the official network's, and is written for that alone; asked for, it is refused."""
+    target = tmp_path / "model.safetensors"
+    assert run("convert", str(files / "port.pt"), str(target))[0] == 0
+    assert listing(tmp_path) == ["model.safetensors"]
+    code, _, err = run("convert", str(files / "port.pt"), str(target), "--force", "--config-json")
+    assert (code, "config.json is for the official network's weights" in err) == (2, True)

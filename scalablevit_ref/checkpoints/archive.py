@@ -12,7 +12,10 @@ from scalablevit_ref.checkpoints.stored import Extent
 
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _MOST_DIRECTORY = 4 << 20
-"""Bytes of an archive's directory, some 60,000 records."""
+"""Bytes of an archive's directory."""
+
+_MOST_RECORDS = 10_000
+"""`large` with its optimizer and an EMA has some 3,000."""
 
 
 def zip_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
@@ -24,6 +27,10 @@ def zip_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
         raise
     except (zipfile.BadZipFile, EOFError, ValueError, OverflowError, NotImplementedError, struct.error) as error:
         raise CheckpointError(f"truncated or damaged zip archive ({error})") from error
+    if len(infos) > _MOST_RECORDS:
+        raise CheckpointError(
+            "zip archive of more records than a checkpoint's", expected=f"at most {_MOST_RECORDS}", found=len(infos)
+        )
     records: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         if info.filename in records:
@@ -39,13 +46,20 @@ def zip_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
 
 
 def record_extent(file: BinaryIO, info: zipfile.ZipInfo) -> Extent:
-    """Where a record's bytes lie; it must be stored, not compressed, and whole.
+    """Where the bytes of a record lie that must be stored, not compressed.
 
     A CRC-32 of 0 means none: torch writes that where `set_crc32_options(False)` is in force.
     """
-    name = info.filename
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-        raise CheckpointError("compressed zip record", key=name, expected="stored records only")
+        raise CheckpointError("compressed zip record", key=info.filename, expected="stored records only")
+    extent = raw_extent(file, info)
+    extent.crc = info.CRC or None
+    return extent
+
+
+def raw_extent(file: BinaryIO, info: zipfile.ZipInfo) -> Extent:
+    """Where a record's bytes lie, compressed or not; they must be whole."""
+    name = info.filename
     file.seek(info.header_offset)
     header = file.read(_LOCAL_HEADER.size)
     if len(header) != _LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
@@ -54,9 +68,9 @@ def record_extent(file: BinaryIO, info: zipfile.ZipInfo) -> Extent:
     if file.read(name_size) != info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437"):
         raise CheckpointError("damaged zip archive: record and directory name it differently", key=name)
     start = info.header_offset + _LOCAL_HEADER.size + name_size + extra_size
-    if start + info.file_size > file.seek(0, io.SEEK_END):
-        raise CheckpointError("zip record reaches beyond the file", key=name, found=f"{info.file_size} bytes at {start}")
-    return Extent(file, start, info.file_size, name=name, crc=info.CRC or None)
+    if start + info.compress_size > file.seek(0, io.SEEK_END):
+        raise CheckpointError("zip record reaches beyond the file", key=name, found=f"{info.compress_size} bytes at {start}")
+    return Extent(file, start, info.compress_size, name=name)
 
 
 class _Directory:

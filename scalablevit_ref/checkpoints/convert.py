@@ -17,13 +17,16 @@ from scalablevit_ref.checkpoints.layouts import LAYOUTS, check_layout
 from scalablevit_ref.checkpoints.port_files import PORT_LAYOUTS, OpenedPort, Windows, open_any, refuse_other_network
 from scalablevit_ref.checkpoints.port_operations import fold_ssa_scale
 from scalablevit_ref.checkpoints.stored import LazyTensor, Tensor, is_finite, numpy_dtype, values
-from scalablevit_ref.checkpoints.writing import WRITERS, write_atomically
+from scalablevit_ref.checkpoints.writing import CONFIG_JSON, WRITERS, write_atomically
 from scalablevit_ref.checks import FLOATS
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.dialects.config import Config, PerStage
 from scalablevit_ref.parameters import parameter_shapes
 
 FLAX_SUFFIX = ".msgpack"
+
+HUB_FILE = "model.safetensors"
+"""The name by which the Hugging Face hub and timm know a folder's weights."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def convert_file(
     use_ema: bool = True,
     force: bool = False,
     allow_nonfinite: bool = False,
-    config_json: bool = False,
+    config_json: bool | None = False,
     sha256: str | os.PathLike[str] | None = None,
     progress: Callable[[int], Progress] | None = None,
     check: Callable[[Opened | OpenedPort], None] | None = None,
@@ -72,6 +75,7 @@ def convert_file(
     heads, window_size: settings of a port's weights, to be kept beside them (`port_files.load_port`).
     fold_scale: a network whose SSA scales by d^-½, with r_c^-½ folded into q; rounded, and so one-way.
     one_way: leave out what the other port lacks, and so change the function.
+    config_json: write a `config.json` beside it (`save_checkpoint`); None does so for the official network's `model.safetensors`.
     sha256: write a manifest of the target's tensors (`sha256sum`'s format, official names) to this file.
     progress: told the bytes to be written, gives what is told those that are done. check: called with the source before anything
         is written, to refuse it.
@@ -86,15 +90,15 @@ def convert_file(
         raise CheckpointError(f"unknown dtype {dtype!r}{near_matches(dtype, FLOATS)}; there are {', '.join(FLOATS)}")
     if layout is not None:
         check_layout(layout, LAYOUTS + PORT_LAYOUTS)
-    if sha256 is not None and os.path.lexists(sha256) and not force:
-        raise FileExistsError(f"{sha256} exists; force overwrites it")
+    if sha256 is not None:
+        _check_manifest(Path(sha256), (Path(source), target, target.with_name(CONFIG_JSON)), force=force)
     with open_any(source, variant=variant, heads=heads, window_size=window_size, use_ema=use_ema) as opened:
         if check is not None:
             check(opened)
         if num_classes is not None and opened.config.num_classes != num_classes:
             raise CheckpointError("number of classes", key="num_classes", expected=num_classes, found=opened.config.num_classes)
         layout = layout or _own_layout(opened, target)
-        refuse_other_network(layout, opened, {False: LAYOUTS, True: PORT_LAYOUTS})
+        refuse_other_network(layout, opened)
         state, config, dropped = _in_layout(
             opened, layout, strip_head=strip_head, fold_scale=fold_scale, one_way=one_way, dtype=dtype, finite=not allow_nonfinite
         )
@@ -107,13 +111,23 @@ def convert_file(
                 metadata=opened.metadata,
                 force=force,
                 allow_nonfinite=allow_nonfinite,
-                config_json=config_json,
+                config_json=target.name == HUB_FILE and isinstance(opened, Opened) if config_json is None else config_json,
                 progress=progress(size_of(state)) if progress else nothing,
             )
     if sha256 is not None:
         write_manifest(target, Path(sha256), force=force)
     count = sum(int(np.prod(x.shape)) for x in state.values())
     return Converted(opened.metadata, config, layout, dtype or opened.metadata["dtype"], count, dropped, fold_scale)
+
+
+def _check_manifest(path: Path, others: tuple[Path, ...], *, force: bool) -> None:
+    """Raise where the manifest could not be written, once the weights are."""
+    if os.path.lexists(path) and not force:
+        raise FileExistsError(f"{path} exists; force overwrites it")
+    if path.resolve() in [other.resolve() for other in others]:
+        raise CheckpointError("the manifest needs a file of its own", file=path)
+    if not path.parent.is_dir() or path.is_dir():
+        raise CheckpointError("the manifest cannot be written there", file=path, expected="the name of a file in a folder")
 
 
 def _own_layout(opened: Opened | OpenedPort, target: Path) -> str:
@@ -135,7 +149,7 @@ def _in_layout(
         raise CheckpointError("one_way is for a port's weights; every layout of the official network is lossless")
     kept = without_head(opened) if strip_head else opened
     kept = with_folded_scale(kept) if fold_scale else kept
-    params = {name: cast_to(name, x, dtype, finite=finite) for name, x in kept.params.items()}
+    params = {name: cast_to(name, x, dtype or opened.metadata["dtype"], finite=finite) for name, x in kept.params.items()}
     dropped = [name for name in opened.params if name not in params]
     return to_state_dict(params, kept.config, layout=layout), kept.config, dropped
 
@@ -154,7 +168,10 @@ def without_head(opened: Opened) -> Opened:
 
 
 def with_folded_scale(opened: Opened) -> Opened:
-    """The same function from a network with ssa_scale="head_dim": each SSA's r_c^-½ in its q. What r_c = 1 has keeps its bits."""
+    """The same function from a network with ssa_scale="head_dim": each SSA's r_c^-½ in its q, then in float64 and not yet rounded.
+
+    What r_c = 1 has stays as it is.
+    """
     if opened.config.ssa_scale == "head_dim":
         raise CheckpointError("the scale of SSA is d^-½ already", expected="ssa_scale='scaled'", found="ssa_scale='head_dim'")
     params = dict(opened.params)
@@ -167,7 +184,8 @@ def with_folded_scale(opened: Opened) -> Opened:
 
 
 def _folded(x: Tensor, name: str, ratio: float) -> LazyTensor:
-    return LazyTensor(tuple(x.shape), x.dtype, lambda: fold_ssa_scale({name: values(x)}, c_ratio=ratio)[name])
+    wide = np.dtype(np.float64)
+    return LazyTensor(tuple(x.shape), wide, lambda: fold_ssa_scale({name: values(x).astype(wide)}, c_ratio=ratio)[name])
 
 
 def cast_to(name: str, x: Any, dtype: str | None, *, finite: bool = True) -> Any:

@@ -12,6 +12,8 @@ from typing import Any
 _LONGEST = 300
 """Characters of a key or a found value that an error repeats; they come from a file that may be hostile."""
 
+_LONGEST_PROBLEM = 10_000
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read or written as asked. Its one line names the file, the key, what was expected and what came.
@@ -33,8 +35,8 @@ class CheckpointError(ValueError):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        key = None if self.key is None else _short(self.key)
-        line = ": ".join(part for part in (self.file, key, printable(self.problem)) if part)
+        file, key = (None if part is None else _short(part) for part in (self.file, self.key))
+        line = ": ".join(part for part in (file, key, _short(self.problem, _LONGEST_PROBLEM)) if part)
         if self.expected is not None:
             line += f"; expected {_short(str(self.expected))}"
         if self.found is not None:
@@ -67,13 +69,17 @@ class _Brief(reprlib.Repr):
     def repr_int(self, x: int, level: int) -> str:
         return repr(x) if x.bit_length() < 128 else f"a number of {x.bit_length()} bits"
 
+    def repr_instance(self, x: Any, level: int) -> str:
+        """Also of a subclass of dict, whose own `repr` knows no bounds."""
+        return super().repr_instance(x, level) if isinstance(x, float | bool | bytes | None) else f"<{type(x).__name__}>"
+
 
 _BRIEF = _Brief()
 _BRIEF.maxlevel = 2
 
 
-def _short(text: str) -> str:
-    return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+def _short(text: str, longest: int = _LONGEST) -> str:
+    return printable(text if len(text) <= longest else f"{text[:longest]}…")
 
 
 def printable(text: str) -> str:

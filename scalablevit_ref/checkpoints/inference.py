@@ -156,5 +156,5 @@ def config_from_json(text: Any) -> ScalableViTConfig:
     """The inverse of `config_to_json`; what is missing keeps its default. Raises CheckpointError."""
     try:
         return ScalableViTConfig(**json.loads(text))
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"not a configuration ({error})", key="config", expected="ScalableViTConfig as JSON") from error

@@ -145,7 +145,10 @@ def check_bijection(table: tuple[Move, ...], names: tuple[str, ...]) -> None:
 def layout_shapes(config: ScalableViTConfig, layout: str) -> Shapes:
     """Name and shape of every parameter in a layout, in its own state-dict order."""
     nothing = np.empty(())
-    shapes = parameter_shapes(config)
+    try:
+        shapes = parameter_shapes(config)
+    except OverflowError as error:
+        raise CheckpointError(f"a parameter larger than any ({error})") from error
     for name, shape in shapes.items():
         if math.prod(shape) > _MOST_ELEMENTS:
             raise CheckpointError("a parameter larger than any", key=name, found=brief(shape))

@@ -16,7 +16,7 @@ import numpy as np
 
 from scalablevit_ref.checkpoints.errors import CheckpointError, brief
 from scalablevit_ref.checkpoints.safetensors import Blocks, write_blocks
-from scalablevit_ref.checkpoints.stored import Extent, LazyTensor, StoredTensor, numpy_dtype
+from scalablevit_ref.checkpoints.stored import LONGEST_NAME, MOST_AXES, Extent, LazyTensor, StoredTensor, numpy_dtype, row_major
 
 PARAMS = "params"
 NOTES = "scalablevit_ref"
@@ -66,12 +66,14 @@ def read_msgpack(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, A
     state: dict[str, Any] = {}
     _flatten(weights, "", state)
     beside = {} if weights is tree else {name: x for name, x in tree.items() if name != PARAMS and not isinstance(x, dict)}
-    return state, {"beside": beside, **notes}
+    return state, {**notes, "beside": beside}
 
 
 def _flatten(tree: dict[str, Any], prefix: str, state: dict[str, Any]) -> None:
     for name, x in tree.items():
         path = f"{prefix}{name}"
+        if len(path) > LONGEST_NAME:
+            raise CheckpointError("a longer path than any parameter's", key=path)
         if isinstance(x, dict):
             _flatten(x, f"{path}.", state)
         elif path in state:
@@ -109,7 +111,7 @@ class _Reader:
         if 0xC4 <= code <= 0xC6:
             return self._extent(self._number(_SIZES[code - 0xC4]))
         if 0xC7 <= code <= 0xC9 or 0xD4 <= code <= 0xD8:
-            return self._extension(self._number(_SIZES[code - 0xC7]) if code <= 0xC9 else 1 << (code - 0xD4))
+            return self._extension(self._number(_SIZES[code - 0xC7]) if code <= 0xC9 else 1 << (code - 0xD4), depth)
         raise CheckpointError("damaged msgpack", found=f"byte {code:#x} at {self.at - 1}")
 
     def _bytes(self, count: int) -> bytes:
@@ -149,28 +151,30 @@ class _Reader:
             found[name] = self.value(depth + 1)
         return _unchunked(found) if _CHUNKED in found else found
 
-    def _extension(self, count: int) -> Any:
+    def _extension(self, count: int, depth: int) -> Any:
         kind = self._number(">b")
         extent = self._extent(count)
         if kind not in (_ARRAY, _SCALAR):
             raise CheckpointError("msgpack extension that Flax does not use for arrays", expected=_ARRAY, found=kind)
         inner = _Reader(self._file, self.at, self.at - count)
-        parts = inner.value()
+        inner._left = self._left
+        parts = inner.value(depth + 1)
+        self._left = inner._left
         shape, dtype, data = parts if isinstance(parts, list) and len(parts) == 3 else (None, None, None)
         if not isinstance(shape, list) or not isinstance(data, Extent) or dtype not in _DTYPES or inner.at != self.at:
             raise CheckpointError(
                 "damaged array in the msgpack", expected=f"(shape, dtype, bytes) in {extent.size} bytes", found=brief(parts)
             )
         element = numpy_dtype(dtype)
-        if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) * element.itemsize != data.size:
+        whole = len(shape) <= MOST_AXES and all(type(n) is int and n >= 0 for n in shape)
+        if not whole or math.prod(shape) * element.itemsize != data.size:
             raise CheckpointError("array and its bytes differ", expected=f"{brief(shape)} of {dtype}", found=f"{data.size} bytes")
-        steps = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-        return StoredTensor(data, element, 0, tuple(shape), steps, self._size)
+        return StoredTensor(data, element, 0, tuple(shape), row_major(tuple(shape)), self._size)
 
 
 def _unchunked(found: dict[str, Any]) -> LazyTensor:
     shape, chunks = (found.get(name) for name in ("shape", "chunks"))
-    if isinstance(shape, dict) and isinstance(chunks, dict) and chunks:
+    if isinstance(shape, dict) and len(shape) <= MOST_AXES and isinstance(chunks, dict) and chunks:
         sizes: list[Any] = [shape.get(str(i)) for i in range(len(shape))]
         pieces: list[Any] = [chunks.get(str(i)) for i in range(len(chunks))]
         if all(type(n) is int and n >= 0 for n in sizes) and all(isinstance(x, StoredTensor) and len(x.shape) == 1 for x in pieces):

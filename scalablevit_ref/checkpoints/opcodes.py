@@ -1,4 +1,4 @@
-"""A pickle's opcodes, read before any of them is run: which there are, how many, and how large the tuples are that they build."""
+"""A pickle's opcodes, read before any of them is run: which there are, how many, and what they make keys of dicts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ _OPCODES = frozenset(_NEEDED.split())
 MOST_OPCODES = 500_000
 """A checkpoint of `large` with its optimizer has some 60,000."""
 
-MOST_BYTES = 32 << 20
-
-_LARGEST_TUPLE = 10_000
-"""Leaves of a tuple and of the tuples in it, each as often as it is reached. Hashing takes that many steps, and as much of the C
-stack as they are deep: 40 tuples that each hold the last one twice would never be done."""
+MOST_BYTES = 8 << 20
 
 _LONG_LONGS = 1_000
 """Whole numbers of more than eight bytes, of which any number can have one hash."""
+
+_BUILDS = 1_000
+"""Objects whose state is set, which copies it; an OrderedDict's `_metadata` and the Namespace are all that a checkpoint has."""
 
 
 def next_pickle(file: BinaryIO) -> bytes:
@@ -34,7 +33,7 @@ def next_pickle(file: BinaryIO) -> bytes:
     size = file.seek(0, io.SEEK_END)
     file.seek(start)
     stack = _Stack()
-    long_longs = 0
+    long_longs = builds = 0
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("Any", _Bounded(file, size)))):
             if opcode.name not in _OPCODES:
@@ -42,7 +41,8 @@ def next_pickle(file: BinaryIO) -> bytes:
             if opcode.name == "LONG_BINPUT" and cast("int", argument) > count:  # the memo is an array that grows to this index
                 raise CheckpointError("damaged pickle: memo index beyond its length", found=argument)
             long_longs += opcode.name == "LONG1" and cast("int", argument).bit_length() > 63
-            if count >= MOST_OPCODES or long_longs > _LONG_LONGS or file.tell() - start > MOST_BYTES:
+            builds += opcode.name == "BUILD"
+            if count >= MOST_OPCODES or long_longs > _LONG_LONGS or builds > _BUILDS or file.tell() - start > MOST_BYTES:
                 raise CheckpointError(
                     "the pickle is larger than a checkpoint's", expected=f"{MOST_OPCODES} opcodes, {MOST_BYTES} bytes at most"
                 )
@@ -74,15 +74,20 @@ class _Bounded:
         return self._file.readline(1 << 16)
 
 
-_MARK = -1
+_NO_ATOMS = {"any", "tuple", "list", "dict"}
+_ATOMS = {o.name for o in pickletools.opcodes if not o.stack_before and not _NO_ATOMS & {kind.name for kind in o.stack_after}}
 
 
 class _Stack:
-    """The stack of a pickle's machine, each object by its number of leaves; everything but a tuple has one."""
+    """The stack of a pickle's machine, each object by whether it is a text, a number or a constant; None is a mark.
+
+    Only these may be keys: any number of tuples, and of objects made of numbers, can have one hash, and one can take for ever to
+    hash.
+    """
 
     def __init__(self) -> None:
-        self._stack: list[int] = []
-        self._memo: dict[int, int] = {}
+        self._stack: list[bool | None] = []
+        self._memo: dict[int, bool | None] = {}
 
     def run(self, opcode: Any, argument: Any) -> None:
         name = opcode.name
@@ -91,25 +96,24 @@ class _Stack:
         elif name in ("BINGET", "LONG_BINGET"):
             self._stack.append(self._memo[argument])
         elif name == "MARK":
-            self._stack.append(_MARK)
+            self._stack.append(None)
         elif name == "POP":
             self._stack.pop()
         else:
             taken = self._take(opcode.stack_before)
-            made = 1 + sum(taken) if "TUPLE" in name else 1
-            if made > _LARGEST_TUPLE:
-                raise CheckpointError("the pickle builds a tuple larger than a checkpoint's", expected=f"{_LARGEST_TUPLE} at most")
-            self._stack += [made] * len(opcode.stack_after)
+            if name in ("SETITEM", "SETITEMS") and not all(taken[1:-1:2]):
+                raise CheckpointError("the pickle has a key that is neither text nor number, which no checkpoint needs")
+            self._stack += [name in _ATOMS] * len(opcode.stack_after)
 
-    def _take(self, before: list[Any]) -> list[int]:
-        """What the opcode takes off the stack: a number of objects, or a number beneath a mark and all above it."""
-        taken: list[int] = []
+    def _take(self, before: list[Any]) -> list[bool]:
+        """What the opcode takes off the stack, the top first: a number of objects, or a number beneath a mark and all above it."""
+        taken: list[bool] = []
         if any(kind is pickletools.markobject for kind in before):
-            while (top := self._stack.pop()) != _MARK:
+            while (top := self._stack.pop()) is not None:
                 taken.append(top)
             before = before[: before.index(pickletools.markobject)]
         for _ in before:
-            if (top := self._stack.pop()) == _MARK:
+            if (top := self._stack.pop()) is None:
                 raise CheckpointError("damaged pickle: a mark where an object should be")
             taken.append(top)
         return taken

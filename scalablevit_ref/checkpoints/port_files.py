@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 
 from scalablevit_ref.checkpoints.checkpoint import Opened, opened_from, told_of
 from scalablevit_ref.checkpoints.errors import CheckpointError, naming
+from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.ports import Arrays, Tensors, last_norm, to_flax, to_vit_pytorch, vit_pytorch_named
 from scalablevit_ref.checkpoints.recognise import OTHER_NETWORK, Found, find_state, tell_port
 from scalablevit_ref.checkpoints.stored import is_lazy, values
@@ -162,9 +163,9 @@ def _stored(found: Found) -> tuple[Any, Any] | None:
         raise CheckpointError(f"not a port's settings ({error})", key="config") from error
 
 
-def refuse_other_network(layout: str, opened: Opened | OpenedPort, known: Mapping[bool, tuple[str, ...]]) -> None:
+def refuse_other_network(layout: str, opened: Opened | OpenedPort) -> None:
     """Raise CheckpointError where weights would have to become another network's."""
-    if layout not in known[isinstance(opened, OpenedPort)]:
+    if layout not in (PORT_LAYOUTS if isinstance(opened, OpenedPort) else LAYOUTS):
         raise CheckpointError(
             f"{opened.metadata['layout']} weights cannot go into layout {layout!r}: a port's is {OTHER_NETWORK}, and no weights "
             "make one compute what the other does"

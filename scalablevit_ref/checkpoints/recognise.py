@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from scalablevit_ref.checkpoints.errors import CheckpointError, brief
+from scalablevit_ref.checkpoints.stored import LONGEST_NAME, StoredTensor
+from scalablevit_ref.checkpoints.unpickle import Namespace
 
 EMA_WRAPPERS = ("model_ema", "state_dict_ema")
 WRAPPERS = ("model", "state_dict")
@@ -14,7 +17,11 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "params.")
 """Put before all names by DistributedDataParallel, torch.compile, modules that hold the network, and Flax."""
 
 _MOST_PREFIXES = 8
-_MOST_PLAIN = 100_000
+_MOST_PLAIN = 1_000_000
+_MOST_LEAVES = 100_000
+_LONGEST_CONFIG = 2 << 20
+_SHARED = 32 << 20
+"""Bytes that tensors may be together beyond the file's, which those that share a storage can be."""
 
 OTHER_NETWORK = (
     "another network than the official one (its layers run SSA, MLP, MLP, IWSA; its reduction is dense, without LayerNorm and "
@@ -49,6 +56,7 @@ def find_state(tree: Any, *, use_ema: bool = True, notes: Mapping[str, Any] | No
     if not isinstance(tree, Mapping):
         raise CheckpointError("no state dict", expected="a mapping of names to arrays", found=type(tree).__name__)
     if _is_flax_tree(tree):
+        _check_tree(tree)
         from scalablevit_ref.dialects import flax_port  # nothing else here needs it
 
         try:
@@ -60,16 +68,22 @@ def find_state(tree: Any, *, use_ema: bool = True, notes: Mapping[str, Any] | No
     for name, value in state.items():
         if not isinstance(name, str):
             raise CheckpointError("names must be strings", found=brief(name))
+        if len(name) > LONGEST_NAME:
+            raise CheckpointError("a longer name than any parameter's", key=name)
         if not is_array(value):
             raise CheckpointError("not an array", key=name, found=type(value).__name__)
+    _check_together([value for value in state.values() if isinstance(value, StoredTensor)])
     names, prefixes, ignored = _strip(list(state))
     outside = (notes or {}) if wrapper is None else tree
     args, meta, stored = outside.get("args"), outside.get("meta"), outside.get("scalablevit_ref")
-    beside = {
-        name: value
-        for name, value in outside.items()
-        if isinstance(name, str) and name not in (*TRAINING_STATE, *WRAPPERS, *EMA_WRAPPERS) and is_plain(value)
-    }
+    if isinstance(stored, Mapping) and len(str(stored.get("config"))) > _LONGEST_CONFIG:
+        raise CheckpointError("a longer configuration than any", key="config")
+    beside: dict[str, Any] = {}
+    left = _MOST_PLAIN
+    for name, value in outside.items():
+        if isinstance(name, str) and name not in (*TRAINING_STATE, *WRAPPERS, *EMA_WRAPPERS):
+            plain, left = _plain(value, left - len(name))
+            beside |= {name: value} if plain else {}
     if isinstance(meta, Mapping) and isinstance(meta.get("epoch"), int):
         beside.setdefault("epoch", meta["epoch"])
     model_name = (args if isinstance(args, Mapping) else getattr(args, "__dict__", {})).get("model")
@@ -158,6 +172,33 @@ def tell_port(names: Iterable[str]) -> str | None:
     return "the Flax port" if any("ScalableSelfAttention_0" in part for part in parts) else None
 
 
+def _check_together(tensors: list[StoredTensor]) -> None:
+    """Raise CheckpointError for tensors that share storages so often that reading them would take far more than the file's size."""
+    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in tensors)
+    if tensors and size > tensors[0].limit + _SHARED:
+        raise CheckpointError(
+            "tensors that are together larger than the file", expected=f"at most {tensors[0].limit} bytes", found=size
+        )
+
+
+def _check_tree(tree: Mapping[Any, Any]) -> None:
+    """Raise CheckpointError for a tree with more leaves or longer paths than a network's, each as often as it is reached."""
+    left = _MOST_LEAVES
+    level = [(0, tree)]
+    while level:
+        below: list[tuple[int, Mapping[Any, Any]]] = []
+        for length, branch in level:
+            left -= len(branch)
+            if left < 0:
+                raise CheckpointError("a tree larger than a network's", expected=f"{_MOST_LEAVES} arrays at most")
+            for name, value in branch.items():
+                if not isinstance(name, str) or length + len(name) > LONGEST_NAME:
+                    raise CheckpointError("a path that is no parameter's", found=brief(name))
+                if isinstance(value, Mapping):
+                    below.append((length + len(name) + 1, value))
+        level = below
+
+
 def _is_flax_tree(tree: Mapping[Any, Any]) -> bool:
     """Whether it is the Flax port's, as dicts of dicts."""
     modules = tree.get("params", tree)
@@ -167,23 +208,33 @@ def _is_flax_tree(tree: Mapping[Any, Any]) -> bool:
 
 
 def is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, Namespace)
 
 
-def is_plain(value: Any, depth: int = 6) -> bool:
-    """Whether JSON can hold it (tuples count as lists), in no more than 100,000 parts, each as often as it is reached."""
-    left = _MOST_PLAIN
+def is_plain(value: Any) -> bool:
+    """Whether JSON can hold it (tuples count as lists), in a million parts and characters, each as often as it is reached."""
+    return _plain(value, _MOST_PLAIN)[0]
+
+
+def _plain(value: Any, left: int, depth: int = 6) -> tuple[bool, int]:
+    """Whether JSON can hold it in `left` parts and characters; how many of them are left, also where it cannot."""
     level = [value]
     for _ in range(depth + 1):
-        left -= len(level)
         below: list[Any] = []
         for item in level:
-            if isinstance(item, list | tuple | dict):
+            left -= 1
+            if isinstance(item, list | tuple | dict | str):
+                if len(item) > left:
+                    return False, left
                 left -= len(item)
-                if left < 0 or (isinstance(item, dict) and not all(isinstance(key, str) for key in item)):
-                    return False
-                below += item.values() if isinstance(item, dict) else item
+            if isinstance(item, dict):
+                if not all(isinstance(key, str) for key in item) or sum(map(len, item)) > left:
+                    return False, left
+                left -= sum(map(len, item))
+                below += item.values()
+            elif isinstance(item, list | tuple):
+                below += item
             elif not (item is None or isinstance(item, bool | int | float | str)):
-                return False
+                return False, left
         level = below
-    return not level
+    return not level, left

@@ -12,7 +12,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 
 from scalablevit_ref.checkpoints.errors import CheckpointError, brief
-from scalablevit_ref.checkpoints.stored import Extent, StoredTensor, numpy_dtype
+from scalablevit_ref.checkpoints.stored import MOST_AXES, Extent, StoredTensor, numpy_dtype, row_major
 
 MOST_HEADER = 4 << 20
 """Bytes in a header; `large` has 70,000. The library's own limit of 100 MB would take gigabytes to parse."""
@@ -73,7 +73,7 @@ def read_safetensors(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[st
 def _tensor(file: BinaryIO, start: int, size: int, name: str, entry: Any) -> Any:
     try:
         kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        whole = len(shape) <= MOST_AXES and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
     except (TypeError, KeyError, ValueError) as error:
         raise CheckpointError("damaged safetensors entry", key=name, expected="dtype, shape, data_offsets") from error
     if not isinstance(kind, str) or kind not in _DTYPES:
@@ -86,8 +86,7 @@ def _tensor(file: BinaryIO, start: int, size: int, name: str, entry: Any) -> Any
             expected=f"{brief(shape)} of {dtype}",
             found=f"bytes {brief(begin)} to {brief(end)}",
         )
-    strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-    return StoredTensor(Extent(file, start + begin, end - begin, name=name), dtype, 0, shape, strides, size)
+    return StoredTensor(Extent(file, start + begin, end - begin, name=name), dtype, 0, shape, row_major(shape), size)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

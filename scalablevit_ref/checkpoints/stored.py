@@ -16,6 +16,9 @@ from scalablevit_ref.checkpoints.errors import CheckpointError, brief
 MOST_AXES = 64
 """NumPy's and torch's limit."""
 
+LONGEST_NAME = 500
+"""Characters; the official names have some 40."""
+
 _CHUNK = 1 << 18
 """Bytes read in one go; few enough that they are still in the cache when they are looked at and written."""
 
@@ -27,6 +30,11 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
         name = ml_dtypes.bfloat16
     return np.dtype(name)
+
+
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides in C order, in elements."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 class Extent:
@@ -131,8 +139,7 @@ class StoredTensor:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The values in C order, some at a time; a block is gone when the next is asked for."""
-        in_order = tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
-        if self.strides != in_order:
+        if self.strides != row_major(self.shape):
             yield self.read().reshape(-1)
             return
         size = self.dtype.itemsize

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.checkpoints.errors import CheckpointError, brief
-from scalablevit_ref.checkpoints.stored import Extent, StoredTensor, numpy_dtype
+from scalablevit_ref.checkpoints.stored import MOST_AXES, Extent, StoredTensor, numpy_dtype
 
 _STORAGES = {
     "FloatStorage": "float32",
@@ -30,6 +30,14 @@ _STORAGES = {
 }
 
 _DTYPES = tuple(_STORAGES.values())
+
+_MOST_ENTRIES = 1_000
+"""Of a Namespace."""
+
+_MOST_PAIRS = 100_000
+"""Of all OrderedDicts that are made of pairs; a few opcodes make another one of the same pairs."""
+
+_LONGEST_DEVICE = 100
 
 Storages = Callable[[str, int, int], Extent]
 
@@ -89,27 +97,22 @@ class Namespace:
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, dict) or not all(isinstance(name, str) and not name.startswith("__") for name in state):
             raise CheckpointError("argparse.Namespace with an odd state", found=type(state).__name__)
+        if len(state) > _MOST_ENTRIES:
+            raise CheckpointError("argparse.Namespace larger than a checkpoint's", found=f"{len(state)} entries")
         self.__dict__.update(state)
-
-
-def _ordered_dict(*args: Any) -> _Mapping:
-    if not args:
-        return _Mapping()
-    (pairs,) = args
-    if type(pairs) is not list or not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs):
-        raise CheckpointError("OrderedDict of something other than pairs", found=type(pairs).__name__)
-    return _Mapping(pairs)
 
 
 def _size(*args: Any) -> tuple[int, ...]:
     (sizes,) = args
-    if type(sizes) not in (list, tuple) or not all(type(n) is int for n in sizes):
+    if type(sizes) not in (list, tuple) or len(sizes) > MOST_AXES or not all(type(n) is int for n in sizes):
         raise CheckpointError("torch.Size of something other than whole numbers", found=type(sizes).__name__)
     return tuple(sizes)
 
 
 def _device(*args: Any) -> str:
     if not 1 <= len(args) <= 2 or not all(type(arg) in (str, int) for arg in args):
+        raise CheckpointError("odd arguments to torch.device")
+    if any(type(arg) is str and len(arg) > _LONGEST_DEVICE for arg in args):
         raise CheckpointError("odd arguments to torch.device")
     return ":".join(map(str, args))
 
@@ -128,9 +131,9 @@ class CheckpointUnpickler(pickle.Unpickler):
 
     def __init__(self, data: bytes, storage: Storages, limit: int) -> None:
         super().__init__(io.BytesIO(data), encoding="utf-8")
-        self._storage, self._limit = storage, limit
+        self._storage, self._limit, self._pairs_left = storage, limit, _MOST_PAIRS
         self._globals: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): _Function(_ordered_dict),
+            ("collections", "OrderedDict"): _Function(self._ordered_dict),
             ("argparse", "Namespace"): Namespace,
             ("torch", "Size"): _Function(_size),
             ("torch", "device"): _Function(_device),
@@ -156,6 +159,19 @@ class CheckpointUnpickler(pickle.Unpickler):
             raise CheckpointError("odd storage in the pickle", found=f"key {brief(key)}, {brief(elements)} elements")
         dtype = numpy_dtype(pid[1].dtype)
         return Storage(self._storage(key, elements, dtype.itemsize), dtype)
+
+    def _ordered_dict(self, *args: Any) -> _Mapping:
+        if not args:
+            return _Mapping()
+        (pairs,) = args
+        self._pairs_left -= len(pairs)
+        if self._pairs_left < 0:
+            raise CheckpointError("OrderedDicts larger than a checkpoint's", expected=f"{_MOST_PAIRS} pairs at most")
+        if type(pairs) is not list or not all(
+            type(pair) in (list, tuple) and len(pair) == 2 and type(pair[0]) in (str, int) for pair in pairs
+        ):
+            raise CheckpointError("OrderedDict of something other than pairs", found=type(pairs).__name__)
+        return _Mapping(pairs)
 
     def _tensor(self, *args: Any) -> StoredTensor:
         """`_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, metadata=None)`."""

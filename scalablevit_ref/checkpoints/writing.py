@@ -57,8 +57,6 @@ def write_file(path: Path, contents: Contents, *, force: bool, config_json: bool
     """
     if path.suffix not in WRITERS:
         raise CheckpointError("unknown suffix", expected=", ".join(WRITERS), found=repr(path.suffix))
-    if path.is_dir():
-        raise CheckpointError("a directory", expected="the name of a file")
     reserved = [name for name in contents.metadata if name in (*TRAINING_STATE, *WRAPPERS, *EMA_WRAPPERS)]
     if reserved:
         raise CheckpointError("metadata under a name that a checkpoint uses itself", key=reserved[0])
@@ -78,6 +76,10 @@ def write_atomically(writes: Mapping[Path, Callable[[BinaryIO], object]], *, for
     Raises FileExistsError unless `force`.
     """
     for path in writes:
+        if path.is_dir():
+            raise CheckpointError("a directory", file=path, expected="the name of a file")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
         if os.path.lexists(path) and not force:
             raise FileExistsError(f"{path} exists; force overwrites it")
     with ExitStack() as stack:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from scalablevit_ref.checkpoints.convert import Converted, convert_file
+from scalablevit_ref.checkpoints.convert import HUB_FILE, Converted, convert_file
 from scalablevit_ref.checkpoints.errors import printable
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.port_files import PORT_LAYOUTS
 from scalablevit_ref.checks import FLOATS
+from scalablevit_ref.cli.documents import print_json
 from scalablevit_ref.cli.errors import bad_input_is_one_line
 from scalablevit_ref.cli.outputs import check_runs, compared
 from scalablevit_ref.cli.progress import bytes_bar
 from scalablevit_ref.cli.settings import HEADS_HELP, WINDOWS_HELP, port_settings
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig
-
-HUB_FILE = "model.safetensors"
 
 
 def convert(
@@ -58,7 +56,8 @@ def convert(
     ] = None,
     use_ema: Annotated[bool, typer.Option(help="Prefer an EMA's weights where the file holds both.")] = True,
     config_json: Annotated[
-        bool | None, typer.Option(help=f"Write config.json beside DST; on for {HUB_FILE}.", show_default=False)
+        bool | None,
+        typer.Option(help=f"Write config.json beside DST; on for the official network's {HUB_FILE}.", show_default=False),
     ] = None,
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Let NaN and infinite weights pass.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
@@ -86,7 +85,7 @@ def convert(
                 num_classes=num_classes,
                 force=force,
                 allow_nonfinite=allow_nonfinite,
-                config_json=target.name == HUB_FILE and to not in PORT_LAYOUTS if config_json is None else config_json,
+                config_json=config_json,
                 sha256=sha256,
                 progress=progress,
                 check=check_runs if verify else None,
@@ -94,7 +93,7 @@ def convert(
             )
         found = compared(done, source, target, options) if verify else None
     if as_json:
-        typer.echo(json.dumps(_document(done, source, target, found), indent=2))
+        print_json(_document(done, source, target, found))
     else:
         _print(done, source, target, found)
     raise typer.Exit(0 if found is None or found["agrees"] else 1)
@@ -108,7 +107,7 @@ def _document(done: Converted, source: Path, target: Path, found: dict[str, Any]
 
 def _print(done: Converted, source: Path, target: Path, found: dict[str, Any] | None) -> None:
     said = f"{done.parameters:,} parameters, {done.metadata['layout']} {done.metadata['dtype']} to {done.layout} {done.dtype}"
-    typer.echo(f"{source} -> {target}")
+    typer.echo(printable(f"{source} -> {target}"))
     if isinstance(done.config, ScalableViTConfig):
         said += f", {done.metadata['variant'] or 'no published variant'}, told by {done.metadata['config_from']}"
     typer.echo(said)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +16,7 @@ from scalablevit_ref.checkpoints.contents import Difference, canonical, differen
 from scalablevit_ref.checkpoints.errors import CheckpointError
 from scalablevit_ref.checkpoints.port_files import OpenedPort, open_any
 from scalablevit_ref.checkpoints.recognise import OTHER_NETWORK
+from scalablevit_ref.cli.documents import print_json
 from scalablevit_ref.cli.errors import bad_input_is_one_line
 from scalablevit_ref.cli.progress import bytes_bar
 
@@ -47,7 +47,7 @@ def diff(
         dtypes = [one.metadata["dtype"], other.metadata["dtype"]]
     if as_json:
         document = {"a": str(a), "b": str(b), "same": not (found or settings), "dtypes": dtypes, "config": settings}
-        typer.echo(json.dumps(document | {"tensors": len(params), "differences": [asdict(x) for x in found]}, indent=2))
+        print_json(document | {"tensors": len(params), "differences": [asdict(x) for x in found]})
     else:
         _print(found, settings, dtypes, len(params))
     raise typer.Exit(1 if found or settings else 0)

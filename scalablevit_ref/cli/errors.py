@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import typer
 
+from scalablevit_ref.checkpoints.errors import printable
+
 
 @contextmanager
 def bad_input_is_one_line() -> Iterator[None]:
@@ -14,5 +16,5 @@ def bad_input_is_one_line() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
-        typer.echo(f"scalablevit-ref: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"scalablevit-ref: {printable(' '.join(str(error).split()))}", err=True)
         raise typer.Exit(2) from None

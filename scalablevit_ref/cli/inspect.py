@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from scalablevit_ref.checkpoints.inference import UNSEEN
 from scalablevit_ref.checkpoints.port_files import UNSEEN as PORT_UNSEEN
 from scalablevit_ref.checkpoints.port_files import OpenedPort
 from scalablevit_ref.checkpoints.recognise import OTHER_NETWORK
+from scalablevit_ref.cli.documents import print_json
 from scalablevit_ref.cli.errors import bad_input_is_one_line
 from scalablevit_ref.cli.progress import bytes_bar
 from scalablevit_ref.cli.settings import HEADS_HELP, WINDOWS_HELP, port_settings
@@ -53,7 +53,7 @@ def inspect(
         settings = port_settings(heads, window_size)
         found = inspect_file(file, variant=variant, use_ema=use_ema, sha256=sha256, progress=progress, **settings)
     if as_json:
-        typer.echo(json.dumps(_document(file, found), indent=2))
+        print_json(_document(file, found))
     else:
         _print(file, found)
     raise typer.Exit(0 if found.opened and not _untold(found) else 1)

@@ -37,6 +37,7 @@ TESTS = {
         "tests/properties/test_block.py",
     ),
     "config": (
+        "tests/test_digits.py::test_packaged_weights_are_small_and_fit_the_variant",
         "tests/test_digits.py::test_packaged_weights_read_the_test_images",
         "tests/test_cost.py",
         "tests/test_checkpoints_recognise.py",

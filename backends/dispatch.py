@@ -39,12 +39,21 @@ def backend(x: Any) -> Backend:
         from scalablevit_ref.backends import torch
 
         module = torch
+    elif _owned_by(x, "jax", "Array"):
+        from scalablevit_ref.backends import jax
+
+        module = jax
+    elif _owned_by(x, "cupy", "ndarray"):
+        from scalablevit_ref.backends import cupy
+
+        module = cupy
     elif hasattr(x, "__array_namespace__"):
         from scalablevit_ref.backends import standard
 
         module = standard
     else:
-        raise TypeError(f"expected an array of NumPy, PyTorch or an array-API library, got {_type_name(x)}")
+        hint = "; torch.from_dlpack(x) or cupy.from_dlpack(x) takes it over where it is" if hasattr(x, "__dlpack__") else ""
+        raise TypeError(f"expected an array of NumPy, PyTorch, JAX, CuPy or an array-API library, got {_type_name(x)}{hint}")
     return cast("Backend", module)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from einops._backends import AbstractBackend
+from scalablevit_ref.backends.dispatch import backend
 
 NAME = "array_api"
 
@@ -45,7 +46,7 @@ class EinopsBackend(AbstractBackend):
     framework_name = "array_api_strict"
 
     def is_appropriate_type(self, tensor: Any) -> bool:
-        return hasattr(tensor, "__array_namespace__")
+        return hasattr(tensor, "__array_namespace__") and backend(tensor).NAME == NAME
 
     def reshape(self, x: Any, shape: Any) -> Any:
         return x.__array_namespace__().reshape(x, tuple(shape))

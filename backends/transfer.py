@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from scalablevit_ref.backends.dispatch import backend
 
-BACKENDS = {"numpy": "numpy", "torch": "torch", "array_api_strict": "standard"}
+BACKENDS = {"numpy": "numpy", "torch": "torch", "jax": "jax", "cupy": "cupy", "array_api_strict": "standard"}
 """Library to the module here that serves it."""
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def to_backend(params_or_array: Any, name: str, dtype: str | None = None, device: Any = None) -> Any:
-    """The same values as arrays of library `name`: "numpy", "torch" or "array_api_strict". A mapping gives a dict of arrays.
+    """The same values as arrays of library `name`: "numpy", "torch", "jax", "cupy" or "array_api_strict". A mapping gives a dict.
 
     dtype: "float16", "bfloat16", "float32" or "float64"; None keeps it. device: as the library names it; None is its default.
     The result never shares memory with the source.

@@ -160,11 +160,12 @@ def stage_features(
         stage = str(k)
         stride = config.patch_size if k == 0 else 2
         x = tap(f"patch_embeds.{k}", patch_embed(x, embeds[stage], patch_size=stride, eps=config.embed_norm_eps or config.norm_eps))
-        for i, params_i in enumerate(children(stages[stage]).values()):
+        blocks = children(stages[stage])  # by number, not in the mapping's order: jax.jit sorts its keys
+        for i in range(config.depths[k]):
             name = f"stages.{k}.{i}"
             x = block(
                 x,
-                params_i,
+                blocks[str(i)],
                 kind=block_kind(i),
                 num_heads=config.num_heads[k],
                 window_size=config.window_sizes[k],

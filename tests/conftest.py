@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from hypothesis import HealthCheck, Phase, settings
 import tests.typecheck  # noqa: F401  (the hook names it, but does not import it)
 
 collect_ignore = ["fuzz_checkpoints.py"]  # a program of its own, on atheris
+if not find_spec("jax"):
+    collect_ignore += ["jitted.py", "test_jax.py"]
 
 SPECIFICATION = ["scalablevit_ref.ops", "scalablevit_ref.attention", "scalablevit_ref.network", "scalablevit_ref.dialects"]
 
@@ -57,20 +61,70 @@ class Library:
         return moved
 
 
-LIBRARIES = [name for name in ("numpy", "torch", "array_api_strict", "jax", "cupy") if find_spec(name)]
+def cuda_is_there() -> bool:
+    """CuPy is installed and sees a GPU; it is not imported where there is no driver, so that its stand-in can take its name."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    if not find_spec("cupy"):
+        return False
+    import cupy
+
+    return bool(cupy.cuda.is_available())
 
 
-@pytest.fixture(params=LIBRARIES, scope="session")
+CUDA = cuda_is_there()
+LIBRARIES: list[Any] = [name for name in ("numpy", "torch", "array_api_strict", "jax") if find_spec(name)]
+LIBRARIES.append(pytest.param("cupy", marks=pytest.mark.gpu) if CUDA else "cupy")
+
+EXAMPLES = {"jax": 0.125} | ({} if CUDA else {"cupy": 0.25})
+"""The share of the profile's examples that a property gets: on JAX, which compiles each anew, and on CuPy's stand-in."""
+
+
+@pytest.fixture(params=LIBRARIES)
 def xp(request: pytest.FixtureRequest) -> Iterator[Library]:
     """Each library that is installed; array-api-strict, where the definitions alone run, with its optional features off."""
-    if request.param == "array_api_strict":
+    with prepared(request.param):
+        yield Library(request.param)
+
+
+@contextmanager
+def prepared(library: str) -> Iterator[None]:
+    """What a library needs to run the properties."""
+    if library == "array_api_strict":
         import array_api_strict
 
-        array_api_strict.set_array_api_strict_flags(boolean_indexing=False, data_dependent_shapes=False)
-        yield Library(request.param)
-        array_api_strict.reset_array_api_strict_flags()
+        with array_api_strict.ArrayAPIStrictFlags(boolean_indexing=False, data_dependent_shapes=False):
+            yield
+    elif library == "jax":
+        from tests.jitted import jitted_specification
+
+        with jitted_specification():
+            yield
+    elif library == "cupy" and not CUDA:
+        from tests.cupy_stand_in import cupy_stand_in
+
+        with cupy_stand_in():
+            yield
     else:
-        yield Library(request.param)
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fewer examples where `EXAMPLES` says so."""
+    test: Any = getattr(item, "obj", None)
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    library = params.get("xp", params.get("library"))
+    profile = getattr(test, "_hypothesis_internal_use_settings", None)
+    if profile is None or library not in EXAMPLES:
+        return (yield)
+    test._hypothesis_internal_use_settings = settings(profile, max_examples=max(2, round(profile.max_examples * EXAMPLES[library])))
+    try:
+        return (yield)
+    finally:
+        test._hypothesis_internal_use_settings = profile
 
 
 class Agree:

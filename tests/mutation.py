@@ -174,7 +174,8 @@ def _suite(module: str) -> str | None:
                 self.failed = self.failed or f"import of {report.nodeid}"
 
     first = First()
-    options = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:doctest", "-o", "addopts="]
+    libraries = ["-k", "not jax and not cupy"]  # which take longest and find what the others find
+    options = ["-x", "-q", *libraries, "--assert=plain", "-p", "no:cacheprovider", "-p", "no:doctest", "-o", "addopts="]
     code = pytest.main([*options, *ALWAYS, *TESTS[module]], plugins=[first])
     return (first.failed or f"pytest exit {code}") if code else None
 

@@ -111,5 +111,19 @@ def test_softmax_does_not_overflow(backend: str) -> None:
 
 @pytest.mark.usefixtures("as_in_production")
 def test_a_foreign_type_is_named() -> None:
-    with pytest.raises(TypeError, match=r"expected an array of NumPy, PyTorch .*, got list"):
+    with pytest.raises(TypeError, match=r"expected an array of NumPy, PyTorch, .*, got list$"):
         ops.gelu([1.0])
+
+
+@pytest.mark.usefixtures("as_in_production")
+def test_an_array_of_no_backend_is_told_the_way() -> None:
+    class Tensor:
+        """Some other library's, on whatever device."""
+
+        def __dlpack__(self) -> object:
+            raise AssertionError("nothing is moved unasked")
+
+    with pytest.raises(
+        TypeError, match=r"got tests\.test_ops\.Tensor; torch\.from_dlpack\(x\) or cupy\.from_dlpack\(x\) takes it over"
+    ):
+        ops.gelu(Tensor())

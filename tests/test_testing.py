@@ -90,6 +90,11 @@ def test_agreement_sees_a_fault(library: str, monkeypatch: pytest.MonkeyPatch) -
             assert first == "stages.0.0.mlp"
 
 
+def test_a_gpu_that_is_not_there_is_said() -> None:
+    for library in ("torch", "jax"):
+        assert why_absent(Candidate(library, "float32", "cuda:99")) == "no CUDA device"
+
+
 def test_agreement_sees_a_nan() -> None:
     broken = PARAMS | {"norm.bias": np.where(np.arange(8) == 3, np.float32(np.nan), PARAMS["norm.bias"])}
     results = agreement(IMAGES, broken, CONFIG, [ORACLE, Candidate("torch", "float32")])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -35,8 +37,13 @@ CANDIDATES = (
     Candidate("torch", "float64"),
     Candidate("torch", "float32"),
     Candidate("torch", "bfloat16"),
+    Candidate("jax", "float32"),
     Candidate("torch", "float32", "cuda"),
     Candidate("torch", "bfloat16", "cuda"),
+    Candidate("jax", "float32", "cuda"),
+    Candidate("jax", "bfloat16", "cuda"),
+    Candidate("cupy", "float64", "cuda"),
+    Candidate("cupy", "float32", "cuda"),
 )
 """What `agreement` runs unless told otherwise; the first is what all others are held against."""
 
@@ -80,11 +87,10 @@ class Result:
         return classes
 
     def add(self, taps: Mapping[str, Any], oracle: Mapping[str, np.ndarray], seconds: float) -> None:
-        if list(taps) != list(oracle):
+        if set(taps) != set(oracle):  # in any order: JAX sorts the names
             raise AssertionError(f"{self.candidate} traced other names than the oracle")
-        for name, x in taps.items():
-            reference = oracle[name]
-            difference = to_numpy(x).astype(np.float64) - reference
+        for name, reference in oracle.items():
+            difference = to_numpy(taps[name]).astype(np.float64) - reference
             squares = np.array([np.vdot(difference, difference), np.vdot(reference, reference)])
             self.squares[name] = self.squares.get(name, 0) + squares
         self.logits.append(to_numpy(taps["logits"]).astype(np.float64))
@@ -97,9 +103,9 @@ def why_absent(candidate: Candidate) -> str | None:
     if find_spec(candidate.library) is None:
         return f"not installed: pip install 'scalablevit-ref[{candidate.library}]'"
     if candidate.device != "cpu":
-        import torch
-
-        if not torch.cuda.is_available():
+        try:
+            _on(candidate, np.zeros(1, "float32"))
+        except (ImportError, ValueError, RuntimeError, AssertionError):  # each library has its own way to say so
             return "no CUDA device"
     return None
 
@@ -124,13 +130,13 @@ def agreement(
     for start in range(0, len(images), batch):
         x = images[start : start + batch]
         progress(str(ORACLE))
-        oracle, seconds = _timed(_on(ORACLE, x), oracle_params, config)
+        oracle, seconds = _timed(ORACLE, _on(ORACLE, x), oracle_params, config)
         for result in results:
             if result.candidate == ORACLE:
                 result.add(oracle, oracle, seconds)
         for result, own_params in own:
             progress(str(result.candidate))
-            taps, seconds = _timed(_on(result.candidate, x), own_params, config)
+            taps, seconds = _timed(result.candidate, _on(result.candidate, x), own_params, config)
             result.add(taps, oracle, seconds)
     return results
 
@@ -142,11 +148,36 @@ def steps(candidates: Sequence[Candidate], images: int, batch: int = 40) -> int:
 
 
 def _on(candidate: Candidate, arrays: Any) -> Any:
-    return to_backend(arrays, candidate.library, candidate.dtype, candidate.device)
+    with _float64(candidate):
+        return to_backend(arrays, candidate.library, candidate.dtype, candidate.device)
 
 
-def _timed(x: Any, params: Mapping[str, Any], config: ScalableViTConfig) -> tuple[dict[str, Any], float]:
-    start = time.perf_counter()
-    taps = trace(x, params, config)
-    to_numpy(taps["logits"])  # waits for a GPU
+def _float64(candidate: Candidate) -> AbstractContextManager[Any]:
+    """JAX has float64 only where it is switched on."""
+    if (candidate.library, candidate.dtype) != ("jax", "float64"):
+        return nullcontext()
+    import jax
+
+    return cast("AbstractContextManager[Any]", jax.enable_x64(True))
+
+
+def _timed(candidate: Candidate, x: Any, params: Mapping[str, Any], config: ScalableViTConfig) -> tuple[dict[str, Any], float]:
+    with _float64(candidate):
+        run: Callable[..., dict[str, Any]] = partial(trace, config=config)
+        if candidate.library == "jax":
+            key = (candidate, config, tuple(x.shape))
+            run = _compiled[key] = _compiled.get(key) or _compile(run, x, params)
+        start = time.perf_counter()
+        taps = run(x, params)
+        to_numpy(taps["logits"])  # waits for a GPU
     return taps, time.perf_counter() - start
+
+
+_compiled: dict[tuple[Candidate, ScalableViTConfig, tuple[int, ...]], Callable[..., dict[str, Any]]] = {}
+
+
+def _compile(function: Callable[..., dict[str, Any]], *arguments: Any) -> Callable[..., dict[str, Any]]:
+    """JAX as it is meant to be used, compiled once for each shape, before the clock runs."""
+    import jax
+
+    return cast("Callable[..., dict[str, Any]]", jax.jit(function).lower(*arguments).compile())

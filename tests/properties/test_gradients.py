@@ -1,7 +1,8 @@
-"""Derivatives, and what PyTorch's transforms make of the network. The numbers are those of the table in `docs/proof.md`."""
+"""Derivatives, and what PyTorch's and JAX's transforms make of the network. The numbers are those of `docs/proof.md`."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -9,19 +10,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.func import vmap
 
 import scalablevit_ref as sv
 from scalablevit_ref import ops
 from scalablevit_ref.testing import EPS
 from scalablevit_ref.testing.strategies import Case, block_cases, configs, iwsa_cases, network_cases, ssa_cases
-from tests.conftest import Agree
+from tests.conftest import Agree, prepared
 from tests.oracle import Reference, oracle
 from tests.properties.test_block import part
 from tests.properties.test_ops import OPS
 
 NETWORKS = network_cases(configs(heads=("linear", "none"), stages=(1,)))
 STEP = 1e-6
+DIFFERENTIABLE = pytest.mark.parametrize("library", [name for name in ("torch", "jax") if find_spec(name)])
 NIGHTLY = settings.get_current_profile_name() == "nightly"
 pytestmark = pytest.mark.usefixtures("as_in_production")  # the run-time shape checks are not for a compiler to trace
 
@@ -34,6 +35,21 @@ def gradients(function: Any, inputs: dict[str, torch.Tensor], seed: int) -> tupl
     found = torch.autograd.grad((y * probe).sum(), list(inputs.values()), allow_unused=True)
     assert all(x is not None for x in found), [name for name, x in zip(inputs, found, strict=True) if x is None]
     return {name: x.numpy() for name, x in zip(inputs, found, strict=True)}, probe
+
+
+def jax_gradients(function: Any, inputs: dict[str, torch.Tensor], seed: int) -> dict[str, np.ndarray]:
+    """The same by `jax.grad`, under `jit`."""
+    import jax
+
+    from tests.jitted import jit, x64
+
+    def weighted(arrays: dict[str, Any]) -> Any:
+        y = function(arrays)
+        return (y * np.random.default_rng(seed).standard_normal(y.shape)).sum()
+
+    with x64():
+        arrays = sv.to_backend(inputs, "jax")
+        return {name: sv.to_numpy(x) for name, x in jit(jax.grad(weighted))(arrays).items()}
 
 
 def check_derivatives(function: Any, case: Case) -> None:
@@ -69,30 +85,41 @@ def test_28_each_op_has_the_gradient_of_its_central_difference(cases: dict[str, 
             check_derivatives(lambda t, f=function, c=smooth: f(t["x"], *(t[key] for key in c.shapes), **c.settings), smooth)
 
 
+@DIFFERENTIABLE
 @given(case=st.one_of(iwsa_cases(pad=None), ssa_cases(c_ratios=(1, 1.25)), block_cases()))
-def test_28_attentions_and_blocks_have_the_oracles_gradients(case: Case, agree: Agree) -> None:
+def test_28_attentions_and_blocks_have_the_oracles_gradients(case: Case, library: str, agree: Agree) -> None:
     function = sv.block if "kind" in case.settings else sv.iwsa if "window_size" in case.settings else sv.ssa
     kind = case.settings.get("kind", "iwsa" if "window_size" in case.settings else "ssa")
     reference = part(case, {sv.block: "Block", sv.iwsa: "IWSA", sv.ssa: "SSA"}[function], kind)
     inputs = {name: torch.tensor(x) for name, x in {"x": case.x, **case.params}.items()}
-    found, _ = gradients(lambda t: function(t["x"], without_x(t), **case.settings).flatten(1, 2), inputs, case.seed)
+
+    def tokens_of(t: Any) -> Any:
+        y = function(t["x"], without_x(t), **case.settings)
+        return y.reshape(y.shape[0], -1, y.shape[-1])
+
+    found = jax_gradients(tokens_of, inputs, case.seed) if library == "jax" else gradients(tokens_of, inputs, case.seed)[0]
     more = reference.inputs[1:]
     tokens = inputs | {"x": reference.inputs[0]}
     expected, _ = gradients(lambda t: torch.func.functional_call(reference.model, without_x(t), (t["x"], *more)), tokens, case.seed)
     compare_gradients(agree, found, expected, reference)
 
 
+@DIFFERENTIABLE
 @given(case=NETWORKS)
-def test_28_the_network_has_the_oracles_gradients(case: Case, agree: Agree) -> None:
+def test_28_the_network_has_the_oracles_gradients(case: Case, library: str, agree: Agree) -> None:
     """For the images and for every parameter."""
     reference = Reference(oracle(case.params, case.config), case.x)
     inputs = {name: torch.tensor(x) for name, x in {"x": case.x, **case.params}.items()}
-    found, _ = gradients(lambda t: sv.scalable_vit(t["x"], without_x(t), case.config), inputs, case.seed)
+
+    def logits(t: Any) -> Any:
+        return sv.scalable_vit(t["x"], without_x(t), case.config)
+
+    found = jax_gradients(logits, inputs, case.seed) if library == "jax" else gradients(logits, inputs, case.seed)[0]
     expected, _ = gradients(lambda t: torch.func.functional_call(reference.model, without_x(t), (t["x"],)), inputs, case.seed)
     compare_gradients(agree, found, expected, reference)
 
 
-def without_x(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def without_x(tensors: dict[str, Any]) -> dict[str, Any]:
     return {name: x for name, x in tensors.items() if name != "x"}
 
 
@@ -113,13 +140,20 @@ def test_28_the_network_has_the_gradient_of_its_central_difference(case: Case) -
     check_derivatives(lambda t: sv.scalable_vit(t["x"], without_x(t), case.config), case)
 
 
+@DIFFERENTIABLE
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch has no batching rule for its CPU attention kernel
 @given(case=NETWORKS)
-def test_29_vmap_changes_nothing(case: Case, agree: Agree) -> None:
-    images, params = sv.to_backend(case.x, "torch"), sv.to_backend(case.params, "torch")
-    found = vmap(lambda image: sv.scalable_vit(image[None], params, case.config)[0])(images)
+def test_29_vmap_changes_nothing(case: Case, library: str, agree: Agree) -> None:
     reference = Reference(oracle(case.params, case.config), case.x)
-    reference.check(agree, {"logits": found.numpy()}, {"logits": sv.scalable_vit(images, params, case.config).numpy()})
+    with prepared(library):
+        images, params = sv.to_backend(case.x, library), sv.to_backend(case.params, library)
+        expected = sv.to_numpy(sv.scalable_vit(images, params, case.config))
+        if library == "jax":
+            from tests.jitted import vmapped as vmap
+        else:
+            from torch.func import vmap
+        found = vmap(lambda image: sv.scalable_vit(image[None], params, case.config)[0])(images)
+    reference.check(agree, {"logits": sv.to_numpy(found)}, {"logits": expected})
 
 
 TINY = sv.ScalableViTConfig(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from scalablevit_ref.cli.bench import bench
 from scalablevit_ref.cli.convert import convert
 from scalablevit_ref.cli.diff import diff
 from scalablevit_ref.cli.inspect import inspect
@@ -23,3 +24,4 @@ app.command()(summary)
 app.command()(inspect)
 app.command()(convert)
 app.command()(diff)
+app.command()(bench)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import typer
 
 from scalablevit_ref.checkpoints.errors import printable
+from scalablevit_ref.config import near_matches
 
 
 @contextmanager
@@ -18,3 +19,11 @@ def bad_input_is_one_line() -> Iterator[None]:
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         typer.echo(f"scalablevit-ref: {printable(' '.join(str(error).split()))}", err=True)
         raise typer.Exit(2) from None
+
+
+def check_known(option: str, words: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ValueError for the first of the words given to an option that it does not know."""
+    known = list(known)
+    for word in words:
+        if word not in known:
+            raise ValueError(f"unknown {option} {word!r}{near_matches(word, known)}; there are {', '.join(known)}")

@@ -16,8 +16,8 @@ from rich.table import Table
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints import load_checkpoint
 from scalablevit_ref.checks import check_image_size, nearest_image_size
-from scalablevit_ref.cli.errors import bad_input_is_one_line
-from scalablevit_ref.config import ScalableViTConfig, near_matches, variant
+from scalablevit_ref.cli.errors import bad_input_is_one_line, check_known
+from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.images import load_image
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
@@ -35,7 +35,9 @@ def verify(
     image: Annotated[
         list[Path] | None, typer.Option(help="Classify this image file (official preprocessing); may be repeated.")
     ] = None,
-    backend: Annotated[list[str] | None, typer.Option(help="Only this backend: numpy or torch; may be repeated.")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="Only this backend: numpy, torch, jax or cupy; may be repeated.")
+    ] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype: float64, float32 or bfloat16; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights and images.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
@@ -70,13 +72,8 @@ def verify(
 
 def _select(backends: list[str] | None, dtypes: list[str] | None) -> list[Candidate]:
     """The candidates asked for; the oracle always runs."""
-    for option, wanted, known in (
-        ("--backend", backends, sorted({c.library for c in CANDIDATES})),
-        ("--dtype", dtypes, sorted({c.dtype for c in CANDIDATES})),
-    ):
-        for word in wanted or []:
-            if word not in known:
-                raise ValueError(f"unknown {option} {word!r}{near_matches(word, known)}; there are {', '.join(known)}")
+    check_known("--backend", backends or [], sorted({c.library for c in CANDIDATES}))
+    check_known("--dtype", dtypes or [], sorted({c.dtype for c in CANDIDATES}))
     return [c for c in CANDIDATES if c == ORACLE or ((not backends or c.library in backends) and (not dtypes or c.dtype in dtypes))]
 
 

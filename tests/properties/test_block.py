@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import given
 
 import scalablevit_ref as sv
+from scalablevit_ref.benchmark import module as plain
 from scalablevit_ref.parameters import peg_shapes
 from scalablevit_ref.testing.strategies import Case, block_cases, iwsa_cases, ssa_cases
 from tests import oracle
@@ -40,7 +41,7 @@ def part(case: Case, name: str, kind: str) -> oracle.Reference:
         pad_windows=given.get("pad", False),
     )
     odd = (1,) if kind == "ssa" else (0,)
-    module = oracle.oracle(case.params, config, lambda config: getattr(oracle, name)(config, 0, *(odd if name == "Block" else ())))
+    module = oracle.oracle(case.params, config, lambda config: getattr(plain, name)(config, 0, *(odd if name == "Block" else ())))
     return oracle.Reference(module, case.x.reshape(b, h * w, c), h, w)
 
 

@@ -1,0 +1,176 @@
+"""Who is timed: the plain module, the specification on each backend, and PyPI's vit_pytorch, all with the same random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalablevit_ref.backends import to_backend, to_numpy
+from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.network import scalable_vit
+from scalablevit_ref.parameters import parameter_shapes
+from scalablevit_ref.testing import random_images, random_params
+
+MODULE = "module"
+"""The plain `torch.nn` module, run eagerly: what every ratio is against."""
+
+LIBRARIES = {
+    "numpy": "numpy",
+    "torch": "torch",
+    "torch.compile": "torch",
+    "jax": "jax",
+    "cupy": "cupy",
+    "vit_pytorch": "vit_pytorch",
+}
+"""Contender to the library it needs. `jax` runs under `jax.jit`."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One forward pass. device: "cpu", or "cuda" for an NVIDIA GPU."""
+
+    variant: str
+    batch: int
+    size: int
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    @property
+    def config(self) -> ScalableViTConfig:
+        return variant(self.variant)
+
+
+Call = Callable[[], Any]
+"""Runs a contender's forward pass once, waits for it and returns the logits on its own device."""
+
+
+def why_absent(name: str, work: Work) -> str | None:
+    """Why this contender cannot do this work here, or None."""
+    library = "torch" if name == MODULE else LIBRARIES[name]
+    if find_spec(library) is None or find_spec("torch") is None:
+        package = "vit-pytorch --no-deps" if library == "vit_pytorch" else f"'scalablevit-ref[{library}]'"
+        return f"not installed: pip install {package}"
+    if name == "numpy" and (work.device != "cpu" or work.dtype == "bfloat16"):
+        return "NumPy multiplies on the CPU, in float32 and float64"
+    if name == "cupy" and work.device == "cpu":
+        return "runs on GPUs"
+    if name == "cupy" and work.dtype == "bfloat16":
+        return "CuPy has no bfloat16"
+    if name == "vit_pytorch" and any(wide != work.config.embed_dims[0] * 2**k for k, wide in enumerate(work.config.embed_dims)):
+        return "its widths double from stage to stage"
+    return None
+
+
+def prepare(name: str, work: Work) -> Call:
+    """A contender, ready to run: weights and images on the device, nothing compiled yet."""
+    config = work.config
+    images = random_images((work.batch, config.in_chans, work.size, work.size), dtype="float32")
+    params = random_params(parameter_shapes(config), dtype="float32")
+    if name in (MODULE, "vit_pytorch", "torch", "torch.compile"):
+        return _torch(name, work, images, params)
+    library = LIBRARIES[name]
+    device = None if work.device == "cpu" else work.device.replace("cuda", "gpu") if library == "jax" else work.device
+    x, p = (to_backend(arrays, library, work.dtype, device) for arrays in (images, params))
+    if name == "jax":
+        import jax
+
+        compiled = jax.jit(scalable_vit, static_argnums=2)
+        return lambda: compiled(x, p, config).block_until_ready()
+    if name == "cupy":
+        import cupy
+
+        def run() -> Any:
+            y = scalable_vit(x, p, config)
+            cupy.cuda.get_current_stream().synchronize()
+            return y
+
+        return run
+    return lambda: scalable_vit(x, p, config)
+
+
+def _torch(name: str, work: Work, images: np.ndarray, params: dict[str, np.ndarray]) -> Call:
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    x = to_backend(images, "torch", work.dtype, work.device)
+    forward: Callable[[Any], Any]
+    if name in (MODULE, "vit_pytorch"):
+        network = plain_module(work.config, params) if name == MODULE else community_port(work.config)
+        forward = network.to(device=work.device, dtype=getattr(torch, work.dtype)).eval()
+    else:
+        p, config = to_backend(params, "torch", work.dtype, work.device), work.config
+        function = torch.compile(scalable_vit, fullgraph=True) if name == "torch.compile" else scalable_vit
+
+        def forward(x: Any) -> Any:
+            return function(x, p, config)
+
+    def run() -> Any:
+        with torch.inference_mode():
+            y = forward(x)
+            if work.device != "cpu":
+                torch.cuda.synchronize()
+            return y
+
+    return run
+
+
+def plain_module(config: ScalableViTConfig, params: dict[str, np.ndarray]) -> Any:
+    """The network in plain `torch.nn` with these parameters."""
+    import torch
+
+    from scalablevit_ref.benchmark.module import ScalableViT
+
+    with torch.device("meta"):
+        network = ScalableViT(config)
+    network.load_state_dict(to_backend(params, "torch"), strict=True, assign=True)
+    return network
+
+
+def community_port(config: ScalableViTConfig) -> Any:
+    """vit_pytorch's ScalableViT of the same widths and depths, with its own random weights.
+
+    Its package imports torchvision, which the network does not need: the one module file is loaded by its path.
+    """
+    package = find_spec("vit_pytorch")
+    assert package is not None
+    file = Path(next(iter(package.submodule_search_locations or ()))) / "scalable_vit.py"
+    spec = spec_from_file_location("vit_pytorch_scalable_vit", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    head_dim = config.embed_dims[0] // config.num_heads[0]
+    return module.ScalableViT(
+        num_classes=config.num_classes,
+        dim=config.embed_dims[0],
+        depth=tuple(depth // 2 for depth in config.depths),  # a layer of it is an SSA and an IWSA block
+        heads=config.num_heads,
+        reduction_factor=config.sr_ratios,
+        window_size=config.window_sizes,
+        **{f"{kind}_dim_{what}": head_dim for kind in ("ssa", "iwsa") for what in ("key", "value")},
+    )
+
+
+def multiply_adds(name: str, work: Work) -> int:
+    """Of one image, attention products with them."""
+    from scalablevit_ref.cost import cost
+
+    if name != "vit_pytorch":
+        return cost(work.config, work.size).multiply_adds
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        community_port(work.config).eval()(torch.empty(1, work.config.in_chans, work.size, work.size))
+    return int(counter.get_total_flops()) // 2
+
+
+def logits(call: Call) -> np.ndarray:
+    """What a contender computes, in float64."""
+    found: np.ndarray = to_numpy(call()).astype(np.float64)
+    return found

@@ -157,7 +157,7 @@ def test_table_picture_and_page(tmp_path: Path) -> None:
     code, out, _ = run("--backends", "numpy,cupy", "--plot", str(picture), "--page", str(text))
     assert code == 0
     assert re.search(r"digits x 1 +module +[\d.]+ +[\d.]+–[\d.]+ +1 ", out)
-    assert re.search(r"\n +numpy +[\d.]+ +[\d.]+–[\d.]+ +[\d.]+ +[\d.]+–[\d.]+ +\d+%\n", out)
+    assert re.search(r"\n +numpy +[\d.]+ +[\d.]+–[\d.]+ +[\d.]+ +[\d.]+–[\d.]+ +\d+% *\n", out)
     assert "not run: cupy (digits): runs on GPUs" in out
     assert max(map(len, out.splitlines())) <= 80
     with Image.open(picture) as image:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import subprocess
 import sys
 import textwrap
 import zipfile
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,34 +19,11 @@ import safetensors.numpy
 
 from scalablevit_ref import ScalableViTConfig, init_params, parameter_shapes, to_backend, variant
 from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from tests.bit_patterns import bit_patterns, special_patterns
 from tests.test_checkpoints_recognise import DIGITS, TINY_MMDET, assert_same, numbered
 
 SUFFIXES = (".pth", ".safetensors", ".npz", ".msgpack")
 CUSTOM = variant("digits", ssa_scale="head_dim", norm_eps=3e-6, c_ratios=(1.25, 0.5, 0.3, 1.75), window_sizes=(7, 2, 7, 1))
-
-
-MANTISSA = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}
-
-
-def special_patterns(dtype: Any) -> np.ndarray:
-    """What random bits hold too rarely: ±0, ±infinity, quiet and signalling NaNs of either sign with payloads, subnormals."""
-    size, mantissa = np.dtype(dtype).itemsize, MANTISSA[np.dtype(dtype).name]
-    sign, quiet = 1 << (8 * size - 1), 1 << (mantissa - 1)
-    infinity = sign - (1 << mantissa)
-    positive = (0, infinity, infinity | quiet | 5, infinity | 3, 1, (1 << mantissa) - 1, 1 << mantissa)
-    return np.array([pattern | s for pattern in positive for s in (0, sign)], f"u{size}").view(dtype)
-
-
-def bit_patterns(shapes: Mapping[str, tuple[int, ...]], dtype: Any) -> dict[str, np.ndarray]:
-    """Random bits, with all special patterns spread over the first arrays, and as many as fit in each other one."""
-    rng, special = np.random.default_rng(3), special_patterns(dtype)
-    arrays = {}
-    for name, shape in shapes.items():
-        x = np.frombuffer(rng.bytes(math.prod(shape) * special.itemsize), dtype).copy()
-        places = np.unique(np.linspace(0, x.size - 1, len(special)).astype(int))
-        x[places] = special[: len(places)]
-        arrays[name] = x.reshape(shape)
-    return arrays
 
 
 def bits(config: ScalableViTConfig, dtype: Any) -> dict[str, np.ndarray]:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scalablevit_ref import init_params, variant
+from scalablevit_ref import ScalableViTConfig, init_params, variant
 from scalablevit_ref.checkpoints import CheckpointError, from_state_dict, to_state_dict
 from tests.test_checkpoints_recognise import DIGITS, zeros
 
 
-@pytest.mark.parametrize("name", ["small", "small_0", "base", "large", "mmdet_small", "digits"])
+@pytest.mark.parametrize("name", ["small", "base", "large", "mmdet_small", "digits"])
 def test_variant_is_told_from_its_shapes(name: str) -> None:
     checkpoint = from_state_dict(zeros(variant(name)))
     assert checkpoint.config == variant(name)
@@ -31,6 +31,10 @@ def test_variant_is_told_from_its_shapes(name: str) -> None:
         ("digits", {"qkv_bias": False}),
         ("small", {"num_classes": 10, "ssa_values": "scaled"}),
         ("small", {"num_classes": 0}),
+        ("base", {"head": "linear"}),
+        ("large", {"head": "linear", "num_classes": 10}),
+        ("large", {"head": "none", "num_classes": 0}),
+        ("digits", {"head": "mlp"}),
         ("mmdet_small", {"ssa_values": "unscaled"}),
     ],
 )
@@ -44,11 +48,35 @@ def test_fine_tuned_weights_adapt_their_variant(base: str, overrides: dict[str, 
 def test_a_named_variant_takes_another_head() -> None:
     plain = zeros(variant("small", head="linear", num_classes=10))
     assert from_state_dict(plain, variant="small").config == variant("small", head="linear", num_classes=10)
-    assert from_state_dict(plain).config == variant("small_0", num_classes=10)  # the one variant with a plain head
+    assert from_state_dict(plain, variant="small_0").config == variant("small_0", num_classes=10)
     headless = {name: x for name, x in zeros(variant("small")).items() if not name.startswith("head")}
     assert from_state_dict(headless, variant="small").config == variant("small", head="none", num_classes=0)
-    with pytest.raises(CheckpointError, match=r"fit small and small_0 alike.*give variant"):
-        from_state_dict(headless)
+    assert from_state_dict(zeros(variant("small_0", head="mlp")), variant="small_0").config == variant("small_0", head="mlp")
+
+
+@pytest.mark.parametrize("layout", ["official", "split", "channels_last"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        variant("small_0", num_classes=10),
+        variant("small", head="linear", num_classes=10),
+        variant("small", head="none", num_classes=0),
+    ],
+)
+def test_what_shapes_leave_open_is_not_guessed(config: ScalableViTConfig, layout: str) -> None:
+    """`small` scales its last attention by 32^-½ and `small_0` by 40^-½; only an mlp head tells that it is no `small_0`."""
+    state = to_state_dict(zeros(config), config, layout=layout)
+    alike = r"fit small and small_0 alike, which differ in c_ratios; num_heads, window_sizes, .*c_ratios show in no shape: "
+    with pytest.raises(CheckpointError, match=alike + r"give variant= \(small, small_0\) or config=$"):
+        from_state_dict(state)
+    assert from_state_dict(state, config=config).config == config
+
+
+def test_a_detection_backbone_with_a_head() -> None:
+    config = variant("mmdet_small")
+    state = to_state_dict(zeros(config), config, layout="mmdet") | {"head.weight": np.zeros((3, 512), "float16")}
+    with pytest.raises(CheckpointError, match=r"the detection backbone has no head; .*found a linear head"):
+        from_state_dict(state)
 
 
 @pytest.mark.parametrize("model", ["scalable_vit_small", "small"])
@@ -68,7 +96,7 @@ def test_an_explicit_config_is_taken_as_it_is() -> None:
     assert (checkpoint.metadata["variant"], checkpoint.metadata["config_from"]) == (None, "config")
     with pytest.raises(CheckpointError, match="weights do not fit config: wrong shape"):
         from_state_dict(init_params(DIGITS), config=variant("digits", num_classes=9))
-    with pytest.raises(CheckpointError, match="not both"):
+    with pytest.raises(CheckpointError, match="give variant= or config=, not both"):
         from_state_dict(init_params(DIGITS), config=config, variant="digits")
 
 

@@ -17,7 +17,7 @@ from scalablevit_ref import init_params, to_backend, to_numpy, variant
 from scalablevit_ref.checkpoints import load_checkpoint, save_checkpoint
 from scalablevit_ref.checkpoints.files import open_file
 from scalablevit_ref.checkpoints.stored import StoredTensor
-from tests.test_checkpoints_files import bit_patterns
+from tests.bit_patterns import bit_patterns
 from tests.test_checkpoints_recognise import zeros
 
 CONFIG = variant("digits")

@@ -138,7 +138,7 @@ def test_ema_is_preferred_and_said(tmp_path: Path, plain: str, ema: str) -> None
     assert_same(checkpoint, params)
     assert (checkpoint.metadata["wrapper"], checkpoint.metadata["ema"]) == (plain, False)
     torch.save({ema: to_backend(averaged, "torch"), plain: None}, path)
-    with pytest.raises(CheckpointError, match=r"x\.pth: use_ema is False .*found " + ema):
+    with pytest.raises(CheckpointError, match=r"x\.pth: use_ema=False .*found " + ema):
         load_checkpoint(path, use_ema=False)
 
 

@@ -200,6 +200,7 @@ def test_config_json(tmp_path: Path) -> None:
     params = init_params(DIGITS)
     save_checkpoint(path, params, DIGITS, config_json=True)
     assert json.loads(beside.read_text()) == json.loads(json.dumps(hub_config(DIGITS)))
+    assert json.loads(beside.read_text())["layout"] == "official"
     path.unlink()
     with pytest.raises(FileExistsError, match=r"config\.json exists"):
         save_checkpoint(path, params, DIGITS, config_json=True)

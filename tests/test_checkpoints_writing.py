@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
-from scalablevit_ref import init_params, to_backend
+from scalablevit_ref import init_params, to_backend, variant
 from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from scalablevit_ref.checkpoints.convert import convert_file
 from tests.test_checkpoints_files import SUFFIXES, listing
@@ -30,6 +32,75 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path, suffix: str) -> No
     assert listing(tmp_path) == [path.name]
     (tmp_path / "plain").touch()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("unnamed", [True, False])
+def test_an_overwritten_file_keeps_its_permissions(tmp_path: Path, unnamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not unnamed:
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    params, path = init_params(DIGITS), tmp_path / "x.npz"
+    for name in ("x.npz", "config.json"):
+        (tmp_path / name).touch()
+    for mode in (0o600, 0o664, 0o444):
+        path.chmod(mode)
+        save_checkpoint(path, params, DIGITS, force=True, config_json=True)
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+    (tmp_path / "config.json").chmod(0o604)
+    save_checkpoint(path, params, DIGITS, force=True, config_json=True)
+    assert stat.S_IMODE((tmp_path / "config.json").stat().st_mode) == 0o604
+    assert_same(load_checkpoint(path), params)
+
+
+def test_a_symbolic_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    """As the hub's cache has it, whose files are links to what other names share."""
+    shared, plain, link = tmp_path / "shared", tmp_path / "plain", tmp_path / "x.npz"
+    shared.write_bytes(b"precious")
+    shared.chmod(0o600)
+    plain.touch()
+    params = init_params(DIGITS)
+    for target in (shared, tmp_path / "none"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        with pytest.raises(FileExistsError, match=r"x\.npz exists; force=True overwrites it"):
+            save_checkpoint(link, params, DIGITS)
+        save_checkpoint(link, params, DIGITS, force=True)
+        assert not link.is_symlink()
+        assert link.stat().st_mode == plain.stat().st_mode
+        assert_same(load_checkpoint(link), params)
+    assert (shared.read_bytes(), stat.S_IMODE(shared.stat().st_mode)) == (b"precious", 0o600)
+    assert listing(tmp_path) == ["plain", "shared", "x.npz"]
+
+
+@pytest.mark.parametrize("layout", ["official", "channels_last"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_parameters_without_elements(tmp_path: Path, suffix: str, layout: str) -> None:
+    """A ratio so small that an MLP has no hidden channels; its weights are there all the same."""
+    config = variant("digits", mlp_ratios=(0.01, 3, 4, 0.01))
+    params = init_params(config)
+    assert params["stages.0.0.mlp.fc1.weight"].shape == (0, 16)
+    save_checkpoint(tmp_path / f"x{suffix}", params, config, layout=layout)
+    for other in SUFFIXES:
+        convert_file(tmp_path / f"x{suffix}", tmp_path / f"y{other}", layout="official")
+        found = load_checkpoint(tmp_path / f"y{other}")
+        assert_same(found, params)
+        assert [x.shape for x in found.params.values()] == [x.shape for x in params.values()]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_weights_stay_an_ema_s(tmp_path: Path, suffix: str) -> None:
+    """Through a conversion and another, and through memory; others do not become one's."""
+    params, path = init_params(DIGITS), tmp_path / f"x{suffix}"
+    for wrapper in ("model_ema", "state_dict_ema", "model"):
+        torch.save({wrapper: to_backend(params, "torch")}, tmp_path / "training.pth")
+        ema = wrapper if wrapper.endswith("ema") else None
+        convert_file(tmp_path / "training.pth", path, force=True)
+        convert_file(path, tmp_path / "again.npz", force=True)
+        loaded = load_checkpoint(tmp_path / "training.pth")
+        save_checkpoint(tmp_path / f"saved{suffix}", loaded.params, loaded.config, metadata=loaded.metadata, force=True)
+        for file in (path, tmp_path / "again.npz", tmp_path / f"saved{suffix}"):
+            told = load_checkpoint(file).metadata
+            assert (told["ema"], told.get("ema_from")) == (ema is not None, ema)
+            assert told["wrapper"] == ("model" if file.suffix == ".pth" else None)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import scalablevit_ref as sv
-from tests.test_checkpoints_files import bit_patterns, listing
+from tests.bit_patterns import bit_patterns
+from tests.test_checkpoints_files import listing
 from tests.test_checkpoints_recognise import DIGITS, TINY_MMDET, assert_same, numbered, zeros
 from tests.test_cli_verify import run
 
@@ -65,6 +66,10 @@ def test_inspect_says_what_is_not_told(run: Any, tmp_path: Path) -> None:
     assert code == 1
     assert "the shapes fit small and small_0 alike" in said
     assert "num_heads, window_sizes" in said
+    assert "give --variant (small, small_0)" in said
+    assert run("inspect", str(path), "--json")[1].count("give --variant (small, small_0)") == 1
+    code, out, err = run("convert", str(path), str(tmp_path / "x.npz"))
+    assert (code, out, err.endswith("c_ratios show in no shape: give --variant (small, small_0)\n")) == (2, "", True)
     code, out, _ = run("inspect", str(path), "--variant", "small", "--json")
     assert (code, json.loads(out)["config"]["head"]) == (0, "none")
     np.savez(path, **sv.init_params(DIGITS))
@@ -102,7 +107,7 @@ def test_convert(run: Any, official: Path, tmp_path: Path, suffix: str) -> None:
     assert (checkpoint.metadata["layout"], checkpoint.metadata["epoch"]) == (layout, 12)
     code, out, err = run("convert", str(official), str(target))
     assert (code, out) == (2, "")
-    assert err.endswith(f"{target.name} exists; force overwrites it\n")
+    assert err.endswith(f"{target.name} exists; --force overwrites it\n")
     assert run("convert", str(official), str(target), "--force", "--no-use-ema")[0] == 0
     assert_same(sv.load_checkpoint(target), sv.init_params(DIGITS, seed=1))
 
@@ -143,6 +148,7 @@ def test_verify_finds_a_difference(run: Any, official: Path, tmp_path: Path, mon
     ("arguments", "message"),
     [
         (("inspect", "none.pth"), "none.pth"),
+        (("inspect", "checkpoint.pth", "--variant", "smal"), "unknown variant 'smal' (did you mean 'small'"),
         (("inspect", "page.pth"), "page.pth: the file is an HTML page"),
         (("diff", "checkpoint.pth", "page.pth"), "page.pth: the file is an HTML page"),
         (("convert", "page.pth", "x.npz"), "page.pth: the file is an HTML page"),
@@ -160,7 +166,7 @@ def test_verify_finds_a_difference(run: Any, official: Path, tmp_path: Path, mon
             "num_classes: number of classes; expected 1000, found 10",
         ),
         (("convert", "checkpoint.pth", "none/x.npz"), "none"),
-        (("convert", "checkpoint.pth", "x.npz", "--sha256", "page.pth"), "page.pth exists; force overwrites it"),
+        (("convert", "checkpoint.pth", "x.npz", "--sha256", "page.pth"), "page.pth exists; --force overwrites it"),
         (("convert", "checkpoint.pth"), "Missing argument 'DST'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -199,7 +205,7 @@ def test_nonfinite_weights_pass_when_asked_for(run: Any, tmp_path: Path) -> None
     params["norm.bias"][:] = bit_patterns({"x": (64,)}, "float32")["x"]
     sv.save_checkpoint(tmp_path / "x.npz", params, DIGITS, allow_nonfinite=True)
     code, out, err = run("convert", str(tmp_path / "x.npz"), str(tmp_path / "y.npz"))
-    assert (code, out, "norm.bias; allow_nonfinite lets them pass" in err) == (2, "", True)
+    assert (code, out, "norm.bias; --allow-nonfinite lets them pass" in err) == (2, "", True)
     assert run("convert", str(tmp_path / "x.npz"), str(tmp_path / "y.npz"), "--allow-nonfinite")[0] == 0
     assert run("diff", str(tmp_path / "x.npz"), str(tmp_path / "y.npz"))[0] == 0
     assert run("convert", str(tmp_path / "x.npz"), str(tmp_path / "z.npz"), "--allow-nonfinite", "--dtype", "float16")[0] == 0

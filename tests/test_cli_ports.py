@@ -115,7 +115,7 @@ def test_settings_are_kept_beside_the_weights(run: Any, folder: Path) -> None:
             load_port(f"x{suffix}", heads=1)
         convert_file(f"x{suffix}", f"y{suffix}", layout="vit_pytorch")
         assert load_port(f"y{suffix}").config == CONFIG
-    with pytest.raises(CheckpointError, match=r"port\.pt: heads and window_size show in no shape: give heads and window_size"):
+    with pytest.raises(CheckpointError, match=r"port\.pt: heads and window_size show in no shape: give heads= and window_size="):
         load_port("port.pt")
     convert_file("port.pt", "untold.npz")
     with pytest.raises(CheckpointError, match="heads and window_size show in no shape"):
@@ -147,7 +147,7 @@ def test_what_changes_the_function_must_be_asked_for(run: Any, folder: Path) -> 
         code, out, err = run("convert", source, "x.safetensors", "--to", to, *SETTINGS)
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert reason in err
-        assert "one_way" in err
+        assert "--one-way" in err
         assert listing(folder) == before
         code, out, _ = run("convert", source, "x.safetensors", "--to", to, *SETTINGS, "--one-way", "--verify", "--force")
         assert (code, "DIFFERS" in out) == (1, True)
@@ -170,7 +170,7 @@ def test_what_changes_the_function_must_be_asked_for(run: Any, folder: Path) -> 
         (("convert", "port.pt", "x.npz", "--heads", "1,2,3"), "heads must have one entry for each of the 2 stages"),
         (("convert", "port.pt", "x.npz", "--heads", "3"), "do not divide by heads = 3"),
         (("convert", "port.pt", "x.npz", "--heads", "0"), "heads must be"),
-        (("convert", "port.pt", "x.npz", "--window-size", "3"), "give heads with window_size"),
+        (("convert", "port.pt", "x.npz", "--window-size", "3"), "give --heads with --window-size"),
         (("convert", "port.pt", "x.npz", "--verify"), "--verify runs the network, whose heads and windows show in no shape"),
         (("convert", "port.pt", "x.npz", "--heads", "1,2", "--window-size", "1999", "--verify"), "no image for window_size"),
         (("convert", "port.pt", "x.npz", "--variant", "small"), "variant 'small' is of the official network"),
@@ -179,7 +179,7 @@ def test_what_changes_the_function_must_be_asked_for(run: Any, folder: Path) -> 
         (("convert", "port.pt", "x.npz", "--num-classes-check", "7"), "number of classes; expected 7, found 5"),
         (("convert", "port.pt", "x.npz", "--config-json"), "x.npz: config.json is for the official network's weights"),
         (("convert", "official.npz", "x.npz", "--one-way"), "every layout of the official network is lossless"),
-        (("convert", "official.npz", "x.npz", "--heads", "2"), "heads and window_size are told of a port's weights"),
+        (("convert", "official.npz", "x.npz", "--heads", "2"), "--heads and --window-size are told of a port's weights"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )  # fmt: skip

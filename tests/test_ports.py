@@ -168,7 +168,7 @@ def test_port_files_that_are_none(tmp_path: Path) -> None:
     sv.save_checkpoint(path, sv.init_params(sv.variant("digits")), sv.variant("digits"))
     with pytest.raises(CheckpointError, match=r"weights.safetensors: these names are of neither port"):
         load_port(path)
-    with pytest.raises(CheckpointError, match="heads and window_size are told of a port's weights"):
+    with pytest.raises(CheckpointError, match="heads= and window_size= are told of a port's weights"):
         load_port(path, heads=1, window_size=None)
     save_file({name: x for name, x in unbiased().items() if name != "mlp_head.2.weight"}, path)
     with pytest.raises(CheckpointError, match=r"weights.safetensors: mlp_head.2.weight must have 2 axes"):

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scalablevit_ref.checkpoints.checkpoint import save_checkpoint
+from scalablevit_ref.checkpoints.saving import save_checkpoint
 from scalablevit_ref.config import variant
 from scalablevit_ref.parameters import init_params
 

@@ -1,14 +1,13 @@
-"""Checkpoints in and out: state dicts in memory, files on disk."""
+"""Checkpoints read: state dicts in memory, files on disk; and parameters as a layout's state dict."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,17 +16,11 @@ from scalablevit_ref.backends.dispatch import dtype_name
 from scalablevit_ref.checkpoints.errors import CheckpointError, naming
 from scalablevit_ref.checkpoints.inference import exact_variant, resolve_config
 from scalablevit_ref.checkpoints.layouts import check_layout, from_canonical, to_canonical
-from scalablevit_ref.checkpoints.recognise import Found, find_state, is_plain, tell_layout
-from scalablevit_ref.checkpoints.stored import Tensor, blocks, is_finite, is_lazy, values
+from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS, Found, find_state, tell_layout
+from scalablevit_ref.checkpoints.stored import Tensor, check_finite, is_lazy, values
 from scalablevit_ref.checks import FLOATS, parameter_problems
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.parameters import parameter_shapes
-
-if TYPE_CHECKING:
-    from scalablevit_ref.dialects.config import Config  # a third of what importing this package would cost
-
-_TOLD = ("layout", "variant", "config_from", "wrapper", "ema", "prefixes", "ignored", "dtype", "format")
-"""Metadata that reading tells by itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +31,9 @@ class Checkpoint:
     config: the configuration they fit.
     metadata: plain values. `layout`; `variant` (None unless `config` is exactly one); `config_from`, who told the configuration
         ("config", "metadata", "variant", "args.model" or "shapes"); `wrapper` ("model", "model_ema", …, None for a bare state
-        dict) and `ema`, whether it is an EMA's; `prefixes` cut off the names, outermost first; `ignored`, what was beside the
-        network and left out; `dtype`; for a file its `format`; and plain entries beside the weights, such as `epoch`.
+        dict) and `ema`, whether it is an EMA's (`ema_from`: the wrapper it had in the file it was converted from); `prefixes` cut
+        off the names, outermost first; `ignored`, what was beside the network and left out; `dtype`; for a file its `format`; and
+        plain entries beside the weights, such as `epoch`.
     """
 
     params: dict[str, np.ndarray]
@@ -98,7 +92,7 @@ def load_checkpoint(
     with open_checkpoint(path, variant=variant, layout=layout, config=config, use_ema=use_ema) as opened:
         checkpoint = _read(opened)
         if not allow_nonfinite:
-            _check_finite(checkpoint.params)
+            check_finite(checkpoint.params)
     return checkpoint
 
 
@@ -128,78 +122,6 @@ def open_checkpoint(
         yield opened_from(found, layout=layout, variant=variant, config=config, format=kind)
 
 
-def save_checkpoint(
-    path: str | os.PathLike[str],
-    params: Mapping[str, Any],
-    config: ScalableViTConfig,
-    *,
-    layout: str = "official",
-    metadata: Mapping[str, Any] | None = None,
-    force: bool = False,
-    allow_nonfinite: bool = False,
-    config_json: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> None:
-    """Write parameters with their configuration as `.pth` (needs torch), `.safetensors`, `.npz` or Flax `.msgpack`, by the suffix.
-
-    params: arrays, or the tensors of an `open_checkpoint`, which but for `.pth` are then read and written one at a time.
-    metadata: plain values to keep beside the weights; those that reading tells by itself (`layout`, …) are left out.
-    force: overwrite an existing file. allow_nonfinite: let NaN and infinite weights pass.
-    config_json: write a `config.json` beside it, as timm and the Hugging Face hub have it (`hub_config`).
-    progress: told the bytes of each tensor that is written.
-
-    The file appears whole or not at all. Raises FileExistsError, and CheckpointError for parameters that do not fit, an unknown
-    suffix, a layout in which the network does not exist, metadata that is not plain, or bfloat16 in an npz.
-    """
-    with naming(path):
-        state = to_state_dict(params, config, layout=layout)
-        write_state(
-            Path(path),
-            state,
-            config,
-            layout=layout,
-            metadata=metadata or {},
-            force=force,
-            allow_nonfinite=allow_nonfinite,
-            config_json=config_json,
-            progress=progress,
-        )
-
-
-def write_state(
-    path: Path,
-    state: Mapping[str, Any],
-    config: ScalableViTConfig | Config | None,
-    *,
-    layout: str,
-    metadata: Mapping[str, Any],
-    force: bool,
-    allow_nonfinite: bool,
-    config_json: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> None:
-    """`save_checkpoint` of what is in its layout already; config: of the official network or a port, None if not known."""
-    from scalablevit_ref.checkpoints.writing import Contents, write_file
-
-    if not allow_nonfinite:
-        _check_finite({name: x for name, x in state.items() if not is_lazy(x)})
-    beside = {name: value for name, value in metadata.items() if name not in _TOLD}
-    for name, value in beside.items():
-        if not isinstance(name, str) or not is_plain(value):
-            raise CheckpointError("metadata must be plain values under names", key=str(name), found=type(value).__name__)
-
-    def read(name: str) -> Iterator[np.ndarray]:
-        for block in blocks(state[name]):
-            if is_lazy(state[name]) and not allow_nonfinite:
-                _check_finite({name: block})
-            yield block
-            if progress is not None:
-                progress(block.nbytes)
-
-    contents = Contents(state, config, layout, json.loads(json.dumps(beside)), read)
-    write_file(path, contents, force=force, config_json=config_json)
-
-
 def opened_from(
     found: Found, *, layout: str | None, variant: str | None, config: ScalableViTConfig | None, format: str | None = None
 ) -> Opened:
@@ -220,7 +142,7 @@ def opened_from(
 
 def told_of(found: Found) -> dict[str, Any]:
     """Metadata that any state dict tells: where it lay in its file, and its dtype."""
-    ema = found.wrapper is not None and found.wrapper.endswith("_ema")
+    ema = found.wrapper in EMA_WRAPPERS or found.beside.get(EMA_FROM) in EMA_WRAPPERS
     around = {"wrapper": found.wrapper, "ema": ema, "prefixes": found.prefixes, "ignored": found.ignored}
     return around | {"dtype": _dtype(found.state)}
 
@@ -240,10 +162,3 @@ def _dtype(state: Mapping[str, Any]) -> str:
         if dtype != of_first:
             raise CheckpointError("mixed dtypes", key=name, expected=f"{of_first}, as {first} is", found=dtype)
     return of_first
-
-
-def _check_finite(state: Mapping[str, np.ndarray]) -> None:
-    names = [name for name, x in state.items() if not is_finite(np.asarray(x, order="C"))]
-    if names:
-        some = ", ".join(names[:8]) + (f", … and {len(names) - 8} more" if len(names) > 8 else "")
-        raise CheckpointError(f"NaN or infinite weights ({len(names)} parameters): {some}; allow_nonfinite lets them pass")

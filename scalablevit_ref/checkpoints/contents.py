@@ -15,6 +15,7 @@ from scalablevit_ref.backends.dispatch import dtype_name
 from scalablevit_ref.checkpoints.checkpoint import Opened
 from scalablevit_ref.checkpoints.errors import CheckpointError, naming
 from scalablevit_ref.checkpoints.files import open_file
+from scalablevit_ref.checkpoints.inference import named_variant
 from scalablevit_ref.checkpoints.port_files import OpenedPort, Windows, opened_any
 from scalablevit_ref.checkpoints.recognise import find_state, tell_layout, tell_port
 from scalablevit_ref.checkpoints.stored import blocks, values
@@ -79,8 +80,10 @@ def inspect_file(
 ) -> Inspection:
     """Look into a checkpoint file. progress: told the bytes to come, gives what is told those that are done.
 
-    Raises CheckpointError for a file that holds no state dict at all.
+    Raises CheckpointError for a file that holds no state dict at all, and for an unknown variant.
     """
+    if variant is not None:
+        named_variant(variant)
     opened, problem, layout = None, None, None
     with naming(path), open_file(path) as (tree, notes, kind):
         found = find_state(tree, use_ema=use_ema, notes=notes)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.checkpoints.checkpoint import Opened, to_state_dict, write_state
+from scalablevit_ref.checkpoints.casting import Lost, cast_to
+from scalablevit_ref.checkpoints.checkpoint import Opened, to_state_dict
 from scalablevit_ref.checkpoints.contents import Progress, canonical, manifest, nothing, size_of
 from scalablevit_ref.checkpoints.errors import CheckpointError, naming
+from scalablevit_ref.checkpoints.hub import describes
 from scalablevit_ref.checkpoints.layouts import LAYOUTS, check_layout
 from scalablevit_ref.checkpoints.port_files import PORT_LAYOUTS, OpenedPort, Windows, open_any, refuse_other_network
 from scalablevit_ref.checkpoints.port_operations import fold_ssa_scale
-from scalablevit_ref.checkpoints.stored import LazyTensor, Tensor, is_finite, numpy_dtype, values
+from scalablevit_ref.checkpoints.saving import write_state
+from scalablevit_ref.checkpoints.stored import LazyTensor, Tensor, values
 from scalablevit_ref.checkpoints.writing import CONFIG_JSON, WRITERS, write_atomically
 from scalablevit_ref.checks import FLOATS
 from scalablevit_ref.config import ScalableViTConfig, near_matches
@@ -34,6 +38,8 @@ class Converted:
     """What was converted: the source's metadata (`Checkpoint`), the configuration, layout and dtype written.
 
     config: of the official network or a port. folded: whether the scale of SSA was folded.
+    underflowed, overflowed: values that were not zero and are, or that were finite and are infinite, in the dtype written.
+    config_json: "written"; "stale" where there is one beside the target that does not describe it, and was left alone; or None.
     """
 
     metadata: dict[str, Any]
@@ -43,6 +49,9 @@ class Converted:
     parameters: int
     dropped: list[str]
     folded: bool
+    underflowed: int
+    overflowed: int
+    config_json: str | None
 
 
 def convert_file(
@@ -75,7 +84,8 @@ def convert_file(
     heads, window_size: settings of a port's weights, to be kept beside them (`port_files.load_port`).
     fold_scale: a network whose SSA scales by d^-½, with r_c^-½ folded into q; rounded, and so one-way.
     one_way: leave out what the other port lacks, and so change the function.
-    config_json: write a `config.json` beside it (`save_checkpoint`); None does so for the official network's `model.safetensors`.
+    force: overwrite files, as `save_checkpoint` does. config_json: write a `config.json` beside the target, likewise; None does so
+        for the official network's `model.safetensors`. Without it, one that is there is left as it is (`Converted.config_json`).
     sha256: write a manifest of the target's tensors (`sha256sum`'s format, official names) to this file.
     progress: told the bytes to be written, gives what is told those that are done. check: called with the source before anything
         is written, to refuse it.
@@ -99,9 +109,13 @@ def convert_file(
             raise CheckpointError("number of classes", key="num_classes", expected=num_classes, found=opened.config.num_classes)
         layout = layout or _own_layout(opened, target)
         refuse_other_network(layout, opened)
+        lost: Lost = {}
+        cast = partial(cast_to, finite=not allow_nonfinite, lost=lost)
         state, config, dropped = _in_layout(
-            opened, layout, strip_head=strip_head, fold_scale=fold_scale, one_way=one_way, dtype=dtype, finite=not allow_nonfinite
+            opened, layout, strip_head=strip_head, fold_scale=fold_scale, one_way=one_way, dtype=dtype, cast=cast
         )
+        if config_json is None:
+            config_json = target.name == HUB_FILE and isinstance(opened, Opened)
         with naming(target):
             write_state(
                 target,
@@ -111,19 +125,32 @@ def convert_file(
                 metadata=opened.metadata,
                 force=force,
                 allow_nonfinite=allow_nonfinite,
-                config_json=target.name == HUB_FILE and isinstance(opened, Opened) if config_json is None else config_json,
+                config_json=config_json,
                 progress=progress(size_of(state)) if progress else nothing,
             )
     if sha256 is not None:
         write_manifest(target, Path(sha256), force=force)
     count = sum(int(np.prod(x.shape)) for x in state.values())
-    return Converted(opened.metadata, config, layout, dtype or opened.metadata["dtype"], count, dropped, fold_scale)
+    beside = target.with_name(CONFIG_JSON)
+    stale = not config_json and os.path.lexists(beside) and not describes(beside, config, layout)
+    return Converted(
+        metadata=opened.metadata,
+        config=config,
+        layout=layout,
+        dtype=dtype or opened.metadata["dtype"],
+        parameters=count,
+        dropped=dropped,
+        folded=fold_scale,
+        underflowed=sum(underflowed for underflowed, _ in lost.values()),
+        overflowed=sum(overflowed for _, overflowed in lost.values()),
+        config_json="written" if config_json else "stale" if stale else None,
+    )
 
 
 def _check_manifest(path: Path, others: tuple[Path, ...], *, force: bool) -> None:
     """Raise where the manifest could not be written, once the weights are."""
     if os.path.lexists(path) and not force:
-        raise FileExistsError(f"{path} exists; force overwrites it")
+        raise FileExistsError(f"{path} exists; force=True overwrites it")
     if path.resolve() in [other.resolve() for other in others]:
         raise CheckpointError("the manifest needs a file of its own", file=path)
     if not path.parent.is_dir() or path.is_dir():
@@ -137,19 +164,26 @@ def _own_layout(opened: Opened | OpenedPort, target: Path) -> str:
 
 
 def _in_layout(
-    opened: Opened | OpenedPort, layout: str, *, strip_head: bool, fold_scale: bool, one_way: bool, dtype: str | None, finite: bool
+    opened: Opened | OpenedPort,
+    layout: str,
+    *,
+    strip_head: bool,
+    fold_scale: bool,
+    one_way: bool,
+    dtype: str | None,
+    cast: Callable[..., Any],
 ) -> tuple[Mapping[str, Any], ScalableViTConfig | Config, list[str]]:
     """The tensors to be written, their configuration, and the official names that are left out."""
     if isinstance(opened, OpenedPort):
         if strip_head or fold_scale:
             raise CheckpointError("a port's weights have a head and no r_c in their scale: nothing to strip or to fold")
         moved = opened.as_layout(layout, one_way=one_way)
-        return {name: cast_to(name, x, dtype, finite=finite) for name, x in moved.items()}, opened.config, []
+        return {name: cast(name, x, dtype) for name, x in moved.items()}, opened.config, []
     if one_way:
-        raise CheckpointError("one_way is for a port's weights; every layout of the official network is lossless")
+        raise CheckpointError("one_way=True is for a port's weights; every layout of the official network is lossless")
     kept = without_head(opened) if strip_head else opened
     kept = with_folded_scale(kept) if fold_scale else kept
-    params = {name: cast_to(name, x, dtype or opened.metadata["dtype"], finite=finite) for name, x in kept.params.items()}
+    params = {name: cast(name, x, dtype or opened.metadata["dtype"]) for name, x in kept.params.items()}
     dropped = [name for name in opened.params if name not in params]
     return to_state_dict(params, kept.config, layout=layout), kept.config, dropped
 
@@ -186,20 +220,3 @@ def with_folded_scale(opened: Opened) -> Opened:
 def _folded(x: Tensor, name: str, ratio: float) -> LazyTensor:
     wide = np.dtype(np.float64)
     return LazyTensor(tuple(x.shape), wide, lambda: fold_ssa_scale({name: values(x).astype(wide)}, c_ratio=ratio)[name])
-
-
-def cast_to(name: str, x: Any, dtype: str | None, *, finite: bool = True) -> Any:
-    """A tensor that becomes another dtype when it is read. finite: raise CheckpointError then for a finite value that overflows."""
-    if dtype is None or x.dtype.name == dtype:
-        return x
-
-    def read() -> np.ndarray:
-        given = values(x)
-        with np.errstate(over="ignore", invalid="ignore"):
-            made = given.astype(numpy_dtype(dtype))
-        if finite and not is_finite(made) and is_finite(given):
-            largest = float(np.abs(given.astype(np.float64)).max())
-            raise CheckpointError(f"values too large for {dtype}", key=name, found=f"up to {largest:.4g}")
-        return made
-
-    return LazyTensor(tuple(x.shape), numpy_dtype(dtype), read)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from scalablevit_ref.checkpoints.inference import exact_variant
@@ -10,9 +12,11 @@ from scalablevit_ref.checks import nearest_image_size
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD
 
+_LONGEST = 1 << 20
 
-def hub_config(config: ScalableViTConfig) -> dict[str, Any]:
-    """timm's keys (architecture, num_classes, num_features, pretrained_cfg), and the whole configuration as `scalablevit_ref`.
+
+def hub_config(config: ScalableViTConfig, layout: str = "official") -> dict[str, Any]:
+    """timm's keys (architecture, num_classes, num_features, pretrained_cfg), `layout`, the whole config as `scalablevit_ref`.
 
     The preprocessing is the official evaluation's: resize to 256, crop to 224, ImageNet mean and deviation (for three channels).
 
@@ -36,5 +40,18 @@ def hub_config(config: ScalableViTConfig) -> dict[str, Any]:
         "num_classes": config.num_classes,
         "num_features": config.out_features if not config.num_classes else config.num_features,
         "pretrained_cfg": pretrained,
+        "layout": layout,
         "scalablevit_ref": asdict(config),
     }
+
+
+def describes(path: Path, config: Any, layout: str) -> bool:
+    """Whether a file is a `config.json` of this configuration and layout, whatever else it says."""
+    if not isinstance(config, ScalableViTConfig) or not path.is_file() or path.stat().st_size > _LONGEST:
+        return False
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    wanted = json.loads(json.dumps(hub_config(config, layout)))
+    return isinstance(found, dict) and all(found.get(name) == wanted[name] for name in ("layout", "scalablevit_ref"))

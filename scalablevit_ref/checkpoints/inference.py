@@ -42,10 +42,10 @@ def resolve_config(
     Raises CheckpointError with every missing, unexpected and misshapen parameter in one report.
     """
     if config is not None and variant_name is not None:
-        raise CheckpointError("give variant or config, not both")
+        raise CheckpointError("give variant= or config=, not both")
     if config is not None:
         return Resolved(_fitting(found.state, config, layout, "config"), "config")
-    wanted = None if variant_name is None else adapted(_variant(variant_name), found.state)
+    wanted = None if variant_name is None else adapted(named_variant(variant_name), found.state)
     if "config" in found.stored:
         stored = config_from_json(found.stored["config"])
         if wanted is not None and wanted != stored:
@@ -64,7 +64,8 @@ def resolve_config(
     return Resolved(_by_shapes(found.state, layout), "shapes")
 
 
-def _variant(name: str) -> ScalableViTConfig:
+def named_variant(name: str) -> ScalableViTConfig:
+    """`config.variant`, whose refusal of an unknown name is a CheckpointError here."""
     try:
         return variant(name)
     except ValueError as error:
@@ -83,20 +84,29 @@ def _fitting(state: Mapping[str, Any], config: ScalableViTConfig, layout: str, s
 
 
 def _by_shapes(state: Mapping[str, Any], layout: str) -> ScalableViTConfig:
-    head = adapted(variant(VARIANTS[0]), state).head
-    configs = {name: adapted(variant(name), state) for name in VARIANTS if head == "none" or variant(name).head == head}
+    """The one variant that fits once it has the file's head; of several the one that fits as it is, or comes with an mlp head.
+
+    Nobody puts that head on by fine-tuning. A linear one for other classes, or none, says nothing: `small` and `small_0` then have
+    equal shapes, but not an equal scale.
+    """
+    configs = {name: adapted(variant(name), state) for name in VARIANTS}
     wrong: dict[str, list[str]] = {}
     for name, config in configs.items():
-        if layout != "mmdet" or config.stage_norms:
+        if layout != "mmdet" or (config.stage_norms and config.head == "none"):
             wrong[name] = _wrong_names(state, layout_shapes(config, layout))
     fitting = [name for name, names in wrong.items() if not names]
+    if len(fitting) > 1:
+        published = [name for name in fitting if configs[name] == variant(name)]
+        with_mlp_head = [name for name in fitting if configs[name].head == variant(name).head == "mlp"]
+        fitting = published or with_mlp_head or fitting
     if len(fitting) == 1:
         return configs[fitting[0]]
-    choices = f"{UNSEEN}: give variant ({', '.join(VARIANTS)}) or config"
+    choices = f"{UNSEEN}: give variant= ({', '.join(fitting or VARIANTS)}) or config="
     if fitting:
-        raise CheckpointError(f"the shapes fit {' and '.join(fitting)} alike; {choices}")
+        differ = [name for name in asdict(configs[fitting[0]]) if len({getattr(configs[one], name) for one in fitting}) > 1]
+        raise CheckpointError(f"the shapes fit {' and '.join(fitting)} alike, which differ in {', '.join(differ)}; {choices}")
     if not wrong:
-        raise CheckpointError(f"no variant has a head like this one; {choices}", found=f"a {head} head")
+        raise CheckpointError(f"the detection backbone has no head; {choices}", found=f"a {configs[VARIANTS[0]].head} head")
     nearest = min(wrong, key=lambda name: len(wrong[name]))
     problems = "; ".join(parameter_problems(state, layout_shapes(configs[nearest], layout)))
     raise CheckpointError(f"the shapes fit no variant; nearest is {nearest!r}: {problems}; {choices}")

@@ -85,7 +85,7 @@ def load_port(
         if not isinstance(opened, OpenedPort):
             raise CheckpointError("these names are of neither port", found=", ".join(list(opened.params)[:4]))
         if not opened.told:
-            raise CheckpointError(f"{UNSEEN}: give heads and window_size")
+            raise CheckpointError(f"{UNSEEN}: give heads= and window_size=")
         params = {name: values(x) for name, x in opened.params.items()}
     return PortCheckpoint("vit_pytorch" if opened.layout == "vit_pytorch" else "flax_port", params, opened.config)
 
@@ -113,7 +113,7 @@ def opened_any(
     """What a file's state dict is of, its tensors as they come. kind: the file's format."""
     if tell_port(found.state) is None:
         if heads is not None or window_size is not None:
-            raise CheckpointError("heads and window_size are told of a port's weights; the official network's have a variant")
+            raise CheckpointError("heads= and window_size= are told of a port's weights; the official network's have a variant")
         return opened_from(found, layout=None, variant=variant, config=None, format=kind)
     if variant is not None:
         raise CheckpointError(f"variant {variant!r} is of the official network; these weights are of {OTHER_NETWORK}")
@@ -123,7 +123,7 @@ def opened_any(
 def port_from(found: Found, kind: str, *, heads: PerStage | None, window_size: Windows) -> OpenedPort:
     """A state dict of a port's names. Raises CheckpointError unless it fits."""
     if heads is None and window_size is not None:
-        raise CheckpointError("give heads with window_size")
+        raise CheckpointError("give heads= with window_size=")
     dtype = told_of(found)
     try:
         stored = _stored(found)

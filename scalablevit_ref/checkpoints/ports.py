@@ -81,7 +81,7 @@ def to_flax(params: Mapping[str, Any], config: Config, *, patched: bool, one_way
     if biases and not one_way:
         raise CheckpointError(
             "the Flax port's norms have no bias, and q, k and v behind them none to fold it into: "
-            f"{len(biases)} norm biases are not zero; one_way leaves them out and changes the function",
+            f"{len(biases)} norm biases are not zero; one_way=True leaves them out and changes the function",
             key=biases[0],
             expected="+0 throughout",
             found=f"up to {np.abs(values(arrays[biases[0]]).astype(np.float64)).max():.3g}",
@@ -131,8 +131,8 @@ def _refuse_published_port(one_way: bool, key: str | None = None) -> None:
     if not one_way:
         raise CheckpointError(
             "the published Flax port has a norm after its last stage, which vit_pytorch lacks and no weights undo, and the tanh "
-            "GELU and SAME padding: only a port patched there (layout flax_port_patched) computes the same; one_way relabels what "
-            "both have",
+            "GELU and SAME padding: only a port patched there (layout flax_port_patched) computes the same; one_way=True relabels "
+            "what both have",
             key=key,
         )
 

@@ -13,6 +13,9 @@ from scalablevit_ref.checkpoints.unpickle import Namespace
 
 EMA_WRAPPERS = ("model_ema", "state_dict_ema")
 WRAPPERS = ("model", "state_dict")
+EMA_FROM = "ema_from"
+"""Metadata: under which of EMA_WRAPPERS the weights were, in the file that they were converted or loaded from."""
+
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "params.")
 """Put before all names by DistributedDataParallel, torch.compile, modules that hold the network, and Flax."""
 
@@ -107,7 +110,7 @@ def _wrapper(tree: Mapping[Any, Any], use_ema: bool) -> str | None:
         return wanted[0]
     if there:
         raise CheckpointError(
-            "use_ema is False but there are only EMA weights", expected=" or ".join(WRAPPERS), found=", ".join(there)
+            "use_ema=False but there are only EMA weights", expected=" or ".join(WRAPPERS), found=", ".join(there)
         )
     if any(is_array(value) for value in tree.values()):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -187,6 +187,14 @@ def is_finite(x: np.ndarray) -> bool:
     """Whether there is no NaN and no infinity."""
     flat = x.reshape(-1)
     return all(np.isfinite(flat[i : i + _BLOCK]).all() for i in range(0, flat.size, _BLOCK))
+
+
+def check_finite(state: Mapping[str, np.ndarray]) -> None:
+    """Raise CheckpointError that names the arrays with a NaN or an infinity."""
+    names = [name for name, x in state.items() if not is_finite(np.asarray(x, order="C"))]
+    if names:
+        some = ", ".join(names[:8]) + (f", … and {len(names) - 8} more" if len(names) > 8 else "")
+        raise CheckpointError(f"NaN or infinite weights ({len(names)} parameters): {some}; allow_nonfinite=True lets them pass")
 
 
 _BLOCK = 1 << 16

@@ -6,8 +6,9 @@ import argparse
 import json
 import os
 import secrets
+import stat
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def write_file(path: Path, contents: Contents, *, force: bool, config_json: bool
     if config_json:
         if not isinstance(contents.config, ScalableViTConfig):
             raise CheckpointError(f"{CONFIG_JSON} is for the official network's weights", found=contents.layout)
-        text = json.dumps(hub_config(contents.config), indent=2) + "\n"
+        text = json.dumps(hub_config(contents.config, contents.layout), indent=2) + "\n"
         writes[path.with_name(CONFIG_JSON)] = lambda file: file.write(text.encode())
     write_atomically(writes, force=force)
 
@@ -72,7 +73,8 @@ def write_file(path: Path, contents: Contents, *, force: bool, config_json: bool
 def write_atomically(writes: Mapping[Path, Callable[[BinaryIO], object]], *, force: bool) -> None:
     """Files that appear whole, and only when all of them are written.
 
-    Where the system has unnamed files (Linux), a killed process leaves nothing behind either.
+    Where the system has unnamed files (Linux), a killed process leaves nothing behind either. A file that is overwritten keeps its
+    permissions. A symbolic link is replaced, not followed: no file is changed but those named.
     Raises FileExistsError unless `force`.
     """
     for path in writes:
@@ -81,7 +83,7 @@ def write_atomically(writes: Mapping[Path, Callable[[BinaryIO], object]], *, for
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
         if os.path.lexists(path) and not force:
-            raise FileExistsError(f"{path} exists; force overwrites it")
+            raise FileExistsError(f"{path} exists; force=True overwrites it")
     with ExitStack() as stack:
         written = {path: stack.enter_context(_written(path, write)) for path, write in writes.items()}
         for path, name in written.items():
@@ -101,8 +103,13 @@ def _written(path: Path, write: Callable[[BinaryIO], object]) -> Iterator[Callab
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     descriptor = _unnamed(path.parent)
     unnamed = descriptor is not None
+    permissions = _permissions(path)
     try:
         with temporary.open("xb") if descriptor is None else os.fdopen(descriptor, "wb") as file:
+            if permissions is not None and unnamed:
+                os.fchmod(file.fileno(), permissions)
+            elif permissions is not None:
+                temporary.chmod(permissions)
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -115,6 +122,12 @@ def _written(path: Path, write: Callable[[BinaryIO], object]) -> Iterator[Callab
             yield name
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _permissions(path: Path) -> int | None:
+    """Those of the regular file that is there."""
+    mode = path.lstat().st_mode if os.path.lexists(path) else 0
+    return mode & 0o777 if stat.S_ISREG(mode) else None
 
 
 def _unnamed(folder: Path) -> int | None:
@@ -133,10 +146,7 @@ def _write_pth(file: BinaryIO, contents: Contents) -> None:
     torch is given a file: given a path, it would name its records after it, and equal weights would make unequal files.
     """
     config, metadata = contents.config, contents.metadata
-    tensors = OrderedDict(
-        (name, to_backend(np.concatenate(list(map(np.copy, contents.read(name)))).reshape(x.shape), "torch"))
-        for name, x in contents.state.items()
-    )
+    tensors = OrderedDict((name, to_backend(_whole(x, contents.read(name)), "torch")) for name, x in contents.state.items())
     if not isinstance(config, ScalableViTConfig):
         _torch_save(tensors, file)
         return
@@ -144,6 +154,11 @@ def _write_pth(file: BinaryIO, contents: Contents) -> None:
     args = argparse.Namespace(model=f"{OFFICIAL_MODEL}{variant}") if variant in OFFICIAL_VARIANTS else argparse.Namespace()
     wrapped = {"meta": {}, "state_dict": tensors} if contents.layout == "mmdet" else {"model": tensors, "args": args}
     _torch_save(wrapped | metadata | {"scalablevit_ref": {"config": config_to_json(config)}}, file)
+
+
+def _whole(like: Any, blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """One array of its blocks, of which an empty one may have none."""
+    return np.concatenate([np.empty(0, like.dtype), *map(np.copy, blocks)]).reshape(like.shape)
 
 
 def _torch_save(value: Any, file: BinaryIO) -> None:

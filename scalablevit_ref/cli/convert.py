@@ -12,12 +12,13 @@ from scalablevit_ref.checkpoints.convert import HUB_FILE, Converted, convert_fil
 from scalablevit_ref.checkpoints.errors import printable
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.port_files import PORT_LAYOUTS
+from scalablevit_ref.checkpoints.writing import CONFIG_JSON
 from scalablevit_ref.checks import FLOATS
 from scalablevit_ref.cli.documents import print_json
 from scalablevit_ref.cli.errors import bad_input_is_one_line
 from scalablevit_ref.cli.outputs import check_runs, compared
 from scalablevit_ref.cli.progress import bytes_bar
-from scalablevit_ref.cli.settings import HEADS_HELP, WINDOWS_HELP, port_settings
+from scalablevit_ref.cli.settings import HEADS_HELP, WINDOWS_HELP, ema_said, errors_in_flags, port_settings
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig
 
 
@@ -60,7 +61,9 @@ def convert(
         typer.Option(help=f"Write config.json beside DST; on for the official network's {HUB_FILE}.", show_default=False),
     ] = None,
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Let NaN and infinite weights pass.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite files that exist, but not what a symbolic link points to.")
+    ] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Run both files' networks in float64 and print the error.")] = False,
     sha256: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the SHA-256 of every tensor of DST.", show_default=False)
@@ -71,7 +74,7 @@ def convert(
 
     Exit code 0 if done, 1 if --verify finds an error that the dtype does not explain, 2 for bad usage or a bad file.
     """
-    with bad_input_is_one_line():
+    with bad_input_is_one_line(), errors_in_flags():
         options: dict[str, Any] = {"variant": variant, "use_ema": use_ema} | port_settings(heads, window_size)
         with bytes_bar("converting") as progress:
             done = convert_file(
@@ -102,6 +105,7 @@ def convert(
 def _document(done: Converted, source: Path, target: Path, found: dict[str, Any] | None) -> dict[str, Any]:
     document = {"source": str(source), "target": str(target), "bytes": target.stat().st_size, "layout": done.layout}
     document |= {"dtype": done.dtype, "parameters": done.parameters, "head_stripped": done.dropped, "scale_folded": done.folded}
+    document |= {"underflowed": done.underflowed, "overflowed": done.overflowed, "config_json": done.config_json}
     return document | {"metadata": done.metadata, "verify": found}
 
 
@@ -112,9 +116,14 @@ def _print(done: Converted, source: Path, target: Path, found: dict[str, Any] | 
         said += f", {done.metadata['variant'] or 'no published variant'}, told by {done.metadata['config_from']}"
     typer.echo(said)
     if done.metadata["ema"]:
-        typer.echo("these are the EMA's weights; --no-use-ema takes the others")
+        typer.echo(f"these are the EMA's weights{ema_said(done.metadata)}")
     if done.folded:
         typer.echo("r_c is folded into q: run it with ssa_scale='head_dim'")
+    for count, became in ((done.underflowed, "underflow to 0"), (done.overflowed, "overflow to infinity")):
+        if count:
+            typer.echo(f"{count:,} values {became} in {done.dtype}")
+    if done.config_json == "stale":
+        typer.echo(f"the {CONFIG_JSON} beside it is left as it was, and does not describe these weights")
     for what, names in (("left out", done.metadata["ignored"]), ("head stripped", done.dropped)):
         if names:
             typer.echo(printable(f"{what}: {', '.join(names)}"))

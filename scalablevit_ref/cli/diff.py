@@ -19,6 +19,7 @@ from scalablevit_ref.checkpoints.recognise import OTHER_NETWORK
 from scalablevit_ref.cli.documents import print_json
 from scalablevit_ref.cli.errors import bad_input_is_one_line
 from scalablevit_ref.cli.progress import bytes_bar
+from scalablevit_ref.cli.settings import errors_in_flags
 
 
 def diff(
@@ -34,7 +35,7 @@ def diff(
 
     Exit code 0 if configuration and numbers are the same, 1 if they differ, 2 for bad usage or a bad file.
     """
-    with bad_input_is_one_line(), bytes_bar("comparing") as progress:
+    with bad_input_is_one_line(), errors_in_flags(), bytes_bar("comparing") as progress:
         with (
             open_any(a, variant=variant, use_ema=use_ema) as one,
             open_any(b, variant=variant, use_ema=use_ema) as other,

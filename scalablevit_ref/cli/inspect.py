@@ -21,7 +21,7 @@ from scalablevit_ref.checkpoints.recognise import OTHER_NETWORK
 from scalablevit_ref.cli.documents import print_json
 from scalablevit_ref.cli.errors import bad_input_is_one_line
 from scalablevit_ref.cli.progress import bytes_bar
-from scalablevit_ref.cli.settings import HEADS_HELP, WINDOWS_HELP, port_settings
+from scalablevit_ref.cli.settings import HEADS_HELP, WINDOWS_HELP, ema_said, errors_in_flags, in_flags, port_settings
 from scalablevit_ref.config import VARIANTS
 
 TOLD_BY = {
@@ -47,9 +47,9 @@ def inspect(
     """Say what a checkpoint file is: layout, variant, dtype, parameters, wrapper, prefixes, and what it leaves open.
 
     Nothing in the file is executed. Exit code 0 if its network is known, 1 if weights are there but not what they are of,
-    2 for a file that is no checkpoint.
+    2 for bad usage or a file that is no checkpoint.
     """
-    with bad_input_is_one_line(), bytes_bar("hashing") as progress:
+    with bad_input_is_one_line(), errors_in_flags(), bytes_bar("hashing") as progress:
         settings = port_settings(heads, window_size)
         found = inspect_file(file, variant=variant, use_ema=use_ema, sha256=sha256, progress=progress, **settings)
     if as_json:
@@ -70,7 +70,7 @@ def _document(file: Path, found: Inspection) -> dict[str, Any]:
     document |= {"variant": metadata.get("variant"), "config_from": metadata.get("config_from")}
     document |= {
         "config": asdict(config) if config and not _untold(found) else None,
-        "problem": found.problem,
+        "problem": found.problem and in_flags(found.problem),
         "open": _left_open(found),
     }
     document |= {"dtype": found.dtypes[0] if len(found.dtypes) == 1 else found.dtypes, "parameters": found.parameters}
@@ -106,7 +106,7 @@ def _print(file: Path, found: Inspection) -> None:
         lines["variant"] = f"{told['variant'] or 'none of the published'} ({TOLD_BY[told['config_from']]})"
         lines["head"] = f"{config.head}, {config.num_classes} classes" if config.num_classes else config.head
         lines["SSA"] = {"unscaled": "v3 (values keep c channels)", "scaled": "v1 (values have c' channels)"}[config.ssa_values]
-    lines |= {"EMA": "yes; --no-use-ema takes the others"} if found.opened and found.opened.metadata["ema"] else {}
+    lines |= {"EMA": f"yes{ema_said(found.opened.metadata)}"} if found.opened and found.opened.metadata["ema"] else {}
     lines["parameters"] = f"{found.parameters:,} in {len(found.shapes)} tensors, {dtypes}"
     lines |= {"wrapper": found.wrapper} if found.wrapper else {}
     lines |= {"prefixes": " ".join(found.prefixes)} if found.prefixes else {}
@@ -116,7 +116,7 @@ def _print(file: Path, found: Inspection) -> None:
     for name, value in lines.items():
         table.add_row(name, Text(printable(value)))
     if found.problem:
-        table.add_row("problem", Text(found.problem, "yellow"))
+        table.add_row("problem", Text(in_flags(found.problem), "yellow"))
     console.print(table)
     for name, digest in (found.sha256 or {}).items():
         typer.echo(f"{digest}  {printable(name)}")

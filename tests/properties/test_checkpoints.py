@@ -14,6 +14,7 @@ import scalablevit_ref as sv
 from scalablevit_ref.checkpoints.layouts import layout_table
 from scalablevit_ref.testing import random_images, random_params
 from scalablevit_ref.testing.strategies import SEEDS, configs
+from tests.bit_patterns import bit_patterns, special_patterns
 from tests.conftest import Agree, Library
 from tests.oracle import Reference, oracle
 
@@ -39,14 +40,12 @@ def detection_name(name: str) -> str:
     seed=SEEDS,
 )
 def test_30_round_trips_keep_every_bit(config: sv.ScalableViTConfig, layout: str, suffix: str, dtype: str, seed: int) -> None:
-    """Random bit patterns, NaN payloads and −0.0 among them, of a network of any configuration; npz has no bfloat16."""
+    """Random bits, with −0.0, infinities, subnormals and NaN payloads in each array; npz has no bfloat16."""
     config = as_layout(config, layout)
     kind = sv.to_backend(np.zeros(1), "numpy", "float32" if (suffix, dtype) == (".npz", "bfloat16") else dtype).dtype
-    rng = np.random.default_rng(seed)
-    params = {
-        name: np.frombuffer(rng.bytes(int(np.prod(shape)) * kind.itemsize), kind).reshape(shape)
-        for name, shape in sv.parameter_shapes(config).items()
-    }
+    params = bit_patterns(sv.parameter_shapes(config), kind, seed)
+    held = np.concatenate([x.reshape(-1) for x in params.values()]).view(f"u{kind.itemsize}")
+    assert np.isin(special_patterns(kind).view(held.dtype), held).all()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"x{suffix}"
         sv.save_checkpoint(path, params, config, layout=layout, allow_nonfinite=True)

@@ -204,7 +204,7 @@ def near_matches(word: str, known: Iterable[str]) -> str:
     """` (did you mean 'small'?)`, or nothing."""
     import difflib  # only errors need it
 
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(word, list(known))
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 

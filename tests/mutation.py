@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,6 +46,8 @@ TESTS = {
     ),
 }
 """What a mutant of each module meets after the conformance cases and `ALWAYS`."""
+
+NOTHING: dict[str, Any] = {"mutants": 0, "killed": 0, "equivalent": {}, "survivors": [], "killers": {}}
 
 SECONDS = 900
 """A mutant that runs longer is killed: it hangs."""
@@ -186,6 +189,7 @@ def main() -> None:
     arguments.add_argument("modules", nargs="*", default=MODULES)
     arguments.add_argument("--out", type=Path, default=Path("mutation.json"))
     arguments.add_argument("--jobs", type=int, default=2)
+    arguments.add_argument("--again", action="store_true", help="run the survivors that --out lists, and set its figures right")
     arguments.add_argument("--every", type=int, default=1, metavar="N", help="run each N-th mutant only")
     options = arguments.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "HYPOTHESIS_PROFILE": "mutation"}
@@ -204,6 +208,10 @@ def main() -> None:
     if killer := run(Mutant("ops", 0, "", "", sound), folders[0]):
         sys.exit(f"the tree as it is fails {killer}: nothing can be told from its mutants")
     everything = [mutant for module in options.modules for mutant in mutants(module, options.every)]
+    before = json.loads(options.out.read_text(encoding="utf-8")) if options.again else NOTHING
+    if options.again:
+        listed = {re.sub(r"^(\w+):\d+: ", r"\1: ", survivor) for survivor in before["survivors"]}  # lines may have moved
+        everything = [mutant for mutant in everything if mutant.key in listed]
     results: list[tuple[Mutant, str | None]] = []
     start = time.monotonic()
 
@@ -223,16 +231,18 @@ def main() -> None:
         shutil.rmtree(folder)
     survivors = [mutant for mutant, killer in results if killer is None]
     equivalent = [mutant for mutant in survivors if mutant.key in reasons]
-    killed = len(results) - len(survivors)
+    count = before["mutants"] - len(before["survivors"]) + len(results)  # without survivors whose code is gone
+    killed = before["killed"] + len(results) - len(survivors)
+    killers = Counter(before["killers"]) + Counter(killer for _, killer in results if killer)
     document = {
-        "mutants": len(results),
+        "mutants": count,
         "killed": killed,
-        "equivalent": {mutant.key: reasons[mutant.key] for mutant in equivalent},
+        "equivalent": before["equivalent"] | {mutant.key: reasons[mutant.key] for mutant in equivalent},
         "survivors": [f"{m.module}:{m.line}: {m.before} → {m.after}" for m in survivors if m.key not in reasons],
-        "killers": {name: sum(killer == name for _, killer in results) for name in sorted({k for _, k in results if k})},
+        "killers": dict(sorted(killers.items())),
     }
     options.out.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
-    sys.stdout.write(f"{killed} of {len(results)} killed ({killed / len(results):.1%}), {len(equivalent)} equivalent\n")
+    sys.stdout.write(f"{killed} of {count} killed ({killed / count:.1%}), {len(equivalent)} equivalent\n")
     sys.exit(len(survivors) > len(equivalent))
 
 

@@ -206,7 +206,9 @@ def test_configuration(overrides: dict[str, Any], error: type[Exception], messag
 
 
 def test_unknown_variant() -> None:
-    with pytest.raises(ValueError, match=said("unknown variant 'smal'", "did you mean 'small'", "there are small, small_0, base")):
+    with pytest.raises(
+        ValueError, match=said("unknown variant 'smal'", "did you mean 'small' or 'small_0'", "there are small, small_0, base")
+    ):
         sv.variant("smal")
     with pytest.raises(ValueError, match=r"unknown variant 'xyz'; there are"):
         sv.variant("xyz")
@@ -229,3 +231,19 @@ def test_unknown_variant() -> None:
 def test_transfer(call: Any, error: type[Exception], message: tuple[str, ...]) -> None:
     with pytest.raises(error, match=said(*message)):
         call()
+
+
+def test_the_least_width_of_all() -> None:
+    """One channel, and a c' of one."""
+    config = sv.ScalableViTConfig(
+        embed_dims=(1, 2),
+        depths=(2, 2),
+        num_heads=(1, 2),
+        mlp_ratios=(1, 1),
+        sr_ratios=(2, 1),
+        c_ratios=(1.25, 1),
+        window_sizes=(1, 1),
+        num_classes=1,
+        head="linear",
+    )
+    assert sv.parameter_shapes(config)["stages.0.1.attn.q.weight"] == (1, 1)

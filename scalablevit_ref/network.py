@@ -12,7 +12,7 @@ from scalablevit_ref._typing import Array, Float, Params
 from scalablevit_ref.attention import iwsa, ssa
 from scalablevit_ref.checks import check_count, check_image_size, check_map, check_parameters
 from scalablevit_ref.config import BlockKind, ScalableViTConfig, SSAScale, SSAValues, choice
-from scalablevit_ref.ops import conv2d, gelu, layer_norm, linear
+from scalablevit_ref.ops import conv2d, gelu, in_groups, layer_norm, linear
 from scalablevit_ref.parameters import (
     block_kind,
     block_shapes,
@@ -115,6 +115,7 @@ def block(
     return x + tap("mlp", mlp(y, p["mlp"]))
 
 
+@in_groups
 def scalable_vit(
     images: Float[Array, "b c h w"], params: Params, config: ScalableViTConfig, *, tap: Tap = untapped
 ) -> Float[Array, "b classes"]:
@@ -141,6 +142,7 @@ def scalable_vit(
     return tap("logits", x)
 
 
+@in_groups
 def stage_features(
     images: Float[Array, "b c h w"], params: Params, config: ScalableViTConfig, *, tap: Tap = untapped
 ) -> tuple[Float[Array, "b _h _w _c"], ...]:

@@ -40,6 +40,19 @@ def op(definition: Callable[..., Any]) -> Op:
     return cast("Op", dispatched)
 
 
+def in_groups(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A backend may take a batch of images in groups, to keep what lies between layers small; a `tap` sees whole batches."""
+
+    @wraps(function)
+    def grouped(images: Any, *args: Any, **kwargs: Any) -> Any:
+        run = getattr(backend(images), "in_groups", None)
+        if run is None or "tap" in kwargs:
+            return function(images, *args, **kwargs)
+        return run(lambda group: function(group, *args, **kwargs), images)
+
+    return grouped
+
+
 @op
 def linear(
     x: Float[Array, "*n c_in"], weight: Float[Array, "c_out c_in"], bias: Float[Array, c_out] | None = None

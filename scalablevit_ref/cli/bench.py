@@ -49,7 +49,7 @@ def bench(
     """Time the backends beside the authors' network in plain `torch.nn`, in turn, on this machine.
 
     The plain module runs eagerly, `torch.compile` in one graph, JAX under `jax.jit`. All have the same threads, weights and images;
-    runs of compilation and warming up do not count. Needs PyTorch: `pip install 'scalablevit-ref[bench]'`.
+    runs of compilation and warming up do not count. Needs PyTorch: `pip install 'scalablevit-ref[torch]'`.
     """
     with bad_input_is_one_line():
         works = _works(variants, batch, image_size, dtype, device)
@@ -108,9 +108,9 @@ def _contenders(backends: str | None, *, full: bool) -> list[str]:
 
 
 def _check_environment(device: str, plot: Path | None) -> None:
-    for package in ("torch", "threadpoolctl", *(["matplotlib"] if plot else [])):
+    for package in ("torch", *(["matplotlib"] if plot else [])):
         if not find_spec(package):
-            raise ModuleNotFoundError(f"bench needs {package}: pip install 'scalablevit-ref[bench]'")
+            raise ModuleNotFoundError(f"bench needs {package}: pip install 'scalablevit-ref[torch]'")
     if plot and plot.suffix not in (".png", ".svg", ".pdf"):
         raise ValueError(f"--plot must end in .png, .svg or .pdf, got {str(plot)!r}")
     if device == "cuda":

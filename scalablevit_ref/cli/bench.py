@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,26 +52,15 @@ def bench(
     The plain module runs eagerly, `torch.compile` in one graph, JAX under `jax.jit`. All have the same threads, weights and images;
     runs of compilation and warming up do not count. Needs PyTorch: `pip install 'scalablevit-ref[torch]'`.
     """
-    with bad_input_is_one_line():
-        works = _works(variants, batch, image_size, dtype, device)
-        contenders = _contenders(backends, full=full)
-        _check_environment(device, plot)
-        from scalablevit_ref.benchmark.timing import threads as equal_threads
+    with ExitStack() as limits:
+        with bad_input_is_one_line():
+            works = _works(variants, batch, image_size, dtype, device)
+            contenders = _contenders(backends, full=full)
+            _check_environment(device, plot)
+            from scalablevit_ref.benchmark.timing import threads as equal_threads
 
-        limited = equal_threads(threads)
-        count = limited.__enter__()
-    from scalablevit_ref.benchmark.report import document
-
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-
-        def step(description: str) -> None:
-            bar.update(task, description=description)
-
-        found = document(works, contenders, rounds=rounds, count=count, full=full, step=step)
-    limited.__exit__(None, None, None)
+            count = limits.enter_context(equal_threads(threads))
+        found = _measured(works, contenders, rounds=rounds, count=count, full=full)
     if plot:
         from scalablevit_ref.benchmark.plot import plot as draw
 
@@ -81,6 +71,23 @@ def bench(
         print_json(found)
     else:
         _print(found)
+
+
+def _measured(works: list[Work], contenders: list[str], **options: Any) -> dict[str, Any]:
+    """The document, with a word on standard error about what is being done."""
+    from scalablevit_ref.benchmark.report import document
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def step(description: str) -> None:
+            bar.update(task, description=description)
+            if not console.is_terminal:  # a run may take half an hour: its log says how far it is
+                console.print(description, highlight=False)
+
+        return document(works, contenders, step=step, **options)
 
 
 def _works(variants: str, batch: str, size: int, dtype: str, device: str) -> list[Work]:

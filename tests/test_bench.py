@@ -165,6 +165,7 @@ def test_table_picture_and_page(tmp_path: Path) -> None:
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20
     written = text.read_text()
     assert "| digits 112² × 1 | float32 cpu | numpy |" in written
+    assert "](bench.png)\n" in written
     assert "- not run: cupy (digits): runs on GPUs" in written
 
 

@@ -15,7 +15,8 @@ INTRODUCTION = """\
 
 How fast and how large the specification is on each backend, beside the authors' network in plain `torch.nn` run eagerly
 (`scalablevit_ref/benchmark/module.py`; its state dict is the official one). This page is written by `scalablevit-ref bench --full
---page docs/benchmarks.md --json` from one run, whose figures are all in `benchmarks.json`; nothing in it is entered by hand.
+--batch 1,8 --page docs/benchmarks.md --plot docs/benchmarks.png --json > docs/benchmarks.json` from one run, whose figures are all
+in `benchmarks.json`; nothing in it is entered by hand.
 
 All contenders have the same number of threads, the same random weights and the same images, and compute the same logits; they
 run in turn in one process, in random order within each round. Times are medians with their quartiles. A ratio is how many times
@@ -24,9 +25,11 @@ that name is another one with more multiply-adds: its ratio (*) is at an equal n
 """
 
 
-def page(found: dict[str, Any]) -> str:
-    """Markdown."""
-    parts = [INTRODUCTION, *_machine(found), "## Forward passes\n", _forward(found["forward"]), *_goals(found["forward"])]
+def page(found: dict[str, Any], picture: str | None = None) -> str:
+    """Markdown. picture: the address of `plot`'s, as seen from the page."""
+    parts = [INTRODUCTION, *_machine(found), "## Forward passes\n"]
+    parts += [f"![Images a second of each contender]({picture})\n"] if picture else []
+    parts += [_forward(found["forward"]), *_goals(found["forward"])]
     return "\n".join([*parts, *_rest(found)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,7 +67,8 @@ def bench(
 
         draw(found, plot)
     if page:
-        page.write_text(markdown(found), encoding="utf-8")
+        picture = os.path.relpath(plot, page.parent) if plot else None
+        page.write_text(markdown(found, picture), encoding="utf-8")
     if as_json:
         print_json(found)
     else:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +50,12 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def blas_threads() -> list[int]:
     return [library["num_threads"] for library in threadpool_info() if "numpy" in library["filepath"]]
+
+
+def test_no_image_and_no_batch_are_refused_as_ever() -> None:
+    for x in (images(1)[:0], images(1)[0], np.float32(1) + np.zeros((), np.float32)):
+        with pytest.raises((ValueError, TypeError), match="images"):
+            sv.scalable_vit(x, PARAMS, CONFIG)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9])
@@ -142,8 +151,7 @@ def test_an_error_in_a_thread_is_raised_and_leaves_nothing_behind() -> None:
     assert threads.threads_at_hand() == 2
 
 
-@pytest.mark.usefixtures("two_threads")
-def test_a_forked_process_has_threads_of_its_own() -> None:
+def in_a_fork() -> None:
     x = images(2)
     expected = sv.scalable_vit(x, PARAMS, CONFIG)
     receive, send = multiprocessing.Pipe(duplex=False)
@@ -152,6 +160,13 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     assert receive.poll(60), "the fork waits for threads that it does not have"
     np.testing.assert_array_equal(receive.recv(), expected)
     process.join()
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    """In a process of its own: JAX, if it is loaded, warns of every fork."""
+    program = "from tests.test_numpy import in_a_fork; in_a_fork()"
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], env=environment, check=True, timeout=120)
 
 
 @pytest.mark.parametrize(

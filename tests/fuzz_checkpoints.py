@@ -100,6 +100,7 @@ def main() -> None:
                         raise AssertionError("an error of more than one line") from error
 
         options = [f"-max_total_time={seconds}", f"-max_len={LONGEST}", "-timeout=5", "-rss_limit_mb=1024", "-print_final_stats=1"]
+        options += [f"-artifact_prefix={folder}/"]  # where it puts what it finds
         atheris.Setup([sys.argv[0], *options, str(folder)], read)
         atheris.Fuzz()
 

@@ -145,7 +145,11 @@ def _gelu32(x: Array, y: Array) -> None:
 
 
 def softmax(x: Array) -> Array:
-    return _softmax_in_place(x.astype(_wide(x.dtype))).astype(x.dtype, copy=False)
+    y = x.astype(_wide(x.dtype))
+    y -= y.max(axis=-1, keepdims=True)
+    np.exp(y, out=y)
+    y /= y.sum(axis=-1, keepdims=True)
+    return y.astype(x.dtype, copy=False)
 
 
 def attention(q: Array, k: Array, v: Array, *, scale: float) -> Array:
@@ -168,13 +172,6 @@ def attention(q: Array, k: Array, v: Array, *, scale: float) -> Array:
     return z.reshape(*batch, n, -1).astype(dtype, copy=False)
 
 
-def _softmax_in_place(x: Array) -> Array:
-    x -= x.max(axis=-1, keepdims=True)
-    np.exp(x, out=x)
-    x /= x.sum(axis=-1, keepdims=True)
-    return x
-
-
 def conv2d(x: Array, weight: Array, bias: Array | None = None, *, stride: int = 1, padding: int = 0, groups: int = 1) -> Array:
     """Depthwise kernels by shifted products, dense ones as one matrix product over all patches."""
     x = ops.pad(x, top=padding, bottom=padding, left=padding, right=padding)
@@ -194,7 +191,7 @@ def _depthwise(x: Array, weight: Array, bias: Array | None, stride: int) -> Arra
     b, h, w = x.shape[0], (x.shape[1] - kh) // stride + 1, (x.shape[2] - kw) // stride + 1
     y = np.empty((b, h, w, c), x.dtype)
     kernel = rearrange(weight, "c 1 kh kw -> kh kw c")
-    rows_of = {stride: "n h w c -> n h (w c)"}.get(1, "n h w c -> n h w c")  # without a stride a row lies in one run
+    rows_of = "n h w c -> n h (w c)" if stride == 1 else "n h w c -> n h w c"  # without a stride a row lies in one run
     if stride == 1:
         kernel = np.tile(kernel, (1, 1, w))
 

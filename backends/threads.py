@@ -43,12 +43,17 @@ def threads_at_hand() -> int:
     """One inside of shared work; else as OpenBLAS counts: its variable, OpenMP's, or the cores that the process may use."""
     if getattr(_here, "shared", False):
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = len(cores())
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         count = os.environ.get(name, "").partition(",")[0]
         if count.isdecimal() and int(count):
-            return min(int(count), cores)
-    return cores
+            return min(int(count), most)
+    return most
+
+
+def cores() -> list[int]:
+    """Those that the process may use, by number."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 _here = local()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,13 @@ def test_every_contender_has_a_colour_and_a_library() -> None:
     from scalablevit_ref.benchmark.plot import COLORS
 
     assert set(COLORS) == {MODULE, *LIBRARIES}
+
+
+@pytest.mark.parametrize(("package", "extra"), [("torch", "torch"), ("matplotlib", "plot")])
+def test_what_is_not_installed_is_named_with_its_extra(package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scalablevit_ref.cli import bench as command
+
+    monkeypatch.setattr(sys.modules[command.__module__], "find_spec", lambda name: None if name == package else object())
+    code, out, error = run("--plot", "picture.png")
+    assert (code, out) == (2, "")
+    assert error == f"scalablevit-ref: bench needs {package}: pip install 'scalablevit-ref[{extra}]'\n"

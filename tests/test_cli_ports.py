@@ -15,6 +15,7 @@ from einops import rearrange
 
 import scalablevit_ref as sv
 from scalablevit_ref import CheckpointError
+from scalablevit_ref.benchmark.contenders import vit_pytorch_module
 from scalablevit_ref.checkpoints.convert import convert_file
 from scalablevit_ref.checkpoints.port_files import PORT_LAYOUTS, load_port, open_any
 from scalablevit_ref.checkpoints.stored import is_lazy
@@ -24,7 +25,6 @@ from tests.test_checkpoints_msgpack import packed, unpack
 from tests.test_cli_verify import run
 from tests.test_conformance import TOLERANCE, relative_l2
 from tests.test_dialects import CONFIG, images, parameters
-from tests.test_peer import peer_module
 from tests.test_ports import same_bits, unbiased, unique
 
 __all__ = ["run"]  # a fixture
@@ -211,7 +211,7 @@ def test_files_change_no_bit(tmp_path: Path, suffix: str, dtype: str) -> None:
 def test_the_peer_computes_the_same_with_weights_from_flax(folder: Path) -> None:
     """A patched tree of the Flax port, through a file, into PyPI's vit_pytorch itself, strictly."""
     convert_file("patched.msgpack", "x.pt", layout="vit_pytorch")
-    network = peer_module().ScalableViT(**{name: value for name, value in vars(CONFIG).items() if value is not None})
+    network = vit_pytorch_module().ScalableViT(**{name: value for name, value in vars(CONFIG).items() if value is not None})
     network.double().eval().load_state_dict(torch.load("x.pt", weights_only=True), strict=True)
     x = images((2, 3, 48, 48))
     tree = parameters(flax_port.parameter_shapes(CONFIG, patched=True), seed=3)

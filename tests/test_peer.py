@@ -1,12 +1,7 @@
-"""A peer of flesh and blood: PyPI's vit_pytorch. What it calls ScalableViT is another network, and the comparison must say so.
-
-The package imports torchvision, which nothing here needs: its one module file is loaded by its path.
-"""
+"""A peer of flesh and blood: PyPI's vit_pytorch. What it calls ScalableViT is another network, and the comparison must say so."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +11,7 @@ from einops import rearrange
 
 import scalablevit_ref as sv
 from scalablevit_ref import ops
+from scalablevit_ref.benchmark.contenders import vit_pytorch_module
 from scalablevit_ref.testing import random_images, random_params
 from scalablevit_ref.testing.compare import assert_agrees, assert_traces_agree, compare, first_difference
 
@@ -36,18 +32,6 @@ CONFIG = sv.ScalableViTConfig(  # the nearest that the official network comes to
 IMAGES = random_images((2, 3, 16, 32))
 
 
-def peer_module() -> Any:
-    package = find_spec("vit_pytorch")
-    assert package is not None, "needs vit-pytorch, installed with --no-deps"
-    file = Path(next(iter(package.submodule_search_locations or ()))) / "scalable_vit.py"
-    spec = spec_from_file_location("vit_pytorch_scalable_vit", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def peer() -> torch.nn.Module:
     """The peer at `CONFIG`'s size in float64, with random parameters."""
@@ -60,7 +44,7 @@ def peer() -> torch.nn.Module:
         "reduction_factor": (2, 1),
         "window_size": (2, 2),
     }
-    network = peer_module().ScalableViT(**options, **widths).double().eval()
+    network = vit_pytorch_module().ScalableViT(**options, **widths).double().eval()
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     state = random_params({name: shape for name, shape in shapes.items() if not name.endswith((".g", ".b"))})
     for name in shapes:

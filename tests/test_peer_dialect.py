@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import scalablevit_ref as sv
+from scalablevit_ref.benchmark.contenders import vit_pytorch_module
 from scalablevit_ref.dialects import vit_pytorch
 from scalablevit_ref.dialects.config import is_norm_bias
 from tests.conftest import Agree
 from tests.test_conformance import TOLERANCE, relative_l2
 from tests.test_dialects import parameters
-from tests.test_peer import peer_module
 
-PEER = peer_module()
+PEER = vit_pytorch_module()
 
 
 @st.composite

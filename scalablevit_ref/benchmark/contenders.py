@@ -12,6 +12,7 @@ import numpy as np
 
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.cost import cost
 from scalablevit_ref.network import scalable_vit
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
@@ -132,20 +133,9 @@ def plain_module(config: ScalableViTConfig, params: dict[str, np.ndarray]) -> An
 
 
 def community_port(config: ScalableViTConfig) -> Any:
-    """vit_pytorch's ScalableViT of the same widths and depths, with its own random weights.
-
-    Its package imports torchvision, which the network does not need: the one module file is loaded by its path.
-    """
-    package = find_spec("vit_pytorch")
-    assert package is not None
-    file = Path(next(iter(package.submodule_search_locations or ()))) / "scalable_vit.py"
-    spec = spec_from_file_location("vit_pytorch_scalable_vit", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """vit_pytorch's ScalableViT of the same widths and depths, with its own random weights."""
     head_dim = config.embed_dims[0] // config.num_heads[0]
-    return module.ScalableViT(
+    return vit_pytorch_module().ScalableViT(
         num_classes=config.num_classes,
         dim=config.embed_dims[0],
         depth=tuple(depth // 2 for depth in config.depths),  # a layer of it is an SSA and an IWSA block
@@ -156,10 +146,21 @@ def community_port(config: ScalableViTConfig) -> Any:
     )
 
 
+def vit_pytorch_module() -> Any:
+    """The one file of PyPI's vit_pytorch that is needed, loaded by its path: the package wants torchvision."""
+    package = find_spec("vit_pytorch")
+    assert package is not None, "needs vit-pytorch, installed with --no-deps"
+    file = Path(next(iter(package.submodule_search_locations or ()))) / "scalable_vit.py"
+    spec = spec_from_file_location("vit_pytorch_scalable_vit", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def multiply_adds(name: str, work: Work) -> int:
     """Of one image, attention products with them."""
-    from scalablevit_ref.cost import cost
-
     if name != "vit_pytorch":
         return cost(work.config, work.size).multiply_adds
     import torch

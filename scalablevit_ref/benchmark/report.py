@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from scalablevit_ref.benchmark import memory
 from scalablevit_ref.benchmark.contenders import MODULE, Work, logits, multiply_adds, prepare, why_absent
-from scalablevit_ref.benchmark.timing import figures, interleaved, matmul_peak, ratio, spread
+from scalablevit_ref.benchmark.timing import interleaved, matmul_peak, ratio, spread
 from scalablevit_ref.testing.tolerances import relative_l2
 
 Step = Callable[[str], None]
@@ -78,14 +79,13 @@ def forward_passes(
         calls[name]()  # compiles
     step(f"{work.variant} x {work.batch}: in turn")
     seconds = interleaved(calls, rounds)
-    expected = logits(calls[MODULE])
+    expected, work_of_module = logits(calls[MODULE]), multiply_adds(MODULE, work) * work.batch
     for name, times in seconds.items():
         work_done = multiply_adds(name, work) * work.batch
-        rows[name] |= {"multiply_adds": work_done, "seconds": figures(spread(times)), "rounds": rounds}
-        rows[name] |= {"ratio": figures(ratio(seconds[MODULE], times))}
-        per_multiply_add = work_done / (multiply_adds(MODULE, work) * work.batch)
-        rows[name] |= {"ratio_at_equal_work": rows[name]["ratio"]["median"] * per_multiply_add}
-        rows[name] |= {"share_of_matmul_peak": work_done / spread(times).median / matmul}
+        taken, times_as_fast = spread(times), ratio(seconds[MODULE], times)
+        rows[name] |= {"multiply_adds": work_done, "seconds": asdict(taken), "rounds": rounds, "ratio": asdict(times_as_fast)}
+        rows[name] |= {"ratio_at_equal_work": times_as_fast.median * work_done / work_of_module}
+        rows[name] |= {"share_of_matmul_peak": work_done / taken.median / matmul}
         if name != "vit_pytorch":  # which is another network, with weights of its own
             rows[name]["difference"] = relative_l2(logits(calls[name]), expected)
         if peaks and memory.measurable():

@@ -7,11 +7,11 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
+from scalablevit_ref.backends.threads import cores
 from scalablevit_ref.benchmark.contenders import Call
 
 PAUSE = 0.03
@@ -19,24 +19,15 @@ PAUSE = 0.03
 
 
 @dataclass(frozen=True)
-class Time:
-    """Seconds of one call: the median and the quartiles of all runs."""
+class Spread:
+    """A median, and the bounds that whoever gives it names."""
 
     median: float
     low: float
     high: float
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """How many times as fast: the median over the rounds, and its 95 % confidence interval (percentile bootstrap)."""
-
-    median: float
-    low: float
-    high: float
-
-
-def interleaved(calls: Mapping[str, Call], rounds: int, progress: Any = None) -> dict[str, list[float]]:
+def interleaved(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
     """Seconds of each call in each round; within a round every call runs once, in a random order. Each is warmed up by two runs."""
     for call in calls.values():
         for _ in range(2):
@@ -49,22 +40,24 @@ def interleaved(calls: Mapping[str, Call], rounds: int, progress: Any = None) ->
             start = time.perf_counter()
             calls[name]()
             seconds[name].append(time.perf_counter() - start)
-        if progress:
-            progress()
     return seconds
 
 
-def spread(seconds: Sequence[float]) -> Time:
+def spread(seconds: Sequence[float]) -> Spread:
+    """The median of all runs, and their quartiles."""
     low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75])
-    return Time(float(median), float(low), float(high))
+    return Spread(float(median), float(low), float(high))
 
 
-def ratio(base: Sequence[float], seconds: Sequence[float], draws: int = 2000) -> Ratio:
-    """base / seconds of the same rounds, so that what slows a whole round down does not count."""
+def ratio(base: Sequence[float], seconds: Sequence[float], draws: int = 2000) -> Spread:
+    """base / seconds of the same rounds, so that what slows a whole round down does not count: how many times as fast.
+
+    The median over the rounds, and its 95 % confidence interval (percentile bootstrap).
+    """
     paired = np.asarray(base) / np.asarray(seconds)
     drawn = np.random.default_rng(0).choice(paired, (draws, len(paired)))
     low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
-    return Ratio(float(np.median(paired)), float(low), float(high))
+    return Spread(float(np.median(paired)), float(low), float(high))
 
 
 @contextmanager
@@ -73,14 +66,14 @@ def threads(count: int | None) -> Iterator[int]:
 
     None: as many as there are cores. Yields the number.
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    count = count or len(cores)
-    if count > len(cores):
-        raise ValueError(f"--threads must be at most {len(cores)}, the cores there are, got {count}")
+    at_hand = cores()
+    count = count or len(at_hand)
+    if count > len(at_hand):
+        raise ValueError(f"--threads must be at most {len(at_hand)}, the cores there are, got {count}")
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(count)
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores[:count])
+        os.sched_setaffinity(0, at_hand[:count])
     from threadpoolctl import threadpool_limits
 
     with suppress(ImportError):
@@ -93,7 +86,7 @@ def threads(count: int | None) -> Iterator[int]:
     finally:
         os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
         if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, cores)
+            os.sched_setaffinity(0, at_hand)
 
 
 def matmul_peak(dtype: str, device: str = "cpu", *, side: int = 2048, repeats: int = 8) -> float:
@@ -108,7 +101,3 @@ def matmul_peak(dtype: str, device: str = "cpu", *, side: int = 2048, repeats: i
         products.append(lambda: x @ y)
     best = min(second for seconds in interleaved(dict(zip("ab", products, strict=False)), repeats).values() for second in seconds)
     return side**3 / best
-
-
-def figures(x: Time | Ratio) -> dict[str, float]:
-    return asdict(x)

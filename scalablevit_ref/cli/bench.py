@@ -117,9 +117,9 @@ def _contenders(backends: str | None, *, full: bool) -> list[str]:
 
 
 def _check_environment(device: str, plot: Path | None) -> None:
-    for package in ("torch", *(["matplotlib"] if plot else [])):
+    for package, extra in (("torch", "torch"), *([("matplotlib", "plot")] if plot else [])):
         if not find_spec(package):
-            raise ModuleNotFoundError(f"bench needs {package}: pip install 'scalablevit-ref[torch]'")
+            raise ModuleNotFoundError(f"bench needs {package}: pip install 'scalablevit-ref[{extra}]'")
     if plot and plot.suffix not in (".png", ".svg", ".pdf"):
         raise ValueError(f"--plot must end in .png, .svg or .pdf, got {str(plot)!r}")
     if device == "cuda":

@@ -29,7 +29,7 @@ SPECIFICATION = ["scalablevit_ref.ops", "scalablevit_ref.attention", "scalablevi
 with jaxtyping.install_import_hook(SPECIFICATION, "tests.typecheck.check"):
     import scalablevit_ref as sv
 
-from scalablevit_ref.testing.compare import Comparison, assert_agrees  # noqa: E402  (after the hook)
+from scalablevit_ref.testing.arrays import Comparison, assert_agrees  # noqa: E402  (after the hook)
 
 COMMON: dict[str, Any] = {
     "deadline": None,

@@ -13,7 +13,7 @@ import pytest
 
 import scalablevit_ref as sv
 from scalablevit_ref.testing import random_images, random_params
-from scalablevit_ref.testing.compare import assert_agrees
+from scalablevit_ref.testing.arrays import assert_agrees
 
 CONFIG = sv.ScalableViTConfig(
     embed_dims=(8, 16),

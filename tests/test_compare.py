@@ -10,7 +10,7 @@ from einops import rearrange
 
 import scalablevit_ref as sv
 from scalablevit_ref.testing import EPS
-from scalablevit_ref.testing.compare import assert_agrees, assert_traces_agree, compare, first_difference
+from scalablevit_ref.testing.arrays import assert_agrees, assert_traces_agree, compare, first_difference
 
 RNG = np.random.default_rng(0)
 A = RNG.standard_normal((2, 4, 4, 12))  # b h w (heads d), with h = w so that their exchange does not show in the shape

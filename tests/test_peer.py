@@ -13,7 +13,7 @@ import scalablevit_ref as sv
 from scalablevit_ref import ops
 from scalablevit_ref.benchmark.contenders import vit_pytorch_module
 from scalablevit_ref.testing import random_images, random_params
-from scalablevit_ref.testing.compare import assert_agrees, assert_traces_agree, compare, first_difference
+from scalablevit_ref.testing.arrays import assert_agrees, assert_traces_agree, compare, first_difference
 
 DIM, HEADS, CLASSES = 16, (2, 4), 5
 CONFIG = sv.ScalableViTConfig(  # the nearest that the official network comes to it

@@ -29,7 +29,7 @@ class Comparison:
         return f"{self.error:.3g} eps({self.dtype}); worst at {self.index}: {self.actual!r} instead of {self.expected!r}"
 
 
-def compare(actual: Any, reference: Any, *, dtype: str | None = None, measure: Measure = "max") -> Comparison:
+def compare_arrays(actual: Any, reference: Any, *, dtype: str | None = None, measure: Measure = "max") -> Comparison:
     """The error of `actual` against `reference`, arrays of any library.
 
     dtype: what `actual` must be; None asks for the reference's own. A reference may be wider than what is compared with it.
@@ -63,7 +63,7 @@ def assert_agrees(
     what: str = "",
 ) -> Comparison:
     """`compare`, and AssertionError if the error is not within `tolerance` eps (a NaN never is)."""
-    comparison = compare(actual, reference, dtype=dtype, measure=measure)
+    comparison = compare_arrays(actual, reference, dtype=dtype, measure=measure)
     if not comparison.error <= tolerance:
         raise AssertionError(f"{what or 'array'}: {comparison}; allowed {tolerance:g} eps")
     return comparison
@@ -84,7 +84,7 @@ def first_difference(
         raise AssertionError(f"names differ: missing {missing[:5]}, surplus {surplus[:5]}")
     for name, expected in reference.items():
         try:
-            comparison = compare(actual[name], expected, dtype=dtype, measure=measure)
+            comparison = compare_arrays(actual[name], expected, dtype=dtype, measure=measure)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from None
         if not comparison.error <= tolerance:

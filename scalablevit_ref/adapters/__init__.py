@@ -1,0 +1,16 @@
+"""The reference as a module of another framework: `adapters.torch`, `adapters.flax`, `adapters.onnx`. Each needs its extra."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """What is imported within comes with the extra of this name, and an ImportError says so."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        message = f"adapters.{name} needs {error.name}: pip install 'scalablevit-ref[{name}]'"
+        raise ModuleNotFoundError(message, name=error.name) from error

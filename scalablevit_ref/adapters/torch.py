@@ -1,0 +1,303 @@
+"""ScalableViT as a `torch.nn.Module` whose state dict is the official one, and which computes by the specification's functions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from einops import rearrange, reduce
+
+from scalablevit_ref import ops
+from scalablevit_ref.adapters import extra
+from scalablevit_ref.attention import iwsa, ssa
+from scalablevit_ref.backends import to_backend
+from scalablevit_ref.checkpoints import load_checkpoint
+from scalablevit_ref.checks import check_image_size, check_map, check_shapes
+from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.network import mlp, patch_embed, peg
+from scalablevit_ref.parameters import block_kind, children, init_params, parameter_shapes
+
+with extra("torch"):
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor, nn
+    from torch.overrides import TorchFunctionMode
+
+Tensors = Mapping[str, Tensor]
+
+
+class ScalableViT(nn.Module):
+    """Images b c h w to logits b classes: in eval mode `sv.scalable_vit`, bit for bit.
+
+    Names, shapes and order of the state dict are `sv.parameter_shapes(config)`, those of the official checkpoints. The modules at
+    `patch_embeds.k`, `pos_block.k`, `stages.k.i`, `stages.k.i.{norm1,attn,norm2,mlp}`, `norm_list.k`, `norm` and `head.*` take and
+    give what `sv.trace` names so, maps as b h w c. What lies below an `attn`, `mlp`, `patch_embeds.k` or `pos_block.k` only holds
+    its parameters: hooks there are never called.
+
+    config: a configuration, or a variant's name; `overrides` change its settings.
+    params: initial values under the official names, arrays of any library, copied; None draws `sv.init_params(config, seed)`.
+    drop_rate, attn_drop_rate, drop_path_rate: in training mode, where the official code has them: dropout of the patch embeddings,
+        of each attention's and MLP's output and of the MLP's hidden units; dropout of the attention weights; stochastic depth, by
+        sample, rising linearly from 0 in the first block to `drop_path_rate` in the last. The recipe has 0, 0 and 0.2 to 0.5.
+    features_only: `forward` gives the tuple of all stages' maps, b c h w, as the official detection backbone does (without
+        `stage_norms` in the config, unnormed). `norm` and `head` keep their parameters, unused, so that the same weights load.
+
+    Raises ValueError or TypeError for a setting, a rate or parameters that do not fit.
+    """
+
+    norm: Layer
+
+    def __init__(
+        self,
+        config: ScalableViTConfig | str = "small",
+        *,
+        params: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        features_only: bool = False,
+        **overrides: Any,
+    ) -> None:
+        super().__init__()
+        config = variant(config, **overrides) if isinstance(config, str) else replace(config, **overrides)
+        for name, rate in (("drop_rate", drop_rate), ("attn_drop_rate", attn_drop_rate), ("drop_path_rate", drop_path_rate)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {rate!r}")
+        shapes = parameter_shapes(config)
+        params = init_params(config, seed) if params is None else params
+        check_shapes(params, shapes)
+        self.config, self.features_only = config, features_only
+
+        part = children({name: to_backend(params[name], "torch") for name in shapes})
+        embeds, pegs, stages, norms = (children(part.get(n, {})) for n in ("patch_embeds", "pos_block", "stages", "norm_list"))
+        eps, ks = config.norm_eps, [str(k) for k in range(config.num_stages)]
+        strides = [config.patch_size, *[2] * (config.num_stages - 1)]
+        embed_eps = config.embed_norm_eps or eps
+        self.patch_embeds = nn.ModuleList(Layer(patch_embed, embeds[k], patch_size=strides[int(k)], eps=embed_eps) for k in ks)
+        self.pos_block = nn.ModuleList(Layer(peg, pegs[k]) for k in ks)
+        self.pos_drops = nn.ModuleList(nn.Dropout(drop_rate) for _ in ks)
+        self.norm_list = nn.ModuleList(Layer(layer_norm, p, eps=eps) for p in norms.values())
+        drops = {"drop": drop_rate, "attn_drop": attn_drop_rate}
+        self.stages = nn.ModuleList(
+            nn.ModuleList(Block(children(p), config, int(k), int(i), **drops) for i, p in children(stages[k]).items()) for k in ks
+        )
+        if not config.stage_norms:
+            self.norm = Layer(layer_norm, part["norm"], eps=eps)
+        self.head = _head(config, part.get("head", {}))
+        self.reset_drop_path(drop_path_rate)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        variant: str | None = None,
+        layout: str | None = None,
+        use_ema: bool = True,
+        **options: Any,
+    ) -> ScalableViT:
+        """The network that a checkpoint file holds, in its dtype: `sv.load_checkpoint`, which tells all settings from the file.
+
+        options: drop rates and `features_only`.
+        """
+        checkpoint = load_checkpoint(path, variant=variant, layout=layout, use_ema=use_ema)
+        return cls(checkpoint.config, params=checkpoint.params, **options)
+
+    @property
+    def num_features(self) -> int:
+        """Width of `forward_features`' result."""
+        return self.config.num_features
+
+    @property
+    def num_classes(self) -> int:
+        return self.config.num_classes
+
+    def forward(self, images: Tensor) -> Any:
+        """Logits b classes; with `features_only` the stages' maps, b c h w, strides 4, 8, 16, 32."""
+        if self.features_only:
+            return tuple(rearrange(x, "b h w c -> b c h w") for x in self._maps(images))
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """What the head sees, b c: the mean of the normed tokens, as the official `forward_features` (timm's give a map)."""
+        x = self._maps(images)[-1]
+        return reduce(x if self.config.stage_norms else self.norm(x), "b h w c -> b c", "mean")
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Logits b classes of features b c."""
+        logits: Tensor = self.head(features)
+        return logits
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        check_map("images", images, "b c h w", channels=self.config.in_chans)
+        check_image_size(self.config, *images.shape[2:])
+        x, maps = rearrange(images, "b c h w -> b h w c"), []
+        blocks: Any
+        for k, blocks in enumerate(self.stages):
+            x = self.pos_drops[k](self.patch_embeds[k](x))
+            for i, block in enumerate(blocks):
+                x = block(x)
+                if i == 0:
+                    x = self.pos_block[k](x)
+            if self.config.stage_norms:
+                x = self.norm_list[k](x)
+            maps.append(x)
+        return maps
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A new head: as in the official code one Linear, whatever was there before; none for 0 classes. `config` follows."""
+        self.config = replace(self.config, head="linear", num_classes=num_classes)
+        like = next(self.parameters())
+        weight = torch.empty(num_classes, self.num_features, dtype=like.dtype, device=like.device)
+        params = {"weight": nn.init.trunc_normal_(weight, std=0.02), "bias": weight.new_zeros(num_classes)}
+        self.head = _head(self.config, params).train(self.training)
+
+    def reset_drop_path(self, drop_path_rate: float) -> None:
+        """Stochastic depth rising linearly from 0 to this rate over all blocks."""
+        blocks = [module for module in self.modules() if isinstance(module, Block)]
+        for block, rate in zip(blocks, torch.linspace(0, drop_path_rate, len(blocks)).tolist(), strict=True):
+            block.drop_path.rate = rate
+
+    def no_weight_decay(self) -> set[str]:
+        """The official answer: PEG's parameters. Gains and biases are the optimiser's to leave out, as timm's does by their one axis."""
+        return {name for name, _ in self.named_parameters() if name.startswith("pos_block.")}
+
+
+class Layer(nn.Module):
+    """A function of the specification, with its parameters and settings. Modules without a forward of their own hold `a.b.weight`."""
+
+    def __init__(self, function: Callable[..., Any], params: Tensors, **settings: Any) -> None:
+        super().__init__()
+        self.function, self.names, self.settings = function, tuple(params), settings
+        for name, value in params.items():
+            *path, leaf = name.split(".")
+            owner: nn.Module = self
+            for step in path:
+                if not hasattr(owner, step):
+                    owner.add_module(step, nn.Module())
+                owner = owner.get_submodule(step)
+            owner.register_parameter(leaf, nn.Parameter(value))
+
+    def params(self) -> dict[str, Tensor]:
+        """By attribute, so that whatever takes a parameter's place (`functional_call`, a parametrisation) is seen."""
+        found: dict[str, Any] = {}
+        for name in self.names:
+            value: Any = self
+            for step in name.split("."):
+                value = getattr(value, step)
+            found[name] = value
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        params = self.params()
+        if params and torch.is_autocast_enabled(x.device.type):  # what came before may have been autocast; the parameters are not
+            x = x.to(params[self.names[0]].dtype)
+        y: Tensor = self.function(x, params, **self.settings)
+        return y
+
+    def extra_repr(self) -> str:
+        return ", ".join([self.function.__name__, *(f"{name}={value}" for name, value in self.settings.items())])
+
+
+def layer_norm(x: Tensor, params: Tensors, *, eps: float) -> Any:
+    return ops.layer_norm(x, **params, eps=eps)
+
+
+def linear(x: Tensor, params: Tensors) -> Any:
+    return ops.linear(x, **params)
+
+
+def gelu(x: Tensor, params: Tensors) -> Any:
+    return ops.gelu(x)
+
+
+def _head(config: ScalableViTConfig, params: Tensors) -> nn.Module:
+    """The classifier; it has no last Linear where there are no classes."""
+    if config.head == "mlp":
+        p = children(params)
+        first, norm = Layer(linear, p["0"]), Layer(layer_norm, p["1"], eps=config.norm_eps)
+        return nn.Sequential(first, norm, Layer(gelu, {}), Layer(linear, p["3"]) if config.num_classes else nn.Identity())
+    return Layer(linear, params) if config.head == "linear" and config.num_classes else nn.Identity()
+
+
+class Block(nn.Module):
+    """`sv.block`, with dropout and stochastic depth; its parts lie in the order of the official state dict."""
+
+    norm1: Layer
+    attn: Layer
+    norm2: Layer
+    mlp: Layer
+
+    def __init__(
+        self, params: Mapping[str, Tensors], config: ScalableViTConfig, k: int, i: int, *, drop: float, attn_drop: float
+    ) -> None:
+        super().__init__()
+        heads, eps = config.num_heads[k], config.norm_eps
+        for name, p in params.items():
+            layer: Layer
+            if name == "mlp":
+                layer = Dropped(mlp, p, within=drop, after=drop)
+            elif name != "attn":
+                layer = Layer(layer_norm, p, eps=eps)
+            elif block_kind(i) == "iwsa":
+                settings: dict[str, Any] = {"window_size": config.window_sizes[k], "pad": config.pad_windows}
+                layer = Dropped(iwsa, p, within=attn_drop, after=drop, num_heads=heads, **settings)
+            else:
+                settings = {"sr_ratio": config.sr_ratios[k], "c_ratio": config.c_ratios[k]}
+                settings |= {"values": config.ssa_values, "scale": config.ssa_scale}
+                layer = Dropped(ssa, p, within=attn_drop, after=drop, num_heads=heads, **settings)
+            self.add_module(name, layer)
+        self.drop_path = DropPath()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return x
+
+
+class Dropped(Layer):
+    """Dropout within an attention (of its weights) or an MLP (of its hidden units), and of its output."""
+
+    def __init__(self, function: Callable[..., Any], params: Tensors, *, within: float, after: float, **settings: Any) -> None:
+        super().__init__(function, params, **settings)
+        self.within, self.drop = within, nn.Dropout(after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.within:
+            with DropWithin(self.within, after=F.gelu if self.function is mlp else torch.softmax):
+                return self.drop(super().forward(x))  # type: ignore[no-any-return]
+        return self.drop(super().forward(x))  # type: ignore[no-any-return]
+
+
+class DropWithin(TorchFunctionMode):
+    """While it is entered, dropout follows every call of one function of torch's, and takes place in its fused attention."""
+
+    def __init__(self, rate: float, *, after: Callable[..., Any]) -> None:
+        super().__init__()
+        self.rate, self.after = rate, after
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        fused = {"dropout_p": self.rate} if func is F.scaled_dot_product_attention else {}
+        y = func(*args, **(kwargs or {}), **fused)
+        return F.dropout(y, self.rate) if func is self.after else y
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: a sample's branch is left out with probability `rate`, and scaled by 1 / (1 − rate) where it is not."""
+
+    rate = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.rate:
+            return x
+        keep = 1 - self.rate
+        return x * x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        return f"{self.rate:.3g}"

@@ -1,0 +1,125 @@
+"""Which of a candidate's modules is which layer: by the official names, by a mapping, or by the parameters that it holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+from scalablevit_ref.config import ScalableViTConfig, near_matches
+from scalablevit_ref.parameters import parameter_shapes
+from scalablevit_ref.testing.capture.captured import CaptureError
+from scalablevit_ref.testing.layers import layers, tap_shapes
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module of the candidate that ran: its path, its parameters' shapes by name in its own order, and the size of its output."""
+
+    path: str
+    shapes: Mapping[str, tuple[int, ...]]
+    size: int
+
+    @property
+    def signature(self) -> tuple[int, ...]:
+        return tuple(sorted(prod(shape) for shape in self.shapes.values()))
+
+
+def by_name(paths: Iterable[str], config: ScalableViTConfig) -> dict[str, str]:
+    """Canonical names to paths, where the paths are the official ones, perhaps all behind one prefix ("backbone.")."""
+    paths, names = set(paths), [name for name in layers(config) if name != "logits"]
+    prefixes = {path.removesuffix("patch_embeds.0") for path in paths if path.endswith("patch_embeds.0")} | {""}
+    found = [{name: prefix + name for name in names if prefix + name in paths} for prefix in sorted(prefixes)]
+    return max(found, key=len)
+
+
+def by_mapping(mapping: Mapping[str, str], paths: Iterable[str], config: ScalableViTConfig) -> dict[str, str]:
+    """A user's mapping of canonical names to paths; "{k}" and "{i}" stand for every stage and block.
+
+    Raises CaptureError for a name or a path that there is not.
+    """
+    paths, known = set(paths), layers(config)
+    found = {}
+    for pattern, path in mapping.items():
+        for k, i in product(range(config.num_stages), range(max(config.depths))):
+            name = pattern.replace("{k}", str(k)).replace("{i}", str(i))
+            if "{" in pattern and name not in known:
+                continue
+            target = path.replace("{k}", str(k)).replace("{i}", str(i))
+            if name not in known:
+                raise CaptureError(f"names: there is no layer {name!r}{near_matches(name, known)}")
+            if target not in paths:
+                raise CaptureError(
+                    f"names: {name!r} is mapped to {target!r}, which the candidate lacks{near_matches(target, paths)}"
+                )
+            found[name] = target
+    return found
+
+
+def by_parameters(modules: Sequence[Module], config: ScalableViTConfig, images: Sequence[int]) -> dict[str, str]:
+    """Layers to modules that hold parameters of the same sizes and give as many values, in the order in which they ran.
+
+    The longest sequence that is common to both; layers without a partner are left out.
+    """
+    shapes, sizes = parameter_shapes(config), tap_shapes(config, images)
+    wanted = []
+    for name in _as_run(config):
+        own = tuple(sorted(prod(shape) for key, shape in shapes.items() if key.startswith(f"{name}.")))
+        if own:
+            wanted.append((name, (own, prod(sizes[name]))))
+    pairs = _common([key for _, key in wanted], [(module.signature, module.size) for module in modules])
+    return {wanted[i][0]: modules[j].path for i, j in pairs}
+
+
+def _as_run(config: ScalableViTConfig) -> list[str]:
+    """Layers in the order in which they end: a block after its parts, as `layers` has them."""
+    return [name for name in layers(config) if name not in ("logits", "head")]
+
+
+def _common(a: Sequence[object], b: Sequence[object]) -> list[tuple[int, int]]:
+    """The longest common subsequence, as pairs of positions."""
+    best = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
+    for i, j in product(reversed(range(len(a))), reversed(range(len(b)))):
+        best[i][j] = best[i + 1][j + 1] + 1 if a[i] == b[j] else max(best[i + 1][j], best[i][j + 1])
+    pairs, i, j = [], 0, 0
+    while i < len(a) and j < len(b):
+        if a[i] == b[j]:
+            pairs.append((i, j))
+            i, j = i + 1, j + 1
+        elif best[i + 1][j] >= best[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return pairs
+
+
+def parameter_names(found: Mapping[str, str], modules: Mapping[str, Module], config: ScalableViTConfig) -> dict[str, str]:
+    """Official parameter names to the candidate's, for layers that were found: by the same local name, else by size and order.
+
+    Raises CaptureError where a layer's parameters do not pair up.
+    """
+    pairs: dict[str, str] = {}
+    shapes = parameter_shapes(config)
+    for name, path in sorted(found.items(), key=lambda item: -item[0].count(".")):
+        own = {key: shape for key, shape in shapes.items() if key.startswith(f"{name}.") and key not in pairs}
+        theirs = dict(modules[path].shapes)
+        taken = set(pairs.values())
+        for key, shape in own.items():
+            local = key.removeprefix(f"{name}.")
+            same = [f"{path}.{t}" for t, size in theirs.items() if prod(size) == prod(shape) and f"{path}.{t}" not in taken]
+            fits = [t for t in same if t == f"{path}.{local}"] or _same_role(local, same) or same
+            if not fits:
+                raise CaptureError(
+                    f"{path}, taken for {name}, has no parameter of {prod(shape)} values for {key}; names= maps by hand"
+                )
+            pairs[key] = fits[0]
+            taken.add(fits[0])
+    return pairs
+
+
+def _same_role(local: str, names: Sequence[str]) -> list[str]:
+    """Those that are a weight, or a bias, as `local` is."""
+    bias = re.compile(r"(bias|\bb|beta|shift)$")
+    return [name for name in names if bool(bias.search(name)) == bool(bias.search(local))]

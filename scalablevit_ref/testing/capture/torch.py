@@ -1,0 +1,165 @@
+"""A `torch.nn.Module`, through forward hooks."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from scalablevit_ref.backends import to_numpy
+from scalablevit_ref.checkpoints import from_state_dict
+from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.parameters import parameter_shapes
+from scalablevit_ref.testing.capture import names as naming
+from scalablevit_ref.testing.capture.captured import Captured, CaptureError
+
+
+def config_of(model: nn.Module) -> ScalableViTConfig | None:
+    """The settings that an official state dict shows; None for another one."""
+    try:
+        config = from_state_dict(_state(model)).config
+    except ValueError:
+        return None
+    return config if isinstance(config, ScalableViTConfig) else None
+
+
+def capture_torch(
+    model: nn.Module,
+    config: ScalableViTConfig,
+    images: np.ndarray,
+    *,
+    dtype: str | None,
+    weights: Mapping[str, np.ndarray] | None,
+    names: Mapping[str, str] | None,
+) -> Captured:
+    """One forward pass of a copy of the module, in evaluation mode, on its own device.
+
+    dtype: of the copy; None leaves the module's. weights: official parameters that the copy gets; None leaves the module's own.
+    """
+    model = copy.deepcopy(model).eval()
+    if dtype is not None:
+        model = model.to(getattr(torch, dtype))
+    first = next(model.parameters(), None)
+    if first is None:
+        raise CaptureError("the candidate holds no parameters: give a function of the images instead")
+    x = torch.from_numpy(np.ascontiguousarray(images)).to(first.device, first.dtype)
+
+    found, pairs = _aligned(model, config, x, names)
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    if weights is not None:
+        _load(own, pairs, weights)
+    taps: dict[str, Any] = {}
+    start = time.perf_counter()
+    with _hooks(model, {path: name for name, path in found.items()}, taps), torch.no_grad():
+        taps["logits"] = _one(model(x))
+    seconds = time.perf_counter() - start
+    if taps["logits"] is None:
+        raise CaptureError("the candidate returns no array")
+    params = {name: _values(own[theirs]).reshape(parameter_shapes(config)[name]) for name, theirs in pairs.items()}
+    return Captured(
+        "torch module",
+        {name: _values(value) for name, value in taps.items()},
+        {**found, "logits": "output"},
+        images,
+        str(first.dtype).removeprefix("torch."),
+        params,
+        seconds,
+    )
+
+
+def _aligned(
+    model: nn.Module, config: ScalableViTConfig, x: torch.Tensor, mapping: Mapping[str, str] | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Layers to module paths, and official parameters to the module's."""
+    paths = {path for path, _ in model.named_modules() if path}
+    state = _state(model)
+    shapes = parameter_shapes(config)
+    found = naming.by_name(paths, config)
+    prefix = found.get("patch_embeds.0", "patch_embeds.0").removesuffix("patch_embeds.0")
+    if mapping is None and all(prefix + name in state for name in shapes):
+        return found, {name: prefix + name for name in shapes}
+    ran = _ran(model, x)
+    if mapping is not None:
+        found |= naming.by_mapping(mapping, paths, config)
+    else:
+        found = naming.by_parameters(ran, config, tuple(x.shape))
+    modules = {module.path: module for module in ran}
+    pairs = naming.parameter_names({name: path for name, path in found.items() if path in modules}, modules, config)
+    missing = [name for name in shapes if name not in pairs]
+    if missing:
+        raise CaptureError(
+            f"no module of the candidate has the sizes of {missing[0]}{f' and {len(missing) - 1} others' if missing[1:] else ''}; "
+            "names= maps canonical names to its modules, variant= says which network it is"
+        )
+    return found, pairs
+
+
+def _ran(model: nn.Module, x: torch.Tensor) -> list[naming.Module]:
+    """Every module that ran, in the order in which they ended."""
+    ran: dict[str, naming.Module] = {}
+
+    def ended(path: str, module: nn.Module, out: Any) -> None:
+        value = _one(out)
+        if value is not None:
+            shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+            ran.setdefault(path, naming.Module(path, shapes, value.numel()))
+
+    handles = [
+        module.register_forward_hook(lambda m, _, out, path=path: ended(path, m, out))
+        for path, module in model.named_modules()
+        if path
+    ]
+    try:
+        with torch.no_grad():
+            model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(ran.values())
+
+
+@contextmanager
+def _hooks(model: nn.Module, names: Mapping[str, str], taps: dict[str, Any]) -> Iterator[None]:
+    def keep(name: str, out: Any) -> None:
+        value = _one(out)
+        if value is not None:
+            taps[name] = value.clone()  # a module behind may work in place
+
+    handles = [
+        module.register_forward_hook(lambda _m, _x, out, name=names[path]: keep(name, out))
+        for path, module in model.named_modules()
+        if path in names
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _one(out: Any) -> torch.Tensor | None:
+    """The tensor that a module returns, or the first of several."""
+    if isinstance(out, tuple | list) and out:
+        out = out[0]
+    return out.detach() if isinstance(out, torch.Tensor) else None
+
+
+def _load(own: Mapping[str, torch.Tensor], pairs: Mapping[str, str], weights: Mapping[str, np.ndarray]) -> None:
+    with torch.no_grad():
+        for name, theirs in pairs.items():
+            target = own[theirs]
+            target.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])).reshape(target.shape))
+
+
+def _values(x: torch.Tensor) -> np.ndarray:
+    return np.asarray(to_numpy(x.detach()))
+
+
+def _state(model: nn.Module) -> dict[str, np.ndarray]:
+    return {name: _values(value) for name, value in model.state_dict().items()}

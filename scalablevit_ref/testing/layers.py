@@ -1,0 +1,143 @@
+"""The network as a table of layers: which tap is computed from which, by what, with which parameters.
+
+`network.scalable_vit` runs from top to bottom; a comparison must ask for one layer at a time, on inputs of its choice, and try
+what a layer would be if it were wired otherwise. The sum of a layer's sources is what it is fed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from scalablevit_ref.config import MLP_HEAD_WIDTH, ScalableViTConfig
+from scalablevit_ref.parameters import block_kind
+
+Kind = Literal["patch_embed", "layer_norm", "iwsa", "ssa", "mlp", "peg", "mean", "linear", "gelu", "sum"]
+
+IMAGES, POOL = "images", "pool"
+"""The network's input, and the mean over tokens, which no module of the official network has a name for."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One tap: the sum of the sources goes through a function of this kind, with the parameters under `name` and these settings."""
+
+    name: str
+    kind: Kind
+    sources: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """How the layers are put together; the defaults are the official network's, the others are slips."""
+
+    norms: Literal["pre", "post", "on the branch"] = "pre"
+    attention: Literal["residual", "bare"] = "residual"
+    mlp: Literal["residual", "bare", "beside attention"] = "residual"
+    peg: Literal["after the first block", "after the second block", "after the last block", "before the blocks", "missing"] = (
+        "after the first block"
+    )
+    pool: Literal["after norm", "before norm"] = "after norm"
+
+
+OFFICIAL = Wiring()
+
+
+def layers(config: ScalableViTConfig, wiring: Wiring = OFFICIAL) -> dict[str, Layer]:
+    """Every layer by the name of its tap, in the order of `trace`; with `pool`, which is no tap."""
+    table: dict[str, Layer] = {}
+
+    def add(name: str, kind: Kind, *sources: str, **settings: Any) -> str:
+        table[name] = Layer(name, kind, sources, settings)
+        return name
+
+    x = IMAGES
+    for k in range(config.num_stages):
+        eps = config.norm_eps if config.embed_norm_eps is None else config.embed_norm_eps
+        x = add(f"patch_embeds.{k}", "patch_embed", x, patch_size=2 if k else config.patch_size, eps=eps)
+        place = _peg_place(wiring, config.depths[k])
+        for i in range(-1, config.depths[k]):
+            if i >= 0:
+                _add_block(add, x, config, k, i, wiring)
+                x = f"stages.{k}.{i}"
+            if i == place:
+                x = add(f"pos_block.{k}", "peg", x)
+        if config.stage_norms:
+            x = add(f"norm_list.{k}", "layer_norm", x, eps=config.norm_eps)
+    _add_head(add, x, config, wiring)
+    return table
+
+
+def tap_shapes(config: ScalableViTConfig, images: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The shape of every layer's output, b h w c or b c, for images of shape b c h w."""
+    batch, _, h, w = images
+    features = config.embed_dims[-1]
+    hidden = {"head.0": MLP_HEAD_WIDTH, "head.1": MLP_HEAD_WIDTH, "head.2": MLP_HEAD_WIDTH} if config.head == "mlp" else {}
+    last = config.num_classes or hidden.get("head.2", features)
+    shapes: dict[str, tuple[int, ...]] = {}
+    k = 0
+    for name in layers(config):
+        if name.startswith("patch_embeds."):
+            k = int(name.rpartition(".")[2])
+            h, w = (-(-size // (2 if k else config.patch_size)) for size in (h, w))
+        if name in (POOL, "logits") or name.startswith("head"):
+            width = features if name == POOL or config.head == "none" else hidden.get(name, last)
+            shapes[name] = (batch, width)
+        else:
+            shapes[name] = (batch, h, w, config.embed_dims[k])
+    return shapes
+
+
+def _peg_place(wiring: Wiring, depth: int) -> int | None:
+    """The block that PEG follows; −1 for none before it, None for no PEG."""
+    places = {"after the first block": 0, "after the second block": 1, "after the last block": depth - 1, "before the blocks": -1}
+    return places.get(wiring.peg)
+
+
+def _add_block(add: Any, x: str, config: ScalableViTConfig, k: int, i: int, wiring: Wiring) -> None:
+    name, heads, eps = f"stages.{k}.{i}", config.num_heads[k], config.norm_eps
+    norm1, attn, norm2, mlp = (f"{name}.{part}" for part in ("norm1", "attn", "norm2", "mlp"))
+    if block_kind(i) == "iwsa":
+        kind, settings = "iwsa", {"num_heads": heads, "window_size": config.window_sizes[k], "pad": config.pad_windows}
+    else:
+        kind, settings = "ssa", {"num_heads": heads, "sr_ratio": config.sr_ratios[k], "c_ratio": config.c_ratios[k]}
+        settings |= {"values": config.ssa_values, "scale": config.ssa_scale}
+    before = (x,) if wiring.attention == "residual" else ()
+    if wiring.norms == "post":
+        add(norm1, "layer_norm", *before, attn, eps=eps)
+        add(attn, kind, x, **settings)
+        add(norm2, "layer_norm", norm1, mlp, eps=eps)
+        add(mlp, "mlp", norm1)
+        add(name, "sum", norm2)
+    elif wiring.norms == "on the branch":
+        add(norm1, "layer_norm", attn, eps=eps)
+        add(attn, kind, x, **settings)
+        add(norm2, "layer_norm", mlp, eps=eps)
+        add(mlp, "mlp", *before, norm1)
+        add(name, "sum", *before, norm1, norm2)
+    else:
+        add(norm1, "layer_norm", x, eps=eps)
+        add(attn, kind, norm1, **settings)
+        add(norm2, "layer_norm", *([x] if wiring.mlp == "beside attention" else [*before, attn]), eps=eps)
+        add(mlp, "mlp", norm2)
+        add(name, "sum", *(() if wiring.mlp == "bare" else (*before, attn)), mlp)
+
+
+def _add_head(add: Any, x: str, config: ScalableViTConfig, wiring: Wiring) -> None:
+    if config.stage_norms:
+        x = add(POOL, "mean", x)
+    elif wiring.pool == "after norm":
+        x = add(POOL, "mean", add("norm", "layer_norm", x, eps=config.norm_eps))
+    else:
+        x = add("norm", "layer_norm", add(POOL, "mean", x), eps=config.norm_eps)
+    last: Kind = "linear" if config.num_classes else "sum"
+    if config.head == "mlp":
+        x = add("head.0", "linear", x)
+        x = add("head.1", "layer_norm", x, eps=config.norm_eps)
+        x = add("head.2", "gelu", x)
+        x = add("head", "sum", add("head.3", last, x))
+    elif config.head == "linear":
+        x = add("head", last, x)
+    add("logits", "sum", x)

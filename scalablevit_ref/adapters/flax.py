@@ -1,4 +1,4 @@
-"""ScalableViT as a Flax `nnx.Module` whose state is the official parameters, and which computes by the specification's functions."""
+"""ScalableViT as a Flax `nnx.Module` whose state is the official parameters, and which calls the specification."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from scalablevit_ref.parameters import children, init_params, parameter_shapes
 
 with extra("flax"):
     import jax
+    import jax.numpy as jnp
     from flax import nnx
 
 
@@ -60,14 +61,14 @@ class ScalableViT(nnx.Module):
         flat = {".".join(map(str, path)): x[...] for path, x in nnx.to_flat_state(nnx.state(self, nnx.Param))}
         return {name: flat[name] for name in parameter_shapes(self.config)}
 
-    def __call__(self, images: jax.Array, *, tap: Tap = untapped) -> jax.Array:
+    def __call__(self, images: jax.Array | np.ndarray, *, tap: Tap = untapped) -> jax.Array:
         """Logits b classes of images b c h w. tap: sees each intermediate under its official name, as in `sv.scalable_vit`."""
-        logits: jax.Array = scalable_vit(images, self.params(), self.config, tap=tap)
+        logits: jax.Array = scalable_vit(jnp.asarray(images), self.params(), self.config, tap=tap)
         return logits
 
-    def features(self, images: jax.Array) -> tuple[jax.Array, ...]:
+    def features(self, images: jax.Array | np.ndarray) -> tuple[jax.Array, ...]:
         """The map that each stage ends with, b h w c."""
-        maps: tuple[jax.Array, ...] = stage_features(images, self.params(), self.config)
+        maps: tuple[jax.Array, ...] = stage_features(jnp.asarray(images), self.params(), self.config)
         return maps
 
 

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from einops import rearrange, reduce
 
-from scalablevit_ref import ops
 from scalablevit_ref.adapters import extra
-from scalablevit_ref.attention import iwsa, ssa
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints import load_checkpoint
 from scalablevit_ref.checks import check_image_size, check_map, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, variant
-from scalablevit_ref.network import mlp, patch_embed, peg
-from scalablevit_ref.parameters import block_kind, children, init_params, parameter_shapes
+from scalablevit_ref.network import patch_embed, peg
+from scalablevit_ref.parameters import children, init_params, parameter_shapes
 
 with extra("torch"):
     import torch
-    import torch.nn.functional as F
     from torch import Tensor, nn
-    from torch.overrides import TorchFunctionMode
 
-Tensors = Mapping[str, Tensor]
+    from scalablevit_ref.adapters.torch_layers import Block, Layer, Tensors, gelu, layer_norm, linear
 
 
 class ScalableViT(nn.Module):
@@ -165,56 +161,8 @@ class ScalableViT(nn.Module):
             block.drop_path.rate = rate
 
     def no_weight_decay(self) -> set[str]:
-        """The official answer: PEG's parameters. Gains and biases are the optimiser's to leave out, as timm's does by their one axis."""
+        """The official answer: PEG's parameters. Gains and biases, of one axis, are for the optimiser to leave out, as timm's does."""
         return {name for name, _ in self.named_parameters() if name.startswith("pos_block.")}
-
-
-class Layer(nn.Module):
-    """A function of the specification, with its parameters and settings. Modules without a forward of their own hold `a.b.weight`."""
-
-    def __init__(self, function: Callable[..., Any], params: Tensors, **settings: Any) -> None:
-        super().__init__()
-        self.function, self.names, self.settings = function, tuple(params), settings
-        for name, value in params.items():
-            *path, leaf = name.split(".")
-            owner: nn.Module = self
-            for step in path:
-                if not hasattr(owner, step):
-                    owner.add_module(step, nn.Module())
-                owner = owner.get_submodule(step)
-            owner.register_parameter(leaf, nn.Parameter(value))
-
-    def params(self) -> dict[str, Tensor]:
-        """By attribute, so that whatever takes a parameter's place (`functional_call`, a parametrisation) is seen."""
-        found: dict[str, Any] = {}
-        for name in self.names:
-            value: Any = self
-            for step in name.split("."):
-                value = getattr(value, step)
-            found[name] = value
-        return found
-
-    def forward(self, x: Tensor) -> Tensor:
-        params = self.params()
-        if params and torch.is_autocast_enabled(x.device.type):  # what came before may have been autocast; the parameters are not
-            x = x.to(params[self.names[0]].dtype)
-        y: Tensor = self.function(x, params, **self.settings)
-        return y
-
-    def extra_repr(self) -> str:
-        return ", ".join([self.function.__name__, *(f"{name}={value}" for name, value in self.settings.items())])
-
-
-def layer_norm(x: Tensor, params: Tensors, *, eps: float) -> Any:
-    return ops.layer_norm(x, **params, eps=eps)
-
-
-def linear(x: Tensor, params: Tensors) -> Any:
-    return ops.linear(x, **params)
-
-
-def gelu(x: Tensor, params: Tensors) -> Any:
-    return ops.gelu(x)
 
 
 def _head(config: ScalableViTConfig, params: Tensors) -> nn.Module:
@@ -224,80 +172,3 @@ def _head(config: ScalableViTConfig, params: Tensors) -> nn.Module:
         first, norm = Layer(linear, p["0"]), Layer(layer_norm, p["1"], eps=config.norm_eps)
         return nn.Sequential(first, norm, Layer(gelu, {}), Layer(linear, p["3"]) if config.num_classes else nn.Identity())
     return Layer(linear, params) if config.head == "linear" and config.num_classes else nn.Identity()
-
-
-class Block(nn.Module):
-    """`sv.block`, with dropout and stochastic depth; its parts lie in the order of the official state dict."""
-
-    norm1: Layer
-    attn: Layer
-    norm2: Layer
-    mlp: Layer
-
-    def __init__(
-        self, params: Mapping[str, Tensors], config: ScalableViTConfig, k: int, i: int, *, drop: float, attn_drop: float
-    ) -> None:
-        super().__init__()
-        heads, eps = config.num_heads[k], config.norm_eps
-        for name, p in params.items():
-            layer: Layer
-            if name == "mlp":
-                layer = Dropped(mlp, p, within=drop, after=drop)
-            elif name != "attn":
-                layer = Layer(layer_norm, p, eps=eps)
-            elif block_kind(i) == "iwsa":
-                settings: dict[str, Any] = {"window_size": config.window_sizes[k], "pad": config.pad_windows}
-                layer = Dropped(iwsa, p, within=attn_drop, after=drop, num_heads=heads, **settings)
-            else:
-                settings = {"sr_ratio": config.sr_ratios[k], "c_ratio": config.c_ratios[k]}
-                settings |= {"values": config.ssa_values, "scale": config.ssa_scale}
-                layer = Dropped(ssa, p, within=attn_drop, after=drop, num_heads=heads, **settings)
-            self.add_module(name, layer)
-        self.drop_path = DropPath()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        x = x + self.drop_path(self.mlp(self.norm2(x)))
-        return x
-
-
-class Dropped(Layer):
-    """Dropout within an attention (of its weights) or an MLP (of its hidden units), and of its output."""
-
-    def __init__(self, function: Callable[..., Any], params: Tensors, *, within: float, after: float, **settings: Any) -> None:
-        super().__init__(function, params, **settings)
-        self.within, self.drop = within, nn.Dropout(after)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.within:
-            with DropWithin(self.within, after=F.gelu if self.function is mlp else torch.softmax):
-                return self.drop(super().forward(x))  # type: ignore[no-any-return]
-        return self.drop(super().forward(x))  # type: ignore[no-any-return]
-
-
-class DropWithin(TorchFunctionMode):
-    """While it is entered, dropout follows every call of one function of torch's, and takes place in its fused attention."""
-
-    def __init__(self, rate: float, *, after: Callable[..., Any]) -> None:
-        super().__init__()
-        self.rate, self.after = rate, after
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        fused = {"dropout_p": self.rate} if func is F.scaled_dot_product_attention else {}
-        y = func(*args, **(kwargs or {}), **fused)
-        return F.dropout(y, self.rate) if func is self.after else y
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: a sample's branch is left out with probability `rate`, and scaled by 1 / (1 − rate) where it is not."""
-
-    rate = 0.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self.rate:
-            return x
-        keep = 1 - self.rate
-        return x * x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep).div_(keep)
-
-    def extra_repr(self) -> str:
-        return f"{self.rate:.3g}"

@@ -128,8 +128,20 @@ def scalable_vit(
     check_size(config, *images.shape[1:3], drops_tiles=patched)
     params = flatten(params)
     check_parameters(params, parameter_shapes(config, patched=patched), images, name="images")
-    theirs = {row.vit_pytorch: rearrange(params[row.flax], row.inverse) for row in table(config.depth, patched=patched)}
+    theirs = as_vit_pytorch(params, config)
     return forward(images, theirs, config, PATCHED if patched else AS_PUBLISHED, tap)
+
+
+def as_vit_pytorch(params: Params, config: Config) -> dict[str, Any]:
+    """The port's parameters, nested or flat, under vit_pytorch's names and with its axes."""
+    params = flatten(params)
+    rows = [row for row in table(config.depth) if row.flax in params]
+    return {row.vit_pytorch: rearrange(params[row.flax], row.inverse) for row in rows}
+
+
+def trace_names(config: Config) -> dict[str, str]:
+    """vit_pytorch's names of what a trace sees to this port's."""
+    return _names(config.depth)[0]
 
 
 def trace(images: Float[Array, "b h w c"], params: Params, config: Config, *, patched: bool = False) -> dict[str, Any]:
@@ -138,7 +150,7 @@ def trace(images: Float[Array, "b h w c"], params: Params, config: Config, *, pa
     `Transformer_k`, `Downsample_k`, `LayerNorm_0`, `Dense_0`; `mean`, which is no module's; and `logits`.
     """
     seen = traced(lambda tap: scalable_vit(images, params, config, patched=patched, tap=tap))
-    names, _ = _names(config.depth)
+    names = trace_names(config)
     return {names[name]: x for name, x in seen.items()}
 
 

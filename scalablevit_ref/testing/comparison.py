@@ -13,14 +13,15 @@ from scalablevit_ref.checkpoints import Checkpoint, load_checkpoint
 from scalablevit_ref.checks import check_image_size, check_shapes, nearest_image_size
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.config import variant as named_variant
+from scalablevit_ref.dialects import flax_port
+from scalablevit_ref.dialects.config import Config, check_size, is_norm_bias
 from scalablevit_ref.network import scalable_vit, stage_features
-from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing.arrays import Comparison, compare_arrays
 from scalablevit_ref.testing.capture import Captured, CaptureError, capture
 from scalablevit_ref.testing.capture.dispatch import is_flax_module, is_torch_module, told_config
 from scalablevit_ref.testing.diagnosis import Finding, diagnose
 from scalablevit_ref.testing.hypotheses import Hypothesis
-from scalablevit_ref.testing.layers import layers, tap_shapes
+from scalablevit_ref.testing.layers import layers, shapes_of, tap_shapes
 from scalablevit_ref.testing.local import Local
 from scalablevit_ref.testing.maps import TURNED, canonical_map, fitting
 from scalablevit_ref.testing.random import random_images, random_params
@@ -30,14 +31,14 @@ from scalablevit_ref.testing.tolerances import NETWORK_TOLERANCE, relative_l2
 Mode = Literal["both", "propagated", "isolated"]
 MODES: tuple[Mode, ...] = ("both", "propagated", "isolated")
 
-SEARCHES = 4
-"""Layers for which every hypothesis is tried; for the others those that explained one of these."""
+SEARCH_SECONDS = 60
+"""So long every hypothesis is tried for a layer; then only those that explained a layer before it."""
 
 
 def compare(
     candidate: Any,
     *,
-    variant: str | ScalableViTConfig | None = None,
+    variant: str | ScalableViTConfig | Config | None = None,
     weights: Any = None,
     images: Any = None,
     mode: Mode = "both",
@@ -78,8 +79,8 @@ def compare(
 
 
 def _network(
-    candidate: Any, variant: str | ScalableViTConfig | None, weights: Any, module: bool
-) -> tuple[ScalableViTConfig, dict[str, np.ndarray] | None]:
+    candidate: Any, variant: str | ScalableViTConfig | Config | None, weights: Any, module: bool
+) -> tuple[ScalableViTConfig | Config, dict[str, np.ndarray] | None]:
     """The settings, and the weights unless they are the candidate's own."""
     if isinstance(weights, Path) or (isinstance(weights, str) and weights not in ("random", "own")):
         weights = load_checkpoint(weights)
@@ -92,33 +93,53 @@ def _network(
         raise CaptureError("which network? variant= names it (small, base, …), or gives its ScalableViTConfig")
     if weights is None or isinstance(weights, str):
         own = weights == "own" or (weights is None and not module)
-        return config, None if own else random_params(parameter_shapes(config))
+        return config, None if own else random_params(shapes_of(config))
     params = {name: np.asarray(value) for name, value in weights.items()}
-    check_shapes(params, parameter_shapes(config))
-    return config, params
+    return config, _checked(params, config)
 
 
-def _images(images: Any, config: ScalableViTConfig, *, given: bool) -> np.ndarray | None:
+def _checked(params: Mapping[str, np.ndarray], config: ScalableViTConfig | Config) -> dict[str, np.ndarray]:
+    """Official parameters, or a port's under vit_pytorch's names; the Flax port has no norm biases and one norm more."""
+    expected = shapes_of(config)
+    if isinstance(config, Config) and any(name.startswith("params") for name in params):
+        params = flax_port.as_vit_pytorch(params, config)
+        expected = {name: shape for name, shape in expected.items() if name in params or not is_norm_bias(name)}
+        surplus = {name: params[name] for name in params if name not in expected}
+        check_shapes({name: value for name, value in params.items() if name not in surplus}, expected)
+        return dict(params)
+    check_shapes(params, expected)
+    return dict(params)
+
+
+def _images(images: Any, config: ScalableViTConfig | Config, *, given: bool) -> np.ndarray | None:
     """Those to compare on; None where a trace may bring its own."""
     if images is not None:
         x = np.asarray(images)
-        if x.ndim != 4 or x.shape[1] != config.in_chans:
-            raise ValueError(f"images must be b c h w with {config.in_chans} channels, got shape {x.shape}")
-        check_image_size(config, *x.shape[2:])
+        channels = config.channels if isinstance(config, Config) else config.in_chans
+        if x.ndim != 4 or x.shape[1] != channels:
+            raise ValueError(f"images must be b c h w with {channels} channels, got shape {x.shape}")
+        if isinstance(config, Config):
+            check_size(config, *x.shape[2:], drops_tiles=True)
+        else:
+            check_image_size(config, *x.shape[2:])
         return x
     if given:
         return None
+    if isinstance(config, Config):
+        return random_images((2, config.channels, 256, 256))
     size = nearest_image_size(config, 224)
     return random_images((2, config.in_chans, size, size))
 
 
-def _same_weights(captured: Captured, params: Mapping[str, np.ndarray] | None, config: ScalableViTConfig) -> dict[str, np.ndarray]:
+def _same_weights(
+    captured: Captured, params: Mapping[str, np.ndarray] | None, config: ScalableViTConfig | Config
+) -> dict[str, np.ndarray]:
     """The weights that both are to have, checked before anything else."""
     own = captured.params
     if params is None and own is None:
         raise CaptureError(f"weights must be given for a {captured.kind}: they are not told by it")
     if own is not None:
-        check_shapes(own, parameter_shapes(config))
+        own = _checked(own, config)
     if params is None or own is None:
         return dict(own if params is None else params)  # type: ignore[arg-type]
     wrong = [name for name in params if relative_l2(own[name], params[name].astype(own[name].dtype)) > 0]
@@ -132,7 +153,7 @@ def _same_weights(captured: Captured, params: Mapping[str, np.ndarray] | None, c
 
 def _compared(
     captured: Captured,
-    config: ScalableViTConfig,
+    config: ScalableViTConfig | Config,
     params: Mapping[str, np.ndarray],
     mode: Mode,
     tolerance: float | None,
@@ -158,8 +179,11 @@ def _compared(
                 held("propagated", name, expected)
             return expected
 
-        run = stage_features if config.stage_norms and config.head == "none" else scalable_vit
-        run(images, local.params, config, tap=tap)
+        if isinstance(config, Config):
+            Local(config, params, images, set(), taps.wide).end_to_end(tap)
+        else:
+            run = stage_features if config.stage_norms and config.head == "none" else scalable_vit
+            run(images, local.params, config, tap=tap)
     if mode != "propagated":
         progress("each layer by itself")
         for name in order:
@@ -226,16 +250,15 @@ def _causes(local: Local, taps: _Taps, report: Report) -> tuple[tuple[Cause, ...
     """Hypotheses with the layers that each explains, as few as suffice; and for other layers what comes nearest."""
     explained: dict[str, list[Finding]] = {}
     nearest: list[Finding] = []
-    searches = SEARCHES
+    end = time.monotonic() + SEARCH_SECONDS
     known: dict[Hypothesis, None] = {}
     for row in report.diverging:
         actual = taps.wide(row.layer)
         if not np.isfinite(actual).all():
             continue
         findings = diagnose(
-            local, row.layer, actual, dtype=report.dtype, tolerance=report.tolerance, known=known, search=searches > 0
+            local, row.layer, actual, dtype=report.dtype, tolerance=report.tolerance, known=known, search=time.monotonic() < end
         )
-        searches -= not any(finding.hypothesis in known for finding in findings)
         if findings and findings[0].explains:
             explained[row.layer] = findings
             known |= {finding.hypothesis: None for finding in findings}

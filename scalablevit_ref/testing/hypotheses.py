@@ -8,7 +8,7 @@ from itertools import permutations
 from typing import Any
 
 from scalablevit_ref.testing.layers import OFFICIAL, Kind, Wiring
-from scalablevit_ref.testing.variations import NONE, Variation
+from scalablevit_ref.testing.slips import NONE, Variation
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,10 @@ def _wired(words: str, **change: Any) -> Hypothesis:
     return Hypothesis(words, wiring=Wiring(**change))
 
 
-GELU, NORMS = "mlp ssa gelu", "patch_embed layer_norm ssa"
+GELU, NORMS = "mlp ssa gelu feed_forward", "patch_embed layer_norm ssa channel_norm head_norm feed_forward port_ssa port_iwsa"
+ATTENTION, IWSA, PEG = "iwsa ssa port_iwsa port_ssa", "iwsa port_iwsa", "peg port_peg"
+KERNELS = f"patch_embed stem downsample {PEG} {ATTENTION}"
+PRODUCTS = f"{KERNELS} mlp feed_forward linear"
 
 HYPOTHESES = (
     _layer(GELU, "GELU is the tanh approximation", gelu="tanh"),
@@ -61,47 +64,47 @@ HYPOTHESES = (
     _layer(NORMS, "LayerNorm does not shift (its bias is left out)", norm="without shift"),
     _layer(NORMS, "LayerNorm has neither gain nor shift", norm="without either"),
     _layer(NORMS, "LayerNorm is missing", norm="missing"),
-    _layer("patch_embed peg iwsa ssa", "kernels are flipped (convolution instead of cross-correlation)", kernels="flipped"),
-    _layer("patch_embed peg iwsa ssa", "kernels have H and W swapped", kernels="transposed"),
-    _layer("patch_embed peg iwsa ssa", "padding is SAME, which shifts the grid, instead of symmetric", padding="same"),
-    _layer("peg iwsa", "the border is replicated instead of zeros", padding="replicated"),
-    _layer("iwsa ssa", "heads are interleaved: channels are split as (d heads), not (heads d)", interleaved="all"),
-    _layer("iwsa ssa", "heads of q and k are interleaved, those of v are not", interleaved="q and k"),
-    _layer("iwsa ssa", "heads of v are interleaved, those of q and k are not", interleaved="v"),
-    _layer("iwsa ssa", "heads are interleaved when they are split and not when they are merged", interleaved="q, k and v"),
-    _layer("iwsa ssa", "heads are interleaved when they are merged", interleaved="merge"),
+    _layer(KERNELS, "kernels are flipped (convolution instead of cross-correlation)", kernels="flipped"),
+    _layer(KERNELS, "kernels have H and W swapped", kernels="transposed"),
+    _layer(KERNELS, "padding is SAME, which shifts the grid, instead of symmetric", padding="same"),
+    _layer(f"{PEG} {IWSA}", "the border is replicated instead of zeros", padding="replicated"),
+    _layer(ATTENTION, "heads are interleaved: channels are split as (d heads), not (heads d)", interleaved="all"),
+    _layer(ATTENTION, "heads of q and k are interleaved, those of v are not", interleaved="q and k"),
+    _layer(ATTENTION, "heads of v are interleaved, those of q and k are not", interleaved="v"),
+    _layer(ATTENTION, "heads are interleaved when they are split and not when they are merged", interleaved="q, k and v"),
+    _layer(ATTENTION, "heads are interleaved when they are merged", interleaved="merge"),
     *(
-        _layer("iwsa ssa", f"q, k and v are taken in the order {', '.join(order)}", order=" ".join(order))
+        _layer(ATTENTION, f"q, k and v are taken in the order {', '.join(order)}", order=" ".join(order))
         for order in permutations("qkv")
         if order != ("q", "k", "v")
     ),
     _layer("iwsa", "qkv's channels are split as (heads three d), not (three heads d)", thirds="(heads three d)"),
     _layer("iwsa", "qkv's channels are split as (heads d three), not (three heads d)", thirds="(heads d three)"),
-    _layer("iwsa ssa", "logits are scaled by d^-½, d the width of a head of the input (without r_c)", scale="d"),
-    _layer("iwsa ssa", "logits are scaled by the width of a key, (c'/H)^-½", scale="c'/H"),
-    _layer("iwsa ssa", "logits are scaled by c^-½, the width of all heads together", scale="c"),
-    _layer("iwsa ssa", "logits are not scaled", scale="none"),
-    _layer("iwsa ssa", "logits are scaled twice, by 1/d", scale="1/d"),
+    _layer(ATTENTION, "logits are scaled by d^-½, d the width of a head of the input (without r_c)", scale="d"),
+    _layer(ATTENTION, "logits are scaled by the width of a key, (c'/H)^-½", scale="c'/H"),
+    _layer(ATTENTION, "logits are scaled by c^-½, the width of all heads together", scale="c"),
+    _layer(ATTENTION, "logits are not scaled", scale="none"),
+    _layer(ATTENTION, "logits are scaled twice, by 1/d", scale="1/d"),
     _layer("iwsa", "windows are a dilated grid instead of tiles: (ph gh) in place of (gh ph)", windows="grid"),
     _layer("iwsa", "windows are cut out column by column and merged row by row", windows="columns first when cut"),
     _layer("iwsa", "windows are cut out row by row and merged column by column", windows="columns first when merged"),
     _layer("iwsa", "H and W are swapped inside each window when it is merged", windows="transposed inside when merged"),
-    _layer("iwsa", "LIM is missing", lim="missing"),
-    _layer("iwsa", "LIM convolves the input instead of the values", lim="of x"),
-    _layer("iwsa", "LIM convolves the queries instead of the values", lim="of q"),
-    _layer("iwsa", "LIM convolves the keys instead of the values", lim="of k"),
-    _layer("iwsa", "LIM convolves the attention's output instead of the values", lim="of z"),
-    _layer("iwsa", "LIM runs window by window, so that windows do not interact", lim="per window"),
-    _layer("iwsa", "LIM is a residual: V + F(V) is added instead of F(V)", lim="residual"),
-    _layer("iwsa", "LIM is added after proj", lim="after proj"),
-    _layer("iwsa", "LIM comes before the attention, which attends to F(V)", lim="before the attention"),
+    _layer(IWSA, "LIM is missing", lim="missing"),
+    _layer(IWSA, "LIM convolves the input instead of the values", lim="of x"),
+    _layer(IWSA, "LIM convolves the queries instead of the values", lim="of q"),
+    _layer(IWSA, "LIM convolves the keys instead of the values", lim="of k"),
+    _layer(IWSA, "LIM convolves the attention's output instead of the values", lim="of z"),
+    _layer(IWSA, "LIM runs window by window, so that windows do not interact", lim="per window"),
+    _layer(IWSA, "LIM is a residual: V + F(V) is added instead of F(V)", lim="residual"),
+    _layer(IWSA, "LIM is added after proj", lim="after proj"),
+    _layer(IWSA, "LIM comes before the attention, which attends to F(V)", lim="before the attention"),
     _layer("ssa", "the activation comes before the norm", activation="before the norm"),
-    _layer("peg", "PEG has no identity: the convolution replaces its input", identity="missing"),
+    _layer(PEG, "PEG has no identity: the convolution replaces its input", identity="missing"),
     _layer("mean", "tokens are pooled by their maximum", pool="max"),
     _layer("mean", "tokens are summed instead of averaged", pool="sum"),
-    _layer("patch_embed peg iwsa ssa", "H and W are swapped", map="w h"),
-    _layer("patch_embed iwsa ssa mlp peg linear", "products are computed from factors rounded to bfloat16", factors="bfloat16"),
-    _layer("patch_embed iwsa ssa mlp peg linear", "products are computed from factors rounded to TF32", factors="tf32"),
+    _layer(KERNELS, "H and W are swapped", map="w h"),
+    _layer(PRODUCTS, "products are computed from factors rounded to bfloat16", factors="bfloat16"),
+    _layer(PRODUCTS, "products are computed from factors rounded to TF32", factors="tf32"),
     _wired("norms come after the residual additions (post-norm)", norms="post"),
     _wired("norms are applied to what the branches give (res-post-norm)", norms="on the branch"),
     _wired("the attention's residual connection is missing", attention="bare"),
@@ -112,6 +115,8 @@ HYPOTHESES = (
     _wired("PEG comes before the first block", peg="before the blocks"),
     _wired("PEG is missing", peg="missing"),
     _wired("tokens are pooled before the last norm", pool="before norm"),
+    _wired("the second feed-forward runs before IWSA", second_feed_forward="before IWSA"),
+    _wired("the last stage ends in a norm too", last_norm="there"),
 )  # fmt: skip
 """In the order in which they are tried."""
 

@@ -11,9 +11,30 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from scalablevit_ref.config import MLP_HEAD_WIDTH, ScalableViTConfig
-from scalablevit_ref.parameters import block_kind
+from scalablevit_ref.dialects.config import Config, shapes
+from scalablevit_ref.parameters import Shapes, block_kind, parameter_shapes
 
-Kind = Literal["patch_embed", "layer_norm", "iwsa", "ssa", "mlp", "peg", "mean", "linear", "gelu", "sum"]
+Kind = Literal[
+    "patch_embed",
+    "layer_norm",
+    "iwsa",
+    "ssa",
+    "mlp",
+    "peg",
+    "mean",
+    "linear",
+    "gelu",
+    "sum",
+    "stem",
+    "downsample",
+    "port_ssa",
+    "feed_forward",
+    "port_peg",
+    "port_iwsa",
+    "channel_norm",
+    "head_norm",
+]
+"""The second row are vit_pytorch's."""
 
 IMAGES, POOL = "images", "pool"
 """The network's input, and the mean over tokens, which no module of the official network has a name for."""
@@ -40,13 +61,19 @@ class Wiring:
         "after the first block"
     )
     pool: Literal["after norm", "before norm"] = "after norm"
+    second_feed_forward: Literal["after IWSA", "before IWSA"] = "after IWSA"  # these two of vit_pytorch's network
+    last_norm: Literal["missing", "there"] = "missing"
 
 
 OFFICIAL = Wiring()
 
 
-def layers(config: ScalableViTConfig, wiring: Wiring = OFFICIAL) -> dict[str, Layer]:
+def layers(config: ScalableViTConfig | Config, wiring: Wiring = OFFICIAL) -> dict[str, Layer]:
     """Every layer by the name of its tap, in the order of `trace`; with `pool`, which is no tap."""
+    if isinstance(config, Config):
+        from scalablevit_ref.testing.port_layers import port_layers
+
+        return port_layers(config, wiring)
     table: dict[str, Layer] = {}
 
     def add(name: str, kind: Kind, *sources: str, **settings: Any) -> str:
@@ -70,13 +97,22 @@ def layers(config: ScalableViTConfig, wiring: Wiring = OFFICIAL) -> dict[str, La
     return table
 
 
-def tap_shapes(config: ScalableViTConfig, images: Sequence[int]) -> dict[str, tuple[int, ...]]:
+def shapes_of(config: ScalableViTConfig | Config) -> Shapes:
+    """Name and shape of every parameter, under the official names, or vit_pytorch's."""
+    return shapes(config) if isinstance(config, Config) else parameter_shapes(config)
+
+
+def tap_shapes(config: ScalableViTConfig | Config, images: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """The shape of every layer's output, b h w c or b c, for images of shape b c h w."""
+    if isinstance(config, Config):
+        from scalablevit_ref.testing.port_layers import port_tap_shapes
+
+        return port_tap_shapes(config, images)
     batch, _, h, w = images
     features = config.embed_dims[-1]
     hidden = {"head.0": MLP_HEAD_WIDTH, "head.1": MLP_HEAD_WIDTH, "head.2": MLP_HEAD_WIDTH} if config.head == "mlp" else {}
     last = config.num_classes or hidden.get("head.2", features)
-    shapes: dict[str, tuple[int, ...]] = {}
+    found: Shapes = {}
     k = 0
     for name in layers(config):
         if name.startswith("patch_embeds."):
@@ -84,10 +120,10 @@ def tap_shapes(config: ScalableViTConfig, images: Sequence[int]) -> dict[str, tu
             h, w = (-(-size // (2 if k else config.patch_size)) for size in (h, w))
         if name in (POOL, "logits") or name.startswith("head"):
             width = features if name == POOL or config.head == "none" else hidden.get(name, last)
-            shapes[name] = (batch, width)
+            found[name] = (batch, width)
         else:
-            shapes[name] = (batch, h, w, config.embed_dims[k])
-    return shapes
+            found[name] = (batch, h, w, config.embed_dims[k])
+    return found
 
 
 def _peg_place(wiring: Wiring, depth: int) -> int | None:

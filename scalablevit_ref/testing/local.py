@@ -8,8 +8,10 @@ from functools import cache
 import numpy as np
 
 from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.dialects.config import Config
 from scalablevit_ref.testing.layers import IMAGES, OFFICIAL, Kind, Layer, Wiring, layers
-from scalablevit_ref.testing.variations import NONE, Variation, run
+from scalablevit_ref.testing.slips import NONE, Variation
+from scalablevit_ref.testing.variations import run
 
 
 class Local:
@@ -21,7 +23,7 @@ class Local:
 
     def __init__(
         self,
-        config: ScalableViTConfig,
+        config: ScalableViTConfig | Config,
         params: Mapping[str, np.ndarray],
         images: np.ndarray,
         names: Iterator[str] | set[str],
@@ -35,6 +37,13 @@ class Local:
     def output(self, name: str, variation: Variation = NONE, wiring: Wiring = OFFICIAL) -> np.ndarray:
         """What the reference's layer, changed so, makes of the candidate's own input. KeyError if this wiring has no such layer."""
         return self._computed(name, variation, self.table(wiring), {IMAGES: self.images})
+
+    def end_to_end(self, tap: Callable[[str, np.ndarray], object]) -> None:
+        """The reference's layers one after the other from the images on, without the candidate; `tap` sees what each gives."""
+        known = {IMAGES: self.images}
+        for name in self.table(OFFICIAL):
+            known[name] = self._computed(name, NONE, self.table(OFFICIAL), known)
+            tap(name, known[name])
 
     def _computed(self, name: str, variation: Variation, table: Mapping[str, Layer], known: dict[str, np.ndarray]) -> np.ndarray:
         """`known` keeps what the layer's sources, and theirs, are computed from."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.dialects.config import Config
 from scalablevit_ref.testing.arrays import Comparison
 from scalablevit_ref.testing.diagnosis import Finding, eps_said
 
@@ -55,7 +56,7 @@ class Report:
     """The verdict, the layers in order, and what the mistakes are. Errors are ‖Δ‖ / ‖reference‖ in eps of `dtype`."""
 
     kind: str
-    config: ScalableViTConfig
+    config: ScalableViTConfig | Config
     mode: str
     dtype: str
     tolerance: float

@@ -13,6 +13,7 @@ import numpy as np
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.dialects.config import Config
 from scalablevit_ref.testing.capture.captured import Captured, CaptureError
 from scalablevit_ref.testing.capture.files import SUFFIXES, check_images, open_trace
 from scalablevit_ref.testing.layers import IMAGES, layers
@@ -41,7 +42,7 @@ def told_config(candidate: Any) -> ScalableViTConfig | None:
 @contextmanager
 def capture(
     candidate: Any,
-    config: ScalableViTConfig,
+    config: ScalableViTConfig | Config,
     images: np.ndarray | None,
     *,
     dtype: str | None = None,
@@ -54,7 +55,7 @@ def capture(
             yield captured
         return
     if isinstance(candidate, Mapping):
-        yield _of_mapping(candidate, config, images)
+        yield _of_mapping(candidate, config, images, names)
         return
     if images is None:
         raise CaptureError("images must be given for this candidate")
@@ -79,19 +80,21 @@ def capture(
         )
 
 
-def _of_mapping(trace: Mapping[str, Any], config: ScalableViTConfig, images: np.ndarray | None) -> Captured:
-    known = layers(config)
-    taps = {name: to_numpy(trace[name]) for name in known if name in trace}
+def _of_mapping(
+    trace: Mapping[str, Any], config: ScalableViTConfig | Config, images: np.ndarray | None, names: Mapping[str, str] | None = None
+) -> Captured:
+    theirs = {name: (names or {}).get(name, name) for name in layers(config)}
+    taps = {name: to_numpy(trace[own]) for name, own in theirs.items() if own in trace}
     if not taps:
         raise CaptureError(f"the trace has no layer's name (it has {', '.join(list(trace)[:3]) or 'none'})")
     own = to_numpy(trace[IMAGES]) if IMAGES in trace else None
     dtypes = sorted({x.dtype.name for x in taps.values()})
     if len(dtypes) > 1:
         raise CaptureError(f"the trace holds layers in several dtypes: {', '.join(dtypes)}")
-    return Captured("trace", taps, {name: name for name in taps}, check_images(own, images, "the trace"), dtypes[0])
+    return Captured("trace", taps, {name: theirs[name] for name in taps}, check_images(own, images, "the trace"), dtypes[0])
 
 
-def _of_function(function: Callable[[np.ndarray], Any], config: ScalableViTConfig, images: np.ndarray) -> Captured:
+def _of_function(function: Callable[[np.ndarray], Any], config: ScalableViTConfig | Config, images: np.ndarray) -> Captured:
     """It gets b c h w images as a NumPy array and gives logits, or a mapping of layers' names to arrays."""
     start = time.perf_counter()
     found = function(images)

@@ -9,9 +9,9 @@ from itertools import product
 from math import prod
 
 from scalablevit_ref.config import ScalableViTConfig, near_matches
-from scalablevit_ref.parameters import parameter_shapes
+from scalablevit_ref.dialects.config import Config
 from scalablevit_ref.testing.capture.captured import CaptureError
-from scalablevit_ref.testing.layers import layers, tap_shapes
+from scalablevit_ref.testing.layers import layers, shapes_of, tap_shapes
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class Module:
         return tuple(sorted(prod(shape) for shape in self.shapes.values()))
 
 
-def by_name(paths: Iterable[str], config: ScalableViTConfig) -> dict[str, str]:
+def by_name(paths: Iterable[str], config: ScalableViTConfig | Config) -> dict[str, str]:
     """Canonical names to paths, where the paths are the official ones, perhaps all behind one prefix ("backbone.")."""
     paths, names = set(paths), [name for name in layers(config) if name != "logits"]
-    prefixes = {path.removesuffix("patch_embeds.0") for path in paths if path.endswith("patch_embeds.0")} | {""}
+    prefixes = {path.removesuffix(names[0]) for path in paths if path.endswith(names[0])} | {""}
     found = [{name: prefix + name for name in names if prefix + name in paths} for prefix in sorted(prefixes)]
     return max(found, key=len)
 
 
-def by_mapping(mapping: Mapping[str, str], paths: Iterable[str], config: ScalableViTConfig) -> dict[str, str]:
+def by_mapping(mapping: Mapping[str, str], paths: Iterable[str], config: ScalableViTConfig | Config) -> dict[str, str]:
     """A user's mapping of canonical names to paths; "{k}" and "{i}" stand for every stage and block.
 
     Raises CaptureError for a name or a path that there is not.
@@ -58,12 +58,12 @@ def by_mapping(mapping: Mapping[str, str], paths: Iterable[str], config: Scalabl
     return found
 
 
-def by_parameters(modules: Sequence[Module], config: ScalableViTConfig, images: Sequence[int]) -> dict[str, str]:
+def by_parameters(modules: Sequence[Module], config: ScalableViTConfig | Config, images: Sequence[int]) -> dict[str, str]:
     """Layers to modules that hold parameters of the same sizes and give as many values, in the order in which they ran.
 
     The longest sequence that is common to both; layers without a partner are left out.
     """
-    shapes, sizes = parameter_shapes(config), tap_shapes(config, images)
+    shapes, sizes = shapes_of(config), tap_shapes(config, images)
     wanted = []
     for name in _as_run(config):
         own = tuple(sorted(prod(shape) for key, shape in shapes.items() if key.startswith(f"{name}.")))
@@ -73,7 +73,7 @@ def by_parameters(modules: Sequence[Module], config: ScalableViTConfig, images: 
     return {wanted[i][0]: modules[j].path for i, j in pairs}
 
 
-def _as_run(config: ScalableViTConfig) -> list[str]:
+def _as_run(config: ScalableViTConfig | Config) -> list[str]:
     """Layers in the order in which they end: a block after its parts, as `layers` has them."""
     return [name for name in layers(config) if name not in ("logits", "head")]
 
@@ -95,13 +95,13 @@ def _common(a: Sequence[object], b: Sequence[object]) -> list[tuple[int, int]]:
     return pairs
 
 
-def parameter_names(found: Mapping[str, str], modules: Mapping[str, Module], config: ScalableViTConfig) -> dict[str, str]:
+def parameter_names(found: Mapping[str, str], modules: Mapping[str, Module], config: ScalableViTConfig | Config) -> dict[str, str]:
     """Official parameter names to the candidate's, for layers that were found: by the same local name, else by size and order.
 
     Raises CaptureError where a layer's parameters do not pair up.
     """
     pairs: dict[str, str] = {}
-    shapes = parameter_shapes(config)
+    shapes = shapes_of(config)
     for name, path in sorted(found.items(), key=lambda item: -item[0].count(".")):
         own = {key: shape for key, shape in shapes.items() if key.startswith(f"{name}.") and key not in pairs}
         theirs = dict(modules[path].shapes)

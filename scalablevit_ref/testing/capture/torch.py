@@ -15,9 +15,10 @@ from torch import nn
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.checkpoints import from_state_dict
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.parameters import parameter_shapes
+from scalablevit_ref.dialects.config import Config
 from scalablevit_ref.testing.capture import names as naming
 from scalablevit_ref.testing.capture.captured import Captured, CaptureError
+from scalablevit_ref.testing.layers import layers, shapes_of
 
 
 def config_of(model: nn.Module) -> ScalableViTConfig | None:
@@ -31,7 +32,7 @@ def config_of(model: nn.Module) -> ScalableViTConfig | None:
 
 def capture_torch(
     model: nn.Module,
-    config: ScalableViTConfig,
+    config: ScalableViTConfig | Config,
     images: np.ndarray,
     *,
     dtype: str | None,
@@ -61,7 +62,7 @@ def capture_torch(
     seconds = time.perf_counter() - start
     if taps["logits"] is None:
         raise CaptureError("the candidate returns no array")
-    params = {name: _values(own[theirs]).reshape(parameter_shapes(config)[name]) for name, theirs in pairs.items()}
+    params = {name: _values(own[theirs]).reshape(shapes_of(config)[name]) for name, theirs in pairs.items()}
     return Captured(
         "torch module",
         {name: _values(value) for name, value in taps.items()},
@@ -74,14 +75,15 @@ def capture_torch(
 
 
 def _aligned(
-    model: nn.Module, config: ScalableViTConfig, x: torch.Tensor, mapping: Mapping[str, str] | None
+    model: nn.Module, config: ScalableViTConfig | Config, x: torch.Tensor, mapping: Mapping[str, str] | None
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Layers to module paths, and official parameters to the module's."""
     paths = {path for path, _ in model.named_modules() if path}
     state = _state(model)
-    shapes = parameter_shapes(config)
+    shapes = shapes_of(config)
     found = naming.by_name(paths, config)
-    prefix = found.get("patch_embeds.0", "patch_embeds.0").removesuffix("patch_embeds.0")
+    first = next(iter(layers(config)))
+    prefix = found.get(first, first).removesuffix(first)
     if mapping is None and all(prefix + name in state for name in shapes):
         return found, {name: prefix + name for name in shapes}
     ran = _ran(model, x)

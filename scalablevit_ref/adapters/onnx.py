@@ -1,0 +1,163 @@
+"""ScalableViT as an ONNX file whose initialisers are the official parameters; and those read back.
+
+Writing takes torch, onnx and onnxscript; reading takes NumPy.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalablevit_ref.adapters import extra
+from scalablevit_ref.adapters.onnx_reader import Reader
+from scalablevit_ref.backends import to_backend
+from scalablevit_ref.checkpoints import Checkpoint, CheckpointError, from_state_dict
+from scalablevit_ref.checkpoints.errors import naming
+from scalablevit_ref.checkpoints.inference import config_to_json
+from scalablevit_ref.checkpoints.writing import write_atomically
+from scalablevit_ref.checks import check_count, check_shapes
+from scalablevit_ref.config import ScalableViTConfig, near_matches
+from scalablevit_ref.network import trace
+from scalablevit_ref.parameters import parameter_shapes
+
+OPSETS = range(18, 24)
+"""Those that `export` writes; 20 is the first with a GELU of its own."""
+
+CONFIG = "scalablevit_ref.config"
+"""The file's metadata that holds the configuration, as JSON."""
+
+
+def export(
+    params: Mapping[str, Any],
+    config: ScalableViTConfig,
+    path: str | os.PathLike[str],
+    *,
+    image_size: int | tuple[int, int] = 224,
+    float16: bool = False,
+    opset: int = 20,
+    batch: int | str = "dynamic",
+    taps: Sequence[str] | bool = (),
+    force: bool = False,
+) -> None:
+    """Write the network as ONNX: input `images` b c h w, output `logits` b classes, initialisers under the official names.
+
+    Everything is float32, or float16 with `float16`, images and logits too, whatever dtype `params` have. The configuration is
+    kept in the metadata. Equal arguments make equal files.
+
+    image_size: height and width, or one number for both; they are fixed in the file.
+    batch: "dynamic", or a fixed size.
+    taps: intermediates, by their names in `sv.trace`, to be outputs after `logits`; True for all. Maps are b h w c.
+    force: overwrite an existing file.
+
+    Raises ValueError or TypeError for arguments that do not fit, FileExistsError, and ModuleNotFoundError that names the extra.
+    """
+    with extra("onnx"):
+        import onnx
+        import onnxscript  # noqa: F401  (torch's exporter needs it)
+        import torch
+
+        from scalablevit_ref.adapters.torch import ScalableViT
+
+    if opset not in OPSETS:
+        raise ValueError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}, got {opset!r}")
+    if batch != "dynamic":
+        check_count("batch", batch)
+    check_shapes(params, parameter_shapes(config))
+    weights = to_backend(params, "torch", "float16" if float16 else "float32")
+    if too_large := [name for name, x in weights.items() if not torch.isfinite(x).all()]:
+        raise ValueError(f"parameter {too_large[0]!r} has values that are not finite in {'float16' if float16 else 'float32'}")
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    images = torch.zeros(2 if batch == "dynamic" else int(batch), config.in_chans, *size, dtype=torch.float16 if float16 else None)
+    outputs = _outputs(images, config, taps)
+
+    class Tapped(ScalableViT):
+        def forward(self, images: Any) -> tuple[Any, ...]:
+            found = trace(images, dict(self.named_parameters()), self.config)
+            return tuple(found[name].clone() for name in outputs)  # an output of its own, also where two names are one value
+
+    with _quiet():
+        program = torch.onnx.export(
+            Tapped(config, params=weights).eval(),
+            (images,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=outputs,
+            dynamic_shapes=({0: torch.export.Dim("batch")},) if batch == "dynamic" else None,
+            opset_version=opset,
+            optimize=False,  # it would fold the transposition of a weight into it
+            verbose=False,
+        )
+    assert program is not None
+    model: Any = program.model_proto
+    _clean(model, list(weights))
+    onnx.helper.set_model_props(model, {CONFIG: config_to_json(config)})
+    write_atomically({Path(path): lambda file: file.write(model.SerializeToString(deterministic=True))}, force=force)
+
+
+def _outputs(images: Any, config: ScalableViTConfig, taps: Sequence[str] | bool) -> list[str]:
+    """`logits` and the taps. The trace is asked for its names on torch's meta device, where nothing is computed."""
+    like = images.to("meta")
+    params = {name: like.new_empty(shape) for name, shape in parameter_shapes(config).items()}
+    names = [name for name in trace(like, params, config) if name != "logits"]
+    wanted = names if taps is True else [name for name in taps or () if name != "logits"]
+    for name in wanted:
+        if name not in names:
+            raise ValueError(f"taps: the network has no {name!r}{near_matches(name, names)}")
+    return ["logits", *dict.fromkeys(wanted)]
+
+
+def _clean(model: Any, names: list[str]) -> None:
+    """Initialisers in the official order; no notes of the machine on which the file was written, which each node has."""
+    held = {x.name: x for x in model.graph.initializer}
+    if set(held) != set(names):
+        raise RuntimeError(f"torch.onnx has renamed parameters: {sorted(set(held) ^ set(names))[:4]}")
+    ordered = [held[name] for name in names]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(ordered)
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, model.graph):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's word on operations of torchvision that it cannot export, nor the warning that its own code earns it."""
+    log = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def load_params(
+    path: str | os.PathLike[str], *, variant: str | None = None, config: ScalableViTConfig | None = None
+) -> dict[str, np.ndarray]:
+    """The official parameters that an ONNX file holds as initialisers, in its dtype: `load(path).params`."""
+    return load(path, variant=variant, config=config).params
+
+
+def load(path: str | os.PathLike[str], *, variant: str | None = None, config: ScalableViTConfig | None = None) -> Checkpoint:
+    """Parameters and configuration of an ONNX file of `export`, or of any other whose initialisers have the official names.
+
+    variant, config: as in `sv.from_state_dict`; the files of `export` say it themselves. Initialisers without a dot in their name
+    are constants, and left out. Weights may lie in other files of the same folder; no link is followed out of it.
+
+    Raises CheckpointError, naming the file, for anything else; FileNotFoundError.
+    """
+    with naming(path), ExitStack() as files:
+        state, notes = Reader(Path(path), files).parameters()
+        if not state:
+            raise CheckpointError("an ONNX file without the official parameters", expected="initialisers such as norm.weight")
+        stored = {"scalablevit_ref": {"config": notes[CONFIG]}} if CONFIG in notes and config is None else {}
+        return from_state_dict({"model": state, **stored}, variant=variant, config=config)

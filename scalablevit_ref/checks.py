@@ -113,6 +113,11 @@ def nearest_image_size(config: ScalableViTConfig, size: int) -> int:
     return fit
 
 
+def usual_image_size(config: ScalableViTConfig) -> int:
+    """A size to try a network at: 112 pixels a side if it takes them, else the nearest from 224 on. ValueError if there is none."""
+    return 112 if _size_fits(config, 112) else nearest_image_size(config, 224)
+
+
 SEARCH = 8192
 """How many pixels around a size that does not fit are searched for one that does."""
 

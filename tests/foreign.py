@@ -62,8 +62,8 @@ def norm(mean: str, root: str) -> tuple[tuple[str, str], ...]:
 
 
 def conv(args: str) -> tuple[tuple[str, str], ...]:
-    return (("class SSA(nn.Module):", "class Conv(nn.Conv2d):\n    def forward(self, x):\n        return F.conv2d("
-             f"x, {args}, self.bias, self.stride, self.padding, 1, self.groups)\n\n\nclass SSA(nn.Module):"),
+    return (("class SSA(nn.Module):", ("class Conv(nn.Conv2d):\n    def forward(self, x):\n        return F.conv2d("
+             f"x, {args}, self.bias, self.stride, self.padding, 1, self.groups)\n\n\nclass SSA(nn.Module):")),
             ("nn.Conv2d(dim", "Conv(dim"), ("nn.Conv2d(channels", "Conv(channels"))  # fmt: skip
 
 
@@ -71,8 +71,8 @@ EMBED, ATTN0, ATTN1, MLP0 = "patch_embeds.0", "stages.0.0.attn", "stages.0.1.att
 FOREIGN = {
     "tanh GELU": Foreign((("nn.GELU()", 'nn.GELU("tanh")'),), MLP0, "GELU is the tanh approximation"),
     "sigmoid GELU": Foreign(
-        (("class SSA(nn.Module):", "class Quick(nn.Module):\n    def forward(self, x):\n        return x * torch.sigmoid(1.702 * x)"
-          "\n\n\nclass SSA(nn.Module):"), ("nn.GELU()", "Quick()")), MLP0, "GELU is the sigmoid approximation, x·σ(1.702 x)"),
+        (("class SSA(nn.Module):", ("class Quick(nn.Module):\n    def forward(self, x):\n        return x * (1.702 * x).sigmoid()"
+          "\n\n\nclass SSA(nn.Module):")), ("nn.GELU()", "Quick()")), MLP0, "GELU is the sigmoid approximation, x·σ(1.702 x)"),
     "eps 1e-5 everywhere": Foreign((("eps=config.norm_eps", "eps=1e-5"), ("eps=eps", "eps=1e-5")), EMBED,
                                    "LayerNorm's epsilon is 1e-5"),
     "SSA eps 1e-6": Foreign((("eps=1e-5", "eps=1e-6"),), ATTN1, "LayerNorm's epsilon is 1e-6"),
@@ -104,9 +104,9 @@ FOREIGN = {
                                           "H and W are swapped inside each window when it is merged"),
     "LIM on x": Foreign(((LIM, LIM.replace("qkv[..., 2 * c :]", "x")),), ATTN0, "LIM convolves the input instead of the values"),
     "LIM per window": Foreign(
-        ((LIM, "t = qkv[..., 2 * c :].view(b, rows // p, p, columns // p, p, c).permute(0, 1, 3, 5, 2, 4).reshape(-1, c, p, p)\n"
+        ((LIM, ("t = qkv[..., 2 * c :].view(b, rows // p, p, columns // p, p, c).permute(0, 1, 3, 5, 2, 4).reshape(-1, c, p, p)\n"
                "        t = self.lim_func(t).view(b, rows // p, columns // p, c, p, p).permute(0, 1, 4, 2, 5, 3)\n"
-               "        lim = t.reshape(b, rows, columns, c)"),), ATTN0,
+               "        lim = t.reshape(b, rows, columns, c)")),), ATTN0,
         "LIM runs window by window, so that windows do not interact"),
     "LIM as residual": Foreign(((Z, f"{Z} + qkv[..., 2 * c :]"),), ATTN0, "LIM is a residual: V + F(V) is added instead of F(V)"),
     "LIM after proj": Foreign(((Z, Z.removesuffix(" + lim")), ("self.proj(z[:, :h, :w].reshape(b, n, c))",
@@ -116,9 +116,9 @@ FOREIGN = {
     "scale by c": Foreign((("attend(q, k, v, d**-0.5)", "attend(q, k, v, c**-0.5)"), ("dim / self.heads * (ratio", "dim * (ratio")),
                           ATTN0, "logits are scaled by c^-½, the width of all heads together"),
     "SSA act before norm": Foreign((("nn.Sequential(nn.LayerNorm(width, eps=1e-5), nn.GELU())", "Turned(width)"),
-        ("class SSA(nn.Module):", "class Turned(nn.Sequential):\n    def __init__(self, width):\n"
+        ("class SSA(nn.Module):", ("class Turned(nn.Sequential):\n    def __init__(self, width):\n"
          "        super().__init__(nn.LayerNorm(width, eps=1e-5), nn.GELU())\n\n    def forward(self, x):\n"
-         "        return self[0](self[1](x))\n\n\nclass SSA(nn.Module):")), ATTN1, "the activation comes before the norm"),
+         "        return self[0](self[1](x))\n\n\nclass SSA(nn.Module):"))), ATTN1, "the activation comes before the norm"),
     "SSA without act": Foreign((("eps=1e-5), nn.GELU())", "eps=1e-5))"),), ATTN1, "there is no activation"),
     "SSA scale by d": Foreign((('(ratio if config.ssa_scale == "scaled" else 1)', "1"),), ATTN1,
                               "logits are scaled by d^-½, d the width of a head of the input (without r_c)"),
@@ -160,11 +160,13 @@ def page() -> str:
         reach = f"{len(said[0].layers)} of {len(report.diverging)}" if said else "–"
         marks = ["yes" if first == expected.layer else "**no**", "yes" if cause == expected.words else "**no**"]
         rows.append(f"| {name} | `{first}` | {marks[0]} | {cause} | {marks[1]} | {reach} |")
-    head = "| planted fault | first divergent layer | right | it matches if … | right | layers explained |\n|---|---|---|---|---|---|\n"
+    titles = ("planted fault", "first divergent layer", "right", "it matches if …", "right", "layers explained")
+    head = f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|\n"
     return (
         "# What the comparison says of 26 planted faults\n\n"
-        "Each of the faults of `tests/faults.py` was put into a foreign network, the plain `torch.nn` one, as an edit of its source\n"
-        "(`tests/foreign.py`), and `scalablevit_ref.testing.compare` was asked. This page is written by `python -m tests.foreign`.\n\n"
+        "Each of the faults of `tests/faults.py` was put into a foreign network, the plain `torch.nn` one, as an edit of its\n"
+        "source (`tests/foreign.py`), and `scalablevit_ref.testing.compare` was asked. This page is written by\n"
+        "`python -m tests.foreign`.\n\n"
         f"The right layer was named {layers} times of {len(FOREIGN)}, the right cause {causes} times.\n\n"
         + head
         + "\n".join(rows)

@@ -20,7 +20,7 @@ from scalablevit_ref.checkpoints.stored import LONGEST_NAME, MOST_AXES, Extent, 
 MOST_BYTES = 1 << 31
 """Of an ONNX file, which is one protobuf message; weights in files beside it are not counted."""
 
-_MOST_FIELDS = 1 << 20
+MOST_FIELDS = 1 << 20
 _LONGEST_TEXT = 1 << 20
 _DTYPES = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 
@@ -32,7 +32,7 @@ class Reader:
     """A walk through the protobuf message, past everything but the metadata and the initialisers, whose bytes stay in the file."""
 
     def __init__(self, path: Path, files: ExitStack) -> None:
-        self.folder, self.files, self.left = path.parent, files, _MOST_FIELDS
+        self.folder, self.files, self.left = path.parent, files, MOST_FIELDS
         self.opened: dict[Path, tuple[BinaryIO, int]] = {}
         self.file, self.size = self.open(path)
 
@@ -46,8 +46,9 @@ class Reader:
         return self.opened[path]
 
     def parameters(self) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-        """The initialisers of floating point with a dot in their name, and the metadata."""
-        tensors, notes = {}, {}
+        """The initialisers of floating point with a dot in their name (the others are constants), and the metadata."""
+        tensors: dict[str, tuple[Extent, np.dtype[Any], tuple[int, ...]]] = {}
+        notes: dict[str, str] = {}
         for number, begin, size in self.fields(0, self.size):
             if number == 14:  # ModelProto.metadata_props
                 notes.update([self.pair(begin, size)])
@@ -63,9 +64,10 @@ class Reader:
         }, notes
 
     def tensor(self, begin: int, size: int) -> tuple[str, Extent, np.dtype[Any], tuple[int, ...]] | None:
-        name, kind, shape, elsewhere = "", 0, [], {}
+        name, kind, other = "", 0, None
+        shape: list[int] = []
         data: list[tuple[int, int]] = []
-        other = None
+        elsewhere: dict[str, str] = {}
         for number, start, length in self.fields(begin, size):
             if number == 1:  # dims, one at a time or packed
                 shape += [start] if length < 0 else self.numbers(start, length)
@@ -134,7 +136,7 @@ class Reader:
         while at < end:
             self.left -= 1
             if self.left < 0:
-                raise CheckpointError("more fields than a network's ONNX file has", expected=f"at most {_MOST_FIELDS}")
+                raise CheckpointError("more fields than a network's ONNX file has", expected=f"at most {MOST_FIELDS}")
             key, at = self.varint(at, end)
             value, length = at, {1: 8, 5: 4}.get(key & 7, -1)
             if key & 7 == 0:

@@ -161,7 +161,7 @@ class ScalableViT(nn.Module):
             block.drop_path.rate = rate
 
     def no_weight_decay(self) -> set[str]:
-        """The official answer: PEG's parameters. Gains and biases, of one axis, are for the optimiser to leave out, as timm's does."""
+        """The official answer: PEG's parameters. Gains and biases, of one axis, timm's optimiser leaves out itself."""
         return {name for name, _ in self.named_parameters() if name.startswith("pos_block.")}
 
 

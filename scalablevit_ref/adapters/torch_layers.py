@@ -98,7 +98,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        y: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return y
 
 
 class Dropped(Layer):
@@ -109,10 +110,13 @@ class Dropped(Layer):
         self.within, self.drop = within, nn.Dropout(after)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.within:
+        if not self.training or not self.within:
+            y = super().forward(x)
+        else:
             with DropWithin(self.within, after=F.gelu if self.function is mlp else torch.softmax):
-                return self.drop(super().forward(x))  # type: ignore[no-any-return]
-        return self.drop(super().forward(x))  # type: ignore[no-any-return]
+                y = super().forward(x)
+        dropped: Tensor = self.drop(y)
+        return dropped
 
 
 class DropWithin(TorchFunctionMode):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import typer
 
 from scalablevit_ref.cli.bench import bench
+from scalablevit_ref.cli.compare import compare
 from scalablevit_ref.cli.convert import convert
 from scalablevit_ref.cli.diff import diff
 from scalablevit_ref.cli.inspect import inspect
 from scalablevit_ref.cli.summary import summary
+from scalablevit_ref.cli.trace import trace
 from scalablevit_ref.cli.verify import verify
 
 app = typer.Typer(
@@ -24,4 +26,6 @@ app.command()(summary)
 app.command()(inspect)
 app.command()(convert)
 app.command()(diff)
+app.command()(compare)
+app.command()(trace)
 app.command()(bench)

@@ -14,7 +14,7 @@ from scalablevit_ref.checkpoints.convert import Converted
 from scalablevit_ref.checkpoints.errors import CheckpointError
 from scalablevit_ref.checkpoints.port_files import OpenedPort, open_any
 from scalablevit_ref.checkpoints.stored import values
-from scalablevit_ref.checks import nearest_image_size
+from scalablevit_ref.checks import usual_image_size
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.dialects import flax_port, vit_pytorch
 from scalablevit_ref.dialects.config import Config, check_size
@@ -69,8 +69,7 @@ def outputs(path: Path, size: int, converted: ScalableViTConfig | Config, option
 def image_size(config: ScalableViTConfig | Config) -> int:
     """A small size that the network takes; 112 or 224 where it can. Raises ValueError if there is none."""
     if isinstance(config, ScalableViTConfig):
-        fitting: int = nearest_image_size(config, 112)
-        return fitting if fitting == 112 else int(nearest_image_size(config, 224))
+        return usual_image_size(config)
     sizes: list[int] = [112, 224, *range(32, 2049, 32)]
     for size in sizes:
         try:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints import load_checkpoint
-from scalablevit_ref.checks import check_image_size, nearest_image_size
+from scalablevit_ref.checks import check_image_size, usual_image_size
 from scalablevit_ref.cli.errors import bad_input_is_one_line, check_known
 from scalablevit_ref.cli.settings import errors_in_flags
 from scalablevit_ref.config import ScalableViTConfig, variant
@@ -98,7 +98,7 @@ def _images(
     if embedded:
         images, labels = digits.test_images()
         return digits.preprocess(images), labels
-    size = nearest_image_size(config, 112 if config == variant("digits") else 224)
+    size = usual_image_size(config)
     return random_images((RANDOM_IMAGES, config.in_chans, size, size), seed, "float32"), None
 
 

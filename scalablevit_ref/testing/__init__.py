@@ -1,7 +1,22 @@
-"""How agreement is measured: units of the dtype's eps, the tolerances of the proof, parameters behind which no fault hides."""
+"""How agreement is measured, and a port held against the reference.
 
-from scalablevit_ref.testing.comparison import compare
+Units of the dtype's eps, the tolerances of the proof, parameters behind which no fault hides, and `compare`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from scalablevit_ref.testing.random import random_images, random_params
 from scalablevit_ref.testing.tolerances import EPS, MAX_TOLERANCE, NETWORK_TOLERANCE, max_error, relative_l2
 
+if TYPE_CHECKING:
+    from scalablevit_ref.testing.comparison import compare
+
 __all__ = ["EPS", "MAX_TOLERANCE", "NETWORK_TOLERANCE", "compare", "max_error", "random_images", "random_params", "relative_l2"]
+
+
+def __getattr__(name: str) -> Any:
+    """`compare` is loaded when it is first asked for: the proof and the benchmark do without it, and so does an unused plugin."""
+    if name == "compare":
+        return import_module("scalablevit_ref.testing.comparison").compare
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

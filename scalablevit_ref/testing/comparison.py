@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import numpy as np
 
-from scalablevit_ref.checkpoints import Checkpoint, load_checkpoint
-from scalablevit_ref.checks import check_image_size, check_shapes, nearest_image_size
+from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.config import variant as named_variant
-from scalablevit_ref.dialects import flax_port
-from scalablevit_ref.dialects.config import Config, check_size, is_norm_bias
+from scalablevit_ref.dialects.config import Config
 from scalablevit_ref.network import scalable_vit, stage_features
 from scalablevit_ref.testing.arrays import Comparison, compare_arrays
 from scalablevit_ref.testing.capture import Captured, CaptureError, capture
-from scalablevit_ref.testing.capture.dispatch import is_flax_module, is_torch_module, told_config
 from scalablevit_ref.testing.diagnosis import Finding, diagnose
 from scalablevit_ref.testing.hypotheses import Hypothesis
-from scalablevit_ref.testing.layers import layers, shapes_of, tap_shapes
+from scalablevit_ref.testing.inputs import Given, same_weights, settle
+from scalablevit_ref.testing.layers import layers, tap_shapes
 from scalablevit_ref.testing.local import Local
 from scalablevit_ref.testing.maps import TURNED, canonical_map, fitting
-from scalablevit_ref.testing.random import random_images, random_params
 from scalablevit_ref.testing.report import Cause, Report, Row
 from scalablevit_ref.testing.tolerances import NETWORK_TOLERANCE, relative_l2
 
@@ -38,6 +34,7 @@ SEARCH_SECONDS = 60
 def compare(
     candidate: Any,
     *,
+    reference: Any = None,
     variant: str | ScalableViTConfig | Config | None = None,
     weights: Any = None,
     images: Any = None,
@@ -52,6 +49,8 @@ def compare(
 
     candidate: a `torch.nn.Module`, a Flax module (nnx, or linen bound to its variables), a function of b c h w images that gives
         logits or a mapping of layers' names to arrays, such a mapping, or a file: a trace (.npz, .safetensors) or a model (.onnx).
+    reference: a trace (a mapping or a file) to hold the candidate's against, where the network is not to be run; without `weights`
+        there is then no isolated error and no diagnosis.
     variant: the network's name or settings; not needed where `weights` or a module's state dict tell.
     weights: official parameters (a mapping, a Checkpoint, a file); "random", the default for modules, draws weights behind which no
         mistake hides and puts them into a copy of the module; "own" takes the module's.
@@ -69,142 +68,80 @@ def compare(
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-    module = is_torch_module(candidate) or is_flax_module(candidate)
-    config, params = _network(candidate, variant, weights, module)
-    x = _images(images, config, given=not module and images is None)
-    wanted = None if dtype == "own" else (dtype or "float64") if module else None
-    with capture(candidate, config, x, dtype=wanted, weights=params if module else None, names=names) as captured:
-        params = _same_weights(captured, params, config)
-        return _compared(captured, config, params, mode, tolerance, diagnosis, progress)
-
-
-def _network(
-    candidate: Any, variant: str | ScalableViTConfig | Config | None, weights: Any, module: bool
-) -> tuple[ScalableViTConfig | Config, dict[str, np.ndarray] | None]:
-    """The settings, and the weights unless they are the candidate's own."""
-    if isinstance(weights, Path) or (isinstance(weights, str) and weights not in ("random", "own")):
-        weights = load_checkpoint(weights)
-    config = named_variant(variant) if isinstance(variant, str) else variant
-    if isinstance(weights, Checkpoint):
-        config = config or weights.config
-        weights = weights.params
-    config = config or told_config(candidate)
-    if config is None:
-        raise CaptureError("which network? variant= names it (small, base, …), or gives its ScalableViTConfig")
-    if weights is None or isinstance(weights, str):
-        own = weights == "own" or (weights is None and not module)
-        return config, None if own else random_params(shapes_of(config))
-    params = {name: np.asarray(value) for name, value in weights.items()}
-    return config, _checked(params, config)
-
-
-def _checked(params: Mapping[str, np.ndarray], config: ScalableViTConfig | Config) -> dict[str, np.ndarray]:
-    """Official parameters, or a port's under vit_pytorch's names; the Flax port has no norm biases and one norm more."""
-    expected = shapes_of(config)
-    if isinstance(config, Config) and any(name.startswith("params") for name in params):
-        params = flax_port.as_vit_pytorch(params, config)
-        expected = {name: shape for name, shape in expected.items() if name in params or not is_norm_bias(name)}
-        surplus = {name: params[name] for name in params if name not in expected}
-        check_shapes({name: value for name, value in params.items() if name not in surplus}, expected)
-        return dict(params)
-    check_shapes(params, expected)
-    return dict(params)
-
-
-def _images(images: Any, config: ScalableViTConfig | Config, *, given: bool) -> np.ndarray | None:
-    """Those to compare on; None where a trace may bring its own."""
-    if images is not None:
-        x = np.asarray(images)
-        channels = config.channels if isinstance(config, Config) else config.in_chans
-        if x.ndim != 4 or x.shape[1] != channels:
-            raise ValueError(f"images must be b c h w with {channels} channels, got shape {x.shape}")
-        if isinstance(config, Config):
-            check_size(config, *x.shape[2:], drops_tiles=True)
-        else:
-            check_image_size(config, *x.shape[2:])
-        return x
-    if given:
-        return None
-    if isinstance(config, Config):
-        return random_images((2, config.channels, 256, 256))
-    size = nearest_image_size(config, 224)
-    return random_images((2, config.in_chans, size, size))
-
-
-def _same_weights(
-    captured: Captured, params: Mapping[str, np.ndarray] | None, config: ScalableViTConfig | Config
-) -> dict[str, np.ndarray]:
-    """The weights that both are to have, checked before anything else."""
-    own = captured.params
-    if params is None and own is None:
-        raise CaptureError(f"weights must be given for a {captured.kind}: they are not told by it")
-    if own is not None:
-        own = _checked(own, config)
-    if params is None or own is None:
-        return dict(own if params is None else params)  # type: ignore[arg-type]
-    wrong = [name for name in params if relative_l2(own[name], params[name].astype(own[name].dtype)) > 0]
-    if wrong:
-        some = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if wrong[3:] else "")
-        turned = own[wrong[0]].ndim == 2 and own[wrong[0]].T.shape == params[wrong[0]].shape
-        hint = "; it is transposed" if turned and np.array_equal(own[wrong[0]].T, params[wrong[0]]) else ""
-        raise CaptureError(f"weights differ: {some}{hint}; load the same weights into both, then compare")
-    return dict(own)  # as the candidate has rounded them
+    with ExitStack() as files:
+        given = settle(candidate, reference, variant, weights, images, files)
+        captured = files.enter_context(
+            capture(
+                candidate,
+                given.config,
+                given.images,
+                dtype=None if dtype == "own" else (dtype or "float64") if given.module else None,
+                weights=given.params if given.module else None,
+                names=names,
+            )
+        )
+        params = same_weights(captured, given)
+        return _compared(captured, given, params, mode, tolerance, diagnosis, progress)
 
 
 def _compared(
     captured: Captured,
-    config: ScalableViTConfig | Config,
-    params: Mapping[str, np.ndarray],
+    given: Given,
+    params: Mapping[str, np.ndarray] | None,
     mode: Mode,
     tolerance: float | None,
     diagnosis: bool,
     progress: Callable[[str], None],
 ) -> Report:
+    config, images = given.config, captured.images
     limit = NETWORK_TOLERANCE[captured.dtype] if tolerance is None else tolerance
-    images = captured.images.astype(np.float64)
     taps = _Taps(captured, tap_shapes(config, images.shape))
-    local = Local(config, params, images, set(captured.taps), taps.wide)
     order = [name for name in layers(config) if name in captured.taps]
+    local = None if params is None else Local(config, params, images, set(captured.taps), taps.wide)
+    mode = "propagated" if local is None else mode
     found: dict[str, dict[str, Comparison]] = {"propagated": {}, "isolated": {}}
     start = time.perf_counter()
 
-    def held(kind: str, name: str, expected: np.ndarray) -> None:
-        found[kind][name] = compare_arrays(taps(name, expected), expected, dtype=captured.dtype, measure="l2")
+    def hold(kind: str, name: str, expected: np.ndarray) -> np.ndarray:
+        if name in captured.taps:
+            found[kind][name] = compare_arrays(taps(name, expected), expected, dtype=captured.dtype, measure="l2")
+        return expected
 
     if mode != "isolated":
         progress("both from end to end")
-
-        def tap(name: str, expected: np.ndarray) -> np.ndarray:
-            if name in captured.taps:
-                held("propagated", name, expected)
-            return expected
-
-        if isinstance(config, Config):
-            Local(config, params, images, set(), taps.wide).end_to_end(tap)
-        else:
-            run = stage_features if config.stage_norms and config.head == "none" else scalable_vit
-            run(images, local.params, config, tap=tap)
-    if mode != "propagated":
+        _propagate(given, local, order, lambda name, expected: hold("propagated", name, expected))
+    if mode != "propagated" and local is not None:
         progress("each layer by itself")
         for name in order:
-            held("isolated", name, local.output(name))
-    rows = tuple(
-        Row(
-            name,
-            captured.modules[name],
-            taps.layout(name),
-            taps.shapes[name],
-            found["propagated"].get(name),
-            found["isolated"].get(name),
-        )
-        for name in order
-    )
+            hold("isolated", name, local.output(name))
+    both = found["propagated"], found["isolated"]
+    compared = [name for name in order if any(name in kind for kind in both)]
+    if not compared:
+        raise CaptureError("the candidate's trace and the reference's have no layer in common")
+    modules, shapes = captured.modules, taps.shapes
+    rows = tuple(Row(name, modules[name], taps.layout(name), shapes[name], *(kind.get(name) for kind in both)) for name in compared)
     seconds = {"candidate": captured.seconds, "comparison": time.perf_counter() - start}
-    report = Report(captured.kind, config, mode, captured.dtype, limit, rows, seconds=seconds, notes=(*captured.notes, *taps.notes))
-    if report.agrees or not diagnosis:
+    notes = (*captured.notes, *taps.notes)
+    report = Report(captured.kind, config, mode, captured.dtype, limit, rows, seconds=seconds, notes=notes)
+    if report.agrees or not diagnosis or local is None:
         return report
     progress("the likely mistake")
     return report.with_causes(*_causes(local, taps, report), *_first_arrays(local, taps, report))
+
+
+def _propagate(given: Given, local: Local | None, order: Iterable[str], tap: Callable[[str, np.ndarray], np.ndarray]) -> None:
+    """Show `tap` what the reference computes from the images on, layer by layer, or what its trace holds."""
+    if given.reference is not None:
+        for name in order:
+            if name in given.reference:
+                tap(name, to_numpy(given.reference[name]))
+        return
+    assert local is not None
+    if isinstance(given.config, Config):
+        Local(given.config, local.params, local.images, set(), local.tap).end_to_end(tap)
+    else:
+        run = stage_features if given.config.stage_norms and given.config.head == "none" else scalable_vit
+        run(local.images, local.params, given.config, tap=tap)
 
 
 class _Taps:

@@ -44,7 +44,7 @@ def ssa(x: Array, params: Mapping[str, Array], v: Variation, *, heads: int, s: i
         rearrange(t, f"b h w {part[name]} -> b heads (h w) d", heads=heads)
         for name, t in zip("qkv", ordered({"q": q, "k": key, "v": value}, v), strict=True)
     )
-    z = attend(q, key, value, _scale(v, q, x), v)
+    z = attend(q, key, value, _scale(v, q, x, heads), v)
     return conv(rearrange(z, f"b heads (h w) d -> b h w {part['merge']}", h=h), **p["to_out.0"], v=v)
 
 
@@ -63,7 +63,7 @@ def iwsa(x: Array, params: Mapping[str, Array], v: Variation, *, heads: int, win
         for name, t in (("q", q), ("k", key), ("v", lim(value) if v.lim == "before the attention" else value))
     )
     q, key, values = windows
-    z = attend(q, key, values, _scale(v, q, x), v)
+    z = attend(q, key, values, _scale(v, q, x, heads), v)
     z = rearrange(z, f"b gh gw heads (ph pw) d -> b (gh ph) (gw pw) {part['merge']}", ph=cut["ph"])
     if v.lim == "added before proj":
         z = z + lim(value)
@@ -80,8 +80,8 @@ def peg(x: Array, params: Mapping[str, Array], v: Variation) -> Array:
     return x + y if v.identity == "added" else y
 
 
-def _scale(v: Variation, q: Array, x: Array) -> float:
-    return scale_of(v, q.shape[-1], q.shape[-1], x.shape[-1], q.shape[-1])
+def _scale(v: Variation, q: Array, x: Array, heads: int) -> float:
+    return scale_of(v, q.shape[-1], q.shape[-1], x.shape[-1], heads * q.shape[-1])
 
 
 PORT_KINDS: dict[str, Callable[..., np.ndarray]] = {

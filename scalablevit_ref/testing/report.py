@@ -103,7 +103,7 @@ class Report:
         first = self.diverging[0]
         at = first.layer if first.module in (first.layer, "output") else f"{first.layer} ({first.module})"
         lines = [
-            f"DIFFERS from the reference: {len(self.diverging)} of {layers} go wrong by themselves, the first is {at}",
+            f"DIFFERS from the reference: {self._wrong(layers)}, the first is {at}",
             f"{first.layer}: {first.own} (allowed {self.tolerance:g} eps)",
         ]
         if np.isnan(first.own.error):
@@ -113,6 +113,12 @@ class Report:
         if not self.causes and not self.nearest:
             lines.append("none of the known mistakes explains it")
         return "\n".join([*lines, *self.notes])
+
+    def _wrong(self, layers: str) -> str:
+        count = len(self.diverging)
+        by_itself = not self.diverging[0].own.error <= self.tolerance
+        many = ("goes", "itself") if count == 1 else ("go", "themselves")
+        return f"{count} of {layers} {many[0]} wrong" + (f" by {many[1]}" if by_itself else " through the errors before")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""

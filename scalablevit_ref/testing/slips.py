@@ -33,7 +33,7 @@ class Variation:
     interleaved: Literal["no", "all", "q and k", "v", "q, k and v", "merge"] = "no"
     order: str = "q k v"
     thirds: Literal["(three heads d)", "(heads three d)", "(heads d three)"] = "(three heads d)"
-    scale: Literal["own", "d", "c", "none", "1/d", "c'/H"] = "own"
+    scale: Literal["own", "d", "c", "none", "1/d", "c'"] = "own"
     windows: Literal["tiles", "grid", "columns first when cut", "columns first when merged", "transposed inside when merged"] = (
         "tiles"
     )
@@ -77,7 +77,7 @@ def ordered(tensors: dict[str, Array], v: Variation) -> list[Array]:
 
 
 def scale_of(v: Variation, own: float, d: float, c: float, width: float) -> float:
-    scales = {"own": own**-0.5, "d": d**-0.5, "c": c**-0.5, "none": 1.0, "1/d": 1 / d, "c'/H": width**-0.5}
+    scales = {"own": own**-0.5, "d": d**-0.5, "c": c**-0.5, "none": 1.0, "1/d": 1 / d, "c'": width**-0.5}
     return float(scales[v.scale])
 
 

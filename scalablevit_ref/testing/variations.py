@@ -45,7 +45,7 @@ def run(layer: Layer, x: Array, params: Mapping[str, Array], v: Variation = NONE
     if turned:
         x = rearrange(x, "b h w c -> b w h c")
     y = (_KINDS | PORT_KINDS)[layer.kind](x, own, v, **layer.settings)
-    return rearrange(y, "b w h c -> b h w c") if turned else y
+    return rearrange(y, "b w h c -> b h w c") if turned and y.ndim == 4 else y  # `mean` leaves no map
 
 
 def _changed(name: str, value: Array, v: Variation) -> Array:
@@ -132,7 +132,7 @@ def ssa(
         rearrange(t, f"b h w {part[name]} -> b heads (h w) d", heads=num_heads) for name, t in (("q", q), ("k", key), ("v", value))
     )
     d = c / num_heads
-    factor = scale_of(v, d * c_ratio if scale == "scaled" else d, d, c, key.shape[-1])
+    factor = scale_of(v, d * c_ratio if scale == "scaled" else d, d, c, num_heads * key.shape[-1])
     z = attend(q, key, value, factor, v)
     return linear(rearrange(z, f"b heads (h w) d -> b h w {part['merge']}", h=h), **p["proj"], v=v)
 
@@ -155,7 +155,7 @@ def iwsa(x: Array, params: Mapping[str, Array], v: Variation, *, num_heads: int,
         rearrange(t, f"b {rows} {columns} {part[name]} -> {cut} heads (ph pw) d", **grid)
         for name, t in (("q", q), ("k", key), ("v", values))
     ]
-    z = attend(*windows, scale_of(v, c / num_heads, c / num_heads, c, c // num_heads), v)
+    z = attend(*windows, scale_of(v, c / num_heads, c / num_heads, c, c), v)
     merged = "(b gw gh)" if v.windows == "columns first when merged" else "(b gh gw)"
     inside = "(pw ph)" if v.windows == "transposed inside when merged" else "(ph pw)"
     z = rearrange(z, f"{merged} heads {inside} d -> b {rows} {columns} {part['merge']}", ph=s, pw=s, **grid)

@@ -15,8 +15,9 @@ from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.dialects.config import Config
 from scalablevit_ref.testing.capture.captured import Captured, CaptureError
-from scalablevit_ref.testing.capture.files import SUFFIXES, check_images, open_trace
+from scalablevit_ref.testing.capture.files import check_images, open_trace
 from scalablevit_ref.testing.layers import IMAGES, layers
+from scalablevit_ref.testing.traces import SUFFIXES
 
 
 def is_torch_module(candidate: Any) -> bool:

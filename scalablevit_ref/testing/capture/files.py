@@ -16,8 +16,6 @@ from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD
 from scalablevit_ref.testing.capture.captured import Captured, CaptureError
 from scalablevit_ref.testing.layers import IMAGES
 
-SUFFIXES = (".npz", ".safetensors")
-
 
 class StoredTaps(Mapping[str, np.ndarray]):
     """Arrays that lie in an open file, by canonical name; none is kept."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -25,6 +25,38 @@ class Module:
     @property
     def signature(self) -> tuple[int, ...]:
         return tuple(sorted(prod(shape) for shape in self.shapes.values()))
+
+
+def aligned(
+    paths: Iterable[str],
+    params: Collection[str],
+    ran: Callable[[], Sequence[Module]],
+    config: ScalableViTConfig | Config,
+    images: Sequence[int],
+    mapping: Mapping[str, str] | None,
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Layers to the candidate's modules, and official parameters to its own.
+
+    params: the names of its parameters. ran: gives the modules in the order in which they ended, where names do not tell.
+    Raises CaptureError where a parameter has no partner.
+    """
+    paths, shapes = set(paths), shapes_of(config)
+    found = by_name(paths, config)
+    first = next(iter(layers(config)))
+    prefix = found.get(first, first).removesuffix(first)
+    if mapping is None and all(prefix + name in params for name in shapes):
+        return found, {name: prefix + name for name in shapes}
+    modules = ran()
+    found = found | by_mapping(mapping, paths, config) if mapping is not None else by_parameters(modules, config, images)
+    known = {module.path: module for module in modules}
+    pairs = parameter_names({name: path for name, path in found.items() if path in known}, known, config)
+    missing = [name for name in shapes if name not in pairs]
+    if missing:
+        raise CaptureError(
+            f"no module of the candidate has the sizes of {missing[0]}{f' and {len(missing) - 1} others' if missing[1:] else ''}; "
+            "names= maps canonical names to its modules, variant= says which network it is"
+        )
+    return found, pairs
 
 
 def by_name(paths: Iterable[str], config: ScalableViTConfig | Config) -> dict[str, str]:
@@ -69,13 +101,22 @@ def by_parameters(modules: Sequence[Module], config: ScalableViTConfig | Config,
         own = tuple(sorted(prod(shape) for key, shape in shapes.items() if key.startswith(f"{name}.")))
         if own:
             wanted.append((name, (own, prod(sizes[name]))))
-    pairs = _common([key for _, key in wanted], [(module.signature, module.size) for module in modules])
-    return {wanted[i][0]: modules[j].path for i, j in pairs}
+    keys = {module.path: (module.signature, module.size) for module in modules}
+    outer = [path for path in keys if not any(keys[path] == keys.get(around) for around in _around(path))]
+    pairs = _common([key for _, key in wanted], [keys[path] for path in outer])
+    return {wanted[i][0]: outer[j] for i, j in pairs}
+
+
+def _around(path: str) -> Iterator[str]:
+    """The modules that this one is part of: one that adds no parameters, as PEG does to its convolution, counts as the layer."""
+    while "." in path:
+        path = path.rpartition(".")[0]
+        yield path
 
 
 def _as_run(config: ScalableViTConfig | Config) -> list[str]:
     """Layers in the order in which they end: a block after its parts, as `layers` has them."""
-    return [name for name in layers(config) if name not in ("logits", "head")]
+    return [name for name in layers(config) if name != "logits"]
 
 
 def _common(a: Sequence[object], b: Sequence[object]) -> list[tuple[int, int]]:
@@ -109,7 +150,9 @@ def parameter_names(found: Mapping[str, str], modules: Mapping[str, Module], con
         for key, shape in own.items():
             local = key.removeprefix(f"{name}.")
             same = [f"{path}.{t}" for t, size in theirs.items() if prod(size) == prod(shape) and f"{path}.{t}" not in taken]
-            fits = [t for t in same if t == f"{path}.{local}"] or _same_role(local, same) or same
+            beside = pairs.get(f"{key.rpartition('.')[0]}.weight", ".").rpartition(".")[0]  # where its weight is, a bias is
+            role = _same_role(local, same) or same
+            fits = [t for t in same if t == f"{path}.{local}"] or [t for t in role if t.rpartition(".")[0] == beside] or role
             if not fits:
                 raise CaptureError(
                     f"{path}, taken for {name}, has no parameter of {prod(shape)} values for {key}; names= maps by hand"

@@ -18,7 +18,7 @@ from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.dialects.config import Config
 from scalablevit_ref.testing.capture import names as naming
 from scalablevit_ref.testing.capture.captured import Captured, CaptureError
-from scalablevit_ref.testing.layers import layers, shapes_of
+from scalablevit_ref.testing.layers import shapes_of
 
 
 def config_of(model: nn.Module) -> ScalableViTConfig | None:
@@ -51,7 +51,8 @@ def capture_torch(
         raise CaptureError("the candidate holds no parameters: give a function of the images instead")
     x = torch.from_numpy(np.ascontiguousarray(images)).to(first.device, first.dtype)
 
-    found, pairs = _aligned(model, config, x, names)
+    paths = [path for path, _ in model.named_modules() if path]
+    found, pairs = naming.aligned(paths, model.state_dict(), lambda: _ran(model, x), config, tuple(x.shape), names)
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     if weights is not None:
         _load(own, pairs, weights)
@@ -72,34 +73,6 @@ def capture_torch(
         params,
         seconds,
     )
-
-
-def _aligned(
-    model: nn.Module, config: ScalableViTConfig | Config, x: torch.Tensor, mapping: Mapping[str, str] | None
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Layers to module paths, and official parameters to the module's."""
-    paths = {path for path, _ in model.named_modules() if path}
-    state = _state(model)
-    shapes = shapes_of(config)
-    found = naming.by_name(paths, config)
-    first = next(iter(layers(config)))
-    prefix = found.get(first, first).removesuffix(first)
-    if mapping is None and all(prefix + name in state for name in shapes):
-        return found, {name: prefix + name for name in shapes}
-    ran = _ran(model, x)
-    if mapping is not None:
-        found |= naming.by_mapping(mapping, paths, config)
-    else:
-        found = naming.by_parameters(ran, config, tuple(x.shape))
-    modules = {module.path: module for module in ran}
-    pairs = naming.parameter_names({name: path for name, path in found.items() if path in modules}, modules, config)
-    missing = [name for name in shapes if name not in pairs]
-    if missing:
-        raise CaptureError(
-            f"no module of the candidate has the sizes of {missing[0]}{f' and {len(missing) - 1} others' if missing[1:] else ''}; "
-            "names= maps canonical names to its modules, variant= says which network it is"
-        )
-    return found, pairs
 
 
 def _ran(model: nn.Module, x: torch.Tensor) -> list[naming.Module]:

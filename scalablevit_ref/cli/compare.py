@@ -1,0 +1,149 @@
+"""`scalablevit-ref compare`: where a port goes wrong first, by how much, and the likely mistake."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from scalablevit_ref.cli.candidates import candidate as named
+from scalablevit_ref.cli.documents import print_json
+from scalablevit_ref.cli.errors import bad_input_is_one_line, check_known
+from scalablevit_ref.cli.settings import errors_in_flags
+from scalablevit_ref.testing.arrays import Comparison
+from scalablevit_ref.testing.comparison import MODES
+from scalablevit_ref.testing.comparison import compare as held_against
+from scalablevit_ref.testing.report import Report, Row
+from scalablevit_ref.testing.traces import trace_images
+
+MOST_ROWS = 12
+
+
+def compare(
+    candidate: Annotated[
+        str,
+        typer.Argument(
+            metavar="CANDIDATE",
+            help="package.module:name or file.py:name (a torch or Flax module, or what makes one), a trace (.npz, .safetensors) "
+            "or a model (.onnx).",
+            show_default=False,
+        ),
+    ],
+    reference: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[REFERENCE]", help="A trace to hold it against. Not given: the reference runs.", show_default=False
+        ),
+    ] = None,
+    variant_name: Annotated[str | None, typer.Option("--variant", help="The network, where its weights do not tell.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|random|own", help="Not given: a module gets random weights, behind which no mistake hides."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(metavar="FILE", help="Images b c h w: .npy, or a trace that holds some.")] = None,
+    mode: Annotated[str, typer.Option(help=f"{', '.join(MODES)}.")] = "both",
+    dtype: Annotated[
+        str | None, typer.Option(help="What a module is converted to; own leaves it. Not given: float64.", show_default=False)
+    ] = None,
+    names: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON: from layers' names to the candidate's.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="In eps of the dtype.", min=0, show_default=False)] = None,
+    diagnosis: Annotated[bool, typer.Option(help="Look for the mistake.")] = True,
+    all_layers: Annotated[bool, typer.Option("--all", help="List every layer.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report, one HTML file.")] = None,
+) -> None:
+    """Hold a port of the network against the reference: which layer goes wrong first, by how much, and why.
+
+    Exit code 0 if it agrees in every layer, 1 if it does not, 2 for what cannot be compared.
+    """
+    with bad_input_is_one_line(), errors_in_flags():
+        check_known("--mode", [mode], MODES)
+        port = named(candidate)
+        with _spinner() as step:
+            report = held_against(
+                port,
+                reference=reference,
+                variant=variant_name,
+                weights=weights,
+                images=None if images is None else trace_images(images),
+                mode=mode,  # type: ignore[arg-type]
+                dtype=dtype,
+                names=None if names is None else _mapping(names),
+                tolerance=tolerance,
+                diagnosis=diagnosis,
+                progress=step,
+            )
+        if html:
+            from scalablevit_ref.testing.page import html as page
+
+            html.write_text(page(report, title=f"{candidate} against the reference"), encoding="utf-8")
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_report(Console(), report, every=all_layers)
+    raise typer.Exit(0 if report.agrees else 1)
+
+
+class _spinner:  # noqa: N801
+    """On a terminal only: what is being done."""
+
+    def __enter__(self) -> Any:
+        console = Console(stderr=True)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.bar.start()
+        task = self.bar.add_task("the candidate", total=None)
+        return lambda description: self.bar.update(task, description=description)
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+
+def _mapping(path: Path) -> dict[str, str]:
+    """Raises ValueError unless the file holds one JSON object of strings."""
+    found: Any = None
+    with suppress(ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError(f"{path}: expected a JSON object from layers' names to the candidate's")
+    return found
+
+
+def print_report(console: Console, report: Report, *, every: bool = False) -> None:
+    """The layers, the first to go wrong marked, and then the verdict and the diagnosis."""
+    wrong = {row.layer for row in report.diverging}
+    rows = [row for row in report.rows if every or row.layer in wrong]
+    if rows:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("layer", no_wrap=True)
+        for heading in ("from end to end", "by itself"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("laid out as", no_wrap=True)
+        for row in rows if every else rows[:MOST_ROWS]:
+            table.add_row(*_cells(row, report), style="red" if row.layer in wrong else "")
+        console.print(table)
+        if not every and len(rows) > MOST_ROWS:
+            console.print(
+                f"… and {len(rows) - MOST_ROWS} more layers that go wrong by themselves (--all lists every layer)", style="dim"
+            )
+    verdict, *lines = str(report).splitlines()
+    console.print(f"[{'green' if report.agrees else 'red'} bold]{escape(verdict)}[/]", highlight=False)
+    for line in lines:
+        console.print(escape(line), highlight=False)
+
+
+def _cells(row: Row, report: Report) -> list[str]:
+    module = "" if row.module in (row.layer, "output") else f" ({row.module})"
+    return [escape(row.layer + module), _error(row.propagated), _error(row.isolated), row.layout]
+
+
+def _error(comparison: Comparison | None) -> str:
+    return "" if comparison is None else f"{comparison.error:.3g} eps"

@@ -1,0 +1,63 @@
+"""`scalablevit-ref trace`: what a port should compute, written to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from scalablevit_ref.checkpoints import load_checkpoint, save_checkpoint
+from scalablevit_ref.checks import check_image_size, usual_image_size
+from scalablevit_ref.cli.errors import bad_input_is_one_line, check_known
+from scalablevit_ref.cli.settings import errors_in_flags
+from scalablevit_ref.config import variant
+from scalablevit_ref.parameters import parameter_shapes
+from scalablevit_ref.testing import random_images, random_params
+from scalablevit_ref.testing.traces import reference_trace, save_trace, trace_images
+
+DTYPES = ("float32", "float64")
+
+
+def trace(
+    output: Annotated[Path, typer.Argument(metavar="FILE", help="Where to: .npz or .safetensors.", show_default=False)],
+    variant_name: Annotated[str | None, typer.Option("--variant", help="Trace this variant, with random weights.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Trace the network of a checkpoint.", metavar="FILE")] = None,
+    save_weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the weights that were used, for the port to load.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Use these: .npy, b c h w, or another trace. Not given: two random ones.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="In which to compute: float32 or float64.")] = "float64",
+    seed: Annotated[int, typer.Option(help="Of random weights and images.", min=0)] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files.")] = False,
+) -> None:
+    """Write what the reference computes, layer by layer, for a port in any language to be held against.
+
+    The file holds `images` and each layer's output under the official module's name, maps as b h w c. Write the port's own outputs
+    under the same names into another file, and `scalablevit-ref compare` says where the two part.
+    """
+    with bad_input_is_one_line(), errors_in_flags():
+        check_known("--dtype", [dtype], DTYPES)
+        if weights is None and variant_name is None:
+            raise ValueError("which network? --variant names it, --weights reads it")
+        if weights is None:
+            config = variant(str(variant_name))
+            params = random_params(parameter_shapes(config), seed, dtype)
+        else:
+            checkpoint = load_checkpoint(weights, variant=variant_name)
+            config, params = checkpoint.config, {name: x.astype(dtype) for name, x in checkpoint.params.items()}
+        size = usual_image_size(config)
+        x = random_images((2, config.in_chans, size, size), seed) if images is None else trace_images(images)
+        x = np.asarray(x, dtype)
+        check_image_size(config, *x.shape[2:])
+        found = reference_trace(x, params, config)
+        save_trace(output, found, config, force=force)
+        if save_weights:
+            save_checkpoint(save_weights, params, config, force=force)
+    Console().print(f"{output}: images {tuple(x.shape)} and {len(found) - 1} layers in {dtype}", highlight=False)
+    if save_weights:
+        Console().print(f"{save_weights}: the weights", highlight=False)

@@ -1,0 +1,41 @@
+"""The pytest plugin `scalablevit_ref`: off until a test asks for its fixture, `scalablevit_reference`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+class Reference:
+    """What the fixture gives; importing this package waits until it is used."""
+
+    def compare(self, candidate: Any, **options: Any) -> Any:
+        """`scalablevit_ref.testing.compare`."""
+        from scalablevit_ref.testing import compare
+
+        return compare(candidate, **options)
+
+    def assert_equivalent(self, candidate: Any, **options: Any) -> Any:
+        """Fail with the diagnosis unless the candidate agrees with the reference in every layer; the report if it does.
+
+        options: of `scalablevit_ref.testing.compare`: variant, weights, mode, images, dtype, names, tolerance and others.
+        """
+        __tracebackhide__ = True
+        report = self.compare(candidate, **options)
+        if not report.agrees:
+            pytest.fail(str(report), pytrace=False)
+        return report
+
+    @property
+    def strategies(self) -> Any:
+        """`scalablevit_ref.testing.strategies`: Hypothesis strategies for operations, networks, parameters and images."""
+        from scalablevit_ref.testing import strategies
+
+        return strategies
+
+
+@pytest.fixture(scope="session")
+def scalablevit_reference() -> Reference:
+    """ScalableViT's executable specification: `scalablevit_reference.assert_equivalent(MyScalableViT(), variant="small")`."""
+    return Reference()

@@ -316,6 +316,7 @@ def test_seed() -> None:
 def test_given_parameters_are_copied() -> None:
     params = random_params(sv.parameter_shapes(CONFIG), dtype="float32")
     network = ScalableViT(CONFIG, params=dict(reversed(params.items())))
+    assert list(network.state_dict()) == list(params)
     with torch.no_grad():
         network.norm.weight.zero_()
     assert params["norm.weight"].all()

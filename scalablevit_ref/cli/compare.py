@@ -123,7 +123,7 @@ def print_report(console: Console, report: Report, *, every: bool = False) -> No
     rows = [row for row in report.rows if every or row.layer in wrong]
     if rows:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
-        table.add_column("layer", no_wrap=True)
+        table.add_column("layer", overflow="fold")
         for heading in ("from end to end", "by itself"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("laid out as", no_wrap=True)

@@ -75,9 +75,9 @@ def capture_flax(
                 "its own casts must go, or dtype= must be what it computes in"
             )
         hidden = [name for name in found if name not in taps and known[found[name]] in ran]
-        notes = (f"images were given as {layout}",)
+        notes = [f"images were given as {layout}"]
         if hidden:
-            notes += (f"{len(hidden)} layers run inside jit, scan or remat and tell nothing: {', '.join(hidden[:3])}",)
+            notes.append(f"{len(hidden)} layers run inside jit, scan or remat and tell nothing: {', '.join(hidden[:3])}")
         return Captured(
             m.kind,
             taps,
@@ -86,7 +86,7 @@ def capture_flax(
             dtypes[0],
             {name: _turned(to_numpy(state[own[theirs]]), own[theirs], shapes[name]) for name, theirs in pairs.items()},
             seconds,
-            notes,
+            tuple(notes),
         )
 
 
@@ -112,6 +112,7 @@ def _ran(m: FlaxModel, state: Mapping[Path, Any], images: np.ndarray) -> tuple[s
             except jax.errors.JAXTypeError:  # it looks at values, so it must be run
                 run(list(state.values()), x)
         except Exception as error:  # whatever the candidate raises
+            raise error
             errors[layout] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             continue
         return layout, x, ran
@@ -128,10 +129,10 @@ def _taps(m: FlaxModel, state: Mapping[Path, Any], x: Any, wanted: Mapping[Path,
             taps[wanted[path]] = value
 
     start = time.perf_counter()
-    logits = _one(jax.block_until_ready(m.run(state, x, ended)))
-    seconds = time.perf_counter() - start
+    logits = _one(m.run(state, x, ended))
     if logits is not None:
-        taps["logits"] = logits
+        taps["logits"] = logits.block_until_ready()
+    seconds = time.perf_counter() - start
     return {name: to_numpy(value) for name, value in taps.items()}, seconds
 
 

@@ -39,8 +39,9 @@ class FlaxModel:
 def linen_model(module: linen.Module, dtype: str | None) -> FlaxModel:
     if module.scope is None:
         raise CaptureError("the linen module is not bound to its variables: give module.bind(variables)")
+    tree: Any = traverse_util  # untyped
     inner, variables = module.unbind()
-    flat = traverse_util.flatten_dict(linen.meta.unbox(variables))
+    flat = tree.flatten_dict(linen.meta.unbox(variables))
     params = {path[1:]: value for path, value in flat.items() if path[0] == "params"}
     others = {path: value for path, value in flat.items() if path[0] != "params"}
 
@@ -52,15 +53,16 @@ def linen_model(module: linen.Module, dtype: str | None) -> FlaxModel:
                 ended(context.module.path, out)
             return out
 
-        tree = traverse_util.unflatten_dict({**others, **{("params", *path): value for path, value in state.items()}})
+        own = tree.unflatten_dict({**others, **{("params", *path): value for path, value in state.items()}})
         with linen.intercept_methods(keep):
-            return inner.apply(tree, x, **_evaluation(inner))
+            return inner.apply(own, x, **_evaluation(inner))
 
     return FlaxModel("linen module", params, frozenset(_owners(params)), run, ("b h w c", "b c h w"))
 
 
 def nnx_model(module: nnx.Module, dtype: str | None) -> FlaxModel:
-    graph, params, others = nnx.split(module, nnx.Param, ...)
+    split: Any = nnx.split(module, nnx.Param, ...)
+    graph, params, others = split
     flat = dict(nnx.to_flat_state(params))
 
     def run(state: Mapping[Path, Any], x: Any, ended: Ended) -> Any:
@@ -97,11 +99,11 @@ def _told_calls(classes: set[type], paths: Mapping[int, Path], ended: Ended) -> 
     defining = {c: vars(c)["__call__"] for kind in classes for c in kind.__mro__ if "__call__" in vars(c)}
     try:
         for c, call in defining.items():
-            c.__call__ = telling(call)  # type: ignore[attr-defined]
+            c.__call__ = telling(call)  # type: ignore[method-assign]
         yield
     finally:
         for c, call in defining.items():
-            c.__call__ = call  # type: ignore[attr-defined]
+            c.__call__ = call  # type: ignore[method-assign]
 
 
 def _compute_in(module: Any, dtype: str | None) -> None:
@@ -110,7 +112,7 @@ def _compute_in(module: Any, dtype: str | None) -> None:
         object.__setattr__(module, "dtype", jnp.dtype(dtype))
 
 
-def _evaluation(module: Any) -> dict[str, bool]:
+def _evaluation(module: Any) -> dict[str, Any]:
     return {name: EVALUATION[name] for name in inspect.signature(type(module).__call__).parameters if name in EVALUATION}
 
 

@@ -73,9 +73,10 @@ def by_mapping(mapping: Mapping[str, str], paths: Iterable[str], config: Scalabl
     Raises CaptureError for a name or a path that there is not.
     """
     paths, known = set(paths), layers(config)
+    numbers = range(1 + max(int(number) for name in known for number in re.findall(r"\d+", name)))
     found = {}
     for pattern, path in mapping.items():
-        for k, i in product(range(config.num_stages), range(max(config.depths))):
+        for k, i in product(numbers, repeat=2):
             name = pattern.replace("{k}", str(k)).replace("{i}", str(i))
             if "{" in pattern and name not in known:
                 continue

@@ -180,7 +180,7 @@ def _by_sizes(graph: Any, config: ScalableViTConfig | Config, images: Sequence[i
     expected = tap_shapes(config, images)
     table = layers(config)
     wanted = [name for name in table if name not in (POOL, "logits") and not (name == "head" and "head.0" in table)]
-    found = {}
+    found: dict[str, str] = {}
     for size in {prod(expected[name]) for name in wanted}:
         named = [name for name in wanted if prod(expected[name]) == size]
         sized = [value for value in values if sizes[value] == size]

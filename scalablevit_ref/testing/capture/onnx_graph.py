@@ -52,7 +52,8 @@ def scope(node: Any) -> str:
     """The path of the module that made a node; empty for the outermost, or if nothing tells."""
     for note in node.metadata_props:
         if note.key == SCOPES:
-            return ["", *re.findall(r"'([^']*)'", note.value)][:-1][-1]
+            paths: list[str] = re.findall(r"'([^']*)'", note.value)[:-1]
+            return paths[-1] if paths else ""
     if not node.name.startswith("/"):
         return ""
     path = part = ""

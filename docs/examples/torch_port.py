@@ -1,0 +1,115 @@
+"""Somebody's port to PyTorch, with names and layouts of its own, and a slip: the heads of stages.1.0 are interleaved."""
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Over the channels of a b c h w map."""
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class WindowAttention(nn.Module):
+    def __init__(self, dim, heads, window, split="(heads d)"):
+        super().__init__()
+        self.heads, self.window, self.split = heads, window, split
+        self.to_qkv = nn.Conv2d(dim, 3 * dim, 1)
+        self.out = nn.Conv2d(dim, dim, 1)
+        self.local = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, x):
+        maps = self.to_qkv(x).chunk(3, dim=1)
+        cut = f"b {self.split} (gh p) (gw q) -> (b gh gw) heads (p q) d"
+        q, k, v = (rearrange(t, cut, heads=self.heads, p=self.window, q=self.window) for t in maps)
+        z = F.scaled_dot_product_attention(q, k, v)
+        merge = f"(b gh gw) heads (p q) d -> b {self.split} (gh p) (gw q)"
+        z = rearrange(z, merge, gh=x.shape[2] // self.window, gw=x.shape[3] // self.window, p=self.window)
+        return self.out(z + self.local(maps[2]))
+
+
+class ScalableAttention(nn.Module):
+    def __init__(self, dim, heads, reduction, ratio):
+        super().__init__()
+        self.heads, self.scale = heads, (dim / heads * ratio) ** -0.5
+        width = int(dim * ratio) if reduction > 1 else dim
+        self.to_q = nn.Conv2d(dim, width, 1)
+        self.reduce = None
+        if reduction > 1:
+            shrink = nn.Conv2d(dim, dim, reduction, reduction, groups=dim)
+            self.reduce = nn.Sequential(shrink, nn.Conv2d(dim, width, 1), ChannelNorm(width, eps=1e-5), nn.GELU())
+            self.to_k, self.to_v = nn.Conv2d(width, width, 1), nn.Conv2d(width, dim, 1)
+        else:
+            self.to_kv = nn.Conv2d(dim, 2 * dim, 1)
+        self.out = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x):
+        y = self.reduce(x) if self.reduce else x
+        k, v = (self.to_k(y), self.to_v(y)) if self.reduce else self.to_kv(y).chunk(2, dim=1)
+        q, k, v = (rearrange(t, "b (heads d) h w -> b heads (h w) d", heads=self.heads) for t in (self.to_q(x), k, v))
+        z = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        return self.out(rearrange(z, "b heads (h w) d -> b (heads d) h w", h=x.shape[2]))
+
+
+class Layer(nn.Module):
+    def __init__(self, dim, attention, hidden):
+        super().__init__()
+        self.before, self.attention = ChannelNorm(dim, eps=1e-6), attention
+        self.between, self.feed = (
+            ChannelNorm(dim, eps=1e-6),
+            nn.Sequential(nn.Conv2d(dim, hidden, 1), nn.GELU(), nn.Conv2d(hidden, dim, 1)),
+        )
+
+    def forward(self, x):
+        x = x + self.attention(self.before(x))
+        return x + self.feed(self.between(x))
+
+
+class Stem(nn.Module):
+    def __init__(self, channels, dim, stride):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(channels, dim, 2 * stride - 1, stride, stride - 1), ChannelNorm(dim, eps=1e-6)
+
+    def forward(self, x):
+        return self.norm(self.conv(x))
+
+
+class Position(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, x):
+        return x + self.conv(x)
+
+
+class DigitsPort(nn.Module):
+    """The variant `digits`: four stages of two blocks."""
+
+    def __init__(self, split="(d heads)"):
+        super().__init__()
+        dims, heads, reductions, ratios = (16, 32, 48, 64), (1, 2, 3, 4), (4, 2, 1, 1), (1.25, 1.25, 1.25, 1.0)
+        hidden, windows = (32, 96, 192, 128), (7, 7, 7, 2)
+        self.body = nn.ModuleList()
+        for k, dim in enumerate(dims):
+            local = WindowAttention(dim, heads[k], windows[k], split if k == 1 else "(heads d)")
+            scalable = ScalableAttention(dim, heads[k], reductions[k], ratios[k])
+            parts = [
+                Stem((1, *dims)[k], dim, 2 if k else 4),
+                Layer(dim, local, hidden[k]),
+                Position(dim),
+                Layer(dim, scalable, hidden[k]),
+            ]
+            self.body.append(nn.Sequential(*parts))
+        self.norm, self.classifier = nn.LayerNorm(64, eps=1e-6), nn.Linear(64, 10)
+
+    def forward(self, x):
+        for stage in self.body:
+            x = stage(x)
+        return self.classifier(self.norm(x.flatten(2).transpose(1, 2)).mean(dim=1))
+
+
+def mended():
+    return DigitsPort(split="(heads d)")

@@ -279,6 +279,7 @@ NAME = list(PARAMS)[5]
         (lambda x: x.dims.extend([1] * 65), "more axes than an array can have"),
         (lambda x: x.float_data.append(1), "values in another form than one run of bytes; found 2 runs"),
         (lambda x: (x.ClearField("raw_data"), x.int32_data.append(1)), "another form than one run of bytes; found int32_data"),
+        (lambda x: x.int32_data.append(1), "another form than one run of bytes; found int32_data"),
         (lambda x: x.ClearField("raw_data"), "found 0 runs"),
         (lambda x: setattr(x, "raw_data", x.raw_data[:-1]), "bytes that do not fit"),
         (lambda x: setattr(x, "name", "norm.weight"), "two initialisers of one name"),
@@ -306,6 +307,8 @@ def test_hostile_tensors(change: Callable[[Any], None], problem: str, tmp_path: 
         (b"\x08\x0a\x3a\xff\xff\xff\xff\x0f", "not an ONNX file, or a damaged one"),
         (b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "not an ONNX file, or a damaged one"),
         (b"\x3a\x07" + b"\x2a\x05\x0a\x7f" + bytes(3), "not an ONNX file, or a damaged one"),
+        (b"\x3a\x02" + b"\x0a\x05" + b"\x08\x01" * 9, "not an ONNX file, or a damaged one"),
+        (b"\x0b\x0c" * 9, "not an ONNX file, or a damaged one"),
         (b"\x08\x0a\x38\x01", "not an ONNX file, or a damaged one"),
     ],
 )
@@ -316,11 +319,14 @@ def test_no_onnx(content: bytes, problem: str, tmp_path: Path) -> None:
 
 
 def test_more_fields_than_a_network_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Millions of empty nodes, which a protobuf library would give a hundred bytes of memory each, end after a number of them."""
+    """Nodes without end, each of which a protobuf library would give a hundred bytes of memory, or a tensor's axes."""
     monkeypatch.setattr(onnx_reader, "MOST_FIELDS", 10_000)
-    (tmp_path / "x.onnx").write_bytes(b"\x3a\xc0\x9a\x0c" + b"\x0a\x00" * 100_000)
-    with pytest.raises(sv.CheckpointError, match="more fields than a network's ONNX file has; expected at most 10000"):
-        adapter.load_params(tmp_path / "x.onnx")
+    empty_nodes = b"\x3a\xc0\x9a\x0c" + b"\x0a\x00" * 100_000
+    axes = b"\x3a\xc8\x9a\x0c\x2a\xc4\x9a\x0c\x0a\xc0\x9a\x0c" + b"\x01" * 200_000
+    for content in (empty_nodes, axes):
+        (tmp_path / "x.onnx").write_bytes(content)
+        with pytest.raises(sv.CheckpointError, match=r"more fields and numbers than a network's .*; expected at most 10000"):
+            adapter.load_params(tmp_path / "x.onnx")
 
 
 def test_no_regular_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

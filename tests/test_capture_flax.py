@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,15 @@ CONFIG = sv.variant(
     head="linear",
 )
 IMAGES = random_images((3, 3, 16, 16))  # no map as large as the batch: every layout shows in the shape
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quickly_compiled() -> Iterator[None]:
+    """Most of the time goes into compiling some hundred operations."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def attend(q: Any, k: Any, v: Any, heads: int, scale: float, split: str = "(heads d)") -> Any:

@@ -120,6 +120,7 @@ OTHERS = {
     r"/mlp": "/ff",
     r"/norm/": "/last/",
     r"/head": "/classify",
+    r"/fc([12])/(\w+)$": r"/\2_of_\1",  # both Linears' parameters are the module's own
 }
 
 
@@ -155,6 +156,14 @@ def test_modules_of_other_names_are_told_from_their_parameters(plain: Any, compa
     assert {row.layer: row.module for row in report.rows}["stages.1.1.attn"] == "layer1_1.mixer"
 
 
+def test_a_value_that_nobody_uses_is_no_output(plain: Any, compared: Callable[..., Report]) -> None:
+    model = copy.deepcopy(plain)
+    value = output_of(model, "/stages.0.0/mlp/fc2/")
+    place = next(i for i, node in enumerate(model.graph.node) if value in node.input)
+    model.graph.node.insert(place, onnx.helper.make_node("Neg", [value], ["unused"], name="/stages.0.0/mlp/Neg"))
+    assert compared(model).agrees
+
+
 def test_values_of_the_layers_names(plain: Any, compared: Callable[..., Report]) -> None:
     """No weights are told: torch's exporter has transposed some."""
     values = {output_of(plain, f"/patch_embeds.{k}/"): f"patch_embeds.{k}" for k in range(2)}
@@ -181,7 +190,12 @@ def test_names_map_layers_to_values_and_modules(plain: Any, compared: Callable[.
 
 def test_without_names_only_what_is_unambiguous_is_taken(plain: Any, compared: Callable[..., Report]) -> None:
     """Four thousand values an image are three times in the graph, in the head; maps are more often there than layers."""
-    report = compared(without_names(plain, {}), weights=WEIGHTS)
+    model = copy.deepcopy(plain)
+    gelu = next(node for node in model.graph.node if node.name.startswith("/head/head.2"))
+    place = [*model.graph.node].index(gelu)
+    model.graph.node.insert(place, onnx.helper.make_node("Identity", [gelu.input[0]], ["seen again"]))  # counts once
+    gelu.input[0] = "seen again"
+    report = compared(without_names(model, {}), weights=WEIGHTS)
     assert report.agrees, report
     assert [row.layer for row in report.rows] == ["head.0", "head.1", "head.2", "head.3", "logits"]
 

@@ -244,6 +244,7 @@ def test_a_nan_is_a_difference() -> None:
     assert report.first is not None
     assert report.first.layer == "stages.1.0.mlp"
     assert "the first to hold a NaN" in str(report)
+    assert len(report.diverging) == 1  # those behind it were fed NaNs
 
 
 def test_swapped_height_and_width_are_said() -> None:

@@ -48,9 +48,11 @@ def compare_arrays(actual: Any, reference: Any, *, dtype: str | None = None, mea
         raise AssertionError(f"shape {x.shape} instead of {y.shape}")
     if not x.size:
         raise AssertionError(f"nothing to compare in shape {x.shape}")
-    difference = np.abs(x.astype(np.float64) - y.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # an infinity less another is a NaN, which is said
+        difference = np.abs(x.astype(np.float64) - y.astype(np.float64))
+        error = _MEASURES[measure](x, y) / EPS[dtype]
     index = tuple(map(int, np.unravel_index(np.argmax(np.nan_to_num(difference, nan=np.inf)), x.shape)))
-    return Comparison(_MEASURES[measure](x, y) / EPS[dtype], dtype, index, float(x[index]), float(y[index]))
+    return Comparison(error, dtype, index, float(x[index]), float(y[index]))
 
 
 def assert_agrees(

@@ -100,6 +100,7 @@ def _compared(
     local = None if params is None else Local(config, params, images, set(captured.taps), taps.wide)
     mode = "propagated" if local is None else mode
     found: dict[str, dict[str, Comparison]] = {"propagated": {}, "isolated": {}}
+    fed_nan: set[str] = set()
     start = time.perf_counter()
 
     def hold(kind: str, name: str, expected: np.ndarray) -> np.ndarray:
@@ -113,13 +114,22 @@ def _compared(
     if mode != "propagated" and local is not None:
         progress("each layer by itself")
         for name in order:
-            hold("isolated", name, local.output(name))
+            with np.errstate(all="ignore"):  # a layer may be fed what another made infinite
+                expected = local.output(name)
+            hold("isolated", name, expected)
+            if not np.isfinite(expected).all():
+                fed_nan.add(name)
     both = found["propagated"], found["isolated"]
     compared = [name for name in order if any(name in kind for kind in both)]
     if not compared:
         raise CaptureError("the candidate's trace and the reference's have no layer in common")
     modules, shapes = captured.modules, taps.shapes
-    rows = tuple(Row(name, modules[name], taps.layout(name), shapes[name], *(kind.get(name) for kind in both)) for name in compared)
+    rows = tuple(
+        Row(
+            name, modules[name], taps.layout(name), shapes[name], *(kind.get(name) for kind in both), fed_finite=name not in fed_nan
+        )
+        for name in compared
+    )
     seconds = {"candidate": captured.seconds, "comparison": time.perf_counter() - start}
     notes = (*captured.notes, *taps.notes)
     report = Report(captured.kind, config, mode, captured.dtype, limit, rows, seconds=seconds, notes=notes)

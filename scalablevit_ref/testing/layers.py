@@ -135,10 +135,12 @@ def _peg_place(wiring: Wiring, depth: int) -> int | None:
 def _add_block(add: Any, x: str, config: ScalableViTConfig, k: int, i: int, wiring: Wiring) -> None:
     name, heads, eps = f"stages.{k}.{i}", config.num_heads[k], config.norm_eps
     norm1, attn, norm2, mlp = (f"{name}.{part}" for part in ("norm1", "attn", "norm2", "mlp"))
-    if block_kind(i) == "iwsa":
-        kind, settings = "iwsa", {"num_heads": heads, "window_size": config.window_sizes[k], "pad": config.pad_windows}
+    kind: Kind = block_kind(i)
+    settings: dict[str, Any]
+    if kind == "iwsa":
+        settings = {"num_heads": heads, "window_size": config.window_sizes[k], "pad": config.pad_windows}
     else:
-        kind, settings = "ssa", {"num_heads": heads, "sr_ratio": config.sr_ratios[k], "c_ratio": config.c_ratios[k]}
+        settings = {"num_heads": heads, "sr_ratio": config.sr_ratios[k], "c_ratio": config.c_ratios[k]}
         settings |= {"values": config.ssa_values, "scale": config.ssa_scale}
     before = (x,) if wiring.attention == "residual" else ()
     if wiring.norms == "post":

@@ -8,8 +8,9 @@ from html import escape
 
 import numpy as np
 
-from scalablevit_ref.testing.charts import SERIES, error_chart, heat_map, histograms
+from scalablevit_ref.testing.charts import SERIES, error_chart
 from scalablevit_ref.testing.diagnosis import eps_said
+from scalablevit_ref.testing.pictures import heat_map, histograms
 from scalablevit_ref.testing.report import Cause, Report, Row
 from scalablevit_ref.testing.style import STYLE
 from scalablevit_ref.testing.tolerances import EPS
@@ -22,7 +23,7 @@ WIDE, NARROW = 960, 350
 
 MEASURED = {
     "propagated": "both networks run from end to end on the same images, so that a layer inherits the errors of those before it",
-    "isolated": "the reference's layer gets what the candidate's layers before it gave, so that what differs is this layer's own doing",
+    "isolated": "the reference's layer gets what the candidate's layers before it gave, so that what differs is its own doing",
 }
 
 
@@ -54,6 +55,10 @@ def _at(row: Row) -> str:
     return _code(row.layer) if row.module in (row.layer, "output") else f"{_code(row.layer)} (the candidate's {_code(row.module)})"
 
 
+def _number(x: float, digits: int = 6) -> str:
+    return f"{x:.{digits}g}".replace("nan", "NaN").replace("inf", "∞")
+
+
 def _relative(error: float, dtype: str) -> str:
     return f"{error * EPS[dtype]:.2g}"
 
@@ -69,7 +74,9 @@ def _verdict(report: Report) -> str:
         facts = [("Worst layer", _code(worst.layer)), ("Its error", eps_said(report.needed))]
     else:
         headline, mark, kind = "Differs from the reference", "✗", "fail"
-        if not any(row.isolated for row in wrong):
+        if count == 1:
+            words = f"{_at(first)}, the one layer compared, is beyond what rounding explains."
+        elif not any(row.isolated for row in wrong):
             words = (
                 f"{len(wrong)} of {layers} {'are' if wrong[1:] else 'is'} beyond what rounding explains; the first is {_at(first)}."
             )
@@ -84,9 +91,9 @@ def _verdict(report: Report) -> str:
             error = f"{eps_said(own.error)} <small>relative {_relative(own.error, report.dtype)}</small>"
         else:
             words += " It is the first to hold a NaN or an infinity."
-            error = str(own.error)
+            error = _number(own.error)
         facts = [("First to differ", _code(first.layer)), ("Its error", error)]
-        facts.append(("Worst element", f"{own.index} <small>{own.actual:.6g} instead of {own.expected:.6g}</small>"))
+        facts.append(("Worst element", f"{own.index} <small>{_number(own.actual)} instead of {_number(own.expected)}</small>"))
     facts.append(("Allowed", f"{report.tolerance:g} eps <small>relative {_relative(report.tolerance, report.dtype)}</small>"))
     listed = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
     return (
@@ -171,7 +178,7 @@ def _layers(report: Report) -> str:
     wrong = {row.layer for row in report.diverging}
     head = "".join(
         f'<th scope="col"{" class=n" * (name in SERIES)}>{name}</th>'
-        for name in ("layer", "verdict", "propagated", "isolated", "worst element", "candidate’s module", "layout", "shape")
+        for name in ("layer", "verdict", "propagated", "isolated", "candidate’s module", "layout", "shape", "worst element")
     )
     only = (
         '<input type="checkbox" id="only"><label for="only">only layers that differ</label>'
@@ -190,16 +197,15 @@ def _layers(report: Report) -> str:
 def _layer(row: Row, report: Report, wrong: bool) -> str:
     inherited = row.propagated is not None and not row.propagated.error <= report.tolerance
     kind, verdict = ("wrong", "✗ differs") if wrong else ("inherited", "inherited") if inherited else ("right", "✓ agrees")
-    errors = "".join(
-        f'<td class="n{"" if c is None or c.error <= report.tolerance else " over"}">{"–" if c is None else f"{c.error:.3g}"}</td>'
-        for c in (row.propagated, row.isolated)
-    )
+    over = ["" if c is None or c.error <= report.tolerance else " over" for c in (row.propagated, row.isolated)]
+    said = ["–" if c is None else _number(c.error, 3) for c in (row.propagated, row.isolated)]
+    errors = "".join(f'<td class="n{mark}">{error}</td>' for mark, error in zip(over, said, strict=True))
     worst = "–" if row.own.error == 0 else str(row.own.index)
     if wrong:
-        worst += f" <small>{row.own.actual:.6g} instead of {row.own.expected:.6g}</small>"
+        worst += f" <small>{_number(row.own.actual)} instead of {_number(row.own.expected)}</small>"
     return (
         f'<tr class="{kind}"><th scope="row">{_code(row.layer)}</th><td class="v">{verdict}</td>{errors}'
-        f"<td>{worst}</td><td>{_code(row.module)}</td><td>{_said(row.layout)}</td><td>{row.shape}</td></tr>"
+        f"<td>{_code(row.module)}</td><td>{_said(row.layout)}</td><td>{row.shape}</td><td>{worst}</td></tr>"
     )
 
 

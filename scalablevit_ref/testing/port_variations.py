@@ -13,8 +13,8 @@ from scalablevit_ref.testing.slips import INTERLEAVED, Array, Variation, attend,
 
 
 def strided_conv(x: Array, params: Mapping[str, Array], v: Variation, *, stride: int, padding: int) -> Array:
-    kernel = params["weight"].shape[2]
-    return conv(padded(x, kernel, stride, padding, v), **params, stride=stride, v=v)
+    weight = params["weight"]
+    return conv(padded(x, weight.shape[2], stride, padding, v), weight, params.get("bias"), stride=stride, v=v)
 
 
 def stem(x: Array, params: Mapping[str, Array], v: Variation) -> Array:

@@ -23,6 +23,7 @@ class Row:
     shape: tuple[int, ...]
     propagated: Comparison | None
     isolated: Comparison | None
+    fed_finite: bool = True  # False where the candidate's own input makes the reference's layer give NaN too
 
     @property
     def own(self) -> Comparison:
@@ -81,7 +82,7 @@ class Report:
     @property
     def diverging(self) -> tuple[Row, ...]:
         """Layers that err by themselves; if none does, those that inherited too much."""
-        own = tuple(row for row in self.rows if not row.own.error <= self.tolerance)
+        own = tuple(row for row in self.rows if row.fed_finite and not row.own.error <= self.tolerance)
         return own or tuple(row for row in self.rows if row.propagated and not row.propagated.error <= self.tolerance)
 
     @property

@@ -118,10 +118,11 @@ def norm(x: Array, params: Mapping[str, Array], eps: float, v: Variation) -> Arr
     x = x - x.mean(axis=-1, keepdims=True)
     variance = (x * x).sum(axis=-1, keepdims=True) / (x.shape[-1] - (v.variance == "unbiased"))
     eps = eps if v.eps is None else v.eps
-    y = x / (np.sqrt(variance + eps) if v.eps_place == "inside the root" else np.sqrt(variance) + eps)
+    y: Array = x / (np.sqrt(variance + eps) if v.eps_place == "inside the root" else np.sqrt(variance) + eps)
     if v.norm == "without either":
         return y
-    return y * params["weight"] + (params["bias"] if v.norm == "with gain and shift" else 0)
+    y = y * params["weight"]
+    return y + params["bias"] if v.norm == "with gain and shift" else y
 
 
 def _sigmoid(x: Array) -> Array:

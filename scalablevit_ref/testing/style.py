@@ -15,7 +15,7 @@ section { margin: 0 0 2.5rem }
 h1 { font-size: 1.125rem; font-weight: 600; color: var(--soft); margin: 0 0 1rem; overflow-wrap: anywhere }
 h2 { font-size: 1.25rem; line-height: 1.3; margin: 0 0 .5rem; overflow-wrap: anywhere }
 p { margin: 0 0 .75rem; max-width: 46rem; overflow-wrap: anywhere }
-code { font: .9em var(--mono); unicode-bidi: isolate }
+code { font-family: var(--mono); font-size: .9em; unicode-bidi: isolate }
 small { font-size: .8125rem; color: var(--soft) }
 dl { margin: 0 }
 dt { color: var(--soft); font-size: .8125rem }
@@ -40,7 +40,8 @@ summary { cursor: pointer; color: var(--soft); margin: .5rem 0 }
 
 svg text { font: 12px var(--sans); fill: var(--soft) }
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; font-size: .875rem; margin: 0 0 .5rem }
-.legend i, .scale i, .scale b { display: inline-block; width: .75rem; height: .75rem; margin-right: .5rem; vertical-align: -.0625rem }
+.legend i, .scale i, .scale b { display: inline-block; width: .75rem; height: .75rem; margin-right: .5rem }
+.legend i { vertical-align: -.0625rem }
 i.propagated { border: 2px solid var(--blue); border-radius: 50% }
 i.isolated { background: var(--orange); border-radius: 50% }
 i.reference { background: var(--fill); opacity: .6 }
@@ -65,7 +66,7 @@ figcaption { font-weight: 600; margin: 0 0 .25rem }
 figcaption span { font-weight: 400; font-size: .875rem; color: var(--soft); margin-left: .25rem }
 img { display: block; width: 100%; height: auto; image-rendering: pixelated }
 .strip img { height: 2.25rem }
-.map { display: grid; grid-template-columns: auto minmax(0, 24rem); column-gap: .375rem }
+.map { display: grid; grid-template-columns: 1.75rem minmax(0, 24rem); column-gap: .375rem }
 .map figcaption { grid-column: 1 / -1 }
 .map .along { grid-column: 2 }
 .frame { position: relative }
@@ -87,7 +88,7 @@ tbody tr:last-child > * { border-bottom: 0 }
 thead th { color: var(--soft); font-size: .8125rem }
 .n, .moments td, .moments th + th { text-align: right }
 .layers th:first-child { position: sticky; left: 0; background: var(--panel) }
-.layers .wrong > * { background: var(--fail-bg) }
+.layers .wrong > *, .layers .wrong th:first-child { background: var(--fail-bg) }
 .wrong .v, .over { color: var(--fail); font-weight: 600 }
 .inherited .v { color: var(--fail) }
 .right .v { color: var(--pass) }

@@ -87,7 +87,8 @@ def last_linear(x: Array, params: Mapping[str, Array], v: Variation) -> Array:
 def mean(x: Array, params: Mapping[str, Array], v: Variation) -> Array:
     if x.ndim == 2:
         return x
-    return {"mean": x.mean(axis=(1, 2)), "max": x.max(axis=(1, 2)), "sum": x.sum(axis=(1, 2))}[v.pool]
+    pools: dict[str, Array] = {"mean": x.mean(axis=(1, 2)), "max": x.max(axis=(1, 2)), "sum": x.sum(axis=(1, 2))}
+    return pools[v.pool]
 
 
 def activation(x: Array, params: Mapping[str, Array], v: Variation) -> Array:
@@ -151,11 +152,12 @@ def iwsa(x: Array, params: Mapping[str, Array], v: Variation, *, num_heads: int,
     rows, columns = ("(ph gh)", "(pw gw)") if v.windows == "grid" else ("(gh ph)", "(gw pw)")
     grid = {"gh": x.shape[1] // s, "gw": x.shape[2] // s, "heads": num_heads}
     cut = "(b gw gh)" if v.windows == "columns first when cut" else "(b gh gw)"
-    windows = [
+    windows = (
         rearrange(t, f"b {rows} {columns} {part[name]} -> {cut} heads (ph pw) d", **grid)
         for name, t in (("q", q), ("k", key), ("v", values))
-    ]
-    z = attend(*windows, scale_of(v, c / num_heads, c / num_heads, c, c), v)
+    )
+    q_windows, key_windows, value_windows = windows
+    z = attend(q_windows, key_windows, value_windows, scale_of(v, c / num_heads, c / num_heads, c, c), v)
     merged = "(b gw gh)" if v.windows == "columns first when merged" else "(b gh gw)"
     inside = "(pw ph)" if v.windows == "transposed inside when merged" else "(ph pw)"
     z = rearrange(z, f"{merged} heads {inside} d -> b {rows} {columns} {part['merge']}", ph=s, pw=s, **grid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, count
 from math import prod
 from typing import Any
 
@@ -98,10 +99,8 @@ def parameters(graph: Any) -> dict[str, Parameter]:
             rank = len(held[value].dims)
             transposed = any(a.name == "transB" and a.i for a in node.attribute)
             own = Parameter(held[value], rank == 2 and (node.op_type == "MatMul" or (node.op_type == "Gemm" and not transposed)))
-            key = f"{scope(node)}.{role}"
-            while key in found and found[key].tensor is not own.tensor:
-                key += "_"
-            found[key] = own
+            keys = (f"{scope(node)}.{name}" for name in chain([role], (f"{n}.{role}" for n in count(1))))
+            found[next(key for key in keys if key not in found or found[key].tensor is own.tensor)] = own
     return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -156,9 +158,9 @@ class Port(nn.Module):
     def __call__(self, images: Any, train: bool = True) -> Any:
         assert not train
         x = images
-        for k in range(2):
+        for k in range(CONFIG.num_stages):
             x = Embed(CONFIG.embed_dims[k], 2 if k else 4, self.slip, name=f"stem{k}")(x)
-            for i in range(2):
+            for i in range(CONFIG.depths[k]):
                 x = Layer(k, i, self.slip if self.where == f"{k}.{i}" else "", name=f"layer{k}_{i}")(x)
                 if i == 0:
                     x = self.position(name=f"position{k}")(x)
@@ -380,14 +382,16 @@ def test_a_models_own_weights_are_told_in_the_official_orientation() -> None:
     assert compared(Official(), weights="own").agrees
 
 
-def test_dtypes() -> None:
-    report = compared(bound(), dtype="float32")
-    assert report.agrees, report
-    assert report.dtype == "float32"
+def test_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compared(bound(dtype="float32")).dtype == "float64"  # a module that is told its dtype is told another
     message = "^the candidate computes in float32 and float64 where its parameters are float64; its own casts must go, or dtype= "
     with pytest.raises(CaptureError, match=message):
         compared(bound(casts=True))
+    one = {name: getattr(CONFIG, name)[:1] for name in ("embed_dims", "num_heads", "mlp_ratios", "sr_ratios", "c_ratios")}
+    monkeypatch.setattr(sys.modules[__name__], "CONFIG", replace(CONFIG, **one, window_sizes=(2,), depths=(1,)))
+    report = compared(bound(), dtype="float32")
+    assert report.agrees, report
+    assert (report.dtype, len(report.rows)) == ("float32", 10)
 
 
 NAMES = {

@@ -164,6 +164,11 @@ class _Taps:
 
     def __call__(self, name: str, expected: np.ndarray | None = None) -> np.ndarray:
         x = np.asarray(self.captured.taps[name])
+        if x.dtype.name != self.captured.dtype:
+            raise CaptureError(
+                f"{self.captured.modules[name]} gives {x.dtype.name}, the candidate's weights are {self.captured.dtype}: "
+                "give a candidate that computes in one dtype"
+            )
         if name not in self._layouts:
             self._layouts[name] = self._settled(name, x, expected)
         return canonical_map(x, self._layouts[name], self.shapes[name])
@@ -186,8 +191,8 @@ class _Taps:
             return fits[0]
         errors = {layout: relative_l2(canonical_map(x, layout, self.shapes[name]), expected) for layout in fits}
         best = min(fits, key=lambda layout: np.nan_to_num(errors[layout], nan=np.inf))
-        if best in TURNED and not errors[best] < 0.1 * errors[fits[0]]:
-            best = min((f for f in fits if f not in TURNED), key=lambda layout: errors[layout])
+        if not errors[best] < 0.1 * errors[fits[0]]:  # noise is no reason to take an unlikely one
+            best = fits[0]
         if best in TURNED:
             self.notes.append(f"{name} is laid out as {best}: H and W are swapped")
         return best

@@ -13,7 +13,7 @@ import scalablevit_ref as sv
 from scalablevit_ref import ops
 from scalablevit_ref.benchmark.contenders import vit_pytorch_module
 from scalablevit_ref.testing import random_images, random_params
-from scalablevit_ref.testing.arrays import assert_agrees, assert_traces_agree, compare, first_difference
+from scalablevit_ref.testing.arrays import assert_agrees, assert_traces_agree, compare_arrays, first_difference
 
 DIM, HEADS, CLASSES = 16, (2, 4), 5
 CONFIG = sv.ScalableViTConfig(  # the nearest that the official network comes to it
@@ -151,7 +151,7 @@ def test_the_networks_differ_from_the_stem_on(peer: torch.nn.Module, backend: st
     with pytest.raises(AssertionError, match=r"^first difference at patch_embeds\.0: .*worst at"):
         assert_traces_agree(theirs, ours, tolerance=1e6)
     for name, x in ours.items():  # nor do any later map and the logits agree to two digits
-        assert compare(theirs[name], x, measure="l2").error > 1e14, name
+        assert compare_arrays(theirs[name], x, measure="l2").error > 1e14, name
     with pytest.raises(AssertionError, match=r"names differ: missing .*'stages\.0\.0\.norm1'"):
         assert_traces_agree(theirs, official, tolerance=1e6)
 

@@ -78,7 +78,7 @@ def export(
 
     def write(file: BinaryIO) -> None:
         model = _model(images, weights, config, outputs, opset=opset, dynamic=batch == "dynamic")
-        file.write(model.SerializeToString(deterministic=True))
+        file.write(model.SerializeToString())
 
     write_atomically({Path(path): write}, force=force)
 
@@ -174,5 +174,5 @@ def load(path: str | os.PathLike[str], *, variant: str | None = None, config: Sc
         state, notes = Reader(Path(path), files).parameters()
         if not state:
             raise CheckpointError("an ONNX file without the official parameters", expected="initialisers such as norm.weight")
-        stored = {"scalablevit_ref": {"config": notes[CONFIG]}} if CONFIG in notes and config is None else {}
+        stored = {"scalablevit_ref": {"config": notes[CONFIG]}} if CONFIG in notes else {}
         return from_state_dict({"model": state, **stored}, variant=variant, config=config)

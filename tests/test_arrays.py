@@ -10,7 +10,7 @@ from einops import rearrange
 
 import scalablevit_ref as sv
 from scalablevit_ref.testing import EPS
-from scalablevit_ref.testing.arrays import assert_agrees, assert_traces_agree, compare, first_difference
+from scalablevit_ref.testing.arrays import assert_agrees, assert_traces_agree, compare_arrays, first_difference
 
 RNG = np.random.default_rng(0)
 A = RNG.standard_normal((2, 4, 4, 12))  # b h w (heads d), with h = w so that their exchange does not show in the shape
@@ -57,7 +57,7 @@ def test_what_differs_is_seen(fault: str, measure: Any) -> None:
     other = DIFFERENT[fault]
     for actual, reference in ((other, A), (A, other)):
         with np.errstate(invalid="ignore"):  # against an infinite reference the ratio is inf/inf
-            assert not compare(actual, reference, measure=measure).error <= 1e6
+            assert not compare_arrays(actual, reference, measure=measure).error <= 1e6
             with pytest.raises(AssertionError, match=r"^q: .* eps\(float64\); worst at .* allowed 64 eps"):
                 assert_agrees(actual, reference, measure=measure, what="q")
             found = first_difference({"p": A, "q": actual}, {"p": A, "q": reference}, tolerance=1e6, measure=measure)
@@ -72,7 +72,7 @@ def test_what_differs_is_seen(fault: str, measure: Any) -> None:
 def test_what_is_not_finite_in_both_never_agrees(value: float, measure: Any) -> None:
     broken = changed((0, 1, 2, 3), value)
     with np.errstate(invalid="ignore"):
-        comparison = compare(broken, broken.copy(), measure=measure)
+        comparison = compare_arrays(broken, broken.copy(), measure=measure)
         assert np.isnan(comparison.error)
         assert comparison.index == (0, 1, 2, 3)
         with pytest.raises(AssertionError, match=r"nan eps"):
@@ -83,14 +83,14 @@ def test_what_is_not_finite_in_both_never_agrees(value: float, measure: Any) -> 
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_what_agrees_passes(measure: Any) -> None:
-    assert compare(A, A.copy(), measure=measure).error == 0
+    assert compare_arrays(A, A.copy(), measure=measure).error == 0
     assert assert_agrees(A, A, tolerance=0, measure=measure).error == 0
     near = A * (1 + 3 * EPS["float64"])
     assert 1 < assert_agrees(near, A, measure=measure).error < 6
     assert_traces_agree({"x": near, "y": A}, {"y": A, "x": A}, tolerance=6, measure=measure)
     assert first_difference({"x": A}, {"x": A}, tolerance=0, measure=measure) is None
-    assert compare(np.zeros(3), np.zeros(3), measure=measure).error == 0
-    assert compare(np.ones(()), np.ones(()), measure=measure).index == ()
+    assert compare_arrays(np.zeros(3), np.zeros(3), measure=measure).error == 0
+    assert compare_arrays(np.ones(()), np.ones(()), measure=measure).index == ()
 
 
 def test_the_error_is_in_eps_of_the_dtype_and_the_worst_element_is_named() -> None:
@@ -99,20 +99,20 @@ def test_the_error_is_in_eps_of_the_dtype_and_the_worst_element_is_named() -> No
     actual = reference.copy()
     actual[1, 2] = -0.5
     actual[0, 1] = 0.25
-    comparison = compare(actual, reference)
+    comparison = compare_arrays(actual, reference)
     assert comparison.error == 0.125 / EPS["float32"]
     assert (comparison.index, comparison.actual, comparison.expected, comparison.dtype) == ((1, 2), -0.5, 0.0, "float32")
     assert str(comparison) == "1.05e+06 eps(float32); worst at (1, 2): -0.5 instead of 0.0"
-    assert compare(actual, reference, measure="l2").error == pytest.approx(np.hypot(0.5, 0.25) / 4 / EPS["float32"])
+    assert compare_arrays(actual, reference, measure="l2").error == pytest.approx(np.hypot(0.5, 0.25) / 4 / EPS["float32"])
     actual[1, 0] = NAN  # worse than any number
-    assert compare(actual, reference).index == (1, 0)
+    assert compare_arrays(actual, reference).index == (1, 0)
 
 
 def test_the_tolerance_is_inclusive_and_64_eps_by_default() -> None:
     reference = np.ones(3)
     for steps, passes in ((64, True), (65, False)):
         actual = reference + steps * EPS["float64"]
-        assert (compare(actual, reference).error <= 64) == passes
+        assert (compare_arrays(actual, reference).error <= 64) == passes
         if passes:
             assert_agrees(actual, reference)
         else:
@@ -141,7 +141,7 @@ NOT_COMPARED = {
 def test_what_cannot_be_compared_is_no_agreement(case: str) -> None:
     actual, reference, message = NOT_COMPARED[case]
     with pytest.raises(AssertionError, match=f"^{message}$"):
-        compare(actual, reference)
+        compare_arrays(actual, reference)
     with pytest.raises(AssertionError, match=message):
         assert_agrees(actual, reference, tolerance=INF)
     for compare_traces in (first_difference, assert_traces_agree):
@@ -151,12 +151,12 @@ def test_what_cannot_be_compared_is_no_agreement(case: str) -> None:
 
 def test_a_wider_reference_must_be_asked_for() -> None:
     narrow = A.astype(np.float32)
-    error = compare(narrow, A, dtype="float32").error
+    error = compare_arrays(narrow, A, dtype="float32").error
     assert 0 < error <= 0.5
     assert_traces_agree({"x": narrow}, {"x": A}, tolerance=0.5, dtype="float32")
-    assert compare(BFLOAT16, A, dtype="bfloat16").error <= 0.5
+    assert compare_arrays(BFLOAT16, A, dtype="bfloat16").error <= 0.5
     with pytest.raises(AssertionError, match="dtype float64 instead of float32"):
-        compare(A, A, dtype="float32")
+        compare_arrays(A, A, dtype="float32")
 
 
 @pytest.mark.parametrize("compare_traces", [first_difference, assert_traces_agree])
@@ -207,10 +207,10 @@ def test_arrays_of_different_libraries(library: str) -> None:
 
 def test_what_is_no_array_is_refused() -> None:
     with pytest.raises(TypeError, match="expected an array of NumPy, PyTorch, JAX, CuPy or an array-API library, got list"):
-        compare([1.0], np.ones(1))
+        compare_arrays([1.0], np.ones(1))
 
 
 @pytest.mark.parametrize("dtype", ["int64", "bool"])
 def test_what_is_not_floating_is_refused(dtype: str) -> None:
     with pytest.raises(TypeError, match=f"dtype must be one of float64, float32, float16, bfloat16, got {dtype}"):
-        compare(np.ones(3, dtype), np.ones(3, dtype))
+        compare_arrays(np.ones(3, dtype), np.ones(3, dtype))

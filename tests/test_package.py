@@ -75,7 +75,7 @@ def test_import_costs_little_beyond_numpy_and_einops() -> None:
     assert min(float(run(sys.executable, "-c", code)) for _ in range(5)) <= 0.1
 
 
-LAYERS = ["backends", "ops", "attention", "network", "checkpoints", "testing", "cli"]
+LAYERS = ["backends", "ops", "attention", "network", "checkpoints", "adapters", "testing", "cli"]
 
 
 @pytest.mark.parametrize("layer", ["ops", "attention", "network", "checkpoints", "testing"])

@@ -119,14 +119,18 @@ def _compared(
             hold("isolated", name, expected)
             if not np.isfinite(expected).all():
                 fed_nan.add(name)
-    both = found["propagated"], found["isolated"]
-    compared = [name for name in order if any(name in kind for kind in both)]
+    compared = [name for name in order if any(name in comparisons for comparisons in found.values())]
     if not compared:
         raise CaptureError("the candidate's trace and the reference's have no layer in common")
-    modules, shapes = captured.modules, taps.shapes
     rows = tuple(
         Row(
-            name, modules[name], taps.layout(name), shapes[name], *(kind.get(name) for kind in both), fed_finite=name not in fed_nan
+            name,
+            captured.modules[name],
+            taps.layout(name),
+            taps.shapes[name],
+            propagated=found["propagated"].get(name),
+            isolated=found["isolated"].get(name),
+            fed_finite=name not in fed_nan,
         )
         for name in compared
     )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from scalablevit_ref.backends import to_numpy
+from scalablevit_ref.backends.threads import share
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.dialects.config import Config
 from scalablevit_ref.network import scalable_vit, stage_features
@@ -113,12 +114,17 @@ def _compared(
         _propagate(given, local, order, lambda name, expected: hold("propagated", name, expected))
     if mode != "propagated" and local is not None:
         progress("each layer by itself")
-        for name in order:
+
+        def isolate(name: str) -> None:
             with np.errstate(all="ignore"):  # a layer may be fed what another made infinite
                 expected = local.output(name)
             hold("isolated", name, expected)
             if not np.isfinite(expected).all():
                 fed_nan.add(name)
+
+        settled = mode == "both"  # all layouts are, and no layer waits for another
+        for names in [[name] for name in order] if captured.kind == "trace" or not settled else [order]:
+            share(isolate, names)
     compared = [name for name in order if any(name in comparisons for comparisons in found.values())]
     if not compared:
         raise CaptureError("the candidate's trace and the reference's have no layer in common")

@@ -15,8 +15,8 @@ INTRODUCTION = """\
 
 How fast and how large the specification is on each backend, beside the authors' network in plain `torch.nn` run eagerly
 (`scalablevit_ref/benchmark/module.py`; its state dict is the official one). This page is written by `scalablevit-ref bench --full
---batch 1,8 --page docs/benchmarks.md --plot docs/benchmarks.png --json > docs/benchmarks.json` from one run, whose figures are all
-in `benchmarks.json`; nothing in it is entered by hand.
+--page FILE.md --plot FILE.png --json > FILE.json` from one run, whose figures are all in that JSON document; nothing in it is
+entered by hand.
 
 All contenders have the same number of threads, the same random weights and the same images, and compute the same logits; they
 run in turn in one process, in random order within each round. Times are medians with their quartiles. A ratio is how many times

@@ -324,6 +324,17 @@ class TestFiles:
         assert len(report.rows) > 30
         assert most <= 4  # the images of each side, and the two that are being compared
 
+    def test_patterns_name_a_files_own_layers(self, tmp_path: Path) -> None:
+        params = random_params(sv.parameter_shapes(CONFIG))
+        trace = reference_trace(FOREIGN_IMAGES, params, CONFIG)
+        own = {name.replace("stages.", "layer").replace(".attn", "/attention"): x for name, x in trace.items() if ".attn" in name}
+        save_trace(tmp_path / "theirs.npz", {IMAGES: FOREIGN_IMAGES, **own})
+        names = {"stages.{k}.{i}.attn": "layer{k}.{i}/attention"}
+        for candidate in (tmp_path / "theirs.npz", {IMAGES: FOREIGN_IMAGES, **own}):
+            report = compare(candidate, variant=CONFIG, weights=params, names=names)
+            assert report.agrees
+            assert len(report.rows) == sum(CONFIG.depths)
+
     def test_weights_give_a_trace_isolated_errors(self, tmp_path: Path) -> None:
         params = random_params(sv.parameter_shapes(CONFIG))
         trace = reference_trace(FOREIGN_IMAGES, params, CONFIG)

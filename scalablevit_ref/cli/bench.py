@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from scalablevit_ref.benchmark.contenders import LIBRARIES, Work
@@ -20,6 +19,7 @@ from scalablevit_ref.benchmark.page import page as markdown
 from scalablevit_ref.checks import check_image_size
 from scalablevit_ref.cli.documents import print_json
 from scalablevit_ref.cli.errors import bad_input_is_one_line, check_known
+from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.config import variant
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -79,16 +79,7 @@ def _measured(works: list[Work], contenders: list[str], **options: Any) -> dict[
     """The document, with a word on standard error about what is being done."""
     from scalablevit_ref.benchmark.report import document
 
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-
-        def step(description: str) -> None:
-            bar.update(task, description=description)
-            if not console.is_terminal:  # a run may take half an hour: its log says how far it is
-                console.print(description, highlight=False)
-
+    with spinner(logged=True) as step:  # a run may take half an hour: its log says how far it is
         return document(works, contenders, step=step, **options)
 
 

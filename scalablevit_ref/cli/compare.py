@@ -11,12 +11,12 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from scalablevit_ref.cli.candidates import candidate as named
 from scalablevit_ref.cli.documents import print_json
 from scalablevit_ref.cli.errors import bad_input_is_one_line, check_known
+from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.settings import errors_in_flags
 from scalablevit_ref.testing.arrays import Comparison
 from scalablevit_ref.testing.comparison import MODES
@@ -67,7 +67,7 @@ def compare(
     with bad_input_is_one_line(), errors_in_flags():
         check_known("--mode", [mode], MODES)
         port = named(candidate)
-        with _spinner() as step:
+        with spinner("the candidate") as step:
             report = held_against(
                 port,
                 reference=reference,
@@ -90,21 +90,6 @@ def compare(
     else:
         print_report(Console(), report, every=all_layers)
     raise typer.Exit(0 if report.agrees else 1)
-
-
-class _spinner:  # noqa: N801
-    """On a terminal only: what is being done."""
-
-    def __enter__(self) -> Any:
-        console = Console(stderr=True)
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.bar.start()
-        task = self.bar.add_task("the candidate", total=None)
-        return lambda description: self.bar.update(task, description=description)
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()
 
 
 def _mapping(path: Path) -> dict[str, str]:

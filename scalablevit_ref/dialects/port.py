@@ -55,9 +55,14 @@ def strided_conv(
     if not same:
         return conv2d(x, **params, stride=stride, padding=padding)
     kernel = params["weight"].shape[2]
-    rows, columns = (max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[1:3])
-    x = pad(x, top=rows // 2, bottom=rows - rows // 2, left=columns // 2, right=columns - columns // 2)
-    return conv2d(x, **params, stride=stride)
+    (top, bottom), (left, right) = (same_padding(size, kernel, stride) for size in x.shape[1:3])
+    return conv2d(pad(x, top=top, bottom=bottom, left=left, right=right), **params, stride=stride)
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after, for ⌈size / stride⌉ steps."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
 
 
 def ssa(x: Float[Array, "b h w c"], params: Params, *, heads: int, s: int, same: bool = False) -> Float[Array, "b h w c"]:

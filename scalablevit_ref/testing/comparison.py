@@ -13,7 +13,6 @@ from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.backends.threads import share
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.dialects.config import Config
-from scalablevit_ref.network import scalable_vit, stage_features
 from scalablevit_ref.testing.arrays import Comparison, compare_arrays
 from scalablevit_ref.testing.capture import Captured, CaptureError, capture
 from scalablevit_ref.testing.diagnosis import Finding, diagnose
@@ -24,6 +23,7 @@ from scalablevit_ref.testing.local import Local
 from scalablevit_ref.testing.maps import TURNED, canonical_map, fitting
 from scalablevit_ref.testing.report import Cause, Report, Row
 from scalablevit_ref.testing.tolerances import NETWORK_TOLERANCE, relative_l2
+from scalablevit_ref.testing.traces import run_reference
 
 Mode = Literal["both", "propagated", "isolated"]
 MODES: tuple[Mode, ...] = ("both", "propagated", "isolated")
@@ -122,9 +122,11 @@ def _compared(
             if not np.isfinite(expected).all():
                 fed_nan.add(name)
 
-        settled = mode == "both"  # all layouts are, and no layer waits for another
-        for names in [[name] for name in order] if captured.kind == "trace" or not settled else [order]:
-            share(isolate, names)
+        if mode == "both" and captured.kind != "trace":  # all layouts are settled, and nothing is read from a file
+            share(isolate, order)
+        else:
+            for name in order:
+                isolate(name)
     compared = [name for name in order if any(name in comparisons for comparisons in found.values())]
     if not compared:
         raise CaptureError("the candidate's trace and the reference's have no layer in common")
@@ -160,8 +162,7 @@ def _propagate(given: Given, local: Local | None, order: Iterable[str], tap: Cal
     if isinstance(given.config, Config):
         Local(given.config, local.params, local.images, set(), local.tap).end_to_end(tap)
     else:
-        run = stage_features if given.config.stage_norms and given.config.head == "none" else scalable_vit
-        run(local.images, local.params, given.config, tap=tap)
+        run_reference(local.images, local.params, given.config, tap)
 
 
 class _Taps:

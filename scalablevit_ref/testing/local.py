@@ -9,7 +9,7 @@ import numpy as np
 
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.dialects.config import Config
-from scalablevit_ref.testing.layers import IMAGES, OFFICIAL, Kind, Layer, Wiring, layers
+from scalablevit_ref.testing.layers import IMAGES, OFFICIAL, Layer, Wiring, layers
 from scalablevit_ref.testing.slips import NONE, Variation
 from scalablevit_ref.testing.variations import run
 
@@ -64,9 +64,6 @@ class Local:
             found[layer.name] = layer
             queue += [s for s in layer.sources if s != IMAGES and s not in self.names and s not in found]
         return found
-
-    def kinds(self, name: str) -> frozenset[Kind]:
-        return frozenset(layer.kind for layer in self.inside(name).values())
 
     def own_params(self, *names: str) -> dict[str, np.ndarray]:
         """The parameters of these layers, by their names in the whole network."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import pi
 from typing import Literal
 
 import numpy as np
 
 from scalablevit_ref import ops
+from scalablevit_ref.dialects.port import same_padding
 
 Array = np.ndarray
 LIM = Literal[
@@ -27,7 +27,7 @@ class Variation:
     variance: Literal["biased", "unbiased"] = "biased"
     norm: Literal["with gain and shift", "without shift", "without either", "missing"] = "with gain and shift"
     kernels: Literal["as they are", "flipped", "transposed"] = "as they are"
-    padding: Literal["symmetric", "same", "none", "replicated"] = "symmetric"
+    padding: Literal["symmetric", "same", "replicated"] = "symmetric"
     without_bias: str | None = None  # parameters by their names in the whole network
     transposed: str | None = None
     interleaved: Literal["no", "all", "q and k", "v", "q, k and v", "merge"] = "no"
@@ -51,7 +51,7 @@ NONE = Variation()
 def gelu(x: Array, v: Variation) -> Array:
     forms: dict[str, Callable[[Array], Array]] = {
         "exact": ops.gelu,
-        "tanh": lambda x: 0.5 * x * (1 + np.tanh((2 / pi) ** 0.5 * (x + 0.044715 * x**3))),
+        "tanh": ops.gelu_tanh,
         "sigmoid": lambda x: x * _sigmoid(1.702 * x),
         "silu": lambda x: x * _sigmoid(x),
         "relu": lambda x: np.maximum(x, 0),
@@ -104,12 +104,6 @@ def padded(x: Array, kernel: int, stride: int, padding: int, v: Variation) -> Ar
     if v.padding == "replicated":
         return np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="edge")
     return np.asarray(ops.pad(x, top=padding, bottom=padding, left=padding, right=padding))
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after, for ⌈size / stride⌉ steps."""
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
 
 
 def norm(x: Array, params: Mapping[str, Array], eps: float, v: Variation) -> Array:

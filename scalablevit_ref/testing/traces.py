@@ -15,7 +15,7 @@ from scalablevit_ref.checkpoints.inference import config_from_json
 from scalablevit_ref.checkpoints.stored import values
 from scalablevit_ref.checkpoints.writing import Contents, write_file
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.network import scalable_vit, stage_features
+from scalablevit_ref.network import Tap, scalable_vit, stage_features
 from scalablevit_ref.testing.layers import IMAGES
 
 SUFFIXES = (".npz", ".safetensors")
@@ -29,9 +29,14 @@ def reference_trace(images: np.ndarray, params: Mapping[str, Any], config: Scala
         found[name] = x
         return x
 
-    run = stage_features if config.stage_norms and config.head == "none" else scalable_vit
-    run(images, params, config, tap=keep)
+    run_reference(images, params, config, keep)
     return found
+
+
+def run_reference(images: np.ndarray, params: Mapping[str, Any], config: ScalableViTConfig, tap: Tap) -> None:
+    """The network, for its taps; of a headless backbone the maps, which are all that it gives."""
+    run = stage_features if config.stage_norms and config.head == "none" else scalable_vit
+    run(images, params, config, tap=tap)
 
 
 def save_trace(path: str | Path, trace: Mapping[str, Any], config: ScalableViTConfig | None = None, *, force: bool = False) -> None:

@@ -44,7 +44,7 @@ def run(layer: Layer, x: Array, params: Mapping[str, Array], v: Variation = NONE
     turned = v.map == "w h" and x.ndim == 4
     if turned:
         x = rearrange(x, "b h w c -> b w h c")
-    y = (_KINDS | PORT_KINDS)[layer.kind](x, own, v, **layer.settings)
+    y = _KINDS[layer.kind](x, own, v, **layer.settings)
     return rearrange(y, "b w h c -> b h w c") if turned and y.ndim == 4 else y  # `mean` leaves no map
 
 
@@ -183,4 +183,5 @@ _KINDS: dict[str, Callable[..., Array]] = {
     "linear": last_linear,
     "gelu": activation,
     "sum": total,
+    **PORT_KINDS,
 }

@@ -15,7 +15,8 @@ from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.dialects.config import Config
 from scalablevit_ref.testing.capture.captured import Captured, CaptureError
-from scalablevit_ref.testing.capture.files import check_images, open_trace
+from scalablevit_ref.testing.capture.files import of_arrays, open_trace
+from scalablevit_ref.testing.capture.names import expanded
 from scalablevit_ref.testing.layers import IMAGES, layers
 from scalablevit_ref.testing.traces import SUFFIXES
 
@@ -84,15 +85,10 @@ def capture(
 def _of_mapping(
     trace: Mapping[str, Any], config: ScalableViTConfig | Config, images: np.ndarray | None, names: Mapping[str, str] | None = None
 ) -> Captured:
-    theirs = {name: (names or {}).get(name, name) for name in layers(config)}
-    taps = {name: to_numpy(trace[own]) for name, own in theirs.items() if own in trace}
-    if not taps:
-        raise CaptureError(f"the trace has no layer's name (it has {', '.join(list(trace)[:3]) or 'none'})")
-    own = to_numpy(trace[IMAGES]) if IMAGES in trace else None
-    dtypes = sorted({x.dtype.name for x in taps.values()})
-    if len(dtypes) > 1:
-        raise CaptureError(f"the trace holds layers in several dtypes: {', '.join(dtypes)}")
-    return Captured("trace", taps, {name: theirs[name] for name in taps}, check_images(own, images, "the trace"), dtypes[0])
+    known = layers(config)
+    wanted = {IMAGES, *known, *expanded(names or {}, known).values()}
+    arrays = {name: to_numpy(x) if name in wanted else x for name, x in trace.items()}
+    return of_arrays(arrays, "the trace", known, names, images)
 
 
 def _of_function(function: Callable[[np.ndarray], Any], config: ScalableViTConfig | Config, images: np.ndarray) -> Captured:

@@ -14,6 +14,7 @@ from scalablevit_ref.checkpoints.files import open_file
 from scalablevit_ref.checkpoints.stored import values
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD
 from scalablevit_ref.testing.capture.captured import Captured, CaptureError
+from scalablevit_ref.testing.capture.names import expanded
 from scalablevit_ref.testing.layers import IMAGES
 
 
@@ -32,9 +33,6 @@ class StoredTaps(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._tensors[self._names[name]].shape)
-
 
 @contextmanager
 def open_trace(
@@ -42,24 +40,32 @@ def open_trace(
 ) -> Iterator[Captured]:
     """The trace in a file while that is open. known: the canonical names. names: from those to the file's, where they differ.
 
-    Raises CaptureError for a file without a known name or with arrays of several dtypes, CheckpointError for a broken one.
+    Raises CaptureError as `of_arrays` does, CheckpointError for a broken file.
     """
     with naming(path), open_file(path) as (tensors, _, _):
         if not isinstance(tensors, Mapping) or not all(hasattr(x, "shape") for x in tensors.values()):
             raise CaptureError(f"{path.name} holds no flat mapping of names to arrays")
-        given = {name: name for name in tensors if name in known} | {n: t for n, t in (names or {}).items() if t in tensors}
-        if not given:
-            some = ", ".join(list(tensors)[:3])
-            raise CaptureError(
-                f"{path.name} has no array under a layer's name (it has {some or 'none'}); --names maps layers to its names"
-            )
-        dtypes = sorted({np.dtype(tensors[theirs].dtype).name for theirs in given.values()})
-        if len(dtypes) > 1:
-            raise CaptureError(f"{path.name} holds layers in several dtypes: {', '.join(dtypes)}; write them as they were computed")
-        own_images = values(tensors[IMAGES]) if IMAGES in tensors else None
-        x = check_images(own_images, images, path.name)
-        order = [name for name in known if name in given]
-        yield Captured("trace", StoredTaps(tensors, {name: given[name] for name in order}), given, x, dtypes[0])
+        yield of_arrays(tensors, path.name, known, names, images)
+
+
+def of_arrays(
+    tensors: Mapping[str, Any], what: str, known: Mapping[str, Any], names: Mapping[str, str] | None, images: np.ndarray | None
+) -> Captured:
+    """The trace that arrays make, or tensors that still lie in a file. what: says in errors whose they are.
+
+    Raises CaptureError without a known name, with arrays of several dtypes, or for other images than `images`.
+    """
+    given = {name: name for name in known if name in tensors}
+    given |= {name: own for name, own in expanded(names or {}, known).items() if name in known and own in tensors}
+    if not given:
+        some = ", ".join(list(tensors)[:3])
+        raise CaptureError(f"{what} has no layer's name (it has {some or 'none'}); names= maps layers to its names")
+    dtypes = sorted({np.dtype(tensors[own].dtype).name for own in given.values()})
+    if len(dtypes) > 1:
+        raise CaptureError(f"{what} holds layers in several dtypes: {', '.join(dtypes)}; write them as they were computed")
+    x = check_images(values(tensors[IMAGES]) if IMAGES in tensors else None, images, what)
+    order = {name: given[name] for name in known if name in given}
+    return Captured("trace", StoredTaps(tensors, order), order, x, dtypes[0])
 
 
 def check_images(own: np.ndarray | None, given: np.ndarray | None, what: str) -> np.ndarray:

@@ -72,22 +72,25 @@ def by_mapping(mapping: Mapping[str, str], paths: Iterable[str], config: Scalabl
 
     Raises CaptureError for a name or a path that there is not.
     """
-    paths, known = set(paths), layers(config)
-    numbers = range(1 + max(int(number) for name in known for number in re.findall(r"\d+", name)))
+    paths, known, found = set(paths), layers(config), expanded(mapping, layers(config))
+    for name, target in found.items():
+        if name not in known:
+            raise CaptureError(f"names: there is no layer {name!r}{near_matches(name, known)}")
+        if target not in paths:
+            raise CaptureError(f"names: {name!r} is mapped to {target!r}, which the candidate lacks{near_matches(target, paths)}")
+    return found
+
+
+def expanded(mapping: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:
+    """A mapping without "{k}" and "{i}": each of its patterns for every known layer of that form."""
+    known = set(known)
+    numbers = range(1 + max((int(number) for name in known for number in re.findall(r"\d+", name)), default=0))
     found = {}
     for pattern, path in mapping.items():
-        for k, i in product(numbers, repeat=2):
-            name = pattern.replace("{k}", str(k)).replace("{i}", str(i))
-            if "{" in pattern and name not in known:
-                continue
-            target = path.replace("{k}", str(k)).replace("{i}", str(i))
-            if name not in known:
-                raise CaptureError(f"names: there is no layer {name!r}{near_matches(name, known)}")
-            if target not in paths:
-                raise CaptureError(
-                    f"names: {name!r} is mapped to {target!r}, which the candidate lacks{near_matches(target, paths)}"
-                )
-            found[name] = target
+        for k, i in product(numbers, repeat=2) if "{" in pattern else [(0, 0)]:
+            name, target = (text.replace("{k}", str(k)).replace("{i}", str(i)) for text in (pattern, path))
+            if "{" not in pattern or name in known:
+                found[name] = target
     return found
 
 
@@ -98,7 +101,7 @@ def by_parameters(modules: Sequence[Module], config: ScalableViTConfig | Config,
     """
     shapes, sizes = shapes_of(config), tap_shapes(config, images)
     wanted = []
-    for name in _as_run(config):
+    for name in layers(config):  # a block after its parts: in the order in which they end
         own = tuple(sorted(prod(shape) for key, shape in shapes.items() if key.startswith(f"{name}.")))
         if own:
             wanted.append((name, (own, prod(sizes[name]))))
@@ -113,11 +116,6 @@ def _around(path: str) -> Iterator[str]:
     while "." in path:
         path = path.rpartition(".")[0]
         yield path
-
-
-def _as_run(config: ScalableViTConfig | Config) -> list[str]:
-    """Layers in the order in which they end: a block after its parts, as `layers` has them."""
-    return [name for name in layers(config) if name != "logits"]
 
 
 def _common(a: Sequence[object], b: Sequence[object]) -> list[tuple[int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,8 +57,15 @@ def capture_torch(
     if weights is not None:
         _load(own, pairs, weights)
     taps: dict[str, Any] = {}
+    wanted = {path: name for name, path in found.items()}
+
+    def keep(path: str, module: nn.Module, out: Any) -> None:
+        value = _one(out)
+        if path in wanted and value is not None:
+            taps[wanted[path]] = value.clone()  # a module behind may work in place
+
     start = time.perf_counter()
-    with _hooks(model, {path: name for name, path in found.items()}, taps), torch.no_grad():
+    with _hooked(model, keep), torch.no_grad():
         taps["logits"] = _one(model(x))
     seconds = time.perf_counter() - start
     if taps["logits"] is None:
@@ -85,31 +92,18 @@ def _ran(model: nn.Module, x: torch.Tensor) -> list[naming.Module]:
             shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
             ran.setdefault(path, naming.Module(path, shapes, value.numel()))
 
-    handles = [
-        module.register_forward_hook(lambda m, _, out, path=path: ended(path, m, out))
-        for path, module in model.named_modules()
-        if path
-    ]
-    try:
-        with torch.no_grad():
-            model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with _hooked(model, ended), torch.no_grad():
+        model(x)
     return list(ran.values())
 
 
 @contextmanager
-def _hooks(model: nn.Module, names: Mapping[str, str], taps: dict[str, Any]) -> Iterator[None]:
-    def keep(name: str, out: Any) -> None:
-        value = _one(out)
-        if value is not None:
-            taps[name] = value.clone()  # a module behind may work in place
-
+def _hooked(model: nn.Module, ended: Callable[[str, nn.Module, Any], None]) -> Iterator[None]:
+    """While open, `ended` is told the path, the module and the output of each submodule as it ends."""
     handles = [
-        module.register_forward_hook(lambda _m, _x, out, name=names[path]: keep(name, out))
+        module.register_forward_hook(lambda module, _, out, path=path: ended(path, module, out))
         for path, module in model.named_modules()
-        if path in names
+        if path
     ]
     try:
         yield

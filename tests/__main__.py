@@ -1,4 +1,4 @@
-"""`python -m tests`: everything CI asks for, in order: lint, types, tests. Further arguments go to pytest."""
+"""`python -m tests`: everything CI asks for, in order: lint, types, the site, tests. Further arguments go to pytest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(title: str, command: Sequence[str], cwd: Path = ROOT) -> None:
     """Run one step; end with its exit code if it fails."""
     sys.stdout.write(f"== {title}: {' '.join(command)}\n")
     sys.stdout.flush()
-    env = {"HYPOTHESIS_PROFILE": "ci", **os.environ}
+    env = {"HYPOTHESIS_PROFILE": "ci", "NO_MKDOCS_2_WARNING": "1", **os.environ}
     code = subprocess.run([sys.executable, "-m", *command], cwd=cwd, env=env, check=False).returncode
     if code:
         sys.exit(code)
@@ -37,7 +37,10 @@ def main() -> None:
         shutil.copytree(ROOT / "scalablevit_ref", package)
         shutil.copytree(ROOT / "backends", package / "backends")
         run("types", ["mypy", "--config-file", str(ROOT / "pyproject.toml"), "-p", "scalablevit_ref"], cwd=Path(folder))
-    run("tests", ["pytest", "-n", "2", *sys.argv[1:]])
+    with tempfile.TemporaryDirectory() as site:
+        run("site", ["mkdocs", "build", "--strict", "--site-dir", site])
+        os.environ["SCALABLEVIT_REF_SITE"] = site  # `test_site` looks at it
+        run("tests", ["pytest", "-n", "2", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -187,3 +189,17 @@ def test_a_size_that_does_not_fit_is_refused(image_size: Any, error: type[Except
 def test_a_map_of_less_than_one_tile_is_refused() -> None:
     with pytest.raises(ValueError, match="must be at least sr_ratios"):
         cost(sv.variant("mmdet_small"), 16)
+
+
+def test_settings_of_large_that_count_to_the_published_parameters() -> None:
+    """What `docs/cost.md` says of the riddle of L: eight combinations fit the parameters, none of them the multiply-adds too."""
+    published, fitting, tried = PUBLISHED["large"], [], 0
+    for *ratios, values, head in product(*[(0.25, 0.5, 0.75, 1, 1.25, 1.5, 2)] * 3, ("unscaled", "scaled"), ("mlp", "linear")):
+        config = sv.variant("large", c_ratios=(*ratios, 1), ssa_values=values, head=head)
+        tried += 1
+        if round(sum(map(prod, sv.parameter_shapes(config).values())) / 1e6, 1) == published.parameters:
+            fitting.append(config)
+    assert (tried, len(fitting)) == (1372, 8)
+    assert not [c for c in fitting if round(cost(c, 224).module_multiply_adds / 1e9, 1) == published.multiply_adds]
+    small_0 = sv.variant("large", c_ratios=(1.25,) * 4, head="linear")
+    assert round(cost(small_0, 224).parameters / 1e6, 1) == published.parameters

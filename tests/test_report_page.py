@@ -8,7 +8,6 @@ import io
 import json
 import math
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -274,9 +273,6 @@ def test_a_report_of_a_comparison_makes_a_page() -> None:
     assert "0.25 s" in text
     assert "embed_dims" in text
 
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-browser = pytest.mark.skipif(CHROMIUM is None, reason="none of chromium, chromium-browser and google-chrome is installed")
 
 PROBE = """<style>:root { color-scheme: light dark } iframe { border: 0; width: 390px; height: 800px }</style>%s
 <pre id="found"></pre><script>

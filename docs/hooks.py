@@ -1,0 +1,111 @@
+"""What the site's pages may hold beside Markdown: LaTeX, which becomes MathML, and lines that stand for something else.
+
+    --8<-- source: scalablevit_ref.attention.ssa body from "q = linear"
+    --8<-- file: CHANGELOG.md
+    --8<-- commands
+
+A function's source (`body` leaves out its signature and docstring, `from` all lines before the one that starts so), a file, and the
+command line's help.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import tempfile
+from html import unescape
+from importlib import import_module
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.plugins import event_priority
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = re.compile(r'^--8<-- source: (?P<name>[\w.]+)(?P<body> body)?(?: from "(?P<start>.+)")?$', re.MULTILINE)
+COMMANDS = "--8<-- commands"
+FILE = re.compile(r"^--8<-- file: (\S+)$", re.MULTILINE)
+MATHS = re.compile(
+    r'<span class="arithmatex">\\\((?P<inline>.*?)\\\)</span>|<div class="arithmatex">\s*\\\[(?P<block>.*?)\\\]\s*</div>', re.DOTALL
+)
+
+
+@event_priority(100)
+def on_config(config: Any) -> None:
+    """Show mkdocstrings the package as it is installed, with `backends` inside: it knows no package-dir mapping."""
+    global _tree
+    _tree = tempfile.TemporaryDirectory()
+    package = Path(_tree.name) / "scalablevit_ref"
+    package.mkdir()
+    for item in [*(ROOT / "scalablevit_ref").iterdir(), ROOT / "backends"]:
+        (package / item.name).symlink_to(item)
+    config.plugins["mkdocstrings"].config.handlers["python"]["paths"] = [_tree.name]
+
+
+_tree: tempfile.TemporaryDirectory[str]
+"""Removed when the build's process ends."""
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put in what the lines stand for. Raises what importing raises, or ValueError for a line that is not there."""
+    if COMMANDS in markdown:
+        markdown = markdown.replace(COMMANDS, _commands())
+    return FILE.sub(lambda found: (ROOT / found[1]).read_text(encoding="utf-8"), SOURCE.sub(_source, markdown))
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Maths that browsers set themselves, without a script."""
+    return MATHS.sub(_mathml, html)
+
+
+def _source(found: re.Match[str]) -> str:
+    module, _, name = found["name"].rpartition(".")
+    thing = getattr(import_module(module), name)
+    lines, line = inspect.getsourcelines(thing)
+    if found["body"]:
+        quotes = [i for i, text in enumerate(lines) if '"""' in text]
+        skipped = 1 + (quotes[0] if lines[quotes[0]].count('"""') == 2 else quotes[1])
+        lines, line = lines[skipped:], line + skipped
+    if found["start"]:
+        starts = [i for i, text in enumerate(lines) if text.strip().startswith(found["start"])]
+        if not starts:
+            raise ValueError(f"{found['name']} has no line that starts with {found['start']!r}")
+        lines, line = lines[starts[0] :], line + starts[0]
+    file = Path(str(inspect.getsourcefile(thing))).relative_to(ROOT).as_posix()
+    return f'```python title="{file}, from line {line}"\n{dedent("".join(lines)).rstrip()}\n```'
+
+
+def _commands() -> str:
+    """Every command with its help, arguments and options."""
+    from typer.main import get_command
+
+    from scalablevit_ref.cli import app
+
+    parts: list[str] = []
+    commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+    for name, command in commands.items():
+        arguments = [x for x in command.params if x.param_type_name == "argument"]
+        options = [x for x in command.params if x.param_type_name == "option"]
+        words = [x.metavar or x.name.upper() for x in arguments]
+        parts += [f"## {name}", "", dedent(command.help or ""), "", f"`scalablevit-ref {' '.join([name, *words])}`", ""]
+        parts += ["| | |", "|---|---|"]
+        parts += [f"| `{word}` | {getattr(x, 'help', '')} |" for word, x in zip(words, arguments, strict=True)]
+        parts += [_option(x) for x in options if x.name != "help"] + [""]
+    return "\n".join(parts)
+
+
+def _option(option: Any) -> str:
+    flags = " ".join(f"`{flag}`" for flag in [*option.opts, *option.secondary_opts])
+    annotation = option.type_descriptor.annotation
+    usual = "N" if annotation in (int, float) else "FILE" if annotation is Path else "WORD"
+    value = "" if option.is_flag else f" <code>{option.metavar or usual}</code>".replace("|", "&#124;")
+    default = "" if option.default in (None, False, True, []) else f" Not given: {option.default}."
+    again = " May be repeated." if option.multiple and "repeated" not in option.help else ""
+    return f"| {flags}{value} | {option.help}{again}{default} |"
+
+
+def _mathml(found: re.Match[str]) -> str:
+    if found["inline"] is not None:
+        return str(convert(unescape(found["inline"]).strip()))
+    return f'<div class="equation">{convert(unescape(found["block"]).strip(), display="block")}</div>'

@@ -61,7 +61,7 @@ def on_page_content(html: str, **_: Any) -> str:
 
 def _source(found: re.Match[str]) -> str:
     module, _, name = found["name"].rpartition(".")
-    thing = getattr(import_module(module), name)
+    thing = inspect.unwrap(getattr(import_module(module), name))
     lines, line = inspect.getsourcelines(thing)
     if found["body"]:
         quotes = [i for i, text in enumerate(lines) if '"""' in text]

@@ -19,7 +19,11 @@ ORACLES = ("1", "3", "4")
 """Properties that compare with the independent oracle or with float64: they see every fault, so that none is left to one alone."""
 LIBRARIES = ("numpy", "torch", "array_api_strict", "jax", "cupy")
 MUTANTS = "## Mutants"
-INTRODUCTION = """# Proof
+INTRODUCTION = """---
+hide: [toc]
+---
+
+# Proof
 
 That the backends compute one function, and the right one, is shown by properties: statements that hold for every input, checked
 on inputs that Hypothesis draws. This page is written by `python -m tests.proof` from a real run; nothing in it is entered by hand.

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import scalablevit_ref as sv
 from scalablevit_ref.benchmark import growth as growing
-from scalablevit_ref.benchmark import memory, page, report
-from scalablevit_ref.benchmark.contenders import LIBRARIES, MODULE, Work, logits, multiply_adds, prepare, why_absent
+from scalablevit_ref.benchmark import memory, page, plot, report
+from scalablevit_ref.benchmark.contenders import MODULE, Work, logits, multiply_adds, prepare, why_absent
 from scalablevit_ref.benchmark.timing import interleaved, matmul_peak, ratio, spread, threads
 from scalablevit_ref.cli import app
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, relative_l2
@@ -166,7 +166,14 @@ def test_table_picture_and_page(tmp_path: Path) -> None:
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20
     written = text.read_text()
     assert "| digits 112² × 1 | float32 cpu | numpy |" in written
-    assert "](bench.png)\n" in written
+    assert "](bench.png#only-light)\n" in written
+    assert "](bench-dark.png#only-dark)\n" in written
+    with Image.open(picture.with_name("bench-dark.png")) as dark:
+        assert sum(dark.convert("RGB").getpixel((0, 0))) < 3 * 50
+    assert re.search(
+        r"!\[Images a second of each contender\. digits, 1 image of 112², float32 on cpu: torch\.nn [\d.]+, numpy [\d.]+\.\]",
+        written,
+    )
     assert "- not run: cupy (digits): runs on GPUs" in written
 
 
@@ -224,10 +231,15 @@ def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:
     assert error.count("\n") == 1
 
 
-def test_every_contender_has_a_colour_and_a_library() -> None:
-    from scalablevit_ref.benchmark.plot import COLORS
-
-    assert set(COLORS) == {MODULE, *LIBRARIES}
+@pytest.mark.parametrize("name", ["benchmarks", "benchmarks_variants"])
+def test_the_committed_page_and_pictures_are_of_the_committed_run(name: str, tmp_path: Path) -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    found = json.loads((docs / f"{name}.json").read_text(encoding="utf-8"))
+    for theme, file in (("light", f"{name}.svg"), ("dark", f"{name}-dark.svg")):
+        plot.plot(found, tmp_path / file, theme=theme)
+        assert (tmp_path / file).read_bytes() == (docs / "pictures" / file).read_bytes()
+    pictures = [f"pictures/{name}.svg", f"pictures/{name}-dark.svg"]
+    assert page.page(found, pictures) == (docs / f"{name}.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("package", "extra"), [("torch", "torch"), ("matplotlib", "plot")])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from scalablevit_ref.benchmark.contenders import MODULE
+from scalablevit_ref.benchmark.plot import alt
 
 GOALS = {"numpy": 1.0, "torch": 1.3, "torch.compile": 1.5, "jax": 1.0}
 """Times as fast as the plain module, on a CPU, that a contender should be."""
@@ -15,7 +16,7 @@ INTRODUCTION = """\
 
 How fast and how large the specification is on each backend, beside the authors' network in plain `torch.nn` run eagerly
 (`scalablevit_ref/benchmark/module.py`; its state dict is the official one). This page is written by `scalablevit-ref bench --full
---page FILE.md --plot FILE.png --json > FILE.json` from one run, whose figures are all in that JSON document; nothing in it is
+--page FILE.md --plot FILE.svg --json > FILE.json` from one run, whose figures are all in that JSON document; nothing in it is
 entered by hand.
 
 All contenders have the same number of threads, the same random weights and the same images, and compute the same logits; they
@@ -25,10 +26,11 @@ that name is another one with more multiply-adds: its ratio (*) is at an equal n
 """
 
 
-def page(found: dict[str, Any], picture: str | None = None) -> str:
-    """Markdown. picture: the address of `plot`'s, as seen from the page."""
+def page(found: dict[str, Any], pictures: Sequence[str] = ()) -> str:
+    """Markdown. pictures: the addresses of `plot`'s for light and for dark pages, as seen from the page."""
     parts = [INTRODUCTION, *_machine(found), "## Forward passes\n"]
-    parts += [f"![Images a second of each contender]({picture})\n"] if picture else []
+    shown = [f"![{alt(found)}]({address}#only-{theme})" for address, theme in zip(pictures, ("light", "dark"), strict=False)]
+    parts += ["\n".join(shown) + "\n"] if shown else []
     parts += [_forward(found["forward"]), *_goals(found["forward"])]
     return "\n".join([*parts, *_rest(found)])
 

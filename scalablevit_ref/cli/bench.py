@@ -46,7 +46,9 @@ def bench(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a picture: .png, .svg or .pdf.")] = None,
-    page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page of Markdown.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page of Markdown; the picture on it gets a dark twin.")
+    ] = None,
 ) -> None:
     """Time the backends beside the authors' network in plain `torch.nn`, in turn, on this machine.
 
@@ -63,12 +65,15 @@ def bench(
             count = limits.enter_context(equal_threads(threads))
         found = _measured(works, contenders, rounds=rounds, count=count, full=full)
     if plot:
+        from scalablevit_ref.benchmark.plot import dark_twin
         from scalablevit_ref.benchmark.plot import plot as draw
 
         draw(found, plot)
+        if page:
+            draw(found, dark_twin(plot), theme="dark")
     if page:
-        picture = os.path.relpath(plot, page.parent) if plot else None
-        page.write_text(markdown(found, picture), encoding="utf-8")
+        pictures = [Path(os.path.relpath(path, page.parent)).as_posix() for path in (plot, dark_twin(plot))] if plot else []
+        page.write_text(markdown(found, pictures), encoding="utf-8")
     if as_json:
         print_json(found)
     else:

@@ -28,6 +28,28 @@ class Backend(Protocol):
         """This library's array as a NumPy array on the host."""
 
 
+BACKENDS = {"numpy": "numpy", "torch": "torch", "jax": "jax", "cupy": "cupy", "array_api_strict": "standard"}
+"""Library to the module here that serves it."""
+
+registered: dict[str, tuple[type, Backend]] = {}
+"""Backends from outside by their names, with the types they serve; read for arrays that none of the four libraries owns."""
+
+
+def register(array_type: type, module: Any) -> None:
+    """Let a backend from outside serve arrays of `array_type`; `to_backend` knows it by its NAME. Registered again, it is replaced.
+
+    module: a module, or anything else that has what `Backend` names. NumPy's, PyTorch's, JAX's and CuPy's arrays, those of
+        subclasses too, stay with their own backends.
+
+    Raises TypeError for a module that lacks one of them, ValueError for the name of a backend that is here.
+    """
+    if missing := [name for name in (*Backend.__annotations__, *vars(Backend)) if name[0] != "_" and not hasattr(module, name)]:
+        raise TypeError(f"a backend must have {', '.join(missing)}; {getattr(module, '__name__', module)} has not")
+    if module.NAME in BACKENDS:
+        raise ValueError(f"module.NAME must be none of {', '.join(BACKENDS)}, got {module.NAME!r}")
+    registered[module.NAME] = array_type, module
+
+
 def backend(x: Any) -> Backend:
     """The backend module that owns array `x`. Raises TypeError for anything else."""
     module: Any
@@ -47,6 +69,8 @@ def backend(x: Any) -> Backend:
         from scalablevit_ref.backends import cupy
 
         module = cupy
+    elif found := [served for array_type, served in registered.values() if isinstance(x, array_type)]:
+        module = found[0]
     elif hasattr(x, "__array_namespace__"):
         from scalablevit_ref.backends import standard
 

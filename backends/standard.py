@@ -41,9 +41,9 @@ def to_numpy(x: Any) -> np.ndarray:
 
 
 class EinopsBackend(AbstractBackend):
-    """What einops needs to rearrange and reduce array-api-strict's arrays; einops finds it by itself among the subclasses."""
+    """What einops needs to rearrange and reduce the standard's arrays; einops finds it by itself among the subclasses."""
 
-    framework_name = "array_api_strict"
+    framework_name = "scalablevit_ref"  # a module that is loaded, without which einops would not look further
 
     def is_appropriate_type(self, tensor: Any) -> bool:
         return hasattr(tensor, "__array_namespace__") and backend(tensor).NAME == NAME

@@ -7,17 +7,15 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from scalablevit_ref.backends.dispatch import backend
-
-BACKENDS = {"numpy": "numpy", "torch": "torch", "jax": "jax", "cupy": "cupy", "array_api_strict": "standard"}
-"""Library to the module here that serves it."""
+from scalablevit_ref.backends.dispatch import BACKENDS, backend, registered
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def to_backend(params_or_array: Any, name: str, dtype: str | None = None, device: Any = None) -> Any:
-    """The same values as arrays of library `name`: "numpy", "torch", "jax", "cupy" or "array_api_strict". A mapping gives a dict.
+    """The same values as arrays of library `name`: "numpy", "torch", "jax", "cupy", "array_api_strict" or one that is registered.
 
+    A mapping gives a dict.
     dtype: "float16", "bfloat16", "float32" or "float64"; None keeps it. device: as the library names it; None is its default.
     The result never shares memory with the source.
 
@@ -27,12 +25,12 @@ def to_backend(params_or_array: Any, name: str, dtype: str | None = None, device
     >>> to_backend({"weight": np.ones(2)}, "numpy", dtype="float32")
     {'weight': array([1., 1.], dtype=float32)}
     """
-    if name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r}; there are {', '.join(BACKENDS)}")
+    if name not in BACKENDS and name not in registered:
+        raise ValueError(f"unknown backend {name!r}; there are {', '.join((*BACKENDS, *registered))}")
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
     try:
-        target = import_module(f"scalablevit_ref.backends.{BACKENDS[name]}")
+        target = registered[name][1] if name in registered else import_module(f"scalablevit_ref.backends.{BACKENDS[name]}")
         return _each(params_or_array, lambda x: target.from_numpy(backend(x).to_numpy(x), dtype, device))
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"backend {name!r} needs {error.name}: pip install 'scalablevit-ref[{name}]'") from error

@@ -9,6 +9,9 @@ import numpy as np
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is decoded: pixels alone. Pillow would hand an EPS to Ghostscript, which runs it."""
+
 
 def load_image(path: str | Path, size: int = 224) -> np.ndarray:
     """One RGB image as float32 c h w: shorter side to size · 256/224 (bicubic), centre crop, ImageNet mean and deviation.
@@ -20,10 +23,10 @@ def load_image(path: str | Path, size: int = 224) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
             image = file.convert("RGB")
     except UnidentifiedImageError:
-        raise OSError(f"{path} is not an image that Pillow can read") from None
+        raise OSError(f"{path} is not an image in one of the formats {', '.join(FORMATS)}") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise OSError(f"cannot read image {path}: {error}") from error
     shorter = int(size * 256 / 224)

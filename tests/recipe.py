@@ -1,4 +1,4 @@
-"""The conformance recipe: every tensor follows from its name, its shape and the case's seed (see `data/conformance/README.md`)."""
+"""The conformance recipe: every tensor follows from its name, its shape and the case's seed."""
 
 from __future__ import annotations
 

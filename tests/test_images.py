@@ -64,3 +64,9 @@ def test_unreadable(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=reason) as caught:
             load_image(tmp_path / name)
         assert name.strip(".") in str(caught.value)
+
+
+def test_what_pillow_would_hand_to_another_program_is_not_decoded(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "image.eps")
+    with pytest.raises(OSError, match=r"image\.eps is not an image in one of the formats BMP, GIF, JPEG, PNG"):
+        load_image(tmp_path / "image.eps")

@@ -73,15 +73,3 @@ def test_import_costs_little_beyond_numpy_and_einops() -> None:
     """At most 100 ms of processor time, best of five processes: other work on the machine does not count."""
     code = "import time, numpy, einops; t = time.process_time(); import scalablevit_ref; print(time.process_time() - t)"
     assert min(float(run(sys.executable, "-c", code)) for _ in range(5)) <= 0.1
-
-
-LAYERS = ["backends", "ops", "attention", "network", "checkpoints", "adapters", "testing", "cli"]
-
-
-@pytest.mark.parametrize("layer", ["ops", "attention", "network", "checkpoints", "testing"])
-def test_imports_go_one_way(layer: str) -> None:
-    """cli → (adapters, testing, checkpoints) → network → attention → ops → backends."""
-    path = ROOT / "scalablevit_ref" / layer
-    for file in path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]:
-        for above in LAYERS[LAYERS.index(layer) + 1 :]:
-            assert f"scalablevit_ref.{above}" not in file.read_text(), (file.name, above)

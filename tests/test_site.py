@@ -167,7 +167,7 @@ def complaints(tab: Any, allowed: str) -> list[str]:
     heard: list[str] = []
     tab.on("console", lambda said: heard.append(f"console: {said.text}") if said.type in ("error", "warning") else None)
     tab.on("pageerror", lambda error: heard.append(f"error: {error}"))
-    tab.on("requestfailed", lambda request: heard.append(f"failed: {request.url}"))
+    tab.on("requestfailed", lambda r: heard.append(f"failed: {r.url}") if r.failure != "net::ERR_ABORTED" else None)  # left before
     tab.on("request", lambda r: heard.append(f"elsewhere: {r.url}") if not r.url.startswith((allowed, "data:", "blob:")) else None)
     tab.on("response", lambda answer: heard.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None)
     return heard

@@ -106,7 +106,8 @@ class DigitsPort(nn.Module):
 
 def port(exact=False):
     module = DigitsPort(exact)
-    return module.bind(module.init(jax.random.key(0), jnp.zeros((1, 112, 112, 1))))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 112, 112, 1)))
+    return module.bind(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))  # the comparison puts in weights of its own
 
 
 def mended():

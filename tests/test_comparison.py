@@ -105,9 +105,11 @@ def test_every_hypothesis_changes_something() -> None:
     trace = sv.trace(FOREIGN_IMAGES, params, CONFIG)
     port = vit_pytorch.Config(num_classes=5, dim=8, depth=(2, 1), heads=2, reduction_factor=(2, 1), window_size=(7, None))
     port_params = random_params(vit_pytorch.parameter_shapes(port) | {f"layers.1.0.norm.{name}": (1, 16, 1, 1) for name in "gb"})
+    backbone = NETWORKS["backbone"]
     locals_ = [
         Local(CONFIG, params, FOREIGN_IMAGES, set(trace), trace.__getitem__),
         Local(port, port_params, random_images((1, 3, 56, 56)), set(), trace.__getitem__),
+        Local(backbone, random_params(sv.parameter_shapes(backbone)), random_images((1, 3, 50, 66)), set(), trace.__getitem__),
     ]
     dead = []
     for hypothesis in HYPOTHESES:

@@ -60,6 +60,8 @@ class Wiring:
     peg: Literal["after the first block", "after the second block", "after the last block", "before the blocks", "missing"] = (
         "after the first block"
     )
+    pairs: Literal["IWSA, MLP, SSA, MLP", "SSA, MLP, IWSA, MLP", "SSA, MLP, MLP, IWSA"] = "IWSA, MLP, SSA, MLP"
+    stage_norms: Literal["passed on", "on the outputs only"] = "passed on"
     pool: Literal["after norm", "before norm"] = "after norm"
     second_feed_forward: Literal["after IWSA", "before IWSA"] = "after IWSA"  # these two of vit_pytorch's network
     last_norm: Literal["missing", "there"] = "missing"
@@ -85,14 +87,15 @@ def layers(config: ScalableViTConfig | Config, wiring: Wiring = OFFICIAL) -> dic
         eps = config.norm_eps if config.embed_norm_eps is None else config.embed_norm_eps
         x = add(f"patch_embeds.{k}", "patch_embed", x, patch_size=2 if k else config.patch_size, eps=eps)
         place = _peg_place(wiring, config.depths[k])
-        for i in range(-1, config.depths[k]):
-            if i >= 0:
+        for turn, i in enumerate((None, *_order(wiring, config.depths[k])), start=-1):
+            if i is not None:
                 _add_block(add, x, config, k, i, wiring)
                 x = f"stages.{k}.{i}"
-            if i == place:
+            if turn == place:
                 x = add(f"pos_block.{k}", "peg", x)
         if config.stage_norms:
-            x = add(f"norm_list.{k}", "layer_norm", x, eps=config.norm_eps)
+            normed = add(f"norm_list.{k}", "layer_norm", x, eps=config.norm_eps)
+            x = normed if wiring.stage_norms == "passed on" or k == config.num_stages - 1 else x
     _add_head(add, x, config, wiring)
     return table
 
@@ -126,8 +129,15 @@ def tap_shapes(config: ScalableViTConfig | Config, images: Sequence[int]) -> dic
     return found
 
 
+def _order(wiring: Wiring, depth: int) -> list[int]:
+    """The blocks of a stage as they run: by their numbers, or each SSA before the IWSA that it follows."""
+    if wiring.pairs == "IWSA, MLP, SSA, MLP":
+        return list(range(depth))
+    return [i for pair in range(0, depth, 2) for i in (pair + 1, pair) if i < depth]
+
+
 def _peg_place(wiring: Wiring, depth: int) -> int | None:
-    """The block that PEG follows; −1 for none before it, None for no PEG."""
+    """The turn that PEG follows; −1 for none before it, None for no PEG."""
     places = {"after the first block": 0, "after the second block": 1, "after the last block": depth - 1, "before the blocks": -1}
     return places.get(wiring.peg)
 
@@ -155,6 +165,12 @@ def _add_block(add: Any, x: str, config: ScalableViTConfig, k: int, i: int, wiri
         add(norm2, "layer_norm", mlp, eps=eps)
         add(mlp, "mlp", *before, norm1)
         add(name, "sum", *before, norm1, norm2)
+    elif wiring.pairs == "SSA, MLP, MLP, IWSA" and kind == "iwsa":
+        add(norm2, "layer_norm", x, eps=eps)
+        add(mlp, "mlp", norm2)
+        add(norm1, "layer_norm", x, mlp, eps=eps)
+        add(attn, kind, norm1, **settings)
+        add(name, "sum", x, mlp, attn)
     else:
         add(norm1, "layer_norm", x, eps=eps)
         add(attn, kind, norm1, **settings)

@@ -37,6 +37,7 @@ class Variation:
     windows: Literal["tiles", "grid", "columns first when cut", "columns first when merged", "transposed inside when merged"] = (
         "tiles"
     )
+    filling: Literal["tokens", "after qkv", "masked", "hidden from LIM"] = "tokens"  # of windows that a map does not fill
     lim: LIM = "added before proj"
     activation: Literal["after the norm", "before the norm"] = "after the norm"
     identity: Literal["added", "missing"] = "added"
@@ -81,10 +82,12 @@ def scale_of(v: Variation, own: float, d: float, c: float, width: float) -> floa
     return float(scales[v.scale])
 
 
-def attend(q: Array, key: Array, value: Array, scale: float, v: Variation) -> Array:
-    if v.factors == "as they are":
+def attend(q: Array, key: Array, value: Array, scale: float, v: Variation, mask: Array | None = None) -> Array:
+    """mask: what is added to the logits."""
+    if v.factors == "as they are" and mask is None:
         return np.asarray(ops.attention(q, key, value, scale=scale))
-    weights = ops.softmax(_rounded(q, v) @ _rounded(key, v).swapaxes(-1, -2) * scale)
+    scores = _rounded(q, v) @ _rounded(key, v).swapaxes(-1, -2) * scale
+    weights = ops.softmax(scores if mask is None else scores + mask)
     return np.asarray(_rounded(weights, v) @ _rounded(value, v))
 
 

@@ -140,11 +140,17 @@ def ssa(
 
 def iwsa(x: Array, params: Mapping[str, Array], v: Variation, *, num_heads: int, window_size: int, pad: bool) -> Array:
     p, (h, w, c), s = modules(params), x.shape[1:], window_size
-    x = ops.pad(x, bottom=-h % s, right=-w % s)
-    qkv = rearrange(linear(x, **p["qkv"], v=v), f"b h w {v.thirds} -> three b h w (heads d)", three=3, heads=num_heads)
+
+    def filled(t: Array) -> Array:
+        return np.asarray(ops.pad(t, bottom=-h % s, right=-w % s))
+
+    qkv = filled(linear(x, **p["qkv"], v=v)) if v.filling == "after qkv" else linear(filled(x), **p["qkv"], v=v)
+    x = filled(x)
+    qkv = rearrange(qkv, f"b h w {v.thirds} -> three b h w (heads d)", three=3, heads=num_heads)
     q, key, value = ordered(dict(zip("qkv", qkv, strict=True)), v)
 
     def lim(t: Array) -> Array:
+        t = filled(t[:, :h, :w, :]) if v.filling == "hidden from LIM" else t
         return conv(padded(t, 3, 1, 1, v), **p["lim_func"], groups=c, v=v)
 
     values = lim(value) if v.lim == "before the attention" else value
@@ -157,7 +163,12 @@ def iwsa(x: Array, params: Mapping[str, Array], v: Variation, *, num_heads: int,
         for name, t in (("q", q), ("k", key), ("v", values))
     )
     q_windows, key_windows, value_windows = windows
-    z = attend(q_windows, key_windows, value_windows, scale_of(v, c / num_heads, c / num_heads, c, c), v)
+    mask = None
+    if v.filling == "masked":
+        real = filled(np.ones((len(x), h, w, 1)))
+        real = rearrange(real, f"b {rows} {columns} 1 -> {cut} 1 1 (ph pw)", gh=grid["gh"], gw=grid["gw"])
+        mask = np.where(real, 0.0, -np.inf)
+    z = attend(q_windows, key_windows, value_windows, scale_of(v, c / num_heads, c / num_heads, c, c), v, mask)
     merged = "(b gw gh)" if v.windows == "columns first when merged" else "(b gh gw)"
     inside = "(pw ph)" if v.windows == "transposed inside when merged" else "(ph pw)"
     z = rearrange(z, f"{merged} heads {inside} d -> b {rows} {columns} {part['merge']}", ph=s, pw=s, **grid)

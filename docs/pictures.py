@@ -1,21 +1,51 @@
-"""Draw the pictures of the README from real runs: `python docs/pictures.py`."""
+"""Draw the pictures of the README and of the site: `python docs/pictures.py`. They come from configs and from real runs."""
 
 from __future__ import annotations
 
 import io
+from contextlib import chdir, suppress
 from pathlib import Path
+from typing import Any
 
+import typer
 from rich.console import Console
 
 import scalablevit_ref as sv
 from scalablevit_ref import digits
+from scalablevit_ref.cli.attend import attend
+from scalablevit_ref.cli.compare import compare
 from scalablevit_ref.cli.verify import print_results
+from scalablevit_ref.drawing import draw
+from scalablevit_ref.drawing.style import THEMES
 from scalablevit_ref.testing.agreement import CANDIDATES, agreement
 
 HERE = Path(__file__).parent
 
 
-def main() -> None:
+FROM_CONFIG: dict[str, dict[str, Any]] = {
+    "architecture": {},
+    "ssa": {"layer": "stages.0.1.attn"},
+    "ssa_s1": {"layer": "stages.3.1.attn"},
+    "iwsa": {"layer": "stages.0.0.attn"},
+    "block": {"layer": "stages.0.0"},
+    "patch_embed": {"layer": "patch_embeds.0"},
+    "peg": {"layer": "pos_block.0"},
+    "mlp": {"layer": "stages.0.0.mlp"},
+    "cost": {"cost": True},
+}
+"""The pictures of `small`, as `scalablevit_ref.drawing.draw` is asked for them."""
+
+
+def from_config(folder: Path) -> None:
+    """Each picture of `small` for light pages, and beside it, under `NAME-dark.svg`, for dark ones."""
+    folder.mkdir(exist_ok=True)
+    for name, options in FROM_CONFIG.items():
+        for theme in THEMES:
+            ending = "-dark.svg" if theme == "dark" else ".svg"
+            draw(sv.variant("small"), folder / f"{name}{ending}", name="small", theme=theme, **options)
+
+
+def verify(path: Path) -> None:
     """Run `verify` on the embedded example and keep what it prints as an SVG."""
     checkpoint = sv.load_checkpoint(digits.CHECKPOINT)
     images, labels = digits.test_images()
@@ -26,8 +56,27 @@ def main() -> None:
     fonts = svg.index("@font-face"), svg.index("    .terminal")  # rich links to fonts on a server; the system's own will do
     start = min(fonts[0], fonts[1])
     end = svg.index("-matrix {") - len(svg[start : svg.index("-matrix {")].splitlines()[-1])
-    (HERE / "verify.svg").write_text(svg[:start] + svg[end:], encoding="utf-8")
+    path.write_text(svg[:start] + svg[end:], encoding="utf-8")
+
+
+def attention(folder: Path) -> None:
+    """The maps of attention.md, as its commands draw them, for light pages and for dark ones."""
+    for name, layer in (("attention-ssa", "stages.2.1"), ("attention-iwsa", "stages.0.0")):
+        for theme in THEMES:
+            attend("digit:75", layer, folder / f"{name}{'-dark' * (theme == 'dark')}.svg", theme=theme)
+
+
+def errors(folder: Path) -> None:
+    """What `compare --plot` draws of the port of checking.md."""
+    with chdir(HERE / "examples"):
+        for theme in THEMES:
+            picture = folder / f"errors{'-dark' * (theme == 'dark')}.svg"
+            with suppress(typer.Exit):  # with code 1: the port differs
+                compare("torch_port.py:DigitsPort", variant_name="digits", plot=picture, theme=theme)
 
 
 if __name__ == "__main__":
-    main()
+    from_config(HERE / "pictures")
+    attention(HERE / "pictures")
+    errors(HERE / "pictures")
+    verify(HERE / "verify.svg")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from einops import rearrange
 
 from scalablevit_ref._typing import Array, Float, Params
@@ -13,6 +15,9 @@ from scalablevit_ref.parameters import has_qkv_bias, iwsa_shapes, modules, ssa_s
 SSA_NORM_EPS = 1e-5
 """Epsilon of the LayerNorm inside SSA; every other LayerNorm of the classifier has 1e-6."""
 
+Attend = Callable[..., Array]
+"""Called as `ops.attention` is: (q "*b n d", k "*b m d", v "*b m e", *, scale) -> "*b n e"."""
+
 
 def ssa(
     x: Float[Array, "b h w c"],
@@ -23,6 +28,7 @@ def ssa(
     c_ratio: float,
     values: SSAValues = "unscaled",
     scale: SSAScale = "scaled",
+    attend: Attend = attention,
 ) -> Float[Array, "b h w c"]:
     """Scalable self-attention: Z = softmax(Q' K'ᵀ · scale) V' with fewer keys (r_n = s⁻²) of scaled width (c' = int(c · r_c)).
 
@@ -35,6 +41,7 @@ def ssa(
     c_ratio: r_c.
     values: "unscaled" is the paper's V' ∈ n·r_n × c (v3); "scaled" is v1, where V' ∈ n·r_n × c·r_c.
     scale: "scaled" is (d · r_c)^-½ with d = c/H; "head_dim" is d^-½.
+    attend: computes softmax(q kᵀ · scale) v of q "b heads n d"; another one may keep the weights, or be a kernel of your own.
 
     Raises ValueError or TypeError for a shape, a parameter or a setting that does not fit.
     """
@@ -64,12 +71,18 @@ def ssa(
 
     q, k, v = (rearrange(t, "b h w (heads d) -> b heads (h w) d", heads=num_heads) for t in (q, k, v))
     head_dim = c / num_heads
-    z = attention(q, k, v, scale=(head_dim * c_ratio if scale == "scaled" else head_dim) ** -0.5)
+    z = attend(q, k, v, scale=(head_dim * c_ratio if scale == "scaled" else head_dim) ** -0.5)
     return linear(rearrange(z, "b heads (h w) d -> b h w (heads d)", h=h), **p["proj"])
 
 
 def iwsa(
-    x: Float[Array, "b h w c"], params: Params, *, num_heads: int, window_size: int, pad: bool = False
+    x: Float[Array, "b h w c"],
+    params: Params,
+    *,
+    num_heads: int,
+    window_size: int,
+    pad: bool = False,
+    attend: Attend = attention,
 ) -> Float[Array, "b h w c"]:
     """Interactive window self-attention: attention inside p × p windows, plus the local interactive module across them.
 
@@ -81,6 +94,7 @@ def iwsa(
     window_size: p. Both h and w must divide by it, unless `pad`:
     pad: put zeros at the right and bottom to whole windows *before* `qkv`, as the detection backbone does. The zeros become tokens
         that carry qkv's bias, take part in every softmax and reach LIM; they are cut off before `proj`.
+    attend: computes softmax(q kᵀ · scale) v of q "b gh gw heads n d"; another one may keep the weights, or be a kernel of your own.
 
     Raises ValueError or TypeError for a shape, a parameter or a setting that does not fit.
     """
@@ -100,7 +114,7 @@ def iwsa(
     qkv = rearrange(linear(x, **p["qkv"]), "b h w (three c) -> three b h w c", three=3)
     cut = {"ph": window_size, "pw": window_size, "heads": num_heads}
     q, k, v = (rearrange(qkv[i, ...], "b (gh ph) (gw pw) (heads d) -> b gh gw heads (ph pw) d", **cut) for i in range(3))
-    z = attention(q, k, v, scale=(c / num_heads) ** -0.5)
+    z = attend(q, k, v, scale=(c / num_heads) ** -0.5)
     z = rearrange(z, "b gh gw heads (ph pw) d -> b (gh ph) (gw pw) (heads d)", ph=window_size)
     z = z + conv2d(qkv[2, ...], **p["lim_func"], padding=1, groups=c)  # Z + F(V): windows interact
     return linear(z[:, :h, :w, :], **p["proj"])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from scalablevit_ref.cli.attend import attend
 from scalablevit_ref.cli.bench import bench
 from scalablevit_ref.cli.compare import compare
 from scalablevit_ref.cli.convert import convert
 from scalablevit_ref.cli.diff import diff
+from scalablevit_ref.cli.draw import draw
 from scalablevit_ref.cli.inspect import inspect
 from scalablevit_ref.cli.summary import summary
 from scalablevit_ref.cli.trace import trace
@@ -29,3 +31,5 @@ app.command()(diff)
 app.command()(compare)
 app.command()(trace)
 app.command()(bench)
+app.command()(draw)
+app.command()(attend)

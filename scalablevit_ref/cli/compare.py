@@ -59,6 +59,10 @@ def compare(
     all_layers: Annotated[bool, typer.Option("--all", help="List every layer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report, one HTML file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the errors by layer as a picture: .png, .svg or .pdf.")
+    ] = None,
+    theme: Annotated[str, typer.Option(metavar="light|dark", help="The picture is for a light or a dark page.")] = "light",
 ) -> None:
     """Hold a port of the network against the reference: which layer goes wrong first, by how much, and why.
 
@@ -66,6 +70,10 @@ def compare(
     """
     with bad_input_is_one_line(), errors_in_flags():
         check_known("--mode", [mode], MODES)
+        if plot:
+            from scalablevit_ref.drawing.style import check_picture
+
+            check_picture(plot, theme)
         port = named(candidate)
         with spinner("the candidate") as step:
             report = held_against(
@@ -85,6 +93,10 @@ def compare(
             from scalablevit_ref.testing.page import html as page
 
             html.write_text(page(report, title=f"{candidate} against the reference"), encoding="utf-8")
+        if plot:
+            from scalablevit_ref.drawing.errors import error_plot
+
+            error_plot(report, plot, title=f"{candidate} against the reference", theme=theme)
     if as_json:
         print_json(report.to_json())
     else:

@@ -51,7 +51,7 @@ def error_chart(report: Report, *, width: int, name: str) -> str:
 
     for power in range(low, high + 1, -(-(high - low) // 7)):
         line("grid", left, y(10.0**power), end, y(10.0**power))
-        text(_power(power), left - 8, y(10.0**power) + 4, "end")
+        text(power_of_ten(power), left - 8, y(10.0**power) + 4, "end")
     if above:
         text("NaN, ∞", left - 8, y(math.inf) + 4, "end")
     if below:
@@ -59,7 +59,7 @@ def error_chart(report: Report, *, width: int, name: str) -> str:
         line("grid", left, floor, end, floor)
     text("eps", left - 8, top - 10, "end", "unit")
     taken = 0.0
-    for first, last, label in _groups(rows):
+    for first, last, label in groups(rows):
         middle, half = left + step * (first + last + 1) / 2, CHARACTER * len(label) / 2
         middle = max(min(middle, end + right - half), half)
         if first:
@@ -90,7 +90,7 @@ def error_chart(report: Report, *, width: int, name: str) -> str:
         hit = f'x="{left + step * i:.1f}" y="{top}" width="{step:.1f}" height="{floor - top}"'
         parts.append(f'<rect class="hit" {hit}><title>{escape(_tip(row))}</title></rect>')
     text("layers, in the order of the network" if plot > 300 else "layers, in order", left + plot / 2, floor + 38, kind="unit")
-    head = f'<title id="{name}-title">Error by layer</title><desc id="{name}-desc">{escape(_description(report))}</desc>'
+    head = f'<title id="{name}-title">Error by layer</title><desc id="{name}-desc">{escape(description(report))}</desc>'
     size_said = f'width="{end + right}" height="{floor + 46}" viewBox="0 0 {end + right} {floor + 46}"'
     return f'<svg role="img" aria-labelledby="{name}-title {name}-desc" {size_said}>{head}{"".join(parts)}</svg>'
 
@@ -103,14 +103,14 @@ def _mark(kind: str, x: float, y: float, size: float, finite: bool) -> str:
     return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{size * (1.4 if kind == "propagated" else 1):.1f}"/>'
 
 
-def _power(power: int) -> str:
+def power_of_ten(power: int) -> str:
     """A power of ten as it is written: 0.01, 1, 10, 10⁵."""
     if -2 <= power <= 2:
         return f"{10.0**power:g}"
     return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def _groups(rows: Sequence[Row]) -> Iterator[tuple[int, int, str]]:
+def groups(rows: Sequence[Row]) -> Iterator[tuple[int, int, str]]:
     """The first and the last layer of each stage, and what it is called."""
 
     def stage(row: Row) -> str:
@@ -129,7 +129,9 @@ def _tip(row: Row) -> str:
     return "\n".join([row.layer, *lines])
 
 
-def _description(report: Report) -> str:
+def description(report: Report) -> str:
+    """The chart in words."""
+
     def span(comparisons: list[Comparison]) -> str:
         finite = [c.error for c in comparisons if math.isfinite(c.error)]
         rest = len(comparisons) - len(finite)

@@ -1,0 +1,153 @@
+"""`scalablevit-ref attend`: where one layer's attention goes on one image, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from scalablevit_ref import digits
+from scalablevit_ref.checkpoints import load_checkpoint
+from scalablevit_ref.checks import check_image_size
+from scalablevit_ref.cli.errors import bad_input_is_one_line
+from scalablevit_ref.cli.settings import errors_in_flags
+from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD, load_image
+from scalablevit_ref.parameters import init_params
+
+DIGIT = "digit:"
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a grey (ITU-R BT.601)."""
+
+MOST_LETTERS = 32
+"""Of a file's name in the picture; a longer one loses its middle."""
+
+
+def attend(
+    image: Annotated[
+        str,
+        typer.Argument(
+            metavar="IMAGE",
+            help="An image file (official preprocessing), or digit:N, the N-th of the 370 embedded test images, from 0.",
+            show_default=False,
+        ),
+    ],
+    layer: Annotated[str, typer.Option(help="Which block: stages.K.I. Odd I is SSA, even I is IWSA.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="To be written: .svg, .png or .pdf.", show_default=False)
+    ],
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A checkpoint. Not given: for digit:N the embedded one.", show_default=False)
+    ] = None,
+    variant_name: Annotated[
+        str | None, typer.Option("--variant", help="This variant with untrained weights; with --weights: what the file holds.")
+    ] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROW,COLUMN|mean",
+            help="The token that asks, from 0,0; mean is all of them (SSA). Not given: a digit's most inked, else the middle.",
+            show_default=False,
+        ),
+    ] = None,
+    heads: Annotated[str, typer.Option(metavar="all|mean|N", help="Each head and their mean, their mean, or one head.")] = "all",
+    image_size: Annotated[int, typer.Option(help="Pixels a side to which an image file is brought.", min=1)] = 224,
+    theme: Annotated[str, typer.Option(metavar="light|dark", help="For a light or a dark page.")] = "light",
+    seed: Annotated[int, typer.Option(help="Of untrained weights.", min=0)] = 0,
+) -> None:
+    """Draw where a layer's attention goes, laid over the image, and print the picture's alternative text.
+
+    Of SSA: what one query gives to each reduced key, and what each key receives from all queries. Of IWSA: the windows, what the
+    query gives inside its own, and how much LIM adds to that, which is where windows interact.
+    Needs matplotlib: `pip install 'scalablevit-ref[plot]'`.
+    """
+    from scalablevit_ref.drawing.attention_maps import AttentionPicture
+    from scalablevit_ref.drawing.attention_weights import layer_attention
+    from scalablevit_ref.drawing.style import check_picture
+
+    with bad_input_is_one_line(), errors_in_flags():
+        check_picture(output, theme)
+        config, params, what = _network(image, weights, variant_name, seed)
+        x, grey, name = _image(image, config, image_size)
+        found = layer_attention(x, params(), config, layer)
+        prediction = "" if weights is None and variant_name else _prediction(found.logits[0], config, image)
+        shown, each = _heads(heads, found.heads)
+        asks = _query(query, grey if image.startswith(DIGIT) else None, found.tokens, found.stride)
+        picture = AttentionPicture(found, grey, asks, shown, each, (name + prediction, what))
+        picture.save(output, theme=theme)
+    typer.echo(picture.alt)
+
+
+def _network(
+    image: str, weights: Path | None, variant_name: str | None, seed: int
+) -> tuple[ScalableViTConfig, Callable[[], dict[str, np.ndarray]], str]:
+    """The config, what gives the parameters in float32, and where they are from."""
+    if weights is None and variant_name is not None:
+        config = variant(variant_name)
+        return config, partial(init_params, config, seed), f"{variant_name}, untrained (seed {seed}): the maps tell nothing"
+    if weights is None and not image.startswith(DIGIT):
+        raise ValueError("which network? --weights reads it, --variant takes untrained weights")
+    checkpoint = load_checkpoint(weights or digits.CHECKPOINT, variant=variant_name)
+    what = f"weights of {_short(weights.name)}" if weights else "the embedded digits checkpoint"
+    return checkpoint.config, lambda: {name: x.astype("float32") for name, x in checkpoint.params.items()}, what
+
+
+def _image(image: str, config: ScalableViTConfig, size: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """The network's input "1 c h w", the same in grey from 0 to 1, and what it is called."""
+    channels = 1 if image.startswith(DIGIT) else 3
+    if config.in_chans != channels:
+        raise ValueError(f"{image} has {channels} channel{'s' * (channels > 1)}, the network takes {config.in_chans}")
+    if image.startswith(DIGIT):
+        check_image_size(config, digits.IMAGE_SIZE, digits.IMAGE_SIZE)
+        images, labels = digits.test_images()
+        number = image.removeprefix(DIGIT)
+        if not number.isdecimal() or int(number) >= len(images):
+            raise ValueError(f"IMAGE must be digit:N with N from 0 to {len(images) - 1}, or a file, got {image!r}")
+        x = digits.preprocess(images[int(number)][None])
+        return x, x[0, 0] * digits.STD + digits.MEAN, f"{image}, a {labels[int(number)]}"
+    check_image_size(config, size, size)
+    x = load_image(image, size)
+    colors = x * np.reshape(IMAGENET_STD, (3, 1, 1)) + np.reshape(IMAGENET_MEAN, (3, 1, 1))
+    return x[None], np.tensordot(LUMA, colors, 1), _short(Path(image).name)
+
+
+def _prediction(logits: np.ndarray, config: ScalableViTConfig, image: str) -> str:
+    if not config.num_classes or config.head == "none":
+        return ""
+    shares = np.exp(logits - logits.max())
+    words = ": read as" if image.startswith(DIGIT) else ": class"
+    return f"{words} {shares.argmax()}, probability {shares.max() / shares.sum():.2f}"
+
+
+def _heads(text: str, count: int) -> tuple[tuple[int, ...], bool]:
+    """Which heads, and whether each has a panel of its own."""
+    if text in ("all", "mean"):
+        return tuple(range(count)), text == "all"
+    if not text.isdecimal():
+        raise ValueError(f"--heads must be all, mean or a head's number, got {text!r}")
+    return (int(text),), False
+
+
+def _query(text: str | None, ink: np.ndarray | None, tokens: tuple[int, int], stride: int) -> tuple[int, int] | None:
+    """Row and column of the token that asks; None for the mean over all. ink: of a digit, "h w"."""
+    if text == "mean":
+        return None
+    if text is None:
+        if ink is None:
+            return tokens[0] // 2, tokens[1] // 2
+        rows, columns = (np.arange(count) * stride for count in tokens)
+        inked = np.add.reduceat(np.add.reduceat(ink, rows, axis=0), columns, axis=1)
+        row, column = np.unravel_index(np.argmax(inked), tokens)
+        return int(row), int(column)
+    words = text.split(",")
+    if len(words) != 2 or not all(word.strip().isdecimal() for word in words):
+        raise ValueError(f"--query must be ROW,COLUMN or mean, got {text!r}")
+    return int(words[0]), int(words[1])
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= MOST_LETTERS else f"{line[: MOST_LETTERS // 2 - 1]}…{line[-MOST_LETTERS // 2 :]}"

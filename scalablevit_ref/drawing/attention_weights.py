@@ -1,0 +1,129 @@
+"""The attention weights of one layer, from the specification itself: `ssa` and `iwsa` are run with an `attend` that keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+
+from scalablevit_ref.attention import Attend, iwsa, ssa
+from scalablevit_ref.config import BlockKind, ScalableViTConfig, near_matches
+from scalablevit_ref.network import scalable_vit
+from scalablevit_ref.ops import attention
+from scalablevit_ref.parameters import block_kind
+
+
+@dataclass(frozen=True)
+class LayerAttention:
+    """What the attention of block `layer` does with a batch of images.
+
+    weights: "b heads h w kh kw": what the query at token (h, w) gives to each of its keys; they sum to one. SSA's keys are the
+        s × s tiles of the map, for all queries the same; IWSA's are the p × p tokens of the query's window.
+    span: s of SSA, p of IWSA. stride: pixels from token to token.
+    lim, values: of IWSA, the lengths |F(V)| and |Z| of what LIM and the windows' attention add up at each token, "b h w".
+    logits: what the network says, "b classes".
+    """
+
+    layer: str
+    kind: BlockKind
+    span: int
+    stride: int
+    weights: np.ndarray
+    logits: np.ndarray
+    lim: np.ndarray | None = None
+    values: np.ndarray | None = None
+
+    @property
+    def heads(self) -> int:
+        return int(self.weights.shape[1])
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Rows and columns of the map."""
+        return self.weights.shape[2], self.weights.shape[3]
+
+    @property
+    def keys(self) -> tuple[int, int]:
+        """Rows and columns of the keys of one query."""
+        return self.weights.shape[4], self.weights.shape[5]
+
+    @property
+    def key_tokens(self) -> int:
+        """Tokens a side that one key stands for."""
+        return self.span if self.kind == "ssa" else 1
+
+    def first_key(self, row: int, column: int) -> tuple[int, int]:
+        """The token at the upper left of what the query at this token sees."""
+        return (0, 0) if self.kind == "ssa" else (row - row % self.span, column - column % self.span)
+
+    @property
+    def received(self) -> np.ndarray:
+        """Of SSA: what each key gets, the mean over all queries, "b heads kh kw"."""
+        return np.asarray(self.weights.mean(axis=(2, 3)))
+
+
+def attention_layers(config: ScalableViTConfig) -> list[str]:
+    """The blocks of a network: `stages.0.0`, `stages.0.1`, …"""
+    return [f"stages.{k}.{i}" for k, depth in enumerate(config.depths) for i in range(depth)]
+
+
+def layer_attention(images: np.ndarray, params: Mapping[str, np.ndarray], config: ScalableViTConfig, layer: str) -> LayerAttention:
+    """Run the network on images "b c h w" and keep the attention weights of one block.
+
+    layer: `stages.k.i`, or `stages.k.i.attn`.
+
+    Raises ValueError for a layer that the network does not have, and what `scalable_vit` raises.
+    """
+    layer = layer.removesuffix(".attn")
+    known = attention_layers(config)
+    if layer not in known:
+        raise ValueError(f"unknown layer {layer!r}{near_matches(layer, known)}; there are {', '.join(known)}")
+    k, i = map(int, layer.split(".")[1:])
+    inputs: dict[str, np.ndarray] = {}
+
+    def keep_input(name: str, x: Any) -> Any:
+        if name == f"{layer}.norm1":
+            inputs["x"] = x
+        return x
+
+    logits = scalable_vit(images, params, config, tap=keep_input)
+    prefix = f"{layer}.attn."
+    own = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+    run = _ssa if block_kind(i) == "ssa" else _iwsa
+    return LayerAttention(layer, block_kind(i), stride=config.strides[k], logits=logits, **run(inputs["x"], own, config, k))
+
+
+def _keeping(kept: list[np.ndarray]) -> Attend:
+    """`attention` that keeps its weights: what it makes of values that are the unit vectors."""
+
+    def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, scale: float) -> Any:
+        keys = k.shape[-2]
+        kept.append(attention(q, k, np.broadcast_to(np.eye(keys, dtype=k.dtype), (*k.shape[:-1], keys)), scale=scale))
+        return attention(q, k, v, scale=scale)
+
+    return attend
+
+
+def _ssa(x: np.ndarray, params: Mapping[str, np.ndarray], config: ScalableViTConfig, k: int) -> dict[str, Any]:
+    kept: list[np.ndarray] = []
+    settings: dict[str, Any] = {"num_heads": config.num_heads[k], "sr_ratio": config.sr_ratios[k], "c_ratio": config.c_ratios[k]}
+    ssa(x, params, **settings, values=config.ssa_values, scale=config.ssa_scale, attend=_keeping(kept))
+    s, h = config.sr_ratios[k], x.shape[1]
+    return {"span": s, "weights": rearrange(kept[0], "b heads (h w) (kh kw) -> b heads h w kh kw", h=h, kh=h // s)}
+
+
+def _iwsa(x: np.ndarray, params: Mapping[str, np.ndarray], config: ScalableViTConfig, k: int) -> dict[str, Any]:
+    """With `proj` the identity, `iwsa` gives Z + F(V); without LIM's kernel that is Z, with an attention that gives zeros F(V)."""
+    kept: list[np.ndarray] = []
+    p, (h, w, c) = config.window_sizes[k], x.shape[1:]
+    settings: dict[str, Any] = {"num_heads": config.num_heads[k], "window_size": p, "pad": config.pad_windows}
+    unprojected = dict(params) | {"proj.weight": np.eye(c, dtype=x.dtype), "proj.bias": np.zeros(c, x.dtype)}
+    no_lim = {name: np.zeros_like(value) for name, value in params.items() if name.startswith("lim_func.")}
+    values = iwsa(x, unprojected | no_lim, **settings, attend=_keeping(kept))
+    lim = iwsa(x, unprojected, **settings, attend=lambda q, k, v, *, scale: np.zeros_like(v))
+    weights = rearrange(kept[0], "b gh gw heads (ph pw) (kh kw) -> b heads (gh ph) (gw pw) kh kw", ph=p, kh=p)
+    lengths = {"lim": np.linalg.norm(lim, axis=-1), "values": np.linalg.norm(values, axis=-1)}
+    return {"span": p, "weights": weights[:, :, :h, :w], **lengths}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -93,6 +94,16 @@ PUBLISHED = {
     "large": Published(104.9, 14.7, 84.4),
 }
 """Source: the results table of the authors' repository, github.com/Yangr116/ScalableViT, and of arXiv 2203.10790."""
+
+
+def stage_of(name: str) -> str:
+    """The number of the stage that a layer of this name is part of, "head" for what comes after the last.
+
+    >>> stage_of("stages.2.0.attn"), stage_of("norm")
+    ('2', 'head')
+    """
+    stage = re.match(r"(?:patch_embeds|stages|pos_block|norm_list)\.(\d+)", name)
+    return stage[1] if stage else "head"
 
 
 def cost(config: ScalableViTConfig, image_size: int | tuple[int, int]) -> Cost:

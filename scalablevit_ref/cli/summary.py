@@ -18,7 +18,7 @@ from rich.text import Text
 
 from scalablevit_ref.cli.errors import bad_input_is_one_line
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
-from scalablevit_ref.cost import PUBLISHED, Cost, LayerCost, LayerKind, cost
+from scalablevit_ref.cost import PUBLISHED, Cost, LayerCost, LayerKind, cost, stage_of
 from scalablevit_ref.parameters import block_kind
 
 PUBLISHED_SIZE = (224, 224)
@@ -139,15 +139,9 @@ def _layer_table(rows: Sequence[_Row], total: Cost, console: Console) -> Table:
         kind = row.kind.upper() + (f" x {row.blocks}" if row.blocks > 1 else "") if row.kind in COLORS else ""
         shape = "x".join(map(str, row.cost.layers[-1].output_shape))
         bar = [Bar(largest, 0, row.cost.multiply_adds, color=color)] if bars else []
-        last = after is None or _stage(after) != _stage(row)
+        last = after is None or stage_of(after.name) != stage_of(row.name)
         table.add_row(row.name, Text(kind, color), shape, *_figures(row.cost), *bar, end_section=last)
     return table
-
-
-def _stage(row: _Row) -> str:
-    """`2` for the layers of stage 2, nothing for those after the last stage."""
-    match = re.search(r"(?:patch_embeds|stages|pos_block|norm_list)\.(\d+)", row.name)
-    return match[1] if match else ""
 
 
 def _figures(total: Cost) -> list[str]:

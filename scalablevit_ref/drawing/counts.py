@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
-from scalablevit_ref.cost import Cost, LayerCost
+from scalablevit_ref.cost import Cost, LayerCost, stage_of
 
 
 def by_stage(layers: Iterable[LayerCost]) -> dict[str, Cost]:
     """The layers of each stage under its number, and those after the last stage under "head"."""
     groups: dict[str, list[LayerCost]] = {}
     for layer in layers:
-        stage = re.match(r"(?:patch_embeds|stages|pos_block|norm_list)\.(\d+)", layer.name)
-        groups.setdefault(stage[1] if stage else "head", []).append(layer)
+        groups.setdefault(stage_of(layer.name), []).append(layer)
     return {stage: Cost(tuple(some)) for stage, some in groups.items()}
 
 

@@ -294,6 +294,7 @@ def test_what_the_picture_says_of_image_and_weights(pictures: list[AttentionPict
         (["digit:1", "--query", "7,0"], "query must be a token of stages.2.1's map, from 0,0 to 6,6, got 7,0"),
         (["digit:1", "--query", "3"], "--query must be ROW,COLUMN or mean, got '3'"),
         (["digit:1", "--query", "mean", "--layer", "stages.0.0"], "(IWSA) have no mean"),
+        (["digit:1", "--image-size", "224"], "--image-size is for image files; a digit has 112 pixels a side"),
         (["digit:1", "--heads", "3"], "head must be one of stages.2.1's, from 0 to 2, got 3"),
         (["digit:1", "--heads", "some"], "--heads must be all, mean or a head's number, got 'some'"),
         (["digit:1", "-o", "x.gif"], "must end in .svg, .png or .pdf, got 'x.gif'"),

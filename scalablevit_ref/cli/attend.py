@@ -20,6 +20,7 @@ from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD, load_image
 from scalablevit_ref.parameters import init_params
 
 DIGIT = "digit:"
+PUBLISHED_SIZE = 224
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey (ITU-R BT.601)."""
 
@@ -55,7 +56,10 @@ def attend(
         ),
     ] = None,
     heads: Annotated[str, typer.Option(metavar="all|mean|N", help="Each head and their mean, their mean, or one head.")] = "all",
-    image_size: Annotated[int, typer.Option(help="Pixels a side to which an image file is brought.", min=1)] = 224,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Pixels a side to which an image file is brought; 224 if not given.", min=1, show_default=False),
+    ] = None,
     theme: Annotated[str, typer.Option(metavar="light|dark", help="For a light or a dark page.")] = "light",
     seed: Annotated[int, typer.Option(help="Of untrained weights.", min=0)] = 0,
 ) -> None:
@@ -96,12 +100,14 @@ def _network(
     return checkpoint.config, lambda: {name: x.astype("float32") for name, x in checkpoint.params.items()}, what
 
 
-def _image(image: str, config: ScalableViTConfig, size: int) -> tuple[np.ndarray, np.ndarray, str]:
+def _image(image: str, config: ScalableViTConfig, size: int | None) -> tuple[np.ndarray, np.ndarray, str]:
     """The network's input "1 c h w", the same in grey from 0 to 1, and what it is called."""
     channels = 1 if image.startswith(DIGIT) else 3
     if config.in_chans != channels:
         raise ValueError(f"{image} has {channels} channel{'s' * (channels > 1)}, the network takes {config.in_chans}")
     if image.startswith(DIGIT):
+        if size:
+            raise ValueError(f"--image-size is for image files; a digit has {digits.IMAGE_SIZE} pixels a side")
         check_image_size(config, digits.IMAGE_SIZE, digits.IMAGE_SIZE)
         images, labels = digits.test_images()
         number = image.removeprefix(DIGIT)
@@ -109,6 +115,7 @@ def _image(image: str, config: ScalableViTConfig, size: int) -> tuple[np.ndarray
             raise ValueError(f"IMAGE must be digit:N with N from 0 to {len(images) - 1}, or a file, got {image!r}")
         x = digits.preprocess(images[int(number)][None])
         return x, x[0, 0] * digits.STD + digits.MEAN, f"{image}, a {labels[int(number)]}"
+    size = size or PUBLISHED_SIZE
     check_image_size(config, size, size)
     x = load_image(image, size)
     colors = x * np.reshape(IMAGENET_STD, (3, 1, 1)) + np.reshape(IMAGENET_MEAN, (3, 1, 1))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scalablevit_ref.checkpoints.inference import exact_variant
-from scalablevit_ref.checks import nearest_image_size
+from scalablevit_ref.checks import nearest_image_size, usual_image_size
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD
 
@@ -23,8 +23,11 @@ def hub_config(config: ScalableViTConfig, layout: str = "official") -> dict[str,
     >>> from scalablevit_ref import variant
     >>> hub_config(variant("small"))["pretrained_cfg"]["classifier"]
     'head.3'
+    >>> [hub_config(variant(name))["pretrained_cfg"]["input_size"] for name in ("small", "digits")]
+    [[3, 224, 224], [1, 112, 112]]
     """
-    size = nearest_image_size(config, 224)
+    nearest = nearest_image_size(config, 224)
+    size = nearest if nearest == 224 else usual_image_size(config)  # the digits': 112
     pretrained = {
         "input_size": [config.in_chans, size, size],
         "interpolation": "bicubic",

@@ -15,9 +15,10 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 def to_backend(params_or_array: Any, name: str, dtype: str | None = None, device: Any = None) -> Any:
     """The same values as arrays of library `name`: "numpy", "torch", "jax", "cupy", "array_api_strict" or one that is registered.
 
-    A mapping gives a dict.
-    dtype: "float16", "bfloat16", "float32" or "float64"; None keeps it. device: as the library names it; None is its default.
-    The result never shares memory with the source.
+    A mapping gives a dict. The result never shares memory with the source.
+
+    dtype: "float16", "bfloat16", "float32" or "float64"; None keeps it.
+    device: as the library names it; None is its default.
 
     Raises ValueError for an unknown library or dtype, ModuleNotFoundError where the library is not installed.
 

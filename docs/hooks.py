@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = re.compile(r'^--8<-- source: (?P<name>[\w.]+)(?P<body> body)?(?: from "(?P<start>.+)")?$', re.MULTILINE)
 COMMANDS = "--8<-- commands"
 FILE = re.compile(r"^--8<-- file: (\S+)$", re.MULTILINE)
+PICTURE = re.compile(r'(<img [^>]*src="([^"#]+\.svg)[^"]*"[^>]*>)')
 MATHS = re.compile(
     r'<span class="arithmatex">\\\((?P<inline>.*?)\\\)</span>|<div class="arithmatex">\s*\\\[(?P<block>.*?)\\\]\s*</div>', re.DOTALL
 )
@@ -55,8 +56,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Maths that browsers set themselves, without a script."""
-    return MATHS.sub(_mathml, html)
+    """Maths that browsers set themselves, without a script; a picture leads to its file, to be seen larger on a phone."""
+    return PICTURE.sub(r'<a href="\2">\1</a>', MATHS.sub(_mathml, html))
 
 
 def _source(found: re.Match[str]) -> str:

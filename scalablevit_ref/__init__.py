@@ -1,4 +1,4 @@
-"""The executable specification of ScalableViT (Yang et al., ECCV 2022) on NumPy and PyTorch arrays."""
+"""The executable specification of ScalableViT (Yang et al., ECCV 2022) on NumPy, PyTorch, JAX and CuPy arrays."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -166,7 +166,8 @@ def page() -> str:
         "# What the comparison says of 26 planted faults\n\n"
         "Each of the faults of `tests/faults.py` was put into a foreign network, the plain `torch.nn` one, as an edit of its\n"
         "source (`tests/foreign.py`), and `scalablevit_ref.testing.compare` was asked. This page is written by\n"
-        "`python -m tests.foreign`.\n\n"
+        "`python -m tests.foreign`. *Layers explained*: of the layers that are wrong by themselves, those that the named cause\n"
+        "reproduces; what is left has another cause, named in the report where one is known.\n\n"
         f"The right layer was named {layers} times of {len(FOREIGN)}, the right cause {causes} times.\n\n"
         + head
         + "\n".join(rows)

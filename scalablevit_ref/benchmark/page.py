@@ -12,8 +12,6 @@ GOALS = {"numpy": 1.0, "torch": 1.3, "torch.compile": 1.5, "jax": 1.0}
 """Times as fast as the plain module, on a CPU, that a contender should be."""
 
 INTRODUCTION = """\
-# Benchmarks
-
 How fast and how large the specification is on each backend, beside the authors' network in plain `torch.nn` run eagerly
 (`scalablevit_ref/benchmark/module.py`; its state dict is the official one). This page is written by `scalablevit-ref bench --full
 --page FILE.md --plot FILE.svg --json > FILE.json` from one run, whose figures are all in that JSON document; nothing in it is
@@ -22,17 +20,26 @@ entered by hand.
 All contenders have the same number of threads, the same random weights and the same images, and compute the same logits; they
 run in turn in one process, in random order within each round. Times are medians with their quartiles. A ratio is how many times
 as fast as the plain module, from the rounds' own pairs, with a 95 % confidence interval (bootstrap). vit_pytorch's network of
-that name is another one with more multiply-adds: its ratio (*) is at an equal number of them.
+that name is another one with more multiply-adds: its ratio (*) is at an equal number of them. "Of peak" is the share of the rate of
+a large matrix product that the multiply-adds reach, "peak MB" the memory of a second pass beyond what was held before it.
 """
 
 
 def page(found: dict[str, Any], pictures: Sequence[str] = ()) -> str:
     """Markdown. pictures: the addresses of `plot`'s for light and for dark pages, as seen from the page."""
-    parts = [INTRODUCTION, *_machine(found), "## Forward passes\n"]
+    names = dict.fromkeys(row["variant"] for row in found["forward"])
+    parts = [f"# Benchmarks of {' and '.join(names)}\n", INTRODUCTION, *_machine(found), *doubts(found), "## Forward passes\n"]
     shown = [f"![{alt(found)}]({address}#only-{theme})" for address, theme in zip(pictures, ("light", "dark"), strict=False)]
     parts += ["\n".join(shown) + "\n"] if shown else []
     parts += [_forward(found["forward"]), *_goals(found["forward"])]
     return "\n".join([*parts, *_rest(found)])
+
+
+def doubts(found: dict[str, Any]) -> list[str]:
+    """A line about figures that cannot be, if there are some."""
+    impossible = any(row.get("share_of_matmul_peak", 0) > 1 for row in found["forward"])
+    said = "More than 100 % of peak: the matrix product was measured while the machine did other work. Do not trust these times.\n"
+    return [said] if impossible else []
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -93,6 +100,7 @@ def _goals(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         lines.append([f"{row['variant']} × {row['batch']}", row["contender"], f"{goal:.1f}", f"{found:.2f}", verdict])
     if lines:
         yield "## Goals for speed\n"
+        yield "How many times as fast as the plain module this project wants each backend to be on a CPU, beside what it is.\n"
         yield table(["work", "contender", "goal", "found", ""], lines)
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scalablevit_ref.benchmark.contenders import LIBRARIES, Work
-from scalablevit_ref.benchmark.page import HEADINGS, absences, cells
+from scalablevit_ref.benchmark.page import HEADINGS, absences, cells, doubts
 from scalablevit_ref.benchmark.page import page as markdown
 from scalablevit_ref.checks import check_image_size
 from scalablevit_ref.cli.documents import print_json
@@ -141,6 +141,8 @@ def _print(found: dict[str, Any]) -> None:
     console.print(table)
     if any(row["contender"] == "vit_pytorch" for row in ran):
         console.print("* another network: at an equal number of multiply-adds", style="dim")
+    for doubt in doubts(found):
+        console.print(doubt.strip(), style="yellow", highlight=False)
     for absence in absences(found["forward"]):
         console.print(f"not run: {absence}", style="dim", highlight=False)
     for row in found.get("growth", []):

@@ -69,7 +69,7 @@ def assert_agrees(
     measure: Measure = "max",
     what: str = "",
 ) -> Comparison:
-    """`compare`, and AssertionError if the error is not within `tolerance` eps (a NaN never is)."""
+    """`compare_arrays`, and AssertionError if the error is not within `tolerance` eps (a NaN never is)."""
     comparison = compare_arrays(actual, reference, dtype=dtype, measure=measure)
     if not comparison.error <= tolerance:
         raise AssertionError(f"{what or 'array'}: {comparison}; allowed {tolerance:g} eps")

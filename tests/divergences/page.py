@@ -89,7 +89,7 @@ def _changed(what: str, figures: dict[str, Any]) -> str:
         counts = [str(found.get(key, "–")) for key in ("changed", "right")]
         label = WORDS[name] if name in TOGETHER else f"{at}: {WORDS[name]}"
         rows.append((label, number(found.get("digits")), *counts, number(found["small"])))
-    return _lines(("put into the official network", "digits", "changed", "right", "small"), rows)
+    return _lines(("put into the official network", "‖Δ‖ digits", "predictions changed", "right of 370", "‖Δ‖ small"), rows)
 
 
 def _lines(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -26,6 +26,7 @@ from scalablevit_ref.testing.hypotheses import Hypothesis
 from scalablevit_ref.testing.layers import layers, tap_shapes
 from scalablevit_ref.testing.page import html as page
 from scalablevit_ref.testing.report import Cause, Report, Row
+from tests.browser import CHROMIUM, browser
 
 DIGITS, SMALL = sv.variant("digits"), sv.variant("small")
 NAN, INF = float("nan"), float("inf")

@@ -39,14 +39,17 @@ def register(array_type: type, module: Any) -> None:
     """Let a backend from outside serve arrays of `array_type`; `to_backend` knows it by its NAME. Registered again, it is replaced.
 
     module: a module, or anything else that has what `Backend` names. NumPy's, PyTorch's, JAX's and CuPy's arrays, those of
-        subclasses too, stay with their own backends.
+        subclasses too, stay with their own backends. Of several types that fit an array, the one that was registered last counts.
 
-    Raises TypeError for a module that lacks one of them, ValueError for the name of a backend that is here.
+    Raises TypeError for what is no type and for a module that lacks one of them, ValueError for the name of a backend that is here.
     """
+    if not isinstance(array_type, type):
+        raise TypeError(f"array_type must be a type, got {array_type!r}")
     if missing := [name for name in (*Backend.__annotations__, *vars(Backend)) if name[0] != "_" and not hasattr(module, name)]:
         raise TypeError(f"a backend must have {', '.join(missing)}; {getattr(module, '__name__', module)} has not")
     if module.NAME in BACKENDS:
         raise ValueError(f"module.NAME must be none of {', '.join(BACKENDS)}, got {module.NAME!r}")
+    registered.pop(module.NAME, None)
     registered[module.NAME] = array_type, module
 
 
@@ -70,14 +73,15 @@ def backend(x: Any) -> Backend:
 
         module = cupy
     elif found := [served for array_type, served in registered.values() if isinstance(x, array_type)]:
-        module = found[0]
+        module = found[-1]
     elif hasattr(x, "__array_namespace__"):
         from scalablevit_ref.backends import standard
 
         module = standard
     else:
         hint = "; torch.from_dlpack(x) or cupy.from_dlpack(x) takes it over where it is" if hasattr(x, "__dlpack__") else ""
-        raise TypeError(f"expected an array of NumPy, PyTorch, JAX, CuPy or an array-API library, got {_type_name(x)}{hint}")
+        known = ", ".join(("NumPy", "PyTorch", "JAX", "CuPy", *registered))
+        raise TypeError(f"expected an array of {known} or an array-API library, got {_type_name(x)}{hint}")
     return cast("Backend", module)
 
 

@@ -34,6 +34,8 @@ def to_backend(params_or_array: Any, name: str, dtype: str | None = None, device
         target = registered[name][1] if name in registered else import_module(f"scalablevit_ref.backends.{BACKENDS[name]}")
         return _each(params_or_array, lambda x: target.from_numpy(backend(x).to_numpy(x), dtype, device))
     except ModuleNotFoundError as error:
+        if name in registered:
+            raise
         raise ModuleNotFoundError(f"backend {name!r} needs {error.name}: pip install 'scalablevit-ref[{name}]'") from error
 
 

@@ -40,9 +40,7 @@ def markdown(text: str) -> str:
             lines += ["```"] if kind == "prompt" else []
             lines += [""] if lines and lines[-1] else []
             lines += ["```pycon"] if now == "prompt" else []
-        lines.append(
-            f"- {', '.join(f'`{name}`' for name in field[1].split(', '))}: {field[2]}" if field and now == "field" else line
-        )
+        lines.append(_entry(field) if field and now == "field" else line)
         kind = now
     return "\n".join([*lines, *(["```"] if kind == "prompt" else [""])])
 

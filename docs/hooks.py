@@ -10,6 +10,7 @@ command line's help.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import tempfile
@@ -65,9 +66,8 @@ def _source(found: re.Match[str]) -> str:
     thing = inspect.unwrap(getattr(import_module(module), name))
     lines, line = inspect.getsourcelines(thing)
     if found["body"]:
-        quotes = [i for i, text in enumerate(lines) if '"""' in text]
-        skipped = 1 + (quotes[0] if lines[quotes[0]].count('"""') == 2 else quotes[1])
-        lines, line = lines[skipped:], line + skipped
+        docstring = ast.parse(dedent("".join(lines))).body[0].body[0]  # type: ignore[attr-defined]
+        lines, line = lines[docstring.end_lineno :], line + docstring.end_lineno
     if found["start"]:
         starts = [i for i, text in enumerate(lines) if text.strip().startswith(found["start"])]
         if not starts:

@@ -97,12 +97,12 @@ PUBLISHED = {
 
 
 def stage_of(name: str) -> str:
-    """The number of the stage that a layer of this name is part of, "head" for what comes after the last.
+    """The number of the stage that a layer of this name is part of, vit_pytorch's too; "head" for what comes after the last.
 
     >>> stage_of("stages.2.0.attn"), stage_of("norm")
     ('2', 'head')
     """
-    stage = re.match(r"(?:patch_embeds|stages|pos_block|norm_list)\.(\d+)", name)
+    stage = re.match(r"(?:patch_embeds|stages|pos_block|norm_list|layers)\.(\d+)", name)
     return stage[1] if stage else "head"
 
 

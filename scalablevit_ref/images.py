@@ -9,7 +9,7 @@ import numpy as np
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
 """What is decoded: pixels alone. Pillow would hand an EPS to Ghostscript, which runs it."""
 
 
@@ -18,7 +18,7 @@ def load_image(path: str | Path, size: int = 224) -> np.ndarray:
 
     Source: the official evaluation transform (resize to 256, crop to 224). Needs Pillow.
 
-    Raises OSError naming the file if it cannot be read as an image.
+    Raises OSError naming the file if it cannot be read as an image, or is more than 100 times as long as wide.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -27,10 +27,12 @@ def load_image(path: str | Path, size: int = 224) -> np.ndarray:
             image = file.convert("RGB")
     except UnidentifiedImageError:
         raise OSError(f"{path} is not an image in one of the formats {', '.join(FORMATS)}") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(f"cannot read image {path}: {error}") from error
     shorter = int(size * 256 / 224)
     w, h = image.size
+    if max(w, h) > 100 * min(w, h):  # its shorter side is enlarged, and the longer with it
+        raise OSError(f"{path} is {w} x {h} pixels, more than 100 times as long as wide")
     w, h = (shorter, int(shorter * h / w)) if w <= h else (int(shorter * w / h), shorter)
     image = image.resize((w, h), Image.Resampling.BICUBIC)
     left, top = round((w - size) / 2), round((h - size) / 2)

@@ -141,5 +141,6 @@ def subshell(command: str) -> tuple[int, str, str]:
         capture_output=True,
         text=True,
         check=False,
+        timeout=600,
     )
     return done.returncode, done.stdout, done.stderr

@@ -184,3 +184,21 @@ def test_an_array_api_library_needs_no_backend() -> None:
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1e-15
+
+
+def test_of_several_types_that_fit_the_last_one_registered_counts(counted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Special(counted.Array):  # type: ignore[name-defined]
+        pass
+
+    special = SimpleNamespace(**vars(counted) | {"NAME": "special"})
+    monkeypatch.setitem(dispatch.registered, "special", None)  # taken away again
+    register(Special, special)
+    assert backend(Special(np.zeros(1))) is special
+    assert backend(counted.Array(np.zeros(1))) is counted
+    with pytest.raises(TypeError, match="CuPy, counted, special or an array-API library, got list"):
+        backend([])
+
+
+def test_a_type_must_be_one(counted: ModuleType) -> None:
+    with pytest.raises(TypeError, match=r"array_type must be a type, got 'tf\.Tensor'"):
+        register("tf.Tensor", counted)  # type: ignore[arg-type]

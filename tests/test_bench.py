@@ -224,6 +224,8 @@ def test_import_time_is_measured_in_a_process_of_its_own() -> None:
         (["--batch", "1,x"], "--batch must be numbers of at least 1 between commas, got '1,x'"),
         (["--image-size", "100"], "100"),
         (["--threads", "4096"], "--threads must be at most"),
+        (["--plot", "missing/picture.svg"], "--plot: there is no folder 'missing'"),
+        (["--page", "missing/page.md"], "--page: there is no folder 'missing'"),
         (["--plot", "picture.bmp"], "--plot must end in .png, .svg or .pdf, got 'picture.bmp'"),
     ],
 )

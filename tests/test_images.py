@@ -55,7 +55,11 @@ def test_unreadable(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     whole = save(tmp_path / "whole.png", np.zeros((64, 64, 3), np.uint8)).read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "header.png").write_bytes(whole[:8] + b"\0\0\0\1IHDR" + whole[16:])
+    Image.new("RGB", (1, 60_000)).save(tmp_path / "thin.png")
     for name, reason in {
+        "header.png": "cannot read image",
+        "thin.png": "is 1 x 60000 pixels, more than 100 times as long as wide",
         "text.png": "is not an image",
         "cut.png": "cannot read image",
         "absent.png": "cannot read image",

@@ -18,7 +18,7 @@ from scalablevit_ref.benchmark.page import HEADINGS, absences, cells, doubts
 from scalablevit_ref.benchmark.page import page as markdown
 from scalablevit_ref.checks import check_image_size
 from scalablevit_ref.cli.documents import print_json
-from scalablevit_ref.cli.errors import bad_input_is_one_line, check_known
+from scalablevit_ref.cli.errors import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.config import variant
 
@@ -60,24 +60,31 @@ def bench(
             works = _works(variants, batch, image_size, dtype, device)
             contenders = _contenders(backends, full=full)
             _check_environment(device, plot)
+            check_folder("--plot", plot)
+            check_folder("--page", page)
             from scalablevit_ref.benchmark.timing import threads as equal_threads
 
             count = limits.enter_context(equal_threads(threads))
         found = _measured(works, contenders, rounds=rounds, count=count, full=full)
-    if plot:
-        from scalablevit_ref.benchmark.plot import dark_twin
-        from scalablevit_ref.benchmark.plot import plot as draw
-
-        draw(found, plot)
-        if page:
-            draw(found, dark_twin(plot), theme="dark")
-    if page:
-        pictures = [Path(os.path.relpath(path, page.parent)).as_posix() for path in (plot, dark_twin(plot))] if plot else []
-        page.write_text(markdown(found, pictures), encoding="utf-8")
     if as_json:
         print_json(found)
     else:
         _print(found)
+    with bad_input_is_one_line():
+        _write(found, plot, page)
+
+
+def _write(found: dict[str, Any], plot: Path | None, page: Path | None) -> None:
+    from scalablevit_ref.benchmark.plot import dark_twin
+    from scalablevit_ref.benchmark.plot import plot as draw
+
+    if plot:
+        draw(found, plot)
+    if plot and page:
+        draw(found, dark_twin(plot), theme="dark")
+    if page:
+        pictures = [Path(os.path.relpath(path, page.parent)).as_posix() for path in (plot, dark_twin(plot))] if plot else []
+        page.write_text(markdown(found, pictures), encoding="utf-8")
 
 
 def _measured(works: list[Work], contenders: list[str], **options: Any) -> dict[str, Any]:

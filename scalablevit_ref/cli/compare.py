@@ -15,7 +15,7 @@ from rich.table import Table
 
 from scalablevit_ref.cli.candidates import candidate as named
 from scalablevit_ref.cli.documents import print_json
-from scalablevit_ref.cli.errors import bad_input_is_one_line, check_known
+from scalablevit_ref.cli.errors import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.settings import errors_in_flags
 from scalablevit_ref.testing.arrays import Comparison
@@ -74,6 +74,9 @@ def compare(
             from scalablevit_ref.drawing.style import check_picture
 
             check_picture(plot, theme)
+        check_folder("--plot", plot)
+        check_folder("--html", html)
+        against = f"{candidate} against {reference.name if reference else 'the reference'}"
         port = named(candidate)
         with spinner("the candidate") as step:
             report = held_against(
@@ -92,11 +95,11 @@ def compare(
         if html:
             from scalablevit_ref.testing.page import html as page
 
-            html.write_text(page(report, title=f"{candidate} against the reference"), encoding="utf-8")
+            html.write_text(page(report, title=against), encoding="utf-8")
         if plot:
             from scalablevit_ref.drawing.errors import error_plot
 
-            error_plot(report, plot, title=f"{candidate} against the reference", theme=theme)
+            error_plot(report, plot, title=against, theme=theme)
     if as_json:
         print_json(report.to_json())
     else:

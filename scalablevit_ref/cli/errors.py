@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
@@ -19,6 +20,12 @@ def bad_input_is_one_line() -> Iterator[None]:
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         typer.echo(f"scalablevit-ref: {printable(' '.join(str(error).split()))}", err=True)
         raise typer.Exit(2) from None
+
+
+def check_folder(option: str, path: Path | None) -> None:
+    """Raise FileNotFoundError, before any work, for a file that is to be written where there is no folder."""
+    if path and not path.parent.is_dir():
+        raise FileNotFoundError(f"{option}: there is no folder {str(path.parent)!r}")
 
 
 def check_known(option: str, words: Iterable[str], known: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,7 +135,6 @@ def themed(theme: str) -> Iterator[Theme]:
         "text.hinting": "none",  # as wide in a PNG as in an SVG
         "svg.fonttype": "path",
         "svg.hashsalt": "scalablevit-ref",
-        "svg.id": None,
     }
     with style.context("default"), mpl.rc_context(settings):
         yield colors
@@ -158,16 +158,23 @@ def save(figure: Figure, path: Path | str, *, title: str, alt: str) -> None:
     if path.suffix == ".svg":
         path.write_text(svg(figure, title=title, alt=alt), encoding="utf-8")
     elif path.suffix == ".png":
-        figure.savefig(path, dpi=192, metadata={"Software": None, "Title": title, "Description": alt})
+        _write(figure, path, dpi=192, metadata={"Software": None, "Title": title, "Description": alt})
     else:
-        figure.savefig(path, metadata={"CreationDate": None, "Title": title, "Subject": alt})
+        _write(figure, path, metadata={"CreationDate": None, "Title": title, "Subject": alt})
 
 
 def svg(figure: Figure, *, title: str, alt: str) -> str:
     """The picture as SVG text, an image to screen readers, with `<title>` and `<desc>`."""
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    _write(figure, stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _compact(stream.getvalue().partition("<svg ")[2], f"<title>{escape(title)}</title>\n<desc>{escape(alt)}</desc>")
+
+
+def _write(figure: Figure, target: Any, **options: Any) -> None:
+    """A letter that the font lacks, in a file's name, becomes a box without a word about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(target, **options)
 
 
 def _compact(body: str, words: str) -> str:

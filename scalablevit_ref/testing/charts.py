@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
 
+from scalablevit_ref.cost import stage_of
 from scalablevit_ref.testing.arrays import Comparison
 from scalablevit_ref.testing.diagnosis import eps_said
 from scalablevit_ref.testing.report import Report, Row
@@ -114,8 +114,8 @@ def groups(rows: Sequence[Row]) -> Iterator[tuple[int, int, str]]:
     """The first and the last layer of each stage, and what it is called."""
 
     def stage(row: Row) -> str:
-        found = re.match(r"(?:patch_embeds|stages|pos_block|norm_list|layers)\.(\d+)", row.layer)
-        return f"stage {found[1]}" if found else "head"
+        found = stage_of(row.layer)
+        return found if found == "head" else f"stage {found}"
 
     at = 0
     for label, members in groupby(rows, key=stage):

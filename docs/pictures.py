@@ -16,7 +16,7 @@ from scalablevit_ref.cli.attend import attend
 from scalablevit_ref.cli.compare import compare
 from scalablevit_ref.cli.verify import print_results
 from scalablevit_ref.drawing import draw
-from scalablevit_ref.drawing.style import THEMES
+from scalablevit_ref.drawing.style import dark_twin
 from scalablevit_ref.testing.agreement import CANDIDATES, agreement
 
 HERE = Path(__file__).parent
@@ -36,13 +36,17 @@ FROM_CONFIG: dict[str, dict[str, Any]] = {
 """The pictures of `small`, as `scalablevit_ref.drawing.draw` is asked for them."""
 
 
+def twins(path: Path) -> dict[str, Path]:
+    """A picture's files by their themes."""
+    return {"light": path, "dark": dark_twin(path)}
+
+
 def from_config(folder: Path) -> None:
     """Each picture of `small` for light pages, and beside it, under `NAME-dark.svg`, for dark ones."""
     folder.mkdir(exist_ok=True)
     for name, options in FROM_CONFIG.items():
-        for theme in THEMES:
-            ending = "-dark.svg" if theme == "dark" else ".svg"
-            draw(sv.variant("small"), folder / f"{name}{ending}", name="small", theme=theme, **options)
+        for theme, path in twins(folder / f"{name}.svg").items():
+            draw(sv.variant("small"), path, name="small", theme=theme, **options)
 
 
 def verify(path: Path) -> None:
@@ -62,17 +66,16 @@ def verify(path: Path) -> None:
 def attention(folder: Path) -> None:
     """The maps of attention.md, as its commands draw them, for light pages and for dark ones."""
     for name, layer in (("attention-ssa", "stages.2.1"), ("attention-iwsa", "stages.0.0")):
-        for theme in THEMES:
-            attend("digit:75", layer, folder / f"{name}{'-dark' * (theme == 'dark')}.svg", theme=theme)
+        for theme, path in twins(folder / f"{name}.svg").items():
+            attend("digit:75", layer, path, theme=theme)
 
 
 def errors(folder: Path) -> None:
     """What `compare --plot` draws of the port of checking.md."""
     with chdir(HERE / "examples"):
-        for theme in THEMES:
-            picture = folder / f"errors{'-dark' * (theme == 'dark')}.svg"
+        for theme, path in twins(folder / "errors.svg").items():
             try:
-                compare("torch_port.py:DigitsPort", variant_name="digits", plot=picture, theme=theme)
+                compare("torch_port.py:DigitsPort", variant_name="digits", plot=path, theme=theme)
             except typer.Exit as done:
                 if done.exit_code != 1:  # the port differs, and can be compared
                     raise

@@ -80,6 +80,10 @@ class Cost:
         return self.multiply_adds - self.attention_multiply_adds + self.activations - self.attention_activations
 
 
+PUBLISHED_SIZE = (224, 224)
+"""Pixels, (height, width), of the images that the authors' figures are for."""
+
+
 class Published(NamedTuple):
     """The authors' figures: millions of parameters, 10⁹ multiply-adds at 224 x 224, ImageNet-1k top-1 in percent."""
 

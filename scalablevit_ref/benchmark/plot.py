@@ -50,11 +50,6 @@ def plot(found: dict[str, Any], path: Path, *, theme: str = "light") -> None:
         save(drawn, path, title="Images a second", alt=alt(found))
 
 
-def dark_twin(path: Path) -> Path:
-    """Where the picture for dark pages lies beside the one for light pages."""
-    return path.with_name(f"{path.stem}-dark{path.suffix}")
-
-
 def alt(found: dict[str, Any]) -> str:
     """What the picture shows, in words."""
     ran = [row for row in found["forward"] if "absent" not in row]

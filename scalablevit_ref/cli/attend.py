@@ -20,7 +20,7 @@ from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD, load_image
 from scalablevit_ref.parameters import init_params
 
 DIGIT = "digit:"
-PUBLISHED_SIZE = 224
+USUAL_SIZE = 224
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey (ITU-R BT.601)."""
 
@@ -115,7 +115,7 @@ def _image(image: str, config: ScalableViTConfig, size: int | None) -> tuple[np.
             raise ValueError(f"IMAGE must be digit:N with N from 0 to {len(images) - 1}, or a file, got {image!r}")
         x = digits.preprocess(images[int(number)][None])
         return x, x[0, 0] * digits.STD + digits.MEAN, f"{image}, a {labels[int(number)]}"
-    size = size or PUBLISHED_SIZE
+    size = size or USUAL_SIZE
     check_image_size(config, size, size)
     x = load_image(image, size)
     colors = x * np.reshape(IMAGENET_STD, (3, 1, 1)) + np.reshape(IMAGENET_MEAN, (3, 1, 1))

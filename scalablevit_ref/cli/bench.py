@@ -75,8 +75,8 @@ def bench(
 
 
 def _write(found: dict[str, Any], plot: Path | None, page: Path | None) -> None:
-    from scalablevit_ref.benchmark.plot import dark_twin
     from scalablevit_ref.benchmark.plot import plot as draw
+    from scalablevit_ref.drawing.style import dark_twin
 
     if plot:
         draw(found, plot)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from scalablevit_ref.cli.errors import bad_input_is_one_line
-from scalablevit_ref.cli.summary import DEFAULT_SIZES, PUBLISHED_SIZE, parse_size
+from scalablevit_ref.cli.summary import size_of
 from scalablevit_ref.config import VARIANTS, variant
 
 
@@ -39,6 +39,6 @@ def draw(
     with bad_input_is_one_line():
         from scalablevit_ref.drawing import draw as drawn
 
-        size = DEFAULT_SIZES.get(name, PUBLISHED_SIZE) if image_size is None else parse_size(image_size)
+        size = size_of(name, image_size)
         alt = drawn(variant(name), output, name=name, image_size=size, layer=layer, cost=cost, theme=theme)
     typer.echo(alt)

@@ -18,10 +18,9 @@ from rich.text import Text
 
 from scalablevit_ref.cli.errors import bad_input_is_one_line
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
-from scalablevit_ref.cost import PUBLISHED, Cost, LayerCost, LayerKind, cost, stage_of
+from scalablevit_ref.cost import PUBLISHED, PUBLISHED_SIZE, Cost, LayerCost, LayerKind, cost, stage_of
 from scalablevit_ref.parameters import block_kind
 
-PUBLISHED_SIZE = (224, 224)
 DEFAULT_SIZES = {"digits": (112, 112)}
 WIDE = 110  # columns from which the table has room for a bar
 COLORS = {"iwsa": "cyan", "ssa": "magenta"}
@@ -50,7 +49,7 @@ def summary(
     """
     with bad_input_is_one_line():
         config = variant(name)
-        size = DEFAULT_SIZES.get(name, PUBLISHED_SIZE) if image_size is None else parse_size(image_size)
+        size = size_of(name, image_size)
         total = cost(config, size)
     if as_json:
         typer.echo(json.dumps(_document(name, config, size, total), indent=2))
@@ -64,6 +63,11 @@ def summary(
     if name in PUBLISHED:
         console.print()
         console.print(Text(NOTE_ON_COUNTING + (f" {NOTE_ON_S}" if name == "small" else ""), style="dim"))
+
+
+def size_of(name: str, given: str | None) -> tuple[int, int]:
+    """The images' size as it was given, or the one that a variant's pictures and tables are for. Raises ValueError."""
+    return DEFAULT_SIZES.get(name, PUBLISHED_SIZE) if given is None else parse_size(given)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from scalablevit_ref.checks import map_sizes
 from scalablevit_ref.config import MLP_HEAD_WIDTH, ScalableViTConfig, scaled_dim
 from scalablevit_ref.cost import Cost, cost
 from scalablevit_ref.drawing import style
-from scalablevit_ref.drawing.counts import amount, by_stage, multiply_adds_said
+from scalablevit_ref.drawing.counts import amount, by_stage, figures, multiply_adds_said
 from scalablevit_ref.drawing.diagram import MARGIN, Arrow, Box, Diagram, Grid, Hue, Text, plain
 from scalablevit_ref.drawing.render import text_width
 from scalablevit_ref.drawing.style import SMALL, TEXT
@@ -63,7 +63,7 @@ def architecture(config: ScalableViTConfig, image_size: tuple[int, int], *, name
     """
     total = cost(config, image_size)
     groups = list(_groups(config, image_size, total))
-    image = " × ".join(map(str, (*image_size, config.in_chans)))
+    image = figures(*image_size, config.in_chans)
     notes = [*NOTES, *[NOTE_ON_V1] * (config.ssa_values == "scaled"), *[NOTE_ON_MAPS] * config.stage_norms]
     counted = f"{total.parameters:,} parameters, {multiply_adds_said(total)} multiply-adds"
     names = max(text_width(part.name, TEXT, bold=True) for group in groups for part in group.parts) + PAD + 12
@@ -96,7 +96,7 @@ def _groups(config: ScalableViTConfig, image_size: tuple[int, int], total: Cost)
     for k, (h, w) in enumerate(zip(*(map_sizes(config, side) for side in image_size), strict=True)):
         p, heads, c = config.window_sizes[k], config.num_heads[k], config.embed_dims[k]
         hidden = int(c * config.mlp_ratios[k])
-        facts = (f"{h} × {w} × {c}", f"{heads} head{'s' * (heads > 1)}", f"MLP of {hidden}")
+        facts = (figures(h, w, c), f"{heads} head{'s' * (heads > 1)}", f"MLP of {hidden}")
         windows = (-(-h // p), -(-w // p))
         cut = windows if scale * p >= 3 else (1, 1)
         yield Group(f"Stage {k}", list(_stage(config, k, h, w)), costs[str(k)], (scale * w, scale * h), cut, facts)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from scalablevit_ref.attention import SSA_NORM_EPS
+from scalablevit_ref.drawing.counts import figures
 from scalablevit_ref.drawing.flow import Flow, Step
-from scalablevit_ref.drawing.place import HWC, Place, figures, layer_norm
+from scalablevit_ref.drawing.place import HWC, Place, layer_norm
 
 DOWN = (r"\lfloor h/s \rfloor", r"\lfloor w/s \rfloor")
 

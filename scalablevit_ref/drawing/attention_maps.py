@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from scalablevit_ref.drawing import style
 from scalablevit_ref.drawing.attention_weights import LayerAttention
+from scalablevit_ref.drawing.counts import figures
 from scalablevit_ref.drawing.panels import HALF, Panel, figure, over, spread
 
 TOLD = 8
@@ -96,7 +96,7 @@ class AttentionPicture:
     @property
     def legend(self) -> tuple[str, ...]:
         """What the marks on the scales are."""
-        lines = [f"│ {100 * self.even:.3g} %: an even share for each of {_sides(self.found.keys)} keys"]
+        lines = [f"│ {100 * self.even:.3g} %: an even share for each of {figures(*self.found.keys)} keys"]
         share = self.lim_share
         if share is not None:
             lines.append(f"│ 50 %: LIM adds as much as the window (median {100 * np.median(share):.0f} %)")
@@ -106,10 +106,10 @@ class AttentionPicture:
         """The image, the mean over the heads, and what SSA's keys receive or IWSA's LIM adds."""
         found, share, canvas = self.found, self.lim_share, self._canvas
         heads = f"head {self.heads[0]}" if len(self.heads) == 1 else f"mean of {len(self.heads)} heads"
-        cut = f"{_sides(found.tokens)} tokens"
+        cut = f"{figures(*found.tokens)} tokens"
         if self._window:
             windows = [size // self._window for size in canvas.shape]
-            cut = f"{_sides(windows)} windows" if max(windows) > 1 else "one window"
+            cut = f"{figures(*windows)} windows" if max(windows) > 1 else "one window"
         at = f"□ query {self.query[0]},{self.query[1]}" if self.query else "all are queries"
         panels = [Panel((cut, at), np.repeat(canvas[..., None], 3, axis=-1), **self._marks)]
         if self.query:
@@ -166,7 +166,3 @@ class AttentionPicture:
         if self._window:
             marks = {"frames": marks["frames"][:1], "seen": (left, left + self._window, top, top + self._window)}
         return Panel(above, pixels, largest=largest, mark=self.even, **marks)
-
-
-def _sides(sizes: Sequence[int]) -> str:
-    return f"{sizes[0]} × {sizes[1]}"

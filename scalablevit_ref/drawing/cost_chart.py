@@ -7,14 +7,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.cost import PUBLISHED, Cost, LayerKind, cost
-from scalablevit_ref.drawing.counts import amount, by_stage, multiply_adds_said
+from scalablevit_ref.cost import PUBLISHED, PUBLISHED_SIZE, Cost, LayerKind, cost
+from scalablevit_ref.drawing.counts import amount, by_stage, figures, multiply_adds_said
 from scalablevit_ref.drawing.diagram import MARGIN, Bar, Box, Diagram, Hue, Text
 from scalablevit_ref.drawing.render import text_width
 from scalablevit_ref.drawing.style import SMALL, TEXT
-
-PUBLISHED_SIZE = (224, 224)
-"""Pixels, (height, width), of the images that the authors' figures are for."""
 
 KINDS: dict[LayerKind, tuple[str, Hue]] = {
     "patch_embed": ("patch embedding", "conv"),
@@ -54,9 +51,9 @@ def cost_chart(config: ScalableViTConfig, image_size: tuple[int, int], *, name: 
     """
     total = cost(config, image_size)
     panels = [*_stages(total), *_totals(config, image_size, total, name)]
-    h, w = image_size
+    pixels = figures(*image_size)
     diagram = Diagram(f"Cost of ScalableViT {name}")
-    y = diagram.heading(f"parameters, and multiply-adds for one image of {h} × {w} pixels")
+    y = diagram.heading(f"parameters, and multiply-adds for one image of {pixels} pixels")
     names = max(text_width(row.name, SMALL) for _, rows in panels for row in rows) + 2 * PAD
     room = (diagram.width - 2 * MARGIN - names) / 2
     largest = [max(row.counts[i] for _, rows in panels for row in rows) for i in (0, 1)]
@@ -84,7 +81,7 @@ def cost_chart(config: ScalableViTConfig, image_size: tuple[int, int], *, name: 
         diagram.texts.append(Text(MARGIN, y, words, "left", SMALL, color="soft"))
     diagram.height = y + 12
     said = ". ".join(_told(head, rows) for head, rows in panels)
-    diagram.alt = f"{diagram.title}: parameters, and multiply-adds for an image of {h} × {w} pixels. {said}."
+    diagram.alt = f"{diagram.title}: parameters, and multiply-adds for an image of {pixels} pixels. {said}."
     return diagram
 
 

@@ -1,4 +1,4 @@
-"""How the pictures say counts: by stage, and rounded."""
+"""How the pictures say sizes and counts: by stage, and rounded."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ def by_stage(layers: Iterable[LayerCost]) -> dict[str, Cost]:
     for layer in layers:
         groups.setdefault(stage_of(layer.name), []).append(layer)
     return {stage: Cost(tuple(some)) for stage, some in groups.items()}
+
+
+def figures(*sizes: int) -> str:
+    """`56 × 56 × 64`."""
+    return " × ".join(map(str, sizes))
 
 
 def amount(count: int) -> str:

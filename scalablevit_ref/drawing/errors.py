@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from scalablevit_ref.drawing import style
 from scalablevit_ref.drawing.style import PX, SMALL, TITLE, Theme
-from scalablevit_ref.testing.charts import SERIES, description, groups, power_of_ten
+from scalablevit_ref.testing.charts import SERIES, description, extent, groups, power_of_ten
 from scalablevit_ref.testing.report import Report
 
 if TYPE_CHECKING:
@@ -79,12 +79,9 @@ def _figure(report: Report, title: str, colors: Theme) -> Figure:
 def _draw(axes: Axes, report: Report, edges: dict[str, str], colors: Theme) -> None:
     """The lines and marks; y is the error's power of ten, with zeros in a lane below and NaN in one above."""
     rows = report.rows
-    errors = [c.error for row in rows for c in (row.propagated, row.isolated) if c]
-    limit = report.tolerance if 0 < report.tolerance < math.inf else None
-    powers = [math.log10(e) for e in [*errors, limit or 1.0] if 0 < e < math.inf]
-    low, high = math.floor(min(powers)), math.floor(max(powers)) + 1
+    low, high, zeros, unbounded, limit = extent(report)
     lane = LANE * (high - low)
-    below, above = lane * any(e == 0 for e in errors), lane * any(not math.isfinite(e) for e in errors)
+    below, above = lane * zeros, lane * unbounded
 
     def y(error: float) -> float:
         if not math.isfinite(error):

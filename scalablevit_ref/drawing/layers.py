@@ -7,11 +7,11 @@ from itertools import pairwise
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.cost import Cost, cost
 from scalablevit_ref.drawing.attention_flows import iwsa_flow, iwsa_symbols, ssa_flow, ssa_symbols
-from scalablevit_ref.drawing.counts import amount
+from scalablevit_ref.drawing.counts import amount, figures
 from scalablevit_ref.drawing.diagram import Diagram
 from scalablevit_ref.drawing.flow import Flow
 from scalablevit_ref.drawing.layout import placed
-from scalablevit_ref.drawing.place import HWC, Place, figures, layer_norm
+from scalablevit_ref.drawing.place import HWC, Place, layer_norm
 from scalablevit_ref.parameters import block_kind
 
 
@@ -27,7 +27,7 @@ def layer_diagram(config: ScalableViTConfig, layer: str, image_size: tuple[int, 
     check_layer(config, layer)
     mine = Cost(tuple(found for found in total.layers if f"{found.name}.".startswith(f"{layer}.")))
     title, symbols, flow = _flow(Place.of(config, layer, image_size))
-    where = f"{layer} of ScalableViT {name}, for an image of {image_size[0]} × {image_size[1]} pixels"
+    where = f"{layer} of ScalableViT {name}, for an image of {figures(*image_size)} pixels"
     counted = f"{mine.parameters:,} parameters, {amount(mine.multiply_adds)} multiply-adds"
     diagram = placed(flow, title, where, counted, *symbols)
     diagram.alt = f"{title}: {where}, with {counted}. {flow.told()}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from scalablevit_ref.checks import map_sizes
 from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.drawing.counts import figures
 from scalablevit_ref.parameters import Shapes, parameter_shapes
 
 HWC = r"$h \times w \times c$"
@@ -54,11 +55,6 @@ class Place:
     def heads_of(self, channels: int) -> str:
         """How so many channels split over the heads."""
         return f"{self.heads} head{'s' * (self.heads > 1)} of {channels // self.heads} channels"
-
-
-def figures(*sizes: int) -> str:
-    """`56 × 56 × 64`."""
-    return " × ".join(map(str, sizes))
 
 
 def layer_norm(eps: float) -> str:

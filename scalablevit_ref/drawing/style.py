@@ -96,6 +96,11 @@ def _check_ending(path: Path) -> None:
         raise ValueError(f"a picture's file must end in .svg, .png or .pdf, got {str(path)!r}")
 
 
+def dark_twin(path: Path) -> Path:
+    """Where the picture for dark pages lies beside the one for light pages."""
+    return path.with_name(f"{path.stem}-dark{path.suffix}")
+
+
 @contextmanager
 def themed(theme: str) -> Iterator[Theme]:
     """Within, matplotlib draws in the theme's colours and the house's letters, whatever its own settings are.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
+from typing import NamedTuple
 
 from scalablevit_ref.cost import stage_of
 from scalablevit_ref.testing.arrays import Comparison
@@ -22,14 +23,10 @@ CHARACTER = 6.6
 def error_chart(report: Report, *, width: int, name: str) -> str:
     """SVG of every layer's errors on a log scale, at most `width` pixels wide; `name` keeps its ids apart from other charts'."""
     rows = report.rows
-    errors = [c.error for row in rows for c in (row.propagated, row.isolated) if c]
-    allowed = report.tolerance if 0 < report.tolerance < math.inf else None
-    shown = [e for e in [*errors, allowed or 1.0] if 0 < e < math.inf]
-    low, high = math.floor(math.log10(min(shown))), math.floor(math.log10(max(shown))) + 1
+    low, high, zeros, unbounded, allowed = extent(report)
     left, right, top = 56, 62, 24
     plot = min(width - left - right, max(48 * len(rows), 220))
-    above = LANE * any(not math.isfinite(e) for e in errors)
-    below = LANE * any(e == 0 for e in errors)
+    above, below = LANE * unbounded, LANE * zeros
     bottom = top + above + PLOT_HEIGHT
     end, floor = left + plot, bottom + below
     step = plot / len(rows)
@@ -108,6 +105,25 @@ def power_of_ten(power: int) -> str:
     if -2 <= power <= 2:
         return f"{10.0**power:g}"
     return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+class Extent(NamedTuple):
+    """Of a report's errors: the powers of ten between which they lie, whether some are zero or not finite, what is allowed."""
+
+    low: int
+    high: int
+    zeros: bool
+    unbounded: bool
+    allowed: float | None
+
+
+def extent(report: Report) -> Extent:
+    """What an axis for the errors of all layers has to span; the tolerance too, if there is one."""
+    errors = [c.error for row in report.rows for c in (row.propagated, row.isolated) if c]
+    allowed = report.tolerance if 0 < report.tolerance < math.inf else None
+    powers = [math.log10(e) for e in [*errors, allowed or 1.0] if 0 < e < math.inf]
+    unbounded = any(not math.isfinite(e) for e in errors)
+    return Extent(math.floor(min(powers)), math.floor(max(powers)) + 1, any(e == 0 for e in errors), unbounded, allowed)
 
 
 def groups(rows: Sequence[Row]) -> Iterator[tuple[int, int, str]]:

@@ -18,15 +18,15 @@ import jaxtyping
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-import tests.typecheck  # noqa: F401  (the hook names it, but does not import it)
+import tests.support.typecheck  # noqa: F401  (the hook names it, but does not import it)
 
-collect_ignore = ["fuzz_checkpoints.py"]  # a program of its own, on atheris
+collect_ignore = ["programs/fuzz_checkpoints.py"]  # a program of its own, on atheris
 if not find_spec("jax"):
-    collect_ignore += ["jitted.py", "test_jax.py"]
+    collect_ignore += ["support/jitted.py", "backends/test_jax.py"]
 
 SPECIFICATION = ["scalablevit_ref.ops", "scalablevit_ref.attention", "scalablevit_ref.network", "scalablevit_ref.dialects"]
 
-with jaxtyping.install_import_hook(SPECIFICATION, "tests.typecheck.check"):
+with jaxtyping.install_import_hook(SPECIFICATION, "tests.support.typecheck.check"):
     import scalablevit_ref as sv
 
 from scalablevit_ref.testing.arrays import Comparison, assert_agrees  # noqa: E402  (after the hook)
@@ -98,12 +98,12 @@ def prepared(library: str) -> Iterator[None]:
         with array_api_strict.ArrayAPIStrictFlags(boolean_indexing=False, data_dependent_shapes=False):
             yield
     elif library == "jax":
-        from tests.jitted import jitted_specification
+        from tests.support.jitted import jitted_specification
 
         with jitted_specification():
             yield
     elif library == "cupy" and not CUDA:
-        from tests.cupy_stand_in import cupy_stand_in
+        from tests.support.cupy_stand_in import cupy_stand_in
 
         with cupy_stand_in():
             yield

@@ -19,11 +19,11 @@ from scalablevit_ref.adapters import extra
 from scalablevit_ref.adapters.onnx_reader import Reader
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints import Checkpoint, CheckpointError, from_state_dict
-from scalablevit_ref.checkpoints.errors import naming
-from scalablevit_ref.checkpoints.inference import config_to_json
+from scalablevit_ref.checkpoints.infer import config_to_json
 from scalablevit_ref.checkpoints.writing import write_atomically
 from scalablevit_ref.checks import check_count, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, near_matches
+from scalablevit_ref.errors import naming
 from scalablevit_ref.network import trace
 from scalablevit_ref.parameters import parameter_shapes
 

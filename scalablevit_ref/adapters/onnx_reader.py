@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from scalablevit_ref.checkpoints.errors import CheckpointError, brief
-from scalablevit_ref.checkpoints.stored import LONGEST_NAME, MOST_AXES, Extent, StoredTensor, numpy_dtype, row_major
+from scalablevit_ref.errors import CheckpointError, brief
+from scalablevit_ref.formats.lazy import LONGEST_NAME, MOST_AXES, Extent, StoredTensor, numpy_dtype, row_major
 
 MOST_BYTES = 1 << 31
 """Of an ONNX file, which is one protobuf message; weights in files beside it are not counted."""

@@ -124,7 +124,7 @@ def plain_module(config: ScalableViTConfig, params: dict[str, np.ndarray]) -> An
     """The network in plain `torch.nn` with these parameters."""
     import torch
 
-    from scalablevit_ref.benchmark.module import ScalableViT
+    from scalablevit_ref.adapters.plain import ScalableViT
 
     with torch.device("meta"):
         network = ScalableViT(config)

@@ -13,7 +13,7 @@ GOALS = {"numpy": 1.0, "torch": 1.3, "torch.compile": 1.5, "jax": 1.0}
 
 INTRODUCTION = """\
 How fast and how large the specification is on each backend, beside the authors' network in plain `torch.nn` run eagerly
-(`scalablevit_ref/benchmark/module.py`; its state dict is the official one). This page is written by `scalablevit-ref bench --full
+(`scalablevit_ref/adapters/plain.py`; its state dict is the official one). This page is written by `scalablevit-ref bench --full
 --page FILE.md --plot FILE.svg --json > FILE.json` from one run, whose figures are all in that JSON document; nothing in it is
 entered by hand.
 

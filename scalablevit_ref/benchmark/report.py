@@ -109,8 +109,8 @@ def document(
     works: Sequence[Work], contenders: Sequence[str], *, rounds: int, count: int, full: bool, step: Step
 ) -> dict[str, Any]:
     """All figures. full: with memory, growth, import and conversion."""
+    from scalablevit_ref.benchmark.conversion import conversion
     from scalablevit_ref.benchmark.growth import growth
-    from scalablevit_ref.checkpoints.benchmark import conversion
 
     found: dict[str, Any] = {"machine": machine(count), "gpu": gpu()}
     step("matrix product")

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.checkpoints.errors import CheckpointError
-from scalablevit_ref.checkpoints.stored import LazyTensor, is_finite, numpy_dtype, values
+from scalablevit_ref.errors import CheckpointError
+from scalablevit_ref.formats.lazy import LazyTensor, is_finite, numpy_dtype, values
 
 Lost = dict[str, tuple[int, int]]
 """By tensor, how many values became zero and how many infinite."""

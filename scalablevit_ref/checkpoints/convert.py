@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.checkpoints.casting import Lost, cast_to
-from scalablevit_ref.checkpoints.checkpoint import Opened, to_state_dict
-from scalablevit_ref.checkpoints.contents import Progress, canonical, manifest, nothing, size_of
-from scalablevit_ref.checkpoints.errors import CheckpointError, naming
 from scalablevit_ref.checkpoints.hub import describes
+from scalablevit_ref.checkpoints.inspect import Progress, canonical, manifest, nothing, size_of
 from scalablevit_ref.checkpoints.layouts import LAYOUTS, check_layout
+from scalablevit_ref.checkpoints.load import Opened, to_state_dict
 from scalablevit_ref.checkpoints.port_files import PORT_LAYOUTS, OpenedPort, Windows, open_any, refuse_other_network
 from scalablevit_ref.checkpoints.port_operations import fold_ssa_scale
-from scalablevit_ref.checkpoints.saving import write_state
-from scalablevit_ref.checkpoints.stored import LazyTensor, Tensor, values
+from scalablevit_ref.checkpoints.save import write_state
 from scalablevit_ref.checkpoints.writing import CONFIG_JSON, WRITERS, write_atomically
 from scalablevit_ref.checks import FLOATS
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.dialects.config import Config, PerStage
+from scalablevit_ref.errors import CheckpointError, naming
+from scalablevit_ref.formats.lazy import LazyTensor, Tensor, values
 from scalablevit_ref.parameters import parameter_shapes
 
 FLAX_SUFFIX = ".msgpack"

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.checkpoints.errors import CheckpointError, brief
-from scalablevit_ref.checkpoints.stored import LazyTensor, is_lazy, values
 from scalablevit_ref.config import ScalableViTConfig, near_matches
+from scalablevit_ref.errors import CheckpointError, brief
+from scalablevit_ref.formats.lazy import LazyTensor, is_lazy, values
 from scalablevit_ref.parameters import Shapes, parameter_shapes
 
 LAYOUTS = ("official", "mmdet", "split", "channels_last")

@@ -12,14 +12,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from scalablevit_ref.checkpoints.checkpoint import Opened, opened_from, told_of
-from scalablevit_ref.checkpoints.errors import CheckpointError, naming
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
+from scalablevit_ref.checkpoints.load import Opened, opened_from, told_of
 from scalablevit_ref.checkpoints.ports import Arrays, Tensors, last_norm, to_flax, to_vit_pytorch, vit_pytorch_named
 from scalablevit_ref.checkpoints.recognise import OTHER_NETWORK, Found, find_state, tell_port
-from scalablevit_ref.checkpoints.stored import is_lazy, values
 from scalablevit_ref.dialects import flax_port, vit_pytorch
 from scalablevit_ref.dialects.config import Config, PerStage
+from scalablevit_ref.errors import CheckpointError, naming
+from scalablevit_ref.formats.lazy import is_lazy, values
 
 PORT_LAYOUTS = ("vit_pytorch", "flax_port", "flax_port_patched")
 """vit_pytorch's state dict; the Flax port's tree as published; that of a port patched to compute what vit_pytorch does, which has
@@ -100,7 +100,7 @@ def open_any(
     use_ema: bool = True,
 ) -> Iterator[Opened | OpenedPort]:
     """A checkpoint of the official network or of a port; no weights are read yet. Options of the other kind are refused."""
-    from scalablevit_ref.checkpoints.files import open_file
+    from scalablevit_ref.formats.detect import open_file
 
     with naming(path), open_file(Path(path)) as (tree, notes, kind):
         found = find_state(tree, use_ema=use_ema, notes=notes)

@@ -14,9 +14,9 @@ import numpy as np
 from einops import rearrange
 
 from scalablevit_ref.backends import to_numpy
-from scalablevit_ref.checkpoints.errors import CheckpointError
 from scalablevit_ref.checkpoints.ports import Arrays, fitting
 from scalablevit_ref.config import SSAScale, choice
+from scalablevit_ref.errors import CheckpointError
 from scalablevit_ref.parameters import Shapes, has_qkv_bias, iwsa_shapes, ssa_shapes, width
 
 

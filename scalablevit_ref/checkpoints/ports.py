@@ -14,12 +14,12 @@ import numpy as np
 from einops import rearrange
 
 from scalablevit_ref.backends import to_numpy
-from scalablevit_ref.checkpoints.errors import CheckpointError
 from scalablevit_ref.checkpoints.layouts import Move, Operation, check_bijection, moved
-from scalablevit_ref.checkpoints.stored import Tensor, is_lazy, values
 from scalablevit_ref.checks import parameter_problems
 from scalablevit_ref.dialects import flax_port
 from scalablevit_ref.dialects.config import Config, is_norm_bias, shapes
+from scalablevit_ref.errors import CheckpointError
+from scalablevit_ref.formats.lazy import Tensor, is_lazy, values
 from scalablevit_ref.parameters import Shapes
 
 Arrays = dict[str, np.ndarray]

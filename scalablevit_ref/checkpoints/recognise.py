@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scalablevit_ref.checkpoints.errors import CheckpointError, brief
-from scalablevit_ref.checkpoints.stored import LONGEST_NAME, StoredTensor
-from scalablevit_ref.checkpoints.unpickle import Namespace
+from scalablevit_ref.errors import CheckpointError, brief
+from scalablevit_ref.formats.lazy import LONGEST_NAME, StoredTensor
+from scalablevit_ref.formats.unpickle import Namespace
 
 EMA_WRAPPERS = ("model_ema", "state_dict_ema")
 WRAPPERS = ("model", "state_dict")

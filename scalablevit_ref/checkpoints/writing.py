@@ -17,15 +17,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from scalablevit_ref.backends import to_backend
-from scalablevit_ref.checkpoints.errors import CheckpointError
 from scalablevit_ref.checkpoints.hub import hub_config
-from scalablevit_ref.checkpoints.inference import OFFICIAL_MODEL, config_to_json, exact_variant
-from scalablevit_ref.checkpoints.msgpack import write_msgpack
-from scalablevit_ref.checkpoints.npz import write_npz
+from scalablevit_ref.checkpoints.infer import OFFICIAL_MODEL, config_to_json, exact_variant
 from scalablevit_ref.checkpoints.recognise import EMA_WRAPPERS, TRAINING_STATE, WRAPPERS
-from scalablevit_ref.checkpoints.safetensors import Blocks, write_safetensors
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.dialects.config import Config
+from scalablevit_ref.errors import CheckpointError
+from scalablevit_ref.formats.msgpack import write_msgpack
+from scalablevit_ref.formats.npz import write_npz
+from scalablevit_ref.formats.safetensors import Blocks, write_safetensors
 
 OFFICIAL_VARIANTS = ("small", "small_0", "base", "large")
 """Those that the authors' training script can name."""

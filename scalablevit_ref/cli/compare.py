@@ -18,10 +18,10 @@ from scalablevit_ref.cli.documents import print_json
 from scalablevit_ref.cli.errors import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.settings import errors_in_flags
+from scalablevit_ref.compare.report import Report, Row
+from scalablevit_ref.compare.run import MODES
+from scalablevit_ref.compare.run import compare as held_against
 from scalablevit_ref.testing.arrays import Comparison
-from scalablevit_ref.testing.comparison import MODES
-from scalablevit_ref.testing.comparison import compare as held_against
-from scalablevit_ref.testing.report import Report, Row
 from scalablevit_ref.testing.traces import trace_images
 
 MOST_ROWS = 12
@@ -93,7 +93,7 @@ def compare(
                 progress=step,
             )
         if html:
-            from scalablevit_ref.testing.page import html as page
+            from scalablevit_ref.compare.html.page import html as page
 
             html.write_text(page(report, title=against), encoding="utf-8")
         if plot:

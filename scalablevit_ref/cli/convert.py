@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 from scalablevit_ref.checkpoints.convert import HUB_FILE, Converted, convert_file
-from scalablevit_ref.checkpoints.errors import printable
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.port_files import PORT_LAYOUTS
 from scalablevit_ref.checkpoints.writing import CONFIG_JSON
@@ -20,6 +19,7 @@ from scalablevit_ref.cli.outputs import check_runs, compared
 from scalablevit_ref.cli.progress import bytes_bar
 from scalablevit_ref.cli.settings import HEADS_HELP, WINDOWS_HELP, ema_said, errors_in_flags, port_settings
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig
+from scalablevit_ref.errors import printable
 
 
 def convert(

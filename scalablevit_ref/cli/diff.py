@@ -11,15 +11,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from scalablevit_ref.checkpoints.checkpoint import Opened
-from scalablevit_ref.checkpoints.contents import Difference, canonical, differences, size_of
-from scalablevit_ref.checkpoints.errors import CheckpointError
+from scalablevit_ref.checkpoints.inspect import Difference, canonical, differences, size_of
+from scalablevit_ref.checkpoints.load import Opened
 from scalablevit_ref.checkpoints.port_files import OpenedPort, open_any
 from scalablevit_ref.checkpoints.recognise import OTHER_NETWORK
 from scalablevit_ref.cli.documents import print_json
 from scalablevit_ref.cli.errors import bad_input_is_one_line
 from scalablevit_ref.cli.progress import bytes_bar
 from scalablevit_ref.cli.settings import errors_in_flags
+from scalablevit_ref.errors import CheckpointError
 
 
 def diff(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-from scalablevit_ref.checkpoints.errors import printable
 from scalablevit_ref.config import near_matches
+from scalablevit_ref.errors import printable
 
 
 @contextmanager

@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scalablevit_ref.checkpoints.contents import Inspection, inspect_file
-from scalablevit_ref.checkpoints.errors import printable
-from scalablevit_ref.checkpoints.inference import UNSEEN
+from scalablevit_ref.checkpoints.infer import UNSEEN
+from scalablevit_ref.checkpoints.inspect import Inspection, inspect_file
 from scalablevit_ref.checkpoints.port_files import UNSEEN as PORT_UNSEEN
 from scalablevit_ref.checkpoints.port_files import OpenedPort
 from scalablevit_ref.checkpoints.recognise import OTHER_NETWORK
@@ -23,6 +22,7 @@ from scalablevit_ref.cli.errors import bad_input_is_one_line
 from scalablevit_ref.cli.progress import bytes_bar
 from scalablevit_ref.cli.settings import HEADS_HELP, WINDOWS_HELP, ema_said, errors_in_flags, in_flags, port_settings
 from scalablevit_ref.config import VARIANTS
+from scalablevit_ref.errors import printable
 
 TOLD_BY = {
     "config": "as given",

@@ -8,10 +8,10 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from scalablevit_ref.compare.html.charts import SERIES, description, extent, groups, power_of_ten
+from scalablevit_ref.compare.report import Report
 from scalablevit_ref.drawing import style
 from scalablevit_ref.drawing.style import PX, SMALL, TITLE, Theme
-from scalablevit_ref.testing.charts import SERIES, description, extent, groups, power_of_ten
-from scalablevit_ref.testing.report import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

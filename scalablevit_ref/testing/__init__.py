@@ -10,7 +10,7 @@ from scalablevit_ref.testing.random import random_images, random_params
 from scalablevit_ref.testing.tolerances import EPS, MAX_TOLERANCE, NETWORK_TOLERANCE, max_error, relative_l2
 
 if TYPE_CHECKING:
-    from scalablevit_ref.testing.comparison import compare
+    from scalablevit_ref.compare.run import compare
 
 __all__ = ["EPS", "MAX_TOLERANCE", "NETWORK_TOLERANCE", "compare", "max_error", "random_images", "random_params", "relative_l2"]
 
@@ -18,5 +18,5 @@ __all__ = ["EPS", "MAX_TOLERANCE", "NETWORK_TOLERANCE", "compare", "max_error", 
 def __getattr__(name: str) -> Any:
     """`compare` is loaded when it is first asked for: the proof and the benchmark do without it, and so does an unused plugin."""
     if name == "compare":
-        return import_module("scalablevit_ref.testing.comparison").compare
+        return import_module("scalablevit_ref.compare.run").compare
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

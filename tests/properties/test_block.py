@@ -8,12 +8,12 @@ import numpy as np
 from hypothesis import given
 
 import scalablevit_ref as sv
-from scalablevit_ref.benchmark import module as plain
+from scalablevit_ref.adapters import plain
 from scalablevit_ref.parameters import peg_shapes
 from scalablevit_ref.testing.strategies import Case, block_cases, iwsa_cases, ssa_cases
-from tests import oracle
 from tests.conftest import Agree, Library
 from tests.properties.test_ops import layer_norm_amplification
+from tests.support import oracle
 
 
 def run(xp: Library, case: Case, x: np.ndarray | None = None, **options: Any) -> np.ndarray:

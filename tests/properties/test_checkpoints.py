@@ -14,9 +14,9 @@ import scalablevit_ref as sv
 from scalablevit_ref.checkpoints.layouts import layout_table
 from scalablevit_ref.testing import random_images, random_params
 from scalablevit_ref.testing.strategies import SEEDS, configs
-from tests.bit_patterns import bit_patterns, special_patterns
 from tests.conftest import Agree, Library
-from tests.oracle import Reference, oracle
+from tests.support.bit_patterns import bit_patterns, special_patterns
+from tests.support.oracle import Reference, oracle
 
 CONFIGS = configs(heads=("linear", "none"), stages=(1, 2, 4))
 DETECTION = {"head": "none", "num_classes": 0, "stage_norms": True}

@@ -16,9 +16,9 @@ from scalablevit_ref import ops
 from scalablevit_ref.testing import EPS
 from scalablevit_ref.testing.strategies import Case, block_cases, configs, iwsa_cases, network_cases, ssa_cases
 from tests.conftest import Agree, prepared
-from tests.oracle import Reference, oracle
 from tests.properties.test_block import part
 from tests.properties.test_ops import OPS
+from tests.support.oracle import Reference, oracle
 
 NETWORKS = network_cases(configs(heads=("linear", "none"), stages=(1,)))
 STEP = 1e-6
@@ -41,7 +41,7 @@ def jax_gradients(function: Any, inputs: dict[str, torch.Tensor], seed: int) -> 
     """The same by `jax.grad`, under `jit`."""
     import jax
 
-    from tests.jitted import jit, x64
+    from tests.support.jitted import jit, x64
 
     def weighted(arrays: dict[str, Any]) -> Any:
         y = function(arrays)
@@ -149,7 +149,7 @@ def test_29_vmap_changes_nothing(case: Case, library: str, agree: Agree) -> None
         images, params = sv.to_backend(case.x, library), sv.to_backend(case.params, library)
         expected = sv.to_numpy(sv.scalable_vit(images, params, case.config))
         if library == "jax":
-            from tests.jitted import vmapped as vmap
+            from tests.support.jitted import vmapped as vmap
         else:
             from torch.func import vmap
         found = vmap(lambda image: sv.scalable_vit(image[None], params, case.config)[0])(images)

@@ -1,6 +1,6 @@
 """Properties of the whole network, tap by tap against the oracle. The numbers are those of the table in `docs/proof.md`.
 
-Where a tolerance grows with the drawn network's own condition, `tests.oracle.Reference.check` says by how much, and why.
+Where a tolerance grows with the drawn network's own condition, `tests.support.oracle.Reference.check` says by how much, and why.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 import scalablevit_ref as sv
 from scalablevit_ref.testing.strategies import Case, configs, network_cases
 from scalablevit_ref.testing.tolerances import NETWORK_TOLERANCE
-from tests import recipe
 from tests.conftest import Agree, Library
-from tests.oracle import Reference, oracle
-from tests.test_conformance import assert_fingerprint
+from tests.specification.test_conformance import assert_fingerprint
+from tests.support import recipe
+from tests.support.oracle import Reference, oracle
 
 NETWORKS = network_cases(configs(heads=("linear", "none")))
 SHALLOW = network_cases(configs(heads=("linear", "none"), stages=(1, 2)))

@@ -1,0 +1,170 @@
+"""Which configuration a state dict's weights are of: told, stored beside them, or found by their shapes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from scalablevit_ref.checkpoints.layouts import layout_shapes, official_shape
+from scalablevit_ref.checkpoints.recognise import Found
+from scalablevit_ref.checks import parameter_problems
+from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
+from scalablevit_ref.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from scalablevit_ref.dialects.config import Config  # a third of what importing this package would cost
+
+OFFICIAL_MODEL = "scalable_vit_"
+"""Before a variant's name, the name of its model in the authors' training script (`args.model`)."""
+
+UNSEEN = "num_heads, window_sizes, norm_eps, ssa_scale and, where s = 1, c_ratios show in no shape"
+"""What a file's shapes leave open, to be told by a variant or a config."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration that fits, and who told it: "config", "metadata", "variant", "args.model" or "shapes"."""
+
+    config: ScalableViTConfig
+    told_by: str
+
+
+def resolve_config(
+    found: Found, layout: str, *, config: ScalableViTConfig | None = None, variant_name: str | None = None
+) -> Resolved:
+    """The configuration of a state dict, in the first of these ways that applies; in each its shapes are checked.
+
+    `config` as it is; the configuration stored beside the weights; `variant_name`; `args.model`; the one variant whose shapes fit.
+    A variant's num_classes, head, in_chans, qkv_bias and SSA version are adapted to the shapes.
+
+    Raises CheckpointError with every missing, unexpected and misshapen parameter in one report.
+    """
+    if config is not None and variant_name is not None:
+        raise CheckpointError("give variant= or config=, not both")
+    if config is not None:
+        return Resolved(_fitting(found.state, config, layout, "config"), "config")
+    wanted = None if variant_name is None else adapted(named_variant(variant_name), found.state)
+    if "config" in found.stored:
+        stored = config_from_json(found.stored["config"])
+        if wanted is not None and wanted != stored:
+            differ = [name for name, value in asdict(wanted).items() if value != getattr(stored, name)]
+            raise CheckpointError(
+                f"the stored configuration is not variant {variant_name!r}",
+                expected=", ".join(f"{name}={getattr(wanted, name)!r}" for name in differ),
+                found=", ".join(f"{name}={getattr(stored, name)!r}" for name in differ),
+            )
+        return Resolved(_fitting(found.state, stored, layout, "the stored configuration"), "metadata")
+    if wanted is not None:
+        return Resolved(_fitting(found.state, wanted, layout, f"variant {variant_name!r}"), "variant")
+    name = (found.model_name or "").removeprefix(OFFICIAL_MODEL)
+    if name in VARIANTS:
+        return Resolved(_fitting(found.state, adapted(variant(name), found.state), layout, f"args.model = {name!r}"), "args.model")
+    return Resolved(_by_shapes(found.state, layout), "shapes")
+
+
+def named_variant(name: str) -> ScalableViTConfig:
+    """`config.variant`, whose refusal of an unknown name is a CheckpointError here."""
+    try:
+        return variant(name)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _fitting(state: Mapping[str, Any], config: ScalableViTConfig, layout: str, source: str) -> ScalableViTConfig:
+    if config.num_stages + sum(config.depths) > len(state):  # a file may claim a depth that takes for ever to list
+        raise CheckpointError(
+            f"weights do not fit {source}: it has more blocks than there are arrays", found=f"{len(state)} arrays"
+        )
+    problems = parameter_problems(state, layout_shapes(config, layout))
+    if problems:
+        raise CheckpointError(f"weights do not fit {source}: " + "; ".join(problems))
+    return config
+
+
+def _by_shapes(state: Mapping[str, Any], layout: str) -> ScalableViTConfig:
+    """The one variant that fits once it has the file's head; of several the one that fits as it is, or comes with an mlp head.
+
+    Nobody puts that head on by fine-tuning. A linear one for other classes, or none, says nothing: `small` and `small_0` then have
+    equal shapes, but not an equal scale.
+    """
+    configs = {name: adapted(variant(name), state) for name in VARIANTS}
+    wrong: dict[str, list[str]] = {}
+    for name, config in configs.items():
+        if layout != "mmdet" or (config.stage_norms and config.head == "none"):
+            wrong[name] = _wrong_names(state, layout_shapes(config, layout))
+    fitting = [name for name, names in wrong.items() if not names]
+    if len(fitting) > 1:
+        published = [name for name in fitting if configs[name] == variant(name)]
+        with_mlp_head = [name for name in fitting if configs[name].head == variant(name).head == "mlp"]
+        fitting = published or with_mlp_head or fitting
+    if len(fitting) == 1:
+        return configs[fitting[0]]
+    choices = f"{UNSEEN}: give variant= ({', '.join(fitting or VARIANTS)}) or config="
+    if fitting:
+        differ = [name for name in asdict(configs[fitting[0]]) if len({getattr(configs[one], name) for one in fitting}) > 1]
+        raise CheckpointError(f"the shapes fit {' and '.join(fitting)} alike, which differ in {', '.join(differ)}; {choices}")
+    if not wrong:
+        raise CheckpointError(f"the detection backbone has no head; {choices}", found=f"a {configs[VARIANTS[0]].head} head")
+    nearest = min(wrong, key=lambda name: len(wrong[name]))
+    problems = "; ".join(parameter_problems(state, layout_shapes(configs[nearest], layout)))
+    raise CheckpointError(f"the shapes fit no variant; nearest is {nearest!r}: {problems}; {choices}")
+
+
+def _wrong_names(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    surplus = [name for name in state if name not in shapes]
+    return surplus + [name for name, shape in shapes.items() if name not in state or tuple(state[name].shape) != shape]
+
+
+def adapted(config: ScalableViTConfig, state: Mapping[str, Any]) -> ScalableViTConfig:
+    """The config with what fine-tuning changes taken from the shapes: num_classes, head, in_chans, qkv_bias and SSA's version."""
+    shapes = dict(official_shape(name, tuple(x.shape)) for name, x in state.items())
+    head, num_classes = _head(shapes)
+    stem = shapes.get("patch_embeds.0.proj.weight", ())
+    in_chans = stem[1] if len(stem) == 4 and stem[1] > 0 else config.in_chans
+    weights = [name for name in shapes if name.endswith((".attn.qkv.weight", ".attn.q.weight"))]
+    qkv_bias = any(f"{name.removesuffix('weight')}bias" in shapes for name in weights) if weights else config.qkv_bias
+    votes = {
+        _ssa_values(shapes, name.removesuffix("reduction.0.weight")) for name in shapes if name.endswith(".reduction.0.weight")
+    }
+    values: Any = next((vote for vote in ("scaled", "unscaled") if vote in votes), config.ssa_values)
+    return replace(config, head=head, num_classes=num_classes, in_chans=in_chans, qkv_bias=qkv_bias, ssa_values=values)
+
+
+def _ssa_values(shapes: Mapping[str, tuple[int, ...]], attention: str) -> str | None:
+    """The version of one SSA, or None: split q, k and v look the same in both where c' = c, and then compute the same."""
+    if f"{attention}kv.weight" in shapes:
+        return "scaled"
+    k, v = (shapes.get(f"{attention}{part}.weight", ()) for part in "kv")
+    if any(name.endswith(".attn.qkv.weight") for name in shapes) and k:
+        return "unscaled"
+    c = shapes[f"{attention}reduction.0.weight"][:1]
+    return None if not k or k[:1] == c else "scaled" if v[:1] == k[:1] else "unscaled"
+
+
+def _head(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Any, int]:
+    """The kind of head and its number of classes."""
+    mlp = any(name.startswith(("head.0.", "head.1.", "head.3.")) for name in shapes)
+    kind, last = ("mlp", "head.3") if mlp else ("linear", "head")
+    found = [shapes[name] for name in (f"{last}.weight", f"{last}.bias") if name in shapes]
+    if not mlp and not found:
+        return "none", 0
+    return kind, found[0][0] if found and found[0] else 0
+
+
+def exact_variant(config: ScalableViTConfig) -> str | None:
+    """The variant that this config is, setting for setting."""
+    return next((name for name in VARIANTS if variant(name) == config), None)
+
+
+def config_to_json(config: ScalableViTConfig | Config) -> str:
+    return json.dumps(asdict(config))
+
+
+def config_from_json(text: Any) -> ScalableViTConfig:
+    """The inverse of `config_to_json`; what is missing keeps its default. Raises CheckpointError."""
+    try:
+        return ScalableViTConfig(**json.loads(text))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise CheckpointError(f"not a configuration ({error})", key="config", expected="ScalableViTConfig as JSON") from error

@@ -1,0 +1,1 @@
+"""A candidate held against the reference, layer by layer."""

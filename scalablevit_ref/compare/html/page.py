@@ -1,0 +1,228 @@
+"""A comparison's report as one HTML file: no scripts, nothing fetched, light and dark, for screens of any width."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from html import escape
+
+import numpy as np
+
+from scalablevit_ref.compare.html.charts import SERIES, error_chart
+from scalablevit_ref.compare.html.pictures import heat_map, histograms
+from scalablevit_ref.compare.html.style import STYLE
+from scalablevit_ref.compare.mistakes.search import eps_said
+from scalablevit_ref.compare.report import Cause, Report, Row
+from scalablevit_ref.testing.tolerances import EPS
+
+FINDINGS = 6
+"""Of the changes that only help, so many are told."""
+
+WIDE, NARROW = 960, 350
+"""Pixels of the chart of errors; a phone shows the narrow one."""
+
+MEASURED = {
+    "propagated": "both networks run from end to end on the same images, so that a layer inherits the errors of those before it",
+    "isolated": "the reference's layer gets what the candidate's layers before it gave, so that what differs is its own doing",
+}
+
+
+def html(report: Report, *, title: str = "A port of ScalableViT against the reference") -> str:
+    """The whole file as text, to be written as UTF-8."""
+    sections = [_verdict(report), _diagnosis(report), _errors(report), _tensor(report), _layers(report), _measured(report)]
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
+        f'<link rel="icon" href="data:,">\n<title>{_said(title)}</title>\n<style>{STYLE}</style>\n</head>\n'
+        f"<body>\n<main>\n<h1>{_said(title)}</h1>\n{''.join(sections)}</main>\n</body>\n</html>\n"
+    )
+
+
+def _said(text: object) -> str:
+    """Escaped, without what no HTML file may hold: control characters and lone surrogates."""
+    clean = "".join(c if c.isprintable() or c in "\n\t " else "�" for c in str(text))
+    return escape(clean)
+
+
+def _code(name: object) -> str:
+    return f"<code>{_said(name)}</code>"
+
+
+def _at(row: Row) -> str:
+    """The layer, and the candidate's name for it where that is another."""
+    return _code(row.layer) if row.module in (row.layer, "output") else f"{_code(row.layer)} (the candidate's {_code(row.module)})"
+
+
+def _number(x: float, digits: int = 6) -> str:
+    return f"{x:.{digits}g}".replace("nan", "NaN").replace("inf", "∞")
+
+
+def _relative(error: float, dtype: str) -> str:
+    return f"{error * EPS[dtype]:.2g}"
+
+
+def _verdict(report: Report) -> str:
+    count, wrong, first = len(report.rows), report.diverging, report.first
+    layers = f"{count} layer{'s' * (count != 1)}"
+    facts: list[tuple[str, str]]
+    if first is None:
+        worst = max(report.rows, key=lambda row: max(c.error for c in (row.propagated, row.isolated) if c))
+        headline, mark, kind = "Agrees with the reference", "✓", "pass"
+        words = f"{'All' if count > 1 else 'The'} {layers} compared {'are' if count > 1 else 'is'} within what rounding explains."
+        facts = [("Worst layer", _code(worst.layer)), ("Its error", eps_said(report.needed))]
+    else:
+        headline, mark, kind = "Differs from the reference", "✗", "fail"
+        if count == 1:
+            words = f"{_at(first)}, the one layer compared, is beyond what rounding explains."
+        elif not any(row.isolated for row in wrong):
+            words = (
+                f"{len(wrong)} of {layers} {'are' if wrong[1:] else 'is'} beyond what rounding explains; the first is {_at(first)}."
+            )
+        elif first.own.error <= report.tolerance:
+            words = f"No layer goes wrong by itself, but {len(wrong)} of {layers} inherit too much; the first is {_at(first)}."
+        elif wrong[1:]:
+            words = f"{len(wrong)} of {layers} go wrong by themselves; the first is {_at(first)}."
+        else:
+            words = f"1 of {layers} goes wrong by itself: {_at(first)}."
+        own = first.own if not first.own.error <= report.tolerance else (first.propagated or first.own)
+        if math.isfinite(own.error):
+            error = f"{eps_said(own.error)} <small>relative {_relative(own.error, report.dtype)}</small>"
+        else:
+            words += " It is the first to hold a NaN or an infinity."
+            error = _number(own.error)
+        facts = [("First to differ", _code(first.layer)), ("Its error", error)]
+        facts.append(("Worst element", f"{own.index} <small>{_number(own.actual)} instead of {_number(own.expected)}</small>"))
+    facts.append(("Allowed", f"{report.tolerance:g} eps <small>relative {_relative(report.tolerance, report.dtype)}</small>"))
+    listed = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
+    return (
+        f'<section class="verdict {kind}" aria-labelledby="verdict">'
+        f'<h2 id="verdict"><span aria-hidden="true">{mark}</span> {headline}</h2>'
+        f"<p>{words}</p><dl>{listed}</dl></section>\n"
+    )
+
+
+def _diagnosis(report: Report) -> str:
+    items = [_cause(cause) for cause in report.causes]
+    if report.causes or report.nearest:
+        items += [_said(finding) for finding in report.nearest[:FINDINGS]]
+        if report.nearest[FINDINGS:]:
+            items.append(f"and {len(report.nearest) - FINDINGS} more changes that help, but do not explain it")
+    elif not report.agrees:
+        items.append("No diagnosis was made." if report.actual is None else "None of the known mistakes explains it.")
+    items += [_said(note) for note in report.notes]
+    if not items:
+        return ""
+    listed = "".join(f"<li>{item}</li>" for item in items)
+    heading = "Notes" if report.agrees else "The likely mistake" if report.causes else "What may be wrong"
+    return f'<section aria-labelledby="diagnosis"><h2 id="diagnosis">{heading}</h2><ul class="said">{listed}</ul></section>\n'
+
+
+def _cause(cause: Cause) -> str:
+    more = cause.layers[1:]
+    ties = "".join(f"; or if {_said(words)}" for words in cause.ties)
+    words = f"{_code(cause.layers[0])}{f' and {len(more)} more layer' + 's' * bool(more[1:]) if more else ''} "
+    words += f"{'match' if more else 'matches'} to {eps_said(cause.error)} if <strong>{_said(cause.words)}</strong>{ties}."
+    if more:
+        words += f"<details><summary>All {len(cause.layers)} layers</summary>{', '.join(map(_code, cause.layers))}</details>"
+    return words
+
+
+def _errors(report: Report) -> str:
+    shown = [kind for kind in SERIES if any(getattr(row, kind) for row in report.rows)]
+    legend = "".join(f'<span><i class="{kind}"></i>{kind}: {SERIES[kind]}</span>' for kind in shown)
+    charts = "".join(
+        f'<div class="{name}">{error_chart(report, width=width, name=name)}</div>'
+        for name, width in (("wide", WIDE), ("narrow", NARROW))
+    )
+    return (
+        '<section aria-labelledby="errors"><h2 id="errors">Error by layer</h2>'
+        f'<p>‖candidate − reference‖ / ‖reference‖ in eps of {report.dtype}, log scale.</p><p class="legend">{legend}</p>'
+        f"{charts}</section>\n"
+    )
+
+
+def _tensor(report: Report) -> str:
+    if report.actual is None or report.expected is None or report.first is None:
+        return ""
+    row = report.first
+    axes = "b h w c" if report.actual.ndim == 4 else "b c"
+    return (
+        f'<section aria-labelledby="tensor"><h2 id="tensor">Where {_code(row.layer)} differs</h2>'
+        f"<p>|candidate − reference| of the first layer to differ, {axes} = {report.actual.shape}, "
+        "against what the reference's layer makes of the same input.</p>"
+        f'<div class="halves"><div>{heat_map(report.actual, report.expected)}</div>'
+        "<div><figure><figcaption>Values <span>all images</span></figcaption>"
+        '<p class="legend"><span><i class="reference"></i>reference</span><span><i class="candidate"></i>candidate</span></p>'
+        f"{histograms(report.actual, report.expected)}</figure>{_moments(report.actual, report.expected)}</div></div></section>\n"
+    )
+
+
+def _moments(actual: np.ndarray, expected: np.ndarray) -> str:
+    """A table of what a histogram does not show."""
+    rows = []
+    finite = [x[np.isfinite(x)] for x in (actual, expected)]
+    for name, moment in (("least", np.min), ("largest", np.max), ("mean", np.mean), ("std", np.std)):
+        with np.errstate(all="ignore"):
+            rows.append((name, [f"{moment(x):.6g}" if x.size else "–" for x in finite]))
+    rows.append(("NaN or ∞", [f"{x.size - some.size:,}" for x, some in zip((actual, expected), finite, strict=True)]))
+    body = "".join(
+        f'<tr><th scope="row">{name}</th>{"".join(f"<td>{value}</td>" for value in values)}</tr>' for name, values in rows
+    )
+    head = '<tr><th scope="col">of all images</th><th scope="col">candidate</th><th scope="col">reference</th></tr>'
+    return f'<div class="box"><table class="moments"><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+
+
+def _layers(report: Report) -> str:
+    wrong = {row.layer for row in report.diverging}
+    head = "".join(
+        f'<th scope="col"{" class=n" * (name in SERIES)}>{name}</th>'
+        for name in ("layer", "verdict", "propagated", "isolated", "candidate’s module", "layout", "shape", "worst element")
+    )
+    only = (
+        '<input type="checkbox" id="only"><label for="only">only layers that differ</label>'
+        if wrong and len(report.rows) > 12
+        else ""
+    )
+    body = "\n".join(_layer(row, report, row.layer in wrong) for row in report.rows)
+    return (
+        '<section aria-labelledby="layers"><h2 id="layers">All layers</h2>'
+        f"<p>Errors in eps of {report.dtype}; {report.tolerance:g} are allowed.</p>{only}"
+        '<div class="box" tabindex="0" role="region" aria-labelledby="layers"><table class="layers">'
+        f"<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div></section>\n"
+    )
+
+
+def _layer(row: Row, report: Report, wrong: bool) -> str:
+    inherited = row.propagated is not None and not row.propagated.error <= report.tolerance
+    kind, verdict = ("wrong", "✗ differs") if wrong else ("inherited", "inherited") if inherited else ("right", "✓ agrees")
+    over = ["" if c is None or c.error <= report.tolerance else " over" for c in (row.propagated, row.isolated)]
+    said = ["–" if c is None else _number(c.error, 3) for c in (row.propagated, row.isolated)]
+    errors = "".join(f'<td class="n{mark}">{error}</td>' for mark, error in zip(over, said, strict=True))
+    worst = "–" if row.own.error == 0 else str(row.own.index)
+    if wrong:
+        worst += f" <small>{_number(row.own.actual)} instead of {_number(row.own.expected)}</small>"
+    return (
+        f'<tr class="{kind}"><th scope="row">{_code(row.layer)}</th><td class="v">{verdict}</td>{errors}'
+        f"<td>{_code(row.module)}</td><td>{_said(row.layout)}</td><td>{row.shape}</td><td>{worst}</td></tr>"
+    )
+
+
+def _measured(report: Report) -> str:
+    kinds = [kind for kind in MEASURED if any(getattr(row, kind) for row in report.rows)]
+    facts = [("Candidate", _said(report.kind)), ("Images", str(report.rows[0].shape[0])), ("Mode", report.mode)]
+    facts += [(kind.capitalize(), MEASURED[kind]) for kind in kinds]
+    facts += [
+        ("Reference", "in float64"),
+        ("dtype", f"{report.dtype}, eps = 2<sup>{round(math.log2(EPS[report.dtype])):d}</sup>".replace("-", "−")),
+        ("Allowed", f"‖Δ‖ / ‖reference‖ ≤ {report.tolerance:g} eps, for each layer"),
+        ("Would pass", f"with {eps_said(report.needed)}" if math.isfinite(report.needed) else "with no tolerance"),
+    ]
+    facts += [(f"Time, {name}", f"{seconds:.2g} s") for name, seconds in report.seconds.items()]
+    listed = "".join(f"<div><dt>{_said(name)}</dt><dd>{value}</dd></div>" for name, value in facts)
+    settings = "".join(f"<div><dt>{_code(name)}</dt><dd>{_said(value)}</dd></div>" for name, value in asdict(report.config).items())
+    return (
+        f'<section aria-labelledby="measured"><h2 id="measured">How it was measured</h2><dl class="facts">{listed}</dl>'
+        f'<details><summary>The network’s settings</summary><dl class="facts">{settings}</dl></details></section>\n'
+    )

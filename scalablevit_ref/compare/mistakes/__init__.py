@@ -1,0 +1,1 @@
+"""What a layer would be with a likely mistake in it, and which mistake explains what a candidate gave."""

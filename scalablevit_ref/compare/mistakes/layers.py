@@ -1,0 +1,198 @@
+"""The network as a table of layers: which tap is computed from which, by what, with which parameters.
+
+`network.scalable_vit` runs from top to bottom; a comparison must ask for one layer at a time, on inputs of its choice, and try
+what a layer would be if it were wired otherwise. The sum of a layer's sources is what it is fed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from scalablevit_ref.config import MLP_HEAD_WIDTH, ScalableViTConfig
+from scalablevit_ref.dialects.config import Config, shapes
+from scalablevit_ref.parameters import Shapes, block_kind, parameter_shapes
+from scalablevit_ref.testing.traces import IMAGES
+
+Kind = Literal[
+    "patch_embed",
+    "layer_norm",
+    "iwsa",
+    "ssa",
+    "mlp",
+    "peg",
+    "mean",
+    "linear",
+    "gelu",
+    "sum",
+    "stem",
+    "downsample",
+    "port_ssa",
+    "feed_forward",
+    "port_peg",
+    "port_iwsa",
+    "channel_norm",
+    "head_norm",
+]
+"""The second row are vit_pytorch's."""
+
+POOL = "pool"
+"""The mean over tokens, which no module of the official network has a name for."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One tap: the sum of the sources goes through a function of this kind, with the parameters under `name` and these settings."""
+
+    name: str
+    kind: Kind
+    sources: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """How the layers are put together; the defaults are the official network's, the others are slips."""
+
+    norms: Literal["pre", "post", "on the branch"] = "pre"
+    attention: Literal["residual", "bare"] = "residual"
+    mlp: Literal["residual", "bare", "beside attention"] = "residual"
+    peg: Literal["after the first block", "after the second block", "after the last block", "before the blocks", "missing"] = (
+        "after the first block"
+    )
+    pairs: Literal["IWSA, MLP, SSA, MLP", "SSA, MLP, IWSA, MLP", "SSA, MLP, MLP, IWSA"] = "IWSA, MLP, SSA, MLP"
+    stage_norms: Literal["passed on", "on the outputs only"] = "passed on"
+    pool: Literal["after norm", "before norm"] = "after norm"
+    second_feed_forward: Literal["after IWSA", "before IWSA"] = "after IWSA"  # these two of vit_pytorch's network
+    last_norm: Literal["missing", "there"] = "missing"
+
+
+OFFICIAL = Wiring()
+
+
+def layers(config: ScalableViTConfig | Config, wiring: Wiring = OFFICIAL) -> dict[str, Layer]:
+    """Every layer by the name of its tap, in the order of `trace`; with `pool`, which is no tap."""
+    if isinstance(config, Config):
+        from scalablevit_ref.compare.mistakes.port_layers import port_layers
+
+        return port_layers(config, wiring)
+    table: dict[str, Layer] = {}
+
+    def add(name: str, kind: Kind, *sources: str, **settings: Any) -> str:
+        table[name] = Layer(name, kind, sources, settings)
+        return name
+
+    x = IMAGES
+    for k in range(config.num_stages):
+        eps = config.norm_eps if config.embed_norm_eps is None else config.embed_norm_eps
+        x = add(f"patch_embeds.{k}", "patch_embed", x, patch_size=2 if k else config.patch_size, eps=eps)
+        place = _peg_place(wiring, config.depths[k])
+        for turn, i in enumerate((None, *_order(wiring, config.depths[k])), start=-1):
+            if i is not None:
+                _add_block(add, x, config, k, i, wiring)
+                x = f"stages.{k}.{i}"
+            if turn == place:
+                x = add(f"pos_block.{k}", "peg", x)
+        if config.stage_norms:
+            normed = add(f"norm_list.{k}", "layer_norm", x, eps=config.norm_eps)
+            x = normed if wiring.stage_norms == "passed on" or k == config.num_stages - 1 else x
+    _add_head(add, x, config, wiring)
+    return table
+
+
+def shapes_of(config: ScalableViTConfig | Config) -> Shapes:
+    """Name and shape of every parameter, under the official names, or vit_pytorch's."""
+    return shapes(config) if isinstance(config, Config) else parameter_shapes(config)
+
+
+def tap_shapes(config: ScalableViTConfig | Config, images: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The shape of every layer's output, b h w c or b c, for images of shape b c h w."""
+    if isinstance(config, Config):
+        from scalablevit_ref.compare.mistakes.port_layers import port_tap_shapes
+
+        return port_tap_shapes(config, images)
+    batch, _, h, w = images
+    features = config.embed_dims[-1]
+    hidden = {"head.0": MLP_HEAD_WIDTH, "head.1": MLP_HEAD_WIDTH, "head.2": MLP_HEAD_WIDTH} if config.head == "mlp" else {}
+    last = config.num_classes or hidden.get("head.2", features)
+    found: Shapes = {}
+    k = 0
+    for name in layers(config):
+        if name.startswith("patch_embeds."):
+            k = int(name.rpartition(".")[2])
+            h, w = (-(-size // (2 if k else config.patch_size)) for size in (h, w))
+        if name in (POOL, "logits") or name.startswith("head"):
+            width = features if name == POOL or config.head == "none" else hidden.get(name, last)
+            found[name] = (batch, width)
+        else:
+            found[name] = (batch, h, w, config.embed_dims[k])
+    return found
+
+
+def _order(wiring: Wiring, depth: int) -> list[int]:
+    """The blocks of a stage as they run: by their numbers, or each SSA before the IWSA that it follows."""
+    if wiring.pairs == "IWSA, MLP, SSA, MLP":
+        return list(range(depth))
+    return [i for pair in range(0, depth, 2) for i in (pair + 1, pair) if i < depth]
+
+
+def _peg_place(wiring: Wiring, depth: int) -> int | None:
+    """The turn that PEG follows; −1 for none before it, None for no PEG."""
+    places = {"after the first block": 0, "after the second block": 1, "after the last block": depth - 1, "before the blocks": -1}
+    return places.get(wiring.peg)
+
+
+def _add_block(add: Any, x: str, config: ScalableViTConfig, k: int, i: int, wiring: Wiring) -> None:
+    name, heads, eps = f"stages.{k}.{i}", config.num_heads[k], config.norm_eps
+    norm1, attn, norm2, mlp = (f"{name}.{part}" for part in ("norm1", "attn", "norm2", "mlp"))
+    kind: Kind = block_kind(i)
+    settings: dict[str, Any]
+    if kind == "iwsa":
+        settings = {"num_heads": heads, "window_size": config.window_sizes[k], "pad": config.pad_windows}
+    else:
+        settings = {"num_heads": heads, "sr_ratio": config.sr_ratios[k], "c_ratio": config.c_ratios[k]}
+        settings |= {"values": config.ssa_values, "scale": config.ssa_scale}
+    before = (x,) if wiring.attention == "residual" else ()
+    if wiring.norms == "post":
+        add(norm1, "layer_norm", *before, attn, eps=eps)
+        add(attn, kind, x, **settings)
+        add(norm2, "layer_norm", norm1, mlp, eps=eps)
+        add(mlp, "mlp", norm1)
+        add(name, "sum", norm2)
+    elif wiring.norms == "on the branch":
+        add(norm1, "layer_norm", attn, eps=eps)
+        add(attn, kind, x, **settings)
+        add(norm2, "layer_norm", mlp, eps=eps)
+        add(mlp, "mlp", *before, norm1)
+        add(name, "sum", *before, norm1, norm2)
+    elif wiring.pairs == "SSA, MLP, MLP, IWSA" and kind == "iwsa":
+        add(norm2, "layer_norm", x, eps=eps)
+        add(mlp, "mlp", norm2)
+        add(norm1, "layer_norm", x, mlp, eps=eps)
+        add(attn, kind, norm1, **settings)
+        add(name, "sum", x, mlp, attn)
+    else:
+        add(norm1, "layer_norm", x, eps=eps)
+        add(attn, kind, norm1, **settings)
+        add(norm2, "layer_norm", *([x] if wiring.mlp == "beside attention" else [*before, attn]), eps=eps)
+        add(mlp, "mlp", norm2)
+        add(name, "sum", *(() if wiring.mlp == "bare" else (*before, attn)), mlp)
+
+
+def _add_head(add: Any, x: str, config: ScalableViTConfig, wiring: Wiring) -> None:
+    if config.stage_norms:
+        x = add(POOL, "mean", x)
+    elif wiring.pool == "after norm":
+        x = add(POOL, "mean", add("norm", "layer_norm", x, eps=config.norm_eps))
+    else:
+        x = add("norm", "layer_norm", add(POOL, "mean", x), eps=config.norm_eps)
+    last: Kind = "linear" if config.num_classes else "sum"
+    if config.head == "mlp":
+        x = add("head.0", "linear", x)
+        x = add("head.1", "layer_norm", x, eps=config.norm_eps)
+        x = add("head.2", "gelu", x)
+        x = add("head", "sum", add("head.3", last, x))
+    elif config.head == "linear":
+        x = add("head", last, x)
+    add("logits", "sum", x)

@@ -1,0 +1,72 @@
+"""One layer at a time, on what the candidate itself fed it: so a layer's own error is told from the error it inherited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+
+import numpy as np
+
+from scalablevit_ref.compare.mistakes.layers import OFFICIAL, Layer, Wiring, layers
+from scalablevit_ref.compare.mistakes.slips import NONE, Variation
+from scalablevit_ref.compare.mistakes.variations import run
+from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.dialects.config import Config
+from scalablevit_ref.testing.traces import IMAGES
+
+
+class Local:
+    """The reference's layers in float64, between the candidate's taps.
+
+    tap: gives a tap of the candidate by its canonical name, b h w c or b c in float64. names: the taps that it has. A layer whose
+    source is not among them gets it from the reference's own layers, from the nearest taps that are.
+    """
+
+    def __init__(
+        self,
+        config: ScalableViTConfig | Config,
+        params: Mapping[str, np.ndarray],
+        images: np.ndarray,
+        names: Iterator[str] | set[str],
+        tap: Callable[[str], np.ndarray],
+    ) -> None:
+        self.config, self.names, self.tap = config, frozenset(names), tap
+        self.params = {name: np.asarray(value, np.float64) for name, value in params.items()}
+        self.images = np.asarray(images, np.float64)
+        self.table = cache(lambda wiring: layers(config, wiring))
+
+    def output(self, name: str, variation: Variation = NONE, wiring: Wiring = OFFICIAL) -> np.ndarray:
+        """What the reference's layer, changed so, makes of the candidate's own input. KeyError if this wiring has no such layer."""
+        return self._computed(name, variation, self.table(wiring), {IMAGES: self.images})
+
+    def end_to_end(self, tap: Callable[[str, np.ndarray], object]) -> None:
+        """The reference's layers one after the other from the images on, without the candidate; `tap` sees what each gives."""
+        known = {IMAGES: self.images}
+        for name in self.table(OFFICIAL):
+            known[name] = self._computed(name, NONE, self.table(OFFICIAL), known)
+            tap(name, known[name])
+
+    def _computed(self, name: str, variation: Variation, table: Mapping[str, Layer], known: dict[str, np.ndarray]) -> np.ndarray:
+        """`known` keeps what the layer's sources, and theirs, are computed from."""
+        layer, x = table[name], np.zeros(())
+        for source in layer.sources:
+            if source not in known:
+                known[source] = self.tap(source) if source in self.names else self._computed(source, variation, table, known)
+            x = x + known[source]
+        return run(layer, x, self.own_params(name), variation)
+
+    def inside(self, name: str, wiring: Wiring = OFFICIAL) -> dict[str, Layer]:
+        """The layer, and those between it and the taps that it is computed from."""
+        table = self.table(wiring)
+        found: dict[str, Layer] = {}
+        queue = [name]
+        while queue:
+            layer = table[queue.pop()]
+            found[layer.name] = layer
+            queue += [s for s in layer.sources if s != IMAGES and s not in self.names and s not in found]
+        return found
+
+    def own_params(self, *names: str) -> dict[str, np.ndarray]:
+        """The parameters of these layers, by their names in the whole network."""
+        prefixes = tuple(f"{name}." for name in names)
+        return {name: value for name, value in self.params.items() if name.startswith(prefixes)}

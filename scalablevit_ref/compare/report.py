@@ -1,0 +1,164 @@
+"""What a comparison found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from scalablevit_ref.compare.mistakes.search import Finding, eps_said
+from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.dialects.config import Config
+from scalablevit_ref.testing.arrays import Comparison
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: its error when both networks run from end to end, and when both layers get the same input."""
+
+    layer: str
+    module: str
+    layout: str
+    shape: tuple[int, ...]
+    propagated: Comparison | None
+    isolated: Comparison | None
+    fed_finite: bool = True  # False where the candidate's own input makes the reference's layer give NaN too
+
+    @property
+    def own(self) -> Comparison:
+        """What tells whether this layer errs: the isolated error where there is one."""
+        comparison = self.isolated or self.propagated
+        assert comparison is not None
+        return comparison
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A mistake that explains these layers: with it, the reference gives what the candidate gave, to `error` eps.
+
+    ties: other mistakes that explain them as well.
+    """
+
+    words: str
+    layers: tuple[str, ...]
+    error: float
+    ties: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        first, more = self.layers[0], len(self.layers) - 1
+        where = f"{first} and {more} more layer{'s' * (more > 1)}" if more else first
+        ties = "".join(f"; or if {words}" for words in self.ties[:3])
+        return f"{where}: {'match' if more else 'matches'} to {eps_said(self.error)} if {self.words}{ties}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The verdict, the layers in order, and what the mistakes are. Errors are ‖Δ‖ / ‖reference‖ in eps of `dtype`."""
+
+    kind: str
+    config: ScalableViTConfig | Config
+    mode: str
+    dtype: str
+    tolerance: float
+    rows: tuple[Row, ...]
+    causes: tuple[Cause, ...] = ()
+    nearest: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    actual: np.ndarray | None = field(default=None, repr=False)
+    expected: np.ndarray | None = field(default=None, repr=False)
+
+    def with_causes(
+        self, causes: tuple[Cause, ...], nearest: tuple[Finding, ...], actual: np.ndarray, expected: np.ndarray
+    ) -> Report:
+        return replace(self, causes=causes, nearest=nearest, actual=actual, expected=expected)
+
+    @property
+    def agrees(self) -> bool:
+        errors = [c.error for row in self.rows for c in (row.propagated, row.isolated) if c is not None]
+        return all(error <= self.tolerance for error in errors)
+
+    @property
+    def diverging(self) -> tuple[Row, ...]:
+        """Layers that err by themselves; if none does, those that inherited too much."""
+        own = tuple(row for row in self.rows if row.fed_finite and not row.own.error <= self.tolerance)
+        return own or tuple(row for row in self.rows if row.propagated and not row.propagated.error <= self.tolerance)
+
+    @property
+    def first(self) -> Row | None:
+        """The first layer that goes wrong."""
+        return next(iter(self.diverging), None)
+
+    @property
+    def needed(self) -> float:
+        """The tolerance with which all layers would pass, in eps; NaN if one holds a NaN."""
+        errors = [c.error for row in self.rows for c in (row.propagated, row.isolated) if c is not None]
+        return float(np.max(errors))
+
+    def __str__(self) -> str:
+        """The verdict and the diagnosis, a line each."""
+        layers = f"{len(self.rows)} layer{'s' * (len(self.rows) != 1)}"
+        if self.agrees:
+            return f"agrees with the reference in {layers}, to {eps_said(self.needed)} of {self.dtype} (allowed {self.tolerance:g})"
+        first = self.diverging[0]
+        at = first.layer if first.module in (first.layer, "output") else f"{first.layer} ({first.module})"
+        lines = [
+            f"DIFFERS from the reference: {self._wrong(layers)}, the first is {at}",
+            f"{first.layer}: {first.own} (allowed {self.tolerance:g} eps)",
+        ]
+        if np.isnan(first.own.error):
+            lines.append(f"{first.layer} is the first to hold a NaN or an infinity")
+        lines += [str(cause) for cause in self.causes]
+        lines += [str(finding) for finding in self.nearest[:3]]
+        if not self.causes and not self.nearest:
+            lines.append("none of the known mistakes explains it")
+        return "\n".join([*lines, *self.notes])
+
+    def _wrong(self, layers: str) -> str:
+        count = len(self.diverging)
+        by_itself = not self.diverging[0].own.error <= self.tolerance
+        many = ("goes", "itself") if count == 1 else ("go", "themselves")
+        return f"{count} of {layers} {many[0]} wrong" + (f" by {many[1]}" if by_itself else " through the errors before")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values only."""
+        first = self.first
+        return {
+            "agrees": self.agrees,
+            "candidate": self.kind,
+            "config": asdict(self.config),
+            "mode": self.mode,
+            "dtype": self.dtype,
+            "tolerance_eps": self.tolerance,
+            "needed_tolerance_eps": self.needed,
+            "first_divergent_layer": first.layer if first else None,
+            "causes": [asdict(cause) for cause in self.causes],
+            "nearest": [
+                {"layer": f.layer, "words": f.hypothesis.words, "error_eps": f.before, "with_it_eps": f.after} for f in self.nearest
+            ],
+            "notes": list(self.notes),
+            "seconds": self.seconds,
+            "layers": [
+                {
+                    "layer": row.layer,
+                    "module": row.module,
+                    "layout": row.layout,
+                    "shape": list(row.shape),
+                    "propagated": _plain(row.propagated),
+                    "isolated": _plain(row.isolated),
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def _plain(comparison: Comparison | None) -> dict[str, Any] | None:
+    if comparison is None:
+        return None
+    return {
+        "error_eps": comparison.error,
+        "worst_index": list(comparison.index),
+        "actual": comparison.actual,
+        "expected": comparison.expected,
+    }

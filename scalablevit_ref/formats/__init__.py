@@ -1,0 +1,1 @@
+"""Bytes to named arrays and back; nothing here knows a network."""

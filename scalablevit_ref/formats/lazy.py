@@ -1,0 +1,201 @@
+"""A tensor that still lies in its file: shape and dtype are known, its bytes are read when asked for."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from scalablevit_ref.backends import backend
+from scalablevit_ref.errors import CheckpointError, brief
+
+MOST_AXES = 64
+"""NumPy's and torch's limit."""
+
+LONGEST_NAME = 500
+"""Characters; the official names have some 40."""
+
+_CHUNK = 1 << 18
+"""Bytes read in one go; few enough that they are still in the cache when they are looked at and written."""
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """`np.dtype(name)`, which knows bfloat16 only once ml_dtypes is loaded."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        name = ml_dtypes.bfloat16
+    return np.dtype(name)
+
+
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides in C order, in elements."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+class Extent:
+    """A run of bytes in a file. Where it starts may be learned later than what lies in it (torch's legacy format).
+
+    name: says in errors which run it is. crc: its CRC-32 if known, checked when it is first read from; `before` is the CRC-32 of
+    what else that counts before the run.
+    """
+
+    __slots__ = ("before", "crc", "file", "name", "size", "start")
+
+    def __init__(
+        self, file: BinaryIO, start: int | None, size: int, *, name: str | None = None, crc: int | None = None, before: int = 0
+    ) -> None:
+        self.file, self.start, self.size, self.name, self.crc, self.before = file, start, size, name, crc, before
+
+    def read(self, begin: int, size: int) -> np.ndarray:
+        """Bytes `begin` to `begin + size` as uint8."""
+        if self.start is None:
+            raise CheckpointError("the file names a storage that it does not hold", key=self.name)
+        whole = begin == 0 and size == self.size
+        if not whole:
+            self._check()
+        data = np.empty(size, np.uint8)
+        self.file.seek(self.start + begin)
+        if self.file.readinto(data.data) != size:  # type: ignore[attr-defined]
+            raise self._error("the file ends inside a storage")
+        if whole and self.crc is not None:
+            self._compare(zlib.crc32(data.data, self.before))
+        return data
+
+    def blocks(self, begin: int, size: int) -> Iterator[np.ndarray]:
+        """The bytes that `read` gives, some at a time and in one buffer; the checksum is known to be right after the last."""
+        if self.start is None or (begin, size) != (0, self.size):
+            yield self.read(begin, size)
+            return
+        buffer, crc = np.empty(min(size, _CHUNK), np.uint8), self.before
+        for at in range(0, size, _CHUNK):
+            block = buffer[: size - at]
+            self.file.seek(self.start + at)
+            if self.file.readinto(block.data) != len(block):  # type: ignore[attr-defined]
+                raise self._error("the file ends inside a storage")
+            if self.crc is not None:
+                crc = zlib.crc32(block.data, crc)
+            yield block
+        self._compare(crc)
+
+    def _check(self) -> None:
+        if self.crc is None or self.start is None:
+            return
+        crc, left = self.before, self.size
+        self.file.seek(self.start)
+        while left and (chunk := self.file.read(min(left, _CHUNK))):
+            crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+        self._compare(crc)
+
+    def _compare(self, crc: int) -> None:
+        if self.crc is not None and crc != self.crc:
+            raise self._error("damaged: wrong checksum", expected=f"{self.crc:08x}", found=f"{crc:08x}")
+        self.crc = None
+
+    def _error(self, problem: str, **what: str) -> CheckpointError:
+        """Names the file, since this comes to light while another one is being written."""
+        return CheckpointError(problem, file=getattr(self.file, "name", None), key=self.name, **what)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A view of an extent, in elements as torch counts: offset, shape and strides. Not readable once the file is closed.
+
+    Raises CheckpointError for a view that leaves its extent, or holds more elements than `limit` bytes could.
+    """
+
+    extent: Extent
+    dtype: np.dtype[Any]
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    limit: int
+
+    def __post_init__(self) -> None:
+        numbers = (self.offset, *self.shape, *self.strides)
+        if any(type(n) is not int or n < 0 for n in numbers) or len(self.shape) != len(self.strides) or len(self.shape) > MOST_AXES:
+            raise CheckpointError(
+                "impossible tensor", found=f"offset {brief(self.offset)}, shape {brief(self.shape)}, strides {brief(self.strides)}"
+            )
+        held = self.extent.size // self.dtype.itemsize
+        if self.offset + self._span() > held:
+            raise CheckpointError(
+                "tensor reaches beyond its storage", expected=f"at most {held} elements", found=self.offset + self._span()
+            )
+        size = math.prod(n or 1 for n in self.shape) * self.dtype.itemsize  # axes beside an empty one are believed as little
+        if size > self.limit:
+            raise CheckpointError("tensor is larger than the file", expected=f"at most {self.limit} bytes", found=brief(size))
+
+    def __setstate__(self, state: object) -> None:
+        raise CheckpointError("pickle sets the state of a tensor")
+
+    def _span(self) -> int:
+        """Elements from the first to the last, both included."""
+        return 1 + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)) if 0 not in self.shape else 0
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The values in C order, some at a time; a block is gone when the next is asked for."""
+        if self.strides != row_major(self.shape):
+            yield self.read().reshape(-1)
+            return
+        size = self.dtype.itemsize
+        for block in self.extent.blocks(self.offset * size, self._span() * size):
+            yield block.view(self.dtype)
+
+    def read(self) -> np.ndarray:
+        """The values, C-contiguous and owned by nobody else."""
+        size = self.dtype.itemsize
+        elements = self.extent.read(self.offset * size, self._span() * size).view(self.dtype)
+        steps = tuple(step * size for step in self.strides)
+        return np.asarray(np.lib.stride_tricks.as_strided(elements, self.shape, steps), order="C")
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor still to be read, or to be made from others that are."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[], np.ndarray]
+
+
+Tensor = np.ndarray | StoredTensor | LazyTensor
+
+
+def values(x: Any) -> np.ndarray:
+    """An array of any library or a tensor still in its file, as a C-contiguous NumPy array."""
+    return np.asarray(x.read() if isinstance(x, StoredTensor | LazyTensor) else backend(x).to_numpy(x), order="C")
+
+
+def blocks(x: Any) -> Iterator[np.ndarray]:
+    """`values`, flat and some at a time where they lie in a file as they are; a block is gone when the next is asked for."""
+    if isinstance(x, StoredTensor):
+        yield from x.blocks()
+    else:
+        yield values(x).reshape(-1)
+
+
+def is_lazy(x: Any) -> bool:
+    return isinstance(x, StoredTensor | LazyTensor)
+
+
+def is_finite(x: np.ndarray) -> bool:
+    """Whether there is no NaN and no infinity."""
+    flat = x.reshape(-1)
+    return all(np.isfinite(flat[i : i + _BLOCK]).all() for i in range(0, flat.size, _BLOCK))
+
+
+def check_finite(state: Mapping[str, np.ndarray]) -> None:
+    """Raise CheckpointError that names the arrays with a NaN or an infinity."""
+    names = [name for name, x in state.items() if not is_finite(np.asarray(x, order="C"))]
+    if names:
+        some = ", ".join(names[:8]) + (f", … and {len(names) - 8} more" if len(names) > 8 else "")
+        raise CheckpointError(f"NaN or infinite weights ({len(names)} parameters): {some}; allow_nonfinite=True lets them pass")
+
+
+_BLOCK = 1 << 16
+"""Elements that are looked at in one go, so that the mask stays in the cache."""

@@ -1,0 +1,128 @@
+"""safetensors files: a header's length (uint64), the header (JSON), the tensors' bytes. Read lazily, written as a stream."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+
+from scalablevit_ref.errors import CheckpointError, brief
+from scalablevit_ref.formats.lazy import MOST_AXES, Extent, StoredTensor, numpy_dtype, row_major
+
+MOST_HEADER = 4 << 20
+"""Bytes in a header; `large` has 70,000. The library's own limit of 100 MB would take gigabytes to parse."""
+
+_WRITTEN_AHEAD = 32 << 20
+
+_DTYPES = {
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+Blocks = Callable[[str], Iterable[np.ndarray]]
+"""Gives the values of a name: flat arrays that together are the tensor in C order, each gone when the next is asked for."""
+
+_CODES = {name: code for code, name in _DTYPES.items()}
+
+
+def starts_safetensors(head: bytes) -> bool:
+    return len(head) > 8 and head[8:9] == b"{" and 2 <= struct.unpack("<Q", head[:8])[0] < 1 << 40
+
+
+def read_safetensors(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors by name, and the metadata. Raises CheckpointError unless they fill the file without gap or overlap."""
+    file.seek(0)
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > MOST_HEADER:
+        raise CheckpointError(
+            "safetensors header larger than a checkpoint's", expected=f"at most {MOST_HEADER} bytes", found=length
+        )
+    if 8 + length > size:
+        raise CheckpointError("the file ends inside its header", expected=f"{8 + length} bytes", found=size)
+    try:
+        header = json.loads(file.read(length).decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"damaged safetensors header ({error})") from error
+    notes = header.pop("__metadata__", {})
+    state = {name: _tensor(file, 8 + length, size, name, entry) for name, entry in header.items()}
+    end = 8 + length
+    for name, tensor in sorted(state.items(), key=lambda item: (item[1].extent.start, item[1].extent.size)):
+        if tensor.extent.start != end:
+            found = f"byte {tensor.extent.start}"
+            raise CheckpointError("a gap or an overlap before its bytes", key=name, expected=f"byte {end}", found=found)
+        end += tensor.extent.size
+    if end != size:
+        raise CheckpointError("bytes after the last tensor", expected=f"{end} bytes", found=size)
+    return state, notes if isinstance(notes, dict) else {}
+
+
+def _tensor(file: BinaryIO, start: int, size: int, name: str, entry: Any) -> Any:
+    try:
+        kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        whole = len(shape) <= MOST_AXES and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+    except (TypeError, KeyError, ValueError) as error:
+        raise CheckpointError("damaged safetensors entry", key=name, expected="dtype, shape, data_offsets") from error
+    if not isinstance(kind, str) or kind not in _DTYPES:
+        raise CheckpointError("dtype", key=name, expected=", ".join(_DTYPES), found=brief(kind))
+    dtype = numpy_dtype(_DTYPES[kind])
+    if not whole or begin > end or start + end > size or end - begin != math.prod(shape) * dtype.itemsize:
+        raise CheckpointError(
+            "bytes that do not fit shape, dtype or file",
+            key=name,
+            expected=f"{brief(shape)} of {dtype}",
+            found=f"bytes {brief(begin)} to {brief(end)}",
+        )
+    return StoredTensor(Extent(file, start + begin, end - begin, name=name), dtype, 0, shape, row_major(shape), size)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in entries:
+            raise CheckpointError("two entries of one name in the header", key=name)
+        entries[name] = value
+    return entries
+
+
+def write_safetensors(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[str, str], read: Blocks) -> None:
+    """Header and then tensor after tensor, in the order of `state`: equal weights and notes make equal files.
+
+    read: gives a tensor's values, block by block; only its dtype and shape are asked of `state`.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(sorted(notes.items()))}
+    end = 0
+    for name, x in state.items():
+        begin, end = end, end + math.prod(x.shape) * x.dtype.itemsize
+        header[name] = {"dtype": _CODES[x.dtype.name], "shape": list(x.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
+    file.write(struct.pack("<Q", len(text)) + text)
+    done = 0
+    for name in state:
+        write_blocks(file, read(name))
+        if (
+            hasattr(os, "posix_fadvise") and file.tell() - done > _WRITTEN_AHEAD
+        ):  # starts the disk, so that fsync has less to wait for
+            file.flush()
+            os.posix_fadvise(file.fileno(), done, file.tell() - done, os.POSIX_FADV_DONTNEED)
+            done = file.tell()
+
+
+def write_blocks(file: IO[bytes], blocks: Iterable[np.ndarray]) -> None:
+    """Flat arrays' bytes, as they lie."""
+    for block in blocks:
+        file.write(block.view(np.uint8).data)

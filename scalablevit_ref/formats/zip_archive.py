@@ -1,0 +1,85 @@
+"""Zip archives, which torch's and NumPy's files are: their records by name, and where the bytes of one lie; none is extracted."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from typing import IO, BinaryIO, cast
+
+from scalablevit_ref.errors import CheckpointError
+from scalablevit_ref.formats.lazy import Extent
+
+_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+_MOST_DIRECTORY = 4 << 20
+"""Bytes of an archive's directory."""
+
+_MOST_RECORDS = 10_000
+"""`large` with its optimizer and an EMA has some 3,000."""
+
+
+def zip_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
+    """A zip archive's records by name. Raises CheckpointError for a damaged archive, duplicate names and encryption."""
+    try:
+        with zipfile.ZipFile(cast("IO[bytes]", _Directory(file))) as archive:
+            infos = archive.infolist()
+    except CheckpointError:
+        raise
+    except (zipfile.BadZipFile, EOFError, ValueError, OverflowError, NotImplementedError, struct.error) as error:
+        raise CheckpointError(f"truncated or damaged zip archive ({error})") from error
+    if len(infos) > _MOST_RECORDS:
+        raise CheckpointError(
+            "zip archive of more records than a checkpoint's", expected=f"at most {_MOST_RECORDS}", found=len(infos)
+        )
+    records: dict[str, zipfile.ZipInfo] = {}
+    for info in infos:
+        if info.filename in records:
+            raise CheckpointError("two zip records of one name", key=info.filename)
+        if ".." in info.filename.split("/") or info.filename.startswith("/") or "\\" in info.filename:
+            raise CheckpointError("zip record whose name leads out of the archive", key=info.filename)
+        if info.header_offset < 0:
+            raise CheckpointError("damaged zip archive: a record before the file's start", key=info.filename)
+        if info.flag_bits & 1:
+            raise CheckpointError("encrypted zip record", key=info.filename)
+        records[info.filename] = info
+    return records
+
+
+def record_extent(file: BinaryIO, info: zipfile.ZipInfo) -> Extent:
+    """Where the bytes of a record lie that must be stored, not compressed.
+
+    A CRC-32 of 0 means none: torch writes that where `set_crc32_options(False)` is in force.
+    """
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+        raise CheckpointError("compressed zip record", key=info.filename, expected="stored records only")
+    extent = raw_extent(file, info)
+    extent.crc = info.CRC or None
+    return extent
+
+
+def raw_extent(file: BinaryIO, info: zipfile.ZipInfo) -> Extent:
+    """Where a record's bytes lie, compressed or not; they must be whole."""
+    name = info.filename
+    file.seek(info.header_offset)
+    header = file.read(_LOCAL_HEADER.size)
+    if len(header) != _LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
+        raise CheckpointError("damaged zip archive: no record where its directory says", key=name)
+    *_, name_size, extra_size = _LOCAL_HEADER.unpack(header)
+    if file.read(name_size) != info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437"):
+        raise CheckpointError("damaged zip archive: record and directory name it differently", key=name)
+    start = info.header_offset + _LOCAL_HEADER.size + name_size + extra_size
+    if start + info.compress_size > file.seek(0, io.SEEK_END):
+        raise CheckpointError("zip record reaches beyond the file", key=name, found=f"{info.compress_size} bytes at {start}")
+    return Extent(file, start, info.compress_size, name=name)
+
+
+class _Directory:
+    """The file as zipfile reads its directory: in one go, all of it made into objects; so none larger than any checkpoint's."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _MOST_DIRECTORY:
+            raise CheckpointError("zip archive with a directory larger than a checkpoint's", found=f"{size} bytes")
+        return self._file.read(size)

@@ -1,6 +1,0 @@
-"""What a candidate computes, layer by layer, under the canonical names: from a module, a model file, a trace or a function."""
-
-from scalablevit_ref.testing.capture.captured import Captured, CaptureError
-from scalablevit_ref.testing.capture.dispatch import capture
-
-__all__ = ["CaptureError", "Captured", "capture"]

@@ -1,0 +1,393 @@
+"""The drop-in torch module: the official state dict, the specification's numbers, and what torch's users do with a module."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+import io
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_model, save_model
+from torch.nn.parallel import DistributedDataParallel
+
+import scalablevit_ref as sv
+from scalablevit_ref.adapters.plain import ScalableViT as Plain
+from scalablevit_ref.adapters.torch import ScalableViT
+from scalablevit_ref.testing import random_images, random_params, relative_l2
+
+CONFIG = sv.ScalableViTConfig(
+    embed_dims=(8, 16),
+    depths=(2, 2),
+    num_heads=(2, 2),
+    mlp_ratios=(2, 2),
+    sr_ratios=(2, 1),
+    c_ratios=(1.25, 1),
+    window_sizes=(3, 2),
+    patch_size=2,
+    num_classes=5,
+    in_chans=1,
+    pad_windows=True,
+)
+BACKBONE = {"head": "none", "num_classes": 0, "ssa_values": "scaled", "stage_norms": True, "embed_norm_eps": 1e-5}
+CONFIGS = {
+    "mlp": {},
+    "linear": {"head": "linear", "ssa_scale": "head_dim", "qkv_bias": False},
+    "features of 4096": {"num_classes": 0},
+    "no classes": {"head": "linear", "num_classes": 0},
+    "backbone": BACKBONE,
+}
+VARIANTS = ("small", "mmdet_small", "digits")
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.usefixtures("as_in_production")  # the run-time shape checks are not for a compiler to trace
+
+
+def module(dtype: str = "float32", **options: Any) -> ScalableViT:
+    settings = {name: options.pop(name) for name in list(options) if name in CONFIG.__dataclass_fields__}
+    config = sv.ScalableViTConfig(**{**vars(CONFIG), **settings})
+    return ScalableViT(config, params=random_params(sv.parameter_shapes(config), dtype=dtype), **options)
+
+
+def images(batch: int = 2, dtype: str = "float32", seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(random_images((batch, 1, 12, 20), seed, dtype))
+
+
+def params_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters themselves: torch folds a product otherwise where a weight needs no gradient."""
+    return dict(network.named_parameters())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_state_dict_is_the_official_one(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names, shapes and order, of the module and of the plain one; weights load strictly in both directions."""
+    expected = sv.init_params(sv.variant(name), seed=1)
+    ours = ScalableViT(name, params=expected)
+    plain = Plain(ours.config)
+    shapes = {name: tuple(x.shape) for name, x in ours.state_dict().items()}
+    assert list(shapes.items()) == list(sv.parameter_shapes(sv.variant(name)).items())
+    if name != "mmdet_small":  # whose attention comes last in a block, which the plain module does not imitate
+        assert list(shapes) == list(plain.state_dict())
+    assert list(shapes) == list(params_of(ours))
+    plain.load_state_dict(ours.state_dict(), strict=True)
+    for p in ours.parameters():
+        p.detach().zero_()
+    ours.load_state_dict(plain.state_dict(), strict=True)
+    assert all(np.array_equal(x.numpy(), expected[name]) for name, x in ours.state_dict().items())
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_eval_is_the_specification_bit_for_bit(name: str) -> None:
+    network = module(**CONFIGS[name]).eval()
+    assert torch.equal(network(images()), sv.scalable_vit(images(), params_of(network), network.config))
+    assert torch.equal(network(images()), module(**CONFIGS[name]).train()(images()))  # all rates are zero
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_hooks_see_the_trace(name: str) -> None:
+    network, seen = module(**CONFIGS[name]).eval(), {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: seen.update({name: output})
+
+    for path, part in network.named_modules():
+        part.register_forward_hook(keep(path or "logits"))
+    network(images())
+    trace = sv.trace(images(), params_of(network), network.config)
+    assert set(trace) <= set(seen)
+    for path, expected in trace.items():
+        assert torch.equal(seen[path], expected), path
+    assert [path for path in seen if path in trace] == list(trace)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_other_dtypes(dtype: str) -> None:
+    network = module("float64").eval()
+    cast = network.double() if dtype == "float64" else network.bfloat16()
+    x = images(dtype="float64").to(getattr(torch, dtype))
+    assert torch.equal(cast(x), sv.scalable_vit(x, params_of(cast), CONFIG))
+    assert cast(x).dtype == x.dtype
+    with pytest.raises(TypeError, match=f"x is float32 but parameter 'proj.weight' is {dtype}"):
+        cast(images())
+    assert module().half()(images().half()).dtype == torch.float16
+
+
+def test_autocast() -> None:
+    network = module().eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = network(images())
+        y.sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert 0 < relative_l2(y.detach().float().numpy(), network(images()).detach().numpy()) < 8 * 2**-7
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in network.parameters())
+
+
+def test_features() -> None:
+    """The detection backbone's maps, b c h w; and the classifier in two halves."""
+    for settings in ({}, BACKBONE):
+        network = module(features_only=True, **settings).eval()
+        maps = network(images())
+        expected = sv.stage_features(images(), params_of(network), network.config)
+        assert isinstance(maps, tuple)
+        assert [tuple(x.shape) for x in maps] == [(2, 8, 6, 10), (2, 16, 3, 5)]
+        assert all(torch.equal(x.permute(0, 2, 3, 1), y) for x, y in zip(maps, expected, strict=True))
+    network = module().eval()
+    features = network.forward_features(images())
+    assert features.shape == (2, network.num_features) == (2, 16)
+    assert torch.equal(network.forward_head(features), network(images()))
+
+
+@pytest.mark.parametrize("settings", [{}, BACKBONE, {"dtype": "float64"}])
+def test_reset_classifier(settings: dict[str, Any]) -> None:
+    """One Linear, as the official code makes of any head; none for no classes. The module says so of itself."""
+    network = module(**settings).eval()
+    for classes in (7, 0):
+        torch.manual_seed(0)
+        network.reset_classifier(classes)
+        x = images(dtype=str(next(network.parameters()).dtype)[6:])
+        assert (network.num_classes, network.config.num_classes, network.config.head) == (classes, classes, "linear")
+        assert list(params_of(network)) == list(sv.parameter_shapes(network.config))
+        assert torch.equal(network(x), sv.scalable_vit(x, params_of(network), network.config))
+        assert network(x).shape == (2, classes or network.num_features)
+    assert network.get_classifier() is network.head
+
+
+def test_no_weight_decay() -> None:
+    expected = {f"pos_block.{k}.proj.0.{leaf}" for k in (0, 1) for leaf in ("weight", "bias")}
+    assert module().no_weight_decay() == expected
+
+
+def test_stochastic_depth() -> None:
+    """A sample's branch is gone, or scaled by 1 / keep; the rate rises linearly from 0 in the first block to the last."""
+    network = module(drop_path_rate=0.5).train()
+    blocks = [block for stage in network.stages for block in stage]
+    np.testing.assert_allclose([block.drop_path.rate for block in blocks], [0, 1 / 6, 1 / 3, 1 / 2], atol=1e-7)
+    torch.manual_seed(0)
+    x = torch.ones(4000, 2, 3, 1)
+    y = blocks[2].drop_path(x)
+    assert torch.equal(y, y[:, :1, :1, :].expand_as(x))
+    torch.testing.assert_close(y.unique(), torch.tensor([0, 1.5]))
+    assert abs(float((y[:, 0, 0, 0] == 0).float().mean()) - 1 / 3) < 0.03
+    assert torch.equal(network.eval()(images()), module().eval()(images()))
+    network.reset_drop_path(0.3)
+    assert blocks[-1].drop_path.rate == pytest.approx(0.3)
+
+
+def test_stochastic_depth_drops_both_branches() -> None:
+    """Of one image 64 times over: if only attentions or only MLPs were dropped, three blocks could give but 2³ results."""
+    torch.manual_seed(0)
+    same = images(1).expand(64, -1, -1, -1)
+    assert len(module(drop_path_rate=0.6).train()(same).unique(dim=0)) > 8
+    assert len(module().train()(same).unique(dim=0)) == 1
+
+
+def test_dropout_of_embeddings_and_outputs() -> None:
+    """`drop_rate`: zeros in a tenth or so of what the patch embedding, an attention and an MLP give, the rest scaled."""
+    network = module(drop_rate=0.25).train()
+    part = network.stages[0][0]
+    for name, drop in {"embedding": network.pos_drops[0], "attn": part.attn.drop, "mlp": part.mlp.drop}.items():
+        seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        handle = drop.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append((inputs[0], output)))
+        network(images(16))
+        handle.remove()
+        (before, after) = seen[0]
+        assert abs(float((after == 0).float().mean()) - 0.25) < 0.03, name
+        torch.testing.assert_close(after[after != 0], before[after != 0] / 0.75)
+
+
+@pytest.mark.parametrize(("k", "i", "rate"), [(0, 0, "attn"), (0, 1, "attn"), (1, 1, "attn"), (0, 0, "drop")])
+def test_dropout_within(k: int, i: int, rate: str) -> None:
+    """Of attention weights (fused and not), and of hidden units: another result each time, whose mean is that without dropout.
+
+    The mean of n draws is n^-½ deviations off; it is what undropped weights give because the rest is linear in them.
+    """
+    torch.manual_seed(0)
+    network = module(**{"attn": {"attn_drop_rate": 0.5}, "drop": {"drop_rate": 0.5}}[rate])
+    layer: Any = network.stages[k][i].attn if rate == "attn" else network.stages[k][i].mlp
+    layer.drop.p = 0.0  # what is dropped within is in question
+    x = torch.from_numpy(random_images((1, 6, 4, CONFIG.embed_dims[k]), dtype="float32"))
+    expected = layer.eval()(x).detach()
+    draws = layer.train()(x.expand(4000, -1, -1, -1)).detach()
+    deviation = draws.std(0)
+    assert float(deviation.min()) > 0.01 * float(expected.std())
+    z = (draws.mean(0) - expected[0]) / deviation * 4000**0.5
+    assert float(z.abs().max()) < 5.5
+    assert 0.8 < float(z.std()) < 1.2
+
+
+def test_gradients_and_training_steps_are_the_plain_module_s() -> None:
+    """In float64: the first gradients, then five steps of SGD and five of AdamW."""
+    x, labels = images(4, "float64"), torch.tensor([0, 1, 2, 3])
+    for optimizer in (torch.optim.SGD, torch.optim.AdamW):
+        ours, plain = module("float64").train(), Plain(CONFIG).double()
+        plain.load_state_dict(ours.state_dict())
+        steps = [optimizer(network.parameters(), lr=1e-3) for network in (ours, plain)]
+        for step in range(5):
+            for network, stepper in zip((ours, plain), steps, strict=True):
+                stepper.zero_grad()
+                torch.nn.functional.cross_entropy(network(x), labels).backward()
+            for (name, p), q in zip(ours.named_parameters(), plain.parameters(), strict=True):
+                assert p.grad is not None
+                assert q.grad is not None
+                if step == 0 and not name.endswith("attn.k.bias"):  # whose gradient is zero but for rounding
+                    assert relative_l2(p.grad.numpy(), q.grad.numpy()) <= 1e-12, name
+            for stepper in steps:
+                stepper.step()
+        for (name, p), start in zip(ours.named_parameters(), module("float64").parameters(), strict=True):
+            if not name.endswith("attn.k.bias"):  # AdamW makes steps of that rounding
+                assert not torch.equal(p, start), name
+                assert relative_l2(p.detach().numpy(), params_of(plain)[name].detach().numpy()) <= 1e-9, name
+
+
+SHALLOW: dict[str, Any] = {name: getattr(CONFIG, name)[:1] for name, value in vars(CONFIG).items() if isinstance(value, tuple)}
+
+
+def test_compiles_to_one_graph() -> None:
+    """`fullgraph=True` fails at the first break, in training mode with everything dropped too; eval mode's numbers are the same."""
+    torch.compiler.reset()
+    network = module(**SHALLOW, drop_rate=0.2, attn_drop_rate=0.2, drop_path_rate=0.2)
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    assert not torch.equal(compiled(images()), compiled(images()))
+    network.eval()
+    assert torch.equal(compiled(images()), network(images()))
+
+
+def test_exports_with_a_dynamic_batch() -> None:
+    network = module(**SHALLOW).eval()
+    program = torch.export.export(network, (images(2),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    assert list(program.state_dict) == list(sv.parameter_shapes(network.config))
+    torch.testing.assert_close(program.module()(images(3)), network(images(3)))
+
+
+def test_functional_call_and_parametrisation() -> None:
+    """Whatever takes a parameter's place is used."""
+    network = module("float64").eval()
+    x, doubled = images(dtype="float64"), {name: 2 * p for name, p in params_of(network).items()}
+    assert torch.equal(torch.func.functional_call(network, doubled, (x,)), sv.scalable_vit(x, doubled, CONFIG))
+    before = network(x)
+    torch.nn.utils.parametrizations.weight_norm(network.stages[0][0].mlp.fc1)
+    torch.testing.assert_close(network(x), before)
+    with torch.no_grad():
+        network.stages[0][0].mlp.fc1.parametrizations.weight.original0.mul_(2)
+    assert not torch.allclose(network(x), before)
+
+
+def test_copies_pickles_and_files(tmp_path: Path) -> None:
+    network = module().eval()
+    expected = network(images())
+    for copied in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert torch.equal(copied(images()), expected)
+        assert copied.patch_embeds[0].proj.weight is not network.patch_embeds[0].proj.weight
+    file = io.BytesIO()
+    torch.save(network, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=False)(images()), expected)
+    save_model(network, str(tmp_path / "model.safetensors"))
+    other = ScalableViT(CONFIG)
+    assert load_model(other, tmp_path / "model.safetensors") == (set(), [])
+    assert torch.equal(other.eval()(images()), expected)
+
+
+def test_from_checkpoint(tmp_path: Path) -> None:
+    network = module().eval()
+    sv.save_checkpoint(tmp_path / "w.safetensors", network.state_dict(), CONFIG)
+    read = ScalableViT.from_checkpoint(tmp_path / "w.safetensors", drop_path_rate=0.2)
+    assert read.config == CONFIG
+    assert read.training
+    assert torch.equal(read.eval()(images()), network(images()))
+    torch.save({"model": network.state_dict()}, tmp_path / "w.pth")
+    with pytest.raises(sv.CheckpointError, match="fit no variant"):
+        ScalableViT.from_checkpoint(tmp_path / "w.pth")
+
+
+def test_seed() -> None:
+    for seed in (0, 1):
+        expected = sv.init_params(CONFIG, seed)
+        assert all(np.array_equal(x.numpy(), expected[name]) for name, x in ScalableViT(CONFIG, seed=seed).state_dict().items())
+
+
+def test_given_parameters_are_copied() -> None:
+    params = random_params(sv.parameter_shapes(CONFIG), dtype="float32")
+    network = ScalableViT(CONFIG, params=dict(reversed(params.items())))
+    assert list(network.state_dict()) == list(params)
+    with torch.no_grad():
+        network.norm.weight.zero_()
+    assert params["norm.weight"].all()
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"config": "smal"}, "did you mean 'small'"),
+        ({"config": "small", "depth": 3}, "unknown setting 'depth'"),
+        ({"config": CONFIG, "drop_rate": 1.0}, "drop_rate must be at least 0 and below 1, got 1.0"),
+        ({"config": CONFIG, "drop_path_rate": -0.1}, "drop_path_rate must be"),
+        ({"config": CONFIG, "params": {"norm.weight": np.ones(3)}}, "missing"),
+    ],
+)
+def test_refusals(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=problem):
+        ScalableViT(**options)
+
+
+def test_images_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="images must have 1 channels"):
+        module()(torch.zeros(1, 3, 12, 20))
+    with pytest.raises(ValueError, match="nearest sizes that work"):
+        module(pad_windows=False)(images())
+
+
+def train(network: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Two steps; the state after them."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        network(x).square().mean().backward()
+        optimizer.step()
+    return {name.removeprefix("module."): p.detach() for name, p in network.named_parameters()}
+
+
+def distributed(rank: int, store: str, config: str) -> dict[str, torch.Tensor]:
+    """One of two processes, whose batch is two of four images."""
+    limit = dt.timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=limit)
+    try:
+        network = DistributedDataParallel(module("float64", **json.loads(config)))
+        return train(network, images(4, "float64")[2 * rank : 2 * rank + 2])
+    finally:
+        dist.destroy_process_group()
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """DistributedDataParallel on gloo: two steps on half a batch each are two on the whole, and no parameter goes unused."""
+    arguments = [str(tmp_path / "store"), json.dumps(SHALLOW)]
+    code = "import sys; from tests.adapters.test_torch import distributed; distributed(1, *sys.argv[1:])"
+    other = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        found = distributed(0, *arguments)
+    finally:
+        _, errors = other.communicate(timeout=60)
+    assert other.returncode == 0, errors
+    network = module("float64", **SHALLOW)
+    start, expected = copy.deepcopy(network.state_dict()), train(network, images(4, "float64"))
+    for name, p in found.items():
+        torch.testing.assert_close(p, expected[name], rtol=1e-9, atol=1e-12)
+        assert name.endswith("attn.k.bias") or not torch.equal(p, start[name]), name
+
+
+def test_without_torch_the_error_names_the_extra() -> None:
+    code = "import sys; sys.modules['torch'] = None; import scalablevit_ref.adapters.torch"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].endswith("adapters.torch needs torch: pip install 'scalablevit-ref[torch]'")
+    code = "import sys, scalablevit_ref; assert not any(name.startswith('scalablevit_ref.adapters') for name in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

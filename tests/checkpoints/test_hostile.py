@@ -1,0 +1,237 @@
+"""Files made to harm: refused with a CheckpointError, and nothing of them run."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint
+from scalablevit_ref.formats.detect import open_file
+from scalablevit_ref.formats.pth import LEGACY_MAGIC
+
+
+class Calls:
+    """Pickles as a call of any function."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.call = (function, args)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def op(text: str) -> bytes:
+    """GLOBAL opcode: `op("torch Size")`."""
+    return b"c" + text.replace(" ", "\n").encode() + b"\n"
+
+
+def program(*parts: bytes) -> bytes:
+    return b"\x80\x02" + b"".join(parts) + b"."
+
+
+def plain(value: Any) -> bytes:
+    """A value's opcodes, without header and stop."""
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def archive(data: bytes, records: dict[str, bytes] | None = None, compression: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as out:
+        for name, content in {"archive/data.pkl": data, **(records or {})}.items():
+            out.writestr(name, content)
+    return file.getvalue()
+
+
+def storage(kind: str = "FloatStorage", key: str = "0", elements: int = 4) -> bytes:
+    return b"(" + plain("storage") + op(f"torch {kind}") + plain(key) + plain("cpu") + plain(elements) + b"tQ"
+
+
+def tensor(offset: int, shape: Any, strides: Any, of: bytes | None = None, more: bytes = b"") -> bytes:
+    arguments = plain(offset) + plain(shape) + plain(strides) + plain(False) + op("collections OrderedDict") + b")R"
+    return op("torch._utils _rebuild_tensor_v2") + b"(" + (storage() if of is None else of) + arguments + more + b"tR"
+
+
+FOUR = {"archive/data/0": np.arange(4, dtype="<f4").tobytes()}
+
+
+def refuse(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "hostile.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"hostile\.pth: .*(?:{message})") as caught:
+        load_checkpoint(path)
+    error = caught.value
+    assert "\n" not in str(error)
+    assert error.file == str(path)
+    assert ("; expected " in str(error), " found " in str(error)) >= (error.expected is not None, error.found is not None)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [(os.system, "system"), (builtins.eval, "eval"), (builtins.getattr, "getattr"), (torch.load, "load"), (pickle.loads, "loads")],
+)
+def test_calls_are_refused_and_not_made(
+    tmp_path: Path, function: Callable[..., Any], named: str, protocol: int, legacy: bool
+) -> None:
+    touched = tmp_path / "touched"
+    call = Calls(function, f"__import__('pathlib').Path({str(touched)!r}).touch()" if function is eval else f"touch {touched}")
+    for value in (call, {"model": call}, {"model": OrderedDict(a=[call]), "args": 1}, Calls(OrderedDict, [("a", call)])):
+        torch.save(value, tmp_path / "hostile.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
+        refuse(tmp_path, (tmp_path / "hostile.pth").read_bytes(), rf"asks for [\w.]+\.{named}, .*nothing was executed")
+    assert not touched.exists()
+
+
+def test_the_calls_would_have_been_made(tmp_path: Path) -> None:
+    """The same file, loaded the usual way, runs its command."""
+    torch.save(Calls(os.system, f"touch {tmp_path / 'touched'}"), tmp_path / "hostile.pth")
+    torch.load(tmp_path / "hostile.pth", weights_only=False)
+    assert (tmp_path / "touched").exists()
+
+
+PICKLES: list[tuple[bytes, str]] = [
+    (op("torch._utils _rebuild_tensor_v2") + b"}b", "sets the state of Function"),
+    (op("torch._utils _rebuild_tensor_v2") + b"N}" + plain("__call__") + b"Ns\x86b", "sets the state of Function"),
+    (op("torch FloatStorage") + plain({"dtype": "bool"}) + b"b", "sets the state of StorageType"),
+    (op("torch FloatStorage") + b")R", "damaged pickle"),
+    (storage() + plain({"dtype": 1}) + b"b", "sets the state of Storage"),
+    (tensor(0, (4,), (1,)) + plain({"shape": (1 << 40,)}) + b"b", "sets the state of a tensor"),
+    (op("argparse Namespace") + plain({"model": 1}) + b"b", "damaged pickle"),
+    (op("argparse Namespace") + b")\x81" + plain({"__class__": 1}) + b"b", "Namespace with an odd state"),
+    (op("argparse Namespace") + b")\x81" + plain({1: 1}) + b"b", "Namespace with an odd state"),
+    (op("argparse Namespace") + b")\x81N}" + plain("__class__") + b"Ns\x86b", "Namespace with an odd state"),
+    (op("argparse Namespace") + plain((1,)) + b"\x81", "damaged pickle"),
+    (op("collections OrderedDict") + plain(([1, 2],)) + b"R", "OrderedDict of something other than pairs"),
+    (op("collections OrderedDict") + plain((1, 2)) + b"R", "damaged pickle"),
+    (op("collections OrderedDict") + b")RNb", "odd state on an OrderedDict"),
+    (op("collections OrderedDict") + b")\x81", "damaged pickle"),
+    (op("torch Size") + plain((["a"],)) + b"R", "Size of something other"),
+    (op("torch device") + plain(([],)) + b"R", "odd arguments to torch.device"),
+    (op("torch float32") + b")R", "damaged pickle"),
+    (op("torch._utils _rebuild_parameter") + plain((1, 2, 3)) + b"R", "odd arguments to torch._utils._rebuild_parameter"),
+    (
+        op("torch._utils _rebuild_tensor_v2") + plain((1, 0, (4,), (1,), 0, None)) + b"R",
+        "odd arguments to torch._utils._rebuild_tensor",
+    ),
+    (op("torch._utils _rebuild_tensor_v2") + b")R", "odd arguments to torch._utils._rebuild_tensor"),
+    (tensor(0, (4,), (1,), more=plain({"neg": True})), "negative or conjugate bit"),
+    (tensor(0, [4], (1,)), "odd arguments"),
+    (tensor(0, (5,), (1,)), "beyond its storage; expected at most 4 elements, found 5"),
+    (tensor(1, (4,), (1,)), "beyond its storage"),
+    (tensor(0, (2, 2), (3, 1)), "beyond its storage"),
+    (tensor(-1, (1,), (1,)), "impossible tensor"),
+    (tensor(3, (4,), (-1,)), "impossible tensor"),
+    (tensor(0, (-4,), (1,)), "impossible tensor"),
+    (tensor(0, (True,), (1,)), "impossible tensor"),
+    (tensor(0, (4, 1), (1,)), "impossible tensor"),
+    (tensor(0, (1,) * 65, (0,) * 65), "impossible tensor"),
+    (tensor(0, (1 << 40,), (0,)), "larger than the file"),
+    (tensor(0, (1 << 20, 1 << 20), (0, 0)), "larger than the file"),
+    (tensor(0, (4,), (1,), of=storage(key="1")), r"archive/data/1: no zip record"),
+    (tensor(0, (4,), (1,), of=storage(key="../data.pkl")), "no zip record"),
+    (tensor(0, (4,), (1,), of=storage(elements=5)), "differ in size; expected 20, found 16"),
+    (tensor(0, (4,), (1,), of=storage(elements=-4)), "odd storage"),
+    (tensor(0, (4,), (1,), of=storage("UntypedStorage")), r"asks for torch\.UntypedStorage"),
+    (plain(("storage", 1, "0", "cpu", 4)) + b"Q", "odd persistent id"),
+    (plain("x") + b"Q", "odd persistent id"),
+    (plain(("module", 1, "a", "b")) + b"Q", "odd persistent id"),
+    (b"(ios\nsystem\n", "opcode INST"),
+    (b"\x82\x01", "opcode EXT1"),
+    (b"I1\n", "opcode INT"),
+    (b"Nr\xff\xff\xff\x7f", "memo index beyond"),
+    (b"X\xff\xff\xff\x7fab", "damaged pickle|ends inside a pickle"),
+    (b"h\x09", "damaged pickle"),
+    (b"R", "damaged pickle"),
+    (b"a", "damaged pickle"),
+    (b"\xfa", "damaged pickle"),
+    (b"", "damaged pickle"),
+]
+
+
+@pytest.mark.parametrize(("body", "message"), PICKLES, ids=lambda value: value if isinstance(value, str) else "")
+def test_pickles_that_misuse_what_is_allowed(tmp_path: Path, body: bytes, message: str) -> None:
+    refuse(tmp_path, archive(program(body), FOUR), message)
+
+
+def test_the_hand_made_pickle_is_sound(tmp_path: Path) -> None:
+    """The programs above are refused for their faults, not for the way they are put together."""
+    path = tmp_path / "sound.pth"
+    path.write_bytes(archive(program(tensor(0, (2, 2), (1, 2))), FOUR))
+    with open_file(path) as (found, _, _):
+        assert found.read().tolist() == [[0, 2], [1, 3]]
+    path.write_bytes(archive(program(op("argparse Namespace") + b")\x81" + plain({"model": "small"}) + b"b")))
+    with open_file(path) as (found, _, _):
+        assert vars(found) == {"model": "small"}
+        assert type(found).__module__.startswith("scalablevit_ref.")
+
+
+def test_stand_ins_are_not_poisoned(tmp_path: Path) -> None:
+    """What a hostile file tried does not show in the next file."""
+    for body in (op("torch FloatStorage") + plain({"dtype": "bool"}) + b"b", op("argparse Namespace") + plain({"model": 1}) + b"b"):
+        refuse(tmp_path, archive(program(body), FOUR), "pickle")
+    test_the_hand_made_pickle_is_sound(tmp_path)
+
+
+def test_zip_archives(tmp_path: Path) -> None:
+    sound = program(tensor(0, (4,), (1,)))
+    named = {"archive/x": sound, "archive/data/0": FOUR["archive/data/0"]}
+    twice = archive(sound, named).replace(b"archive/x", b"archive/y")
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as out:
+        out.writestr("archive/data.pkl", sound)
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            out.writestr("archive/data.pkl", program(b"N"))
+    refuse(tmp_path, file.getvalue(), "archive/data.pkl: two zip records of one name")
+    refuse(tmp_path, archive(sound, FOUR, zipfile.ZIP_DEFLATED), "archive/data.pkl: compressed zip record")
+    central = archive(sound, FOUR).index(b"PK\x01\x02")  # the directory's entry of archive/data.pkl
+    for at, value in ((10, struct.pack("<H", zipfile.ZIP_DEFLATED)), (20, struct.pack("<I", 7))):  # its method, its compressed size
+        changed = bytearray(archive(sound, FOUR))
+        changed[central + at : central + at + len(value)] = value
+        refuse(tmp_path, bytes(changed), "archive/data.pkl: compressed zip record")
+    refuse(tmp_path, archive(sound, {**FOUR, "archive/byteorder": b"big"}), "byte order; expected little, found big")
+    refuse(tmp_path, archive(sound, {**FOUR, "other/data.pkl": sound}), "neither torch.save's nor NumPy's")
+    refuse(tmp_path, twice.replace(b"archive/y", b"archive/z", 1), "no state dict")  # an unread record's name is nobody's business
+    renamed = archive(sound, FOUR).replace(b"archive/data.pkl", b"archive/DATA.pkl", 1)
+    refuse(tmp_path, renamed, "record and directory name it differently")
+    shifted = bytearray(archive(sound, FOUR))
+    shifted[-6:-2] = struct.pack("<I", len(shifted))  # where the directory is said to lie
+    refuse(tmp_path, bytes(shifted), "a record before the file's start")
+    damaged = archive(sound, FOUR).replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3")
+    refuse(tmp_path, damaged, "archive/data.pkl: damaged: wrong checksum")
+
+
+def legacy(tree: bytes, keys: Any, storages: bytes, system: Any = None, protocol: int = 1001) -> bytes:
+    header = {"protocol_version": 1001, "little_endian": True} if system is None else system
+    parts = (plain(protocol), plain(header), tree, plain(keys))
+    return b"\x80\x02" + LEGACY_MAGIC + b"".join(map(program, parts)) + storages
+
+
+def test_legacy_files(tmp_path: Path) -> None:
+    tree = b"}" + plain("norm.weight") + tensor(0, (4,), (1,), of=storage()[:-2] + b"NtQ") + b"s"
+    content = struct.pack("<q", 4) + FOUR["archive/data/0"]
+    path = tmp_path / "sound.pth"
+    path.write_bytes(legacy(tree, ["0"], content))
+    with open_file(path) as (found, _, _):
+        assert found["norm.weight"].read().tolist() == [0, 1, 2, 3]
+    refuse(tmp_path, legacy(tree, ["0"], content[:-1]), "0: the file ends inside a storage")
+    refuse(tmp_path, legacy(tree, ["0"], b""), "ends inside a storage")
+    refuse(tmp_path, legacy(tree, ["0"], struct.pack("<q", 5) + content), "another size than its tensors say; expected 4, found 5")
+    refuse(tmp_path, legacy(tree, [], content), "storages listed are not those used")
+    refuse(tmp_path, legacy(tree, ["0", "0"], content * 2), "storages listed are not those used")
+    refuse(tmp_path, legacy(tree, 7, content), "storages listed are not those used")
+    refuse(tmp_path, legacy(tree, ["0"], content, protocol=1002), "unknown protocol; expected 1001, found 1002")
+    refuse(tmp_path, legacy(tree, ["0"], content, system={"little_endian": False}), "another byte order")
+    refuse(tmp_path, b"\x80\x02" + LEGACY_MAGIC + program(storage()) + program(b"}"), "a storage in the header")
+    refuse(tmp_path, b"\x80\x02" + LEGACY_MAGIC, "ends inside a pickle")

@@ -1,0 +1,161 @@
+"""Files made to take time or memory, or to be something else: refused within five seconds and 200 MB."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scalablevit_ref import ScalableViTConfig, init_params, to_backend
+from scalablevit_ref.checkpoints import CheckpointError, from_state_dict, load_checkpoint
+from scalablevit_ref.checkpoints.recognise import is_plain
+from scalablevit_ref.checkpoints.writing import Contents, write_file
+from scalablevit_ref.errors import brief
+from scalablevit_ref.formats.detect import open_file
+from scalablevit_ref.formats.lazy import values
+from tests.checkpoints.test_files import NO_CHECKPOINTS, SUFFIXES
+from tests.checkpoints.test_hostile import FOUR, PICKLES, Calls, archive, program
+from tests.checkpoints.test_hostile_arrays import NPZ, SAFETENSORS, entry, header
+from tests.checkpoints.test_msgpack import MSGPACK
+from tests.checkpoints.test_recognise import TINY_MMDET
+from tests.support.bombs import BOMBS
+
+TINY = ScalableViTConfig((2, 2, 2, 2), (2, 1, 1, 1), (1, 1, 1, 1), (1, 1, 1, 1), num_classes=2, head="linear", in_chans=1)
+
+
+def test_errors_of_hostile_names_are_one_printable_line(tmp_path: Path) -> None:
+    content = header({"stages.\x1b[2J\r\n" + "x" * 100_000: entry(dtype="\x07")}, bytes(8))
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / "x")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+def test_values_that_are_looked_at_for_no_longer_than_needed() -> None:
+    value: Any = 1
+    for _ in range(80):
+        value = [value, value]
+    assert not is_plain(value)
+    assert len(brief((value, 10**5000))) < 1000
+    assert is_plain([[1, (2.0, None)], {"a": {"b": "c"}}])
+    assert not is_plain({"a": {1: 2}})
+    assert not is_plain(["x" * 400_000] * 3)
+    assert not is_plain([[[[[[[1]]]]]]])
+    assert "lr" not in from_state_dict({"model": init_params(TINY), "lr": value}, config=TINY).metadata
+
+
+def test_what_is_no_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, what in ((tmp_path / "pipe", "a FIFO"), (Path("/dev/zero"), "a device"), (tmp_path, "a directory")):
+        with pytest.raises(CheckpointError, match=f"{what}; expected a checkpoint file"):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".legacy"])
+def test_truncated_at_every_byte(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    state = {"a.kernel": np.arange(6.0).reshape(2, 3), "b": np.ones(2)}
+    if suffix == ".legacy":
+        torch.save(to_backend(state, "torch"), path, _use_new_zipfile_serialization=False)
+    else:
+        contents = Contents(state, TINY, "official", {"epoch": 3}, lambda name: [state[name].reshape(-1)])
+        write_file(path, contents, force=False)
+
+    def read(file: Path) -> Any:
+        with open_file(file) as (tree, _, _):
+            return {name: values(x) for name, x in tree.get("model", tree).items()}
+
+    assert {name: x.tolist() for name, x in read(path).items()} == {name: x.tolist() for name, x in state.items()}
+    for size in reversed(range(path.stat().st_size)):
+        os.truncate(path, size)
+        with pytest.raises(CheckpointError):
+            read(path)
+
+
+@pytest.mark.parametrize("names", [["module.norm.bias", "norm.bias"], ["backbone.norm.bias", "backbone.backbone.norm.bias"]])
+def test_prefixes_that_collide(names: list[str]) -> None:
+    """A prefix is cut off all names or none: two of them never become one."""
+    with pytest.raises(CheckpointError, match=r"norm\.bias|more blocks than"):
+        from_state_dict({"stages.0.0.x": np.zeros(1)} | {name: np.zeros(1, "float32") for name in names}, config=TINY_MMDET)
+
+
+GUARDED = """
+    import json, pathlib, resource, sys, time
+    import ml_dtypes, numpy, scalablevit_ref.formats.detect
+    from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint
+
+    def guard(event, args):
+        "Programs, connections, libraries, code that was text, and files but those read: none of it is a reader's business."
+        bad = event.startswith(("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.", "socket.", "ctypes."))
+        bad |= event == "exec" and args[0].co_filename.startswith("<") and not args[0].co_filename.startswith("<frozen")
+        bad |= event == "open" and isinstance(args[1], str) and any(letter in args[1] for letter in "wax+")
+        if bad and guarding:
+            outcome["events"].append(event)
+
+    paths, results = json.loads(sys.stdin.read()), []
+    guarding, outcome = False, {}
+    sys.addaudithook(guard)
+    used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)
+    for path in paths:
+        outcome, start = {"events": [], "said": None}, time.process_time()
+        try:
+            guarding = True
+            load_checkpoint(path)
+        except CheckpointError as error:
+            outcome |= {"said": str(error), "file": error.file}
+        except BaseException as error:
+            outcome["said"] = f"{type(error).__name__}: {error}"
+        guarding = False
+        results.append(outcome | {"seconds": time.process_time() - start})
+    print(json.dumps(results))
+"""
+"""200 MB of address space beyond the libraries, which is less than 200 MB of memory."""
+
+
+def hostile() -> dict[str, tuple[bytes, str]]:
+    """Every case of a hostile or broken file in the suite that is one file's bytes, and what is said of it."""
+    cases = {name: (make(), message) for name, (make, message) in BOMBS.items()}
+    cases |= {f"pickle {i}": (archive(program(body), FOUR), message) for i, (body, message) in enumerate(PICKLES)}
+    for kind, few in (("safetensors", SAFETENSORS), ("npz", NPZ), ("msgpack", MSGPACK), ("no checkpoint", NO_CHECKPOINTS)):
+        cases |= {f"{kind} {i}": case for i, case in enumerate(few)}
+    return cases
+
+
+def test_hostile_files_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """Each is refused for its own fault in 200 MB and 5 s; no code of it is run, no connection made, no file written."""
+    cases = hostile()
+    assert len(cases) >= 60
+    paths = {name: tmp_path / f"{i}" for i, name in enumerate(cases)}
+    for name, path in paths.items():
+        path.write_bytes(cases[name][0])
+    command = [sys.executable, "-c", textwrap.dedent(GUARDED)]
+    given = json.dumps(list(map(str, paths.values())))
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    for (name, (_, message)), path, found in zip(cases.items(), paths.values(), json.loads(done.stdout), strict=True):
+        assert found["said"] is not None, f"{name}: was read"
+        assert re.search(message, found["said"].removeprefix(str(path))), (name, found)
+        assert (found.get("file"), found["events"], "MemoryError" in found["said"]) == (str(path), [], False), (name, found)
+        assert found["seconds"] < 5, (name, found)
+
+
+def test_the_guard_sees_code_that_runs(tmp_path: Path) -> None:
+    """What the test above relies on: the same watch over a reader that executes pickles."""
+    (tmp_path / "x").write_bytes(pickle.dumps(Calls(eval, "__import__('os').system('true')")))
+    program_text = textwrap.dedent(GUARDED).replace("load_checkpoint(path)", "__import__('pickle').load(open(path, 'rb'))")
+    done = subprocess.run(
+        [sys.executable, "-c", program_text], input=json.dumps([str(tmp_path / "x")]), capture_output=True, text=True, check=True
+    )
+    assert {"exec", "os.system"} <= set(json.loads(done.stdout)[0]["events"])

@@ -1,0 +1,258 @@
+"""`scalablevit-ref bench` on a small network: what it runs, what it says, and that its statistics are right."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import scalablevit_ref as sv
+from scalablevit_ref.benchmark import growth as growing
+from scalablevit_ref.benchmark import memory, page, plot, report
+from scalablevit_ref.benchmark.contenders import MODULE, Work, logits, multiply_adds, prepare, why_absent
+from scalablevit_ref.benchmark.timing import interleaved, matmul_peak, ratio, spread, threads
+from scalablevit_ref.cli import app
+from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, relative_l2
+
+WORK = Work("digits", 2, 112)
+ARGUMENTS = ["bench", "--variants", "digits", "--image-size", "112", "--rounds", "3", "--threads", "1"]
+
+pytestmark = pytest.mark.usefixtures("as_in_production")
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [*ARGUMENTS, *arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_contenders_compute_what_the_module_does(name: str) -> None:
+    expected = logits(prepare(MODULE, WORK))
+    assert expected.shape == (2, 10)
+    assert relative_l2(logits(prepare(name, WORK)), expected) <= NETWORK_TOLERANCE["float32"] * EPS["float32"]
+
+
+def test_sixteen_bits_are_measured_in_sixteen_bits() -> None:
+    work = Work("digits", 1, 112, "bfloat16")
+    for name in (MODULE, "torch"):
+        assert str(prepare(name, work)().dtype) == "torch.bfloat16"
+    assert why_absent("numpy", work)
+
+
+def test_vit_pytorch_is_of_the_same_widths_and_depths() -> None:
+    small = Work("small", 1, 224)
+    assert why_absent("vit_pytorch", small) is None
+    assert 5.8e9 < multiply_adds("vit_pytorch", small) < 6.1e9  # 5.97 G
+    assert multiply_adds("numpy", small) == sv.cost(sv.variant("small"), 224).multiply_adds
+    assert why_absent("vit_pytorch", WORK) == "its widths double from stage to stage"
+
+
+def test_a_library_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scalablevit_ref.benchmark import contenders
+
+    monkeypatch.setattr(contenders, "find_spec", lambda name: None if name == "jax" else object())
+    assert why_absent("jax", WORK) == "not installed: pip install 'scalablevit-ref[jax]'"
+    assert why_absent("cupy", WORK) == "runs on GPUs"
+
+
+def test_runs_are_interleaved() -> None:
+    ran: list[str] = []
+    seconds = interleaved({name: (lambda name=name: ran.append(name)) for name in "abc"}, 20)  # type: ignore[misc]
+    assert ran[:6] == ["a", "a", "b", "b", "c", "c"]  # warm
+    rounds = [ran[i : i + 3] for i in range(6, len(ran), 3)]
+    assert len(rounds) == 20
+    assert all(sorted(order) == ["a", "b", "c"] for order in rounds)
+    assert len({tuple(order) for order in rounds}) > 2
+    assert all(len(times) == 20 for times in seconds.values())
+
+
+def test_times_are_of_the_call_alone() -> None:
+    (times,) = interleaved({"a": lambda: time.sleep(0.002)}, 5).values()
+    assert 0.002 <= spread(times).median < 0.03
+
+
+def test_a_ratio_is_of_the_same_rounds() -> None:
+    """A round in which everything is ten times as slow changes nothing."""
+    slow = np.array([1, 10, 1, 10, 1, 1, 10], float)
+    found = ratio(3 * slow, slow)
+    assert (found.median, found.low, found.high) == (3, 3, 3)
+    noisy = ratio(np.random.default_rng(0).normal(2, 0.2, 101), np.ones(101))
+    assert noisy.low < noisy.median < noisy.high
+    assert 1.85 < noisy.low < 2 < noisy.high < 2.15
+
+
+def test_threads_are_the_same_for_all_and_given_back() -> None:
+    import os
+
+    import torch
+    from threadpoolctl import threadpool_info
+
+    before = torch.get_num_threads()
+    with threads(1) as count:
+        assert count == 1
+        assert torch.get_num_threads() == 1
+        assert os.environ["OMP_NUM_THREADS"] == "1"
+        assert {pool["num_threads"] for pool in threadpool_info()} == {1}
+        assert len(os.sched_getaffinity(0)) == 1
+    torch.set_num_threads(before)
+    assert len(os.sched_getaffinity(0)) >= 1
+    with pytest.raises(ValueError, match=r"--threads must be at most \d+, the cores there are, got 4096"), threads(4096):
+        pass
+
+
+def test_the_matrix_product_s_rate() -> None:
+    assert 1e9 < matmul_peak("float32", side=256, repeats=3) < 1e14
+
+
+def test_memory_is_that_of_the_activations() -> None:
+    """Beyond weights and images, and it grows with the batch."""
+    assert memory.measurable()
+    one, four = (memory.peak("numpy", Work("digits", batch, 112), 1) for batch in (1, 16))
+    largest = max(np.prod(layer.output_shape) for layer in sv.cost(sv.variant("digits"), 112).layers) * 4e-6
+    assert largest < one < 30
+    assert one < four
+    with pytest.raises(RuntimeError, match="unknown variant"):
+        memory.peak("numpy", Work("nonsense", 1, 112), 1)
+
+
+def test_growth_is_the_exponent_of_the_tokens() -> None:
+    rows = growing.growth("small", sizes=(224, 448), rounds=2)
+    assert [row["kind"] for row in rows] == ["iwsa", "ssa"]
+    assert rows[0]["counted"] == pytest.approx(1)
+    assert 1 < rows[1]["counted"] < 2
+    assert rows[1]["tokens"] == [3136, 12544]
+    assert all(np.log(row["seconds"][1] / row["seconds"][0]) / np.log(4) == pytest.approx(row["exponent"]) for row in rows)
+
+
+def test_json() -> None:
+    code, out, _ = run("--json", "--backends", "numpy,torch,cupy", "--batch", "1,2")
+    assert code == 0
+    found = json.loads(out)
+    assert found["machine"]["threads"] == 1
+    assert {"numpy", "torch", "einops"} <= set(found["machine"]["versions"])
+    assert [(row["contender"], row["batch"]) for row in found["forward"]] == [
+        (name, batch) for batch in (1, 2) for name in (MODULE, "numpy", "torch", "cupy")
+    ]
+    for row in found["forward"]:
+        if row["contender"] == "cupy":
+            assert row["absent"] == "runs on GPUs"
+            continue
+        assert row["difference"] <= NETWORK_TOLERANCE["float32"] * EPS["float32"]
+        assert row["seconds"]["low"] <= row["seconds"]["median"] <= row["seconds"]["high"]
+        assert 0 < row["share_of_matmul_peak"] < 1
+        assert row["multiply_adds"] == row["batch"] * sv.cost(sv.variant("digits"), 112).multiply_adds
+        assert row["contender"] != MODULE or row["ratio"] == {"median": 1, "low": 1, "high": 1}
+
+
+def test_table_picture_and_page(tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture, text = tmp_path / "bench.png", tmp_path / "bench.md"
+    code, out, _ = run("--backends", "numpy,cupy", "--plot", str(picture), "--page", str(text))
+    assert code == 0
+    assert re.search(r"digits x 1 +module +[\d.]+ +[\d.]+–[\d.]+ +1 ", out)
+    assert re.search(r"\n +numpy +[\d.]+ +[\d.]+–[\d.]+ +[\d.]+ +[\d.]+–[\d.]+ +\d+% *\n", out)
+    assert "not run: cupy (digits): runs on GPUs" in out
+    assert max(map(len, out.splitlines())) <= 80
+    with Image.open(picture) as image:
+        assert image.width > 500
+        assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20
+    written = text.read_text()
+    assert "| digits 112² × 1 | float32 cpu | numpy |" in written
+    assert "](bench.png#only-light)\n" in written
+    assert "](bench-dark.png#only-dark)\n" in written
+    with Image.open(picture.with_name("bench-dark.png")) as dark:
+        assert sum(dark.convert("RGB").getpixel((0, 0))) < 3 * 50
+    assert re.search(
+        r"!\[Images a second of each contender\. digits, 1 image of 112², float32 on cpu: torch\.nn [\d.]+, numpy [\d.]+\.\]",
+        written,
+    )
+    assert "- not run: cupy (digits): runs on GPUs" in written
+
+
+def row(contender: str, times_as_fast: float) -> dict[str, Any]:
+    figures = {"median": times_as_fast, "low": times_as_fast, "high": times_as_fast}
+    seconds = {key: 1 / value for key, value in figures.items()}
+    of = {"variant": "small", "batch": 1, "size": 224, "dtype": "float32", "device": "cpu"}
+    return {"contender": contender, "seconds": seconds, "ratio": figures, "share_of_matmul_peak": 0.5} | of
+
+
+def test_the_page_says_which_goals_are_missed() -> None:
+    machine = report.machine(2)
+    rows = [row(MODULE, 1), row("numpy", 1.1), row("torch", 1.04)]
+    conversion = {"variant": "large", "megabytes": 437, "copy_seconds": 1, "convert_seconds": 1.5, "ratio": 1.5}
+    found = {
+        "machine": machine,
+        "gpu": None,
+        "matmul_gflops": {"float32 cpu": 150.0},
+        "forward": rows,
+        "growth": [{"kind": "iwsa", "tokens": [1, 2], "exponent": 1.01, "counted": 1.0}],
+        "import": {"total": 0.2, "beyond_numpy_and_einops": 0.05},
+        "conversion": conversion | {"megabytes_of_memory": 26, "inspect_seconds": 0.1},
+    }
+    text = page.page(found)
+    assert "| small × 1 | numpy | 1.0 | 1.10 | reached |" in text
+    assert "| small × 1 | torch | 1.3 | 1.04 | 20% short |" in text
+    assert "| IWSA | 1, 2 | 1.01 | 1.00 |" in text
+    assert "CuPy was not run at all" in text
+    assert text.startswith("# Benchmarks of small\n")
+    assert "Do not trust" not in text
+    rows[1]["share_of_matmul_peak"] = 1.11
+    assert "Do not trust these times" in page.page(found)
+
+
+def test_import_time_is_measured_in_a_process_of_its_own() -> None:
+    found = report.import_time(1)
+    assert 0 < found["beyond_numpy_and_einops"] < found["total"] < 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--variants", "smal"], "unknown variant 'smal' (did you mean 'small'"),
+        (["--backends", "nump"], "unknown --backends 'nump' (did you mean 'numpy'"),
+        (["--dtype", "int8"], "unknown --dtype 'int8'"),
+        (["--device", "tpu"], "unknown --device 'tpu'"),
+        (["--batch", "0"], "--batch must be numbers of at least 1 between commas, got '0'"),
+        (["--batch", "1,x"], "--batch must be numbers of at least 1 between commas, got '1,x'"),
+        (["--image-size", "100"], "100"),
+        (["--threads", "4096"], "--threads must be at most"),
+        (["--plot", "missing/picture.svg"], "--plot: there is no folder 'missing'"),
+        (["--page", "missing/page.md"], "--page: there is no folder 'missing'"),
+        (["--plot", "picture.bmp"], "--plot must end in .png, .svg or .pdf, got 'picture.bmp'"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:
+    code, out, error = run(*arguments)
+    assert code == 2
+    assert out == ""
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["benchmarks", "benchmarks_variants"])
+def test_the_committed_page_and_pictures_are_of_the_committed_run(name: str, tmp_path: Path) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    found = json.loads((docs / f"{name}.json").read_text(encoding="utf-8"))
+    for theme, file in (("light", f"{name}.svg"), ("dark", f"{name}-dark.svg")):
+        plot.plot(found, tmp_path / file, theme=theme)
+        assert (tmp_path / file).read_bytes() == (docs / "pictures" / file).read_bytes()
+    pictures = [f"pictures/{name}.svg", f"pictures/{name}-dark.svg"]
+    assert page.page(found, pictures) == (docs / f"{name}.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("package", "extra"), [("torch", "torch"), ("matplotlib", "plot")])
+def test_what_is_not_installed_is_named_with_its_extra(package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scalablevit_ref.cli import bench as command
+
+    monkeypatch.setattr(sys.modules[command.__module__], "find_spec", lambda name: None if name == package else object())
+    code, out, error = run("--plot", "picture.png")
+    assert (code, out) == (2, "")
+    assert error == f"scalablevit-ref: bench needs {package}: pip install 'scalablevit-ref[{extra}]'\n"

@@ -1,0 +1,361 @@
+"""The report as a web page: well-formed, self-contained, complete; and looked at in a browser, headless Chromium."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import scalablevit_ref as sv
+from scalablevit_ref.compare.html.page import html as page
+from scalablevit_ref.compare.mistakes.catalogue import Hypothesis
+from scalablevit_ref.compare.mistakes.layers import layers, tap_shapes
+from scalablevit_ref.compare.mistakes.search import Finding
+from scalablevit_ref.compare.report import Cause, Report, Row
+from scalablevit_ref.testing.arrays import Comparison, compare_arrays
+from tests.support.browser import CHROMIUM, browser
+
+DIGITS, SMALL = sv.variant("digits"), sv.variant("small")
+NAN, INF = float("nan"), float("inf")
+VOID = {"meta", "link", "input", "img", "br"}
+HOSTILE = '</title></svg><script>alert("1")</script><img src=x onerror=alert(1)>&amp;\u0000\ud800\u202e'
+
+
+def comparison(error: float) -> Comparison:
+    return Comparison(error, "float64", (0, 1), NAN if math.isnan(error) else 1.5, 1.25)
+
+
+def made(
+    config: Any = DIGITS, errors: Callable[[int], tuple[float | None, float | None]] = lambda i: (2.0, 1.0), **more: Any
+) -> Report:
+    """A report of all layers; `errors` gives the propagated and the isolated error of the i-th."""
+    size = 112 if config is DIGITS else 224
+    shapes = tap_shapes(config, (2, config.in_chans, size, size))
+    rows = []
+    for i, name in enumerate(layers(config)):
+        propagated, isolated = (None if error is None else comparison(error) for error in errors(i))
+        rows.append(Row(name, f"net.{name}", "b h w c", shapes[name], propagated, isolated))
+    return Report("torch module", config, "both", "float64", 32, tuple(rows), **more)
+
+
+def differing(config: Any = DIGITS, at: int = 9, **more: Any) -> Report:
+    """The layer numbered `at` goes wrong, and those after it inherit that."""
+    report = made(config, lambda i: (1e12 if i >= at else 2.0, 1e12 if i == at else 0.0 if i % 5 == 0 else 0.8))
+    expected = np.random.default_rng(0).standard_normal(report.rows[at].shape)
+    actual = expected + 1e-4 * np.sin(np.arange(expected.size)).reshape(expected.shape)
+    causes = (Cause("GELU is the tanh approximation", (report.rows[at].layer,), 0.5, ("GELU is a sigmoid",)),)
+    return replace(report, **({"causes": causes, "actual": actual, "expected": expected} | more))
+
+
+def logits_only(error: float = 1e12) -> Report:
+    row = replace(made().rows[-1], propagated=comparison(error), isolated=None)
+    x = np.arange(20.0).reshape(2, 10)
+    return replace(made(), rows=(row,), mode="propagated", actual=x + 1e-3, expected=x)
+
+
+def broken() -> Report:
+    """NaN from a layer on, and one infinite error before."""
+    report = made(errors=lambda i: (2.0, INF if i == 7 else 0.0) if i < 9 else (NAN, NAN))
+    expected = np.zeros((2, 14, 14, 32))
+    actual = expected.copy()
+    actual[1, 2, 3, 4], actual[1, 5, 6, 7] = NAN, -INF
+    return replace(report, actual=actual, expected=expected)
+
+
+REPORTS: dict[str, Callable[[], Report]] = {
+    "agrees": made,
+    "differs": differing,
+    "145 layers": lambda: differing(SMALL, 20),
+    "logits only": logits_only,
+    "NaN": broken,
+    "no diagnosis": lambda: differing(causes=(), actual=None, expected=None),
+    "isolated only": lambda: made(errors=lambda i: (None, 1e3 if i == 3 else 0.0)),
+    "inherits too much": lambda: made(errors=lambda i: (2.0 * i, 0.0)),
+    "exact": lambda: replace(made(errors=lambda i: (0.0, 0.0)), tolerance=0),
+    "hostile": lambda: hostile(),
+}
+
+
+def hostile() -> Report:
+    """Names and words that would break out of the page."""
+    report = differing()
+    rows = tuple(replace(row, module=HOSTILE, layout=HOSTILE) for row in report.rows)
+    finding = Finding(HOSTILE, Hypothesis(HOSTILE), 1e12, 1e5, False)
+    return replace(
+        report,
+        kind=HOSTILE,
+        rows=rows,
+        notes=(HOSTILE,),
+        causes=(Cause(HOSTILE, (HOSTILE, HOSTILE), 1.0, (HOSTILE,)),),
+        nearest=(finding,),
+    )
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed in order; collects elements, the tables' cells and the text outside of style."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: list[list[list[str]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+    def pictures(self) -> list[np.ndarray]:
+        """The data URIs' pixels."""
+        found = [attrs["src"] or "" for tag, attrs in self.elements if tag == "img"]
+        return [np.asarray(Image.open(io.BytesIO(base64.b64decode(src.removeprefix("data:image/png;base64,"))))) for src in found]
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_the_page_is_well_formed_and_self_contained(name: str) -> None:
+    text = page(REPORTS[name]())
+    parsed = Page(text)
+    assert len(text) < 1_000_000
+    plain = re.sub(r"data:image/png;base64,[\w+/=]+", "", text)
+    assert not re.search(r"https?:|//|@import|url\(", plain)
+    for tag, attrs in parsed.elements:
+        assert tag not in ("script", "iframe", "object", "embed", "base", "form")
+        assert not any(name.startswith("on") for name in attrs)
+        for where in ("src", "href", "xlink:href", "action"):
+            assert (attrs.get(where) or "data:").startswith("data:")
+    ids = [attrs["id"] for _, attrs in parsed.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    labels = {word for _, attrs in parsed.elements for word in (attrs.get("aria-labelledby") or "").split()}
+    assert labels <= set(ids)
+    assert not re.search(r'="[^"]*\b(nan|inf)\b[^"]*"', re.sub(r'content="[^"]*"', "", text))  # no coordinate is NaN or infinite
+    text.encode("utf-8")
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_every_layer_is_in_the_table_and_has_its_tooltip(name: str) -> None:
+    report = REPORTS[name]()
+    parsed = Page(page(report))
+    head, *body = parsed.tables[-1]
+    assert head[:4] == ["layer", "verdict", "propagated", "isolated"]
+    assert [cells[0] for cells in body] == [row.layer for row in report.rows]
+    wrong = {row.layer for row in report.diverging}
+    assert {cells[0] for cells in body if cells[1] == "✗ differs"} == wrong
+    for cells, row in zip(body, report.rows, strict=True):
+        for cell, found in ((cells[2], row.propagated), (cells[3], row.isolated)):
+            said = "–" if found is None else f"{found.error:.3g}".replace("nan", "NaN").replace("inf", "∞")
+            assert cell == said
+        assert cells[6] == str(row.shape)
+    assert sum(attrs.get("class") == "hit" for _, attrs in parsed.elements) == 2 * len(
+        report.rows
+    )  # in the wide chart and the narrow one
+
+
+def test_the_verdict_and_the_diagnosis_are_said_in_words() -> None:
+    assert "✓ Agrees with the reference" in Page(page(made())).text
+    report = differing()
+    text, name, count = Page(page(report)).text, report.rows[9].layer, len(report.rows)
+    assert "✗ Differs from the reference" in text
+    assert f"1 of {count} layers goes wrong by itself: {name} (the candidate's net.{name})." in text
+    assert "matches to 0.5 eps if GELU is the tanh approximation; or if GELU is a sigmoid." in text
+    report = REPORTS["inherits too much"]()
+    said = (
+        f"No layer goes wrong by itself, but {count - 17} of {count} layers inherit too much; the first is {report.rows[17].layer}"
+    )
+    assert said in Page(page(report)).text
+    assert "No diagnosis was made." in Page(page(REPORTS["no diagnosis"]())).text
+    text = Page(page(broken())).text
+    assert "None of the known mistakes explains it." in text
+    assert "first to hold a NaN or an infinity" in text
+    assert "with no tolerance" in text
+    assert "A note of its own." in Page(page(replace(made(), notes=("A note of its own.",)))).text
+
+
+def test_names_cannot_break_out() -> None:
+    text = page(hostile(), title=HOSTILE)
+    parsed = Page(text)
+    assert "<script" not in text
+    assert "<img src=x" not in text
+    assert not {"\u0000", "\ud800", "\u202e"} & set(text)
+    assert (
+        '</title></svg><script>alert("1")</script><img src=x onerror=alert(1)>&amp;' in parsed.text
+    )  # read back as it was written
+
+
+def test_the_heat_map_is_brightest_where_the_difference_is_largest() -> None:
+    expected = np.zeros((3, 7, 5, 6))
+    actual = expected.copy()
+    actual[2, 4, 3, 1] = -2.0
+    actual[2, 0, 0, 5] = 1.0
+    actual[1, 6, 4, 0] = 1.9
+    parsed = Page(page(differing(actual=actual, expected=expected)))
+    assert "Image 2 of the 3, counted from 0: it holds the worst element, at (2, 4, 3, 1)." in parsed.text
+    space, channels = parsed.pictures()
+    assert space.shape == (7, 5, 3)
+    assert channels.shape == (1, 6, 3)
+    dark, bright = (0x44, 0x01, 0x54), (0xFD, 0xE7, 0x25)
+    assert tuple(space[4, 3]) == tuple(channels[0, 1]) == bright
+    assert tuple(space[0, 0]) == tuple(channels[0, 5]) not in (dark, bright)
+    assert tuple(space[6, 4]) == tuple(channels[0, 0]) == dark  # of another image
+
+
+def test_what_is_not_finite_has_a_colour_of_its_own_and_is_counted() -> None:
+    parsed = Page(page(broken()))
+    assert "In it 2 of 6,272 elements are NaN or infinite." in parsed.text
+    space, channels = parsed.pictures()
+    pink = np.array([0xFF, 0x4F, 0xA3])
+    assert np.argwhere((space == pink).all(-1)).tolist() == [[2, 3], [5, 6]]
+    assert np.argwhere((channels == pink).all(-1)).tolist() == [[0, 4], [0, 7]]
+    moments = parsed.tables[0]
+    assert moments[-1] == ["NaN or ∞", "2", "0"]
+
+
+def test_a_large_tensor_keeps_its_one_bad_element() -> None:
+    expected = np.zeros((1, 301, 250, 3))
+    actual = expected.copy()
+    actual[0, 300, 249, 2] = 1.0
+    for x, y in ((actual, expected), (actual.reshape(1, -1)[:, -999:], expected.reshape(1, -1)[:, -999:])):
+        pictures = Page(page(differing(actual=x, expected=y))).pictures()
+        assert all(max(picture.shape[:2]) <= 240 for picture in pictures)
+        assert all(tuple(picture[-1, -1]) == (0xFD, 0xE7, 0x25) for picture in pictures)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1e308, 1e308, 5e-324, NAN, INF])
+def test_any_values_make_a_page(value: float) -> None:
+    expected = np.full((1, 2, 2, 3), value)
+    actual = -expected
+    actual[0, 0, 0, 0] = 1.0
+    for x, y in ((actual, expected), (expected, expected), (expected, actual)):
+        Page(page(differing(actual=x, expected=y)))
+
+
+def test_a_report_of_a_comparison_makes_a_page() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 10))
+    row = Row("logits", "output", "b c", x.shape, compare_arrays(x + 1e-6, x, measure="l2"), None)
+    report = Report(
+        "function", DIGITS, "propagated", "float64", 32, (row,), actual=x + 1e-6, expected=x, seconds={"candidate": 0.25}
+    )
+    text = Page(page(report)).text
+    assert "logits, the one layer compared, is beyond what rounding explains." in text
+    assert "0.25 s" in text
+    assert "embed_dims" in text
+
+
+PROBE = """<style>:root { color-scheme: light dark } iframe { border: 0; width: 390px; height: 800px }</style>%s
+<pre id="found"></pre><script>
+onload = () => {
+  const found = [...document.querySelectorAll("iframe")].map((frame) => {
+    const page = frame.contentDocument, all = [...page.querySelectorAll("body *")]
+    const shown = all.filter((e) => e.checkVisibility() && e.innerText && !e.closest("svg, .frame"))
+    const clear = (e) => getComputedStyle(e).backgroundColor == "rgba(0, 0, 0, 0)"
+    const behind = (e) => { while (clear(e)) e = e.parentElement; return getComputedStyle(e).backgroundColor }
+    const colours = (e) => getComputedStyle(e).color + ";" + behind(e)
+    return {
+      view: frame.contentWindow.innerWidth, width: page.documentElement.scrollWidth, body: colours(page.body),
+      rows: page.querySelectorAll(".layers tbody tr").length, texts: [...new Set(shown.map(colours))],
+      charts: [".wide", ".narrow"].map((name) => page.querySelector(name).getBoundingClientRect().width) }
+  })
+  document.querySelector("#found").textContent = JSON.stringify(found)
+}
+</script>"""
+"""Pages as on a phone, 390 pixels wide: a window of Chromium's cannot be so narrow, a frame can."""
+
+
+def chromium(path: Path, *options: str, dark: bool = False) -> subprocess.CompletedProcess[str]:
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--hide-scrollbars"]
+    command += [f"--user-data-dir={path.parent / 'profile'}", f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
+    return subprocess.run([*command, *options, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+
+
+def contrast(pair: str) -> float:
+    """WCAG 2's ratio of two colours, "rgb(…);rgb(…)", from their relative luminances."""
+
+    def luminance(colour: str) -> float:
+        shares = [float(value) / 255 for value in re.findall(r"[\d.]+", colour)]
+        red, green, blue = (s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted(map(luminance, pair.split(";")))
+    return (high + 0.05) / (low + 0.05)
+
+
+@browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_on_a_phone_nothing_scrolls_sideways_and_text_is_legible(dark: bool, tmp_path: Path) -> None:
+    reports = [REPORTS[name]() for name in ("agrees", "145 layers", "hostile", "logits only")]
+    file = tmp_path / "probe.html"
+    frames = [f'<iframe srcdoc="{html.escape(page(report))}"></iframe>' for report in reports]
+    file.write_text(PROBE % "".join(frames), encoding="utf-8")
+    ran = chromium(file, "--dump-dom", "--window-size=600,900", dark=dark)
+    assert "CONSOLE" not in ran.stderr
+    written = re.search(r'<pre id="found">(.+?)</pre>', ran.stdout, re.DOTALL)
+    assert written, ran.stdout[-500:]
+    for report, found in zip(reports, json.loads(html.unescape(written[1])), strict=True):
+        assert found["view"] == found["width"] == 390
+        assert found["rows"] == len(report.rows)
+        assert found["charts"][0] == 0 < found["charts"][1]  # the narrow chart is the one shown
+        assert contrast(found["body"]) >= 7
+        assert len(found["texts"]) >= 4
+        assert {pair: contrast(pair) for pair in found["texts"] if contrast(pair) < 4.5} == {}
+
+
+@browser
+def test_the_page_renders_in_light_and_in_dark(tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(page(differing()), encoding="utf-8")
+    corners = []
+    for dark in (False, True):
+        ran = chromium(file, f"--screenshot={tmp_path / 'seen.png'}", "--window-size=1100,2000", dark=dark)
+        assert "CONSOLE" not in ran.stderr
+        with Image.open(tmp_path / "seen.png") as seen:
+            pixels = np.asarray(seen.convert("RGB")).astype(int)
+        corners.append(int(pixels[0, 0].sum()))
+        assert pixels.shape[:2] == (2000, 1100)
+        wide = pixels[:, :, 0].max(axis=1) - pixels[:, :, 0].min(axis=1) > 60
+        assert wide.mean() > 0.5  # something is drawn in most rows of pixels
+    assert corners[0] > 3 * 230
+    assert corners[1] < 3 * 50
+
+
+@browser
+def test_the_page_shows_its_table_and_charts_in_the_document(tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(page(broken()), encoding="utf-8")
+    ran = chromium(file, "--dump-dom", "--window-size=1100,900")
+    assert "CONSOLE" not in ran.stderr
+    assert ran.stdout.count('<tr class="wrong">') == len(broken().diverging)
+    assert ran.stdout.count("<svg") == 3

@@ -1,0 +1,131 @@
+"""The pages about the project say what the code and the project's files say: limits, tolerances, the citation, the hooks."""
+
+from __future__ import annotations
+
+import pickletools
+import re
+import tomllib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from scalablevit_ref.formats import opcodes
+from scalablevit_ref.formats.npz import _FEW, _SMALL
+from scalablevit_ref.testing.tolerances import MAX_TOLERANCE, NETWORK_TOLERANCE
+from tests.checkpoints.test_limits import GUARDED, hostile
+from tests.specification.test_conformance import TOLERANCE
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+LIMITS = re.findall(r"^\| .* \| ([\d,]+) \| `([\w.]+)\.(\w+)` \|$", PAGE, re.MULTILINE)
+
+
+def said(pattern: str) -> list[int]:
+    """The whole numbers that the page gives in this sentence."""
+    found = re.search(pattern, PAGE)
+    assert found, pattern
+    return [int(number.replace(",", "")) for number in found.groups()]
+
+
+@pytest.mark.parametrize(("number", "module", "name"), LIMITS, ids=lambda value: value)
+def test_a_limit(number: str, module: str, name: str) -> None:
+    assert f"{getattr(import_module(f'scalablevit_ref.{module}'), name):,}" == number
+
+
+def test_the_table_has_every_limit_that_is_named_so() -> None:
+    """The constants of the readers that are called most or longest, but for what concerns writing, or one line of a parser."""
+    readers = ("zip_archive", "msgpack", "npz", "opcodes", "safetensors", "lazy", "unpickle")
+    modules = [*(f"formats.{reader}" for reader in readers), "checkpoints.recognise"]
+    found = {
+        (module, name)
+        for module in modules
+        for name, value in vars(import_module(f"scalablevit_ref.{module}")).items()
+        if re.match(r"_?(MOST|LONGEST)_", name) and isinstance(value, int)
+    }
+    left_out = {
+        "MOST_ARRAY",
+        "_LONGEST_HEADER",
+        "_LONGEST_NOTE",
+        "_LONGEST_TEXT",
+        "_LONGEST_DEVICE",
+        "_MOST_PREFIXES",
+        "_MOST_PLAIN",
+    }
+    in_table = {(module, name) for _, module, name in LIMITS}
+    imported = {
+        ("formats.npz", "MOST_AXES"),
+        ("formats.msgpack", "MOST_AXES"),
+        ("formats.msgpack", "LONGEST_NAME"),
+        ("formats.safetensors", "MOST_AXES"),
+    }
+    imported |= {("formats.unpickle", "MOST_AXES"), ("checkpoints.recognise", "LONGEST_NAME")}
+    assert {(module, name) for module, name in found - imported if name not in left_out} <= in_table
+    assert (_SMALL, _FEW) == (1 << 20, 32 << 20)
+
+
+def test_other_numbers() -> None:
+    assert said(r"(\d+) of the (\d+) that exist are known here") == [len(opcodes._OPCODES), len(pickletools.opcodes)]
+    assert said(r"(\d+) broken and hostile files") == [len(hostile())]
+    assert said(r"with (\d+) MB of address space") == [int(re.search(r"\((\d+) << 20\)", GUARDED)[1])]  # type: ignore[index]
+    pixels = 2 * int(Image.MAX_IMAGE_PIXELS or 0)
+    assert said(r"more than (\d+) million pixels, of which it would need (\d+) MB") == [
+        round(pixels / 1e6),
+        round(3 * pixels / 1e6),
+    ]
+
+
+def read_yaml(name: str) -> Any:
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_the_citation_is_that_of_the_cff_file() -> None:
+    cff = read_yaml("CITATION.cff")
+    bib = (ROOT / "docs" / "citation.bib").read_text(encoding="utf-8")
+    paper, software = (
+        {key: re.sub(r"[{}]", "", value) for key, value in re.findall(r"^  (\w+)\s+= \{(.*)\},?$", entry, re.MULTILINE)}
+        for entry in bib.split("\n\n")
+    )
+    (reference,) = cff["references"]
+    people = [f"{person['family-names']}, {person['given-names']}" for person in reference["authors"]]
+    assert (paper["title"], paper["doi"], int(paper["year"])) == (reference["title"], reference["doi"], reference["year"])
+    assert paper["author"].split(" and ") == people
+    assert paper["booktitle"].replace("--", "–") == reference["collection-title"]
+    assert paper["note"] == reference["identifiers"][0]["value"]
+    assert (software["title"], software["author"]) == (cff["title"], cff["authors"][0]["name"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert software["version"] == cff["version"] == project["version"]
+    assert software["license"] == cff["license"] == project["license"]
+
+
+def test_the_hooks_are_local() -> None:
+    """They run what is installed, and fetch nothing."""
+    repositories = read_yaml(".pre-commit-config.yaml")["repos"]
+    assert [repository["repo"] for repository in repositories] == ["local"]
+    hooks = repositories[0]["hooks"]
+    assert {hook["language"] for hook in hooks} == {"system"}
+    assert all(hook["entry"].startswith("python -m ") for hook in hooks)
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    assert f"has {['no', 'one', 'two', 'three', 'four', 'five'][len(hooks)]} hooks" in page
+
+
+def test_the_tolerances_of_the_rules() -> None:
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    found = re.search(r"(\d+) eps for an op, (\d+) eps for the network, (1e-\d+) against the authors' figures", page)
+    assert found
+    assert [float(number) for number in found.groups()] == [MAX_TOLERANCE, NETWORK_TOLERANCE["float64"], TOLERANCE]
+
+
+def test_the_changelog_has_the_version() -> None:
+    """What `pyproject.toml` says is the newest heading, or is still to come and said so."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert f"version {version}" in text if len(headings) == 1 else headings[1].startswith(f"{version} - ")
+    kinds = re.findall(r"^### (.+)$", text, re.MULTILINE)
+    assert kinds
+    assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}

@@ -1,0 +1,258 @@
+"""The documentation site: built strictly, then every page, link and picture of it seen by a browser that has no network."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache, partial
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import pytest
+import yaml
+
+import scalablevit_ref as sv
+from tests.support.browser import CHROMIUM, browser
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILT = "SCALABLEVIT_REF_SITE"
+"""Names a folder where `python -m tests` has built the site; without it the tests do."""
+
+PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+
+
+def build(folder: Path) -> None:
+    """Strictly; `--quiet` would hide the very warnings that `--strict` counts."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    built = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=False
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if BUILT not in os.environ:
+        folder = tmp_path_factory.mktemp("site")
+        build(folder)
+        return folder
+    return Path(os.environ[BUILT])
+
+
+class Page(HTMLParser):
+    """What a page links to, what it can be linked at, and its pictures."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+        self.pictures: list[dict[str, str | None]] = []
+        self.text = path.read_text(encoding="utf-8")
+        self.feed(self.text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.ids |= {str(found[key]) for key in ("id", "name") if found.get(key)}
+        self.links += [str(found[key]) for key in ("href", "src") if found.get(key)]
+        self.pictures += [found] if tag == "img" else []
+
+
+def pages(site: Path) -> list[Path]:
+    return sorted(site.rglob("*.html"))
+
+
+parsed = cache(Page)
+
+
+def test_every_page_of_the_plan_is_there(site: Path) -> None:
+    nav = yaml.compose((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    planned = {node.value.removesuffix(".md") for node in _scalars(nav) if node.value.endswith(".md")}
+    assert len(planned) > 25
+    assert {page.relative_to(site).with_suffix("").as_posix() for page in pages(site)} == planned | {"404"}
+
+
+def _scalars(node: Any) -> Iterator[yaml.ScalarNode]:
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    else:
+        for child in node.value:
+            for one in child if isinstance(child, tuple) else (child,):
+                yield from _scalars(one)
+
+
+def test_every_link_leads_somewhere_and_nothing_is_fetched_from_elsewhere(site: Path) -> None:
+    checked = 0
+    for path in pages(site):
+        if path.name == "404.html":  # its links begin at the root of a server
+            continue
+        for link in parsed(path).links:
+            address, fragment = urldefrag(link)
+            if urlsplit(address).scheme:
+                assert f'href="{link}"' in parsed(path).text.replace("&amp;", "&"), f"{path.name} loads {link}"
+                continue
+            target = (path.parent / unquote(address)).resolve() if address else path
+            assert target.is_file(), f"{path.relative_to(site)}: {link}"
+            if fragment and target.suffix == ".html":
+                assert unquote(fragment) in parsed(target).ids, f"{path.relative_to(site)}: {link}"
+            checked += 1
+    assert checked > 2000
+    for style in site.rglob("*.css"):
+        for link in re.findall(r"url\(([^)]+)\)", style.read_text(encoding="utf-8")):
+            address = link.strip("\"'")
+            assert address.startswith(("data:", "#")) or (style.parent / address).is_file(), f"{style.name}: {address}"
+
+
+def test_every_picture_says_what_it_shows(site: Path) -> None:
+    found = [(path.name, picture) for path in pages(site) for picture in parsed(path).pictures]
+    assert len(found) > 20
+    for name, picture in found:
+        assert len(picture.get("alt") or "") > 15, f"{name}: {picture}"
+
+
+def test_no_page_has_raw_maths_or_directives(site: Path) -> None:
+    """LaTeX became MathML, and every line that stands for something else was replaced."""
+    texts = {path.relative_to(site).as_posix(): parsed(path).text for path in pages(site)}
+    assert sum(text.count("<math") for text in texts.values()) > 40
+    for name, text in texts.items():
+        assert "arithmatex" not in text, name
+        assert not re.search(r"(?m)^(<p>)?--8&lt;--|^(<p>)?--8<--", text), name
+
+
+def test_the_whole_public_api_is_there(site: Path) -> None:
+    documented = {name for path in (site / "api").glob("*.html") for name in parsed(path).ids}
+    modules = {"cost": "cost.cost", "dialects": "dialects.vit_pytorch.scalable_vit"}
+    assert [name for name in sv.__all__ if f"scalablevit_ref.{modules.get(name, name)}" not in documented] == []
+
+
+def test_docstrings_become_markdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    assert doctest.testmod(import_module("docstrings")) == (0, 1)
+
+
+@pytest.fixture(scope="module")
+def server(site: Path) -> Iterator[str]:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
+    Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}/"
+    httpd.shutdown()
+    httpd.server_close()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    assert CHROMIUM, "CI needs a browser: chromium"
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def complaints(tab: Any, allowed: str) -> list[str]:
+    """A list that fills with all that the tab complains of, and with every request to elsewhere."""
+    heard: list[str] = []
+    tab.on("console", lambda said: heard.append(f"console: {said.text}") if said.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: heard.append(f"error: {error}"))
+    tab.on("requestfailed", lambda r: heard.append(f"failed: {r.url}") if r.failure != "net::ERR_ABORTED" else None)  # left before
+    tab.on("request", lambda r: heard.append(f"elsewhere: {r.url}") if not r.url.startswith((allowed, "data:", "blob:")) else None)
+    tab.on("response", lambda answer: heard.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None)
+    return heard
+
+
+SEEN = """() => {
+  const shown = [...document.querySelectorAll("article img")].filter((image) => image.checkVisibility())
+  return {
+    heading: document.querySelector("article h1")?.innerText || "",
+    words: document.querySelector("article").innerText.length,
+    broken: shown.filter((image) => !image.complete || !image.naturalWidth).map((image) => image.src),
+    twins: shown.map((image) => image.src.split("/").pop()),
+    wide: document.documentElement.scrollWidth - window.innerWidth,
+    background: getComputedStyle(document.body).backgroundColor,
+    fonts: [...document.fonts].filter((font) => font.status == "loaded").map((font) => font.family),
+  }
+}"""
+
+
+@browser
+@pytest.mark.parametrize(("scheme", "view"), [("light", DESKTOP), ("dark", PHONE)], ids=["light", "dark-phone"])
+def test_every_page_renders(scheme: Any, view: Any, site: Path, server: str, chromium: Any) -> None:
+    context = chromium.new_context(viewport=view, color_scheme=scheme)
+    tab = context.new_page()
+    heard = complaints(tab, server)
+    for path in pages(site):
+        name = path.relative_to(site).as_posix()
+        tab.goto(server + name, wait_until="load")
+        seen = tab.evaluate(SEEN)
+        assert heard == [], name
+        assert seen["heading"], name
+        assert seen["words"] > (10 if name == "404.html" else 200), name
+        assert seen["broken"] == [], name
+        assert seen["wide"] <= 0, f"{name} scrolls sideways by {seen['wide']} pixels"
+        assert any("-dark." in twin for twin in seen["twins"]) <= (scheme == "dark"), name
+        light = sum(map(int, re.findall(r"\d+", seen["background"])[:3])) / 3
+        assert light > 240 if scheme == "light" else light < 60, name
+        if name == "specification/ssa.html":
+            assert any("Inter" in family for family in seen["fonts"])
+            assert any("STIX" in family for family in seen["fonts"])
+            assert any("JetBrains" in family for family in seen["fonts"])
+    context.close()
+
+
+def _search(tab: Any, words: str, found: Any) -> None:
+    """Type until there is an answer: what is typed before the page's script listens is lost."""
+    from playwright.sync_api import TimeoutError as NoAnswer
+
+    for patience in (3, 6, 12, 24):
+        tab.locator(".md-search__input").click()
+        tab.locator(".md-search__input").fill("")
+        tab.locator(".md-search__input").press_sequentially(words)
+        with suppress(NoAnswer):
+            found.wait_for(timeout=1000 * patience)
+            return
+    raise AssertionError(f"search finds nothing for {words!r}")
+
+
+@browser
+@pytest.mark.parametrize("source", ["a server", "the disk"])
+def test_search_finds_iwsa(source: str, site: Path, server: str, chromium: Any) -> None:
+    address = server if source == "a server" else site.as_uri() + "/"
+    context = chromium.new_context(viewport=DESKTOP)
+    tab = context.new_page()
+    heard = complaints(tab, address)
+    tab.goto(address + "index.html")
+    results = tab.locator(".md-search-result__item a.md-search-result__link")
+    _search(tab, "IWSA", results.first)
+    found = [results.nth(i).get_attribute("href") for i in range(results.count())]
+    assert any("specification/iwsa.html" in link for link in found), found
+    assert heard == []
+    tab.goto(next(link for link in found if "specification/iwsa.html" in link))
+    assert tab.locator("article h1").inner_text().startswith("Interactive window self-attention")
+    context.close()
+
+
+@browser
+def test_a_reader_can_choose_dark(server: str, chromium: Any) -> None:
+    context = chromium.new_context(viewport=DESKTOP, color_scheme="light")
+    tab = context.new_page()
+    tab.goto(server + "specification/ssa.html")
+    assert tab.locator("body").get_attribute("data-md-color-scheme") == "default"
+    tab.locator("label[title=Dark]").click()
+    assert tab.locator("body").get_attribute("data-md-color-scheme") == "slate"
+    tab.goto(server + "index.html")
+    assert tab.locator("body").get_attribute("data-md-color-scheme") == "slate"
+    context.close()

@@ -1,0 +1,145 @@
+"""`python -m tests.programs.proof [--mutants]`: run the properties and the planted faults, and write `docs/proof.md`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGET = ROOT / "docs" / "proof.md"
+MUTATION = ROOT / "docs" / "mutation.json"
+SPELLING = {name: name.upper() for name in ("gelu", "iwsa", "lim", "mlp", "peg", "ssa")} | {
+    "oracles": "oracle's",
+    "norms gain": "norm's gain",
+}
+"""Of words that a test's name cannot spell."""
+LIBRARIES = ("numpy", "torch", "array_api_strict", "jax", "cupy")
+MUTANTS = "## Mutants"
+INTRODUCTION = """---
+hide: [toc]
+---
+
+# Proof
+
+That the backends compute one function, and the right one, is shown by properties: statements that hold for every input, checked
+on inputs that Hypothesis draws. This page is written by `python -m tests.programs.proof` from a real run; nothing in it is
+entered by hand.
+
+Errors are in eps of the dtype (float64: 2.2e-16), the largest over all examples, as max|Δ| / max|reference| unless said otherwise.
+"Holds": the property compares bit for bit, compares no numbers, or has a measure of its own. The tolerance is 64 eps unless the
+test says otherwise. Where a figure is larger, the statement is ill-conditioned and its bound grows with the condition: a key
+bias's size (14), a LayerNorm's largest entry over its deviation (23, 24), in 16 bits how far one rounding of each module moves an
+intermediate (4); the test's docstring derives it. Blank: the property does not use this library.
+
+The *oracle* is an independent network in plain `torch.nn` (`tests/support/oracle.py`), a *tap* a named intermediate.
+`array_api_strict` runs the definitions alone, with none of the libraries' native operations; it has no dtypes of 16 bits (4).
+`jax` runs under `jax.jit` with x64 on, and draws an eighth of the inputs. `cupy`, where there is no GPU, is a stand-in: NumPy's
+numbers, CuPy's names and refusals, and CuPy's own kernels compiled for the host; it draws a quarter.
+
+Figures are of the profile `ci`: 25 inputs for each property, the same every time. `HYPOTHESIS_PROFILE=nightly python -m pytest
+tests/properties` draws 500 new ones, `dev`, the default, eight.
+
+## The properties
+"""
+
+
+def errors() -> dict[str, dict[str, float]]:
+    """Worst error of each property test on each library, from a run of the `ci` profile."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "tests/properties", "--worst-errors", str(report)]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"HYPOTHESIS_PROFILE": "ci"}, check=False)
+        if done.returncode:
+            sys.exit("the properties do not hold: no page is written")
+        rows: list[tuple[str, float | None]] = json.loads(report.read_text(encoding="utf-8"))
+    worst: dict[str, dict[str, float]] = defaultdict(dict)
+    for node, error in rows:
+        match = re.fullmatch(r"tests/properties/(\w+)\.py::(test_\d+\w*)(?:\[(.*)\])?", node)
+        if match is None:
+            continue
+        test, parameters = f"{match[1]}:{match[2]}", (match[3] or "").split("-")
+        library = next((name for name in parameters if name in LIBRARIES), "torch")
+        worst[test][library] = max(worst[test].get(library, 0.0), error or 0.0)
+    return worst
+
+
+def page(worst: dict[str, dict[str, float]], kills: dict[str, dict[str, list[str]]]) -> str:
+    """The page, from the errors and from what fails under each fault: library → fault → tests."""
+    present = {library for errors in worst.values() for library in errors}
+    libraries = [library for library in LIBRARIES if library in present]
+    lines = [INTRODUCTION, f"| # | of | statement | {' | '.join(libraries)} |"]
+    lines += [f"|---|---|---|{'---|' * len(libraries)}"]
+    for test in sorted(worst, key=lambda name: name.partition(":")[2]):
+        subject, (number, statement) = test.removeprefix("test_").partition(":")[0], _statement(test)
+        cells = [_figure(worst[test].get(library)) for library in libraries]
+        lines.append(f"| {number} | {subject} | {statement} | {' | '.join(cells)} |")
+    lines += ["", "## The planted faults", "", "Each is patched into the specification; the tests named fail.", ""]
+    lines += [f"| fault | {' | '.join(kills)} |", f"|---|{'---|' * len(kills)}"]
+    for fault in next(iter(kills.values())):
+        found = [_some(faults[fault]) for faults in kills.values()]
+        lines.append(f"| {fault} | {' | '.join(found)} |")
+    return "\n".join([*lines, "", *_mutation()]) + "\n"
+
+
+def _figure(error: float | None) -> str:
+    return "" if error is None else f"{error:.2g}" if error else "holds"
+
+
+def _statement(test: str) -> tuple[str, str]:
+    number, _, words = test.partition(":test_")[2].partition("_")
+    return number.lstrip("0"), _spelled(words.replace("_", " "))
+
+
+def _spelled(words: str) -> str:
+    for plain, right in SPELLING.items():
+        words = re.sub(rf"\b{plain}\b", right, words)
+    return words
+
+
+def _some(tests: list[str]) -> str:
+    numbers = sorted({int(_statement(test)[0]) for test in tests})
+    return f"{len(tests)} tests: properties {', '.join(map(str, numbers))}" if numbers else "**survives**"
+
+
+def _mutation() -> list[str]:
+    """What the last run of `python -m tests.programs.mutation --out docs/mutation.json` found."""
+    if not MUTATION.exists():
+        return []
+    found: dict[str, Any] = json.loads(MUTATION.read_text(encoding="utf-8"))
+    killed, equivalent = found["killed"], found["equivalent"]
+    lines = [
+        MUTANTS,
+        "",
+        "`python -m tests.programs.mutation --out docs/mutation.json` changes one expression at a time in `ops`, `attention`,",
+    ]
+    lines += [f"`network`, `parameters` and `config`, and runs the suite: {killed} of {found['mutants']} mutants are killed"]
+    share, left = killed / found["mutants"], len(found["survivors"])
+    lines += [f"({share:.1%}), {len(equivalent)} change nothing that a test could see, {left} survive.", ""]
+    lines += ["| no test can see | because |", "|---|---|"] if equivalent else []
+    lines += [f"| `{key.replace('|', chr(92) + '|')}` | {reason} |" for key, reason in equivalent.items()]
+    return [*lines, "", *(f"- survives: `{survivor}`" for survivor in found["survivors"])]
+
+
+def main() -> None:
+    """Measure, then write the page; with `--mutants` write its last section anew, from `docs/mutation.json`."""
+    from tests.programs.faults import kill_matrix
+
+    if sys.argv[1:] == ["--mutants"]:
+        measured = TARGET.read_text(encoding="utf-8").partition(MUTANTS)[0].rstrip("\n")
+        TARGET.write_text("\n".join([measured, "", *_mutation()]) + "\n", encoding="utf-8")
+        return
+    worst = errors()
+    kills = {library: kill_matrix(library) for library in ("numpy", "torch")}
+    TARGET.write_text(page(worst, kills), encoding="utf-8")
+    sys.stdout.write(f"wrote {TARGET.relative_to(ROOT)}\n")
+
+
+if __name__ == "__main__":
+    main()

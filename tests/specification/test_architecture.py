@@ -1,0 +1,170 @@
+"""The one direction of imports, read from every module's source, and what keeps the specification readable."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "scalablevit_ref"
+
+LEVELS: tuple[frozenset[str], ...] = tuple(
+    frozenset(level.split())
+    for level in (
+        "_typing config errors",
+        "backends parameters",
+        "ops checks formats",
+        "attention cost images",
+        "network",
+        "dialects",
+        "checkpoints",
+        "__init__",
+        "digits",
+        "adapters testing",
+        "compare",
+        "drawing",
+        "benchmark",
+        "cli",
+        "__main__",
+    )
+)
+"""The parts of the package from the bottom to the top; a part imports from the levels below its own."""
+
+UPWARD = {
+    ("backends/numpy.py", "ops"),
+    ("backends/jax.py", "ops"),
+    ("backends/cupy.py", "ops"),
+    ("testing/__init__.py", "compare"),
+}
+"""Backends use definitions: they are loaded when an array first asks for them. `testing` is the public door to the comparator."""
+
+SPECIFICATION = ("config", "parameters", "ops", "checks", "attention", "network", "cost")
+
+FRAMEWORKS = {
+    "torch": ("backends/torch.py", "adapters/torch", "adapters/plain.py", "compare/capture/torch.py", "digits/train.py"),
+    "jax": ("backends/jax.py", "adapters/flax.py", "compare/capture/flax"),
+    "cupy": ("backends/cupy.py",),
+}
+"""Where a framework may be imported with the module; everywhere else inside a function only."""
+
+
+def sources() -> dict[str, ast.Module]:
+    """Every module of the package by its path in it."""
+    files = {path.relative_to(ROOT / PACKAGE).as_posix(): path for path in (ROOT / PACKAGE).rglob("*.py")}
+    files |= {f"backends/{path.name}": path for path in (ROOT / "backends").glob("*.py")}
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in sorted(files.items())}
+
+
+SOURCES = sources()
+
+
+def part_of(module: str) -> str:
+    """The part of the package that `scalablevit_ref.ops` or `scalablevit_ref.cli.verify` names; a public name is of `__init__`."""
+    part = module.split(".")[1] if "." in module else "__init__"
+    return part if any(part in level for level in LEVELS) else "__init__"
+
+
+def imported(node: ast.AST) -> list[str]:
+    """The modules that a statement or a call of `import_module` names, those of the package with what is taken from its root."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0 and node.module, f"line {node.lineno}: a relative import"  # noqa: PT018
+        return [f"{PACKAGE}.{alias.name}" for alias in node.names] if node.module == PACKAGE else [node.module]
+    if isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+        text = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
+        return [str(text.value)] if isinstance(text, ast.Constant) else []
+    return []
+
+
+def imports(tree: ast.AST, *, inside_functions: bool = True) -> Iterator[str]:
+    for node in ast.iter_child_nodes(tree):
+        yield from imported(node)
+        if inside_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from imports(node, inside_functions=inside_functions)
+
+
+def upward(name: str, tree: ast.AST) -> list[str]:
+    """What a module imports from its own part's level or from above it, other than from its own part."""
+    own = name.partition("/")[0].removesuffix(".py")
+    level = {part: i for i, parts in enumerate(LEVELS) for part in parts}
+    parts = {part_of(module) for module in imports(tree) if module.partition(".")[0] == PACKAGE}
+    return sorted(part for part in parts - {own} if level[part] >= level[own] and (name, part) not in UPWARD)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_imports_go_down(name: str) -> None:
+    assert upward(name, SOURCES[name]) == []
+
+
+def test_every_part_has_its_level() -> None:
+    parts = {name.partition("/")[0].removesuffix(".py") for name in SOURCES}
+    assert parts == frozenset().union(*LEVELS)
+    assert sum(map(len, LEVELS)) == len(parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "found"),
+    [
+        ("ops.py", "from scalablevit_ref.network import peg", ["network"]),
+        ("ops.py", "def f():\n    import scalablevit_ref.cli.verify", ["cli"]),
+        ("network.py", "from scalablevit_ref import checkpoints, ops", ["checkpoints"]),
+        ("network.py", "from scalablevit_ref import variant", ["__init__"]),
+        ("checkpoints/npz.py", "import scalablevit_ref", ["__init__"]),
+        ("testing/arrays.py", "from scalablevit_ref.adapters.onnx import load", ["adapters"]),
+        ("backends/dispatch.py", "from scalablevit_ref import ops", ["ops"]),
+        ("backends/numpy.py", "from scalablevit_ref import attention, ops", ["attention"]),
+        ("config.py", "from importlib import import_module\nimport_module('scalablevit_ref.ops')", ["ops"]),
+        ("backends/transfer.py", "import_module(f'scalablevit_ref.cli.{name}')", ["cli"]),
+        ("cli/verify.py", "from scalablevit_ref import sv, ops, testing\nimport numpy", []),
+    ],
+)
+def test_an_import_that_goes_up_is_seen(name: str, line: str, found: list[str]) -> None:
+    assert upward(name, ast.parse(line)) == found
+
+
+@pytest.mark.parametrize("part", SPECIFICATION)
+def test_the_specification_needs_numpy_and_einops_and_no_file(part: str) -> None:
+    tree = SOURCES[f"{part}.py"]
+    libraries = {module.partition(".")[0] for module in imports(tree)} - {PACKAGE}
+    assert libraries - set(sys.stdlib_module_names) <= {"numpy", "einops"}
+    assert not libraries & {"os", "pathlib", "io", "json", "pickle", "subprocess", "threading"}
+    assert not any(isinstance(node, ast.Call) and ast.unparse(node.func) in ("open", "print") for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize("library", FRAMEWORKS)
+def test_a_framework_is_imported_where_it_is_meant(library: str) -> None:
+    found = [
+        name for name, tree in SOURCES.items() if library in {m.partition(".")[0] for m in imports(tree, inside_functions=False)}
+    ]
+    assert found
+    assert [name for name in found if not name.startswith(FRAMEWORKS[library])] == []
+
+
+def test_the_page_has_the_same_order() -> None:
+    """The first table of `docs/architecture.md`, from the top to the bottom, is `LEVELS` from the last to the first."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.partition("| part |")[2].partition("\n\n")[0].splitlines()[2:]
+    named = [re.findall(r"`(?:scalablevit_ref/)?(\w+)[/.]?[\w.]*`", row.split("|")[1]) for row in table]
+    level = {part: i for i, parts in enumerate(LEVELS) for part in parts}
+    order = [level[part] for row in named for part in row]
+    assert order == sorted(order, reverse=True)
+    assert {part for row in named for part in row} == frozenset().union(*LEVELS) - {"_typing", "__main__"}
+
+
+def test_files_that_are_read_in_one_go() -> None:
+    """The limits that `docs/architecture.md` states."""
+    own = [name for name in SOURCES if "/" not in name or name.startswith("backends/")]
+    lines = {name: len((ROOT / (PACKAGE if "/" not in name else "") / name).read_text().splitlines()) for name in own}
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    below = re.search(r"short enough to be read in one go: (.*) below (\d+) lines each, a backend below (\d+)", page)
+    assert below
+    limits = {f"{part}.py": int(below[2]) for part in re.findall(r"`(\w+)`", below[1])}
+    limits |= {name: int(below[3]) for name in lines if name.startswith("backends/")}
+    assert set(limits) >= {f"{part}.py" for part in SPECIFICATION} - {"config.py"}
+    assert {name: lines[name] for name, most in limits.items() if lines[name] >= most} == {}

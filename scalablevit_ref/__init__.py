@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from scalablevit_ref import _moved
 from scalablevit_ref.attention import iwsa, ssa
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.checkpoints import (
@@ -46,6 +47,8 @@ __all__ = [
     "trace",
     "variant",
 ]
+
+_moved.install()
 
 
 def __getattr__(name: str) -> Any:

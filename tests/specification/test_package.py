@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from scalablevit_ref._moved import MOVED
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -79,3 +81,17 @@ def test_import_costs_little_beyond_numpy_and_einops() -> None:
     """At most 100 ms of processor time, best of five processes: other work on the machine does not count."""
     code = "import time, numpy, einops; t = time.process_time(); import scalablevit_ref; print(time.process_time() - t)"
     assert min(float(run(sys.executable, "-c", code)) for _ in range(5)) <= 0.1
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_a_module_that_moved_is_importable_under_its_old_name(old: str) -> None:
+    """In a process of its own: a second import of a module says nothing."""
+    code = f"""
+import importlib, pytest
+import scalablevit_ref
+new = importlib.import_module("scalablevit_ref.{MOVED[old]}")
+with pytest.warns(DeprecationWarning, match="has moved to scalablevit_ref.{MOVED[old]}"):
+    module = importlib.import_module("scalablevit_ref.{old}")
+assert module is new and module.__name__ == module.__spec__.name == "scalablevit_ref.{MOVED[old]}"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-from scalablevit_ref.checks import check_image_size, usual_image_size
+from scalablevit_ref.checks import check_image_size, check_shapes, usual_image_size
 from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.layers import OFFICIAL, Layer, Wiring, layer_shapes, layers
 from scalablevit_ref.network import Tap, scalable_vit, stage_features, untapped
 from scalablevit_ref.parameters import Shapes, parameter_shapes
 
@@ -27,8 +28,21 @@ class Network(Protocol):
     def in_chans(self) -> int:
         """Channels of the images."""
 
+    @property
+    def runs_as_named(self) -> bool:
+        """Whether the published modules run in the order that their names say, which is the order of `layers`."""
+
     def parameter_shapes(self) -> Shapes:
         """Name and shape of every parameter, in the network's own order."""
+
+    def checked_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters under the network's own names. Raises ValueError for names and shapes that do not fit."""
+
+    def layers(self, wiring: Wiring = OFFICIAL) -> dict[str, Layer]:
+        """Every layer by the name of its tap, in the order in which they run."""
+
+    def layer_shapes(self, images: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """The shape of every layer's output, b h w c or b c, for images of shape b c h w."""
 
     def check_image_size(self, h: int, w: int) -> None:
         """Raise ValueError for images of h × w pixels that the network does not take."""
@@ -45,6 +59,7 @@ class Official:
     """The official network: the specification itself."""
 
     config: ScalableViTConfig
+    runs_as_named: ClassVar[bool] = True
 
     @property
     def in_chans(self) -> int:
@@ -52,6 +67,16 @@ class Official:
 
     def parameter_shapes(self) -> Shapes:
         return parameter_shapes(self.config)
+
+    def checked_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        check_shapes(params, self.parameter_shapes())
+        return dict(params)
+
+    def layers(self, wiring: Wiring = OFFICIAL) -> dict[str, Layer]:
+        return layers(self.config, wiring)
+
+    def layer_shapes(self, images: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        return layer_shapes(self.config, images)
 
     def check_image_size(self, h: int, w: int) -> None:
         check_image_size(self.config, h, w)

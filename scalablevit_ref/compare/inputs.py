@@ -12,18 +12,16 @@ import numpy as np
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.checkpoints import Checkpoint, load_checkpoint
-from scalablevit_ref.checks import check_image_size, check_shapes, usual_image_size
 from scalablevit_ref.compare.capture import Captured, CaptureError
 from scalablevit_ref.compare.capture.dispatch import is_flax_module, is_torch_module, told_config
 from scalablevit_ref.compare.capture.files import check_images, open_trace
-from scalablevit_ref.compare.mistakes.layers import layers, shapes_of
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.config import variant as named_variant
-from scalablevit_ref.dialects import flax_port
-from scalablevit_ref.dialects.config import Config, check_size, is_norm_bias
+from scalablevit_ref.layers import IMAGES
+from scalablevit_ref.networks import Network, network_of, random_image_shape
 from scalablevit_ref.testing.random import random_images, random_params
 from scalablevit_ref.testing.tolerances import relative_l2
-from scalablevit_ref.testing.traces import IMAGES, SUFFIXES, trace_config
+from scalablevit_ref.testing.traces import SUFFIXES, trace_config
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Given:
     reference: a trace in the network's stead. module: whether the candidate is one, whose copy gets the weights.
     """
 
-    config: ScalableViTConfig | Config
+    network: Network
     params: dict[str, np.ndarray] | None
     images: np.ndarray | None
     reference: Mapping[str, Any] | None
@@ -53,13 +51,14 @@ def settle(candidate: Any, reference: Any, variant: Any, weights: Any, images: A
     config = config or _noted(reference) or _noted(candidate) or told_config(candidate)
     if config is None:
         raise CaptureError("which network? variant= names it (small, base, …), or gives its ScalableViTConfig")
-    params = _weights(weights, config, module)
-    x = None if images is None else _checked_images(images, config)
+    network = network_of(config)
+    params = _weights(weights, network, module)
+    x = None if images is None else _checked_images(images, network)
     if reference is not None:
-        reference, x = _opened(reference, config, x, files)
+        reference, x = _opened(reference, network, x, files)
     if x is None and not _is_trace(candidate):
-        x = _random_images(config)
-    return Given(config, params, x, reference, module)
+        x = random_images(random_image_shape(network))
+    return Given(network, params, x, reference, module)
 
 
 def _is_trace(value: Any) -> bool:
@@ -70,54 +69,27 @@ def _noted(value: Any) -> ScalableViTConfig | None:
     return trace_config(value) if isinstance(value, str | Path) and Path(value).suffix in SUFFIXES else None
 
 
-def _weights(weights: Any, config: ScalableViTConfig | Config, module: bool) -> dict[str, np.ndarray] | None:
+def _weights(weights: Any, network: Network, module: bool) -> dict[str, np.ndarray] | None:
     """None for the candidate's own."""
     if isinstance(weights, str) and not module:
         raise CaptureError(f"weights={weights} is for modules: give the file that the candidate has its weights from")
     if weights == "own" or (weights is None and not module):
         return None
     if weights is None or isinstance(weights, str):
-        return random_params(shapes_of(config))
-    return checked_params({name: np.asarray(to_numpy(value)) for name, value in weights.items()}, config)
+        return random_params(network.parameter_shapes())
+    return network.checked_params({name: np.asarray(to_numpy(value)) for name, value in weights.items()})
 
 
-def checked_params(params: Mapping[str, np.ndarray], config: ScalableViTConfig | Config) -> dict[str, np.ndarray]:
-    """Official parameters, or a port's under vit_pytorch's names; the Flax port has no norm biases and one norm more.
-
-    Raises ValueError for names and shapes that do not fit.
-    """
-    expected = shapes_of(config)
-    if isinstance(config, Config) and any(name.startswith("params") for name in params):
-        params = flax_port.as_vit_pytorch(params, config)
-        expected = {name: shape for name, shape in expected.items() if name in params or not is_norm_bias(name)}
-        check_shapes({name: value for name, value in params.items() if name in expected}, expected)
-    else:
-        check_shapes(params, expected)
-    return dict(params)
-
-
-def _checked_images(images: Any, config: ScalableViTConfig | Config) -> np.ndarray:
+def _checked_images(images: Any, network: Network) -> np.ndarray:
     x = np.asarray(to_numpy(images))
-    channels = config.channels if isinstance(config, Config) else config.in_chans
-    if x.ndim != 4 or x.shape[1] != channels:
-        raise ValueError(f"images must be b c h w with {channels} channels, got shape {x.shape}")
-    if isinstance(config, Config):
-        check_size(config, *x.shape[2:], drops_tiles=True)
-    else:
-        check_image_size(config, *x.shape[2:])
+    if x.ndim != 4 or x.shape[1] != network.in_chans:
+        raise ValueError(f"images must be b c h w with {network.in_chans} channels, got shape {x.shape}")
+    network.check_image_size(*x.shape[2:])
     return x
 
 
-def _random_images(config: ScalableViTConfig | Config) -> np.ndarray:
-    """Two: a batch of one hides what mixes images."""
-    if isinstance(config, Config):
-        return random_images((2, config.channels, 256, 256))
-    size = usual_image_size(config)
-    return random_images((2, config.in_chans, size, size))
-
-
 def _opened(
-    reference: Any, config: ScalableViTConfig | Config, images: np.ndarray | None, files: ExitStack
+    reference: Any, network: Network, images: np.ndarray | None, files: ExitStack
 ) -> tuple[Mapping[str, Any], np.ndarray | None]:
     """A reference's trace and its images, which must be those that are given, if any are."""
     if isinstance(reference, Mapping):
@@ -125,13 +97,13 @@ def _opened(
         return reference, check_images(own, images, "the reference") if own is not None else images
     if not _is_trace(reference):
         raise CaptureError(f"reference: expected a trace ({', '.join(SUFFIXES)}), got {str(reference)!r}")
-    captured = files.enter_context(open_trace(Path(reference), layers(config), None, images))
+    captured = files.enter_context(open_trace(Path(reference), network.layers(), None, images))
     return captured.taps, captured.images
 
 
 def same_weights(captured: Captured, given: Given) -> dict[str, np.ndarray] | None:
     """The weights that both have, checked before any layer is; None if only a reference's trace is known."""
-    own = None if captured.params is None else checked_params(captured.params, given.config)
+    own = None if captured.params is None else given.network.checked_params(captured.params)
     if own is None and given.params is None:
         if given.reference is not None:
             return None

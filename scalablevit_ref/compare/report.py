@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.compare.mistakes.search import Finding, eps_said
-from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.dialects.config import Config
 from scalablevit_ref.testing.arrays import Comparison
 
 
@@ -57,7 +55,7 @@ class Report:
     """The verdict, the layers in order, and what the mistakes are. Errors are ‖Δ‖ / ‖reference‖ in eps of `dtype`."""
 
     kind: str
-    config: ScalableViTConfig | Config
+    config: Any
     mode: str
     dtype: str
     tolerance: float

@@ -15,7 +15,6 @@ from scalablevit_ref.compare.axes import TURNED, canonical_map, fitting
 from scalablevit_ref.compare.capture import Captured, CaptureError, capture
 from scalablevit_ref.compare.inputs import Given, same_weights, settle
 from scalablevit_ref.compare.mistakes.catalogue import Hypothesis
-from scalablevit_ref.compare.mistakes.layers import layers, tap_shapes
 from scalablevit_ref.compare.mistakes.local import Local
 from scalablevit_ref.compare.mistakes.search import Finding, diagnose
 from scalablevit_ref.compare.report import Cause, Report, Row
@@ -23,7 +22,6 @@ from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.dialects.config import Config
 from scalablevit_ref.testing.arrays import Comparison, compare_arrays
 from scalablevit_ref.testing.tolerances import NETWORK_TOLERANCE, relative_l2
-from scalablevit_ref.testing.traces import run_reference
 
 Mode = Literal["both", "propagated", "isolated"]
 MODES: tuple[Mode, ...] = ("both", "propagated", "isolated")
@@ -74,7 +72,7 @@ def compare(
         captured = files.enter_context(
             capture(
                 candidate,
-                given.config,
+                given.network,
                 given.images,
                 dtype=None if dtype == "own" else (dtype or "float64") if given.module else None,
                 weights=given.params if given.module else None,
@@ -94,11 +92,11 @@ def _compared(
     diagnosis: bool,
     progress: Callable[[str], None],
 ) -> Report:
-    config, images = given.config, captured.images
+    network, images = given.network, captured.images
     limit = NETWORK_TOLERANCE[captured.dtype] if tolerance is None else tolerance
-    taps = _Taps(captured, tap_shapes(config, images.shape))
-    order = [name for name in layers(config) if name in captured.taps]
-    local = None if params is None else Local(config, params, images, set(captured.taps), taps.wide)
+    taps = _Taps(captured, network.layer_shapes(images.shape))
+    order = [name for name in network.layers() if name in captured.taps]
+    local = None if params is None else Local(network, params, images, set(captured.taps), taps.wide)
     mode = "propagated" if local is None else mode
     found: dict[str, dict[str, Comparison]] = {"propagated": {}, "isolated": {}}
     fed_nan: set[str] = set()
@@ -144,7 +142,7 @@ def _compared(
     )
     seconds = {"candidate": captured.seconds, "comparison": time.perf_counter() - start}
     notes = (*captured.notes, *taps.notes)
-    report = Report(captured.kind, config, mode, captured.dtype, limit, rows, seconds=seconds, notes=notes)
+    report = Report(captured.kind, network.config, mode, captured.dtype, limit, rows, seconds=seconds, notes=notes)
     if report.agrees or not diagnosis or local is None:
         return report
     progress("the likely mistake")
@@ -159,10 +157,10 @@ def _propagate(given: Given, local: Local | None, order: Iterable[str], tap: Cal
                 tap(name, to_numpy(given.reference[name]))
         return
     assert local is not None
-    if isinstance(given.config, Config):
-        Local(given.config, local.params, local.images, set(), local.tap).end_to_end(tap)
+    if not given.network.runs_as_named:
+        Local(given.network, local.params, local.images, set(), local.tap).end_to_end(tap)
     else:
-        run_reference(local.images, local.params, given.config, tap)
+        given.network.forward(local.images, local.params, tap)
 
 
 class _Taps:

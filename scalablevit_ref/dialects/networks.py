@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from scalablevit_ref.dialects.config import Config, check_size, shapes
+from scalablevit_ref.checks import check_shapes
+from scalablevit_ref.dialects import flax_port
+from scalablevit_ref.dialects.config import Config, check_size, is_norm_bias, shapes
+from scalablevit_ref.dialects.layers import layer_shapes, layers
 from scalablevit_ref.dialects.vit_pytorch import scalable_vit
+from scalablevit_ref.layers import OFFICIAL, Layer, Wiring
 from scalablevit_ref.network import Tap, untapped
 from scalablevit_ref.networks import Network, network_of
 from scalablevit_ref.parameters import Shapes
@@ -20,6 +25,7 @@ class VitPytorch:
     """vit_pytorch's network; the Flax port's weights are brought under its names first."""
 
     config: Config
+    runs_as_named: ClassVar[bool] = False
 
     @property
     def in_chans(self) -> int:
@@ -27,6 +33,23 @@ class VitPytorch:
 
     def parameter_shapes(self) -> Shapes:
         return shapes(self.config)
+
+    def checked_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Also the Flax port's tree, which has no norm biases and may have one norm more."""
+        expected = self.parameter_shapes()
+        if any(name.startswith("params") for name in params):
+            params = flax_port.as_vit_pytorch(params, self.config)
+            expected = {name: shape for name, shape in expected.items() if name in params or not is_norm_bias(name)}
+            check_shapes({name: value for name, value in params.items() if name in expected}, expected)
+        else:
+            check_shapes(params, expected)
+        return dict(params)
+
+    def layers(self, wiring: Wiring = OFFICIAL) -> dict[str, Layer]:
+        return layers(self.config, wiring)
+
+    def layer_shapes(self, images: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        return layer_shapes(self.config, images)
 
     def check_image_size(self, h: int, w: int) -> None:
         check_size(self.config, h, w, drops_tiles=True)

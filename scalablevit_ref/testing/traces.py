@@ -15,12 +15,10 @@ from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, naming
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import values
-from scalablevit_ref.network import Tap, scalable_vit, stage_features
+from scalablevit_ref.layers import IMAGES
+from scalablevit_ref.networks import Official
 
 SUFFIXES = (".npz", ".safetensors")
-
-IMAGES = "images"
-"""Name of the network's input in a trace."""
 
 
 def reference_trace(images: np.ndarray, params: Mapping[str, Any], config: ScalableViTConfig) -> dict[str, np.ndarray]:
@@ -31,14 +29,8 @@ def reference_trace(images: np.ndarray, params: Mapping[str, Any], config: Scala
         found[name] = x
         return x
 
-    run_reference(images, params, config, keep)
+    Official(config).forward(images, params, keep)
     return found
-
-
-def run_reference(images: np.ndarray, params: Mapping[str, Any], config: ScalableViTConfig, tap: Tap) -> None:
-    """The network, for its taps; of a headless backbone the maps, which are all that it gives."""
-    run = stage_features if config.stage_norms and config.head == "none" else scalable_vit
-    run(images, params, config, tap=tap)
 
 
 def save_trace(path: str | Path, trace: Mapping[str, Any], config: ScalableViTConfig | None = None, *, force: bool = False) -> None:

@@ -18,9 +18,9 @@ import torch
 import scalablevit_ref as sv
 from scalablevit_ref.adapters.plain import ScalableViT
 from scalablevit_ref.compare.capture import CaptureError
-from scalablevit_ref.compare.mistakes.layers import layers
 from scalablevit_ref.compare.report import Report
 from scalablevit_ref.compare.run import compare
+from scalablevit_ref.networks import network_of
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
 
@@ -37,7 +37,7 @@ CONFIG = sv.variant(
 )
 WEIGHTS = random_params(parameter_shapes(CONFIG), dtype="float32")
 IMAGES = random_images((3, 3, 16, 16), dtype="float32")
-LAYERS = [name for name in layers(CONFIG) if name != "pool"]
+LAYERS = [name for name in network_of(CONFIG).layers() if name != "pool"]
 
 
 def exported(folder: Path, *, dynamo: bool) -> Any:

@@ -16,13 +16,14 @@ import scalablevit_ref as sv
 from scalablevit_ref.benchmark.contenders import vit_pytorch_module
 from scalablevit_ref.compare.capture import CaptureError
 from scalablevit_ref.compare.mistakes.catalogue import HYPOTHESES
-from scalablevit_ref.compare.mistakes.layers import POOL, Wiring, layers, tap_shapes
 from scalablevit_ref.compare.mistakes.local import Local
 from scalablevit_ref.compare.mistakes.search import diagnose
 from scalablevit_ref.compare.mistakes.slips import NONE
 from scalablevit_ref.dialects import flax_port, vit_pytorch
+from scalablevit_ref.layers import IMAGES, POOL, Wiring
+from scalablevit_ref.networks import network_of
 from scalablevit_ref.testing import compare, random_images, random_params, relative_l2
-from scalablevit_ref.testing.traces import IMAGES, reference_trace, save_trace, trace_images
+from scalablevit_ref.testing.traces import reference_trace, save_trace, trace_images
 from tests.programs.faults import FAULTS
 from tests.programs.foreign import CONFIG, FOREIGN, faulty, found
 from tests.programs.foreign import IMAGES as FOREIGN_IMAGES
@@ -44,11 +45,13 @@ def test_the_table_of_layers_is_the_network(network: str) -> None:
     trace = reference_trace(images, params, config)
     del trace[IMAGES]
     local = Local(config, params, images, set(trace), trace.__getitem__)
-    assert [name for name in layers(config) if name != POOL and name in trace] == [name for name in layers(config) if name in trace]
-    assert set(trace) <= set(layers(config)) <= set(trace) | {POOL, "logits"}
+    assert [name for name in network_of(config).layers() if name != POOL and name in trace] == [
+        name for name in network_of(config).layers() if name in trace
+    ]
+    assert set(trace) <= set(network_of(config).layers()) <= set(trace) | {POOL, "logits"}
     for name, expected in trace.items():
         assert relative_l2(local.output(name), expected) < 1e-14, name
-        assert tap_shapes(config, images.shape)[name] == expected.shape
+        assert network_of(config).layer_shapes(images.shape)[name] == expected.shape
     seen: dict[str, np.ndarray] = {}
     Local(config, params, images, set(), trace.__getitem__).end_to_end(seen.__setitem__)
     assert all(relative_l2(seen[name], expected) < 1e-14 for name, expected in trace.items())
@@ -66,7 +69,7 @@ def test_the_ports_table_as_it_runs_is_the_port() -> None:
     as_it_runs = Wiring(second_feed_forward="before IWSA")
     for name, expected in trace.items():
         assert relative_l2(local.output(name, NONE, as_it_runs), expected) < 1e-14, name
-        assert tap_shapes(config, images.shape)[name] == expected.shape
+        assert network_of(config).layer_shapes(images.shape)[name] == expected.shape
 
 
 @pytest.mark.parametrize("fault", FOREIGN)

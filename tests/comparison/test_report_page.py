@@ -22,9 +22,9 @@ from PIL import Image
 import scalablevit_ref as sv
 from scalablevit_ref.compare.html.page import html as page
 from scalablevit_ref.compare.mistakes.catalogue import Hypothesis
-from scalablevit_ref.compare.mistakes.layers import layers, tap_shapes
 from scalablevit_ref.compare.mistakes.search import Finding
 from scalablevit_ref.compare.report import Cause, Report, Row
+from scalablevit_ref.networks import network_of
 from scalablevit_ref.testing.arrays import Comparison, compare_arrays
 from tests.support.browser import CHROMIUM, browser
 
@@ -43,9 +43,9 @@ def made(
 ) -> Report:
     """A report of all layers; `errors` gives the propagated and the isolated error of the i-th."""
     size = 112 if config is DIGITS else 224
-    shapes = tap_shapes(config, (2, config.in_chans, size, size))
+    shapes = network_of(config).layer_shapes((2, config.in_chans, size, size))
     rows = []
-    for i, name in enumerate(layers(config)):
+    for i, name in enumerate(network_of(config).layers()):
         propagated, isolated = (None if error is None else comparison(error) for error in errors(i))
         rows.append(Row(name, f"net.{name}", "b h w c", shapes[name], propagated, isolated))
     return Report("torch module", config, "both", "float64", 32, tuple(rows), **more)

@@ -20,7 +20,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "backends parameters",
         "ops checks formats",
         "attention cost images",
-        "network",
+        "layers network",
         "networks",
         "dialects",
         "checkpoints",

@@ -15,10 +15,10 @@ from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.compare.capture.captured import Captured, CaptureError
 from scalablevit_ref.compare.capture.files import of_arrays, open_trace
 from scalablevit_ref.compare.capture.names import expanded
-from scalablevit_ref.compare.mistakes.layers import layers
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.dialects.config import Config
-from scalablevit_ref.testing.traces import IMAGES, SUFFIXES
+from scalablevit_ref.layers import IMAGES
+from scalablevit_ref.networks import Network
+from scalablevit_ref.testing.traces import SUFFIXES
 
 
 def is_torch_module(candidate: Any) -> bool:
@@ -44,7 +44,7 @@ def told_config(candidate: Any) -> ScalableViTConfig | None:
 @contextmanager
 def capture(
     candidate: Any,
-    config: ScalableViTConfig | Config,
+    network: Network,
     images: np.ndarray | None,
     *,
     dtype: str | None = None,
@@ -53,28 +53,28 @@ def capture(
 ) -> Iterator[Captured]:
     """The candidate's layers, as long as its file is open. Raises CaptureError for what cannot be run or brings no layer."""
     if isinstance(candidate, str | Path) and Path(candidate).suffix in SUFFIXES:
-        with open_trace(Path(candidate), layers(config), names, images) as captured:
+        with open_trace(Path(candidate), network.layers(), names, images) as captured:
             yield captured
         return
     if isinstance(candidate, Mapping):
-        yield _of_mapping(candidate, config, images, names)
+        yield _of_mapping(candidate, network, images, names)
         return
     if images is None:
         raise CaptureError("images must be given for this candidate")
     if isinstance(candidate, str | Path) and Path(candidate).suffix == ".onnx":
         from scalablevit_ref.compare.capture.onnx import capture_onnx
 
-        yield capture_onnx(Path(candidate), config, images, names=names)
+        yield capture_onnx(Path(candidate), network, images, names=names)
     elif is_torch_module(candidate):
         from scalablevit_ref.compare.capture.torch import capture_torch
 
-        yield capture_torch(candidate, config, images, dtype=dtype, weights=weights, names=names)
+        yield capture_torch(candidate, network, images, dtype=dtype, weights=weights, names=names)
     elif is_flax_module(candidate):
         from scalablevit_ref.compare.capture.flax import capture_flax
 
-        yield capture_flax(candidate, config, images, dtype=dtype, weights=weights, names=names)
+        yield capture_flax(candidate, network, images, dtype=dtype, weights=weights, names=names)
     elif callable(candidate):
-        yield _of_function(candidate, config, images)
+        yield _of_function(candidate, network, images)
     else:
         raise CaptureError(
             f"the candidate is a {type(candidate).__name__}: expected a torch or Flax module, a function of the images, "
@@ -83,19 +83,19 @@ def capture(
 
 
 def _of_mapping(
-    trace: Mapping[str, Any], config: ScalableViTConfig | Config, images: np.ndarray | None, names: Mapping[str, str] | None = None
+    trace: Mapping[str, Any], network: Network, images: np.ndarray | None, names: Mapping[str, str] | None = None
 ) -> Captured:
-    known = layers(config)
+    known = network.layers()
     wanted = {IMAGES, *known, *expanded(names or {}, known).values()}
     arrays = {name: to_numpy(x) if name in wanted else x for name, x in trace.items()}
     return of_arrays(arrays, "the trace", known, names, images)
 
 
-def _of_function(function: Callable[[np.ndarray], Any], config: ScalableViTConfig | Config, images: np.ndarray) -> Captured:
+def _of_function(function: Callable[[np.ndarray], Any], network: Network, images: np.ndarray) -> Captured:
     """It gets b c h w images as a NumPy array and gives logits, or a mapping of layers' names to arrays."""
     start = time.perf_counter()
     found = function(images)
     seconds = time.perf_counter() - start
     taps = found if isinstance(found, Mapping) else {"logits": found}
-    captured = _of_mapping(taps, config, images)
+    captured = _of_mapping(taps, network, images)
     return Captured("function", captured.taps, captured.modules, images, captured.dtype, seconds=seconds)

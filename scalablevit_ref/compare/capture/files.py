@@ -15,7 +15,7 @@ from scalablevit_ref.errors import naming
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import values
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD
-from scalablevit_ref.testing.traces import IMAGES
+from scalablevit_ref.layers import IMAGES
 
 
 class StoredTaps(Mapping[str, np.ndarray]):

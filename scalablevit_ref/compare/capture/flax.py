@@ -17,9 +17,7 @@ from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.compare.capture import names as naming
 from scalablevit_ref.compare.capture.captured import Captured, CaptureError
 from scalablevit_ref.compare.capture.flax_modules import Ended, FlaxModel, Path, linen_model, nnx_model
-from scalablevit_ref.compare.mistakes.layers import shapes_of
-from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.dialects.config import Config
+from scalablevit_ref.networks import Network
 
 LAYOUTS = {"b h w c": (0, 2, 3, 1), "b c h w": (0, 1, 2, 3)}
 """How the candidate may take its images, and the axes of b c h w in that order."""
@@ -27,7 +25,7 @@ LAYOUTS = {"b h w c": (0, 2, 3, 1), "b c h w": (0, 1, 2, 3)}
 
 def capture_flax(
     model: Any,
-    config: ScalableViTConfig | Config,
+    network: Network,
     images: np.ndarray,
     *,
     dtype: str | None,
@@ -46,7 +44,7 @@ def capture_flax(
         layout, x, ran = _ran(m, state, images)
         known = {_canonical(path): path for path in m.paths | set(ran)}
         own = {_canonical(path): path for path in state}
-        mapping = None if names is None else _canonical_targets(names, known, config)
+        mapping = None if names is None else _canonical_targets(names, known, network)
         order = {path: place for place, path in enumerate(ran)}
         last = len(order)
         keys = sorted(own, key=lambda key: order.get(own[key][:-1], last))  # as they are used: JAX sorts them by name
@@ -59,8 +57,8 @@ def capture_flax(
                 for name, size in ((_canonical(path), size) for path, size in ran.items())
             ]
 
-        found, pairs = naming.aligned(known, own, modules, config, images.shape, mapping)
-        shapes = shapes_of(config)
+        found, pairs = naming.aligned(known, own, modules, network, images.shape, mapping)
+        shapes = network.parameter_shapes()
         for name, theirs in pairs.items():
             if weights is not None:
                 value = state[own[theirs]]
@@ -162,10 +160,10 @@ def _canonical(path: Path) -> str:
     return re.sub(r"(^|\.)(kernel|scale|embedding)$", r"\1weight", name)
 
 
-def _canonical_targets(names: Mapping[str, str], known: Mapping[str, Path], config: ScalableViTConfig | Config) -> dict[str, str]:
+def _canonical_targets(names: Mapping[str, str], known: Mapping[str, Path], network: Network) -> dict[str, str]:
     """A user's mapping, which has the candidate's own paths, to the paths as PyTorch would have them."""
     canonical = {_told(path): name for name, path in known.items()}
-    return {name: canonical[told] for name, told in naming.by_mapping(names, canonical, config).items()}
+    return {name: canonical[told] for name, told in naming.by_mapping(names, canonical, network).items()}
 
 
 def _turned(value: np.ndarray, path: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -9,9 +9,8 @@ from itertools import product
 from math import prod
 
 from scalablevit_ref.compare.capture.captured import CaptureError
-from scalablevit_ref.compare.mistakes.layers import layers, shapes_of, tap_shapes
-from scalablevit_ref.config import ScalableViTConfig, near_matches
-from scalablevit_ref.dialects.config import Config
+from scalablevit_ref.config import near_matches
+from scalablevit_ref.networks import Network
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ def aligned(
     paths: Iterable[str],
     params: Collection[str],
     ran: Callable[[], Sequence[Module]],
-    config: ScalableViTConfig | Config,
+    network: Network,
     images: Sequence[int],
     mapping: Mapping[str, str] | None,
 ) -> tuple[dict[str, str], dict[str, str]]:
@@ -40,16 +39,16 @@ def aligned(
     params: the names of its parameters. ran: gives the modules in the order in which they ended, where names do not tell.
     Raises CaptureError where a parameter has no partner.
     """
-    paths, shapes = set(paths), shapes_of(config)
-    found = by_name(paths, config)
-    first = next(iter(layers(config)))
+    paths, shapes = set(paths), network.parameter_shapes()
+    found = by_name(paths, network)
+    first = next(iter(network.layers()))
     prefix = found.get(first, first).removesuffix(first)
     if mapping is None and all(prefix + name in params for name in shapes):
         return found, {name: prefix + name for name in shapes}
     modules = ran()
-    found = found | by_mapping(mapping, paths, config) if mapping is not None else by_parameters(modules, config, images)
+    found = found | by_mapping(mapping, paths, network) if mapping is not None else by_parameters(modules, network, images)
     known = {module.path: module for module in modules}
-    pairs = parameter_names({name: path for name, path in found.items() if path in known}, known, config)
+    pairs = parameter_names({name: path for name, path in found.items() if path in known}, known, network)
     missing = [name for name in shapes if name not in pairs]
     if missing:
         raise CaptureError(
@@ -59,20 +58,20 @@ def aligned(
     return found, pairs
 
 
-def by_name(paths: Iterable[str], config: ScalableViTConfig | Config) -> dict[str, str]:
+def by_name(paths: Iterable[str], network: Network) -> dict[str, str]:
     """Canonical names to paths, where the paths are the official ones, perhaps all behind one prefix ("backbone.")."""
-    paths, names = set(paths), [name for name in layers(config) if name != "logits"]
+    paths, names = set(paths), [name for name in network.layers() if name != "logits"]
     prefixes = {path.removesuffix(names[0]) for path in paths if path.endswith(names[0])} | {""}
     found = [{name: prefix + name for name in names if prefix + name in paths} for prefix in sorted(prefixes)]
     return max(found, key=len)
 
 
-def by_mapping(mapping: Mapping[str, str], paths: Iterable[str], config: ScalableViTConfig | Config) -> dict[str, str]:
+def by_mapping(mapping: Mapping[str, str], paths: Iterable[str], network: Network) -> dict[str, str]:
     """A user's mapping of canonical names to paths; "{k}" and "{i}" stand for every stage and block.
 
     Raises CaptureError for a name or a path that there is not.
     """
-    paths, known, found = set(paths), layers(config), expanded(mapping, layers(config))
+    paths, known, found = set(paths), network.layers(), expanded(mapping, network.layers())
     for name, target in found.items():
         if name not in known:
             raise CaptureError(f"names: there is no layer {name!r}{near_matches(name, known)}")
@@ -94,14 +93,14 @@ def expanded(mapping: Mapping[str, str], known: Iterable[str]) -> dict[str, str]
     return found
 
 
-def by_parameters(modules: Sequence[Module], config: ScalableViTConfig | Config, images: Sequence[int]) -> dict[str, str]:
+def by_parameters(modules: Sequence[Module], network: Network, images: Sequence[int]) -> dict[str, str]:
     """Layers to modules that hold parameters of the same sizes and give as many values, in the order in which they ran.
 
     The longest sequence that is common to both; layers without a partner are left out.
     """
-    shapes, sizes = shapes_of(config), tap_shapes(config, images)
+    shapes, sizes = network.parameter_shapes(), network.layer_shapes(images)
     wanted = []
-    for name in layers(config):  # a block after its parts: in the order in which they end
+    for name in network.layers():  # a block after its parts: in the order in which they end
         own = tuple(sorted(prod(shape) for key, shape in shapes.items() if key.startswith(f"{name}.")))
         if own:
             wanted.append((name, (own, prod(sizes[name]))))
@@ -135,13 +134,13 @@ def _common(a: Sequence[object], b: Sequence[object]) -> list[tuple[int, int]]:
     return pairs
 
 
-def parameter_names(found: Mapping[str, str], modules: Mapping[str, Module], config: ScalableViTConfig | Config) -> dict[str, str]:
+def parameter_names(found: Mapping[str, str], modules: Mapping[str, Module], network: Network) -> dict[str, str]:
     """Official parameter names to the candidate's, for layers that were found: by the same local name, else by size and order.
 
     Raises CaptureError where a layer's parameters do not pair up.
     """
     pairs: dict[str, str] = {}
-    shapes = shapes_of(config)
+    shapes = network.parameter_shapes()
     for name, path in sorted(found.items(), key=lambda item: -item[0].count(".")):
         own = {key: shape for key, shape in shapes.items() if key.startswith(f"{name}.") and key not in pairs}
         theirs = dict(modules[path].shapes)

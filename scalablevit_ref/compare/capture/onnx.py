@@ -14,9 +14,8 @@ import numpy as np
 
 from scalablevit_ref.compare.capture import names as naming
 from scalablevit_ref.compare.capture.captured import Captured, CaptureError
-from scalablevit_ref.compare.mistakes.layers import POOL, layers, shapes_of, tap_shapes
-from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.dialects.config import Config
+from scalablevit_ref.layers import POOL
+from scalablevit_ref.networks import Network
 
 try:
     import onnx
@@ -35,9 +34,7 @@ VIEWS = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 Run = Callable[[Iterable[str]], dict[str, np.ndarray]]
 
 
-def capture_onnx(
-    path: Path, config: ScalableViTConfig | Config, images: np.ndarray, *, names: Mapping[str, str] | None
-) -> Captured:
+def capture_onnx(path: Path, network: Network, images: np.ndarray, *, names: Mapping[str, str] | None) -> Captured:
     """One run of the model. Its values are told from their names, else from the modules that torch's exporters note, else by sizes.
 
     Raises CaptureError for a file that cannot be read or run, or that takes other images; OSError.
@@ -56,12 +53,12 @@ def capture_onnx(
             return _run(model, list(dict.fromkeys(wanted)), {taken: x})
 
     with _one_line(path, "cannot be read"):
-        found, params = _aligned(graph, config, images.shape, names, modules, run)
+        found, params = _aligned(graph, network, images.shape, names, modules, run)
     source = {name: modules.get(place, place) for name, place in found.items()}
     start = time.perf_counter()
     values = run([*source.values(), result])
     seconds = time.perf_counter() - start
-    expected = tap_shapes(config, images.shape)
+    expected = network.layer_shapes(images.shape)
     misfits = [name for name in found if found[name] in modules and values[source[name]].size != prod(expected[name])]
     notes += [f"{found[name]} gives no value of the size of {name}, which is left out" for name in misfits]
     taps = {name: values[value] for name, value in source.items() if name not in misfits} | {"logits": values[result]}
@@ -129,16 +126,16 @@ def _sizes(graph: Any, values: Sequence[str], run: Run) -> dict[str, int]:
 
 def _aligned(
     graph: Any,
-    config: ScalableViTConfig | Config,
+    network: Network,
     images: Sequence[int],
     names: Mapping[str, str] | None,
     modules: Mapping[str, str],
     run: Run,
 ) -> tuple[dict[str, str], dict[str, np.ndarray] | None]:
     """Layers to modules or values, and the official parameters where the graph tells all of them."""
-    shapes, held, own = shapes_of(config), constants(graph), parameters(graph)
+    shapes, held, own = network.parameter_shapes(), constants(graph), parameters(graph)
     values = [value for node in graph.node for value in node.output if value]
-    mapped = naming.by_mapping(names or {}, {*values, *modules}, config)
+    mapped = naming.by_mapping(names or {}, {*values, *modules}, network)
 
     @cache
     def ran() -> list[naming.Module]:
@@ -153,14 +150,14 @@ def _aligned(
     inner = None if names is None else {name: target for name, target in mapped.items() if target in modules}
     pairs: dict[str, str] = {}
     try:
-        found, pairs = naming.aligned(modules, own, ran, config, images, inner)
+        found, pairs = naming.aligned(modules, own, ran, network, images, inner)
     except CaptureError:  # some parameters are told of no module; layers may be all the same
-        found = naming.by_name(modules, config)
+        found = naming.by_name(modules, network)
         if not found and names is None:
-            found = naming.by_parameters(ran(), config, images)
-    named = naming.by_name(values, config)
-    found |= (named if next(iter(layers(config))) in named else {}) | mapped
-    found = found or _by_sizes(graph, config, images, run)
+            found = naming.by_parameters(ran(), network, images)
+    named = naming.by_name(values, network)
+    found |= (named if next(iter(network.layers())) in named else {}) | mapped
+    found = found or _by_sizes(graph, network, images, run)
     if pairs:
         return found, {name: own[theirs].value().reshape(shapes[name]) for name, theirs in pairs.items()}
     if all(name in held and tuple(held[name].dims) == shape for name, shape in shapes.items()):
@@ -168,7 +165,7 @@ def _aligned(
     return found, None
 
 
-def _by_sizes(graph: Any, config: ScalableViTConfig | Config, images: Sequence[int], run: Run) -> dict[str, str]:
+def _by_sizes(graph: Any, network: Network, images: Sequence[int], run: Run) -> dict[str, str]:
     """Layers to values in their order, for each size that as many values have as layers; other sizes tell nothing."""
     live = {value.name for value in graph.input}
     values = []
@@ -177,8 +174,8 @@ def _by_sizes(graph: Any, config: ScalableViTConfig | Config, images: Sequence[i
             live |= set(node.output)
             values += [] if node.op_type in VIEWS else [value for value in node.output if value]
     sizes = _sizes(graph, values, run)
-    expected = tap_shapes(config, images)
-    table = layers(config)
+    expected = network.layer_shapes(images)
+    table = network.layers()
     wanted = [name for name in table if name not in (POOL, "logits") and not (name == "head" and "head.0" in table)]
     found: dict[str, str] = {}
     for size in {prod(expected[name]) for name in wanted}:

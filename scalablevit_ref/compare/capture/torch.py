@@ -16,9 +16,8 @@ from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.checkpoints import from_state_dict
 from scalablevit_ref.compare.capture import names as naming
 from scalablevit_ref.compare.capture.captured import Captured, CaptureError
-from scalablevit_ref.compare.mistakes.layers import shapes_of
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.dialects.config import Config
+from scalablevit_ref.networks import Network
 
 
 def config_of(model: nn.Module) -> ScalableViTConfig | None:
@@ -32,7 +31,7 @@ def config_of(model: nn.Module) -> ScalableViTConfig | None:
 
 def capture_torch(
     model: nn.Module,
-    config: ScalableViTConfig | Config,
+    network: Network,
     images: np.ndarray,
     *,
     dtype: str | None,
@@ -52,7 +51,7 @@ def capture_torch(
     x = torch.from_numpy(np.ascontiguousarray(images)).to(first.device, first.dtype)
 
     paths = [path for path, _ in model.named_modules() if path]
-    found, pairs = naming.aligned(paths, model.state_dict(), lambda: _ran(model, x), config, tuple(x.shape), names)
+    found, pairs = naming.aligned(paths, model.state_dict(), lambda: _ran(model, x), network, tuple(x.shape), names)
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     if weights is not None:
         _load(own, pairs, weights)
@@ -70,7 +69,7 @@ def capture_torch(
     seconds = time.perf_counter() - start
     if taps["logits"] is None:
         raise CaptureError("the candidate returns no array")
-    params = {name: _values(own[theirs]).reshape(shapes_of(config)[name]) for name, theirs in pairs.items()}
+    params = {name: _values(own[theirs]).reshape(network.parameter_shapes()[name]) for name, theirs in pairs.items()}
     return Captured(
         "torch module",
         {name: _values(value) for name, value in taps.items()},

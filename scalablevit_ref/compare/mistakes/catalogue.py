@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
-from scalablevit_ref.compare.mistakes.layers import OFFICIAL, Kind, Wiring
 from scalablevit_ref.compare.mistakes.slips import NONE, Variation
+from scalablevit_ref.layers import OFFICIAL, Kind, Wiring
 
 
 @dataclass(frozen=True)

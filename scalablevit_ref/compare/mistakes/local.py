@@ -7,12 +7,10 @@ from functools import cache
 
 import numpy as np
 
-from scalablevit_ref.compare.mistakes.layers import OFFICIAL, Layer, Wiring, layers
 from scalablevit_ref.compare.mistakes.slips import NONE, Variation
 from scalablevit_ref.compare.mistakes.variations import run
-from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.dialects.config import Config
-from scalablevit_ref.testing.traces import IMAGES
+from scalablevit_ref.layers import IMAGES, OFFICIAL, Layer, Wiring
+from scalablevit_ref.networks import Network
 
 
 class Local:
@@ -24,16 +22,16 @@ class Local:
 
     def __init__(
         self,
-        config: ScalableViTConfig | Config,
+        network: Network,
         params: Mapping[str, np.ndarray],
         images: np.ndarray,
         names: Iterator[str] | set[str],
         tap: Callable[[str], np.ndarray],
     ) -> None:
-        self.config, self.names, self.tap = config, frozenset(names), tap
+        self.network, self.names, self.tap = network, frozenset(names), tap
         self.params = {name: np.asarray(value, np.float64) for name, value in params.items()}
         self.images = np.asarray(images, np.float64)
-        self.table = cache(lambda wiring: layers(config, wiring))
+        self.table = cache(network.layers)
 
     def output(self, name: str, variation: Variation = NONE, wiring: Wiring = OFFICIAL) -> np.ndarray:
         """What the reference's layer, changed so, makes of the candidate's own input. KeyError if this wiring has no such layer."""

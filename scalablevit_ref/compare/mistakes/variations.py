@@ -13,7 +13,6 @@ from einops import rearrange
 
 from scalablevit_ref import ops
 from scalablevit_ref.attention import SSA_NORM_EPS
-from scalablevit_ref.compare.mistakes.layers import Layer
 from scalablevit_ref.compare.mistakes.port_variations import PORT_KINDS
 from scalablevit_ref.compare.mistakes.slips import (
     INTERLEAVED,
@@ -29,8 +28,8 @@ from scalablevit_ref.compare.mistakes.slips import (
     padded,
     scale_of,
 )
+from scalablevit_ref.layers import IMAGES, Layer
 from scalablevit_ref.parameters import modules
-from scalablevit_ref.testing.traces import IMAGES
 
 
 def run(layer: Layer, x: Array, params: Mapping[str, Array], v: Variation = NONE) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.checks import map_sizes
-from scalablevit_ref.compare.mistakes.layers import POOL, Layer
+from scalablevit_ref.layers import POOL, Layer
 
 Params = dict[str, np.ndarray]
 Table = dict[str, Layer]

@@ -10,9 +10,10 @@ import numpy as np
 
 import scalablevit_ref as sv
 from scalablevit_ref import digits
-from scalablevit_ref.compare.mistakes.layers import Wiring, shapes_of
 from scalablevit_ref.dialects import vit_pytorch
 from scalablevit_ref.dialects.config import is_norm_bias
+from scalablevit_ref.layers import Wiring
+from scalablevit_ref.networks import network_of
 from scalablevit_ref.testing import random_images, random_params, relative_l2
 from tests.programs.divergences.changes import CHANGES, OTHER_PORT_CHANGES, PORT_CHANGES, TOGETHER, Change, Params
 from tests.programs.divergences.network import all_logits
@@ -112,7 +113,7 @@ def _random(bench: Bench) -> dict[str, float]:
     for network, odd in sorted({(change.network, change.odd) for change in CHANGES.values()}):
         config, even_size, odd_size = bench.networks[network]
         config, size = (replace(config, pad_windows=True), odd_size) if odd else (config, even_size)
-        params, images = random_params(shapes_of(config)), random_images((2, config.in_chans, size, size))
+        params, images = random_params(network_of(config).parameter_shapes()), random_images((2, config.in_chans, size, size))
         logits = all_logits(config, params, images, _chosen(odd, network))
         found |= {name: _error(other, logits[""]) for name, other in logits.items() if name}
     return found

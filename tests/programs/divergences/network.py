@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.compare.mistakes.layers import OFFICIAL, Layer, Wiring, layers
 from scalablevit_ref.compare.mistakes.slips import Variation
 from scalablevit_ref.compare.mistakes.variations import run
-from scalablevit_ref.testing.traces import IMAGES
+from scalablevit_ref.layers import IMAGES, OFFICIAL, Layer, Wiring
+from scalablevit_ref.networks import network_of
 from tests.programs.divergences.changes import Change, Params
 
 
@@ -24,7 +24,7 @@ class Network:
         changes = tuple(changes)
         for change in changes:
             config, wiring = replace(config, **change.config), replace(wiring, **change.wiring)  # type: ignore[arg-type]
-        self.table = layers(config, wiring)
+        self.table = network_of(config).layers(wiring)
         for change in changes:
             self.table, params = change.edit(self.table, config, size), change.params(params, config)
         self.variations = {name: self._variation(layer, changes) for name, layer in self.table.items()}

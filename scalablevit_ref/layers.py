@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from scalablevit_ref.config import MLP_HEAD_WIDTH, ScalableViTConfig
-from scalablevit_ref.dialects.config import Config, shapes
-from scalablevit_ref.parameters import Shapes, block_kind, parameter_shapes
-from scalablevit_ref.testing.traces import IMAGES
+from scalablevit_ref.parameters import Shapes, block_kind
 
 Kind = Literal[
     "patch_embed",
@@ -36,6 +34,9 @@ Kind = Literal[
     "head_norm",
 ]
 """The second row are vit_pytorch's."""
+
+IMAGES = "images"
+"""The network's input, in a table of layers and in a trace."""
 
 POOL = "pool"
 """The mean over tokens, which no module of the official network has a name for."""
@@ -71,12 +72,8 @@ class Wiring:
 OFFICIAL = Wiring()
 
 
-def layers(config: ScalableViTConfig | Config, wiring: Wiring = OFFICIAL) -> dict[str, Layer]:
+def layers(config: ScalableViTConfig, wiring: Wiring = OFFICIAL) -> dict[str, Layer]:
     """Every layer by the name of its tap, in the order of `trace`; with `pool`, which is no tap."""
-    if isinstance(config, Config):
-        from scalablevit_ref.compare.mistakes.port_layers import port_layers
-
-        return port_layers(config, wiring)
     table: dict[str, Layer] = {}
 
     def add(name: str, kind: Kind, *sources: str, **settings: Any) -> str:
@@ -101,17 +98,8 @@ def layers(config: ScalableViTConfig | Config, wiring: Wiring = OFFICIAL) -> dic
     return table
 
 
-def shapes_of(config: ScalableViTConfig | Config) -> Shapes:
-    """Name and shape of every parameter, under the official names, or vit_pytorch's."""
-    return shapes(config) if isinstance(config, Config) else parameter_shapes(config)
-
-
-def tap_shapes(config: ScalableViTConfig | Config, images: Sequence[int]) -> dict[str, tuple[int, ...]]:
+def layer_shapes(config: ScalableViTConfig, images: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """The shape of every layer's output, b h w c or b c, for images of shape b c h w."""
-    if isinstance(config, Config):
-        from scalablevit_ref.compare.mistakes.port_layers import port_tap_shapes
-
-        return port_tap_shapes(config, images)
     batch, _, h, w = images
     features = config.embed_dims[-1]
     hidden = {"head.0": MLP_HEAD_WIDTH, "head.1": MLP_HEAD_WIDTH, "head.2": MLP_HEAD_WIDTH} if config.head == "mlp" else {}

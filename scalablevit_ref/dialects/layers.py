@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scalablevit_ref.compare.mistakes.layers import Kind, Layer, Wiring
 from scalablevit_ref.dialects.config import Config
-from scalablevit_ref.testing.traces import IMAGES
+from scalablevit_ref.layers import IMAGES, Kind, Layer, Wiring
 
 
-def port_layers(config: Config, wiring: Wiring) -> dict[str, Layer]:
+def layers(config: Config, wiring: Wiring) -> dict[str, Layer]:
     table: dict[str, Layer] = {}
 
     def add(name: str, kind: Kind, *sources: str, **settings: object) -> str:
@@ -44,12 +43,12 @@ def port_layers(config: Config, wiring: Wiring) -> dict[str, Layer]:
     return table
 
 
-def port_tap_shapes(config: Config, images: Sequence[int]) -> dict[str, tuple[int, ...]]:
+def layer_shapes(config: Config, images: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """The shape of every layer's output, b h w c or b c."""
     batch, _, h, w = images
     shapes: dict[str, tuple[int, ...]] = {}
     h, w, dim = -(-h // 4), -(-w // 4), config.dim
-    for name in port_layers(config, Wiring(last_norm="there")):
+    for name in layers(config, Wiring(last_norm="there")):
         if name in ("mlp_head.0", "mlp_head.1"):
             shapes[name] = (batch, dim)
         elif name in ("mlp_head.2", "logits"):

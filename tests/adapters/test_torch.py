@@ -183,12 +183,18 @@ def test_stochastic_depth() -> None:
     assert blocks[-1].drop_path.rate == pytest.approx(0.3)
 
 
+def distinct(rows: torch.Tensor) -> int:
+    """How many of the rows differ by more than the order of sums, which need not be the same for each image of a batch."""
+    near = (rows[:, None] - rows[None]).abs().amax(dim=-1) < 1e-5
+    return int((near.int().argmax(dim=1) == torch.arange(len(rows))).sum())
+
+
 def test_stochastic_depth_drops_both_branches() -> None:
     """Of one image 64 times over: if only attentions or only MLPs were dropped, three blocks could give but 2³ results."""
     torch.manual_seed(0)
     same = images(1).expand(64, -1, -1, -1)
-    assert len(module(drop_path_rate=0.6).train()(same).unique(dim=0)) > 8
-    assert len(module().train()(same).unique(dim=0)) == 1
+    assert distinct(module(drop_path_rate=0.6).train()(same)) > 8
+    assert distinct(module().train()(same)) == 1
 
 
 def test_dropout_of_embeddings_and_outputs() -> None:

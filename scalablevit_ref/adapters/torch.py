@@ -11,10 +11,11 @@ from einops import rearrange, reduce
 
 from scalablevit_ref.adapters import extra
 from scalablevit_ref.backends import to_backend
+from scalablevit_ref.blocks import patch_embed, peg
 from scalablevit_ref.checkpoints import load_checkpoint
-from scalablevit_ref.checks import check_image_size, check_map, check_shapes
+from scalablevit_ref.checks import check_map, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, variant
-from scalablevit_ref.network import patch_embed, peg
+from scalablevit_ref.image_sizes import check_image_size
 from scalablevit_ref.parameters import children, init_params, parameter_shapes
 
 with extra("torch"):

@@ -11,8 +11,8 @@ from einops import rearrange
 
 from scalablevit_ref.attention import Attend, iwsa, ssa
 from scalablevit_ref.config import BlockKind, ScalableViTConfig, near_matches
-from scalablevit_ref.network import scalable_vit
-from scalablevit_ref.ops import attention
+from scalablevit_ref.network import attention_settings, scalable_vit
+from scalablevit_ref.ops import softmax
 from scalablevit_ref.parameters import block_kind
 
 
@@ -93,33 +93,32 @@ def layer_attention(images: np.ndarray, params: Mapping[str, np.ndarray], config
     prefix = f"{layer}.attn."
     own = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
     run = _ssa if block_kind(i) == "ssa" else _iwsa
-    return LayerAttention(layer, block_kind(i), stride=config.strides[k], logits=logits, **run(inputs["x"], own, config, k))
+    found = run(inputs["x"], own, attention_settings(config, k, i))
+    return LayerAttention(layer, block_kind(i), stride=config.strides[k], logits=logits, **found)
 
 
 def _keeping(kept: list[np.ndarray]) -> Attend:
-    """`attention` that keeps its weights: what it makes of values that are the unit vectors."""
+    """`ops.attention` that keeps its weights."""
 
     def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, scale: float) -> Any:
-        keys = k.shape[-2]
-        kept.append(attention(q, k, np.broadcast_to(np.eye(keys, dtype=k.dtype), (*k.shape[:-1], keys)), scale=scale))
-        return attention(q, k, v, scale=scale)
+        weights = softmax(q @ rearrange(k, "... m d -> ... d m") * scale)
+        kept.append(weights)
+        return weights @ v
 
     return attend
 
 
-def _ssa(x: np.ndarray, params: Mapping[str, np.ndarray], config: ScalableViTConfig, k: int) -> dict[str, Any]:
+def _ssa(x: np.ndarray, params: Mapping[str, np.ndarray], settings: dict[str, Any]) -> dict[str, Any]:
     kept: list[np.ndarray] = []
-    settings: dict[str, Any] = {"num_heads": config.num_heads[k], "sr_ratio": config.sr_ratios[k], "c_ratio": config.c_ratios[k]}
-    ssa(x, params, **settings, values=config.ssa_values, scale=config.ssa_scale, attend=_keeping(kept))
-    s, h = config.sr_ratios[k], x.shape[1]
+    ssa(x, params, **settings, attend=_keeping(kept))
+    s, h = settings["sr_ratio"], x.shape[1]
     return {"span": s, "weights": rearrange(kept[0], "b heads (h w) (kh kw) -> b heads h w kh kw", h=h, kh=h // s)}
 
 
-def _iwsa(x: np.ndarray, params: Mapping[str, np.ndarray], config: ScalableViTConfig, k: int) -> dict[str, Any]:
+def _iwsa(x: np.ndarray, params: Mapping[str, np.ndarray], settings: dict[str, Any]) -> dict[str, Any]:
     """With `proj` the identity, `iwsa` gives Z + F(V); without LIM's kernel that is Z, with an attention that gives zeros F(V)."""
     kept: list[np.ndarray] = []
-    p, (h, w, c) = config.window_sizes[k], x.shape[1:]
-    settings: dict[str, Any] = {"num_heads": config.num_heads[k], "window_size": p, "pad": config.pad_windows}
+    p, (h, w, c) = settings["window_size"], x.shape[1:]
     unprojected = dict(params) | {"proj.weight": np.eye(c, dtype=x.dtype), "proj.bias": np.zeros(c, x.dtype)}
     no_lim = {name: np.zeros_like(value) for name, value in params.items() if name.startswith("lim_func.")}
     values = iwsa(x, unprojected | no_lim, **settings, attend=_keeping(kept))

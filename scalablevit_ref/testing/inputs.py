@@ -12,11 +12,12 @@ import numpy as np
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.checkpoints import Checkpoint, load_checkpoint
-from scalablevit_ref.checks import check_image_size, check_shapes, usual_image_size
+from scalablevit_ref.checks import check_shapes
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.config import variant as named_variant
 from scalablevit_ref.dialects import flax_port
 from scalablevit_ref.dialects.config import Config, check_size, is_norm_bias
+from scalablevit_ref.image_sizes import check_image_size, usual_image_size
 from scalablevit_ref.testing.capture import Captured, CaptureError
 from scalablevit_ref.testing.capture.dispatch import is_flax_module, is_torch_module, told_config
 from scalablevit_ref.testing.capture.files import check_images, open_trace

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.backends import to_numpy
+from scalablevit_ref.blocks import Tap
 from scalablevit_ref.checkpoints.errors import CheckpointError, naming
 from scalablevit_ref.checkpoints.files import open_file
 from scalablevit_ref.checkpoints.inference import config_from_json
 from scalablevit_ref.checkpoints.stored import values
 from scalablevit_ref.checkpoints.writing import Contents, write_file
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.network import Tap, scalable_vit, stage_features
+from scalablevit_ref.network import scalable_vit, stage_features
 from scalablevit_ref.testing.layers import IMAGES
 
 SUFFIXES = (".npz", ".safetensors")

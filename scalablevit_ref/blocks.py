@@ -65,7 +65,7 @@ def iwsa_block(
     """The block whose attention is `iwsa`: `stages.k.i`, i even. The arguments are those of `block`."""
     check_iwsa(x, params, num_heads=num_heads, window_size=window_size, pad=pad, in_block=True)
     attn = partial(iwsa, num_heads=num_heads, window_size=window_size, pad=pad, attend=attend)
-    return residual_block(x, params, attn, norm_eps, activation, tap)
+    return residual_block(x, params, attn, norm_eps=norm_eps, activation=activation, tap=tap)
 
 
 def ssa_block(
@@ -85,13 +85,20 @@ def ssa_block(
     """The block whose attention is `ssa`: `stages.k.i`, i odd. The arguments are those of `block`."""
     settings: Any = {"num_heads": num_heads, "sr_ratio": sr_ratio, "c_ratio": c_ratio, "values": values, "ssa_scale": ssa_scale}
     check_ssa(x, params, **settings, in_block=True)
-    return residual_block(x, params, partial(ssa, **settings, attend=attend), norm_eps, activation, tap)
+    attn = partial(ssa, **settings, attend=attend)
+    return residual_block(x, params, attn, norm_eps=norm_eps, activation=activation, tap=tap)
 
 
 def residual_block(
-    x: Float[Array, "b h w c"], params: Params, attn: Callable[..., Array], norm_eps: float, activation: Activation, tap: Tap
+    x: Float[Array, "b h w c"],
+    params: Params,
+    attn: Callable[[Array, Params], Array],
+    *,
+    norm_eps: float,
+    activation: Activation = gelu,
+    tap: Tap = untapped,
 ) -> Float[Array, "b h w c"]:
-    """x += attn(norm1(x)); x += mlp(norm2(x))."""
+    """x += attn(norm1(x)); x += mlp(norm2(x)), of input that is checked; `attn` is `iwsa` or `ssa` with its settings."""
     p = children(params)
     y = tap("norm1", layer_norm(x, **p["norm1"], eps=norm_eps))
     x = x + tap("attn", attn(y, p["attn"]))

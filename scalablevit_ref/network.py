@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 from einops import rearrange, reduce
 
 from scalablevit_ref._typing import Array, Float, Params
+from scalablevit_ref.attention import iwsa, ssa
 from scalablevit_ref.backends import in_groups
-from scalablevit_ref.blocks import Tap, block, patch_embed, peg, untapped
+from scalablevit_ref.blocks import Tap, patch_embed, peg, residual_block, untapped
 from scalablevit_ref.checks import check_network
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.ops import gelu, layer_norm, linear
@@ -82,9 +83,9 @@ def stage_maps(
         blocks = children(stages[stage])  # by number, not in the mapping's order: jax.jit sorts its keys
         for i in range(config.depths[k]):
             name = f"stages.{k}.{i}"
-            settings = attention_settings(config, k, i)
+            attn = partial(iwsa if block_kind(i) == "iwsa" else ssa, **attention_settings(config, k, i))
             part = partial(_tap_part, tap, name)
-            x = tap(name, block(x, blocks[str(i)], kind=block_kind(i), **settings, norm_eps=config.norm_eps, tap=part))
+            x = tap(name, residual_block(x, blocks[str(i)], attn, norm_eps=config.norm_eps, tap=part))
             if i == 0:
                 x = tap(f"pos_block.{k}", peg(x, pegs[stage]))
         if config.stage_norms:

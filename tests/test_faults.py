@@ -58,7 +58,7 @@ def test_planting_reaches_every_module_that_has_the_function(monkeypatch: pytest
     plant(monkeypatch, "tanh GELU")
     assert ops.gelu is attention.gelu is network.gelu is not right
     plant(monkeypatch, "no LIM")
-    assert sv.iwsa is attention.iwsa is blocks.iwsa
+    assert sv.iwsa is attention.iwsa is blocks.iwsa is network.iwsa
     monkeypatch.undo()
     assert ops.gelu is attention.gelu is network.gelu is right
 

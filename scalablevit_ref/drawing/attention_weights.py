@@ -20,11 +20,23 @@ from scalablevit_ref.parameters import block_kind
 class LayerAttention:
     """What the attention of block `layer` does with a batch of images.
 
-    weights: "b heads h w kh kw": what the query at token (h, w) gives to each of its keys; they sum to one. SSA's keys are the
-        s × s tiles of the map, for all queries the same; IWSA's are the p × p tokens of the query's window.
-    span: s of SSA, p of IWSA. stride: pixels from token to token.
-    lim, values: of IWSA, the lengths |F(V)| and |Z| of what LIM and the windows' attention add up at each token, "b h w".
-    logits: what the network says, "b classes".
+    Parameters
+    ----------
+    layer : str
+        `stages.k.i`.
+    kind : "iwsa" or "ssa"
+        Of the block.
+    span : int
+        s of SSA, p of IWSA, in tokens.
+    stride : int
+        Pixels from token to token.
+    weights : b heads h w kh kw
+        What the query at token (h, w) gives to each of its keys; they sum to one. SSA's keys are the s × s tiles of the map, for
+        all queries the same; IWSA's are the p × p tokens of the query's window.
+    logits : b classes
+        What the network says.
+    lim, values : b h w, optional
+        Of IWSA, the lengths |F(V)| and |Z| of what LIM and the windows' attention add up at each token.
     """
 
     layer: str
@@ -73,9 +85,21 @@ def attention_layers(config: ScalableViTConfig) -> list[str]:
 def layer_attention(images: np.ndarray, params: Mapping[str, np.ndarray], config: ScalableViTConfig, layer: str) -> LayerAttention:
     """Run the network on images "b c h w" and keep the attention weights of one block.
 
-    layer: `stages.k.i`, or `stages.k.i.attn`.
+    Parameters
+    ----------
+    images : b c h w
+        Of the network's channels.
+    params : mapping
+        The network's parameters under their official names.
+    config : ScalableViTConfig
+        The network.
+    layer : str
+        `stages.k.i`, or `stages.k.i.attn`.
 
-    Raises ValueError for a layer that the network does not have, and what `scalable_vit` raises.
+    Raises
+    ------
+    ValueError
+        For a layer that the network does not have, and what `scalable_vit` raises.
     """
     layer = layer.removesuffix(".attn")
     known = attention_layers(config)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from scalablevit_ref.blocks import Tap, untapped
 from scalablevit_ref.checks import check_shapes
 from scalablevit_ref.dialects import flax_port
 from scalablevit_ref.dialects.config import Config, check_size, is_norm_bias, shapes
 from scalablevit_ref.dialects.layers import layer_shapes, layers
 from scalablevit_ref.dialects.vit_pytorch import scalable_vit
 from scalablevit_ref.layers import OFFICIAL, Layer, Wiring
-from scalablevit_ref.network import Tap, untapped
 from scalablevit_ref.networks import Network, network_of
 from scalablevit_ref.parameters import Shapes
 

@@ -183,18 +183,17 @@ def test_stochastic_depth() -> None:
     assert blocks[-1].drop_path.rate == pytest.approx(0.3)
 
 
-def distinct(rows: torch.Tensor) -> int:
-    """How many of the rows differ by more than the order of sums, which need not be the same for each image of a batch."""
-    near = (rows[:, None] - rows[None]).abs().amax(dim=-1) < 1e-5
-    return int((near.int().argmax(dim=1) == torch.arange(len(rows))).sum())
-
-
 def test_stochastic_depth_drops_both_branches() -> None:
     """Of one image 64 times over: if only attentions or only MLPs were dropped, three blocks could give but 2³ results."""
     torch.manual_seed(0)
-    same = images(1).expand(64, -1, -1, -1)
-    assert distinct(module(drop_path_rate=0.6).train()(same)) > 8
-    assert distinct(module().train()(same)) == 1
+    same = images(1, "float64").expand(64, -1, -1, -1)
+
+    def results(**options: Any) -> int:
+        y = module("float64", **options).train()(same).detach()
+        return len(y.round(decimals=9).unique(dim=0))  # a matrix product may round its rows in different ways
+
+    assert results(drop_path_rate=0.6) > 8
+    assert results() == 1
 
 
 def test_dropout_of_embeddings_and_outputs() -> None:

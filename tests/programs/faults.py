@@ -16,12 +16,12 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -51,7 +51,7 @@ class Fault:
 
 
 iwsa, ssa = partial(Edit, "attention:iwsa"), partial(Edit, "attention:ssa")
-block, layer_norm = partial(Edit, "network:block"), partial(Edit, "ops:layer_norm")
+block, layer_norm = partial(Edit, "blocks:residual_block"), partial(Edit, "ops:layer_norm")
 
 
 def gelu(tanh_of: str) -> Edit:
@@ -71,8 +71,10 @@ WINDOWS_BY_COLUMN = (
     'z = rearrange(z, "b (gh gw) ... -> b gh gw ...", gh=x.shape[1] // window_size)\n    '
 )
 NORM_1, NORM_2 = ('layer_norm(x, **p["norm1"], eps=norm_eps)', 'layer_norm(x, **p["norm2"], eps=norm_eps)')
+ATTN = 'tap("attn", attn(y, p["attn"]))'
+MLP = 'tap("mlp", mlp(y, p["mlp"], activation=activation))'
 GELU_OF_NORM = 'gelu(layer_norm(y, **p["norm_act.0"], eps=SSA_NORM_EPS))'
-SSA_SCALE = '(head_dim * c_ratio if scale == "scaled" else head_dim) ** -0.5'
+SSA_SCALE = "width**-0.5"
 
 FAULTS = {
     "tanh GELU": Fault((gelu("(2 / 3.141592653589793) ** 0.5 * (magnitude + 0.044715 * magnitude**3)"),), ("ops:01_gelu",)),
@@ -104,14 +106,13 @@ FAULTS = {
     "SSA without act": Fault((ssa(GELU_OF_NORM, GELU_OF_NORM.removeprefix("gelu(").removesuffix(")")),), ("ssa:20",)),
     "SSA scale by d": Fault((ssa(SSA_SCALE, "head_dim**-0.5"),), ("ssa:20",)),
     "no scale": Fault((iwsa("(c / num_heads) ** -0.5", "1.0"), ssa(SSA_SCALE, "1.0")), ("iwsa:08", "ssa:19")),
-    "PEG without identity": Fault((Edit("network:peg", "return x + conv2d", "return conv2d"),), ("block:25",)),
-    "PEG after block 2": Fault((Edit("network:stage_features", "if i == 0:", "if i == 1:"),), ("network:01_every",)),
+    "PEG without identity": Fault((Edit("blocks:peg", "return x + conv2d", "return conv2d"),), ("block:25",)),
+    "PEG after block 2": Fault((Edit("network:stage_maps", "if i == 0:", "if i == 1:"),), ("network:01_every",)),
     "post-norm": Fault((
         block(f'y = tap("norm1", {NORM_1})', "y = x"),
-        block('x = x + tap("attn", y)', 'x = x + tap("attn", y)\n    x = tap("norm1", ' + NORM_1 + ")"),
+        block(f"x = x + {ATTN}", f'x = x + {ATTN}\n    x = tap("norm1", {NORM_1})'),
         block(f'y = tap("norm2", {NORM_2})', "y = x"),
-        block('return x + tap("mlp", mlp(y, p["mlp"]))',
-              'x = x + tap("mlp", mlp(y, p["mlp"]))\n    return tap("norm2", ' + NORM_2 + ")"),
+        block(f"return x + {MLP}", f'x = x + {MLP}\n    return tap("norm2", {NORM_2})'),
     ), ("block:24",)),
 }  # fmt: skip
 
@@ -124,8 +125,20 @@ def plant(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         right = getattr(module, attribute)
         faulty = edited(right, [edit for edit in FAULTS[name].edits if edit.function == function])
         for holder in [m for m in list(sys.modules.values()) if getattr(m, "__name__", "").startswith("scalablevit_ref")]:
-            for held in [key for key, value in vars(holder).items() if value is right]:
-                monkeypatch.setattr(holder, held, faulty)
+            for held, value in list(vars(holder).items()):
+                if value is right:
+                    monkeypatch.setattr(holder, held, faulty)
+                for defaults in keyword_defaults(value):
+                    for setting in [setting for setting, default in defaults.items() if default is right]:
+                        monkeypatch.setitem(defaults, setting, faulty)
+
+
+def keyword_defaults(value: object) -> Iterator[dict[str, Any]]:
+    """Of a function and of what it wraps: `activation=gelu` holds the right function too."""
+    while isinstance(value, FunctionType):
+        if value.__kwdefaults__:
+            yield value.__kwdefaults__
+        value = getattr(value, "__wrapped__", None)
 
 
 def edited(function: Callable[..., Any], edits: list[Edit]) -> Callable[..., Any]:

@@ -100,7 +100,7 @@ def _decorate(code: str, names: list[str]) -> str:
 
 def _for_types_only(before: str, after: str) -> bool:
     """Whether the change is one that only a type checker sees: an alias, a variable of types, or the type that `cast` names."""
-    without = re.compile(r'cast\((?:"\w+"|None), ')
+    without = re.compile(r'cast\((?:"[^"]*"|None), ')
     alias = re.match(r"\w+ = (Literal\[|dict\[|Callable\[|ParamSpec\(|TypeVar\()", before)
     return alias is not None or without.sub("cast(", before) == without.sub("cast(", after)
 

@@ -8,37 +8,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalablevit_ref.compare.mistakes.catalogue import Hypothesis, hypotheses
-from scalablevit_ref.compare.mistakes.local import Local
+from scalablevit_ref.compare.mistakes.catalogue import likely
+from scalablevit_ref.compare.mistakes.layerwise import Local
+from scalablevit_ref.edits import Mistake
 from scalablevit_ref.testing.tolerances import EPS, relative_l2
 
 PAIRED = 6
-"""Of so many of the changes that help most, each is tried together with every other."""
+"""Single mistakes, those that leave least of the error, that are each tried together with every other."""
 
 PAIRS_SECONDS = 20
-"""Unless that would take longer."""
+"""Longest that the pairs of mistakes of one layer may take, in seconds, as estimated; else none is tried."""
 
 SMALL = 8
-"""So many layers between two taps have their parameters tried one by one."""
+"""Most layers between two taps whose parameters are tried one by one."""
 
 HELPS = 0.5
-"""A change that leaves less than this share of the error is worth telling, where none explains it."""
+"""Largest share of the error that a mistake may leave to be worth telling, where none explains the whole."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A hypothesis on one layer: the error without the change and with it, in eps of the candidate's dtype."""
+    """A mistake tried on one layer: the error without it and with it, in eps of the candidate's dtype."""
 
     layer: str
-    hypothesis: Hypothesis
+    mistake: Mistake
     before: float
     after: float
     explains: bool
 
     def __str__(self) -> str:
         if self.explains:
-            return f"{self.layer}: matches to {eps_said(self.after)} if {self.hypothesis.words}"
-        return f"{self.layer}: the error falls from {eps_said(self.before)} to {eps_said(self.after)} if {self.hypothesis.words}"
+            return f"{self.layer}: matches to {eps_said(self.after)} if {self.mistake.words}"
+        return f"{self.layer}: the error falls from {eps_said(self.before)} to {eps_said(self.after)} if {self.mistake.words}"
 
 
 def eps_said(error: float) -> str:
@@ -53,33 +54,33 @@ def diagnose(
     *,
     dtype: str,
     tolerance: float,
-    known: Iterable[Hypothesis] = (),
+    known: Iterable[Mistake] = (),
     search: bool = True,
 ) -> list[Finding]:
     """What explains the output `actual` of layer `name`, best first; if nothing does, what comes nearest; empty if nothing helps.
 
-    known: hypotheses that explained other layers; where some explain this one too, no others are tried. search: whether others are.
+    known: mistakes that explained other layers; where some explain this one too, no others are tried. search: whether others are.
     """
     eps = EPS[dtype]
     start = time.perf_counter()
     before = relative_l2(actual, local.output(name)) / eps
     took = time.perf_counter() - start
 
-    def tried(some: Iterable[Hypothesis]) -> Iterator[Finding]:
-        for hypothesis in some:
-            after = _error(local, name, actual, hypothesis) / eps
-            yield Finding(name, hypothesis, before, after, after <= tolerance)
+    def tried(some: Iterable[Mistake]) -> Iterator[Finding]:
+        for mistake in some:
+            after = _error(local, name, actual, mistake) / eps
+            yield Finding(name, mistake, before, after, after <= tolerance)
 
     explaining = [finding for finding in tried(known) if finding.explains]
     if explaining or not search:
         return explaining
     inside = local.inside(name)
-    kinds = frozenset(layer.kind for layer in inside.values())
-    singles = list(tried(hypotheses(kinds, local.own_params(*inside) if len(inside) <= SMALL else {})))
+    params = local.own_params(*inside) if len(inside) <= SMALL else {}
+    singles = list(tried(likely(local.network, inside.values(), params)))
     best = _best(singles)
     if (not best or not best[0].explains) and PAIRED * len(singles) * took < PAIRS_SECONDS:
         helpful = sorted(singles, key=lambda finding: finding.after)[:PAIRED]
-        best = _best([*singles, *tried(_pairs([f.hypothesis for f in helpful], [f.hypothesis for f in singles]))])
+        best = _best([*singles, *tried(_pairs([f.mistake for f in helpful], [f.mistake for f in singles]))])
     return best
 
 
@@ -92,7 +93,7 @@ def _best(findings: list[Finding]) -> list[Finding]:
     return [f for f in findings if f.after < HELPS * f.before][:3]
 
 
-def _pairs(some: list[Hypothesis], others: list[Hypothesis]) -> Iterator[Hypothesis]:
+def _pairs(some: list[Mistake], others: list[Mistake]) -> Iterator[Mistake]:
     seen = set()
     for a in some:
         for b in others:
@@ -106,11 +107,11 @@ def _pairs(some: list[Hypothesis], others: list[Hypothesis]) -> Iterator[Hypothe
                 continue
 
 
-def _error(local: Local, name: str, actual: np.ndarray, hypothesis: Hypothesis) -> float:
-    """The relative error with the change; infinite where it gives another shape, or none at all."""
+def _error(local: Local, name: str, actual: np.ndarray, mistake: Mistake) -> float:
+    """The relative error with the mistake; infinite where it gives another shape, or none at all."""
     try:
         with np.errstate(all="ignore"):
-            changed = local.output(name, hypothesis.variation, hypothesis.wiring)
+            changed = local.output(name, mistake)
     except (KeyError, ValueError):  # the wiring has no such layer, or its sources do not fit each other
         return float("inf")
     return relative_l2(actual, changed) if changed.shape == actual.shape else float("inf")

@@ -16,11 +16,12 @@ PACKAGE = "scalablevit_ref"
 LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(level.split())
     for level in (
-        "_moved _typing config errors",
+        "_moved _typing config edits errors",
         "backends parameters",
         "ops checks formats",
         "attention cost images",
-        "layers network",
+        "network",
+        "layers",
         "networks",
         "dialects",
         "checkpoints",

@@ -20,12 +20,19 @@ from scalablevit_ref._typing import Array
 NAME = "cupy"
 
 BLOCK = 256
-"""Threads of a block."""
+"""Threads of one block of a CUDA kernel's grid."""
 
 exp = cupy.exp
 
 
-def pad(x: Array, top: int, bottom: int, left: int, right: int) -> Array:
+def zeros(x: Array, shape: tuple[int, ...]) -> Array:
+    return cupy.zeros(shape, x.dtype)
+
+
+def pad(x: Array, *, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> Array:
+    """One array of zeros, into which the map is copied."""
+    if not (top or bottom or left or right):
+        return x
     b, h, w, c = x.shape
     padded = cupy.zeros((b, top + h + bottom, left + w + right, c), x.dtype)
     padded[:, top : top + h, left : left + w] = x

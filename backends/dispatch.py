@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Protocol, cast, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+
+Result = TypeVar("Result")
 
 
 @runtime_checkable
@@ -15,8 +18,8 @@ class Backend(Protocol):
     def exp(self, x: Any) -> Any:
         """Elementwise exponential."""
 
-    def pad(self, x: Any, top: int, bottom: int, left: int, right: int) -> Any:
-        """Zeros around a b h w c map."""
+    def zeros(self, x: Any, shape: tuple[int, ...]) -> Any:
+        """Zeros of this shape, of the dtype and on the device of `x`. Only the definition of `pad` asks for them."""
 
     def device(self, x: Any) -> Any:
         """Where the array lives, as something that compares and prints."""
@@ -28,8 +31,11 @@ class Backend(Protocol):
         """This library's array as a NumPy array on the host."""
 
 
-BACKENDS = {"numpy": "numpy", "torch": "torch", "jax": "jax", "cupy": "cupy", "array_api_strict": "standard"}
-"""Library to the module here that serves it."""
+BACKENDS = ("numpy", "torch", "jax", "cupy")
+"""The libraries that have a backend here, each in the module of its name."""
+
+NEEDED = ("NAME", "exp", "zeros", "device", "from_numpy", "to_numpy")
+"""What a module must have to be registered; one with a `pad` of its own needs no `zeros`."""
 
 registered: dict[str, tuple[type, Backend]] = {}
 """Backends from outside by their names, with the types they serve; read for arrays that none of the four libraries owns."""
@@ -38,14 +44,25 @@ registered: dict[str, tuple[type, Backend]] = {}
 def register(array_type: type, module: Any) -> None:
     """Let a backend from outside serve arrays of `array_type`; `to_backend` knows it by its NAME. Registered again, it is replaced.
 
-    module: a module, or anything else that has what `Backend` names. NumPy's, PyTorch's, JAX's and CuPy's arrays, those of
-        subclasses too, stay with their own backends. Of several types that fit an array, the one that was registered last counts.
+    Parameters
+    ----------
+    array_type : type
+        NumPy's, PyTorch's, JAX's and CuPy's arrays, those of subclasses too, stay with their own backends. Of several
+        registered types that fit an array, the last one counts.
+    module : module
+        Or anything else that has what `Backend` names; one with a `pad` of its own needs no `zeros`.
 
-    Raises TypeError for what is no type and for a module that lacks one of them, ValueError for the name of a backend that is here.
+    Raises
+    ------
+    TypeError
+        For what is no type, and for a module that lacks one of those names.
+    ValueError
+        For the name of a backend that is here.
     """
     if not isinstance(array_type, type):
         raise TypeError(f"array_type must be a type, got {array_type!r}")
-    if missing := [name for name in (*Backend.__annotations__, *vars(Backend)) if name[0] != "_" and not hasattr(module, name)]:
+    missing = [name for name in NEEDED if not hasattr(module, name) and not (name == "zeros" and hasattr(module, "pad"))]
+    if missing:
         raise TypeError(f"a backend must have {', '.join(missing)}; {getattr(module, '__name__', module)} has not")
     if module.NAME in BACKENDS:
         raise ValueError(f"module.NAME must be none of {', '.join(BACKENDS)}, got {module.NAME!r}")
@@ -85,6 +102,12 @@ def backend(x: Any) -> Backend:
     return cast("Backend", module)
 
 
+def in_groups(function: Callable[[Any], Result], images: Any) -> Result:
+    """`function(images)`. A backend may call it for some images at a time, to keep what lies between the layers small."""
+    run: Callable[..., Result] | None = getattr(backend(images), "in_groups", None)
+    return function(images) if run is None else run(function, images)
+
+
 def _owned_by(x: Any, library: str, array_type: str) -> bool:
     module = sys.modules.get(library)
     return module is not None and isinstance(x, getattr(module, array_type))
@@ -96,5 +119,5 @@ def _type_name(x: Any) -> str:
 
 
 def dtype_name(x: Any) -> str:
-    """`float32` for NumPy's, PyTorch's and every other library's name of that type."""
+    """The name of an array's dtype, `float32` for NumPy's, PyTorch's and every other library's type of that name."""
     return str(x.dtype).rpartition(".")[2]

@@ -21,11 +21,16 @@ exp = jnp.exp
 erf = lax.erf
 
 HIGHEST = lax.Precision.HIGHEST
-"""GPUs and TPUs otherwise round float32 factors to TF32 or bfloat16."""
+"""Precision of every product: GPUs and TPUs otherwise round float32 factors to TF32 or bfloat16."""
 
 
-def pad(x: jax.Array, top: int, bottom: int, left: int, right: int) -> jax.Array:
-    return jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+def zeros(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.zeros(shape, x.dtype)
+
+
+def pad(x: jax.Array, *, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> jax.Array:
+    """Without a copy where there is nothing to add, which JAX would make outside of `jit`."""
+    return jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0))) if top or bottom or left or right else x
 
 
 def linear(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -85,7 +90,7 @@ def conv2d(
 
 
 def _depthwise(x: jax.Array, weight: jax.Array, stride: int, padding: int) -> jax.Array:
-    x = pad(x, padding, padding, padding, padding)
+    x = pad(x, top=padding, bottom=padding, left=padding, right=padding)
     kh, kw = weight.shape[2:]
     h, w = ((size - k) // stride + 1 for size, k in zip(x.shape[1:3], (kh, kw), strict=True))
     return sum(

@@ -17,18 +17,25 @@ from scalablevit_ref._typing import Array
 NAME = "numpy"
 
 BLOCK = 1 << 15
-"""Elements worked on at a time, few enough that a chain of in-place steps never leaves the second-level cache."""
+"""Most array elements worked on at a time: few enough that a chain of in-place steps never leaves the second-level cache."""
 
 GROUP = 4
-"""Images that go through the network at once."""
+"""Most images that one thread takes through the network at once."""
 
 QUERIES = 128
-"""At most so many in one product of `attention`, for which BLAS wakes no threads of its own."""
+"""Most queries in one product of `attention`: few enough that BLAS wakes no threads of its own."""
 
 exp = np.exp
 
 
-def pad(x: Array, top: int, bottom: int, left: int, right: int) -> Array:
+def zeros(x: Array, shape: tuple[int, ...]) -> Array:
+    return np.zeros(shape, x.dtype)
+
+
+def pad(x: Array, *, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> Array:
+    """One array of zeros, into which the map is copied."""
+    if not (top or bottom or left or right):
+        return x
     b, h, w, c = x.shape
     padded = np.zeros((b, top + h + bottom, left + w + right, c), x.dtype)
     padded[:, top : top + h, left : left + w] = x
@@ -51,7 +58,7 @@ def in_groups(function: Callable[[Array], Any], images: Array) -> Any:
     largest array: the hidden layer of stage 0's MLP (3.2 MB in `small` at 224 × 224: 51 MB a thread), in the narrowest networks
     the patches of the first convolution.
     """
-    if images.ndim == 0 or len(images) < 2:
+    if len(images) < 2:
         return function(images)
     groups = _blocks(len(images), min(GROUP, -(-len(images) // threads_at_hand())))
     found: dict[int, Any] = {}

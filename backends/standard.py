@@ -1,4 +1,8 @@
-"""Any library of the array API standard, by the definitions alone: no native op, the standard's own functions for the rest."""
+"""Any library of the array API standard, by the definitions alone: no native op, the standard's own functions for the rest.
+
+It serves whatever has `__array_namespace__` and is registered for nobody else. `to_backend` cannot name it, since the standard does
+not say how a library is imported: register one with its own `from_numpy` beside these functions, and `to_backend` knows it.
+"""
 
 from __future__ import annotations
 
@@ -15,25 +19,12 @@ def exp(x: Any) -> Any:
     return x.__array_namespace__().exp(x)
 
 
-def pad(x: Any, top: int, bottom: int, left: int, right: int) -> Any:
-    xp = x.__array_namespace__()
-    b, h, w, c = x.shape
-
-    def zeros(rows: int, columns: int) -> Any:
-        return xp.zeros((b, rows, columns, c), dtype=x.dtype, device=x.device)
-
-    x = xp.concat([zeros(h, left), x, zeros(h, right)], axis=2)
-    return xp.concat([zeros(top, left + w + right), x, zeros(bottom, left + w + right)], axis=1)
+def zeros(x: Any, shape: tuple[int, ...]) -> Any:
+    return x.__array_namespace__().zeros(shape, dtype=x.dtype, device=x.device)
 
 
 def device(x: Any) -> Any:
     return x.device
-
-
-def from_numpy(x: np.ndarray, dtype: str | None, device: Any) -> Any:
-    import array_api_strict
-
-    return array_api_strict.asarray(np.array(x, dtype=dtype, order="C"), device=device)
 
 
 def to_numpy(x: Any) -> np.ndarray:
@@ -41,12 +32,13 @@ def to_numpy(x: Any) -> np.ndarray:
 
 
 class EinopsBackend(AbstractBackend):
-    """What einops needs to rearrange and reduce the standard's arrays; einops finds it by itself among the subclasses."""
+    """What einops needs to rearrange, reduce and pack the standard's arrays; einops finds it by itself among the subclasses."""
 
     framework_name = "scalablevit_ref"  # a module that is loaded, without which einops would not look further
 
     def is_appropriate_type(self, tensor: Any) -> bool:
-        return hasattr(tensor, "__array_namespace__") and backend(tensor).NAME == NAME
+        """Those that this module's functions serve: JAX's arrays have a namespace too, and einops knows them itself."""
+        return hasattr(tensor, "__array_namespace__") and backend(tensor).exp is exp
 
     def reshape(self, x: Any, shape: Any) -> Any:
         return x.__array_namespace__().reshape(x, tuple(shape))
@@ -62,3 +54,6 @@ class EinopsBackend(AbstractBackend):
 
     def add_axis(self, x: Any, new_position: int) -> Any:
         return x.__array_namespace__().expand_dims(x, axis=new_position)
+
+    def concat(self, tensors: Any, axis: int) -> Any:
+        return tensors[0].__array_namespace__().concat(tensors, axis=axis)

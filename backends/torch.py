@@ -18,8 +18,13 @@ gelu_tanh = partial(F.gelu, approximate="tanh")
 linear = F.linear
 
 
-def pad(x: torch.Tensor, top: int, bottom: int, left: int, right: int) -> torch.Tensor:
-    return F.pad(x, (0, 0, left, right, top, bottom))
+def zeros(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    return x.new_zeros(shape)
+
+
+def pad(x: torch.Tensor, *, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> torch.Tensor:
+    """Without a copy where there is nothing to add, which torch would make."""
+    return F.pad(x, (0, 0, left, right, top, bottom)) if top or bottom or left or right else x
 
 
 def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, eps: float) -> torch.Tensor:

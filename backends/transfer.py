@@ -10,18 +10,32 @@ import numpy as np
 from scalablevit_ref.backends.dispatch import BACKENDS, backend, registered
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+"""Names of the dtypes that `to_backend` converts to."""
 
 
 def to_backend(params_or_array: Any, name: str, dtype: str | None = None, device: Any = None) -> Any:
-    """The same values as arrays of library `name`: "numpy", "torch", "jax", "cupy", "array_api_strict" or one that is registered.
+    """The same values as arrays of another library. The result never shares memory with the source.
 
-    A mapping gives a dict. The result never shares memory with the source.
+    Parameters
+    ----------
+    params_or_array : array, or mapping of names to arrays
+        Of any library. A mapping gives a dict.
+    name : str
+        "numpy", "torch", "jax", "cupy", or the NAME of a backend that is registered.
+    dtype : str, optional
+        "float16", "bfloat16", "float32" or "float64"; None keeps it.
+    device : optional
+        As the library names it; None is its default.
 
-    dtype: "float16", "bfloat16", "float32" or "float64"; None keeps it.
-    device: as the library names it; None is its default.
+    Raises
+    ------
+    ValueError
+        For an unknown library or dtype.
+    ModuleNotFoundError
+        Where the library is not installed.
 
-    Raises ValueError for an unknown library or dtype, ModuleNotFoundError where the library is not installed.
-
+    Examples
+    --------
     >>> import numpy as np
     >>> to_backend({"weight": np.ones(2)}, "numpy", dtype="float32")
     {'weight': array([1., 1.], dtype=float32)}
@@ -31,7 +45,7 @@ def to_backend(params_or_array: Any, name: str, dtype: str | None = None, device
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
     try:
-        target = registered[name][1] if name in registered else import_module(f"scalablevit_ref.backends.{BACKENDS[name]}")
+        target = registered[name][1] if name in registered else import_module(f"scalablevit_ref.backends.{name}")
         return _each(params_or_array, lambda x: target.from_numpy(backend(x).to_numpy(x), dtype, device))
     except ModuleNotFoundError as error:
         if name in registered:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from scalablevit_ref import _moved
 from scalablevit_ref.attention import iwsa, ssa
 from scalablevit_ref.backends import to_backend, to_numpy
+from scalablevit_ref.blocks import block, mlp, patch_embed, peg
 from scalablevit_ref.checkpoints import (
     Checkpoint,
     CheckpointError,
@@ -16,7 +17,7 @@ from scalablevit_ref.checkpoints import (
 )
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.cost import cost
-from scalablevit_ref.network import block, mlp, patch_embed, peg, scalable_vit, stage_features, trace
+from scalablevit_ref.network import scalable_vit, stage_features, trace
 from scalablevit_ref.parameters import init_params, parameter_shapes
 
 if TYPE_CHECKING:

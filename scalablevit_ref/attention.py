@@ -7,10 +7,10 @@ from collections.abc import Callable
 from einops import rearrange
 
 from scalablevit_ref._typing import Array, Float, Params
-from scalablevit_ref.checks import check_count, check_heads, check_map, check_parameters
-from scalablevit_ref.config import SSAScale, SSAValues, check_positive, choice
+from scalablevit_ref.checks import check_iwsa, check_ssa
+from scalablevit_ref.config import SSAScale, SSAValues
 from scalablevit_ref.ops import attention, conv2d, gelu, layer_norm, linear, pad
-from scalablevit_ref.parameters import has_qkv_bias, iwsa_shapes, modules, ssa_shapes
+from scalablevit_ref.parameters import modules
 
 SSA_NORM_EPS = 1e-5
 """Epsilon of the LayerNorm inside SSA; every other LayerNorm of the classifier has 1e-6."""
@@ -27,34 +27,45 @@ def ssa(
     sr_ratio: int,
     c_ratio: float,
     values: SSAValues = "unscaled",
-    scale: SSAScale = "scaled",
+    ssa_scale: SSAScale = "scaled",
+    scale: SSAScale | None = None,
     attend: Attend = attention,
 ) -> Float[Array, "b h w c"]:
     """Scalable self-attention: Z = softmax(Q' K'ᵀ · scale) V' with fewer keys (r_n = s⁻²) of scaled width (c' = int(c · r_c)).
 
     In the paper: Q' = f_q(X) ∈ n × c·r_c, K' = f_k(X) ∈ n·r_n × c·r_c, V' = f_v(X) ∈ n·r_n × c.
-    Official module: `stages.k.i.attn`, i odd. Parameters: `parameters.ssa_shapes`.
+    Official module: `stages.k.i.attn`, i odd.
 
-    num_heads: H; head i takes the i-th run of c'/H channels of q and k and of c/H channels of v.
-    sr_ratio: s. Rows and columns that do not fill an s × s tile are dropped. With s = 1 this is plain attention of width c,
-        except that the scale keeps its r_c.
-    c_ratio: r_c.
-    values: "unscaled" is the paper's V' ∈ n·r_n × c (v3); "scaled" is v1, where V' ∈ n·r_n × c·r_c.
-    scale: "scaled" is (d · r_c)^-½ with d = c/H; "head_dim" is d^-½.
-    attend: computes softmax(q kᵀ · scale) v of q "b heads n d"; another one may keep the weights, or be a kernel of your own.
+    Parameters
+    ----------
+    x : b h w c
+        The map, n = h·w tokens.
+    params : mapping
+        Names and shapes are those of `parameters.ssa_shapes`.
+    num_heads : int
+        H; head i takes the i-th run of c'/H channels of q and k and of c/H channels of v.
+    sr_ratio : int
+        s. Rows and columns that do not fill an s × s tile are dropped. With s = 1 this is plain attention of width c, except that
+        the scale keeps its r_c.
+    c_ratio : float
+        r_c.
+    values : "unscaled" or "scaled"
+        "unscaled" is the paper's V' ∈ n·r_n × c (v3); "scaled" is v1, where V' ∈ n·r_n × c·r_c.
+    ssa_scale : "scaled" or "head_dim"
+        "scaled" is (d · r_c)^-½ with d = c/H; "head_dim" is d^-½.
+    scale : "scaled" or "head_dim", optional
+        The old name of `ssa_scale`, for one more release.
+    attend : function
+        Computes softmax(q kᵀ · scale) v of q "b heads n d"; another one may keep the weights, or be a kernel of your own.
 
-    Raises ValueError or TypeError for a shape, a parameter or a setting that does not fit.
+    Raises
+    ------
+    ValueError or TypeError
+        For a shape, a parameter or a setting that does not fit.
     """
-    check_map("x", x, "b h w c")
-    _, h, w, c = x.shape
-    choice("ssa_scale", scale)
-    check_heads(c, num_heads)
-    check_count("sr_ratio", sr_ratio)
-    check_positive("c_ratio", c_ratio)
-    if min(h, w) < sr_ratio:
-        raise ValueError(f"x is {h} x {w} tokens, less than one tile of sr_ratio = {sr_ratio}")
-    shapes = ssa_shapes(c, num_heads=num_heads, sr_ratio=sr_ratio, c_ratio=c_ratio, qkv_bias=has_qkv_bias(params), values=values)
-    check_parameters(params, shapes, x)
+    ssa_scale = ssa_scale if scale is None else scale
+    check_ssa(x, params, num_heads=num_heads, sr_ratio=sr_ratio, c_ratio=c_ratio, values=values, ssa_scale=ssa_scale)
+    _, h, _, c = x.shape
     p = modules(params)
 
     q = linear(x, **p["q"])  # f_q: b h w c'
@@ -71,7 +82,8 @@ def ssa(
 
     q, k, v = (rearrange(t, "b h w (heads d) -> b heads (h w) d", heads=num_heads) for t in (q, k, v))
     head_dim = c / num_heads
-    z = attend(q, k, v, scale=(head_dim * c_ratio if scale == "scaled" else head_dim) ** -0.5)
+    width = head_dim * c_ratio if ssa_scale == "scaled" else head_dim
+    z = attend(q, k, v, scale=width**-0.5)
     return linear(rearrange(z, "b heads (h w) d -> b h w (heads d)", h=h), **p["proj"])
 
 
@@ -88,29 +100,34 @@ def iwsa(
 
     In the paper: Z' = Z + F(V), where Z are the windows' attention outputs merged back into a map, V the value map merged
     likewise, and F (LIM) a depthwise 3 × 3 convolution that sees across the windows' borders.
-    Official module: `stages.k.i.attn`, i even, with F as `lim_func`. Parameters: `parameters.iwsa_shapes`.
+    Official module: `stages.k.i.attn`, i even, with F as `lim_func`.
 
-    num_heads: H; head i takes the i-th run of d = c/H channels of each of q, k and v, the thirds of `qkv`; the scale is d^-½.
-    window_size: p. Both h and w must divide by it, unless `pad`:
-    pad: put zeros at the right and bottom to whole windows *before* `qkv`, as the detection backbone does. The zeros become tokens
+    Parameters
+    ----------
+    x : b h w c
+        The map.
+    params : mapping
+        Names and shapes are those of `parameters.iwsa_shapes`.
+    num_heads : int
+        H; head i takes the i-th run of d = c/H channels of each of q, k and v, the thirds of `qkv`. The scale is d^-½.
+    window_size : int
+        p. Both h and w must be divisible by it, unless `pad` is set.
+    pad : bool
+        Put zeros at the right and bottom to whole windows *before* `qkv`, as the detection backbone does. The zeros become tokens
         that carry qkv's bias, take part in every softmax and reach LIM; they are cut off before `proj`.
-    attend: computes softmax(q kᵀ · scale) v of q "b gh gw heads n d"; another one may keep the weights, or be a kernel of your own.
+    attend : function
+        Computes softmax(q kᵀ · scale) v of q "b gh gw heads n d"; another one may keep the weights, or be a kernel of your own.
 
-    Raises ValueError or TypeError for a shape, a parameter or a setting that does not fit.
+    Raises
+    ------
+    ValueError or TypeError
+        For a shape, a parameter or a setting that does not fit.
     """
-    check_map("x", x, "b h w c")
+    check_iwsa(x, params, num_heads=num_heads, window_size=window_size, pad=pad)
     _, h, w, c = x.shape
-    check_heads(c, num_heads)
-    check_count("window_size", window_size)
-    if not pad and (h % window_size or w % window_size):
-        raise ValueError(
-            f"x is {h} x {w} tokens and does not divide into windows of window_size = {window_size}; "
-            "pad=True pads it with zeros to whole windows"
-        )
-    check_parameters(params, iwsa_shapes(c, qkv_bias=has_qkv_bias(params)), x)
     p = modules(params)
 
-    x = _pad_to_multiple(x, window_size)
+    x = _pad_to_windows(x, window_size)
     qkv = rearrange(linear(x, **p["qkv"]), "b h w (three c) -> three b h w c", three=3)
     cut = {"ph": window_size, "pw": window_size, "heads": num_heads}
     q, k, v = (rearrange(qkv[i, ...], "b (gh ph) (gw pw) (heads d) -> b gh gw heads (ph pw) d", **cut) for i in range(3))
@@ -126,5 +143,7 @@ def _halves(kv: Float[Array, "b h w c2"]) -> tuple[Float[Array, "b h w c"], Floa
     return kv[0, ...], kv[1, ...]
 
 
-def _pad_to_multiple(x: Float[Array, "b h w c"], window_size: int) -> Float[Array, "b h2 w2 c"]:
-    return pad(x, bottom=-x.shape[1] % window_size, right=-x.shape[2] % window_size)
+def _pad_to_windows(x: Float[Array, "b h w c"], window_size: int) -> Float[Array, "b h2 w2 c"]:
+    """Zeros at the bottom and at the right, to whole windows."""
+    _, h, w, _ = x.shape
+    return pad(x, top=0, bottom=-h % window_size, left=0, right=-w % window_size)

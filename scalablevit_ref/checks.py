@@ -1,16 +1,111 @@
-"""Refuse bad input before any work is done: one exception that names the culprit, what was expected and what came."""
+"""Refuse bad input before any work is done: one exception that names the culprit, what was expected and what came.
+
+Each function of the specification calls its check first: `check_ssa` is that of `ssa`, with the same arguments.
+"""
 
 from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from scalablevit_ref import parameters
 from scalablevit_ref.backends import backend
 from scalablevit_ref.backends.dispatch import dtype_name
-from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.config import ScalableViTConfig, SSAScale, SSAValues, check_positive, choice
+from scalablevit_ref.image_sizes import check_image_size
+
+Setting = TypeVar("Setting")
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Names of the dtypes that the specification computes in."""
+
+
+def check_patch_embed(x: Any, params: Mapping[str, Any], *, patch_size: int) -> None:
+    check_map("x", x, "b h w c")
+    check_count("patch_size", patch_size)
+    dim = parameters.width(params, "proj.weight")
+    check_parameters(params, parameters.patch_embed_shapes(x.shape[-1], dim, patch_size), x)
+
+
+def check_peg(x: Any, params: Mapping[str, Any]) -> None:
+    check_map("x", x, "b h w c")
+    check_parameters(params, parameters.peg_shapes(x.shape[-1]), x)
+
+
+def check_mlp(x: Any, params: Mapping[str, Any]) -> None:
+    check_map("x", x, "b h w c")
+    hidden = parameters.width(params, "fc1.weight")
+    check_parameters(params, parameters.mlp_shapes(x.shape[-1], hidden), x)
+
+
+def check_iwsa(x: Any, params: Mapping[str, Any], *, num_heads: int, window_size: int, pad: bool, in_block: bool = False) -> None:
+    """What `iwsa` is given; with `in_block` what `iwsa_block` is, whose parameters are the whole block's."""
+    check_map("x", x, "b h w c")
+    _, h, w, c = x.shape
+    check_heads(c, num_heads)
+    check_count("window_size", window_size)
+    if not pad and (h % window_size or w % window_size):
+        raise ValueError(
+            f"x is {h} x {w} tokens and does not divide into windows of window_size = {window_size}; "
+            "pad=True pads it with zeros to whole windows"
+        )
+    if in_block:
+        _check_block(x, params, kind="iwsa", num_heads=num_heads)
+    else:
+        biased = parameters.has_qkv_bias(params)
+        check_parameters(params, parameters.iwsa_shapes(c, qkv_bias=biased), x)
+
+
+def check_ssa(
+    x: Any,
+    params: Mapping[str, Any],
+    *,
+    num_heads: int,
+    sr_ratio: int,
+    c_ratio: float,
+    values: SSAValues,
+    ssa_scale: SSAScale,
+    in_block: bool = False,
+) -> None:
+    """What `ssa` is given; with `in_block` what `ssa_block` is, whose parameters are the whole block's."""
+    check_map("x", x, "b h w c")
+    _, h, w, c = x.shape
+    choice("ssa_scale", ssa_scale)
+    check_heads(c, num_heads)
+    check_count("sr_ratio", sr_ratio)
+    check_positive("c_ratio", c_ratio)
+    if min(h, w) < sr_ratio:
+        raise ValueError(f"x is {h} x {w} tokens, less than one tile of sr_ratio = {sr_ratio}")
+    settings: dict[str, Any] = {"num_heads": num_heads, "sr_ratio": sr_ratio, "c_ratio": c_ratio, "values": values}
+    if in_block:
+        _check_block(x, params, kind="ssa", **settings)
+    else:
+        biased = parameters.has_qkv_bias(params)
+        check_parameters(params, parameters.ssa_shapes(c, qkv_bias=biased, **settings), x)
+
+
+def _check_block(x: Any, params: Mapping[str, Any], **settings: Any) -> None:
+    hidden, biased = parameters.width(params, "mlp.fc1.weight"), parameters.has_qkv_bias(params, "attn.")
+    check_parameters(params, parameters.block_shapes(x.shape[-1], hidden=hidden, qkv_bias=biased, **settings), x)
+
+
+def check_kind(x: Any, kind: str) -> None:
+    check_map("x", x, "b h w c")
+    choice("kind", kind)
+
+
+def needed(kind: str, name: str, value: Setting | None) -> Setting:
+    """The setting, which a block of this kind cannot do without."""
+    if value is None:
+        raise TypeError(f"a block of kind {kind!r} needs {name}")
+    return value
+
+
+def check_network(images: Any, params: Mapping[str, Any], config: ScalableViTConfig) -> None:
+    check_map("images", images, "b c h w", channels=config.in_chans)
+    check_image_size(config, *images.shape[2:])
+    check_parameters(params, parameters.parameter_shapes(config), images, name="images")
 
 
 def check_map(name: str, x: Any, axes: str, channels: int | None = None) -> None:
@@ -79,59 +174,7 @@ def check_heads(channels: int, num_heads: int) -> None:
     """The channels must split evenly over the heads."""
     check_count("num_heads", num_heads)
     if channels % num_heads:
-        raise ValueError(f"c = {channels} channels do not divide by num_heads = {num_heads}")
-
-
-def map_sizes(config: ScalableViTConfig, size: int) -> list[int]:
-    """Tokens along one side of each stage's map, for an image of that many pixels: ⌈size / stride⌉.
-
-    >>> from scalablevit_ref import variant
-    >>> map_sizes(variant("small"), 224)
-    [56, 28, 14, 7]
-    """
-    return [-(-size // stride) for stride in config.strides]
-
-
-def check_image_size(config: ScalableViTConfig, h: int, w: int) -> None:
-    """Raise ValueError, with the nearest sizes that work, for images whose maps do not divide or hold no whole tile."""
-    for size in (h, w):
-        if not _size_fits(config, size):
-            sides = ", ".join(map(str, map_sizes(config, size)))
-            divide = "" if config.pad_windows else f"divide by window_sizes = {config.window_sizes} and "
-            near = [n for n in (_next_size(config, size, -1), _next_size(config, size, 1)) if n]
-            raise ValueError(
-                f"images of {h} x {w}: {size} pixels give maps of {sides} tokens a side, which must {divide}be at least "
-                f"sr_ratios = {config.sr_ratios}; the nearest sizes that work are {' and '.join(map(str, near)) or 'none'}"
-            )
-
-
-def nearest_image_size(config: ScalableViTConfig, size: int) -> int:
-    """`size` if the network takes it, else the next larger number of pixels that it takes. ValueError if there is none."""
-    fit = size if _size_fits(config, size) else _next_size(config, size, 1)
-    if fit is None:
-        raise ValueError(f"no image of {size} to {size + SEARCH} pixels fits window_sizes = {config.window_sizes}")
-    return fit
-
-
-def usual_image_size(config: ScalableViTConfig) -> int:
-    """A size to try a network at: 112 pixels a side if it takes them, else the nearest from 224 on. ValueError if there is none."""
-    return 112 if _size_fits(config, 112) else nearest_image_size(config, 224)
-
-
-SEARCH = 8192
-"""How many pixels around a size that does not fit are searched for one that does."""
-
-
-def _next_size(config: ScalableViTConfig, size: int, step: int) -> int | None:
-    sizes = (size + step * away for away in range(1, SEARCH))
-    return next((n for n in sizes if n > 0 and _size_fits(config, n)), None)
-
-
-def _size_fits(config: ScalableViTConfig, size: int) -> bool:
-    return all(
-        (config.pad_windows or side % config.window_sizes[k] == 0) and (config.depths[k] == 1 or side >= config.sr_ratios[k])
-        for k, side in enumerate(map_sizes(config, size))
-    )
+        raise ValueError(f"c = {channels} channels must be divisible by num_heads = {num_heads}")
 
 
 def _some(names: list[str], most: int = 12) -> str:

@@ -18,10 +18,10 @@ CHOICES = {
     "ssa_scale": ("scaled", "head_dim"),
     "kind": ("iwsa", "ssa"),
 }
-"""The words each setting takes; `kind` is `block`'s."""
+"""The words that each setting takes, by its name; `kind` is a setting of `block`."""
 
 MLP_HEAD_WIDTH = 4096
-"""Hidden width of the official classifier's two-layer head."""
+"""Hidden width of the official classifier's two-layer head, in channels."""
 
 
 @dataclass(frozen=True)
@@ -30,24 +30,49 @@ class ScalableViTConfig:
 
     The defaults are the paper's ScalableViT-S. Lists are accepted and stored as tuples.
 
-    embed_dims: channels c of each stage.
-    depths: single blocks per stage; block 0, 2, … is IWSA, block 1, 3, … is SSA.
-    num_heads: attention heads H; c and c' = int(c · r_c) must divide by it.
-    mlp_ratios: hidden width of the MLP over c.
-    sr_ratios: SSA's spatial reduction s, with r_n = s⁻².
-    c_ratios: SSA's channel scaling r_c.
-    window_sizes: IWSA's window p, in tokens.
-    num_classes: 0 leaves the last Linear out, as the official code does.
-    in_chans, patch_size: the images' channels and the stem's stride (kernel 2·patch_size − 1).
-    qkv_bias: biases on q, k, v (SSA's reduction convolutions have theirs regardless).
-    norm_eps: epsilon of every LayerNorm but SSA's own (1e-5) and, if `embed_norm_eps` is set, the patch embeddings'.
-    head: "mlp" (Linear to 4096, LayerNorm, GELU, Linear), "linear", or "none" (the mean of the normed tokens).
-    ssa_values: "unscaled" is the paper's and the classifier's v ∈ c (v3); "scaled" the detection backbone's v ∈ c' (v1).
-    ssa_scale: "scaled" is (d · r_c)^-½; "head_dim" is d^-½, for the authors' earlier weights.
-    pad_windows: pad maps with zeros to whole windows, as the detection backbone does; else they must divide.
-    stage_norms: a LayerNorm on each stage's output (`norm_list.k`) in place of the final `norm`, as in that backbone.
+    Parameters
+    ----------
+    embed_dims : tuple of int
+        Channels c of each stage.
+    depths : tuple of int
+        Single blocks per stage; block 0, 2, … is IWSA, block 1, 3, … is SSA.
+    num_heads : tuple of int
+        Attention heads H; c and c' = int(c · r_c) must be divisible by it.
+    mlp_ratios : tuple of float
+        Hidden width of the MLP over c.
+    sr_ratios : tuple of int
+        SSA's spatial reduction s, with r_n = s⁻².
+    c_ratios : tuple of float
+        SSA's channel scaling r_c.
+    window_sizes : tuple of int
+        IWSA's window p, in tokens.
+    num_classes : int
+        0 leaves the last Linear out, as the official code does.
+    in_chans : int
+        Channels of the images.
+    patch_size : int
+        Stride of the stem, in pixels; its kernel is 2·patch_size − 1.
+    qkv_bias : bool
+        Biases on q, k, v (SSA's reduction convolutions have theirs regardless).
+    norm_eps : float
+        Epsilon of every LayerNorm but SSA's own (1e-5) and, if `embed_norm_eps` is set, the patch embeddings'.
+    head : "mlp", "linear" or "none"
+        "mlp" is Linear to 4096, LayerNorm, GELU, Linear; "none" gives the mean of the normed tokens.
+    ssa_values : "unscaled" or "scaled"
+        "unscaled" is the paper's and the classifier's v ∈ c (v3); "scaled" the detection backbone's v ∈ c' (v1).
+    ssa_scale : "scaled" or "head_dim"
+        "scaled" is (d · r_c)^-½; "head_dim" is d^-½, for the authors' earlier weights.
+    pad_windows : bool
+        Pad maps with zeros to whole windows, as the detection backbone does; else they must be divisible by the window.
+    stage_norms : bool
+        A LayerNorm on each stage's output (`norm_list.k`) in place of the final `norm`, as in that backbone.
+    embed_norm_eps : float, optional
+        Epsilon of the patch embeddings' LayerNorms; None is `norm_eps`.
 
-    Raises ValueError or TypeError naming the setting, what was expected and what came.
+    Raises
+    ------
+    ValueError or TypeError
+        Names the setting, what was expected and what came.
     """
 
     embed_dims: tuple[int, ...] = (64, 128, 256, 512)
@@ -98,7 +123,7 @@ class ScalableViTConfig:
     def _check_heads(self, stage: int) -> None:
         dim, heads = self.embed_dims[stage], self.num_heads[stage]
         if dim % heads:
-            raise ValueError(f"embed_dims[{stage}] = {dim} does not divide by num_heads[{stage}] = {heads}")
+            raise ValueError(f"embed_dims[{stage}] = {dim} must be divisible by num_heads[{stage}] = {heads}")
         if self.depths[stage] > 1 and self.sr_ratios[stage] > 1:  # the stage has an SSA block with scaled keys
             scaled_dim(dim, heads, self.c_ratios[stage], where=f"[{stage}]")
 
@@ -163,14 +188,21 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 VARIANTS = tuple(_VARIANTS)
-"""Names that `variant` knows."""
+"""Names of the variants that `variant` knows."""
 
 
 def variant(name: str, **overrides: Any) -> ScalableViTConfig:
     """The configuration of a published variant (or of the embedded `digits`), with some settings changed if wanted.
 
-    Raises ValueError for an unknown name (with near matches) and TypeError for an unknown setting.
+    Raises
+    ------
+    ValueError
+        For an unknown name, with near matches.
+    TypeError
+        For an unknown setting.
 
+    Examples
+    --------
     >>> variant("base").embed_dims
     (96, 192, 384, 768)
     >>> variant("small", num_classes=10).num_classes
@@ -186,8 +218,10 @@ def variant(name: str, **overrides: Any) -> ScalableViTConfig:
 
 
 def scaled_dim(dim: int, num_heads: int, c_ratio: float, where: str = "") -> int:
-    """C' = int(c · r_c), the width of SSA's queries and keys; must be positive and divide by the heads.
+    """C' = int(c · r_c), the width of SSA's queries and keys; must be positive and divisible by the heads.
 
+    Examples
+    --------
     >>> scaled_dim(64, 2, 1.25)
     80
     """

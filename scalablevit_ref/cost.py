@@ -1,4 +1,4 @@
-"""What a network costs, told from its config alone: parameters, multiply-adds and activations of every layer."""
+"""What a network costs, computed from its config alone: parameters, multiply-adds and activations of every layer."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal, NamedTuple
 
-from scalablevit_ref.checks import check_count, check_image_size, map_sizes
+from scalablevit_ref.checks import check_count
 from scalablevit_ref.config import BlockKind, ScalableViTConfig
+from scalablevit_ref.image_sizes import check_image_size, map_sizes
 from scalablevit_ref.parameters import Shapes, block_kind, children, modules, parameter_shapes, scoped
 
 LayerKind = Literal["patch_embed", "norm", "iwsa", "ssa", "mlp", "peg", "linear"]
@@ -19,18 +20,28 @@ LayerKind = Literal["patch_embed", "norm", "iwsa", "ssa", "mlp", "peg", "linear"
 class LayerCost:
     """One layer on one image. A layer has parameters: the mean, the sums and the GELUs between layers are not listed.
 
-    name: the official module's, as in `trace`.
-    kind: "patch_embed", "norm", "iwsa", "ssa", "mlp", "peg" or "linear".
-    output_shape: (h, w, c) in tokens and channels; (c,) from the mean over the tokens on.
-    parameters: elements of its weights and biases.
-    multiply_adds: one for each weight of a linear layer or a convolution at each token it computes (offsets in a convolution's
-        padding included), and those of attention. Biases, norms, GELU, softmax and sums are free. Where `pad_windows` pads a
-        map, `qkv`, the windows and `lim_func` compute the padded tokens too.
-    attention_multiply_adds: the part of `multiply_adds` in the two products q kᵀ and A v.
-    activations: elements put out by each linear layer, convolution and LayerNorm inside it, and of the attention matrix A over
-        all heads. For attention these are q, k, v, A, SSA's reduced maps, LIM's and the output; for an MLP the hidden layer,
-        before GELU, and the output.
-    attention_activations: the part of `activations` in A.
+    Parameters
+    ----------
+    name : str
+        The official module's, as in `trace`.
+    kind : str
+        "patch_embed", "norm", "iwsa", "ssa", "mlp", "peg" or "linear".
+    output_shape : tuple of int
+        (h, w, c) in tokens and channels; (c,) from the mean over the tokens on.
+    parameters : int
+        Elements of its weights and biases.
+    multiply_adds : int
+        One for each weight of a linear layer or a convolution at each token it computes (offsets in a convolution's padding
+        included), and those of attention. Biases, norms, GELU, softmax and sums are free. Where `pad_windows` pads a map, `qkv`,
+        the windows and `lim_func` compute the padded tokens too.
+    attention_multiply_adds : int
+        The part of `multiply_adds` in the two products q kᵀ and A v.
+    activations : int
+        Elements put out by each linear layer, convolution and LayerNorm inside it, and of the attention matrix A over all heads.
+        For attention these are q, k, v, A, SSA's reduced maps, LIM's and the output; for an MLP the hidden layer, before GELU,
+        and the output.
+    attention_activations : int
+        The part of `activations` in A.
     """
 
     name: str
@@ -81,7 +92,7 @@ class Cost:
 
 
 PUBLISHED_SIZE = (224, 224)
-"""Pixels, (height, width), of the images that the authors' figures are for."""
+"""Size of the images that the authors' figures are for: (height, width), in pixels."""
 
 
 class Published(NamedTuple):
@@ -97,12 +108,14 @@ PUBLISHED = {
     "base": Published(81.9, 8.6, 84.1),
     "large": Published(104.9, 14.7, 84.4),
 }
-"""Source: the results table of the authors' repository, github.com/Yangr116/ScalableViT, and of arXiv 2203.10790."""
+"""Their figures by variant: the results table of their repository, github.com/Yangr116/ScalableViT, and of arXiv 2203.10790."""
 
 
 def stage_of(name: str) -> str:
     """The number of the stage that a layer of this name is part of, vit_pytorch's too; "head" for what comes after the last.
 
+    Examples
+    --------
     >>> stage_of("stages.2.0.attn"), stage_of("norm")
     ('2', 'head')
     """
@@ -113,10 +126,22 @@ def stage_of(name: str) -> str:
 def cost(config: ScalableViTConfig, image_size: int | tuple[int, int]) -> Cost:
     """Parameters, multiply-adds and activations of each layer on one image, without running the network.
 
-    image_size: pixels, (height, width) or one number for both.
+    Parameters
+    ----------
+    config : ScalableViTConfig
+        The network.
+    image_size : int or pair of int
+        (height, width) or one number for both, in pixels.
 
-    Raises ValueError for a size that the network does not take, TypeError for what is no size.
+    Raises
+    ------
+    ValueError
+        For a size that the network does not take.
+    TypeError
+        For what is no size.
 
+    Examples
+    --------
     >>> from scalablevit_ref import variant
     >>> total = cost(variant("base"), 224)
     >>> total.multiply_adds, total.multiply_adds - total.attention_multiply_adds
@@ -188,8 +213,8 @@ def _layer(
 ) -> LayerCost:
     """Each module inside a layer has a weight whose first axis is the module's output channels; more axes mean products.
 
-    tokens: how many tokens each module puts out; as many as the layer where it is not given.
-    products, matrix: attention's multiply-adds and the elements of its matrix.
+    `tokens` are how many each module puts out, as many as the layer where they are not given; `products` are attention's
+    multiply-adds, `matrix` the elements of its matrix.
     """
     weights = {module: leaves["weight"] for module, leaves in modules(params).items()}
     count = tokens or dict.fromkeys(weights, prod(output_shape[:-1]))

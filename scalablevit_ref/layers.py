@@ -14,8 +14,9 @@ from einops import reduce
 
 from scalablevit_ref._typing import Array, Params
 from scalablevit_ref.attention import iwsa, ssa
+from scalablevit_ref.blocks import mlp, patch_embed, peg
 from scalablevit_ref.config import MLP_HEAD_WIDTH, ScalableViTConfig
-from scalablevit_ref.network import mlp, patch_embed, peg
+from scalablevit_ref.network import attention_settings
 from scalablevit_ref.ops import gelu, layer_norm, linear
 from scalablevit_ref.parameters import Shapes, block_kind
 
@@ -114,15 +115,9 @@ def _peg_place(wiring: Wiring, depth: int) -> int | None:
 
 
 def _add_block(add: Any, x: str, config: ScalableViTConfig, k: int, i: int, wiring: Wiring) -> None:
-    name, heads, eps = f"stages.{k}.{i}", config.num_heads[k], config.norm_eps
+    name, eps, settings = f"stages.{k}.{i}", config.norm_eps, attention_settings(config, k, i)
     norm1, attn, norm2, mlp_tap = (f"{name}.{part}" for part in ("norm1", "attn", "norm2", "mlp"))
     attention: Callable[..., Any] = iwsa if block_kind(i) == "iwsa" else ssa
-    settings: dict[str, Any]
-    if attention is iwsa:
-        settings = {"num_heads": heads, "window_size": config.window_sizes[k], "pad": config.pad_windows}
-    else:
-        settings = {"num_heads": heads, "sr_ratio": config.sr_ratios[k], "c_ratio": config.c_ratios[k]}
-        settings |= {"values": config.ssa_values, "scale": config.ssa_scale}
     before = (x,) if wiring.attention == "residual" else ()
     if wiring.norms == "post":
         add(norm1, norm, *before, attn, eps=eps)

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, ClassVar, Protocol
 
-from scalablevit_ref.checks import check_image_size, check_shapes, usual_image_size
+from scalablevit_ref.blocks import Tap, untapped
+from scalablevit_ref.checks import check_shapes
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.edits import Mistake
+from scalablevit_ref.image_sizes import check_image_size, usual_image_size
 from scalablevit_ref.layers import OFFICIAL, Layer, Wiring, layer_shapes, layers
-from scalablevit_ref.network import Tap, scalable_vit, stage_features, untapped
+from scalablevit_ref.network import scalable_vit, stage_features
 from scalablevit_ref.parameters import Shapes, parameter_shapes
 
 

@@ -2,7 +2,7 @@
 
 The body of a function here *is* the specification. `@op` looks whether the library that owns the array has a native version
 (`scalablevit_ref.backends`) and hands over to it; the definition itself stays at hand as `linear.definition` and so on.
-Of a library the definitions need operators, slicing, `exp` and zero padding, nothing more.
+Of a library the definitions need operators, slicing, `exp` and `zeros`, nothing more.
 """
 
 from __future__ import annotations
@@ -11,46 +11,36 @@ from collections.abc import Callable
 from functools import wraps
 from itertools import product
 from math import pi
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
-from einops import rearrange, reduce
+from einops import pack, rearrange, reduce
 
 from scalablevit_ref._typing import Array, Float
 from scalablevit_ref.backends import backend
 
+P = ParamSpec("P")
+Result = TypeVar("Result", covariant=True)
+
 
 @runtime_checkable
-class Op(Protocol):
-    """An operation as the rest of the package calls it."""
+class Op(Protocol[P, Result]):
+    """An operation as the rest of the package calls it: with its definition's own signature."""
 
-    definition: Callable[..., Any]
+    definition: Callable[Concatenate[Any, P], Any]
 
-    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any: ...
+    def __call__(self, x: Any, /, *args: P.args, **kwargs: P.kwargs) -> Result: ...
 
 
-def op(definition: Callable[..., Any]) -> Op:
+def op(definition: Callable[Concatenate[Any, P], Result]) -> Op[P, Result]:
     """Run a backend's own version of this op where it has one, the definition where it has none."""
     name = definition.__name__
 
     @wraps(definition)
-    def dispatched(x: Any, *args: Any, **kwargs: Any) -> Any:
+    def dispatched(x: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
         return getattr(backend(x), name, definition)(x, *args, **kwargs)
 
     dispatched.definition = definition  # type: ignore[attr-defined]
-    return cast("Op", dispatched)
-
-
-def in_groups(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A backend may take a batch of images in groups, to keep what lies between layers small; a `tap` sees whole batches."""
-
-    @wraps(function)
-    def grouped(images: Any, *args: Any, **kwargs: Any) -> Any:
-        run = getattr(backend(images), "in_groups", None)
-        if run is None or "tap" in kwargs:
-            return function(images, *args, **kwargs)
-        return run(lambda group: function(group, *args, **kwargs), images)
-
-    return grouped
+    return cast("Op[P, Result]", dispatched)
 
 
 @op
@@ -142,17 +132,27 @@ def conv2d(
     h' = ⌊(h + 2·padding − kh) / stride⌋ + 1; rows and columns at the end that fill no whole step are dropped.
     """
     kh, kw = weight.shape[2:]
-    h, w = ((x.shape[axis] + 2 * padding - k) // stride + 1 for axis, k in ((1, kh), (2, kw)))
+    h = (x.shape[1] + 2 * padding - kh) // stride + 1
+    w = (x.shape[2] + 2 * padding - kw) // stride + 1
     x = pad(x, top=padding, bottom=padding, left=padding, right=padding)
     kernel = rearrange(weight, "(g c_out) c_in kh kw -> kh kw g c_in c_out", g=groups)
     y = 0.0
     for i, j in product(range(kh), range(kw)):
-        patch = x[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride, :]
-        y = y + rearrange(patch, "b h w (g c_in) -> g (b h w) c_in", g=groups) @ kernel[i, j, ...]
+        rows = slice(i, i + stride * (h - 1) + 1, stride)
+        columns = slice(j, j + stride * (w - 1) + 1, stride)
+        patch = rearrange(x[:, rows, columns, :], "b h w (g c_in) -> g (b h w) c_in", g=groups)
+        y = y + patch @ kernel[i, j, ...]
     y = rearrange(y, "g (b h w) c_out -> b h w (g c_out)", h=h, w=w)
     return y if bias is None else y + bias
 
 
+@op
 def pad(x: Float[Array, "b h w c"], *, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> Float[Array, "b h2 w2 c"]:
-    """Zeros around a map."""
-    return backend(x).pad(x, top, bottom, left, right) if top or bottom or left or right else x
+    """Zeros around a b h w c map (`torch.nn.functional.pad`); with none to add it is the map itself, not a copy."""
+    if not (top or bottom or left or right):
+        return x
+    zeros = backend(x).zeros
+    b, h, w, c = x.shape
+    x, _ = pack([zeros(x, (b, h, left, c)), x, zeros(x, (b, h, right, c))], "b h * c")
+    x, _ = pack([zeros(x, (b, top, left + w + right, c)), x, zeros(x, (b, bottom, left + w + right, c))], "b * w c")
+    return x

@@ -1,4 +1,4 @@
-"""Name and shape of every parameter, told from a config; initial values; checking.
+"""Name and shape of every parameter, as a config has them, and initial values.
 
 The names, shapes and order are the official state dict's. An operation takes its own part of the mapping under local names
 (`reduction.0.weight`), which `children` and `modules` cut out of the whole.
@@ -20,6 +20,8 @@ Shapes = dict[str, tuple[int, ...]]
 def parameter_shapes(config: ScalableViTConfig) -> Shapes:
     """Name and shape of every parameter, in state-dict order.
 
+    Examples
+    --------
     >>> from scalablevit_ref import variant
     >>> shapes = parameter_shapes(variant("small"))
     >>> shapes["stages.0.1.attn.q.weight"]
@@ -45,16 +47,10 @@ def parameter_shapes(config: ScalableViTConfig) -> Shapes:
 
 
 def _stage_block_shapes(config: ScalableViTConfig, k: int, i: int) -> Shapes:
-    shapes = block_shapes(
-        config.embed_dims[k],
-        kind=block_kind(i),
-        hidden=int(config.embed_dims[k] * config.mlp_ratios[k]),
-        num_heads=config.num_heads[k],
-        sr_ratio=config.sr_ratios[k],
-        c_ratio=config.c_ratios[k],
-        qkv_bias=config.qkv_bias,
-        values=config.ssa_values,
-    )
+    dim, hidden = config.embed_dims[k], int(config.embed_dims[k] * config.mlp_ratios[k])
+    settings: Any = {"num_heads": config.num_heads[k], "sr_ratio": config.sr_ratios[k], "c_ratio": config.c_ratios[k]}
+    settings |= {"qkv_bias": config.qkv_bias, "values": config.ssa_values}
+    shapes = block_shapes(dim, kind=block_kind(i), hidden=hidden, **settings)
     if config.stage_norms:  # the detection backbone creates its attention last, which shows in the order of its state dict
         return dict(sorted(shapes.items(), key=lambda item: item[0].startswith("attn.")))
     return shapes
@@ -83,12 +79,8 @@ def block_shapes(
         if sr_ratio is None or c_ratio is None:
             raise TypeError("a block of kind 'ssa' needs sr_ratio and c_ratio")
         attention = ssa_shapes(dim, num_heads=num_heads, sr_ratio=sr_ratio, c_ratio=c_ratio, qkv_bias=qkv_bias, values=values)
-    return (
-        scoped("norm1", _norm(dim))
-        | scoped("attn", attention)
-        | scoped("norm2", _norm(dim))
-        | scoped("mlp", mlp_shapes(dim, hidden))
-    )
+    norm1, norm2 = scoped("norm1", _norm(dim)), scoped("norm2", _norm(dim))
+    return norm1 | scoped("attn", attention) | norm2 | scoped("mlp", mlp_shapes(dim, hidden))
 
 
 def ssa_shapes(
@@ -131,7 +123,7 @@ def has_qkv_bias(params: Mapping[str, Any], prefix: str = "") -> bool:
 
 
 def width(params: Mapping[str, Any], name: str) -> int:
-    """Output width told from a weight; 0, which then is reported as missing or misshapen, where there is none."""
+    """Output width of a layer, from its weight; 0, which is then reported as missing or misshapen, where there is none."""
     return int(params[name].shape[0]) if name in params and params[name].shape else 0
 
 
@@ -186,7 +178,7 @@ def init_params(config: ScalableViTConfig, seed: int = 0, dtype: Any = "float32"
 
     Linear weights are normal with deviation 0.02 (the official `trunc_normal_` cuts off at ±2, a hundred deviations out);
     convolution kernels are normal with deviation √(2 / fan_out), fan_out = k² · c_out / groups; gains are one, biases zero.
-    Each parameter has a random stream of its own, told from its name.
+    Each parameter has a random stream of its own, which depends on its name.
     """
     params = {}
     for name, shape in parameter_shapes(config).items():

@@ -24,12 +24,15 @@ collect_ignore = ["programs/fuzz_checkpoints.py"]  # a program of its own, on at
 if not find_spec("jax"):
     collect_ignore += ["support/jitted.py", "backends/test_jax.py"]
 
-SPECIFICATION = ["scalablevit_ref.ops", "scalablevit_ref.attention", "scalablevit_ref.network", "scalablevit_ref.dialects"]
+SPECIFICATION = [f"scalablevit_ref.{part}" for part in ("ops", "attention", "blocks", "network", "dialects")]
 
 with jaxtyping.install_import_hook(SPECIFICATION, "tests.support.typecheck.check"):
     import scalablevit_ref as sv
 
 from scalablevit_ref.testing.arrays import Comparison, assert_agrees  # noqa: E402  (after the hook)
+
+if find_spec("array_api_strict"):
+    from tests.support import array_api  # noqa: F401  (registers it)
 
 COMMON: dict[str, Any] = {
     "deadline": None,

@@ -11,8 +11,8 @@ NAME = "counted"
 exp = np.exp
 
 
-def pad(x: Array, top: int, bottom: int, left: int, right: int) -> Array:
-    return x.padded(((0, 0), (top, bottom), (left, right), (0, 0)))
+def zeros(x: Array, shape: tuple[int, ...]) -> Array:
+    return Array(np.zeros(shape, x.dtype))
 
 
 def device(x: Array) -> str:
@@ -36,3 +36,4 @@ class Einops(AbstractBackend):  # found by einops, which calls x.reshape and x.t
     is_appropriate_type = staticmethod(lambda x: isinstance(x, Array))
     is_float_type = staticmethod(lambda x: x.dtype.kind == "f")
     reduce = staticmethod(Array.reduce)
+    concat = staticmethod(Array.joined)

@@ -10,9 +10,10 @@ import numpy as np
 
 from scalablevit_ref.adapters import extra
 from scalablevit_ref.backends import to_backend, to_numpy
+from scalablevit_ref.blocks import Tap, untapped
 from scalablevit_ref.checks import check_shapes
 from scalablevit_ref.config import ScalableViTConfig, variant
-from scalablevit_ref.network import Tap, scalable_vit, stage_features, untapped
+from scalablevit_ref.network import scalable_vit, stage_features
 from scalablevit_ref.parameters import children, init_params, parameter_shapes
 
 with extra("flax"):

@@ -11,10 +11,11 @@ from einops import rearrange, reduce
 
 from scalablevit_ref.adapters import extra
 from scalablevit_ref.backends import to_backend
+from scalablevit_ref.blocks import patch_embed, peg
 from scalablevit_ref.checkpoints import load_checkpoint
-from scalablevit_ref.checks import check_image_size, check_map, check_shapes
+from scalablevit_ref.checks import check_map, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, variant
-from scalablevit_ref.network import patch_embed, peg
+from scalablevit_ref.image_sizes import check_image_size
 from scalablevit_ref.parameters import children, init_params, parameter_shapes
 
 with extra("torch"):
@@ -32,15 +33,30 @@ class ScalableViT(nn.Module):
     give what `sv.trace` names so, maps as b h w c. What lies below an `attn`, `mlp`, `patch_embeds.k` or `pos_block.k` only holds
     its parameters: hooks there are never called.
 
-    config: a configuration, or a variant's name; `overrides` change its settings.
-    params: initial values under the official names, arrays of any library, copied; None draws `sv.init_params(config, seed)`.
-    drop_rate, attn_drop_rate, drop_path_rate: in training mode, where the official code has them: dropout of the patch embeddings,
-        of each attention's and MLP's output and of the MLP's hidden units; dropout of the attention weights; stochastic depth, by
-        sample, rising linearly from 0 in the first block to `drop_path_rate` in the last. The recipe has 0, 0 and 0.2 to 0.5.
-    features_only: `forward` gives the tuple of all stages' maps, b c h w, as the official detection backbone does (without
-        `stage_norms` in the config, unnormed). `norm` and `head` keep their parameters, unused, so that the same weights load.
+    Parameters
+    ----------
+    config : ScalableViTConfig or str
+        A configuration, or a variant's name; `overrides` change its settings.
+    params : mapping, optional
+        Initial values under the official names, arrays of any library, copied; None draws `sv.init_params(config, seed)`.
+    seed : int
+        Of the initial values that are drawn.
+    drop_rate : float
+        In training mode, as the official code has it: dropout of the patch embeddings, of each attention's and MLP's output and of
+        the MLP's hidden units.
+    attn_drop_rate : float
+        In training mode: dropout of the attention weights.
+    drop_path_rate : float
+        In training mode: stochastic depth, by sample, rising linearly from 0 in the first block to this rate in the last. The
+        official recipe has 0.2 to 0.5, and 0 for the other two rates.
+    features_only : bool
+        `forward` gives the tuple of all stages' maps, b c h w, as the official detection backbone does (without `stage_norms` in
+        the config, unnormed). `norm` and `head` keep their parameters, unused, so that the same weights load.
 
-    Raises ValueError or TypeError for a setting, a rate or parameters that do not fit.
+    Raises
+    ------
+    ValueError or TypeError
+        For a setting, a rate or parameters that do not fit.
     """
 
     norm: Layer
@@ -95,9 +111,9 @@ class ScalableViT(nn.Module):
         use_ema: bool = True,
         **options: Any,
     ) -> ScalableViT:
-        """The network that a checkpoint file holds, in its dtype: `sv.load_checkpoint`, which tells all settings from the file.
+        """The network that a checkpoint file holds, in its dtype; `sv.load_checkpoint` reads all settings from the file.
 
-        options: drop rates and `features_only`.
+        `options` are drop rates and `features_only`.
         """
         checkpoint = load_checkpoint(path, variant=variant, layout=layout, use_ema=use_ema)
         return cls(checkpoint.config, params=checkpoint.params, **options)

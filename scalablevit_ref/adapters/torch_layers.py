@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from scalablevit_ref import ops
 from scalablevit_ref.attention import iwsa, ssa
+from scalablevit_ref.blocks import mlp
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.network import mlp
+from scalablevit_ref.network import attention_settings
 from scalablevit_ref.parameters import block_kind
 
 Tensors = Mapping[str, Tensor]
@@ -44,11 +45,12 @@ class Layer(nn.Module):
             found[name] = value
         return found
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, **changed: Any) -> Tensor:
+        """The function of x; `changed` settings take the place of the layer's own."""
         params = self.params()
         if params and torch.is_autocast_enabled(x.device.type):  # what came before may have been autocast; the parameters are not
             x = x.to(params[self.names[0]].dtype)
-        y: Tensor = self.function(x, params, **self.settings)
+        y: Tensor = self.function(x, params, **self.settings, **changed)
         return y
 
     def extra_repr(self) -> str:
@@ -79,20 +81,17 @@ class Block(nn.Module):
         self, params: Mapping[str, Tensors], config: ScalableViTConfig, k: int, i: int, *, drop: float, attn_drop: float
     ) -> None:
         super().__init__()
-        heads, eps = config.num_heads[k], config.norm_eps
+        attention = iwsa if block_kind(i) == "iwsa" else ssa
+        attend = {"attend": partial(attention_with_dropout, rate=attn_drop)} if attn_drop else {}
+        activation = {"activation": partial(gelu_with_dropout, rate=drop)} if drop else {}
         for name, p in params.items():
             layer: Layer
-            if name == "mlp":
-                layer = Dropped(mlp, p, within=drop, after=drop)
-            elif name != "attn":
-                layer = Layer(layer_norm, p, eps=eps)
-            elif block_kind(i) == "iwsa":
-                settings: dict[str, Any] = {"window_size": config.window_sizes[k], "pad": config.pad_windows}
-                layer = Dropped(iwsa, p, within=attn_drop, after=drop, num_heads=heads, **settings)
+            if name == "attn":
+                layer = Dropped(attention, p, in_training=attend, after=drop, **attention_settings(config, k, i))
+            elif name == "mlp":
+                layer = Dropped(mlp, p, in_training=activation, after=drop)
             else:
-                settings = {"sr_ratio": config.sr_ratios[k], "c_ratio": config.c_ratios[k]}
-                settings |= {"values": config.ssa_values, "scale": config.ssa_scale}
-                layer = Dropped(ssa, p, within=attn_drop, after=drop, num_heads=heads, **settings)
+                layer = Layer(layer_norm, p, eps=config.norm_eps)
             self.add_module(name, layer)
         self.drop_path = DropPath()
 
@@ -103,33 +102,32 @@ class Block(nn.Module):
 
 
 class Dropped(Layer):
-    """Dropout within an attention (of its weights) or an MLP (of its hidden units), and of its output."""
+    """A layer with dropout of its output and, in training mode, within: by functions that take the place of its own."""
 
-    def __init__(self, function: Callable[..., Any], params: Tensors, *, within: float, after: float, **settings: Any) -> None:
+    def __init__(
+        self, function: Callable[..., Any], params: Tensors, *, in_training: Mapping[str, Any], after: float, **settings: Any
+    ) -> None:
         super().__init__(function, params, **settings)
-        self.within, self.drop = within, nn.Dropout(after)
+        self.in_training, self.drop = in_training, nn.Dropout(after)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self.within:
-            y = super().forward(x)
-        else:
-            with DropWithin(self.within, after=F.gelu if self.function is mlp else torch.softmax):
-                y = super().forward(x)
-        dropped: Tensor = self.drop(y)
-        return dropped
+    def forward(self, x: Tensor, **changed: Any) -> Tensor:
+        if self.training:
+            changed = {**self.in_training, **changed}
+        y: Tensor = self.drop(super().forward(x, **changed))
+        return y
 
 
-class DropWithin(TorchFunctionMode):
-    """While it is entered, dropout follows every call of one function of torch's, and takes place in its fused attention."""
+def attention_with_dropout(q: Tensor, k: Tensor, v: Tensor, *, scale: float, rate: float) -> Tensor:
+    """`ops.attention` with dropout of its weights, in torch's fused attention, which takes four axes."""
+    batch = q.shape[:-3]
+    q, k, v = (x.flatten(0, -4) for x in (q, k, v))
+    z = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, scale=scale)
+    return z.reshape(*batch, *z.shape[1:])
 
-    def __init__(self, rate: float, *, after: Callable[..., Any]) -> None:
-        super().__init__()
-        self.rate, self.after = rate, after
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        fused = {"dropout_p": self.rate} if func is F.scaled_dot_product_attention else {}
-        y = func(*args, **(kwargs or {}), **fused)
-        return F.dropout(y, self.rate) if func is self.after else y
+def gelu_with_dropout(x: Tensor, *, rate: float) -> Tensor:
+    """`ops.gelu` with dropout of the hidden units."""
+    return F.dropout(ops.gelu(x), rate)
 
 
 class DropPath(nn.Module):

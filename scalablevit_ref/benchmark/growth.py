@@ -10,9 +10,9 @@ import numpy as np
 
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.benchmark.timing import interleaved
+from scalablevit_ref.blocks import block
 from scalablevit_ref.config import variant
 from scalablevit_ref.cost import cost
-from scalablevit_ref.network import block
 from scalablevit_ref.parameters import block_kind, children, parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
 

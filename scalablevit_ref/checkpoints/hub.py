@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from scalablevit_ref.checkpoints.infer import exact_variant
-from scalablevit_ref.checks import nearest_image_size, usual_image_size
 from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.image_sizes import nearest_image_size, usual_image_size
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD
 
 _LONGEST = 1 << 20

@@ -12,10 +12,10 @@ import typer
 
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints import load_checkpoint
-from scalablevit_ref.checks import check_image_size
 from scalablevit_ref.cli.errors import bad_input_is_one_line
 from scalablevit_ref.cli.settings import errors_in_flags
 from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.image_sizes import check_image_size
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD, load_image
 from scalablevit_ref.parameters import init_params
 

@@ -16,11 +16,11 @@ from rich.table import Table
 from scalablevit_ref.benchmark.contenders import LIBRARIES, Work
 from scalablevit_ref.benchmark.page import HEADINGS, absences, cells, doubts
 from scalablevit_ref.benchmark.page import page as markdown
-from scalablevit_ref.checks import check_image_size
 from scalablevit_ref.cli.documents import print_json
 from scalablevit_ref.cli.errors import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.config import variant
+from scalablevit_ref.image_sizes import check_image_size
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")

@@ -12,12 +12,12 @@ from einops import rearrange
 from scalablevit_ref.checkpoints.convert import Converted
 from scalablevit_ref.checkpoints.load import Opened
 from scalablevit_ref.checkpoints.port_files import OpenedPort, open_any
-from scalablevit_ref.checks import usual_image_size
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.dialects import flax_port, vit_pytorch
 from scalablevit_ref.dialects.config import Config, check_size
 from scalablevit_ref.errors import CheckpointError
 from scalablevit_ref.formats.lazy import values
+from scalablevit_ref.image_sizes import usual_image_size
 from scalablevit_ref.network import scalable_vit, stage_features
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images

@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 
 from scalablevit_ref.checkpoints import load_checkpoint, save_checkpoint
-from scalablevit_ref.checks import check_image_size, usual_image_size
 from scalablevit_ref.cli.errors import bad_input_is_one_line, check_known
 from scalablevit_ref.cli.settings import errors_in_flags
 from scalablevit_ref.config import variant
+from scalablevit_ref.image_sizes import check_image_size, usual_image_size
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
 from scalablevit_ref.testing.traces import reference_trace, save_trace, trace_images

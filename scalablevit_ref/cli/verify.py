@@ -15,10 +15,10 @@ from rich.table import Table
 
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints import load_checkpoint
-from scalablevit_ref.checks import check_image_size, usual_image_size
 from scalablevit_ref.cli.errors import bad_input_is_one_line, check_known
 from scalablevit_ref.cli.settings import errors_in_flags
 from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.image_sizes import check_image_size, usual_image_size
 from scalablevit_ref.images import load_image
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params

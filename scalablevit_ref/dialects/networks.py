@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from scalablevit_ref.blocks import Tap, untapped
 from scalablevit_ref.checks import check_shapes
 from scalablevit_ref.dialects import flax_port
 from scalablevit_ref.dialects.config import Config, check_size, is_norm_bias, shapes
@@ -14,7 +15,6 @@ from scalablevit_ref.dialects.mistakes import MISTAKES
 from scalablevit_ref.dialects.vit_pytorch import scalable_vit
 from scalablevit_ref.edits import Mistake
 from scalablevit_ref.layers import Layer
-from scalablevit_ref.network import Tap, untapped
 from scalablevit_ref.networks import Network, network_of
 from scalablevit_ref.parameters import Shapes
 

@@ -16,8 +16,8 @@ from typing import Any
 from einops import rearrange, reduce
 
 from scalablevit_ref._typing import Array, Float, Params
+from scalablevit_ref.blocks import Tap, untapped
 from scalablevit_ref.dialects.config import Config
-from scalablevit_ref.network import Tap, untapped
 from scalablevit_ref.ops import attention, conv2d, gelu, layer_norm, linear, pad
 from scalablevit_ref.parameters import children, modules
 

@@ -11,11 +11,11 @@ from typing import Any
 from einops import rearrange
 
 from scalablevit_ref._typing import Array, Float, Params
+from scalablevit_ref.blocks import Tap, untapped
 from scalablevit_ref.checks import check_map, check_parameters, check_shapes
 from scalablevit_ref.dialects.config import Config, PerStage, check_size, shapes
 from scalablevit_ref.dialects.config import config_from_shapes as _config_from_shapes
 from scalablevit_ref.dialects.port import Dialect, forward, traced
-from scalablevit_ref.network import Tap, untapped
 from scalablevit_ref.parameters import Shapes
 
 __all__ = ["Config", "config_from_shapes", "parameter_shapes", "scalable_vit", "trace"]

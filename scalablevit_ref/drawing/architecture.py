@@ -7,7 +7,6 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
-from scalablevit_ref.checks import map_sizes
 from scalablevit_ref.config import MLP_HEAD_WIDTH, ScalableViTConfig, scaled_dim
 from scalablevit_ref.cost import Cost, cost
 from scalablevit_ref.drawing import style
@@ -15,6 +14,7 @@ from scalablevit_ref.drawing.counts import amount, by_stage, figures, multiply_a
 from scalablevit_ref.drawing.diagram import MARGIN, Arrow, Box, Diagram, Grid, Hue, Text, plain
 from scalablevit_ref.drawing.render import text_width
 from scalablevit_ref.drawing.style import SMALL, TEXT
+from scalablevit_ref.image_sizes import map_sizes
 from scalablevit_ref.parameters import block_kind
 
 PAD, ASIDE = 14, 16

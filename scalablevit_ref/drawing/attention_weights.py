@@ -11,8 +11,8 @@ from einops import rearrange
 
 from scalablevit_ref.attention import Attend, iwsa, ssa
 from scalablevit_ref.config import BlockKind, ScalableViTConfig, near_matches
-from scalablevit_ref.network import scalable_vit
-from scalablevit_ref.ops import attention
+from scalablevit_ref.network import attention_settings, scalable_vit
+from scalablevit_ref.ops import softmax
 from scalablevit_ref.parameters import block_kind
 
 
@@ -20,11 +20,23 @@ from scalablevit_ref.parameters import block_kind
 class LayerAttention:
     """What the attention of block `layer` does with a batch of images.
 
-    weights: "b heads h w kh kw": what the query at token (h, w) gives to each of its keys; they sum to one. SSA's keys are the
-        s × s tiles of the map, for all queries the same; IWSA's are the p × p tokens of the query's window.
-    span: s of SSA, p of IWSA. stride: pixels from token to token.
-    lim, values: of IWSA, the lengths |F(V)| and |Z| of what LIM and the windows' attention add up at each token, "b h w".
-    logits: what the network says, "b classes".
+    Parameters
+    ----------
+    layer : str
+        `stages.k.i`.
+    kind : "iwsa" or "ssa"
+        Of the block.
+    span : int
+        s of SSA, p of IWSA, in tokens.
+    stride : int
+        Pixels from token to token.
+    weights : b heads h w kh kw
+        What the query at token (h, w) gives to each of its keys; they sum to one. SSA's keys are the s × s tiles of the map, for
+        all queries the same; IWSA's are the p × p tokens of the query's window.
+    logits : b classes
+        What the network says.
+    lim, values : b h w, optional
+        Of IWSA, the lengths |F(V)| and |Z| of what LIM and the windows' attention add up at each token.
     """
 
     layer: str
@@ -73,9 +85,21 @@ def attention_layers(config: ScalableViTConfig) -> list[str]:
 def layer_attention(images: np.ndarray, params: Mapping[str, np.ndarray], config: ScalableViTConfig, layer: str) -> LayerAttention:
     """Run the network on images "b c h w" and keep the attention weights of one block.
 
-    layer: `stages.k.i`, or `stages.k.i.attn`.
+    Parameters
+    ----------
+    images : b c h w
+        Of the network's channels.
+    params : mapping
+        The network's parameters under their official names.
+    config : ScalableViTConfig
+        The network.
+    layer : str
+        `stages.k.i`, or `stages.k.i.attn`.
 
-    Raises ValueError for a layer that the network does not have, and what `scalable_vit` raises.
+    Raises
+    ------
+    ValueError
+        For a layer that the network does not have, and what `scalable_vit` raises.
     """
     layer = layer.removesuffix(".attn")
     known = attention_layers(config)
@@ -93,33 +117,32 @@ def layer_attention(images: np.ndarray, params: Mapping[str, np.ndarray], config
     prefix = f"{layer}.attn."
     own = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
     run = _ssa if block_kind(i) == "ssa" else _iwsa
-    return LayerAttention(layer, block_kind(i), stride=config.strides[k], logits=logits, **run(inputs["x"], own, config, k))
+    found = run(inputs["x"], own, attention_settings(config, k, i))
+    return LayerAttention(layer, block_kind(i), stride=config.strides[k], logits=logits, **found)
 
 
 def _keeping(kept: list[np.ndarray]) -> Attend:
-    """`attention` that keeps its weights: what it makes of values that are the unit vectors."""
+    """`ops.attention` that keeps its weights."""
 
     def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, scale: float) -> Any:
-        keys = k.shape[-2]
-        kept.append(attention(q, k, np.broadcast_to(np.eye(keys, dtype=k.dtype), (*k.shape[:-1], keys)), scale=scale))
-        return attention(q, k, v, scale=scale)
+        weights = softmax(q @ rearrange(k, "... m d -> ... d m") * scale)
+        kept.append(weights)
+        return weights @ v
 
     return attend
 
 
-def _ssa(x: np.ndarray, params: Mapping[str, np.ndarray], config: ScalableViTConfig, k: int) -> dict[str, Any]:
+def _ssa(x: np.ndarray, params: Mapping[str, np.ndarray], settings: dict[str, Any]) -> dict[str, Any]:
     kept: list[np.ndarray] = []
-    settings: dict[str, Any] = {"num_heads": config.num_heads[k], "sr_ratio": config.sr_ratios[k], "c_ratio": config.c_ratios[k]}
-    ssa(x, params, **settings, values=config.ssa_values, scale=config.ssa_scale, attend=_keeping(kept))
-    s, h = config.sr_ratios[k], x.shape[1]
+    ssa(x, params, **settings, attend=_keeping(kept))
+    s, h = settings["sr_ratio"], x.shape[1]
     return {"span": s, "weights": rearrange(kept[0], "b heads (h w) (kh kw) -> b heads h w kh kw", h=h, kh=h // s)}
 
 
-def _iwsa(x: np.ndarray, params: Mapping[str, np.ndarray], config: ScalableViTConfig, k: int) -> dict[str, Any]:
+def _iwsa(x: np.ndarray, params: Mapping[str, np.ndarray], settings: dict[str, Any]) -> dict[str, Any]:
     """With `proj` the identity, `iwsa` gives Z + F(V); without LIM's kernel that is Z, with an attention that gives zeros F(V)."""
     kept: list[np.ndarray] = []
-    p, (h, w, c) = config.window_sizes[k], x.shape[1:]
-    settings: dict[str, Any] = {"num_heads": config.num_heads[k], "window_size": p, "pad": config.pad_windows}
+    p, (h, w, c) = settings["window_size"], x.shape[1:]
     unprojected = dict(params) | {"proj.weight": np.eye(c, dtype=x.dtype), "proj.bias": np.zeros(c, x.dtype)}
     no_lim = {name: np.zeros_like(value) for name, value in params.items() if name.startswith("lim_func.")}
     values = iwsa(x, unprojected | no_lim, **settings, attend=_keeping(kept))

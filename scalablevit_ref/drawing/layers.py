@@ -67,7 +67,7 @@ def _flow(place: Place) -> tuple[str, list[str], Flow]:
 
 
 def _block(place: Place) -> Flow:
-    """`network.block`: two branches, each with a norm before it, added to what they branch from."""
+    """`block`: two branches, each with a norm before it, added to what they branch from."""
     kind, (hidden, c) = block_kind(place.i), place.shapes["mlp.fc1.weight"]
     p, s = place.config.window_sizes[place.k], place.config.sr_ratios[place.k]
     if kind == "iwsa":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scalablevit_ref.checks import map_sizes
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.drawing.counts import figures
+from scalablevit_ref.image_sizes import map_sizes
 from scalablevit_ref.parameters import Shapes, parameter_shapes
 
 HWC = r"$h \times w \times c$"

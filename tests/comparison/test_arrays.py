@@ -206,7 +206,7 @@ def test_arrays_of_different_libraries(library: str) -> None:
 
 
 def test_what_is_no_array_is_refused() -> None:
-    with pytest.raises(TypeError, match="expected an array of NumPy, PyTorch, JAX, CuPy or an array-API library, got list"):
+    with pytest.raises(TypeError, match=r"expected an array of NumPy, PyTorch, JAX, CuPy.* or an array-API library, got list"):
         compare_arrays([1.0], np.ones(1))
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import scalablevit_ref as sv
 from scalablevit_ref import edits
 from scalablevit_ref.compare.mistakes.catalogue import CATALOGUE, likely, mistakes_of
 from scalablevit_ref.compare.mistakes.layerwise import Local

@@ -14,8 +14,8 @@ from hypothesis import Phase, find, given, settings
 from hypothesis.strategies import SearchStrategy
 
 import scalablevit_ref as sv
-from scalablevit_ref.checks import map_sizes
 from scalablevit_ref.edits import changed
+from scalablevit_ref.image_sizes import map_sizes
 from scalablevit_ref.testing import relative_l2, strategies
 from scalablevit_ref.testing.strategies import Case
 from tests.support.mistakes import MISTAKES

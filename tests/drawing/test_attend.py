@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,7 +27,7 @@ from scalablevit_ref.drawing import panels, style
 from scalablevit_ref.drawing.attention_maps import AttentionPicture
 from scalablevit_ref.drawing.attention_weights import LayerAttention, layer_attention
 from scalablevit_ref.testing import random_images, random_params
-from scalablevit_ref.testing.strategies import Case, iwsa_cases, ssa_cases
+from scalablevit_ref.testing.strategies import Case, block_cases, iwsa_cases, ssa_cases
 from tests.conftest import Agree, Library
 from tests.support.attention_ink import IWSAInk, SSAInk, attentions, iwsa_ink, ssa_ink
 
@@ -70,6 +73,77 @@ def test_attend_is_called_in_the_place_of_attention(case: Case, library: str, ag
     changed = run(x, params, **case.settings, attend=lambda q, k, v, *, scale: keep(q, k, v, scale=scale) + 1.0)
     projected = case.params["proj.weight"].sum(axis=1)
     agree(changed, sv.to_numpy(run(x, params, **case.settings)) + projected)
+
+
+@given(case=st.one_of(iwsa_cases(pad=None), ssa_cases()))
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_without_attend_the_backend_s_own_attention_is_called_once_and_no_softmax(case: Case, library: str) -> None:
+    """The path that is fast: no library's arrays go through the definition, which has a softmax."""
+    x, params = (Library(library)(value, "float32") for value in (case.x, case.params))
+    native, calls = import_module(f"scalablevit_ref.backends.{library}"), []
+
+    def counted(q: Any, k: Any, v: Any, *, scale: float) -> Any:
+        calls.append((q.shape, k.shape, v.shape))
+        return attend(q, k, v, scale=scale)
+
+    attend = native.attention
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "attention", counted)
+        patch.setattr(native, "softmax", refused("softmax"), raising=False)
+        (iwsa if "window_size" in case.settings else ssa)(x, params, **case.settings)
+    assert len(calls) == 1
+
+
+def refused(name: str) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError(f"{name} is called")
+
+    return call
+
+
+@given(case=st.one_of(iwsa_cases(pad=None), ssa_cases()))
+def test_torch_s_fused_attention_is_called_once_where_the_widths_are_equal(case: Case) -> None:
+    """On a CPU SSA with values of another width does without, as `backends.torch.attention` says."""
+    x, params = (Library("torch")(value, "float32") for value in (case.x, case.params))
+    calls: list[Any] = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return fused(*args, **kwargs)
+
+    fused, run = F.scaled_dot_product_attention, iwsa if "window_size" in case.settings else ssa
+    wide = "window_size" in case.settings or params["q.weight"].shape[0] == params["proj.weight"].shape[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "scaled_dot_product_attention", counted)
+        if wide:
+            patch.setattr(torch, "softmax", refused("softmax"))
+        run(x, params, **case.settings)
+    assert len(calls) == (1 if wide else 0)
+
+
+@given(case=block_cases())
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_functions_that_take_the_place_of_a_block_s_own(case: Case, library: str, agree: Agree) -> None:
+    """`attend` reaches the attention and `activation` the MLP, through `block`; the tap sees what became of it."""
+    xp = Library(library)
+    x, params, seen = xp(case.x), xp(case.params), {}
+
+    def keep(name: str, y: Any) -> Any:
+        seen[name] = y
+        return y
+
+    whole = sv.block(x, params, **case.settings, attend=ops.attention, activation=ops.gelu)
+    agree.exactly(whole, sv.block(x, params, **case.settings))
+    sv.block(x, params, **case.settings, attend=lambda q, k, v, *, scale: 0.0 * ops.attention(q, k, v, scale=scale), tap=keep)
+    if case.settings["kind"] == "ssa":
+        agree(seen["attn"], np.broadcast_to(case.params["attn.proj.bias"], case.shape))
+    sv.block(x, params, **case.settings, activation=lambda y: 0.0 * y, tap=keep)
+    agree(seen["mlp"], np.broadcast_to(case.params["mlp.fc2.bias"], case.shape))
+    p = {name.removeprefix("mlp."): value for name, value in params.items() if name.startswith("mlp.")}
+    agree(
+        sv.mlp(x, p, activation=ops.gelu_tanh),
+        ops.linear(ops.gelu_tanh(ops.linear(x, p["fc1.weight"], p["fc1.bias"])), p["fc2.weight"], p["fc2.bias"]),
+    )
 
 
 def norm1(layer: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import scalablevit_ref as sv
-from scalablevit_ref import attention, network, ops
+from scalablevit_ref import attention, blocks, ops
 from scalablevit_ref.cli import app
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig
 from scalablevit_ref.cost import Cost
@@ -274,11 +274,11 @@ def test_a_patch_embedding_and_a_peg_are_the_convolutions_that_run(k: int, monke
         ran.append((settings, weight.shape))
         return ops.conv2d(x, weight, bias, **settings)
 
-    monkeypatch.setattr(network, "conv2d", conv2d)
+    monkeypatch.setattr(blocks, "conv2d", conv2d)
     params = children({name: np.zeros(s, np.float32) for name, s in sv.parameter_shapes(config).items()})
     before = np.zeros((1, 32, 32, params["patch_embeds"][f"{k}.proj.weight"].shape[1]), np.float32)
-    out = network.patch_embed(before, children(params["patch_embeds"])[str(k)], patch_size=2 if k else 4)
-    network.peg(out, children(params["pos_block"])[str(k)])
+    out = blocks.patch_embed(before, children(params["patch_embeds"])[str(k)], patch_size=2 if k else 4)
+    blocks.peg(out, children(params["pos_block"])[str(k)])
     (patch, (c, c_in, kernel, _)), (peg, (_, _, depthwise, _)) = ran
     words = words_of(layer_diagram(config, f"patch_embeds.{k}", (224, 224), name="mmdet_small"))
     assert f"convolution {kernel} × {kernel}, {c_in} → {c}," in words

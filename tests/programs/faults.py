@@ -15,11 +15,12 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import Phase, settings
@@ -35,8 +36,20 @@ def plant(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     for right, faulty in FAULTY[fault].items():
         monkeypatch.setattr(faulty, "definition", faulty, raising=False)  # as an op has it
         for holder in [m for m in list(sys.modules.values()) if getattr(m, "__name__", "").startswith("scalablevit_ref")]:
-            for held in [key for key, value in vars(holder).items() if value is right]:
-                monkeypatch.setattr(holder, held, faulty)
+            for held, value in list(vars(holder).items()):
+                if value is right:
+                    monkeypatch.setattr(holder, held, faulty)
+                for defaults in keyword_defaults(value):
+                    for setting in [setting for setting, default in defaults.items() if default is right]:
+                        monkeypatch.setitem(defaults, setting, faulty)
+
+
+def keyword_defaults(value: object) -> Iterator[dict[str, Any]]:
+    """Of a function and of what it wraps: `activation=gelu` holds the right function too."""
+    while isinstance(value, FunctionType):
+        if value.__kwdefaults__:
+            yield value.__kwdefaults__
+        value = getattr(value, "__wrapped__", None)
 
 
 class Outcomes:

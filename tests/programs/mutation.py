@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = ("ops", "attention", "network", "parameters", "config")
+MODULES = ("ops", "attention", "blocks", "network", "parameters", "config")
 ALWAYS = ("tests/specification/test_bad_input.py", "tests/specification/test_network.py", "tests/specification/test_ops.py")
 TESTS = {
     "ops": ("tests/properties/test_ops.py", "tests/properties/test_ssa.py"),
     "attention": ("tests/properties/test_ssa.py", "tests/properties/test_iwsa.py", "tests/properties/test_inputs.py"),
+    "blocks": ("tests/properties/test_block.py", "tests/properties/test_inputs.py", "tests/drawing/test_attend.py"),
     "network": ("tests/properties/test_block.py", "tests/properties/test_inputs.py", "tests/properties/test_network.py"),
     "parameters": (
         "tests/specification/test_parameters.py",
@@ -98,9 +99,9 @@ def _decorate(code: str, names: list[str]) -> str:
 
 
 def _for_types_only(before: str, after: str) -> bool:
-    """Whether the change is one that only a type checker sees: an alias of words, or the type that `cast` names."""
-    without = re.compile(r'cast\((?:"\w+"|None), ')
-    alias = re.match(r"\w+ = (Literal|dict|Callable)\[", before)
+    """Whether the change is one that only a type checker sees: an alias, a variable of types, or the type that `cast` names."""
+    without = re.compile(r'cast\((?:"[^"]*"|None), ')
+    alias = re.match(r"\w+ = (Literal\[|dict\[|Callable\[|ParamSpec\(|TypeVar\()", before)
     return alias is not None or without.sub("cast(", before) == without.sub("cast(", after)
 
 
@@ -145,6 +146,7 @@ def _child(mutant: Mutant, folder: Path, send: Any) -> None:
 
 def _conformance(module: str) -> str | None:
     try:
+        import tests.support.array_api  # noqa: F401  (registers it)
         from tests.specification import test_conformance as cases
         from tests.specification import test_ops
 

@@ -61,6 +61,12 @@ def attentions(draw: st.DrawFn) -> Case:
     return Case((*batch, n, d), {"scale": draw(st.sampled_from([0.2, 1.0, 3.0]))}, shapes, draw(SEEDS), draw(CONTENTS))
 
 
+@st.composite
+def paddings(draw: st.DrawFn) -> Case:
+    """Zeros on any of the four sides, or on none."""
+    return draw(maps()).but(settings={side: draw(st.integers(0, 3)) for side in ("top", "bottom", "left", "right")})
+
+
 OPS = st.fixed_dictionaries(
     {
         "linear": linears(),
@@ -70,6 +76,7 @@ OPS = st.fixed_dictionaries(
         "softmax": maps(),
         "gelu": maps(),
         "gelu_tanh": maps(),
+        "pad": paddings(),
     }
 )
 EXPECTED: dict[str, Any] = {
@@ -80,6 +87,7 @@ EXPECTED: dict[str, Any] = {
     "softmax": lambda x: x.softmax(-1),
     "gelu": lambda x: F.gelu(x, approximate="none"),
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "pad": lambda x, top, bottom, left, right: F.pad(x, (0, 0, left, right, top, bottom)),
 }
 
 

@@ -171,6 +171,27 @@ def test_settings(call: Any, error: type[Exception], message: tuple[str, ...]) -
 
 
 @pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"kind": "iwsa", "window_size": 4}, ValueError, ("4 x 6 tokens", "window_size = 4", "pad=True")),
+        ({"kind": "iwsa", "window_size": 2.0}, TypeError, ("window_size", "whole number", "2.0")),
+        ({"kind": "iwsa", "window_size": 2, "num_heads": 3}, ValueError, ("c = 8", "num_heads = 3")),
+        ({"kind": "ssa", "sr_ratio": 5, "c_ratio": 1.25}, ValueError, ("4 x 6 tokens", "sr_ratio = 5")),
+        ({"kind": "ssa", "sr_ratio": 2, "c_ratio": 1.25, "num_heads": 0}, ValueError, ("num_heads", "at least 1", "0")),
+        ({"kind": "ssa", "sr_ratio": 2, "c_ratio": 1.25, "scale": "none"}, ValueError, ("ssa_scale", "'none'")),
+        ({"kind": "ssa", "sr_ratio": 2, "c_ratio": 1.25, "ssa_scale": "d"}, ValueError, ("ssa_scale", "'d'")),
+    ],
+)
+def test_a_block_refuses_before_any_work(settings: dict[str, Any], error: type[Exception], message: tuple[str, ...]) -> None:
+    """What its attention would refuse, too, though norm1 comes before it."""
+    params = random_params(block_shapes(8, kind=settings["kind"], hidden=16, **SSA), dtype="float32")
+    seen = []
+    with pytest.raises(error, match=said(*message)):
+        sv.block(X, params, **{"num_heads": 2, **settings}, tap=lambda name, x: seen.append(name) or x)
+    assert seen == []
+
+
+@pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
         ({"num_heads": (2, 4, 8)}, ValueError, ("same length", "'num_heads': 3")),

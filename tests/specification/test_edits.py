@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import scalablevit_ref as sv
-from scalablevit_ref import attention, edits, network, ops
+from scalablevit_ref import attention, blocks, edits, network, ops
 from scalablevit_ref.edits import Edit, Mistake, StaleEditError, Swap, changed, has_source, reach
 from scalablevit_ref.parameters import mlp_shapes
 from scalablevit_ref.testing import random_images, random_params, relative_l2
@@ -34,18 +34,18 @@ def test_an_edit_reaches_the_functions_that_call_its_function() -> None:
     linear = changed(ops.linear, (DOUBLED,))
     np.testing.assert_allclose(linear(X, weight, bias), 2 * X @ weight.T + bias, rtol=1e-13)
     expected = linear(ops.gelu(linear(X, weight, bias)), PARAMS["fc2.weight"], PARAMS["fc2.bias"])
-    assert relative_l2(changed(network.mlp, (DOUBLED,))(X, PARAMS), expected) < 1e-14
-    assert relative_l2(network.mlp(X, PARAMS), expected) > 1e-3
+    assert relative_l2(changed(blocks.mlp, (DOUBLED,))(X, PARAMS), expected) < 1e-14
+    assert relative_l2(blocks.mlp(X, PARAMS), expected) > 1e-3
 
 
 def test_what_an_edit_does_not_reach_stays_the_same_object() -> None:
     assert changed(ops.gelu, (DOUBLED,)) is ops.gelu
-    assert changed(network.peg, (DOUBLED,)) is network.peg
-    assert changed(network.mlp, ()) is network.mlp
+    assert changed(blocks.peg, (DOUBLED,)) is blocks.peg
+    assert changed(blocks.mlp, ()) is blocks.mlp
 
 
 def test_the_modules_stay_as_they_are() -> None:
-    before = {module: dict(vars(module)) for module in (ops, attention, network)}
+    before = {module: dict(vars(module)) for module in (ops, attention, blocks, network)}
     changed(network.scalable_vit, (DOUBLED, Swap(ops.gelu, lambda gelu: np.tanh, "form")))
     assert all(vars(module)[name] is value for module, names in before.items() for name, value in names.items())
 
@@ -73,8 +73,8 @@ def test_a_changed_op_runs_its_definition_on_every_library(backend: str) -> None
 
 def test_reach_holds_what_is_called_and_no_backend() -> None:
     assert {sv.ssa, ops.attention, ops.softmax, ops.gelu, ops.erf} <= reach(sv.ssa)
-    assert not {sv.iwsa, network.peg} & reach(sv.ssa)
-    assert {sv.ssa, sv.iwsa, network.peg} <= reach(network.scalable_vit)
+    assert not {sv.iwsa, blocks.peg} & reach(sv.ssa)
+    assert {sv.ssa, sv.iwsa, blocks.peg} <= reach(network.scalable_vit)
     assert not any(".backends" in inspect.unwrap(function).__module__ for function in reach(network.scalable_vit))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import scalablevit_ref as sv
-from scalablevit_ref import attention, network, ops
+from scalablevit_ref import attention, blocks, network, ops
 from scalablevit_ref.testing import random_images, random_params, relative_l2
 from tests.conftest import Agree, Library
 from tests.programs.faults import killers, plant
@@ -59,6 +59,6 @@ def test_planting_reaches_every_module_that_has_the_function(monkeypatch: pytest
     plant(monkeypatch, "tanh GELU")
     assert ops.gelu is attention.gelu is network.gelu is not right
     plant(monkeypatch, "no LIM")
-    assert sv.iwsa is attention.iwsa is network.iwsa
+    assert sv.iwsa is attention.iwsa is blocks.iwsa is network.iwsa
     monkeypatch.undo()
     assert ops.gelu is attention.gelu is network.gelu is right

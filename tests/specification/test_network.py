@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from scalablevit_ref.backends import numpy as numpy_backend
 
 import scalablevit_ref as sv
 from scalablevit_ref.config import MLP_HEAD_WIDTH, VARIANTS
@@ -152,6 +155,44 @@ def test_scale_of_earlier_weights() -> None:
     assert relative_l2(sv.scalable_vit(images, params, config), sv.scalable_vit(images, params, DIGITS)) > 1e-4
 
 
+@pytest.mark.parametrize("word", ["scaled", "head_dim"])
+def test_the_old_name_of_ssa_scale(word: Any) -> None:
+    """`scale` says the same for one more release, in `ssa` and in `block`."""
+    x, ssa = random_images((1, 6, 5, 8)), {"num_heads": 2, "sr_ratio": 2, "c_ratio": 0.5}
+    p = random_params(block_shapes(8, kind="ssa", hidden=6, **ssa))
+    own = {name.removeprefix("attn."): value for name, value in p.items() if name.startswith("attn.")}
+    for run, params in ((partial(sv.block, kind="ssa"), p), (sv.ssa, own)):
+        new = run(x, params, **ssa, ssa_scale=word)
+        np.testing.assert_array_equal(run(x, params, **ssa, scale=word), new)
+        assert np.array_equal(run(x, params, **ssa), new) == (word == "scaled")
+        assert "scale" in inspect.signature(sv.ssa).parameters
+
+
+@pytest.mark.parametrize("run", [sv.scalable_vit, sv.stage_features])
+def test_a_backend_may_take_a_batch_in_groups_and_a_tap_sees_it_whole(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong is refused before the first group."""
+    params, images = random_params(sv.parameter_shapes(DIGITS), dtype="float32"), random_images((3, 1, 112, 112), dtype="float32")
+    asked = []
+
+    def one_by_one(function: Any, images: np.ndarray) -> Any:
+        asked.append(len(images))
+        found = [function(image[None]) for image in images]
+        if isinstance(found[0], tuple):
+            return tuple(np.concatenate(maps) for maps in zip(*found, strict=True))
+        return np.concatenate(found)
+
+    monkeypatch.setattr(numpy_backend, "in_groups", one_by_one)
+    seen = {}
+    grouped, whole = run(images, params, DIGITS), run(images, params, DIGITS, tap=lambda name, x: seen.setdefault(name, x))
+    assert asked == [3]
+    assert {len(x) for x in seen.values()} == {3}
+    for x, y in zip(grouped, whole, strict=True):
+        assert relative_l2(x, y) < 1e-5
+    with pytest.raises(ValueError, match="missing"):
+        run(images, {}, DIGITS)
+    assert asked == [3]
+
+
 def test_init_params() -> None:
     """As the official code draws them, the same in every dtype, another for another seed."""
     config = sv.variant("small")
@@ -194,7 +235,7 @@ def test_what_is_left_out_is_what_the_official_network_has() -> None:
     np.testing.assert_array_equal(sv.patch_embed(x, p, patch_size=2), sv.patch_embed(x, p, patch_size=2, eps=1e-6))
     ssa: dict[str, Any] = {"kind": "ssa", "num_heads": 2, "sr_ratio": 2, "c_ratio": 0.5}
     p = random_params(block_shapes(8, hidden=6, **ssa))
-    spelled = sv.block(x, p, norm_eps=1e-6, values="unscaled", scale="scaled", **ssa)
+    spelled = sv.block(x, p, norm_eps=1e-6, values="unscaled", ssa_scale="scaled", **ssa)
     np.testing.assert_array_equal(sv.block(x, p, **ssa), spelled)
     p = random_params(block_shapes(8, kind="iwsa", hidden=6, num_heads=2))
     with pytest.raises(ValueError, match="pad=True"):

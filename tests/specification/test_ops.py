@@ -39,6 +39,8 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "conv2d tiles": ((X, normal(8, 1, 4, 4), normal(8)), {"stride": 4, "groups": 8}),
     "conv2d oblong": ((X, normal(5, 8, 2, 3)), {"stride": 2}),
     "conv2d groups": ((X, normal(6, 4, 3, 3), normal(6)), {"padding": 2, "groups": 2}),
+    "pad": ((X,), {"top": 1, "bottom": 2, "left": 3, "right": 4}),
+    "pad at the end": ((X,), {"bottom": 5, "right": 3}),
 }
 TORCH: dict[str, Any] = {
     "linear": F.linear,
@@ -48,6 +50,7 @@ TORCH: dict[str, Any] = {
     "erf": torch.erf,
     "softmax": lambda x: x.softmax(-1),
     "attention": lambda q, k, v, scale: (q @ k.mT * scale).softmax(-1) @ v,
+    "pad": lambda x, top=0, bottom=0, left=0, right=0: F.pad(x, (0, 0, left, right, top, bottom)),
     "conv2d": lambda x, w, b=None, **kw: rearrange(F.conv2d(rearrange(x, "b h w c -> b c h w"), w, b, **kw), "b c h w -> b h w c"),
 }
 
@@ -100,8 +103,20 @@ def test_pad_on_one_side(side: str, backend: str) -> None:
     np.testing.assert_array_equal(y, np.pad(X, [(0, 0), widths[:2], widths[2:], (0, 0)]))
 
 
-def test_pad_by_nothing_copies_nothing() -> None:
-    assert ops.pad(X) is X
+def test_pad_by_nothing_copies_nothing(backend: str) -> None:
+    x = sv.to_backend(X, backend)
+    for pad in (ops.pad, ops.pad.definition):
+        assert pad(x) is pad(x, top=0, bottom=0, left=0, right=0) is x
+
+
+def test_zeros_around_what_is_not_a_number(backend: str) -> None:
+    """What is padded is nothing that was computed from the map."""
+    x = sv.to_backend(np.full((1, 2, 2, 1), np.nan), backend)
+    for pad in (ops.pad, ops.pad.definition):
+        y = sv.to_numpy(pad(x, top=1, right=2))
+        assert np.isnan(y[:, 1:, :2]).all()
+        assert (y[:, :1] == 0).all()
+        assert (y[:, :, 2:] == 0).all()
 
 
 def test_softmax_does_not_overflow(backend: str) -> None:
@@ -124,6 +139,7 @@ def test_an_array_of_no_backend_is_told_the_way() -> None:
             raise AssertionError("nothing is moved unasked")
 
     with pytest.raises(
-        TypeError, match=r"got tests\.test_ops\.Tensor; torch\.from_dlpack\(x\) or cupy\.from_dlpack\(x\) takes it over"
+        TypeError,
+        match=r"got tests\.specification\.test_ops\.Tensor; torch\.from_dlpack\(x\) or cupy\.from_dlpack\(x\) takes it over",
     ):
         ops.gelu(Tensor())

@@ -20,7 +20,7 @@ from scalablevit_ref import ops
 from scalablevit_ref.dialects import flax_port, vit_pytorch
 
 CALLS = ("ssa", "iwsa", "block", "mlp", "peg", "patch_embed", "scalable_vit", "stage_features", "trace")
-OPS = ("linear", "layer_norm", "gelu", "gelu_tanh", "erf", "softmax", "attention", "conv2d")
+OPS = ("linear", "layer_norm", "gelu", "gelu_tanh", "erf", "softmax", "attention", "conv2d", "pad")
 DIALECT = ("scalable_vit", "trace")
 UNOPTIMISED = {
     "xla_backend_optimization_level": 0,

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from scalablevit_ref import network
 from scalablevit_ref.attention import iwsa, ssa
+from scalablevit_ref.blocks import residual_block
 from scalablevit_ref.compare.mistakes.catalogue import CATALOGUE
 from scalablevit_ref.edits import Edit, Mistake, Swap, changed
+from scalablevit_ref.network import stage_maps
 
 Function = Callable[..., Any]
 
@@ -74,8 +76,9 @@ def added(source: str) -> tuple[str, str]:
     return (BEFORE_SSA, f"{source}\n\n\n{BEFORE_SSA}")
 
 
-block = network.block
+in_block = partial(Edit, residual_block)
 NORM_1, NORM_2 = ('layer_norm(x, **p["norm1"], eps=norm_eps)', 'layer_norm(x, **p["norm2"], eps=norm_eps)')
+ATTN, MLP = 'tap("attn", attn(y, p["attn"]))', 'tap("mlp", mlp(y, p["mlp"], activation=activation))'
 EMBED, ATTN0, ATTN1, MLP0 = "patch_embeds.0", "stages.0.0.attn", "stages.0.1.attn", "stages.0.0.mlp"
 
 # fmt: off
@@ -127,14 +130,13 @@ PLANTED = {
     "no scale": Planted(("iwsa:08", "ssa:19"), ATTN0, ((".mul(scale)", ""),)),
     "PEG without identity": Planted(("block:25",), "pos_block.0", (("(self.proj(image) + image)", "self.proj(image)"),)),
     "PEG after block 2": Planted(("network:01_every",), "pos_block.0", (("if i == 0:", "if i == 1:"),),
-                                 edits=(Edit(network.stage_features, "if i == 0:", "if i == 1:"),)),
+                                 edits=(Edit(stage_maps, "if i == 0:", "if i == 1:"),)),
     "post-norm": Planted(("block:24",), "stages.0.0.norm1", (
         (BLOCK, "x = self.norm1(x + self.attn(x, h, w))\n        return self.norm2(x + self.mlp(x))"),), edits=(
-        Edit(block, f'y = tap("norm1", {NORM_1})', "y = x"),
-        Edit(block, 'x = x + tap("attn", y)', f'x = x + tap("attn", y)\n    x = tap("norm1", {NORM_1})'),
-        Edit(block, f'y = tap("norm2", {NORM_2})', "y = x"),
-        Edit(block, 'return x + tap("mlp", mlp(y, p["mlp"]))',
-             f'x = x + tap("mlp", mlp(y, p["mlp"]))\n    return tap("norm2", {NORM_2})'))),
+        in_block(f'y = tap("norm1", {NORM_1})', "y = x"),
+        in_block(f"x = x + {ATTN}", f'x = x + {ATTN}\n    x = tap("norm1", {NORM_1})'),
+        in_block(f'y = tap("norm2", {NORM_2})', "y = x"),
+        in_block(f"return x + {MLP}", f'x = x + {MLP}\n    return tap("norm2", {NORM_2})'))),
 }
 # fmt: on
 

@@ -16,10 +16,10 @@ from einops import rearrange
 
 from scalablevit_ref import ops
 from scalablevit_ref.attention import iwsa, ssa
+from scalablevit_ref.blocks import peg
 from scalablevit_ref.dialects.port import same_padding
 from scalablevit_ref.edits import Changes, Edit, Mistake, Swap, has_source, reach, reordered
 from scalablevit_ref.layers import Layer, Wiring, mean
-from scalablevit_ref.network import peg
 from scalablevit_ref.networks import Network
 
 Array = np.ndarray
@@ -43,11 +43,11 @@ ROOT, AFFINE = "(variance + eps) ** 0.5", "* weight + bias"
 VARIANCE = 'variance = reduce(x * x, "... c -> ... 1", "mean")'
 CENTERED = 'x = x - reduce(x, "... c -> ... 1", "mean")'
 SPLIT, MERGED = "(heads d) ->", '(heads d)"'
-QUERY_SIZE = "(c / num_heads) ** -0.5"
-SSA_SCALE = '(head_dim * c_ratio if scale == "scaled" else head_dim) ** -0.5'
+IWSA_SCALE = "(c / num_heads) ** -0.5"
+SSA_SCALE = "width**-0.5"
 ATTEND = "z = attend(q, k, v,"
 MASKED = """real = rearrange(
-        _pad_to_multiple(x[:, :h, :w, :1] * 0.0 + 1.0, window_size),
+        _pad_to_windows(x[:, :h, :w, :1] * 0.0 + 1.0, window_size),
         "b (gh ph) (gw pw) 1 -> b gh gw 1 (ph pw) 1", ph=window_size, pw=window_size)
     z = (lambda *qk, scale: attend(*qk, v * real, scale=scale) / attend(*qk, v * 0.0 + real, scale=scale))(q, k,"""
 ACTIVATED = 'gelu(layer_norm(y, **p["norm_act.0"], eps=SSA_NORM_EPS))'
@@ -204,12 +204,12 @@ CATALOGUE: tuple[Mistake, ...] = (
     mistake("SSA scale by d", "logits are scaled by d^-½, d the width of a head of the input (without r_c)",
             in_ssa(SSA_SCALE, "head_dim**-0.5")),
     mistake("scale by c", "logits are scaled by c^-½, the width of all heads together",
-            in_iwsa(QUERY_SIZE, "c**-0.5"), in_ssa(SSA_SCALE, "c**-0.5")),
+            in_iwsa(IWSA_SCALE, "c**-0.5"), in_ssa(SSA_SCALE, "c**-0.5")),
     mistake("scale by the width of the keys", "logits are scaled by c'^-½, the width of all keys together",
-            in_iwsa(QUERY_SIZE, "c**-0.5"), in_ssa(SSA_SCALE, "(num_heads * k.shape[-1]) ** -0.5")),
-    mistake("no scale", "logits are not scaled", in_iwsa(QUERY_SIZE, "1.0"), in_ssa(SSA_SCALE, "1.0")),
+            in_iwsa(IWSA_SCALE, "c**-0.5"), in_ssa(SSA_SCALE, "(num_heads * k.shape[-1]) ** -0.5")),
+    mistake("no scale", "logits are not scaled", in_iwsa(IWSA_SCALE, "1.0"), in_ssa(SSA_SCALE, "1.0")),
     mistake("scaled twice", "logits are scaled twice, by 1/d",
-            in_iwsa(QUERY_SIZE, "num_heads / c"), in_ssa(SSA_SCALE, "1 / head_dim")),
+            in_iwsa(IWSA_SCALE, "num_heads / c"), in_ssa(SSA_SCALE, "1 / head_dim")),
     mistake("window grid instead of tiles", "windows are a dilated grid instead of tiles: (ph gh) in place of (gh ph)",
             in_iwsa("(gh ph) (gw pw)", "(ph gh) (pw gw)", 2)),
     mistake("cut windows swapped", "windows are cut out column by column and merged row by row", regrouped("gw gh", "gh gw")),
@@ -218,10 +218,10 @@ CATALOGUE: tuple[Mistake, ...] = (
     mistake("transposed inside a window", "H and W are swapped inside each window when it is merged",
             in_iwsa("heads (ph pw) d -> b (gh", "heads (pw ph) d -> b (gh")),
     mistake("filled after qkv", "zeros fill up the windows after qkv, so that they carry no bias",
-            in_iwsa('linear(x, **p["qkv"])', '_pad_to_multiple(linear(x[:, :h, :w, :], **p["qkv"]), window_size)')),
+            in_iwsa('linear(x, **p["qkv"])', '_pad_to_windows(linear(x[:, :h, :w, :], **p["qkv"]), window_size)')),
     mistake("masked filling", "what fills up the windows is masked in the softmax", in_iwsa(ATTEND, MASKED)),
     mistake("filling hidden from LIM", "LIM does not see what fills up the windows",
-            lim_of("_pad_to_multiple(qkv[2, :, :h, :w, :], window_size)")),
+            lim_of("_pad_to_windows(qkv[2, :, :h, :w, :], window_size)")),
     mistake("no LIM", "LIM is missing", in_iwsa(ADDED, "")),
     mistake("LIM on x", "LIM convolves the input instead of the values", lim_of("x")),
     mistake("LIM on q", "LIM convolves the queries instead of the values", lim_of("qkv[0, ...]")),

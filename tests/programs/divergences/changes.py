@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.attention import iwsa, ssa
-from scalablevit_ref.checks import map_sizes
+from scalablevit_ref.image_sizes import map_sizes
 from scalablevit_ref.layers import POOL, Layer, norm
 
 Params = dict[str, np.ndarray]

@@ -1,0 +1,157 @@
+"""The parts of a stage: patch embedding, position encoding, MLP, and the two blocks around the paper's attentions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from scalablevit_ref._typing import Array, Float, Params
+from scalablevit_ref.attention import Attend, iwsa, ssa
+from scalablevit_ref.checks import check_iwsa, check_kind, check_mlp, check_patch_embed, check_peg, check_ssa, needed
+from scalablevit_ref.config import BlockKind, SSAScale, SSAValues
+from scalablevit_ref.ops import attention, conv2d, gelu, layer_norm, linear
+from scalablevit_ref.parameters import children, modules
+
+Activation = Callable[[Array], Array]
+"""Called as `ops.gelu` is, on the hidden units of an MLP."""
+
+Tap = Callable[[str, Any], Any]
+"""Gets each intermediate with its name as it is computed; what it returns takes the intermediate's place."""
+
+
+def untapped(name: str, x: Any) -> Any:
+    return x
+
+
+def patch_embed(x: Float[Array, "b h w c_in"], params: Params, *, patch_size: int, eps: float = 1e-6) -> Float[Array, "b h2 w2 c"]:
+    """Overlapping patches: a convolution of kernel 2·patch_size − 1, stride patch_size, then LayerNorm; h' = ⌈h / patch_size⌉.
+
+    Official module: `patch_embeds.k`: kernel 7, stride 4, padding 3 in stage 0; kernel 3, stride 2, padding 1 in the others.
+    """
+    check_patch_embed(x, params, patch_size=patch_size)
+    p = modules(params)
+    return layer_norm(conv2d(x, **p["proj"], stride=patch_size, padding=patch_size - 1), **p["norm"], eps=eps)
+
+
+def peg(x: Float[Array, "b h w c"], params: Params) -> Float[Array, "b h w c"]:
+    """Position encoding generator: x plus a depthwise 3 × 3 convolution of x (Chu et al., arXiv 2102.10882).
+
+    Once a stage, after its first block. Official module: `pos_block.k`.
+    """
+    check_peg(x, params)
+    return x + conv2d(x, **modules(params)["proj.0"], padding=1, groups=x.shape[-1])
+
+
+def mlp(x: Float[Array, "b h w c"], params: Params, *, activation: Activation = gelu) -> Float[Array, "b h w c"]:
+    """fc2(GELU(fc1(x))), c → m·c → c, with the exact GELU or another `activation`. Official module: `stages.k.i.mlp`."""
+    check_mlp(x, params)
+    p = modules(params)
+    return linear(activation(linear(x, **p["fc1"])), **p["fc2"])
+
+
+def iwsa_block(
+    x: Float[Array, "b h w c"],
+    params: Params,
+    *,
+    num_heads: int,
+    window_size: int,
+    pad: bool = False,
+    norm_eps: float = 1e-6,
+    attend: Attend = attention,
+    activation: Activation = gelu,
+    tap: Tap = untapped,
+) -> Float[Array, "b h w c"]:
+    """The block whose attention is `iwsa`: `stages.k.i`, i even. The arguments are those of `block`."""
+    check_iwsa(x, params, num_heads=num_heads, window_size=window_size, pad=pad, in_block=True)
+    attn = partial(iwsa, num_heads=num_heads, window_size=window_size, pad=pad, attend=attend)
+    return residual_block(x, params, attn, norm_eps=norm_eps, activation=activation, tap=tap)
+
+
+def ssa_block(
+    x: Float[Array, "b h w c"],
+    params: Params,
+    *,
+    num_heads: int,
+    sr_ratio: int,
+    c_ratio: float,
+    values: SSAValues = "unscaled",
+    ssa_scale: SSAScale = "scaled",
+    norm_eps: float = 1e-6,
+    attend: Attend = attention,
+    activation: Activation = gelu,
+    tap: Tap = untapped,
+) -> Float[Array, "b h w c"]:
+    """The block whose attention is `ssa`: `stages.k.i`, i odd. The arguments are those of `block`."""
+    settings: Any = {"num_heads": num_heads, "sr_ratio": sr_ratio, "c_ratio": c_ratio, "values": values, "ssa_scale": ssa_scale}
+    check_ssa(x, params, **settings, in_block=True)
+    attn = partial(ssa, **settings, attend=attend)
+    return residual_block(x, params, attn, norm_eps=norm_eps, activation=activation, tap=tap)
+
+
+def residual_block(
+    x: Float[Array, "b h w c"],
+    params: Params,
+    attn: Callable[[Array, Params], Array],
+    *,
+    norm_eps: float,
+    activation: Activation = gelu,
+    tap: Tap = untapped,
+) -> Float[Array, "b h w c"]:
+    """x += attn(norm1(x)); x += mlp(norm2(x)), of input that is checked; `attn` is `iwsa` or `ssa` with its settings."""
+    p = children(params)
+    y = tap("norm1", layer_norm(x, **p["norm1"], eps=norm_eps))
+    x = x + tap("attn", attn(y, p["attn"]))
+    y = tap("norm2", layer_norm(x, **p["norm2"], eps=norm_eps))
+    return x + tap("mlp", mlp(y, p["mlp"], activation=activation))
+
+
+def block(
+    x: Float[Array, "b h w c"],
+    params: Params,
+    *,
+    kind: BlockKind,
+    num_heads: int,
+    window_size: int | None = None,
+    sr_ratio: int | None = None,
+    c_ratio: float | None = None,
+    norm_eps: float = 1e-6,
+    values: SSAValues = "unscaled",
+    ssa_scale: SSAScale = "scaled",
+    scale: SSAScale | None = None,
+    pad: bool = False,
+    attend: Attend = attention,
+    activation: Activation = gelu,
+    tap: Tap = untapped,
+) -> Float[Array, "b h w c"]:
+    """x += attention(norm1(x)); x += mlp(norm2(x)). Official module: `stages.k.i`.
+
+    Parameters
+    ----------
+    x : b h w c
+        The map.
+    params : mapping
+        Names and shapes are those of `parameters.block_shapes`.
+    kind : "iwsa" or "ssa"
+        "iwsa" needs window_size and takes pad; "ssa" needs sr_ratio and c_ratio and takes values and ssa_scale.
+    num_heads, window_size, sr_ratio, c_ratio, values, ssa_scale, scale, pad, attend
+        As those of `iwsa` and `ssa`.
+    norm_eps : float
+        Epsilon of norm1 and norm2.
+    activation : function
+        Of the MLP's hidden units.
+    tap : function
+        Sees `norm1`, `attn`, `norm2` and `mlp`.
+
+    Raises
+    ------
+    ValueError or TypeError
+        For a shape, a parameter or a setting that does not fit.
+    """
+    check_kind(x, kind)
+    shared: Any = {"num_heads": num_heads, "norm_eps": norm_eps, "attend": attend, "activation": activation, "tap": tap}
+    if kind == "iwsa":
+        return iwsa_block(x, params, window_size=needed(kind, "window_size", window_size), pad=pad, **shared)
+    s, r_c = needed(kind, "sr_ratio", sr_ratio), needed(kind, "c_ratio", c_ratio)
+    ssa_scale = ssa_scale if scale is None else scale
+    return ssa_block(x, params, sr_ratio=s, c_ratio=r_c, values=values, ssa_scale=ssa_scale, **shared)

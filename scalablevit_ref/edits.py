@@ -77,10 +77,6 @@ class Mistake:
         same_parameter = dict(self.params).keys() & dict(other.params).keys()
         return bool(same_setting or same_parameter or any(_collide(a, b) for a in self.changes for b in other.changes))
 
-    def concerns(self, function: Function) -> bool:
-        """Whether a change is in the function or in what it calls."""
-        return any(change.function in reach(function) for change in self.changes)
-
 
 def reordered(function: Function, before: str, order: tuple[str, ...], names: tuple[str, ...] = ("q", "k", "v")) -> Edit:
     """In front of the text `before`, q, k and v are taken in another order, unless their shapes then do not fit.

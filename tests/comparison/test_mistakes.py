@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from scalablevit_ref import edits
-from scalablevit_ref.compare.mistakes.catalogue import CATALOGUE, likely, mistakes_of
+from scalablevit_ref.compare.mistakes.catalogue import CATALOGUE, mistakes_of
 from scalablevit_ref.compare.mistakes.layerwise import Local
-from scalablevit_ref.compare.mistakes.search import diagnose
+from scalablevit_ref.compare.mistakes.search import diagnose, likely
 from scalablevit_ref.dialects import vit_pytorch
 from scalablevit_ref.dialects.mistakes import MISTAKES as PORT_MISTAKES
 from scalablevit_ref.edits import Edit, Mistake, changed, reach

@@ -5,33 +5,32 @@ A dialect names the edits of its own functions, and its own mistakes, in its own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import permutations
 from typing import Any
 
-import numpy as np
-from einops import rearrange
-
 from scalablevit_ref import ops
 from scalablevit_ref.attention import iwsa, ssa
 from scalablevit_ref.blocks import peg
-from scalablevit_ref.dialects.port import same_padding
-from scalablevit_ref.edits import Changes, Edit, Mistake, Swap, has_source, reach, reordered
-from scalablevit_ref.layers import Layer, Wiring, mean
+from scalablevit_ref.compare.mistakes.arithmetic import flipped, of_conv, replicated, same, transposed, turned, with_rounded_factors
+from scalablevit_ref.edits import Edit, Mistake, Swap, has_source, reach, reordered
+from scalablevit_ref.layers import Wiring, mean
 from scalablevit_ref.networks import Network
 
-Array = np.ndarray
-Function = Callable[..., Array]
+Function = Callable[..., Any]
 
 in_iwsa, in_ssa, in_peg, in_mean = (partial(Edit, function) for function in (iwsa, ssa, peg, mean))
 in_gelu, in_norm = (partial(Edit, function) for function in (ops.gelu, ops.layer_norm))
 
 
+ODD = "magnitude * erf(magnitude * 0.5**0.5)"
+
+
 def gelu_as(term: str) -> Edit:
-    """x/2 + |x|/2 · erf(|x|/√2) with another term behind the plus; `magnitude` is |x|."""
-    return in_gelu("magnitude * erf(magnitude * 0.5**0.5)", term)
+    """(x + |x| · erf(|x|/√2)) / 2 with another term behind the plus; `magnitude` is |x|."""
+    return in_gelu(ODD, term)
 
 
 def magnitude_tanh(argument: str) -> str:
@@ -85,70 +84,6 @@ def taken(order: tuple[str, ...]) -> Mistake:
 ORDERS = [order for order in permutations("qkv") if order != ("q", "k", "v")]
 
 
-def of_conv(part: str, change: Callable[..., tuple[Array, Array, int]]) -> Swap:
-    """A convolution of what `change` makes of its map, its kernel and its padding, given those and the stride."""
-
-    def make(conv: Function) -> Function:
-        def changed(
-            x: Array, weight: Array, bias: Array | None = None, *, stride: int = 1, padding: int = 0, groups: int = 1
-        ) -> Array:
-            x, weight, padding = change(x, weight, padding, stride)
-            return conv(x, weight, bias, stride=stride, padding=padding, groups=groups)
-
-        return changed
-
-    return Swap(ops.conv2d, make, part)
-
-
-def flipped(x: Array, weight: Array, padding: int, stride: int) -> tuple[Array, Array, int]:
-    rows, columns = (list(reversed(range(size))) for size in weight.shape[2:])
-    return x, weight[:, :, rows, :][:, :, :, columns], padding
-
-
-def transposed(x: Array, weight: Array, padding: int, stride: int) -> tuple[Array, Array, int]:
-    return x, rearrange(weight, "c_out c_in kh kw -> c_out c_in kw kh"), padding
-
-
-def same(x: Array, weight: Array, padding: int, stride: int) -> tuple[Array, Array, int]:
-    (top, bottom), (left, right) = (same_padding(size, k, stride) for size, k in zip(x.shape[1:3], weight.shape[2:], strict=True))
-    return ops.pad(x, top=top, bottom=bottom, left=left, right=right), weight, 0
-
-
-def replicated(x: Array, weight: Array, padding: int, stride: int) -> tuple[Array, Array, int]:
-    return np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="edge"), weight, 0
-
-
-def turned(conv: Function) -> Function:
-    """The convolution of the map b w h c, turned back."""
-
-    def changed(x: Array, *args: Array, **settings: int) -> Array:
-        return rearrange(conv(rearrange(x, "b h w c -> b w h c"), *args, **settings), "b w h c -> b h w c")
-
-    return changed
-
-
-def rounded(x: Array, bits: int) -> Array:
-    """The factors of a product as units with short mantissas take them: `bits` of float32's are left out, to nearest even."""
-    found = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    found = found + np.uint32((1 << (bits - 1)) - 1) + ((found >> np.uint32(bits)) & np.uint32(1))
-    return (found & ~np.uint32((1 << bits) - 1)).view(np.float32).astype(x.dtype)
-
-
-def with_rounded_factors(bits: int) -> Changes:
-    def product(function: Function) -> Function:
-        return lambda x, weight, *args, **settings: function(rounded(x, bits), rounded(weight, bits), *args, **settings)
-
-    def attention(function: Function) -> Function:
-        def changed(q: Array, k: Array, v: Array, *, scale: float) -> Array:
-            weights = ops.softmax(rounded(q, bits) @ rounded(k, bits).swapaxes(-1, -2) * scale)
-            return np.asarray(rounded(weights, bits) @ rounded(v, bits))
-
-        return changed
-
-    made = ((ops.linear, product), (ops.conv2d, product), (ops.attention, attention))
-    return tuple(Swap(function, make, "factors") for function, make in made)
-
-
 def wired(name: str, words: str, wiring: Wiring) -> Mistake:
     return Mistake(name, words, wiring=wiring)
 
@@ -159,8 +94,7 @@ def mistake(name: str, words: str, *changes: Edit | Swap) -> Mistake:
 
 # fmt: off
 CATALOGUE: tuple[Mistake, ...] = (
-    mistake("tanh GELU", "GELU is the tanh approximation",
-            gelu_as(magnitude_tanh("(2 / 3.141592653589793) ** 0.5 * magnitude * (1.0 + 0.044715 * magnitude * magnitude)"))),
+    mistake("tanh GELU", "GELU is the tanh approximation", in_gelu(f"return (x + {ODD}) * 0.5", "return gelu_tanh(x)")),
     mistake("sigmoid GELU", "GELU is the sigmoid approximation, x·σ(1.702 x)", gelu_as(magnitude_tanh("0.851 * magnitude"))),
     mistake("SiLU", "SiLU stands in for GELU", gelu_as(magnitude_tanh("0.5 * magnitude"))),
     mistake("ReLU", "ReLU stands in for GELU", gelu_as("magnitude")),
@@ -285,26 +219,3 @@ def limits() -> tuple[str, ...]:
     if has_source(iwsa):
         return ()
     return ("the package's source cannot be read here: of the mistakes inside a layer few are looked for",)
-
-
-def likely(network: Network, layers: Collection[Layer], params: Mapping[str, Any]) -> Iterator[Mistake]:
-    """All mistakes that concern these layers or the wiring, and for each parameter its transposition or its lack.
-
-    Of those that come to the same in these layers, only the first. params: the layers' own, by their names in the whole network.
-    """
-    reached = frozenset[Function]().union(*(reach(layer.function) for layer in layers))
-    seen: set[Changes] = {()}
-    for known in mistakes_of(network):
-        here = tuple(change for change in known.changes if change.function in reached)
-        if known.wiring is not None or here not in seen:
-            yield known
-        seen.add(here)
-    for name, value in params.items():
-        if value.ndim >= 2 and value.shape[0] == value.shape[1] > 1:
-            yield Mistake(f"{name} transposed", f"{name} is transposed", params=((name, _transposed),))
-        if name.endswith("bias") and value.any():
-            yield Mistake(f"no {name}", f"{name} is left out", params=((name, np.zeros_like),))
-
-
-def _transposed(value: Array) -> Array:
-    return value.swapaxes(0, 1)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.compare.mistakes.catalogue import likely
+from scalablevit_ref.compare.mistakes.catalogue import mistakes_of
 from scalablevit_ref.compare.mistakes.layerwise import Local
-from scalablevit_ref.edits import Mistake
+from scalablevit_ref.edits import Changes, Mistake, reach
+from scalablevit_ref.layers import Layer
+from scalablevit_ref.networks import Network
 from scalablevit_ref.testing.tolerances import EPS, relative_l2
 
 PAIRED = 6
@@ -84,6 +88,29 @@ def diagnose(
     return best
 
 
+def likely(network: Network, layers: Collection[Layer], params: Mapping[str, Any]) -> Iterator[Mistake]:
+    """All mistakes that concern these layers or the wiring, and for each parameter its transposition or its lack.
+
+    Of those that come to the same in these layers, only the first. params: the layers' own, by their names in the whole network.
+    """
+    reached = frozenset[Callable[..., Any]]().union(*(reach(layer.function) for layer in layers))
+    seen: set[Changes] = {()}
+    for known in mistakes_of(network):
+        here = tuple(change for change in known.changes if change.function in reached)
+        if known.wiring is not None or here not in seen:
+            yield known
+        seen.add(here)
+    for name, value in params.items():
+        if value.ndim >= 2 and value.shape[0] == value.shape[1] > 1:
+            yield Mistake(f"{name} transposed", f"{name} is transposed", params=((name, _transposed),))
+        if name.endswith("bias") and value.any():
+            yield Mistake(f"no {name}", f"{name} is left out", params=((name, np.zeros_like),))
+
+
+def _transposed(value: np.ndarray) -> np.ndarray:
+    return value.swapaxes(0, 1)
+
+
 def _best(findings: list[Finding]) -> list[Finding]:
     """Those that explain, the least error first and none ten times its error; else the three that leave least of the error."""
     findings = sorted((f for f in findings if np.isfinite(f.after)), key=lambda finding: finding.after)
@@ -94,17 +121,13 @@ def _best(findings: list[Finding]) -> list[Finding]:
 
 
 def _pairs(some: list[Mistake], others: list[Mistake]) -> Iterator[Mistake]:
+    """Each of some with each of the others, once, unless they exclude each other."""
     seen = set()
-    for a in some:
-        for b in others:
-            pair = frozenset((a, b))
-            if a == b or pair in seen:
-                continue
-            seen.add(pair)
-            try:
-                yield a & b
-            except ValueError:
-                continue
+    for a, b in product(some, others):
+        pair = frozenset((a, b))
+        if a != b and pair not in seen and not a.excludes(b):
+            yield a & b
+        seen.add(pair)
 
 
 def _error(local: Local, name: str, actual: np.ndarray, mistake: Mistake) -> float:

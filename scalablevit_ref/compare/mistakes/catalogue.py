@@ -24,7 +24,7 @@ Function = Callable[..., Any]
 in_iwsa, in_ssa, in_peg, in_mean = (partial(Edit, function) for function in (iwsa, ssa, peg, mean))
 in_gelu, in_norm = (partial(Edit, function) for function in (ops.gelu, ops.layer_norm))
 
-
+# In capitals: texts of the specification's source that mistakes replace, and long ones that take their place.
 ODD = "magnitude * erf(magnitude * 0.5**0.5)"
 
 
@@ -139,6 +139,7 @@ CATALOGUE: tuple[Mistake, ...] = (
             in_ssa(SSA_SCALE, "head_dim**-0.5")),
     mistake("scale by c", "logits are scaled by c^-½, the width of all heads together",
             in_iwsa(IWSA_SCALE, "c**-0.5"), in_ssa(SSA_SCALE, "c**-0.5")),
+    # in IWSA it is the same, and not tried twice
     mistake("scale by the width of the keys", "logits are scaled by c'^-½, the width of all keys together",
             in_iwsa(IWSA_SCALE, "c**-0.5"), in_ssa(SSA_SCALE, "(num_heads * k.shape[-1]) ** -0.5")),
     mistake("no scale", "logits are not scaled", in_iwsa(IWSA_SCALE, "1.0"), in_ssa(SSA_SCALE, "1.0")),

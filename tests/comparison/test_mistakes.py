@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from scalablevit_ref import edits
+from scalablevit_ref.compare.mistakes import search
 from scalablevit_ref.compare.mistakes.catalogue import CATALOGUE, mistakes_of
 from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.compare.mistakes.search import diagnose, likely
@@ -125,7 +126,8 @@ def test_only_what_concerns_a_layer_is_tried_on_it() -> None:
     assert {"scale by c", "scale by the width of the keys", "no norm"} <= tried("stages.0.1.attn")
 
 
-def test_two_mistakes_in_one_layer_are_named_together() -> None:
+def test_two_mistakes_in_one_layer_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "PAIRS_SECONDS", np.inf)  # however slow the machine is
     local = at_hand("classifier")
     both = MISTAKES["no LIM"] & MISTAKES["no scale"]
     found = diagnose(local, "stages.0.0.attn", local.output("stages.0.0.attn", both), dtype="float64", tolerance=32)

@@ -21,7 +21,7 @@ PAIRED = 6
 """Single mistakes, those that leave least of the error, that are each tried together with every other."""
 
 PAIRS_SECONDS = 20
-"""Longest that the pairs of mistakes of one layer may take, in seconds, as estimated; else none is tried."""
+"""Longest that the pairs of mistakes of one layer may take, in seconds, by what single ones took; else none is tried."""
 
 SMALL = 8
 """Most layers between two taps whose parameters are tried one by one."""
@@ -66,9 +66,7 @@ def diagnose(
     known: mistakes that explained other layers; where some explain this one too, no others are tried. search: whether others are.
     """
     eps = EPS[dtype]
-    start = time.perf_counter()
     before = relative_l2(actual, local.output(name)) / eps
-    took = time.perf_counter() - start
 
     def tried(some: Iterable[Mistake]) -> Iterator[Finding]:
         for mistake in some:
@@ -80,9 +78,11 @@ def diagnose(
         return explaining
     inside = local.inside(name)
     params = local.own_params(*inside) if len(inside) <= SMALL else {}
+    start = time.perf_counter()
     singles = list(tried(likely(local.network, inside.values(), params)))
+    took = time.perf_counter() - start
     best = _best(singles)
-    if (not best or not best[0].explains) and PAIRED * len(singles) * took < PAIRS_SECONDS:
+    if (not best or not best[0].explains) and PAIRED * took < PAIRS_SECONDS:
         helpful = sorted(singles, key=lambda finding: finding.after)[:PAIRED]
         best = _best([*singles, *tried(_pairs([f.mistake for f in helpful], [f.mistake for f in singles]))])
     return best

@@ -1,4 +1,4 @@
-"""The network as a table of layers: which tap is computed from which, by what, with which parameters.
+"""The network as a table of layers: which tap is computed from which, by what function of the specification.
 
 `network.scalable_vit` runs from top to bottom; a comparison must ask for one layer at a time, on inputs of its choice, and try
 what a layer would be if it were wired otherwise. The sum of a layer's sources is what it is fed.
@@ -6,34 +6,19 @@ what a layer would be if it were wired otherwise. The sum of a layer's sources i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from scalablevit_ref.config import MLP_HEAD_WIDTH, ScalableViTConfig
-from scalablevit_ref.parameters import Shapes, block_kind
+from einops import reduce
 
-Kind = Literal[
-    "patch_embed",
-    "layer_norm",
-    "iwsa",
-    "ssa",
-    "mlp",
-    "peg",
-    "mean",
-    "linear",
-    "gelu",
-    "sum",
-    "stem",
-    "downsample",
-    "port_ssa",
-    "feed_forward",
-    "port_peg",
-    "port_iwsa",
-    "channel_norm",
-    "head_norm",
-]
-"""The second row are vit_pytorch's."""
+from scalablevit_ref._typing import Array, Params
+from scalablevit_ref.attention import iwsa, ssa
+from scalablevit_ref.blocks import mlp, patch_embed, peg
+from scalablevit_ref.config import MLP_HEAD_WIDTH, ScalableViTConfig
+from scalablevit_ref.network import attention_settings
+from scalablevit_ref.ops import gelu, layer_norm, linear
+from scalablevit_ref.parameters import Shapes, block_kind
 
 IMAGES = "images"
 """The network's input, in a table of layers and in a trace."""
@@ -44,17 +29,17 @@ POOL = "pool"
 
 @dataclass(frozen=True)
 class Layer:
-    """One tap: the sum of the sources goes through a function of this kind, with the parameters under `name` and these settings."""
+    """One tap: the sum of the sources goes through `function`, with the parameters under `name` and these settings."""
 
     name: str
-    kind: Kind
+    function: Callable[..., Any]
     sources: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """How the layers are put together; the defaults are the official network's, the others are slips."""
+    """How the layers are connected; the defaults are the official network's, the others are mistakes."""
 
     norms: Literal["pre", "post", "on the branch"] = "pre"
     attention: Literal["residual", "bare"] = "residual"
@@ -65,8 +50,6 @@ class Wiring:
     pairs: Literal["IWSA, MLP, SSA, MLP", "SSA, MLP, IWSA, MLP", "SSA, MLP, MLP, IWSA"] = "IWSA, MLP, SSA, MLP"
     stage_norms: Literal["passed on", "on the outputs only"] = "passed on"
     pool: Literal["after norm", "before norm"] = "after norm"
-    second_feed_forward: Literal["after IWSA", "before IWSA"] = "after IWSA"  # these two of vit_pytorch's network
-    last_norm: Literal["missing", "there"] = "missing"
 
 
 OFFICIAL = Wiring()
@@ -76,23 +59,23 @@ def layers(config: ScalableViTConfig, wiring: Wiring = OFFICIAL) -> dict[str, La
     """Every layer by the name of its tap, in the order of `trace`; with `pool`, which is no tap."""
     table: dict[str, Layer] = {}
 
-    def add(name: str, kind: Kind, *sources: str, **settings: Any) -> str:
-        table[name] = Layer(name, kind, sources, settings)
+    def add(name: str, function: Callable[..., Any], *sources: str, **settings: Any) -> str:
+        table[name] = Layer(name, function, sources, settings)
         return name
 
     x = IMAGES
     for k in range(config.num_stages):
         eps = config.norm_eps if config.embed_norm_eps is None else config.embed_norm_eps
-        x = add(f"patch_embeds.{k}", "patch_embed", x, patch_size=2 if k else config.patch_size, eps=eps)
+        x = add(f"patch_embeds.{k}", patch_embed, x, patch_size=2 if k else config.patch_size, eps=eps)
         place = _peg_place(wiring, config.depths[k])
         for turn, i in enumerate((None, *_order(wiring, config.depths[k])), start=-1):
             if i is not None:
                 _add_block(add, x, config, k, i, wiring)
                 x = f"stages.{k}.{i}"
             if turn == place:
-                x = add(f"pos_block.{k}", "peg", x)
+                x = add(f"pos_block.{k}", peg, x)
         if config.stage_norms:
-            normed = add(f"norm_list.{k}", "layer_norm", x, eps=config.norm_eps)
+            normed = add(f"norm_list.{k}", norm, x, eps=config.norm_eps)
             x = normed if wiring.stage_norms == "passed on" or k == config.num_stages - 1 else x
     _add_head(add, x, config, wiring)
     return table
@@ -132,55 +115,71 @@ def _peg_place(wiring: Wiring, depth: int) -> int | None:
 
 
 def _add_block(add: Any, x: str, config: ScalableViTConfig, k: int, i: int, wiring: Wiring) -> None:
-    name, heads, eps = f"stages.{k}.{i}", config.num_heads[k], config.norm_eps
-    norm1, attn, norm2, mlp = (f"{name}.{part}" for part in ("norm1", "attn", "norm2", "mlp"))
-    kind: Kind = block_kind(i)
-    settings: dict[str, Any]
-    if kind == "iwsa":
-        settings = {"num_heads": heads, "window_size": config.window_sizes[k], "pad": config.pad_windows}
-    else:
-        settings = {"num_heads": heads, "sr_ratio": config.sr_ratios[k], "c_ratio": config.c_ratios[k]}
-        settings |= {"values": config.ssa_values, "scale": config.ssa_scale}
+    name, eps, settings = f"stages.{k}.{i}", config.norm_eps, attention_settings(config, k, i)
+    norm1, attn, norm2, mlp_tap = (f"{name}.{part}" for part in ("norm1", "attn", "norm2", "mlp"))
+    attention: Callable[..., Any] = iwsa if block_kind(i) == "iwsa" else ssa
     before = (x,) if wiring.attention == "residual" else ()
     if wiring.norms == "post":
-        add(norm1, "layer_norm", *before, attn, eps=eps)
-        add(attn, kind, x, **settings)
-        add(norm2, "layer_norm", norm1, mlp, eps=eps)
-        add(mlp, "mlp", norm1)
-        add(name, "sum", norm2)
+        add(norm1, norm, *before, attn, eps=eps)
+        add(attn, attention, x, **settings)
+        add(norm2, norm, norm1, mlp_tap, eps=eps)
+        add(mlp_tap, mlp, norm1)
+        add(name, total, norm2)
     elif wiring.norms == "on the branch":
-        add(norm1, "layer_norm", attn, eps=eps)
-        add(attn, kind, x, **settings)
-        add(norm2, "layer_norm", mlp, eps=eps)
-        add(mlp, "mlp", *before, norm1)
-        add(name, "sum", *before, norm1, norm2)
-    elif wiring.pairs == "SSA, MLP, MLP, IWSA" and kind == "iwsa":
-        add(norm2, "layer_norm", x, eps=eps)
-        add(mlp, "mlp", norm2)
-        add(norm1, "layer_norm", x, mlp, eps=eps)
-        add(attn, kind, norm1, **settings)
-        add(name, "sum", x, mlp, attn)
+        add(norm1, norm, attn, eps=eps)
+        add(attn, attention, x, **settings)
+        add(norm2, norm, mlp_tap, eps=eps)
+        add(mlp_tap, mlp, *before, norm1)
+        add(name, total, *before, norm1, norm2)
+    elif wiring.pairs == "SSA, MLP, MLP, IWSA" and attention is iwsa:
+        add(norm2, norm, x, eps=eps)
+        add(mlp_tap, mlp, norm2)
+        add(norm1, norm, x, mlp_tap, eps=eps)
+        add(attn, attention, norm1, **settings)
+        add(name, total, x, mlp_tap, attn)
     else:
-        add(norm1, "layer_norm", x, eps=eps)
-        add(attn, kind, norm1, **settings)
-        add(norm2, "layer_norm", *([x] if wiring.mlp == "beside attention" else [*before, attn]), eps=eps)
-        add(mlp, "mlp", norm2)
-        add(name, "sum", *(() if wiring.mlp == "bare" else (*before, attn)), mlp)
+        add(norm1, norm, x, eps=eps)
+        add(attn, attention, norm1, **settings)
+        add(norm2, norm, *([x] if wiring.mlp == "beside attention" else [*before, attn]), eps=eps)
+        add(mlp_tap, mlp, norm2)
+        add(name, total, *(() if wiring.mlp == "bare" else (*before, attn)), mlp_tap)
 
 
 def _add_head(add: Any, x: str, config: ScalableViTConfig, wiring: Wiring) -> None:
     if config.stage_norms:
-        x = add(POOL, "mean", x)
+        x = add(POOL, mean, x)
     elif wiring.pool == "after norm":
-        x = add(POOL, "mean", add("norm", "layer_norm", x, eps=config.norm_eps))
+        x = add(POOL, mean, add("norm", norm, x, eps=config.norm_eps))
     else:
-        x = add("norm", "layer_norm", add(POOL, "mean", x), eps=config.norm_eps)
-    last: Kind = "linear" if config.num_classes else "sum"
+        x = add("norm", norm, add(POOL, mean, x), eps=config.norm_eps)
+    last = head_linear if config.num_classes else total
     if config.head == "mlp":
-        x = add("head.0", "linear", x)
-        x = add("head.1", "layer_norm", x, eps=config.norm_eps)
-        x = add("head.2", "gelu", x)
-        x = add("head", "sum", add("head.3", last, x))
+        x = add("head.0", head_linear, x)
+        x = add("head.1", norm, x, eps=config.norm_eps)
+        x = add("head.2", head_gelu, x)
+        x = add("head", total, add("head.3", last, x))
     elif config.head == "linear":
         x = add("head", last, x)
-    add("logits", "sum", x)
+    add("logits", total, x)
+
+
+def norm(x: Array, params: Params, *, eps: float) -> Array:
+    return layer_norm(x, **params, eps=eps)
+
+
+def mean(x: Array, params: Params) -> Array:
+    """Over the tokens; a port may have taken the mean before the layer that the reference takes it of."""
+    return x if len(x.shape) == 2 else reduce(x, "b h w c -> b c", "mean")
+
+
+def head_linear(x: Array, params: Params) -> Array:
+    return linear(x, **params)
+
+
+def head_gelu(x: Array, params: Params) -> Array:
+    return gelu(x)
+
+
+def total(x: Array, params: Params) -> Array:
+    """The sum of the sources itself."""
+    return x

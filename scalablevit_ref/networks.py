@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 from scalablevit_ref.blocks import Tap, untapped
 from scalablevit_ref.checks import check_shapes
 from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.edits import Mistake
 from scalablevit_ref.image_sizes import check_image_size, usual_image_size
 from scalablevit_ref.layers import OFFICIAL, Layer, Wiring, layer_shapes, layers
 from scalablevit_ref.network import scalable_vit, stage_features
@@ -40,8 +41,16 @@ class Network(Protocol):
     def checked_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters under the network's own names. Raises ValueError for names and shapes that do not fit."""
 
-    def layers(self, wiring: Wiring = OFFICIAL) -> dict[str, Layer]:
-        """Every layer by the name of its tap, in the order in which they run."""
+    @property
+    def wiring(self) -> Any:
+        """How its layers are connected, a frozen dataclass with the right way as defaults; an instance with others is a mistake."""
+
+    @property
+    def mistakes(self) -> tuple[Mistake, ...]:
+        """Likely mistakes in what is this network's own; the comparator's catalogue holds those of the official one."""
+
+    def layers(self, wiring: Any = None) -> dict[str, Layer]:
+        """Every layer by the name of its tap, in the order in which they run; `wiring` connects them otherwise."""
 
     def layer_shapes(self, images: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """The shape of every layer's output, b h w c or b c, for images of shape b c h w."""
@@ -62,6 +71,8 @@ class Official:
 
     config: ScalableViTConfig
     runs_as_named: ClassVar[bool] = True
+    wiring: ClassVar[Wiring] = OFFICIAL
+    mistakes: ClassVar[tuple[Mistake, ...]] = ()
 
     @property
     def in_chans(self) -> int:
@@ -74,8 +85,8 @@ class Official:
         check_shapes(params, self.parameter_shapes())
         return dict(params)
 
-    def layers(self, wiring: Wiring = OFFICIAL) -> dict[str, Layer]:
-        return layers(self.config, wiring)
+    def layers(self, wiring: Wiring | None = None) -> dict[str, Layer]:
+        return layers(self.config, wiring or OFFICIAL)
 
     def layer_shapes(self, images: Sequence[int]) -> dict[str, tuple[int, ...]]:
         return layer_shapes(self.config, images)

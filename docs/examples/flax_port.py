@@ -1,4 +1,4 @@
-"""Somebody's port to Flax, for b h w c images, and a slip that Flax invites: its GELU is the tanh one unless told otherwise."""
+"""Somebody's port to Flax, for b h w c images, and a mistake that Flax invites: its GELU is the tanh one unless told otherwise."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Somebody's port to PyTorch, with names and layouts of its own, and a slip: the heads of stages.1.0 are interleaved."""
+"""Somebody's port to PyTorch, with names and layouts of its own, and a mistake: the heads of stages.1.0 are interleaved."""
 
 import torch.nn.functional as F
 from einops import rearrange

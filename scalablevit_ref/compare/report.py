@@ -133,7 +133,7 @@ class Report:
             "first_divergent_layer": first.layer if first else None,
             "causes": [asdict(cause) for cause in self.causes],
             "nearest": [
-                {"layer": f.layer, "words": f.hypothesis.words, "error_eps": f.before, "with_it_eps": f.after} for f in self.nearest
+                {"layer": f.layer, "words": f.mistake.words, "error_eps": f.before, "with_it_eps": f.after} for f in self.nearest
             ],
             "notes": list(self.notes),
             "seconds": self.seconds,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,12 +15,13 @@ from scalablevit_ref.backends.threads import share
 from scalablevit_ref.compare.axes import TURNED, canonical_map, fitting
 from scalablevit_ref.compare.capture import Captured, CaptureError, capture
 from scalablevit_ref.compare.inputs import Given, same_weights, settle
-from scalablevit_ref.compare.mistakes.catalogue import Hypothesis
-from scalablevit_ref.compare.mistakes.local import Local
+from scalablevit_ref.compare.mistakes.catalogue import limits
+from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.compare.mistakes.search import Finding, diagnose
 from scalablevit_ref.compare.report import Cause, Report, Row
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.dialects.config import Config
+from scalablevit_ref.edits import Mistake
 from scalablevit_ref.testing.arrays import Comparison, compare_arrays
 from scalablevit_ref.testing.tolerances import NETWORK_TOLERANCE, relative_l2
 
@@ -27,7 +29,7 @@ Mode = Literal["both", "propagated", "isolated"]
 MODES: tuple[Mode, ...] = ("both", "propagated", "isolated")
 
 SEARCH_SECONDS = 60
-"""So long every hypothesis is tried for a layer; then only those that explained a layer before it."""
+"""Time in seconds, of a whole comparison, in which every mistake is tried; layers after it are only held against those found."""
 
 
 def compare(
@@ -146,6 +148,7 @@ def _compared(
     if report.agrees or not diagnosis or local is None:
         return report
     progress("the likely mistake")
+    report = replace(report, notes=(*report.notes, *limits()))
     return report.with_causes(*_causes(local, taps, report), *_first_arrays(local, taps, report))
 
 
@@ -208,11 +211,11 @@ class _Taps:
 
 
 def _causes(local: Local, taps: _Taps, report: Report) -> tuple[tuple[Cause, ...], tuple[Finding, ...]]:
-    """Hypotheses with the layers that each explains, as few as suffice; and for other layers what comes nearest."""
+    """Mistakes with the layers that each explains, as few as suffice; and for other layers what comes nearest."""
     explained: dict[str, list[Finding]] = {}
     nearest: list[Finding] = []
     end = time.monotonic() + SEARCH_SECONDS
-    known: dict[Hypothesis, None] = {}
+    known: dict[Mistake, None] = {}
     for row in report.diverging:
         actual = taps.wide(row.layer)
         if not np.isfinite(actual).all():
@@ -222,24 +225,24 @@ def _causes(local: Local, taps: _Taps, report: Report) -> tuple[tuple[Cause, ...
         )
         if findings and findings[0].explains:
             explained[row.layer] = findings
-            known |= {finding.hypothesis: None for finding in findings}
+            known |= {finding.mistake: None for finding in findings}
         else:
             nearest += findings
     return tuple(_fewest(explained)), tuple(nearest)
 
 
 def _fewest(explained: Mapping[str, Iterable[Finding]]) -> list[Cause]:
-    """The hypothesis that explains most layers, then the one that explains most of the rest, and so on."""
+    """The mistake that explains most layers, then the one that explains most of the rest, and so on."""
     left = {layer: list(findings) for layer, findings in explained.items()}
     causes = []
     while left:
-        counts: dict[Hypothesis, int] = {}
+        counts: dict[Mistake, int] = {}
         for findings in left.values():
             for finding in findings:
-                counts[finding.hypothesis] = counts.get(finding.hypothesis, 0) + 1
-        best = max(counts, key=lambda hypothesis: counts[hypothesis])
-        mine = {layer: f for layer, findings in left.items() for f in findings if f.hypothesis == best}
-        ties = tuple(h.words for h in counts if h != best and all(h in [f.hypothesis for f in left[layer]] for layer in mine))
+                counts[finding.mistake] = counts.get(finding.mistake, 0) + 1
+        best = max(counts, key=lambda mistake: counts[mistake])
+        mine = {layer: f for layer, findings in left.items() for f in findings if f.mistake == best}
+        ties = tuple(m.words for m in counts if m != best and all(m in [f.mistake for f in left[layer]] for layer in mine))
         causes.append(Cause(best.words, tuple(mine), max(f.after for f in mine.values()), ties))
         left = {layer: findings for layer, findings in left.items() if layer not in mine}
     return causes

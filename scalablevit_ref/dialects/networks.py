@@ -10,9 +10,11 @@ from scalablevit_ref.blocks import Tap, untapped
 from scalablevit_ref.checks import check_shapes
 from scalablevit_ref.dialects import flax_port
 from scalablevit_ref.dialects.config import Config, check_size, is_norm_bias, shapes
-from scalablevit_ref.dialects.layers import layer_shapes, layers
+from scalablevit_ref.dialects.layers import AS_NAMED, PortWiring, layer_shapes, layers
+from scalablevit_ref.dialects.mistakes import MISTAKES
 from scalablevit_ref.dialects.vit_pytorch import scalable_vit
-from scalablevit_ref.layers import OFFICIAL, Layer, Wiring
+from scalablevit_ref.edits import Mistake
+from scalablevit_ref.layers import Layer
 from scalablevit_ref.networks import Network, network_of
 from scalablevit_ref.parameters import Shapes
 
@@ -26,6 +28,8 @@ class VitPytorch:
 
     config: Config
     runs_as_named: ClassVar[bool] = False
+    wiring: ClassVar[PortWiring] = AS_NAMED
+    mistakes: ClassVar[tuple[Mistake, ...]] = MISTAKES
 
     @property
     def in_chans(self) -> int:
@@ -45,8 +49,8 @@ class VitPytorch:
             check_shapes(params, expected)
         return dict(params)
 
-    def layers(self, wiring: Wiring = OFFICIAL) -> dict[str, Layer]:
-        return layers(self.config, wiring)
+    def layers(self, wiring: PortWiring | None = None) -> dict[str, Layer]:
+        return layers(self.config, wiring or AS_NAMED)
 
     def layer_shapes(self, images: Sequence[int]) -> dict[str, tuple[int, ...]]:
         return layer_shapes(self.config, images)

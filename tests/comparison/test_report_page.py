@@ -21,9 +21,9 @@ from PIL import Image
 
 import scalablevit_ref as sv
 from scalablevit_ref.compare.html.page import html as page
-from scalablevit_ref.compare.mistakes.catalogue import Hypothesis
 from scalablevit_ref.compare.mistakes.search import Finding
 from scalablevit_ref.compare.report import Cause, Report, Row
+from scalablevit_ref.edits import Mistake
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.testing.arrays import Comparison, compare_arrays
 from tests.support.browser import CHROMIUM, browser
@@ -93,7 +93,7 @@ def hostile() -> Report:
     """Names and words that would break out of the page."""
     report = differing()
     rows = tuple(replace(row, module=HOSTILE, layout=HOSTILE) for row in report.rows)
-    finding = Finding(HOSTILE, Hypothesis(HOSTILE), 1e12, 1e5, False)
+    finding = Finding(HOSTILE, Mistake(HOSTILE, HOSTILE), 1e12, 1e5, False)
     return replace(
         report,
         kind=HOSTILE,

@@ -14,10 +14,11 @@ from hypothesis import Phase, find, given, settings
 from hypothesis.strategies import SearchStrategy
 
 import scalablevit_ref as sv
+from scalablevit_ref.edits import changed
 from scalablevit_ref.image_sizes import map_sizes
 from scalablevit_ref.testing import relative_l2, strategies
 from scalablevit_ref.testing.strategies import Case
-from tests.programs.faults import FAULTS, edited
+from tests.support.mistakes import MISTAKES
 
 STRATEGIES: dict[str, SearchStrategy[Case]] = {
     "iwsa": strategies.iwsa_cases(pad=None),
@@ -219,10 +220,7 @@ def test_most_cases_are_normal_and_few_are_drawn_twice(name: str) -> None:
 
 def test_failures_shrink() -> None:
     """Whole interleaved heads need two heads to show; nothing else about the case need be large."""
-    wrong = {
-        name: edited(getattr(sv, name), [edit])
-        for name, edit in zip(("iwsa", "ssa"), FAULTS["interleaved heads, whole"].edits, strict=True)
-    }
+    wrong = {name: changed(getattr(sv, name), MISTAKES["interleaved heads, whole"].changes) for name in ("iwsa", "ssa")}
 
     def fails(case: Case) -> bool:
         op = "iwsa" if "window_size" in case.settings else "ssa"

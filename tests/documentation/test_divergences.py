@@ -20,8 +20,7 @@ from einops import rearrange
 import scalablevit_ref as sv
 from scalablevit_ref import ops
 from scalablevit_ref.checkpoints.ports import vit_pytorch_to_flax
-from scalablevit_ref.compare.mistakes.slips import Variation
-from scalablevit_ref.compare.mistakes.variations import run
+from scalablevit_ref.compare.mistakes.layerwise import RIGHT, computed
 from scalablevit_ref.dialects import flax_port, vit_pytorch
 from scalablevit_ref.dialects.config import is_norm_bias
 from scalablevit_ref.layers import Layer
@@ -32,6 +31,7 @@ from tests.programs.divergences.counts import counts, parameters
 from tests.programs.divergences.measure import AS_IT_RUNS, SAMPLE, TINY, TINY_PORT, measured, port_params
 from tests.programs.divergences.network import Network
 from tests.programs.divergences.page import PAGE, named, written
+from tests.support.mistakes import MISTAKES
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -311,14 +311,14 @@ def test_the_normed_map_is_passed_on() -> None:
     assert relative_l2(changed("normed_map"), sv.scalable_vit(IMAGES, PARAMS, CONFIG, tap=normed)) < ROUNDING
 
 
-FILLINGS = ("tokens", "after qkv", "masked", "hidden from LIM")
+FILLINGS = {"tokens": RIGHT, **{name: MISTAKES[name] for name in ("filled after qkv", "masked filling", "filling hidden from LIM")}}
 
 
 def filled_by_hand(x: np.ndarray, p: dict[str, np.ndarray], filling: str, *, heads: int, s: int) -> np.ndarray:
     """IWSA of one h w c map, window by window, with torch's attention."""
     (h, w, c), more = x.shape, ((0, -x.shape[0] % s), (0, -x.shape[1] % s), (0, 0))
     wide = np.pad(x, more) @ p["qkv.weight"].T + p["qkv.bias"]
-    qkv = np.pad(wide[:h, :w], more) if filling == "after qkv" else wide
+    qkv = np.pad(wide[:h, :w], more) if filling == "filled after qkv" else wide
     real = np.pad(np.ones((h, w, 1), bool), more)
     z = np.zeros_like(qkv[..., :c])
     for i in range(0, len(qkv), s):
@@ -327,10 +327,10 @@ def filled_by_hand(x: np.ndarray, p: dict[str, np.ndarray], filling: str, *, hea
             q, k, v = (
                 torch.from_numpy(rearrange(t, "i j (heads d) -> heads (i j) d", heads=heads)) for t in np.split(qkv[at], 3, -1)
             )
-            mask = torch.from_numpy(real[at].reshape(1, 1, -1)) if filling == "masked" else None
+            mask = torch.from_numpy(real[at].reshape(1, 1, -1)) if filling == "masked filling" else None
             y = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             z[at] = rearrange(y.numpy(), "heads (i j) d -> i j (heads d)", i=s)
-    values = qkv[:h, :w, 2 * c :] if filling == "hidden from LIM" else qkv[..., 2 * c :]
+    values = qkv[:h, :w, 2 * c :] if filling == "filling hidden from LIM" else qkv[..., 2 * c :]
     lim = torch.nn.functional.conv2d(
         torch.from_numpy(rearrange(values, "h w c -> 1 c h w")),
         *(torch.from_numpy(p[f"lim_func.{leaf}"]) for leaf in ("weight", "bias")),
@@ -345,10 +345,10 @@ def filled_by_hand(x: np.ndarray, p: dict[str, np.ndarray], filling: str, *, hea
 def test_fillings_differ_where_there_is_something_to_fill(filling: Any) -> None:
     """The backbone fills up windows with tokens; the other ways give other maps, but of 6 x 6 tokens none does."""
     p = random_params(iwsa_shapes(8))
-    layer = Layer("x", "iwsa", (), {"num_heads": 2, "window_size": 3, "pad": True})
+    layer = Layer("x", sv.iwsa, (), {"num_heads": 2, "window_size": 3, "pad": True})
     for h, w in ((5, 7), (6, 6)):
         x = random_images((1, h, w, 8))
-        y = run(layer, x, {f"x.{name}": value for name, value in p.items()}, Variation(filling=filling))
+        y = computed(layer, x, {f"x.{name}": value for name, value in p.items()}, FILLINGS[filling])
         assert relative_l2(y[0], filled_by_hand(x[0], p, filling, heads=2, s=3)) < ROUNDING
         ours = sv.iwsa(x, p, num_heads=2, window_size=3, pad=True)
         assert (relative_l2(y, ours) < ROUNDING) == (filling == "tokens" or (h, w) == (6, 6))

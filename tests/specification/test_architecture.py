@@ -16,12 +16,13 @@ PACKAGE = "scalablevit_ref"
 LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(level.split())
     for level in (
-        "_moved _typing config errors",
+        "_moved _typing config edits errors",
         "backends image_sizes parameters",
         "ops checks formats",
         "attention cost images",
         "blocks",
-        "layers network",
+        "network",
+        "layers",
         "networks",
         "dialects",
         "checkpoints",

@@ -9,7 +9,8 @@ import scalablevit_ref as sv
 from scalablevit_ref import attention, blocks, network, ops
 from scalablevit_ref.testing import random_images, random_params, relative_l2
 from tests.conftest import Agree, Library
-from tests.programs.faults import FAULTS, Edit, edited, killers, plant
+from tests.programs.faults import killers, plant
+from tests.support.mistakes import PLANTED
 
 CONFIG = sv.ScalableViTConfig(
     embed_dims=(8, 16),
@@ -31,18 +32,18 @@ def logits(library: str) -> np.ndarray:
 
 
 def test_there_are_26_faults() -> None:
-    assert len(FAULTS) == 26
-    assert all(fault.killers for fault in FAULTS.values())
+    assert len(PLANTED) == 26
+    assert all(fault.properties for fault in PLANTED.values())
 
 
-@pytest.mark.parametrize(("fault", "killer"), [(fault, killer) for fault in FAULTS for killer in FAULTS[fault].killers])
+@pytest.mark.parametrize(("fault", "killer"), [(fault, killer) for fault in PLANTED for killer in PLANTED[fault].properties])
 def test_a_planted_fault_is_killed(fault: str, killer: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, fault)
     with pytest.raises(AssertionError):  # another error is no kill
         killers(fault)[killer](xp=Library(backend), agree=Agree())
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_fault_shows_in_the_logits_alike_on_both_libraries(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = logits("numpy")
     plant(monkeypatch, fault)
@@ -61,9 +62,3 @@ def test_planting_reaches_every_module_that_has_the_function(monkeypatch: pytest
     assert sv.iwsa is attention.iwsa is blocks.iwsa is network.iwsa
     monkeypatch.undo()
     assert ops.gelu is attention.gelu is network.gelu is right
-
-
-def test_an_edit_of_what_is_no_longer_there_is_noticed() -> None:
-    for old, times in (("no such text", 1), ("window_size", 1)):
-        with pytest.raises(AssertionError, match=f"attention:iwsa has .* × '{old}', not 1"):
-            edited(sv.iwsa, [Edit("attention:iwsa", old, "", times)])

@@ -140,6 +140,7 @@ def test_an_array_of_no_backend_is_told_the_way() -> None:
             raise AssertionError("nothing is moved unasked")
 
     with pytest.raises(
-        TypeError, match=r"got tests\.specification\.test_ops\.Tensor; torch\.from_dlpack\(x\) or cupy\.from_dlpack\(x\) takes it over"
+        TypeError,
+        match=r"got tests\.specification\.test_ops\.Tensor; torch\.from_dlpack\(x\) or cupy\.from_dlpack\(x\) takes it over",
     ):
         ops.gelu(Tensor())

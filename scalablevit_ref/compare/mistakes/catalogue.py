@@ -1,142 +1,222 @@
-"""Likely mistakes, each in words and as the one change of a layer or of the wiring that makes it."""
+"""Every mistake that the comparator knows, in words and as an edit of the specification or another wiring of its layers.
+
+A dialect names the edits of its own functions, and its own mistakes, in its own folder (`Network.mistakes`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import permutations
 from typing import Any
 
-from scalablevit_ref.compare.mistakes.slips import NONE, Variation
-from scalablevit_ref.layers import OFFICIAL, Kind, Wiring
+from scalablevit_ref import ops
+from scalablevit_ref.attention import iwsa, ssa
+from scalablevit_ref.blocks import peg
+from scalablevit_ref.compare.mistakes.arithmetic import flipped, of_conv, replicated, same, transposed, turned, with_rounded_factors
+from scalablevit_ref.edits import Edit, Mistake, Swap, has_source, reach, reordered
+from scalablevit_ref.layers import Wiring, mean
+from scalablevit_ref.networks import Network
+
+Function = Callable[..., Any]
+
+in_iwsa, in_ssa, in_peg, in_mean = (partial(Edit, function) for function in (iwsa, ssa, peg, mean))
+in_gelu, in_norm = (partial(Edit, function) for function in (ops.gelu, ops.layer_norm))
+
+# In capitals: texts of the specification's source that mistakes replace, and long ones that take their place.
+ODD = "magnitude * erf(magnitude * 0.5**0.5)"
 
 
-@dataclass(frozen=True)
-class Hypothesis:
-    """`words` complete "it matches if …". kinds: the layers that the change concerns; none for a change of the wiring."""
-
-    words: str
-    kinds: frozenset[Kind] = frozenset()
-    variation: Variation = NONE
-    wiring: Wiring = OFFICIAL
-
-    def __and__(self, other: Hypothesis) -> Hypothesis:
-        """Both at once. Raises ValueError where they change the same setting."""
-        changes = [_changes(h.variation, NONE) | _changes(h.wiring, OFFICIAL) for h in (self, other)]
-        if changes[0].keys() & changes[1].keys():
-            raise ValueError(f"{self.words!r} and {other.words!r} exclude each other")
-        variation = replace(self.variation, **_changes(other.variation, NONE))
-        wiring = replace(self.wiring, **_changes(other.wiring, OFFICIAL))
-        return Hypothesis(f"{self.words}, and {other.words}", self.kinds | other.kinds, variation, wiring)
+def gelu_as(term: str) -> Edit:
+    """(x + |x| · erf(|x|/√2)) / 2 with another term behind the plus; `magnitude` is |x|."""
+    return in_gelu(ODD, term)
 
 
-def _changes(settings: Any, usual: Any) -> dict[str, Any]:
-    return {name: value for name, value in vars(settings).items() if value != getattr(usual, name)}
+def magnitude_tanh(argument: str) -> str:
+    """|x| · tanh(argument ≥ 0), through exp(−2 · argument), which never overflows."""
+    return f"magnitude * (lambda e: (1 - e) / (1 + e))(backend(x).exp(-2.0 * ({argument})))"
 
 
-def _layer(kinds: str, words: str, **change: Any) -> Hypothesis:
-    return Hypothesis(words, frozenset(kinds.split()), variation=Variation(**change))  # type: ignore[arg-type]
+ROOT, AFFINE = "(variance + eps) ** 0.5", "* weight + bias"
+VARIANCE = 'variance = reduce(x * x, "... c -> ... 1", "mean")'
+CENTERED = 'x = x - reduce(x, "... c -> ... 1", "mean")'
+SPLIT, MERGED = "(heads d) ->", '(heads d)"'
+IWSA_SCALE = "(c / num_heads) ** -0.5"
+SSA_SCALE = "width**-0.5"
+ATTEND = "z = attend(q, k, v,"
+MASKED = """real = rearrange(
+        _pad_to_windows(x[:, :h, :w, :1] * 0.0 + 1.0, window_size),
+        "b (gh ph) (gw pw) 1 -> b gh gw 1 (ph pw) 1", ph=window_size, pw=window_size)
+    z = (lambda *qk, scale: attend(*qk, v * real, scale=scale) / attend(*qk, v * 0.0 + real, scale=scale))(q, k,"""
+ACTIVATED = 'gelu(layer_norm(y, **p["norm_act.0"], eps=SSA_NORM_EPS))'
 
 
-def _wired(words: str, **change: Any) -> Hypothesis:
-    return Hypothesis(words, wiring=Wiring(**change))
+def regrouped(cut: str, merged: str) -> Edit:
+    """Windows in the order `cut`, which is then taken for the order `merged`."""
+    before = "z = rearrange(z,"
+    cut, merged = f'"b gh gw ... -> b ({cut}) ..."', f'"b ({merged}) ... -> b gh gw ...", gh=x.shape[1] // window_size'
+    return in_iwsa(before, f"z = rearrange(z, {cut})\n    z = rearrange(z, {merged})\n    {before}")
 
 
-GELU, NORMS = "mlp ssa gelu feed_forward", "patch_embed layer_norm ssa channel_norm head_norm feed_forward port_ssa port_iwsa"
-ATTENTION, IWSA, PEG = "iwsa ssa port_iwsa port_ssa", "iwsa port_iwsa", "peg port_peg"
-KERNELS = f"patch_embed stem downsample {PEG} {ATTENTION}"
-PRODUCTS = f"{KERNELS} mlp feed_forward linear"
+LIM = 'conv2d(qkv[2, ...], **p["lim_func"], padding=1, groups=c)'
+ADDED, PROJECTED = f"z = z + {LIM}", 'linear(z[:, :h, :w, :], **p["proj"])'
+WINDOW_BY_WINDOW = """tiles = rearrange(qkv[2, ...], "b (gh ph) (gw pw) c -> (b gh gw) ph pw c", ph=window_size, pw=window_size)
+    tiles = conv2d(tiles, **p["lim_func"], padding=1, groups=c)
+    grid = {"gh": x.shape[1] // window_size, "gw": x.shape[2] // window_size}
+    z = z + rearrange(tiles, "(b gh gw) ph pw c -> b (gh ph) (gw pw) c", **grid)"""
 
-HYPOTHESES = (
-    _layer(GELU, "GELU is the tanh approximation", gelu="tanh"),
-    _layer(GELU, "GELU is the sigmoid approximation, x·σ(1.702 x)", gelu="sigmoid"),
-    _layer(GELU, "SiLU stands in for GELU", gelu="silu"),
-    _layer(GELU, "ReLU stands in for GELU", gelu="relu"),
-    _layer(GELU, "there is no activation", gelu="none"),
-    _layer(NORMS, "LayerNorm's epsilon is 1e-5", eps=1e-5),
-    _layer(NORMS, "LayerNorm's epsilon is 1e-6", eps=1e-6),
-    _layer(NORMS, "LayerNorm's epsilon is 1e-12", eps=1e-12),
-    _layer(NORMS, "LayerNorm's epsilon is 1e-3", eps=1e-3),
-    _layer(NORMS, "LayerNorm has no epsilon", eps=0.0),
-    _layer(NORMS, "epsilon is added outside the root", eps_place="outside the root"),
-    _layer(NORMS, "epsilon is 1e-5 and added outside the root", eps=1e-5, eps_place="outside the root"),
-    _layer(NORMS, "the variance is the unbiased one, over c − 1", variance="unbiased"),
-    _layer(NORMS, "LayerNorm does not shift (its bias is left out)", norm="without shift"),
-    _layer(NORMS, "LayerNorm has neither gain nor shift", norm="without either"),
-    _layer(NORMS, "LayerNorm is missing", norm="missing"),
-    _layer(KERNELS, "kernels are flipped (convolution instead of cross-correlation)", kernels="flipped"),
-    _layer(KERNELS, "kernels have H and W swapped", kernels="transposed"),
-    _layer(KERNELS, "padding is SAME, which shifts the grid, instead of symmetric", padding="same"),
-    _layer(f"{PEG} {IWSA}", "the border is replicated instead of zeros", padding="replicated"),
-    _layer(ATTENTION, "heads are interleaved: channels are split as (d heads), not (heads d)", interleaved="all"),
-    _layer(ATTENTION, "heads of q and k are interleaved, those of v are not", interleaved="q and k"),
-    _layer(ATTENTION, "heads of v are interleaved, those of q and k are not", interleaved="v"),
-    _layer(ATTENTION, "heads are interleaved when they are split and not when they are merged", interleaved="q, k and v"),
-    _layer(ATTENTION, "heads are interleaved when they are merged", interleaved="merge"),
-    *(
-        _layer(ATTENTION, f"q, k and v are taken in the order {', '.join(order)}", order=" ".join(order))
-        for order in permutations("qkv")
-        if order != ("q", "k", "v")
-    ),
-    _layer("iwsa", "qkv's channels are split as (heads three d), not (three heads d)", thirds="(heads three d)"),
-    _layer("iwsa", "qkv's channels are split as (heads d three), not (three heads d)", thirds="(heads d three)"),
-    _layer(ATTENTION, "logits are scaled by d^-½, d the width of a head of the input (without r_c)", scale="d"),
-    _layer("ssa port_ssa port_iwsa", "logits are scaled by c'^-½, the width of all keys together", scale="c'"),
-    _layer(ATTENTION, "logits are scaled by c^-½, the width of all heads together", scale="c"),
-    _layer(ATTENTION, "logits are not scaled", scale="none"),
-    _layer(ATTENTION, "logits are scaled twice, by 1/d", scale="1/d"),
-    _layer("iwsa", "windows are a dilated grid instead of tiles: (ph gh) in place of (gh ph)", windows="grid"),
-    _layer("iwsa", "windows are cut out column by column and merged row by row", windows="columns first when cut"),
-    _layer("iwsa", "windows are cut out row by row and merged column by column", windows="columns first when merged"),
-    _layer("iwsa", "H and W are swapped inside each window when it is merged", windows="transposed inside when merged"),
-    _layer("iwsa", "zeros fill up the windows after qkv, so that they carry no bias", filling="after qkv"),
-    _layer("iwsa", "what fills up the windows is masked in the softmax", filling="masked"),
-    _layer("iwsa", "LIM does not see what fills up the windows", filling="hidden from LIM"),
-    _layer(IWSA, "LIM is missing", lim="missing"),
-    _layer(IWSA, "LIM convolves the input instead of the values", lim="of x"),
-    _layer(IWSA, "LIM convolves the queries instead of the values", lim="of q"),
-    _layer(IWSA, "LIM convolves the keys instead of the values", lim="of k"),
-    _layer(IWSA, "LIM convolves the attention's output instead of the values", lim="of z"),
-    _layer(IWSA, "LIM runs window by window, so that windows do not interact", lim="per window"),
-    _layer(IWSA, "LIM is a residual: V + F(V) is added instead of F(V)", lim="residual"),
-    _layer(IWSA, "LIM is added after proj", lim="after proj"),
-    _layer(IWSA, "LIM comes before the attention, which attends to F(V)", lim="before the attention"),
-    _layer("ssa", "the activation comes before the norm", activation="before the norm"),
-    _layer(PEG, "PEG has no identity: the convolution replaces its input", identity="missing"),
-    _layer("mean", "tokens are pooled by their maximum", pool="max"),
-    _layer("mean", "tokens are summed instead of averaged", pool="sum"),
-    _layer(KERNELS, "H and W are swapped", map="w h"),
-    _layer(PRODUCTS, "products are computed from factors rounded to bfloat16", factors="bfloat16"),
-    _layer(PRODUCTS, "products are computed from factors rounded to TF32", factors="tf32"),
-    _wired("norms come after the residual additions (post-norm)", norms="post"),
-    _wired("norms are applied to what the branches give (res-post-norm)", norms="on the branch"),
-    _wired("the attention's residual connection is missing", attention="bare"),
-    _wired("the MLP's residual connection is missing", mlp="bare"),
-    _wired("the MLP runs beside the attention, on the same input", mlp="beside attention"),
-    _wired("PEG comes after the second block", peg="after the second block"),
-    _wired("PEG comes after the last block", peg="after the last block"),
-    _wired("PEG comes before the first block", peg="before the blocks"),
-    _wired("PEG is missing", peg="missing"),
-    _wired("SSA comes before IWSA", pairs="SSA, MLP, IWSA, MLP"),
-    _wired("SSA comes before IWSA, whose MLP comes before it too, as in vit_pytorch", pairs="SSA, MLP, MLP, IWSA"),
-    _wired("stage norms are on the outputs only: the next stage takes the map as it is", stage_norms="on the outputs only"),
-    _wired("tokens are pooled before the last norm", pool="before norm"),
-    _wired("the second feed-forward runs before IWSA", second_feed_forward="before IWSA"),
-    _wired("the last stage ends in a norm too", last_norm="there"),
-)  # fmt: skip
+
+def lim_of(what: str) -> Edit:
+    return in_iwsa(ADDED, ADDED.replace("qkv[2, ...]", what))
+
+
+def taken(order: tuple[str, ...]) -> Mistake:
+    """q, k and v in another order; where they then do not fit each other they stay."""
+    chosen = [("q", "k", "v").index(name) for name in order]
+    return Mistake(
+        f"q, k, v as {', '.join(order)}",
+        f"q, k and v are taken in the order {', '.join(order)}",
+        (in_iwsa('cut = {"ph"', f'qkv = qkv[{chosen}, ...]\n    cut = {{"ph"'), reordered(ssa, "q, k, v = (rearrange", order)),
+    )
+
+
+ORDERS = [order for order in permutations("qkv") if order != ("q", "k", "v")]
+
+
+def wired(name: str, words: str, wiring: Wiring) -> Mistake:
+    return Mistake(name, words, wiring=wiring)
+
+
+def mistake(name: str, words: str, *changes: Edit | Swap) -> Mistake:
+    return Mistake(name, words, changes)
+
+
+# fmt: off
+CATALOGUE: tuple[Mistake, ...] = (
+    mistake("tanh GELU", "GELU is the tanh approximation", in_gelu(f"return (x + {ODD}) * 0.5", "return gelu_tanh(x)")),
+    mistake("sigmoid GELU", "GELU is the sigmoid approximation, x·σ(1.702 x)", gelu_as(magnitude_tanh("0.851 * magnitude"))),
+    mistake("SiLU", "SiLU stands in for GELU", gelu_as(magnitude_tanh("0.5 * magnitude"))),
+    mistake("ReLU", "ReLU stands in for GELU", gelu_as("magnitude")),
+    mistake("no activation", "there is no activation", gelu_as("x")),
+    mistake("eps 1e-5", "LayerNorm's epsilon is 1e-5", in_norm(ROOT, "(variance + 1e-5) ** 0.5")),
+    mistake("eps 1e-6", "LayerNorm's epsilon is 1e-6", in_norm(ROOT, "(variance + 1e-6) ** 0.5")),
+    mistake("eps 1e-12", "LayerNorm's epsilon is 1e-12", in_norm(ROOT, "(variance + 1e-12) ** 0.5")),
+    mistake("eps 1e-3", "LayerNorm's epsilon is 1e-3", in_norm(ROOT, "(variance + 1e-3) ** 0.5")),
+    mistake("no eps", "LayerNorm has no epsilon", in_norm(ROOT, "variance**0.5")),
+    mistake("eps outside the root", "epsilon is added outside the root", in_norm(ROOT, "(variance**0.5 + eps)")),
+    mistake("eps 1e-5 outside the root", "epsilon is 1e-5 and added outside the root", in_norm(ROOT, "(variance**0.5 + 1e-5)")),
+    mistake("unbiased variance", "the variance is the unbiased one, over c − 1",
+            in_norm(VARIANCE, VARIANCE.replace('"mean")', '"sum") / (x.shape[-1] - 1)'))),
+    mistake("norm without shift", "LayerNorm does not shift (its bias is left out)", in_norm(AFFINE, "* weight")),
+    mistake("norm without gain and shift", "LayerNorm has neither gain nor shift", in_norm(AFFINE, "")),
+    mistake("no norm", "LayerNorm is missing", in_norm(CENTERED, "return x")),
+    mistake("flipped kernel", "kernels are flipped (convolution instead of cross-correlation)",
+            of_conv("kernel", flipped)),
+    mistake("transposed kernel", "kernels have H and W swapped", of_conv("kernel", transposed)),
+    mistake("SAME padding", "padding is SAME, which shifts the grid, instead of symmetric", of_conv("padding", same)),
+    mistake("replicated border", "the border is replicated instead of zeros", of_conv("padding", replicated)),
+    mistake("interleaved heads, whole", "heads are interleaved: channels are split as (d heads), not (heads d)",
+            in_iwsa("(heads d)", "(d heads)", 2), in_ssa("(heads d)", "(d heads)", 2)),
+    mistake("interleaved heads, half", "heads of q and k are interleaved, those of v are not",
+            in_iwsa('"b (gh ph) (gw pw) (heads d) ->', "f\"b (gh ph) (gw pw) ({'heads d' if i == 2 else 'd heads'}) ->"),
+            in_ssa('"b h w (heads d) ->', "f\"b h w ({'heads d' if t is v else 'd heads'}) ->")),
+    mistake("interleaved heads of v", "heads of v are interleaved, those of q and k are not",
+            in_iwsa('"b (gh ph) (gw pw) (heads d) ->', "f\"b (gh ph) (gw pw) ({'d heads' if i == 2 else 'heads d'}) ->"),
+            in_ssa('"b h w (heads d) ->', "f\"b h w ({'d heads' if t is v else 'heads d'}) ->")),
+    mistake("interleaved heads when split", "heads are interleaved when they are split and not when they are merged",
+            in_iwsa(SPLIT, "(d heads) ->"), in_ssa(SPLIT, "(d heads) ->")),
+    mistake("interleaved heads when merged", "heads are interleaved when they are merged",
+            in_iwsa(MERGED, '(d heads)"'), in_ssa(MERGED, '(d heads)"')),
+    *(taken(order) for order in ORDERS),
+    mistake("qkv as (heads three d)", "qkv's channels are split as (heads three d), not (three heads d)",
+            in_iwsa('"b h w (three c) -> three b h w c", three=3',
+                    '"b h w (heads three d) -> three b h w (heads d)", three=3, heads=num_heads')),
+    mistake("qkv as (heads d three)", "qkv's channels are split as (heads d three), not (three heads d)",
+            in_iwsa('"b h w (three c) -> three b h w c", three=3',
+                    '"b h w (heads d three) -> three b h w (heads d)", three=3, heads=num_heads')),
+    mistake("SSA scale by d", "logits are scaled by d^-½, d the width of a head of the input (without r_c)",
+            in_ssa(SSA_SCALE, "head_dim**-0.5")),
+    mistake("scale by c", "logits are scaled by c^-½, the width of all heads together",
+            in_iwsa(IWSA_SCALE, "c**-0.5"), in_ssa(SSA_SCALE, "c**-0.5")),
+    # in IWSA it is the same, and not tried twice
+    mistake("scale by the width of the keys", "logits are scaled by c'^-½, the width of all keys together",
+            in_iwsa(IWSA_SCALE, "c**-0.5"), in_ssa(SSA_SCALE, "(num_heads * k.shape[-1]) ** -0.5")),
+    mistake("no scale", "logits are not scaled", in_iwsa(IWSA_SCALE, "1.0"), in_ssa(SSA_SCALE, "1.0")),
+    mistake("scaled twice", "logits are scaled twice, by 1/d",
+            in_iwsa(IWSA_SCALE, "num_heads / c"), in_ssa(SSA_SCALE, "1 / head_dim")),
+    mistake("window grid instead of tiles", "windows are a dilated grid instead of tiles: (ph gh) in place of (gh ph)",
+            in_iwsa("(gh ph) (gw pw)", "(ph gh) (pw gw)", 2)),
+    mistake("cut windows swapped", "windows are cut out column by column and merged row by row", regrouped("gw gh", "gh gw")),
+    mistake("merged windows swapped", "windows are cut out row by row and merged column by column",
+            regrouped("gh gw", "gw gh")),
+    mistake("transposed inside a window", "H and W are swapped inside each window when it is merged",
+            in_iwsa("heads (ph pw) d -> b (gh", "heads (pw ph) d -> b (gh")),
+    mistake("filled after qkv", "zeros fill up the windows after qkv, so that they carry no bias",
+            in_iwsa('linear(x, **p["qkv"])', '_pad_to_windows(linear(x[:, :h, :w, :], **p["qkv"]), window_size)')),
+    mistake("masked filling", "what fills up the windows is masked in the softmax", in_iwsa(ATTEND, MASKED)),
+    mistake("filling hidden from LIM", "LIM does not see what fills up the windows",
+            lim_of("_pad_to_windows(qkv[2, :, :h, :w, :], window_size)")),
+    mistake("no LIM", "LIM is missing", in_iwsa(ADDED, "")),
+    mistake("LIM on x", "LIM convolves the input instead of the values", lim_of("x")),
+    mistake("LIM on q", "LIM convolves the queries instead of the values", lim_of("qkv[0, ...]")),
+    mistake("LIM on k", "LIM convolves the keys instead of the values", lim_of("qkv[1, ...]")),
+    mistake("LIM on z", "LIM convolves the attention's output instead of the values", lim_of("z")),
+    mistake("LIM per window", "LIM runs window by window, so that windows do not interact", in_iwsa(ADDED, WINDOW_BY_WINDOW)),
+    mistake("LIM as residual", "LIM is a residual: V + F(V) is added instead of F(V)",
+            in_iwsa(ADDED, ADDED.replace("z + ", "z + qkv[2, ...] + "))),
+    mistake("LIM after proj", "LIM is added after proj",
+            in_iwsa(ADDED, f"lim = {LIM}"), in_iwsa(PROJECTED, f"{PROJECTED} + lim[:, :h, :w, :]")),
+    mistake("LIM before the attention", "LIM comes before the attention, which attends to F(V)",
+            in_iwsa(ADDED, ""), in_iwsa("rearrange(qkv[i, ...],", f"rearrange(qkv[i, ...] if i < 2 else {LIM},")),
+    mistake("SSA act before norm", "the activation comes before the norm",
+            in_ssa(ACTIVATED, 'layer_norm(gelu(y), **p["norm_act.0"], eps=SSA_NORM_EPS)')),
+    mistake("PEG without identity", "PEG has no identity: the convolution replaces its input",
+            in_peg("return x + conv2d", "return conv2d")),
+    mistake("max pool", "tokens are pooled by their maximum", in_mean('"mean"', '"max"')),
+    mistake("sum pool", "tokens are summed instead of averaged", in_mean('"mean"', '"sum"')),
+    mistake("H and W swapped", "H and W are swapped", Swap(ops.conv2d, turned, "map")),
+    mistake("bfloat16 factors", "products are computed from factors rounded to bfloat16", *with_rounded_factors(16)),
+    mistake("TF32 factors", "products are computed from factors rounded to TF32", *with_rounded_factors(13)),
+    wired("post-norm", "norms come after the residual additions (post-norm)", Wiring(norms="post")),
+    wired("res-post-norm", "norms are applied to what the branches give (res-post-norm)", Wiring(norms="on the branch")),
+    wired("no attention residual", "the attention's residual connection is missing", Wiring(attention="bare")),
+    wired("no MLP residual", "the MLP's residual connection is missing", Wiring(mlp="bare")),
+    wired("MLP beside attention", "the MLP runs beside the attention, on the same input", Wiring(mlp="beside attention")),
+    wired("PEG after block 2", "PEG comes after the second block", Wiring(peg="after the second block")),
+    wired("PEG after the last block", "PEG comes after the last block", Wiring(peg="after the last block")),
+    wired("PEG before block 1", "PEG comes before the first block", Wiring(peg="before the blocks")),
+    wired("no PEG", "PEG is missing", Wiring(peg="missing")),
+    wired("SSA before IWSA", "SSA comes before IWSA", Wiring(pairs="SSA, MLP, IWSA, MLP")),
+    wired("SSA before IWSA and its MLP", "SSA comes before IWSA, whose MLP comes before it too, as in vit_pytorch",
+          Wiring(pairs="SSA, MLP, MLP, IWSA")),
+    wired("stage norms on the outputs", "stage norms are on the outputs only: the next stage takes the map as it is",
+          Wiring(stage_norms="on the outputs only")),
+    wired("mean before norm", "tokens are pooled before the last norm", Wiring(pool="before norm")),
+)
 """In the order in which they are tried."""
+# fmt: on
 
 
-def hypotheses(kinds: frozenset[Kind], params: Mapping[str, Any]) -> Iterator[Hypothesis]:
-    """All that concern layers of these kinds, and for each of their own parameters its transposition or its lack.
+def mistakes_of(network: Network) -> tuple[Mistake, ...]:
+    """Those of the catalogue and of the network's own that change one of its layers or their wiring."""
+    own = {mistake.name: mistake for mistake in network.mistakes}
+    reached = frozenset[Function]().union(*(reach(layer.function) for layer in network.layers().values()))
+    found = []
+    for known in CATALOGUE:
+        more = own.pop(known.name).changes if known.name in own else ()
+        changes = tuple(change for change in known.changes + more if change.function in reached)
+        if changes or isinstance(known.wiring, type(network.wiring)):
+            found.append(replace(known, changes=changes))
+    return tuple(filter(_can_be_made, (*found, *own.values())))
 
-    params: those of the layers, by their names in the whole network.
-    """
-    for hypothesis in HYPOTHESES:
-        if not hypothesis.kinds or hypothesis.kinds & kinds:
-            yield hypothesis
-    for name, value in params.items():
-        if value.ndim >= 2 and value.shape[0] == value.shape[1] > 1:
-            yield Hypothesis(f"{name} is transposed", kinds, Variation(transposed=name))
-        if name.endswith("bias") and value.any():
-            yield Hypothesis(f"{name} is left out", kinds, Variation(without_bias=name))
+
+def _can_be_made(some: Mistake) -> bool:
+    return all(has_source(change.function) for change in some.changes if isinstance(change, Edit))
+
+
+def limits() -> tuple[str, ...]:
+    """What the report must say of the search for mistakes."""
+    if has_source(iwsa):
+        return ()
+    return ("the package's source cannot be read here: of the mistakes inside a layer few are looked for",)

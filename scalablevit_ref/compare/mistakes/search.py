@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.compare.mistakes.catalogue import Hypothesis, hypotheses
-from scalablevit_ref.compare.mistakes.local import Local
+from scalablevit_ref.compare.mistakes.catalogue import mistakes_of
+from scalablevit_ref.compare.mistakes.layerwise import Local
+from scalablevit_ref.edits import Changes, Mistake, reach
+from scalablevit_ref.layers import Layer
+from scalablevit_ref.networks import Network
 from scalablevit_ref.testing.tolerances import EPS, relative_l2
 
 PAIRED = 6
-"""Of so many of the changes that help most, each is tried together with every other."""
+"""Single mistakes, those that leave least of the error, that are each tried together with every other."""
 
 PAIRS_SECONDS = 20
-"""Unless that would take longer."""
+"""Longest that the pairs of mistakes of one layer may take, in seconds, by what single ones took; else none is tried."""
 
 SMALL = 8
-"""So many layers between two taps have their parameters tried one by one."""
+"""Most layers between two taps whose parameters are tried one by one."""
 
 HELPS = 0.5
-"""A change that leaves less than this share of the error is worth telling, where none explains it."""
+"""Largest share of the error that a mistake may leave to be worth telling, where none explains the whole."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A hypothesis on one layer: the error without the change and with it, in eps of the candidate's dtype."""
+    """A mistake tried on one layer: the error without it and with it, in eps of the candidate's dtype."""
 
     layer: str
-    hypothesis: Hypothesis
+    mistake: Mistake
     before: float
     after: float
     explains: bool
 
     def __str__(self) -> str:
         if self.explains:
-            return f"{self.layer}: matches to {eps_said(self.after)} if {self.hypothesis.words}"
-        return f"{self.layer}: the error falls from {eps_said(self.before)} to {eps_said(self.after)} if {self.hypothesis.words}"
+            return f"{self.layer}: matches to {eps_said(self.after)} if {self.mistake.words}"
+        return f"{self.layer}: the error falls from {eps_said(self.before)} to {eps_said(self.after)} if {self.mistake.words}"
 
 
 def eps_said(error: float) -> str:
@@ -53,34 +58,57 @@ def diagnose(
     *,
     dtype: str,
     tolerance: float,
-    known: Iterable[Hypothesis] = (),
+    known: Iterable[Mistake] = (),
     search: bool = True,
 ) -> list[Finding]:
     """What explains the output `actual` of layer `name`, best first; if nothing does, what comes nearest; empty if nothing helps.
 
-    known: hypotheses that explained other layers; where some explain this one too, no others are tried. search: whether others are.
+    known: mistakes that explained other layers; where some explain this one too, no others are tried. search: whether others are.
     """
     eps = EPS[dtype]
-    start = time.perf_counter()
     before = relative_l2(actual, local.output(name)) / eps
-    took = time.perf_counter() - start
 
-    def tried(some: Iterable[Hypothesis]) -> Iterator[Finding]:
-        for hypothesis in some:
-            after = _error(local, name, actual, hypothesis) / eps
-            yield Finding(name, hypothesis, before, after, after <= tolerance)
+    def tried(some: Iterable[Mistake]) -> Iterator[Finding]:
+        for mistake in some:
+            after = _error(local, name, actual, mistake) / eps
+            yield Finding(name, mistake, before, after, after <= tolerance)
 
     explaining = [finding for finding in tried(known) if finding.explains]
     if explaining or not search:
         return explaining
     inside = local.inside(name)
-    kinds = frozenset(layer.kind for layer in inside.values())
-    singles = list(tried(hypotheses(kinds, local.own_params(*inside) if len(inside) <= SMALL else {})))
+    params = local.own_params(*inside) if len(inside) <= SMALL else {}
+    start = time.perf_counter()
+    singles = list(tried(likely(local.network, inside.values(), params)))
+    took = time.perf_counter() - start
     best = _best(singles)
-    if (not best or not best[0].explains) and PAIRED * len(singles) * took < PAIRS_SECONDS:
+    if (not best or not best[0].explains) and PAIRED * took < PAIRS_SECONDS:
         helpful = sorted(singles, key=lambda finding: finding.after)[:PAIRED]
-        best = _best([*singles, *tried(_pairs([f.hypothesis for f in helpful], [f.hypothesis for f in singles]))])
+        best = _best([*singles, *tried(_pairs([f.mistake for f in helpful], [f.mistake for f in singles]))])
     return best
+
+
+def likely(network: Network, layers: Collection[Layer], params: Mapping[str, Any]) -> Iterator[Mistake]:
+    """All mistakes that concern these layers or the wiring, and for each parameter its transposition or its lack.
+
+    Of those that come to the same in these layers, only the first. params: the layers' own, by their names in the whole network.
+    """
+    reached = frozenset[Callable[..., Any]]().union(*(reach(layer.function) for layer in layers))
+    seen: set[Changes] = {()}
+    for known in mistakes_of(network):
+        here = tuple(change for change in known.changes if change.function in reached)
+        if known.wiring is not None or here not in seen:
+            yield known
+        seen.add(here)
+    for name, value in params.items():
+        if value.ndim >= 2 and value.shape[0] == value.shape[1] > 1:
+            yield Mistake(f"{name} transposed", f"{name} is transposed", params=((name, _transposed),))
+        if name.endswith("bias") and value.any():
+            yield Mistake(f"no {name}", f"{name} is left out", params=((name, np.zeros_like),))
+
+
+def _transposed(value: np.ndarray) -> np.ndarray:
+    return value.swapaxes(0, 1)
 
 
 def _best(findings: list[Finding]) -> list[Finding]:
@@ -92,25 +120,21 @@ def _best(findings: list[Finding]) -> list[Finding]:
     return [f for f in findings if f.after < HELPS * f.before][:3]
 
 
-def _pairs(some: list[Hypothesis], others: list[Hypothesis]) -> Iterator[Hypothesis]:
+def _pairs(some: list[Mistake], others: list[Mistake]) -> Iterator[Mistake]:
+    """Each of some with each of the others, once, unless they exclude each other."""
     seen = set()
-    for a in some:
-        for b in others:
-            pair = frozenset((a, b))
-            if a == b or pair in seen:
-                continue
-            seen.add(pair)
-            try:
-                yield a & b
-            except ValueError:
-                continue
+    for a, b in product(some, others):
+        pair = frozenset((a, b))
+        if a != b and pair not in seen and not a.excludes(b):
+            yield a & b
+        seen.add(pair)
 
 
-def _error(local: Local, name: str, actual: np.ndarray, hypothesis: Hypothesis) -> float:
-    """The relative error with the change; infinite where it gives another shape, or none at all."""
+def _error(local: Local, name: str, actual: np.ndarray, mistake: Mistake) -> float:
+    """The relative error with the mistake; infinite where it gives another shape, or none at all."""
     try:
         with np.errstate(all="ignore"):
-            changed = local.output(name, hypothesis.variation, hypothesis.wiring)
+            changed = local.output(name, mistake)
     except (KeyError, ValueError):  # the wiring has no such layer, or its sources do not fit each other
         return float("inf")
     return relative_l2(actual, changed) if changed.shape == actual.shape else float("inf")

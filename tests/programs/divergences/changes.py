@@ -1,4 +1,4 @@
-"""The divergences as changes of a network: settings that the comparator tries too, or edits of the table of layers."""
+"""The divergences as changes of a network: mistakes that the comparator knows, or edits of the table of layers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from scalablevit_ref.attention import iwsa, ssa
 from scalablevit_ref.image_sizes import map_sizes
-from scalablevit_ref.layers import POOL, Layer
+from scalablevit_ref.layers import POOL, Layer, norm
 
 Params = dict[str, np.ndarray]
 Table = dict[str, Layer]
@@ -20,8 +21,9 @@ class Change:
     """A divergence as a change of a network, the official one or vit_pytorch's.
 
     words: what is done to it.
-    wiring, config: settings of `Wiring` and of the configuration.
-    vary: kinds, names or patterns of names of layers, apart by blanks, to settings of `Variation`.
+    wiring: a mistake of the comparator's catalogue, by its name.
+    within: mistakes of the catalogue, each with a pattern of the layers that have it: of their names, or their function's name.
+    config: settings of the configuration.
     params: makes the changed network's parameters; what it leaves alone stays the same object.
     edit: changes the table of layers, for images of so many pixels a side.
     network: what it is measured on beside the digits. on_digits: whether it is on these.
@@ -29,9 +31,9 @@ class Change:
     """
 
     words: str
-    wiring: Mapping[str, str] = field(default_factory=dict)
+    wiring: str = ""
+    within: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
-    vary: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     params: Callable[[Params, Any], Params] = lambda params, config: params
     edit: Callable[[Table, Any, int], Table] = lambda table, config, size: table
     network: str = "small"
@@ -54,31 +56,38 @@ def without_key_biases(params: Params, config: Any) -> Params:
     return params
 
 
+def with_unit_norms(params: Params, config: Any) -> Params:
+    """Gains of one and shifts of zero for the norms `unit.k` and `unit.last`, which the official network lacks."""
+    names = {**{f"unit.{k}": config.embed_dims[k - 1] for k in range(1, config.num_stages)}, "unit.last": config.embed_dims[-1]}
+    units = {f"{name}.weight": np.ones(c) for name, c in names.items()} | {f"{name}.bias": np.zeros(c) for name, c in names.items()}
+    return params | units
+
+
 def unit_norms_between_stages(table: Table, config: Any, size: int) -> Table:
-    """`unit.k`, a norm without gain and shift, of what the patch embedding of stage k takes."""
+    """`unit.k`, a norm of gain one and shift zero, of what the patch embedding of stage k takes."""
     table = dict(table)
     for k in range(1, config.num_stages):
         embed = table[f"patch_embeds.{k}"]
-        table[f"unit.{k}"] = Layer(f"unit.{k}", "layer_norm", embed.sources, {"eps": config.norm_eps})
+        table[f"unit.{k}"] = Layer(f"unit.{k}", norm, embed.sources, {"eps": config.norm_eps})
         table[embed.name] = replace(embed, sources=(f"unit.{k}",))
     return table
 
 
 def unit_norm_before_the_mean(table: Table, config: Any, size: int) -> Table:
-    last = Layer("unit.last", "layer_norm", table[POOL].sources, {"eps": config.norm_eps})
+    last = Layer("unit.last", norm, table[POOL].sources, {"eps": config.norm_eps})
     return table | {last.name: last, POOL: replace(table[POOL], sources=(last.name,))}
 
 
 def whole_maps(table: Table, config: Any, size: int) -> Table:
     """Each stage's window is its map."""
     sides = map_sizes(config, size)
-    windows = [layer for layer in table.values() if layer.kind == "iwsa"]
+    windows = [layer for layer in table.values() if layer.function is iwsa]
     return table | {x.name: replace(x, settings={**x.settings, "window_size": sides[int(x.name.split(".")[1])]}) for x in windows}
 
 
 def width_of_keys(table: Table, config: Any, size: int) -> Table:
     """The scale is dim_key^-½: with a reduction that is (d · r_c)^-½ as ever, without one d^-½."""
-    unreduced = [layer for layer in table.values() if layer.kind == "ssa" and layer.settings["sr_ratio"] == 1]
+    unreduced = [layer for layer in table.values() if layer.function is ssa and layer.settings["sr_ratio"] == 1]
     return table | {layer.name: replace(layer, settings={**layer.settings, "scale": "head_dim"}) for layer in unreduced}
 
 
@@ -102,56 +111,55 @@ def as_v1(params: Params, config: Any) -> Params:
     return params
 
 
-NORMS = "patch_embed layer_norm ssa"
-UNIT = {"unit.*": {"norm": "without either"}}
 QKV = ("q", "k", "v", "kv", "qkv")
 CHANGES = {
-    "eps": Change("every norm's ε is 1e−5", vary={NORMS: {"eps": 1e-5}}),
-    "ssa_eps": Change("the ε of SSA's own norm is 1e−6", vary={"ssa": {"eps": 1e-6}}),
-    "no_shift": Change("norms do not shift", vary={NORMS: {"norm": "without shift"}}),
-    "tanh": Change("GELU is the tanh approximation", vary={"mlp ssa gelu": {"gelu": "tanh"}}),
-    "ssa_first": Change("SSA, MLP, IWSA, MLP, as the ports' names intend", wiring={"pairs": "SSA, MLP, IWSA, MLP"}),
-    "order": Change("SSA, MLP, MLP, IWSA, as they run", wiring={"pairs": "SSA, MLP, MLP, IWSA"}),
-    "stem_padding": Change("the stem's padding is SAME", vary={"patch_embeds.0": {"padding": "same"}}),
-    "downsampling_padding": Change("the downsamplings' padding is SAME", vary={"patch_embeds.[1-9]": {"padding": "same"}}),
-    "no_stem_norm": Change("no norm after the stem", vary={"patch_embeds.0": {"norm": "missing"}}),
+    "eps": Change("every norm's ε is 1e−5", within={"eps 1e-5": "*"}),
+    "ssa_eps": Change("the ε of SSA's own norm is 1e−6", within={"eps 1e-6": "ssa"}),
+    "no_shift": Change("norms do not shift", within={"norm without shift": "*"}),
+    "tanh": Change("GELU is the tanh approximation", within={"tanh GELU": "*"}),
+    "ssa_first": Change("SSA, MLP, IWSA, MLP, as the ports' names intend", wiring="SSA before IWSA"),
+    "order": Change("SSA, MLP, MLP, IWSA, as they run", wiring="SSA before IWSA and its MLP"),
+    "stem_padding": Change("the stem's padding is SAME", within={"SAME padding": "patch_embeds.0"}),
+    "downsampling_padding": Change("the downsamplings' padding is SAME", within={"SAME padding": "patch_embeds.[1-9]"}),
+    "no_stem_norm": Change("no norm after the stem", within={"no norm": "patch_embeds.0"}),
     "norm_before_downsampling": Change(
         "norms without gain and shift before the downsamplings, none after",
-        vary=UNIT | {"patch_embeds.[1-9]": {"norm": "missing"}},
+        within={"no norm": "patch_embeds.[1-9]"},
+        params=with_unit_norms,
         edit=unit_norms_between_stages,
     ),
     "no_key_bias": Change("no biases of k", params=without_key_biases),
     "no_bias": Change("no biases of q, k and v", params=zeroed(*(f"attn.{name}.bias" for name in QKV))),
-    "no_reduction_norm": Change("no LayerNorm after the reduction", vary={"ssa": {"norm": "missing"}}),
-    "no_reduction_gelu": Change("no GELU after the reduction", vary={"ssa": {"gelu": "none"}}),
+    "no_reduction_norm": Change("no LayerNorm after the reduction", within={"no norm": "ssa"}),
+    "no_reduction_gelu": Change("no GELU after the reduction", within={"no activation": "ssa"}),
     "no_reduction_bias": Change("no biases in the reduction", params=zeroed("reduction.0.bias", "reduction.1.bias")),
     "dense_reduction": Change(
         "none of the three, as in one dense convolution",
-        vary={"ssa": {"norm": "missing", "gelu": "none"}},
+        within={"no norm": "ssa", "no activation": "ssa"},
         params=zeroed("reduction.0.bias", "reduction.1.bias"),
     ),
-    "padded_tiles": Change("zeros fill up SSA's last tiles (SAME)", vary={"ssa": {"padding": "same"}}, odd=True),
+    "padded_tiles": Change("zeros fill up SSA's last tiles (SAME)", within={"SAME padding": "ssa"}, odd=True),
     "scale": Change(
         "the scale is that of `dim_key`: without $r_c$ where $s = 1$ (`small_0`)", edit=width_of_keys, network="small_0"
     ),
     "whole_map": Change("each window is the whole map", edit=whole_maps),
-    "mean_first": Change("the mean before the last norm", wiring={"pool": "before norm"}),
+    "mean_first": Change("the mean before the last norm", wiring="mean before norm"),
     "norm_mean_norm": Change(
         "a norm without gain and shift, the mean, the last norm",
-        wiring={"pool": "before norm"},
-        vary=UNIT,
+        wiring="mean before norm",
+        params=with_unit_norms,
         edit=unit_norm_before_the_mean,
     ),
     "v1": Change("v1, with zeros for what v3 lacks", config={"ssa_values": "scaled"}, params=as_v1),
     "head_dim": Change("SSA's scale is $d^{-1/2}$", config={"ssa_scale": "head_dim"}),
     "embed_eps": Change("the patch embeddings' ε is 1e−5", config={"embed_norm_eps": 1e-5}),
-    "masked": Change("what fills up a window is masked in the softmax", vary={"iwsa": {"filling": "masked"}}, odd=True),
-    "after_qkv": Change("zeros fill up windows after qkv, without its bias", vary={"iwsa": {"filling": "after qkv"}}, odd=True),
-    "hidden": Change("LIM does not see what fills up a window", vary={"iwsa": {"filling": "hidden from LIM"}}, odd=True),
-    "normed_map": Change("norms without gain and shift between the stages", vary=UNIT, edit=unit_norms_between_stages),
+    "masked": Change("what fills up a window is masked in the softmax", within={"masked filling": "iwsa"}, odd=True),
+    "after_qkv": Change("zeros fill up windows after qkv, without its bias", within={"filled after qkv": "iwsa"}, odd=True),
+    "hidden": Change("LIM does not see what fills up a window", within={"filling hidden from LIM": "iwsa"}, odd=True),
+    "normed_map": Change("norms without gain and shift between the stages", params=with_unit_norms, edit=unit_norms_between_stages),
     "outputs_only": Change(
         "only the output is normed, the next stage takes the map as it is (`mmdet_small`)",
-        wiring={"stage_norms": "on the outputs only"},
+        wiring="stage norms on the outputs",
         network="mmdet_small",
         on_digits=False,
     ),
@@ -161,16 +169,15 @@ FLAX_PORT = ("no_shift", "tanh", "stem_padding", "downsampling_padding", *VIT_PY
 """All that the official network needs to compute what these do. Where two concern one setting the later one holds."""
 
 TOGETHER = {"vit_pytorch": VIT_PYTORCH, "flax_port": FLAX_PORT}
-PORT_NORMS = "channel_norm head_norm feed_forward port_ssa port_iwsa"
 PORT_CHANGES = {
-    "tanh": Change("GELU is the tanh approximation", vary={"feed_forward": {"gelu": "tanh"}}),
-    "stem_padding": Change("the stem's padding is SAME", vary={"stem": {"padding": "same"}}),
-    "downsampling_padding": Change("the downsamplings' padding is SAME", vary={"downsample": {"padding": "same"}}),
-    "last_norm": Change("the last stage ends in a norm", wiring={"last_norm": "there"}),
+    "tanh": Change("GELU is the tanh approximation", within={"tanh GELU": "*"}),
+    "stem_padding": Change("the stem's padding is SAME", within={"SAME padding": "stem"}),
+    "downsampling_padding": Change("the downsamplings' padding is SAME", within={"SAME padding": "downsample"}),
+    "last_norm": Change("the last stage ends in a norm", wiring="norm after the last stage"),
 }
 """The four places of the Flax port that differ from vit_pytorch wherever its weights come from it."""
 
 OTHER_PORT_CHANGES = {
-    "no_shift": Change("norms do not shift, and the weights would", vary={PORT_NORMS: {"norm": "without shift"}}),
-    "padded_tiles": Change("zeros fill up SSA's last tiles (SAME)", vary={"port_ssa": {"padding": "same"}}, odd=True),
+    "no_shift": Change("norms do not shift, and the weights would", within={"norm without shift": "*"}),
+    "padded_tiles": Change("zeros fill up SSA's last tiles (SAME)", within={"SAME padding": "ssa_layer"}, odd=True),
 }

@@ -12,7 +12,7 @@ import scalablevit_ref as sv
 from scalablevit_ref import digits
 from scalablevit_ref.dialects import vit_pytorch
 from scalablevit_ref.dialects.config import is_norm_bias
-from scalablevit_ref.layers import Wiring
+from scalablevit_ref.dialects.layers import PortWiring
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.testing import random_images, random_params, relative_l2
 from tests.programs.divergences.changes import CHANGES, OTHER_PORT_CHANGES, PORT_CHANGES, TOGETHER, Change, Params
@@ -138,7 +138,7 @@ def _ports(bench: Bench) -> dict[str, float]:
     return found
 
 
-AS_IT_RUNS = Wiring(second_feed_forward="before IWSA")
+AS_IT_RUNS = PortWiring(second_feed_forward="before IWSA")
 """vit_pytorch's table of layers is in the order that its names intend, unless told so."""
 
 

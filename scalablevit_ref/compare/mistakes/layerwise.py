@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from typing import Any
 
 import numpy as np
+from einops import rearrange
 
-from scalablevit_ref.compare.mistakes.slips import NONE, Variation
-from scalablevit_ref.compare.mistakes.variations import run
-from scalablevit_ref.layers import IMAGES, OFFICIAL, Layer, Wiring
+from scalablevit_ref.edits import Mistake, changed
+from scalablevit_ref.layers import IMAGES, Layer
 from scalablevit_ref.networks import Network
+
+RIGHT = Mistake("none")
 
 
 class Local:
@@ -31,31 +34,38 @@ class Local:
         self.network, self.names, self.tap = network, frozenset(names), tap
         self.params = {name: np.asarray(value, np.float64) for name, value in params.items()}
         self.images = np.asarray(images, np.float64)
-        self.table = cache(network.layers)
+        self._tables = cache(network.layers)
 
-    def output(self, name: str, variation: Variation = NONE, wiring: Wiring = OFFICIAL) -> np.ndarray:
-        """What the reference's layer, changed so, makes of the candidate's own input. KeyError if this wiring has no such layer."""
-        return self._computed(name, variation, self.table(wiring), {IMAGES: self.images})
+    def table(self, wiring: Any = None) -> dict[str, Layer]:
+        """The network's layers, connected so or as they should be."""
+        return self._tables(wiring or self.network.wiring)
+
+    def output(self, name: str, mistake: Mistake = RIGHT) -> np.ndarray:
+        """What the reference's layer, with this mistake, makes of the candidate's own input.
+
+        Raises KeyError if the mistake's wiring has no such layer, ValueError where its sources do not fit each other.
+        """
+        return self._computed(name, mistake, self.table(mistake.wiring), {IMAGES: self.images})
 
     def end_to_end(self, tap: Callable[[str, np.ndarray], object]) -> None:
         """The reference's layers one after the other from the images on, without the candidate; `tap` sees what each gives."""
         known = {IMAGES: self.images}
-        for name in self.table(OFFICIAL):
-            known[name] = self._computed(name, NONE, self.table(OFFICIAL), known)
+        for name in self.table():
+            known[name] = self._computed(name, RIGHT, self.table(), known)
             tap(name, known[name])
 
-    def _computed(self, name: str, variation: Variation, table: Mapping[str, Layer], known: dict[str, np.ndarray]) -> np.ndarray:
+    def _computed(self, name: str, mistake: Mistake, table: Mapping[str, Layer], known: dict[str, np.ndarray]) -> np.ndarray:
         """`known` keeps what the layer's sources, and theirs, are computed from."""
         layer, x = table[name], np.zeros(())
         for source in layer.sources:
             if source not in known:
-                known[source] = self.tap(source) if source in self.names else self._computed(source, variation, table, known)
+                known[source] = self.tap(source) if source in self.names else self._computed(source, mistake, table, known)
             x = x + known[source]
-        return run(layer, x, self.own_params(name), variation)
+        return computed(layer, x, self.own_params(name), mistake)
 
-    def inside(self, name: str, wiring: Wiring = OFFICIAL) -> dict[str, Layer]:
+    def inside(self, name: str) -> dict[str, Layer]:
         """The layer, and those between it and the taps that it is computed from."""
-        table = self.table(wiring)
+        table = self.table()
         found: dict[str, Layer] = {}
         queue = [name]
         while queue:
@@ -68,3 +78,15 @@ class Local:
         """The parameters of these layers, by their names in the whole network."""
         prefixes = tuple(f"{name}." for name in names)
         return {name: value for name, value in self.params.items() if name.startswith(prefixes)}
+
+
+def computed(layer: Layer, x: np.ndarray, params: Mapping[str, np.ndarray], mistake: Mistake = RIGHT) -> np.ndarray:
+    """What the layer makes of `x`: b h w c, after pooling b c; the first layer takes the images, b c h w.
+
+    params: the layer's own, by their names in the whole network.
+    """
+    wrong, prefix = dict(mistake.params), f"{layer.name}."
+    own = {name.removeprefix(prefix): wrong[name](value) if name in wrong else value for name, value in params.items()}
+    if IMAGES in layer.sources:
+        x = rearrange(x, "b c h w -> b h w c")
+    return np.asarray(changed(layer.function, mistake.changes)(x, own, **layer.settings))

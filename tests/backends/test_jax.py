@@ -15,9 +15,9 @@ import scalablevit_ref as sv
 from scalablevit_ref import ops
 from scalablevit_ref.parameters import iwsa_shapes
 from scalablevit_ref.testing import EPS, MAX_TOLERANCE, NETWORK_TOLERANCE, max_error, random_images, random_params, relative_l2
-from tests.conftest import prepared
-from tests.specification.test_ops import CALLS, TORCH
 from tests.support.jitted import UNOPTIMISED, jit
+from tests.support.library import prepared
+from tests.support.op_calls import CALLS, TORCH
 
 CONFIG = sv.ScalableViTConfig(
     embed_dims=(8, 16),

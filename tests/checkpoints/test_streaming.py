@@ -24,8 +24,7 @@ from scalablevit_ref.checkpoints.convert import convert_file
 from scalablevit_ref.checkpoints.hub import hub_config
 from scalablevit_ref.checkpoints.inspect import differences, manifest
 from scalablevit_ref.checkpoints.load import open_checkpoint
-from tests.checkpoints.test_files import SUFFIXES, listing
-from tests.checkpoints.test_recognise import DIGITS, TINY_MMDET, assert_same, numbered
+from tests.support.checkpoints import DIGITS, SUFFIXES, TINY_MMDET, assert_same, listing, numbered
 
 
 def test_conversion_in_bounded_memory(tmp_path: Path) -> None:

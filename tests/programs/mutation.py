@@ -145,16 +145,15 @@ def _child(mutant: Mutant, folder: Path, send: Any) -> None:
 
 def _conformance(module: str) -> str | None:
     try:
-        from tests.specification import test_conformance as cases
-        from tests.specification import test_ops
+        from tests.support import conformance, op_calls
 
-        for case in cases.OPS:
-            cases.test_operation(case, "array_api_strict" if module == "ops" else "numpy")  # ops: the definitions
-        for name in test_ops.CALLS if module == "ops" else ():
-            test_ops.test_op(name, "definition", "float64", "numpy")
+        for case in conformance.OPS:
+            conformance.check_operation(case, "array_api_strict" if module == "ops" else "numpy")  # ops: the definitions
+        for name in op_calls.CALLS if module == "ops" else ():
+            op_calls.check_op(name, "definition", "float64", "numpy")
         for variant in ("small", "small_0", "base", "large"):
-            cases.test_parameter_shapes_are_the_official_manifest(variant)
-        cases.test_network("network.custom", "numpy")
+            conformance.check_manifest(variant)
+        conformance.check_network("network.custom", "numpy")
     except BaseException as error:  # a mutant may fail in any way whatever
         return f"conformance ({type(error).__name__})"
     for name in [name for name in sys.modules if name.partition(".")[0] in {"scalablevit_ref", "tests"}]:

@@ -14,7 +14,7 @@ How a page is written:
 - `title="FILE"` on any but `sh`: where the repository has that file, the block quotes it, lines in a row but for lines `…`. Else
   the block is written into the folder under that name, and a command below may use it.
 - A block may be one line `--8<-- file: FILE`, for which the site shows that file.
-- No other fences. What cannot run there is in `ELSEWHERE` of `tests/documentation/test_documents.py`, with the reason.
+- No other fences. What cannot run there is in `ELSEWHERE` of `tests/support/documents.py`, with the reason.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ from scalablevit_ref.parameters import Shapes, block_shapes, iwsa_shapes, parame
 from scalablevit_ref.testing.random import random_images, random_params
 
 with suppress(Exception):
-    # Hypothesis reads the source of every module that lies outside site-packages, as an editable installation does, for constants to
-    # draw: in the middle of a first draw, which then counts as too slow. What is loaded by now it reads here.
+    # Hypothesis reads the source of every module outside site-packages, which those of an editable installation are, for constants
+    # to draw: in the middle of a first draw, which then counts as too slow. What is loaded by now it reads here.
     import_module("hypothesis.internal.conjecture.providers")._get_local_constants()
 
 Content = Literal["normal", "one_hot", "integers"]

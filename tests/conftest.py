@@ -75,6 +75,15 @@ def as_in_production() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def searches_end_by_themselves() -> Iterator[None]:
+    """The comparator gives up looking for causes after some seconds: what it finds here must not depend on the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scalablevit_ref.compare.run.SEARCH_SECONDS", float("inf"))
+        patch.setattr("scalablevit_ref.compare.mistakes.search.PAIRS_SECONDS", float("inf"))
+        yield
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--worst-errors", default=None, metavar="FILE", help="Write each test's worst allowed error in eps, as JSON.")
 

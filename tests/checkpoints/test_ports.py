@@ -22,6 +22,7 @@ from tests.support.bit_patterns import assert_same_bits, distinct_bits
 from tests.support.dialects import CONFIG, OPTIONS, images, parameters, unbiased
 from tests.support.hostile import header
 from tests.support.library import Agree, Library
+from tests.support.waiting import slowness
 
 LAST_NORM = "params.Transformer_1.LayerNorm_0.scale"
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -177,7 +178,7 @@ def test_hostile_names_are_refused_in_no_time(tmp_path: Path) -> None:
         path.write_bytes(header(dict.fromkeys(names, empty)))
         with pytest.raises(CheckpointError, match=r"x\.safetensors: .*(too few for|two arrays of one path)"):
             load_port(path, heads=1)
-        assert time.process_time() - start < 5
+        assert time.process_time() - start < 5 * slowness()
     for config in (
         "3",
         "[]",

@@ -38,6 +38,7 @@ from typing import Any
 import yaml
 
 from tests.support.documents import ROOT, Block, Page
+from tests.support.waiting import HANGS
 
 PARSERS: dict[str, Callable[[str], Any]] = {"json": json.loads, "python": ast.parse, "toml": tomllib.loads, "yaml": yaml.safe_load}
 SHELL = set("|&;$`*?<(){}~\\")
@@ -141,6 +142,6 @@ def subshell(command: str) -> tuple[int, str, str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=HANGS,
     )
     return done.returncode, done.stdout, done.stderr

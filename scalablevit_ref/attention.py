@@ -146,4 +146,4 @@ def _halves(kv: Float[Array, "b h w c2"]) -> tuple[Float[Array, "b h w c"], Floa
 def _pad_to_windows(x: Float[Array, "b h w c"], window_size: int) -> Float[Array, "b h2 w2 c"]:
     """Zeros at the bottom and at the right, to whole windows."""
     _, h, w, _ = x.shape
-    return pad(x, bottom=-h % window_size, right=-w % window_size)
+    return pad(x, top=0, bottom=-h % window_size, left=0, right=-w % window_size)

@@ -4,3 +4,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when NumPy's and torch's libraries are loaded
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiles in half the time; `sharded.py` runs with all of them
+
+import pytest
+
+pytest.register_assert_rewrite("tests.support", "tests.programs")  # a failing assert there says what it compared, as in a test

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.random import default_rng
 
 from scalablevit_ref.parameters import is_gain
 
@@ -18,7 +19,7 @@ def random_params(shapes: Mapping[str, Sequence[int]], seed: int = 0, dtype: Any
     """
     params = {}
     for name, shape in shapes.items():
-        values = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(tuple(shape))
+        values = default_rng([seed, zlib.crc32(name.encode())]).standard_normal(tuple(shape))
         if len(shape) > 1:
             values /= np.prod(shape[1:]) ** 0.5
         else:
@@ -29,4 +30,4 @@ def random_params(shapes: Mapping[str, Sequence[int]], seed: int = 0, dtype: Any
 
 def random_images(shape: Sequence[int], seed: int = 0, dtype: Any = "float64") -> np.ndarray:
     """Normal pixels, as images are after normalisation: b c h w."""
-    return np.random.default_rng([seed, zlib.crc32(b"images")]).standard_normal(tuple(shape)).astype(dtype)
+    return default_rng([seed, zlib.crc32(b"images")]).standard_normal(tuple(shape)).astype(dtype)

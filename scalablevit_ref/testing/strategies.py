@@ -16,16 +16,24 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
 from hypothesis import strategies as st
+from numpy.random import default_rng
 
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.parameters import Shapes, block_shapes, iwsa_shapes, parameter_shapes, ssa_shapes
 from scalablevit_ref.testing.random import random_images, random_params
+
+with suppress(Exception):
+    # Hypothesis reads the source of every module outside site-packages, which those of an editable installation are, for constants
+    # to draw: in the middle of a first draw, which then counts as too slow. What is loaded by now it reads here.
+    import_module("hypothesis.internal.conjecture.providers")._get_local_constants()
 
 Content = Literal["normal", "one_hot", "integers"]
 
@@ -69,7 +77,7 @@ def contents(shape: tuple[int, ...], seed: int, content: Content = "normal") -> 
     """Normal numbers, a single one among zeros, or whole numbers in -8 … 8, in float64."""
     if content == "normal":
         return random_images(shape, seed)
-    rng = np.random.default_rng([seed, zlib.crc32(content.encode())])
+    rng = default_rng([seed, zlib.crc32(content.encode())])
     if content == "integers":
         return rng.integers(-8, 9, shape).astype(np.float64)
     x = np.zeros(shape)

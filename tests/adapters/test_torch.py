@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import datetime as dt
 import io
-import json
 import pickle
 import subprocess
 import sys
@@ -16,9 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_model, save_model
-from torch.nn.parallel import DistributedDataParallel
 
 import scalablevit_ref as sv
 from scalablevit_ref.adapters.plain import ScalableViT as Plain
@@ -350,44 +346,6 @@ def test_images_that_do_not_fit() -> None:
         module()(torch.zeros(1, 3, 12, 20))
     with pytest.raises(ValueError, match="nearest sizes that work"):
         module(pad_windows=False)(images())
-
-
-def train(network: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Two steps; the state after them."""
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    for _ in range(2):
-        optimizer.zero_grad()
-        network(x).square().mean().backward()
-        optimizer.step()
-    return {name.removeprefix("module."): p.detach() for name, p in network.named_parameters()}
-
-
-def distributed(rank: int, store: str, config: str) -> dict[str, torch.Tensor]:
-    """One of two processes, whose batch is two of four images."""
-    limit = dt.timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=limit)
-    try:
-        network = DistributedDataParallel(module("float64", **json.loads(config)))
-        return train(network, images(4, "float64")[2 * rank : 2 * rank + 2])
-    finally:
-        dist.destroy_process_group()
-
-
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """DistributedDataParallel on gloo: two steps on half a batch each are two on the whole, and no parameter goes unused."""
-    arguments = [str(tmp_path / "store"), json.dumps(SHALLOW)]
-    code = "import sys; from tests.adapters.test_torch import distributed; distributed(1, *sys.argv[1:])"
-    other = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    try:
-        found = distributed(0, *arguments)
-    finally:
-        _, errors = other.communicate(timeout=60)
-    assert other.returncode == 0, errors
-    network = module("float64", **SHALLOW)
-    start, expected = copy.deepcopy(network.state_dict()), train(network, images(4, "float64"))
-    for name, p in found.items():
-        torch.testing.assert_close(p, expected[name], rtol=1e-9, atol=1e-12)
-        assert name.endswith("attn.k.bias") or not torch.equal(p, start[name]), name
 
 
 def test_without_torch_the_error_names_the_extra() -> None:

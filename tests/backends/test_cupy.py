@@ -20,10 +20,10 @@ import scalablevit_ref as sv
 from scalablevit_ref import ops
 from scalablevit_ref.parameters import iwsa_shapes
 from scalablevit_ref.testing import EPS, MAX_TOLERANCE, NETWORK_TOLERANCE, max_error, random_images, random_params
-from tests.conftest import CUDA, prepared
-from tests.specification.test_ops import CALLS, TORCH
 from tests.support import cupy_stand_in as stand_in
 from tests.support.cuda_on_host import signatures
+from tests.support.library import CUDA, prepared
+from tests.support.op_calls import CALLS, TORCH
 
 CONFIG = sv.variant("digits", embed_dims=(8, 8, 8, 8), num_heads=(2, 2, 2, 2))
 PARAMS = random_params(sv.parameter_shapes(CONFIG), dtype="float32")

@@ -15,9 +15,9 @@ import scalablevit_ref as sv
 from scalablevit_ref import ops
 from scalablevit_ref.parameters import iwsa_shapes
 from scalablevit_ref.testing import EPS, MAX_TOLERANCE, NETWORK_TOLERANCE, max_error, random_images, random_params, relative_l2
-from tests.conftest import prepared
-from tests.specification.test_ops import CALLS, TORCH
-from tests.support.jitted import UNOPTIMISED, jit
+from tests.support.jitted import UNOPTIMISED, jit, known
+from tests.support.library import prepared
+from tests.support.op_calls import CALLS, TORCH
 
 CONFIG = sv.ScalableViTConfig(
     embed_dims=(8, 16),
@@ -119,7 +119,7 @@ def test_equal_shapes_and_settings_are_traced_once() -> None:
         traces.append(images.shape)
         return sv.scalable_vit(images, params, config)
 
-    compiled = jax.jit(counted, static_argnums=2, compiler_options=UNOPTIMISED)
+    compiled = jit(counted, static_argnums=2)
     images, params = on_jax(IMAGES, PARAMS)
     equal = sv.ScalableViTConfig(**vars(CONFIG))
     assert equal is not CONFIG
@@ -228,3 +228,12 @@ def test_einops_takes_them_for_jax_s() -> None:
 
     assert EinopsBackend().is_appropriate_type(array_api_strict.ones(3))
     assert not EinopsBackend().is_appropriate_type(jnp.ones(3))
+
+
+def test_options_that_this_xla_does_not_have_are_left_out() -> None:
+    """They come and go with its releases. What is wrong with an option that it has is said."""
+    here = known(tuple(UNOPTIMISED.items()))
+    assert here.items() <= UNOPTIMISED.items()
+    assert known((("xla_of_tomorrow", 3), *here.items(), ("xla_of_yesterday", True))) == here
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_backend_optimization_level"):
+        known((("xla_backend_optimization_level", "high"),))

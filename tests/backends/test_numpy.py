@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -18,27 +17,13 @@ from scalablevit_ref.backends import threads
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import scalablevit_ref as sv
-from scalablevit_ref.testing import EPS, MAX_TOLERANCE, max_error, random_images, random_params
+from scalablevit_ref.testing import EPS, MAX_TOLERANCE, max_error, random_params
+from tests.support.forked import CONFIG, PARAMS, images
+from tests.support.waiting import HANGS
 
-CONFIG = sv.ScalableViTConfig(
-    embed_dims=(8, 16, 32, 64),
-    depths=(2, 1, 1, 1),
-    num_heads=(2, 2, 2, 2),
-    mlp_ratios=(4, 4, 4, 4),
-    sr_ratios=(8, 4, 2, 1),
-    c_ratios=(1.25, 1, 1, 1),
-    window_sizes=(7, 7, 7, 7),
-    num_classes=3,
-    head="linear",
-)
-PARAMS = random_params(sv.parameter_shapes(CONFIG), dtype="float32")
 MAPS = sv.ScalableViTConfig(**{**vars(CONFIG), "head": "none", "num_classes": 0, "stage_norms": True})
 
 pytestmark = pytest.mark.usefixtures("as_in_production")
-
-
-def images(count: int) -> np.ndarray:
-    return random_images((count, 3, 224, 224), dtype="float32")
 
 
 @pytest.fixture
@@ -85,7 +70,7 @@ def test_maps_are_put_together_again() -> None:
 
 @pytest.mark.usefixtures("two_threads")
 def test_groups_run_at_the_same_time_on_one_thread_of_blas_each() -> None:
-    together = threading.Barrier(2, timeout=20)
+    together = threading.Barrier(2, timeout=HANGS)
     seen: list[tuple[int, list[int], int]] = []
 
     def work(part: int) -> None:
@@ -116,12 +101,12 @@ class Library:
 def test_blas_gets_its_threads_back_from_the_last_of_two_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library()
     monkeypatch.setattr(threads, "_blas", lambda: [library])
-    inside, leave = threading.Barrier(2, timeout=20), threading.Event()
+    inside, leave = threading.Barrier(2, timeout=HANGS), threading.Event()
 
     def first() -> None:
         with threads._one_thread_of_blas():
             inside.wait()
-            leave.wait(20)
+            leave.wait(HANGS)
 
     caller = threading.Thread(target=first)
     caller.start()
@@ -151,22 +136,9 @@ def test_an_error_in_a_thread_is_raised_and_leaves_nothing_behind() -> None:
     assert threads.threads_at_hand() == 2
 
 
-def in_a_fork() -> None:
-    x = images(2)
-    expected = sv.scalable_vit(x, PARAMS, CONFIG)
-    receive, send = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=lambda: send.send(sv.scalable_vit(x, PARAMS, CONFIG)))
-    process.start()
-    assert receive.poll(60), "the fork waits for threads that it does not have"
-    np.testing.assert_array_equal(receive.recv(), expected)
-    process.join()
-
-
 def test_a_forked_process_has_threads_of_its_own() -> None:
-    """In a process of its own: JAX, if it is loaded, warns of every fork."""
-    program = "from tests.backends.test_numpy import in_a_fork; in_a_fork()"
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], env=environment, check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "tests.support.forked"], cwd=Path(__file__).parents[2], env=environment, check=True)
 
 
 @pytest.mark.parametrize(

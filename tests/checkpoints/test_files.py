@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import zipfile
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from scalablevit_ref import ScalableViTConfig, init_params, parameter_shapes, to_backend, variant
+from scalablevit_ref import ScalableViTConfig, init_params, to_backend, variant
 from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
-from tests.checkpoints.test_recognise import DIGITS, TINY_MMDET, assert_same, numbered
-from tests.support.bit_patterns import bit_patterns, special_patterns
-
-SUFFIXES = (".pth", ".safetensors", ".npz", ".msgpack")
-CUSTOM = variant("digits", ssa_scale="head_dim", norm_eps=3e-6, c_ratios=(1.25, 0.5, 0.3, 1.75), window_sizes=(7, 2, 7, 1))
-
-
-def bits(config: ScalableViTConfig, dtype: Any) -> dict[str, np.ndarray]:
-    """NaN payloads, infinities, −0.0 and subnormals are among them."""
-    return dict(_bits(config, np.dtype(dtype)))
-
-
-@cache
-def _bits(config: ScalableViTConfig, dtype: Any) -> dict[str, np.ndarray]:
-    arrays = bit_patterns(parameter_shapes(config), dtype)
-    for x in arrays.values():
-        x.flags.writeable = False
-    return arrays
+from tests.support.bit_patterns import assert_same_bits, special_patterns
+from tests.support.checkpoints import CUSTOM, DIGITS, SUFFIXES, TINY_MMDET, assert_same, listing, numbered, random_bits
+from tests.support.hostile_files import NO_CHECKPOINTS
 
 
 @pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16, "float32", "float64"])
@@ -48,13 +32,9 @@ def test_the_bit_patterns_are_special(dtype: Any) -> None:
     assert np.signbit(wide[wide == 0]).tolist() == [False, True]
     assert int(((wide != 0) & (np.abs(wide) < smallest)).sum()) == 4  # subnormals
     raw = {y.tobytes() for y in x}
-    for y in bits(DIGITS, dtype).values():
+    for y in random_bits(DIGITS, dtype).values():
         held = {y.reshape(-1)[i : i + 1].tobytes() for i in range(y.size)} if y.size < 40_000 else raw
         assert len(raw & held) >= min(len(raw), y.size)
-
-
-def listing(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -63,18 +43,14 @@ def listing(folder: Path) -> list[str]:
 def test_round_trip_is_exact(tmp_path: Path, config: ScalableViTConfig, layout: str, dtype: Any, suffix: str) -> None:
     if suffix == ".npz" and dtype is ml_dtypes.bfloat16:
         dtype = "float16"  # its refusal has a test of its own
-    params = bits(config, dtype)
+    params = random_bits(config, dtype)
     path = tmp_path / f"x{suffix}"
     save_checkpoint(
         path, params, config, layout=layout, metadata={"epoch": 12, "history": [1.5, {"lr": None}]}, allow_nonfinite=True
     )
     checkpoint = load_checkpoint(path, allow_nonfinite=True)
     assert checkpoint.config == config
-    assert list(checkpoint.params) == list(params)
-    for name, x in params.items():
-        assert checkpoint.params[name].dtype == x.dtype
-        assert checkpoint.params[name].shape == x.shape
-        assert checkpoint.params[name].tobytes() == x.tobytes()
+    assert_same_bits(checkpoint.params, params)
     told = checkpoint.metadata
     assert (told["layout"], told["config_from"], told["epoch"], told["history"]) == (layout, "metadata", 12, [1.5, {"lr": None}])
     assert told["variant"] == ("digits" if config is DIGITS else None)
@@ -136,21 +112,6 @@ def test_variant_against_the_stored_configuration(tmp_path: Path) -> None:
     assert load_checkpoint(path, variant="digits").config == DIGITS
     override = variant("digits", ssa_scale="head_dim")
     assert load_checkpoint(path, config=override).config == override
-
-
-NO_CHECKPOINTS: list[tuple[bytes, str]] = [
-    (b"", "the file is empty"),
-    (b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning", "an HTML page"),
-    (b"\n <HTML><body>", "an HTML page"),
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "git-LFS pointer.*git lfs pull"),
-    (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00K\x01.", "a pickle, but not torch.save's"),
-    (b"\x1f\x8b\x08\x00", "gzip"),
-    (b"hello", "not a checkpoint; expected .* found b'hello'"),
-    (b"\x00" * 64, "not a checkpoint"),
-    (b"PK\x03\x04", "truncated or damaged zip"),
-    (b"\x10\x00\x00\x00\x00\x00\x00\x00{}", "ends inside its header"),
-    (b'\x02\x00\x00\x00\x00\x00\x00\x00{"', "damaged safetensors header"),
-]
 
 
 @pytest.mark.parametrize(("content", "message"), NO_CHECKPOINTS)

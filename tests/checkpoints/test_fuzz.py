@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from scalablevit_ref import init_params, to_backend
 from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
-from tests.checkpoints.test_files import SUFFIXES
-from tests.checkpoints.test_hostile import FOUR, archive, program
-from tests.checkpoints.test_limits import TINY
+from tests.support.checkpoints import SUFFIXES, TINY
+from tests.support.hostile import FOUR, archive, program
 
 LEGACY = "legacy.pth"
 

@@ -13,68 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.pth import LEGACY_MAGIC
-
-
-class Calls:
-    """Pickles as a call of any function."""
-
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        self.call = (function, args)
-
-    def __reduce__(self) -> Any:
-        return self.call
-
-
-def op(text: str) -> bytes:
-    """GLOBAL opcode: `op("torch Size")`."""
-    return b"c" + text.replace(" ", "\n").encode() + b"\n"
-
-
-def program(*parts: bytes) -> bytes:
-    return b"\x80\x02" + b"".join(parts) + b"."
-
-
-def plain(value: Any) -> bytes:
-    """A value's opcodes, without header and stop."""
-    return pickle.dumps(value, 2)[2:-1]
-
-
-def archive(data: bytes, records: dict[str, bytes] | None = None, compression: int = zipfile.ZIP_STORED) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as out:
-        for name, content in {"archive/data.pkl": data, **(records or {})}.items():
-            out.writestr(name, content)
-    return file.getvalue()
-
-
-def storage(kind: str = "FloatStorage", key: str = "0", elements: int = 4) -> bytes:
-    return b"(" + plain("storage") + op(f"torch {kind}") + plain(key) + plain("cpu") + plain(elements) + b"tQ"
-
-
-def tensor(offset: int, shape: Any, strides: Any, of: bytes | None = None, more: bytes = b"") -> bytes:
-    arguments = plain(offset) + plain(shape) + plain(strides) + plain(False) + op("collections OrderedDict") + b")R"
-    return op("torch._utils _rebuild_tensor_v2") + b"(" + (storage() if of is None else of) + arguments + more + b"tR"
-
-
-FOUR = {"archive/data/0": np.arange(4, dtype="<f4").tobytes()}
-
-
-def refuse(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "hostile.pth"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=rf"hostile\.pth: .*(?:{message})") as caught:
-        load_checkpoint(path)
-    error = caught.value
-    assert "\n" not in str(error)
-    assert error.file == str(path)
-    assert ("; expected " in str(error), " found " in str(error)) >= (error.expected is not None, error.found is not None)
+from tests.support.hostile import FOUR, Calls, archive, op, plain, program, refuse, storage, tensor
+from tests.support.hostile_files import PICKLES
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -99,65 +44,6 @@ def test_the_calls_would_have_been_made(tmp_path: Path) -> None:
     torch.save(Calls(os.system, f"touch {tmp_path / 'touched'}"), tmp_path / "hostile.pth")
     torch.load(tmp_path / "hostile.pth", weights_only=False)
     assert (tmp_path / "touched").exists()
-
-
-PICKLES: list[tuple[bytes, str]] = [
-    (op("torch._utils _rebuild_tensor_v2") + b"}b", "sets the state of Function"),
-    (op("torch._utils _rebuild_tensor_v2") + b"N}" + plain("__call__") + b"Ns\x86b", "sets the state of Function"),
-    (op("torch FloatStorage") + plain({"dtype": "bool"}) + b"b", "sets the state of StorageType"),
-    (op("torch FloatStorage") + b")R", "damaged pickle"),
-    (storage() + plain({"dtype": 1}) + b"b", "sets the state of Storage"),
-    (tensor(0, (4,), (1,)) + plain({"shape": (1 << 40,)}) + b"b", "sets the state of a tensor"),
-    (op("argparse Namespace") + plain({"model": 1}) + b"b", "damaged pickle"),
-    (op("argparse Namespace") + b")\x81" + plain({"__class__": 1}) + b"b", "Namespace with an odd state"),
-    (op("argparse Namespace") + b")\x81" + plain({1: 1}) + b"b", "Namespace with an odd state"),
-    (op("argparse Namespace") + b")\x81N}" + plain("__class__") + b"Ns\x86b", "Namespace with an odd state"),
-    (op("argparse Namespace") + plain((1,)) + b"\x81", "damaged pickle"),
-    (op("collections OrderedDict") + plain(([1, 2],)) + b"R", "OrderedDict of something other than pairs"),
-    (op("collections OrderedDict") + plain((1, 2)) + b"R", "damaged pickle"),
-    (op("collections OrderedDict") + b")RNb", "odd state on an OrderedDict"),
-    (op("collections OrderedDict") + b")\x81", "damaged pickle"),
-    (op("torch Size") + plain((["a"],)) + b"R", "Size of something other"),
-    (op("torch device") + plain(([],)) + b"R", "odd arguments to torch.device"),
-    (op("torch float32") + b")R", "damaged pickle"),
-    (op("torch._utils _rebuild_parameter") + plain((1, 2, 3)) + b"R", "odd arguments to torch._utils._rebuild_parameter"),
-    (
-        op("torch._utils _rebuild_tensor_v2") + plain((1, 0, (4,), (1,), 0, None)) + b"R",
-        "odd arguments to torch._utils._rebuild_tensor",
-    ),
-    (op("torch._utils _rebuild_tensor_v2") + b")R", "odd arguments to torch._utils._rebuild_tensor"),
-    (tensor(0, (4,), (1,), more=plain({"neg": True})), "negative or conjugate bit"),
-    (tensor(0, [4], (1,)), "odd arguments"),
-    (tensor(0, (5,), (1,)), "beyond its storage; expected at most 4 elements, found 5"),
-    (tensor(1, (4,), (1,)), "beyond its storage"),
-    (tensor(0, (2, 2), (3, 1)), "beyond its storage"),
-    (tensor(-1, (1,), (1,)), "impossible tensor"),
-    (tensor(3, (4,), (-1,)), "impossible tensor"),
-    (tensor(0, (-4,), (1,)), "impossible tensor"),
-    (tensor(0, (True,), (1,)), "impossible tensor"),
-    (tensor(0, (4, 1), (1,)), "impossible tensor"),
-    (tensor(0, (1,) * 65, (0,) * 65), "impossible tensor"),
-    (tensor(0, (1 << 40,), (0,)), "larger than the file"),
-    (tensor(0, (1 << 20, 1 << 20), (0, 0)), "larger than the file"),
-    (tensor(0, (4,), (1,), of=storage(key="1")), r"archive/data/1: no zip record"),
-    (tensor(0, (4,), (1,), of=storage(key="../data.pkl")), "no zip record"),
-    (tensor(0, (4,), (1,), of=storage(elements=5)), "differ in size; expected 20, found 16"),
-    (tensor(0, (4,), (1,), of=storage(elements=-4)), "odd storage"),
-    (tensor(0, (4,), (1,), of=storage("UntypedStorage")), r"asks for torch\.UntypedStorage"),
-    (plain(("storage", 1, "0", "cpu", 4)) + b"Q", "odd persistent id"),
-    (plain("x") + b"Q", "odd persistent id"),
-    (plain(("module", 1, "a", "b")) + b"Q", "odd persistent id"),
-    (b"(ios\nsystem\n", "opcode INST"),
-    (b"\x82\x01", "opcode EXT1"),
-    (b"I1\n", "opcode INT"),
-    (b"Nr\xff\xff\xff\x7f", "memo index beyond"),
-    (b"X\xff\xff\xff\x7fab", "damaged pickle|ends inside a pickle"),
-    (b"h\x09", "damaged pickle"),
-    (b"R", "damaged pickle"),
-    (b"a", "damaged pickle"),
-    (b"\xfa", "damaged pickle"),
-    (b"", "damaged pickle"),
-]
 
 
 @pytest.mark.parametrize(("body", "message"), PICKLES, ids=lambda value: value if isinstance(value, str) else "")

@@ -10,7 +10,7 @@ import pytest
 
 from scalablevit_ref import ScalableViTConfig, init_params, variant
 from scalablevit_ref.checkpoints import CheckpointError, from_state_dict, to_state_dict
-from tests.checkpoints.test_recognise import DIGITS, zeros
+from tests.support.checkpoints import DIGITS, zeros
 
 
 @pytest.mark.parametrize("name", ["small", "base", "large", "mmdet_small", "digits"])

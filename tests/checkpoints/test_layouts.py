@@ -15,8 +15,18 @@ from scalablevit_ref import parameter_shapes, variant
 from scalablevit_ref.checkpoints import CheckpointError, from_state_dict, load_checkpoint, save_checkpoint, to_state_dict
 from scalablevit_ref.checkpoints.layouts import LAYOUTS, check_bijection, layout_shapes, layout_table
 from scalablevit_ref.checkpoints.load import open_checkpoint
-from tests.checkpoints.test_files import CUSTOM, SUFFIXES, bits
-from tests.checkpoints.test_recognise import BACKBONE, DIGITS, TINY_MMDET, assert_same, numbered, zeros
+from tests.support.bit_patterns import assert_same_bits
+from tests.support.checkpoints import (
+    BACKBONE,
+    CUSTOM,
+    DIGITS,
+    SUFFIXES,
+    TINY_MMDET,
+    assert_same,
+    numbered,
+    random_bits,
+    zeros,
+)
 
 MLP_HEAD = variant("digits", head="mlp")
 NO_BIAS_V1 = variant("digits", qkv_bias=False, ssa_values="scaled")
@@ -32,19 +42,12 @@ LIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def assert_same_bits(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    assert list(ours) == list(theirs)
-    for name, x in theirs.items():
-        assert (ours[name].dtype, ours[name].shape) == (x.dtype, x.shape)
-        assert ours[name].tobytes() == x.tobytes(), name
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("name", "layout"), CASES)
 def test_round_trips_change_no_bit(name: str, layout: str, dtype: Any) -> None:
     """All bit patterns: NaN payloads, infinities, -0.0 and subnormals are among them."""
     config = CONFIGS[name]
-    params, lies = bits(config, dtype), cycle(LIES.values())
+    params, lies = random_bits(config, dtype), cycle(LIES.values())
     state = to_state_dict({key: next(lies)(x) for key, x in params.items()}, config, layout=layout)
     checkpoint = from_state_dict(state, config=config)
     assert checkpoint.metadata["layout"] == layout
@@ -55,7 +58,7 @@ def test_round_trips_change_no_bit(name: str, layout: str, dtype: Any) -> None:
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_arrays_that_lie_otherwise_in_memory(layout: str, lie: str) -> None:
-    params = bits(TINY_MMDET, "float32")
+    params = random_bits(TINY_MMDET, "float32")
     state = to_state_dict({key: LIES[lie](x) for key, x in params.items()}, TINY_MMDET, layout=layout)
     assert_same_bits(from_state_dict(state, config=TINY_MMDET).params, params)
 
@@ -78,7 +81,7 @@ def test_files_change_no_bit(tmp_path: Path, name: str, layout: str, suffix: str
     if suffix == ".npz" and dtype is ml_dtypes.bfloat16:
         return
     config, path, again = CONFIGS[name], tmp_path / f"x{suffix}", tmp_path / "again.safetensors"
-    params = bits(config, dtype)
+    params = random_bits(config, dtype)
     save_checkpoint(path, params, config, layout=layout, allow_nonfinite=True)
     with open_checkpoint(path) as opened:  # file to file, tensor by tensor
         assert opened.metadata["layout"] == layout
@@ -99,7 +102,7 @@ def test_published_variants_narrowed_change_no_bit(name: str, dtype: Any) -> Non
     """Every variant's table, names and ratios, with fewer channels, in every layout."""
     full, parts = variant(name), 1 if name == "digits" else 8
     config = variant(name, embed_dims=[c // parts for c in full.embed_dims], num_classes=min(full.num_classes, 10))
-    params = bits(config, dtype)
+    params = random_bits(config, dtype)
     for layout in LAYOUTS if config.stage_norms else [layout for layout in LAYOUTS if layout != "mmdet"]:
         state = to_state_dict(params, config, layout=layout)
         assert_same_bits(from_state_dict(state, config=config).params, params)

@@ -6,49 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import ml_dtypes
-import msgpack
 import numpy as np
 import pytest
 
 from scalablevit_ref import init_params, to_state_dict
 from scalablevit_ref.checkpoints import load_checkpoint, save_checkpoint
-from tests.checkpoints.test_files import CUSTOM, bits
-from tests.checkpoints.test_hostile import refuse
-from tests.checkpoints.test_layouts import assert_same_bits
-from tests.checkpoints.test_recognise import DIGITS, assert_same
-
-
-def unpack(code: int, data: bytes) -> Any:
-    """As `flax.serialization._msgpack_ext_unpack` does."""
-    assert code in (1, 3)
-    shape, name, buffer = msgpack.unpackb(data, raw=True)
-    return np.frombuffer(buffer, ml_dtypes.bfloat16 if name == b"bfloat16" else name.decode()).reshape(shape)
-
-
-def array(x: np.ndarray, code: int = 1) -> msgpack.ExtType:
-    """As `flax.serialization._msgpack_ext_pack` does."""
-    return msgpack.ExtType(code, msgpack.packb((x.shape, x.dtype.name, x.tobytes()), use_bin_type=True))
-
-
-def nested(state: dict[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, x in state.items():
-        *path, leaf = name.split(".")
-        branch = tree
-        for part in path:
-            branch = branch.setdefault(part, {})
-        branch[leaf] = x
-    return tree
-
-
-def packed(tree: Any) -> bytes:
-    data: bytes = msgpack.packb(tree, default=array, strict_types=True)
-    return data
+from tests.support.bit_patterns import assert_same_bits
+from tests.support.checkpoints import CUSTOM, DIGITS, assert_same, random_bits
+from tests.support.flax_files import array, msgpack, nested, packed, unpack
+from tests.support.hostile import refuse
+from tests.support.hostile_files import MSGPACK
 
 
 @pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16, "float32", "float64"])
 def test_flax_reads_what_is_written(tmp_path: Path, dtype: Any) -> None:
-    params = bits(CUSTOM, dtype)
+    params = random_bits(CUSTOM, dtype)
     save_checkpoint(tmp_path / "x.msgpack", params, CUSTOM, layout="channels_last", allow_nonfinite=True)
     theirs = msgpack.unpackb((tmp_path / "x.msgpack").read_bytes(), ext_hook=unpack, raw=False)
     assert list(theirs) == ["params", "scalablevit_ref"]
@@ -100,48 +72,6 @@ def test_every_form_of_a_value(tmp_path: Path) -> None:
     (tmp_path / "x.msgpack").write_bytes(data)
     told = load_checkpoint(tmp_path / "x.msgpack").metadata
     assert {name: told[name] for name in values} == values
-
-
-SOUND = array(np.zeros(2, "float32"))
-
-
-def ext(*parts: Any) -> msgpack.ExtType:
-    return msgpack.ExtType(1, msgpack.packb(parts))
-
-
-MSGPACK: list[tuple[bytes, str]] = [
-    (packed({"a": ext([2], "float32", bytes(7))}), "array and its bytes differ"),
-    (packed({"a": ext([1 << 40], "float32", bytes(8))}), "array and its bytes differ"),
-    (packed({"a": ext([1 << 62, 4], "float32", b"")}), "array and its bytes differ"),
-    (packed({"a": ext([1 << 62, 0], "float32", b"")}), "larger than the file"),
-    (packed({"a": ext([-2], "float32", bytes(8))}), "array and its bytes differ"),
-    (packed({"a": ext([2.0], "float32", bytes(8))}), "array and its bytes differ"),
-    (packed({"a": ext([2], "object", bytes(8))}), "damaged array"),
-    (packed({"a": ext([2], ["float32"], bytes(8))}), "damaged array"),
-    (packed({"a": ext([2], "float32")}), "damaged array"),
-    (packed({"a": msgpack.ExtType(1, b"")}), "ends inside its msgpack"),
-    (packed({"a": msgpack.ExtType(2, b"\x92\x00\x00")}), "extension that Flax does not use"),
-    (packed({"a": {"__msgpack_chunked_array__": True}}), "damaged array"),
-    (packed({"a": {"__msgpack_chunked_array__": True, "shape": {"0": 5}, "chunks": {"0": SOUND}}}), "damaged array"),
-    (packed({"a": {"__msgpack_chunked_array__": True, "shape": {"0": 2}, "chunks": {"1": SOUND}}}), "damaged array"),
-    (b"\x81\xa1a" * 40 + b"\xc0", "levels at most"),
-    (b"\x81\xa1a" + b"\x91" * 50_000, "levels at most"),
-    (b"\x82\xa1a\xc0\xa1a\xc0", "two entries of one name"),
-    (packed({"a.b": SOUND, "a": {"b": SOUND}}), "two arrays of one path"),
-    (b"\x81\xa1a\xdd\xff\xff\xff\xff", "ends inside its msgpack"),
-    (b"\x81\xa1a\xdf\xff\xff\xff\xff", "ends inside its msgpack"),
-    (b"\x81\xa1a\xc6\xff\xff\xff\xff", "ends inside its msgpack"),
-    (b"\x81\xa1a\xdd\xff\xff\xff\xff" + bytes(300_000), "200000 values"),
-    (b"\x81\xa1a\xc1", "damaged msgpack; found byte 0xc1"),
-    (b"\x81\xa1\xff\xc0", "damaged msgpack"),
-    (b"\x82\xa1a\xc0\x01\xc0", "names must be strings; found 1"),
-    (packed({"a": SOUND}) + b"!", "bytes after the msgpack's end"),
-    (packed({"a": SOUND})[:-1], "ends inside its msgpack"),
-    (packed({"a": 1}), "no state dict"),
-    (packed({"stages": {"0": {"scale": SOUND}}}), "the shapes fit no variant"),
-    (packed({"params": {"stages": 3}}), "no state dict"),
-    (packed({"scalablevit_ref": {"config": 3}, "params": {"stages": {"0": SOUND}}}), "config: not a configuration"),
-]
 
 
 @pytest.mark.parametrize(("content", "message"), MSGPACK, ids=lambda value: value if isinstance(value, str) else "")

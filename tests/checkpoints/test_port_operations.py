@@ -19,8 +19,8 @@ from scalablevit_ref.checkpoints.port_operations import (
 from scalablevit_ref.dialects import port
 from scalablevit_ref.parameters import iwsa_shapes, ssa_shapes
 from scalablevit_ref.testing import random_images, random_params
-from tests.checkpoints.test_ports import same_bits
-from tests.conftest import Agree, Library
+from tests.support.bit_patterns import assert_same_bits
+from tests.support.library import Agree, Library
 
 DIM, HEADS = 12, 3
 
@@ -43,7 +43,7 @@ def test_official_ssa_to_vit_pytorch(c_ratio: float, bias: bool, xp: Library, ag
     expected = sv.ssa(x, xp(params), num_heads=HEADS, sr_ratio=1, c_ratio=c_ratio)
     agree(port.ssa(x, xp(converted), heads=HEADS, s=1), sv.to_numpy(expected))
     if not folds:
-        assert same_bits(vit_pytorch_ssa_to_official(converted, heads=HEADS), params)
+        assert_same_bits(vit_pytorch_ssa_to_official(converted, heads=HEADS), params)
 
 
 def test_vit_pytorch_ssa_to_official(xp: Library, agree: Agree) -> None:
@@ -52,7 +52,7 @@ def test_vit_pytorch_ssa_to_official(xp: Library, agree: Agree) -> None:
     converted = vit_pytorch_ssa_to_official(params, heads=HEADS)
     expected = port.ssa(x, xp(params), heads=HEADS, s=1)
     agree(sv.ssa(x, xp(converted), num_heads=HEADS, sr_ratio=1, c_ratio=1), sv.to_numpy(expected))
-    assert same_bits(official_ssa_to_vit_pytorch(converted, num_heads=HEADS, c_ratio=1), params)
+    assert_same_bits(official_ssa_to_vit_pytorch(converted, num_heads=HEADS, c_ratio=1), params)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -67,7 +67,7 @@ def test_official_iwsa_to_vit_pytorch(bias: bool, xp: Library, agree: Agree) -> 
     expected = sv.iwsa(x, xp(params), num_heads=HEADS, window_size=2)
     agree(port.iwsa(x, xp(converted), heads=HEADS, window_size=2), sv.to_numpy(expected))
     back = vit_pytorch_iwsa_to_official(converted, heads=HEADS)
-    assert same_bits(back, {name: value for name, value in params.items() if name != "qkv.bias"})
+    assert_same_bits(back, {name: value for name, value in params.items() if name != "qkv.bias"})
 
 
 def test_a_dense_lim_has_no_official_equal() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,9 @@ from scalablevit_ref import init_params, to_backend, to_numpy, variant
 from scalablevit_ref.checkpoints import load_checkpoint, save_checkpoint
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import StoredTensor
-from tests.checkpoints.test_recognise import zeros
-from tests.support.bit_patterns import bit_patterns
+from tests.support.bit_patterns import assert_same_bits, bit_patterns
+from tests.support.checkpoints import DIGITS, training_checkpoint, zeros
 
-CONFIG = variant("digits")
 FORMATS = {"zip": True, "legacy": False}
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -36,14 +36,12 @@ def read(path: Path) -> Any:
         return {name: x.read() if isinstance(x, StoredTensor) else x for name, x in tree.items()}
 
 
-def assert_same_bits(ours: Any, theirs: torch.Tensor) -> None:
-    expected = to_numpy(theirs.detach())
-    assert ours.dtype == expected.dtype
-    assert ours.shape == expected.shape
-    assert ours.tobytes() == expected.tobytes()
+def assert_loaded(ours: Any, theirs: Mapping[str, torch.Tensor]) -> None:
+    """Bit for bit what torch loaded, under its names."""
+    assert_same_bits(ours, {name: to_numpy(tensor.detach()) for name, tensor in theirs.items()})
 
 
-def bits(dtype: str, count: int) -> torch.Tensor:
+def random_tensor(dtype: str, count: int) -> torch.Tensor:
     """Random bit patterns, NaN payloads, infinities, −0.0 and subnormals among them."""
     kind = getattr(ml_dtypes, dtype, dtype)
     return torch.from_numpy(bit_patterns({"x": (count,)}, kind)["x"].view(np.uint8)).view(getattr(torch, dtype))
@@ -52,7 +50,7 @@ def bits(dtype: str, count: int) -> torch.Tensor:
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bits_are_those_that_torch_loads(tmp_path: Path, dtype: str, kind: str) -> None:
-    base = bits(dtype, 120)
+    base = random_tensor(dtype, 120)
     tensors = {
         "whole": base.reshape(4, 5, 6).clone(),
         "slice": base[17:40],
@@ -67,11 +65,8 @@ def test_bits_are_those_that_torch_loads(tmp_path: Path, dtype: str, kind: str) 
     }
     path = save(tensors, tmp_path / "x.pth", kind)
     ours, theirs = read(path), torch.load(path)
-    assert list(ours) == list(theirs)
-    for name, tensor in theirs.items():
-        assert_same_bits(ours[name], tensor)
-        assert ours[name].flags.c_contiguous
-        assert ours[name].flags.writeable
+    assert_loaded(ours, theirs)
+    assert all(x.flags.c_contiguous and x.flags.writeable for x in ours.values())
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -87,44 +82,23 @@ def test_integers_and_containers(tmp_path: Path, kind: str) -> None:
         "ordered": OrderedDict(b=1, a=2),
     }
     ours = read(save(value, tmp_path / "x.pth", kind))
-    for name in ("long", "byte", "bool"):
-        assert_same_bits(ours[name], value[name])
+    numbers = ("long", "byte", "bool")
+    assert_loaded({name: ours[name] for name in numbers}, {name: value[name] for name in numbers})
     assert ours["size"] == (2, 3)
     assert (ours["dtype"], ours["device"]) == ("float16", "cuda:1")
     assert ours["plain"] == value["plain"]
     assert list(ours["ordered"].items()) == [("b", 1), ("a", 2)]
 
 
-def training_checkpoint(params: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What the authors' training script saves, with an optimizer that has taken a step and a scaler."""
-    weights = OrderedDict((name, torch.nn.Parameter(x)) for name, x in to_backend(params, "torch").items())
-    optimizer = torch.optim.AdamW([{"params": list(weights.values()), "weight_decay": 0.05}])
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10)
-    sum((x**2).sum() for x in weights.values()).backward()
-    optimizer.step()
-    scheduler.step()
-    weights._metadata = OrderedDict({"": {"version": 1}})  # type: ignore[attr-defined]  # as Module.state_dict's
-    return {
-        "model": weights,
-        "optimizer": optimizer.state_dict(),
-        "lr_scheduler": scheduler.state_dict(),
-        "epoch": 37,
-        "scaler": torch.amp.GradScaler("cpu").state_dict(),
-        "args": argparse.Namespace(model="scalable_vit_unheard_of", lr=5e-4, data_path="/data", aa=None, betas=(0.9, 0.999)),
-    }
-
-
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_whole_training_checkpoint(tmp_path: Path, dtype: str, kind: str) -> None:
     path = tmp_path / "checkpoint.pth"
-    save(training_checkpoint(to_numpy(to_backend(init_params(CONFIG), "torch", dtype=dtype))), path, kind)
+    save(training_checkpoint(to_numpy(to_backend(init_params(DIGITS), "torch", dtype=dtype))), path, kind)
     theirs = torch.load(path, weights_only=False)["model"]
     checkpoint = load_checkpoint(path, allow_nonfinite=True)  # AdamW's eps is 0 in float16
-    assert checkpoint.config == CONFIG
-    assert list(checkpoint.params) == list(theirs)
-    for name, tensor in theirs.items():
-        assert_same_bits(checkpoint.params[name], tensor)
+    assert checkpoint.config == DIGITS
+    assert_loaded(checkpoint.params, theirs)
     expected = {"layout": "official", "variant": "digits", "config_from": "shapes", "wrapper": "model", "ema": False}
     expected |= {"prefixes": [], "ignored": [], "dtype": dtype, "epoch": 37, "format": f"torch {kind}"}
     assert checkpoint.metadata == expected
@@ -138,10 +112,7 @@ def test_module_state_dict(tmp_path: Path, kind: str, protocol: int) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
     path = tmp_path / "x.pth"
     torch.save(module.state_dict(), path, pickle_protocol=protocol, _use_new_zipfile_serialization=FORMATS[kind])
-    ours = read(path)
-    assert list(ours) == list(module.state_dict())
-    for name, tensor in module.state_dict().items():
-        assert_same_bits(ours[name], tensor)
+    assert_loaded(read(path), module.state_dict())
 
 
 def test_optimizer_is_not_read(tmp_path: Path) -> None:
@@ -149,7 +120,7 @@ def test_optimizer_is_not_read(tmp_path: Path) -> None:
     from scalablevit_ref.checkpoints import CheckpointError
 
     path = tmp_path / "checkpoint.pth"
-    value = training_checkpoint(init_params(CONFIG))
+    value = training_checkpoint(init_params(DIGITS))
     torch.save(value, path)
     whole = path.read_bytes()
     moment = value["optimizer"]["state"][0]["exp_avg"].numpy().tobytes()
@@ -168,16 +139,16 @@ def test_file_without_checksums(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     torch.serialization.set_crc32_options(False)
     try:
-        torch.save(to_backend(init_params(CONFIG), "torch"), path)
+        torch.save(to_backend(init_params(DIGITS), "torch"), path)
     finally:
         torch.serialization.set_crc32_options(True)
     assert load_checkpoint(path).metadata["variant"] == "digits"
 
 
 def test_written_file_is_what_the_official_code_reads(tmp_path: Path) -> None:
-    params = init_params(CONFIG)
+    params = init_params(DIGITS)
     path = tmp_path / "digits.pth"
-    save_checkpoint(path, params, CONFIG, metadata={"epoch": 12})
+    save_checkpoint(path, params, DIGITS, metadata={"epoch": 12})
     with torch.serialization.safe_globals([argparse.Namespace]):
         theirs = torch.load(path, weights_only=True)
     assert list(theirs) == ["model", "args", "epoch", "scalablevit_ref"]
@@ -185,7 +156,7 @@ def test_written_file_is_what_the_official_code_reads(tmp_path: Path) -> None:
     assert all(np.array_equal(theirs["model"][name].numpy(), x) for name, x in params.items())
     assert theirs["args"] == argparse.Namespace()
     assert theirs["epoch"] == 12
-    assert json.loads(theirs["scalablevit_ref"]["config"])["embed_dims"] == list(CONFIG.embed_dims)
+    assert json.loads(theirs["scalablevit_ref"]["config"])["embed_dims"] == list(DIGITS.embed_dims)
 
 
 def test_written_file_names_the_official_model(tmp_path: Path) -> None:

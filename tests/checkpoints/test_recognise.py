@@ -11,39 +11,9 @@ import pytest
 import torch
 
 from scalablevit_ref import ScalableViTConfig, init_params, parameter_shapes, to_backend, variant
-from scalablevit_ref.checkpoints import Checkpoint, CheckpointError, from_state_dict, to_state_dict
+from scalablevit_ref.checkpoints import CheckpointError, from_state_dict, to_state_dict
+from tests.support.checkpoints import DIGITS, TINY_MMDET, assert_same, numbered, zeros
 from tests.support.recipe import load
-
-DIGITS = variant("digits")
-BACKBONE = {
-    "head": "none",
-    "num_classes": 0,
-    "ssa_values": "scaled",
-    "pad_windows": True,
-    "stage_norms": True,
-    "embed_norm_eps": 1e-5,
-}
-TINY_MMDET = variant("digits", **BACKBONE)
-
-
-def zeros(config: ScalableViTConfig) -> dict[str, np.ndarray]:
-    """Weights that cost no memory until they are copied."""
-    return {name: np.broadcast_to(np.float16(0), shape) for name, shape in parameter_shapes(config).items()}
-
-
-def numbered(config: ScalableViTConfig, dtype: str = "float32") -> dict[str, np.ndarray]:
-    """Weights whose values are all different, so that no permutation hides."""
-    shapes = parameter_shapes(config)
-    ends = np.cumsum([np.prod(shape) for shape in shapes.values()])
-    return {
-        name: (end - np.arange(np.prod(shape)).reshape(shape)).astype(dtype)
-        for (name, shape), end in zip(shapes.items(), ends, strict=True)
-    }
-
-
-def assert_same(checkpoint: Checkpoint, params: dict[str, np.ndarray]) -> None:
-    assert list(checkpoint.params) == list(params)
-    assert all(np.array_equal(checkpoint.params[name], x) for name, x in params.items())
 
 
 def test_mmdet_names_are_the_recorded_ones() -> None:

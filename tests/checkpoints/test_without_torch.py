@@ -14,11 +14,9 @@ import torch
 
 import scalablevit_ref as sv
 from scalablevit_ref.checkpoints.convert import convert_file
-from tests.checkpoints.test_files import SUFFIXES
-from tests.checkpoints.test_msgpack import nested, packed
-from tests.checkpoints.test_ports import unbiased
-from tests.checkpoints.test_pth import training_checkpoint
-from tests.checkpoints.test_recognise import DIGITS, TINY_MMDET
+from tests.support.checkpoints import DIGITS, SUFFIXES, TINY_MMDET, training_checkpoint
+from tests.support.dialects import unbiased
+from tests.support.flax_files import nested, packed
 
 PROGRAM = """
     import json, sys, warnings

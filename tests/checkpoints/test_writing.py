@@ -15,8 +15,7 @@ import torch
 from scalablevit_ref import init_params, to_backend, variant
 from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from scalablevit_ref.checkpoints.convert import convert_file
-from tests.checkpoints.test_files import SUFFIXES, listing
-from tests.checkpoints.test_recognise import DIGITS, assert_same
+from tests.support.checkpoints import DIGITS, SUFFIXES, assert_same, listing
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from typer.testing import CliRunner
 
 import scalablevit_ref as sv
 from scalablevit_ref.benchmark import growth as growing
-from scalablevit_ref.benchmark import memory, page, plot, report
+from scalablevit_ref.benchmark import memory, page, plot, report, timing
 from scalablevit_ref.benchmark.contenders import MODULE, Work, logits, multiply_adds, prepare, why_absent
-from scalablevit_ref.benchmark.timing import interleaved, matmul_peak, ratio, spread, threads
+from scalablevit_ref.benchmark.timing import interleaved, matmul_peak, ratio, threads
 from scalablevit_ref.cli import app
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, relative_l2
 
@@ -73,9 +72,30 @@ def test_runs_are_interleaved() -> None:
     assert all(len(times) == 20 for times in seconds.values())
 
 
-def test_times_are_of_the_call_alone() -> None:
-    (times,) = interleaved({"a": lambda: time.sleep(0.002)}, 5).values()
-    assert 0.002 <= spread(times).median < 0.03
+class Clock:
+    """A machine that does one thing only: time passes while it sleeps, and by nothing else."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """In the place of `time` where times are taken: no figure depends on the machine."""
+    made = Clock()
+    monkeypatch.setattr(timing, "time", made)
+    return made
+
+
+def test_times_are_of_the_call_alone(clock: Clock) -> None:
+    times = interleaved({"a": lambda: clock.sleep(0.002), "b": lambda: clock.sleep(3)}, 5)
+    assert times == {"a": pytest.approx([0.002] * 5), "b": pytest.approx([3] * 5)}
 
 
 def test_a_ratio_is_of_the_same_rounds() -> None:
@@ -107,8 +127,12 @@ def test_threads_are_the_same_for_all_and_given_back() -> None:
         pass
 
 
-def test_the_matrix_product_s_rate() -> None:
-    assert 1e9 < matmul_peak("float32", side=256, repeats=3) < 1e14
+def test_the_matrix_product_s_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multiply-adds over the seconds of the fastest run of either library."""
+    monkeypatch.setattr(timing, "interleaved", lambda calls, rounds: {name: [0.5, 0.25 + (name == "a")] for name in calls})
+    assert matmul_peak("float32", side=256, repeats=3) == 256**3 / 0.25
+    monkeypatch.undo()
+    assert 0 < matmul_peak("float32", side=256, repeats=3) < np.inf
 
 
 def test_memory_is_that_of_the_activations() -> None:
@@ -146,7 +170,8 @@ def test_json() -> None:
             continue
         assert row["difference"] <= NETWORK_TOLERANCE["float32"] * EPS["float32"]
         assert row["seconds"]["low"] <= row["seconds"]["median"] <= row["seconds"]["high"]
-        assert 0 < row["share_of_matmul_peak"] < 1
+        rate = row["multiply_adds"] / row["seconds"]["median"]
+        assert row["share_of_matmul_peak"] == pytest.approx(2e-9 * rate / found["matmul_gflops"]["float32 cpu"])
         assert row["multiply_adds"] == row["batch"] * sv.cost(sv.variant("digits"), 112).multiply_adds
         assert row["contender"] != MODULE or row["ratio"] == {"median": 1, "low": 1, "high": 1}
 
@@ -210,7 +235,7 @@ def test_the_page_says_which_goals_are_missed() -> None:
 
 def test_import_time_is_measured_in_a_process_of_its_own() -> None:
     found = report.import_time(1)
-    assert 0 < found["beyond_numpy_and_einops"] < found["total"] < 20
+    assert 0 < found["beyond_numpy_and_einops"] < found["total"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from pathlib import Path
@@ -10,26 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import scalablevit_ref as sv
-from tests.checkpoints.test_files import listing
-from tests.checkpoints.test_recognise import DIGITS, TINY_MMDET, assert_same, numbered, zeros
-from tests.command_line.test_verify import run
 from tests.support.bit_patterns import bit_patterns
-
-__all__ = ["run"]  # a fixture
-
-
-@pytest.fixture
-def official(tmp_path: Path) -> Path:
-    """A training checkpoint with an EMA, as timm-style scripts save it."""
-    params, ema = sv.init_params(DIGITS, seed=1), sv.init_params(DIGITS, seed=2)
-    tree = {"model": params, "model_ema": {f"module.{name}": x for name, x in ema.items()} | {"n_averaged": np.array(3)}}
-    args = argparse.Namespace(model="scalable_vit_digits")
-    path = tmp_path / "checkpoint.pth"
-    torch.save({key: sv.to_backend(state, "torch") for key, state in tree.items()} | {"epoch": 12, "args": args}, path)
-    return path
+from tests.support.checkpoints import DIGITS, TINY_MMDET, assert_same, listing, numbered, zeros
 
 
 def test_inspect(run: Any, official: Path) -> None:

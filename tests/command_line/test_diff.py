@@ -13,10 +13,7 @@ from rich.console import Console
 
 import scalablevit_ref as sv
 from scalablevit_ref.checkpoints.convert import convert_file
-from tests.checkpoints.test_recognise import DIGITS
-from tests.command_line.test_convert import official, run
-
-__all__ = ["official", "run"]  # fixtures
+from tests.support.checkpoints import DIGITS
 
 
 def test_diff(run: Any, official: Path, tmp_path: Path) -> None:

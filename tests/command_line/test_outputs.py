@@ -12,11 +12,7 @@ import pytest
 import torch
 
 import scalablevit_ref as sv
-from tests.checkpoints.test_files import listing
-from tests.checkpoints.test_recognise import DIGITS
-from tests.command_line.test_convert import official, run
-
-__all__ = ["official", "run"]  # fixtures
+from tests.support.checkpoints import DIGITS, listing
 
 
 def test_a_folded_scale_is_rounded_once(run: Any, official: Path, tmp_path: Path) -> None:

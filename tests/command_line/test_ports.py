@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import numpy as np
 import pytest
 import torch
@@ -20,14 +19,12 @@ from scalablevit_ref.checkpoints.convert import convert_file
 from scalablevit_ref.checkpoints.port_files import PORT_LAYOUTS, load_port, open_any
 from scalablevit_ref.dialects import flax_port, vit_pytorch
 from scalablevit_ref.formats.lazy import is_lazy
-from tests.checkpoints.test_files import listing
-from tests.checkpoints.test_msgpack import packed, unpack
-from tests.checkpoints.test_ports import same_bits, unbiased, unique
-from tests.command_line.test_verify import run
-from tests.specification.test_conformance import TOLERANCE, relative_l2
-from tests.specification.test_dialects import CONFIG, images, parameters
-
-__all__ = ["run"]  # a fixture
+from scalablevit_ref.testing import relative_l2
+from tests.support.bit_patterns import assert_same_bits, distinct_bits
+from tests.support.checkpoints import listing
+from tests.support.dialects import CONFIG, images, parameters, unbiased
+from tests.support.flax_files import msgpack, packed, unpack
+from tests.support.recipe import TOLERANCE
 
 SETTINGS = ("--heads", "1,2", "--window-size", "3,none")
 OTHER = (
@@ -95,7 +92,7 @@ def test_from_vit_pytorch_to_flax_and_back(run: Any, folder: Path, suffix: str) 
     code, out, _ = run("convert", target, "back.pt", "--to", "vit_pytorch", *told, "--verify")
     assert (code, "agrees" in out) == (0, True)
     state = torch.load("back.pt", weights_only=True)
-    assert same_bits({name: x.numpy() for name, x in state.items()}, unbiased())
+    assert_same_bits({name: x.numpy() for name, x in state.items()}, unbiased())
     for a, b in (("port.pt", target), (target, "back.pt")):
         assert run("diff", a, b)[:2] == (0, f"The same: configuration and all {len(state)} tensors.\n")
     sums = [run("inspect", file, "--sha256", "--json")[1] for file in ("port.pt", target)]
@@ -196,13 +193,13 @@ def test_refusals(run: Any, folder: Path, arguments: tuple[str, ...], message: s
 def test_files_change_no_bit(tmp_path: Path, suffix: str, dtype: str) -> None:
     if (suffix, dtype) == (".npz", "bfloat16"):
         return
-    tree, source = unique(flax_port.parameter_shapes(CONFIG, patched=True), dtype), tmp_path / "source.msgpack"
+    tree, source = distinct_bits(flax_port.parameter_shapes(CONFIG, patched=True), dtype), tmp_path / "source.msgpack"
     source.write_bytes(packed(flax_port.nested(tree)))
     for file, layout in ((f"a{suffix}", "vit_pytorch"), (f"b{suffix}", "flax_port_patched")):
         convert_file(source, tmp_path / file, layout=layout, allow_nonfinite=True)
         source = tmp_path / file
     found = load_port(source, heads=CONFIG.heads, window_size=CONFIG.window_size)
-    assert same_bits({name: found.params[name] for name in tree}, tree)
+    assert_same_bits({name: found.params[name] for name in tree}, tree)
     assert len(found.params) == len(tree)
     with open_any(source) as opened:
         assert all(is_lazy(x) for x in opened.params.values())

@@ -11,30 +11,7 @@ import pytest
 from PIL import Image
 
 import scalablevit_ref as sv
-from scalablevit_ref import cli, digits
 from scalablevit_ref.testing import random_params
-
-
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of one command line."""
-    monkeypatch.setattr("sys.argv", ["scalablevit-ref", *arguments])
-    with pytest.raises(SystemExit) as end:
-        cli.app(prog_name="scalablevit-ref")
-    out = capsys.readouterr()
-    return end.value.code, out.out, out.err
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("COLUMNS", "80")
-    return lambda *arguments: call(capsys, monkeypatch, *arguments)
-
-
-@pytest.fixture
-def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first twenty test images, to be quick."""
-    images, labels = digits.test_images()
-    monkeypatch.setattr(digits, "test_images", lambda: (images[:20], labels[:20]))
 
 
 @pytest.mark.usefixtures("few_digits")

@@ -10,7 +10,7 @@ TESTS = """
 import pytest
 import torch
 import scalablevit_ref as sv
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from scalablevit_ref.adapters.plain import ScalableViT
 
 
@@ -31,6 +31,7 @@ def test_broken(scalablevit_reference):
 
 
 def test_strategies(scalablevit_reference):
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be slow
     @given(case=scalablevit_reference.strategies.iwsa_cases())
     def drawn(case):
         assert case.x.ndim == 4

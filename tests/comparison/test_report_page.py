@@ -27,6 +27,7 @@ from scalablevit_ref.edits import Mistake
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.testing.arrays import Comparison, compare_arrays
 from tests.support.browser import CHROMIUM, browser
+from tests.support.waiting import HANGS
 
 DIGITS, SMALL = sv.variant("digits"), sv.variant("small")
 NAN, INF = float("nan"), float("inf")
@@ -298,7 +299,7 @@ onload = () => {
 def chromium(path: Path, *options: str, dark: bool = False) -> subprocess.CompletedProcess[str]:
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--hide-scrollbars"]
     command += [f"--user-data-dir={path.parent / 'profile'}", f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
-    return subprocess.run([*command, *options, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    return subprocess.run([*command, *options, path.as_uri()], capture_output=True, text=True, timeout=HANGS, check=True)
 
 
 def contrast(pair: str) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -237,3 +240,35 @@ def test_failures_shrink() -> None:
 def smallest(strategy: SearchStrategy[Case], fails: Callable[[Case], bool]) -> Case:
     quick = settings(max_examples=300, database=None, deadline=None, derandomize=True)
     return find(strategy, fails, settings=quick, random=Random(0))
+
+
+FIRST_DRAWS = """
+import sys
+from hypothesis import HealthCheck, given, settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.strategies import tuples
+
+providers.is_local_module_file = lambda path: "scalablevit_ref" in path  # as of a package that is installed editable
+import scalablevit_ref.compare.run
+from scalablevit_ref.testing import strategies
+
+read, source_of = [], getattr(providers, "constants_from_module", None)
+providers.constants_from_module = lambda module: read.append(module.__name__) or source_of(module)
+before = set(sys.modules)
+names = "iwsa_cases", "ssa_cases", "block_cases", "network_cases"
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(tuples(*(getattr(strategies, name)() for name in names)))
+def drawn(cases):
+    assert all(case.params and case.x.size for case in cases)
+
+drawn()
+new = {name for name in set(sys.modules) - before if name.partition(".")[0] != "hypothesis"}
+print(sorted(new), read)
+"""
+
+
+def test_a_user_s_first_draws_load_nothing(tmp_path: Path) -> None:
+    """A user's health checks count what a draw loads as slow drawing. What is loaded is looked at here, not how long it takes."""
+    done = subprocess.run([sys.executable, "-c", FIRST_DRAWS], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[] []\n", "")

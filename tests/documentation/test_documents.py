@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
-import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import numpy as np
 import pytest
 import torch
-from scalablevit_ref.backends import dispatch
 
 import scalablevit_ref as sv
 from scalablevit_ref.dialects import vit_pytorch
 from scalablevit_ref.dialects.config import Config, is_norm_bias
 from scalablevit_ref.testing import random_params
-from tests.checkpoints.test_files import listing
-from tests.checkpoints.test_msgpack import array, nested
-from tests.checkpoints.test_pth import training_checkpoint
-from tests.checkpoints.test_recognise import DIGITS, TINY_MMDET, assert_same
-from tests.command_line.test_verify import few_digits, run
-from tests.support.documents import PAGES, ROOT, Page
+from tests.support.checkpoints import DIGITS, TINY_MMDET, assert_same, listing, training_checkpoint
+from tests.support.documents import ELSEWHERE, PAGES, ROOT, SHOW, TEST, Page, steps
+from tests.support.flax_files import array, msgpack, nested
 from tests.support.reader import Reader
-
-__all__ = ["few_digits", "run"]  # fixtures
-
-SHOW = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt '.[torch]' && .venv/bin/scalablevit-ref verify"
-TEST = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e '.[test]' && .venv/bin/python -m tests"
-ELSEWHERE = {
-    SHOW: "it installs from a package registry; what it shows runs in test_the_first_command, the wheel is built in test_package",
-    TEST: "it runs this test; it is what .ci/run does, which test_the_second_command says",
-}
-"""The only commands of the pages' blocks that are not run where they stand, and why."""
 
 
 def weight_files(folder: Path) -> None:
@@ -106,32 +87,6 @@ CHECKED_AFTER: dict[str, Callable[[Reader], None]] = {
 }
 
 
-@pytest.fixture
-def as_reader(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any, as_in_production: None
-) -> Iterator[Callable[[Page], Reader]]:
-    """Gives the reader of a page, in the page's folder. What the page imports from there and registers is forgotten afterwards."""
-
-    def reader(page: Page) -> Reader:
-        for example in (ROOT / "docs" / "examples").iterdir():
-            if f"examples/{example.name}" in page.text:
-                shutil.copy(example, tmp_path)
-        made = Reader(page, run)
-        monkeypatch.setitem(sys.modules, "__page__", made.module)
-        return made
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("NO_COLOR", "1")
-    registered = dict(dispatch.registered)
-    yield reader
-    dispatch.registered.clear()
-    dispatch.registered.update(registered)
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
-            del sys.modules[name]
-
-
 @pytest.mark.parametrize("page", [page for page in PAGES if page.blocks], ids=lambda page: page.path)
 def test_every_block_does_what_is_shown(page: Page, tmp_path: Path, as_reader: Callable[[Page], Reader]) -> None:
     reader = as_reader(page)
@@ -151,16 +106,6 @@ def test_what_is_listed_is_there() -> None:
 def test_the_shell_blocks_are_shell(page: Page) -> None:
     """What is read here word by word is sound for a real one."""
     subprocess.run(["sh", "-n", "-c", "\n".join(page.commands)], check=True)
-
-
-def steps(script: str) -> list[str]:
-    """The commands of a script, without the path of its environment and without the options that only make pip quiet."""
-    lines = [line for line in re.split(r"\n| && ", script) if re.match(r'python3|"\$environment/|\.venv/', line)]
-    words = [
-        shlex.split(re.sub(r'"\$environment/bin/(\w+)"|\.venv/bin/', r"\1", line).replace("python -m pip", "pip")) for line in lines
-    ]
-    dull = {"-q", "--quiet", "--disable-pip-version-check", ".venv", "$environment"}
-    return [" ".join(word for word in line if word not in dull) for line in words]
 
 
 def test_the_second_command() -> None:

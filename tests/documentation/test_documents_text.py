@@ -14,8 +14,7 @@ import typer
 from typer.main import get_command
 
 from scalablevit_ref import cli
-from tests.documentation.test_documents import ELSEWHERE, steps
-from tests.support.documents import PAGES, ROOT, Page
+from tests.support.documents import ELSEWHERE, PAGES, ROOT, Page, steps
 
 BY_FILE = {ROOT / page.path: page for page in PAGES}
 PROGRAM: Any = get_command(cli.app)

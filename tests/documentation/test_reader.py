@@ -8,12 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.command_line.test_verify import run
-from tests.documentation.test_documents import as_reader
 from tests.support.documents import Page
 from tests.support.reader import Reader, matches
-
-__all__ = ["as_reader", "run"]  # fixtures
 
 FINE = """
 # A page

@@ -23,6 +23,7 @@ import yaml
 
 import scalablevit_ref as sv
 from tests.support.browser import CHROMIUM, browser
+from tests.support.waiting import HANGS
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = "SCALABLEVIT_REF_SITE"
@@ -158,9 +159,16 @@ def chromium() -> Iterator[Any]:
 
     assert CHROMIUM, "CI needs a browser: chromium"
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=1000 * HANGS)
+        yield launched
+        launched.close()
+
+
+def opened(chromium: Any, **options: Any) -> Any:
+    """A context of the browser, whose pages may take as long as they like."""
+    context = chromium.new_context(**options)
+    context.set_default_timeout(1000 * HANGS)
+    return context
 
 
 def complaints(tab: Any, allowed: str) -> list[str]:
@@ -191,7 +199,7 @@ SEEN = """() => {
 @browser
 @pytest.mark.parametrize(("scheme", "view"), [("light", DESKTOP), ("dark", PHONE)], ids=["light", "dark-phone"])
 def test_every_page_renders(scheme: Any, view: Any, site: Path, server: str, chromium: Any) -> None:
-    context = chromium.new_context(viewport=view, color_scheme=scheme)
+    context = opened(chromium, viewport=view, color_scheme=scheme)
     tab = context.new_page()
     heard = complaints(tab, server)
     for path in pages(site):
@@ -217,13 +225,15 @@ def _search(tab: Any, words: str, found: Any) -> None:
     """Type until there is an answer: what is typed before the page's script listens is lost."""
     from playwright.sync_api import TimeoutError as NoAnswer
 
-    for patience in (3, 6, 12, 24):
+    patience = 3
+    while patience < HANGS:
         tab.locator(".md-search__input").click()
         tab.locator(".md-search__input").fill("")
         tab.locator(".md-search__input").press_sequentially(words)
         with suppress(NoAnswer):
             found.wait_for(timeout=1000 * patience)
             return
+        patience *= 2
     raise AssertionError(f"search finds nothing for {words!r}")
 
 
@@ -231,7 +241,7 @@ def _search(tab: Any, words: str, found: Any) -> None:
 @pytest.mark.parametrize("source", ["a server", "the disk"])
 def test_search_finds_iwsa(source: str, site: Path, server: str, chromium: Any) -> None:
     address = server if source == "a server" else site.as_uri() + "/"
-    context = chromium.new_context(viewport=DESKTOP)
+    context = opened(chromium, viewport=DESKTOP)
     tab = context.new_page()
     heard = complaints(tab, address)
     tab.goto(address + "index.html")
@@ -247,7 +257,7 @@ def test_search_finds_iwsa(source: str, site: Path, server: str, chromium: Any) 
 
 @browser
 def test_a_reader_can_choose_dark(server: str, chromium: Any) -> None:
-    context = chromium.new_context(viewport=DESKTOP, color_scheme="light")
+    context = opened(chromium, viewport=DESKTOP, color_scheme="light")
     tab = context.new_page()
     tab.goto(server + "specification/ssa.html")
     assert tab.locator("body").get_attribute("data-md-color-scheme") == "default"

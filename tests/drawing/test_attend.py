@@ -28,8 +28,8 @@ from scalablevit_ref.drawing.attention_maps import AttentionPicture
 from scalablevit_ref.drawing.attention_weights import LayerAttention, layer_attention
 from scalablevit_ref.testing import random_images, random_params
 from scalablevit_ref.testing.strategies import Case, block_cases, iwsa_cases, ssa_cases
-from tests.conftest import Agree, Library
-from tests.support.attention_ink import IWSAInk, SSAInk, attentions, iwsa_ink, ssa_ink
+from tests.programs.attention_ink import IWSAInk, SSAInk, attentions, iwsa_ink, ssa_ink
+from tests.support.library import Agree, Library
 
 pytestmark = pytest.mark.usefixtures("as_in_production")  # the run-time shape checks would only cost time
 
@@ -389,7 +389,7 @@ def test_bad_input_is_one_line(arguments: list[str], words: str, tmp_path: Path,
 
 @pytest.mark.parametrize("layer", ["stages.0.0", "stages.2.1"])
 def test_the_page_s_figures_are_measured(layer: str) -> None:
-    """Of the layers that its text is about; `python -m tests.support.attention_ink` gives the others."""
+    """Of the layers that its text is about; `python -m tests.programs.attention_ink` gives the others."""
     found = attentions(layer)
     rows = [line.split("|")[1:-1] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| {layer} ")]
     assert len(rows) == found.heads

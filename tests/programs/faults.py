@@ -25,8 +25,9 @@ from typing import Any
 import pytest
 from hypothesis import Phase, settings
 
-from tests.conftest import COMMON  # first, so that jaxtyping's hook is there before the specification is imported
+import tests.support.shape_checks  # noqa: F401  (before the package is imported)
 from tests.support.mistakes import FAULTY, PLANTED
+from tests.support.profiles import COMMON
 
 PROPERTIES = Path(__file__).resolve().parents[1] / "properties"
 

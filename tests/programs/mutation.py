@@ -28,7 +28,12 @@ MODULES = ("ops", "attention", "blocks", "network", "parameters", "config")
 ALWAYS = ("tests/specification/test_bad_input.py", "tests/specification/test_network.py", "tests/specification/test_ops.py")
 TESTS = {
     "ops": ("tests/properties/test_ops.py", "tests/properties/test_ssa.py"),
-    "attention": ("tests/properties/test_ssa.py", "tests/properties/test_iwsa.py", "tests/properties/test_inputs.py"),
+    "attention": (
+        "tests/properties/test_ssa.py",
+        "tests/properties/test_iwsa.py",
+        "tests/properties/test_inputs.py",
+        "tests/backends/test_backend_example.py",
+    ),
     "blocks": ("tests/properties/test_block.py", "tests/properties/test_inputs.py", "tests/drawing/test_attend.py"),
     "network": ("tests/properties/test_block.py", "tests/properties/test_inputs.py", "tests/properties/test_network.py"),
     "parameters": (
@@ -147,16 +152,15 @@ def _child(mutant: Mutant, folder: Path, send: Any) -> None:
 def _conformance(module: str) -> str | None:
     try:
         import tests.support.array_api  # noqa: F401  (registers it)
-        from tests.specification import test_conformance as cases
-        from tests.specification import test_ops
+        from tests.support import conformance, op_calls
 
-        for case in cases.OPS:
-            cases.test_operation(case, "array_api_strict" if module == "ops" else "numpy")  # ops: the definitions
-        for name in test_ops.CALLS if module == "ops" else ():
-            test_ops.test_op(name, "definition", "float64", "numpy")
+        for case in conformance.OPS:
+            conformance.check_operation(case, "array_api_strict" if module == "ops" else "numpy")  # ops: the definitions
+        for name in op_calls.CALLS if module == "ops" else ():
+            op_calls.check_op(name, "definition", "float64", "numpy")
         for variant in ("small", "small_0", "base", "large"):
-            cases.test_parameter_shapes_are_the_official_manifest(variant)
-        cases.test_network("network.custom", "numpy")
+            conformance.check_manifest(variant)
+        conformance.check_network("network.custom", "numpy")
     except BaseException as error:  # a mutant may fail in any way whatever
         return f"conformance ({type(error).__name__})"
     for name in [name for name in sys.modules if name.partition(".")[0] in {"scalablevit_ref", "tests"}]:

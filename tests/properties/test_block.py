@@ -8,41 +8,16 @@ import numpy as np
 from hypothesis import given
 
 import scalablevit_ref as sv
-from scalablevit_ref.adapters import plain
 from scalablevit_ref.parameters import peg_shapes
 from scalablevit_ref.testing.strategies import Case, block_cases, iwsa_cases, ssa_cases
-from tests.conftest import Agree, Library
-from tests.properties.test_ops import layer_norm_amplification
-from tests.support import oracle
+from tests.support.drawn_ops import layer_norm_amplification
+from tests.support.library import Agree, Library
+from tests.support.oracle import part
 
 
 def run(xp: Library, case: Case, x: np.ndarray | None = None, **options: Any) -> np.ndarray:
     """`block` on this library, as a NumPy array."""
     return sv.to_numpy(sv.block(xp(case.x if x is None else x), xp(case.params), **case.settings, **options))
-
-
-def part(case: Case, name: str, kind: str) -> oracle.Reference:
-    """The oracle's own module for a drawn call: the stage of a network that has these settings."""
-    b, h, w, c = case.shape
-    given = case.settings
-    hidden = case.shapes.get("mlp.fc1.bias", (c,))[0]
-    config = sv.ScalableViTConfig(
-        embed_dims=(c,),
-        depths=(2,),
-        num_heads=(given["num_heads"],),
-        mlp_ratios=(hidden / c,),
-        sr_ratios=(given.get("sr_ratio", 1),),
-        c_ratios=(given.get("c_ratio", 1),),
-        window_sizes=(given.get("window_size", 1),),
-        qkv_bias=any(key.endswith(("q.bias", "qkv.bias")) for key in case.shapes),
-        norm_eps=given.get("norm_eps", 1e-6),
-        ssa_values=given.get("values", "unscaled"),
-        ssa_scale=given.get("scale", "scaled"),
-        pad_windows=given.get("pad", False),
-    )
-    odd = (1,) if kind == "ssa" else (0,)
-    module = oracle.oracle(case.params, config, lambda config: getattr(plain, name)(config, 0, *(odd if name == "Block" else ())))
-    return oracle.Reference(module, case.x.reshape(b, h * w, c), h, w)
 
 
 @given(case=iwsa_cases(pad=None))

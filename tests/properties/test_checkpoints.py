@@ -14,8 +14,8 @@ import scalablevit_ref as sv
 from scalablevit_ref.checkpoints.layouts import layout_table
 from scalablevit_ref.testing import random_images, random_params
 from scalablevit_ref.testing.strategies import SEEDS, configs
-from tests.conftest import Agree, Library
 from tests.support.bit_patterns import bit_patterns, special_patterns
+from tests.support.library import Agree, Library
 from tests.support.oracle import Reference, oracle
 
 CONFIGS = configs(heads=("linear", "none"), stages=(1, 2, 4))

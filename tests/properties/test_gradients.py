@@ -15,10 +15,9 @@ import scalablevit_ref as sv
 from scalablevit_ref import ops
 from scalablevit_ref.testing import EPS
 from scalablevit_ref.testing.strategies import Case, block_cases, configs, iwsa_cases, network_cases, ssa_cases
-from tests.conftest import Agree, prepared
-from tests.properties.test_block import part
-from tests.properties.test_ops import OPS
-from tests.support.oracle import Reference, oracle
+from tests.support.drawn_ops import OPS
+from tests.support.library import Agree, prepared
+from tests.support.oracle import Reference, oracle, part
 
 NETWORKS = network_cases(configs(heads=("linear", "none"), stages=(1,)))
 STEP = 1e-6

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import scalablevit_ref as sv
 from scalablevit_ref.testing.strategies import Case, block_cases, configs, iwsa_cases, network_cases, ssa_cases
-from tests.conftest import Agree, Library
+from tests.support.library import Agree, Library
 
 NETWORKS = network_cases(configs(heads=("linear",), stages=(1,)))
 CASES = st.one_of(iwsa_cases(pad=None), ssa_cases(), block_cases(), NETWORKS)

@@ -13,7 +13,7 @@ import scalablevit_ref as sv
 from scalablevit_ref.parameters import iwsa_shapes
 from scalablevit_ref.testing.strategies import Case, iwsa_cases
 from scalablevit_ref.testing.tolerances import MAX_TOLERANCE
-from tests.conftest import Agree, Library
+from tests.support.library import Agree, Library
 
 
 def run(xp: Library, case: Case, params: Mapping[str, np.ndarray] | None = None, *, x: np.ndarray | None = None) -> np.ndarray:

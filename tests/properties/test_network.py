@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 import scalablevit_ref as sv
 from scalablevit_ref.testing.strategies import Case, configs, network_cases
 from scalablevit_ref.testing.tolerances import NETWORK_TOLERANCE
-from tests.conftest import Agree, Library
-from tests.specification.test_conformance import assert_fingerprint
 from tests.support import recipe
+from tests.support.library import Agree, Library
 from tests.support.oracle import Reference, oracle
+from tests.support.recipe import assert_fingerprint
 
 NETWORKS = network_cases(configs(heads=("linear", "none")))
 SHALLOW = network_cases(configs(heads=("linear", "none"), stages=(1, 2)))

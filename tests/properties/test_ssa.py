@@ -16,7 +16,7 @@ from scalablevit_ref import ops
 from scalablevit_ref.parameters import ssa_shapes
 from scalablevit_ref.testing.strategies import Case, ssa_cases
 from scalablevit_ref.testing.tolerances import MAX_TOLERANCE
-from tests.conftest import Agree, Library
+from tests.support.library import Agree, Library
 
 
 def run(xp: Library, case: Case, params: Mapping[str, np.ndarray] | None = None, *, x: np.ndarray | None = None) -> np.ndarray:

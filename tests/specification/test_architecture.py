@@ -1,4 +1,4 @@
-"""The one direction of imports, read from every module's source, and what keeps the specification readable."""
+"""The one direction of imports, read from every module's source and from the tests', and what keeps the specification readable."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def imported(node: ast.AST) -> list[str]:
     if isinstance(node, ast.ImportFrom):
         assert node.level == 0 and node.module, f"line {node.lineno}: a relative import"  # noqa: PT018
         return [f"{PACKAGE}.{alias.name}" for alias in node.names] if node.module == PACKAGE else [node.module]
-    if isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+    if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "import_module":
         text = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
         return [str(text.value)] if isinstance(text, ast.Constant) else []
     return []
@@ -129,6 +129,45 @@ def test_every_part_has_its_level() -> None:
 )
 def test_an_import_that_goes_up_is_seen(name: str, line: str, found: list[str]) -> None:
     assert upward(name, ast.parse(line)) == found
+
+
+TESTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").rglob("*.py"))}
+SHARED = ("tests.support.", "tests.programs.")
+IN_TEXT = re.compile(r"(?:from|import) +tests(?:\.\w+)*\.(?:test_\w+|conftest)")
+
+
+def unshared(name: str, source: str) -> set[str]:
+    """Imports by a module of the tests of what is not shared. Shared is `support`, and, but for `support` itself, `programs`."""
+    found: set[str] = set(IN_TEXT.findall(source))  # also in programs that it runs as text
+    shared = SHARED[:1] if name.startswith("tests/support/") else SHARED
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            start = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            taken = [f"{start}{alias.name}." for alias in node.names]
+            found |= {ast.unparse(node) for module in taken if module.startswith("tests.") and not module.startswith(shared)}
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in TESTS if name.count("/") > 1 and not name.endswith("test_architecture.py")])
+def test_what_tests_share_is_in_support(name: str) -> None:
+    """No test module imports another, and what they share imports no test module and no program."""
+    assert unshared(name, TESTS[name]) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("checkpoints/test_pth.py", "from tests.checkpoints.test_files import bits"),
+        ("checkpoints/test_pth.py", "from tests.checkpoints import test_files"),
+        ("checkpoints/test_pth.py", "def f():\n    import tests.checkpoints.test_files"),
+        ("properties/test_ssa.py", "from tests.conftest import Agree"),
+        ("backends/test_numpy.py", "code = 'from tests.backends.test_numpy import f; f()'"),
+        ("support/bombs.py", "from tests.programs.faults import FAULTS"),
+        ("programs/proof.py", "from tests.specification import test_ops"),
+    ],
+)
+def test_an_import_of_what_is_not_shared_is_seen(name: str, line: str) -> None:
+    assert unshared(f"tests/{name}", line)
 
 
 @pytest.mark.parametrize("part", SPECIFICATION)

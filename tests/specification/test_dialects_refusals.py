@@ -10,7 +10,7 @@ import torch
 
 import scalablevit_ref as sv
 from scalablevit_ref.dialects import flax_port, vit_pytorch
-from tests.specification.test_dialects import CONFIG, OPTIONS, flax_params, images, vit_params
+from tests.support.dialects import CONFIG, OPTIONS, flax_params, images, vit_params
 
 pytestmark = pytest.mark.usefixtures("as_in_production")
 NAME = "layers.0.0.layers.0.0.to_k.weight"

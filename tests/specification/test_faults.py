@@ -8,8 +8,8 @@ import pytest
 import scalablevit_ref as sv
 from scalablevit_ref import attention, blocks, network, ops
 from scalablevit_ref.testing import random_images, random_params, relative_l2
-from tests.conftest import Agree, Library
 from tests.programs.faults import killers, plant
+from tests.support.library import Agree, Library
 from tests.support.mistakes import PLANTED
 
 CONFIG = sv.ScalableViTConfig(

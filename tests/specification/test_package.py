@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from scalablevit_ref._moved import MOVED
+from tests.support.waiting import slowness
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,9 +79,9 @@ def test_import_pulls_in_numpy_and_einops_only() -> None:
 
 
 def test_import_costs_little_beyond_numpy_and_einops() -> None:
-    """At most 100 ms of processor time, best of five processes: other work on the machine does not count."""
+    """At most 100 ms of processor time on the usual machine, best of five processes: other work on the machine does not count."""
     code = "import time, numpy, einops; t = time.process_time(); import scalablevit_ref; print(time.process_time() - t)"
-    assert min(float(run(sys.executable, "-c", code)) for _ in range(5)) <= 0.1
+    assert min(float(run(sys.executable, "-c", code)) for _ in range(5)) <= 0.1 * slowness()
 
 
 @pytest.mark.parametrize("old", MOVED)

@@ -14,9 +14,10 @@ import scalablevit_ref as sv
 from scalablevit_ref.benchmark.contenders import vit_pytorch_module
 from scalablevit_ref.dialects import vit_pytorch
 from scalablevit_ref.dialects.config import is_norm_bias
-from tests.conftest import Agree
-from tests.specification.test_conformance import TOLERANCE, relative_l2
-from tests.specification.test_dialects import parameters
+from scalablevit_ref.testing import relative_l2
+from tests.support.dialects import parameters
+from tests.support.library import Agree
+from tests.support.recipe import TOLERANCE
 
 PEER = vit_pytorch_module()
 

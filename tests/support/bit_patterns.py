@@ -1,4 +1,4 @@
-"""Arrays of any bits, the special ones among them: what a checkpoint must carry unchanged."""
+"""Arrays of any bits, the special ones among them, which a checkpoint must carry unchanged; and whether it did."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 MANTISSA = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}
@@ -30,3 +31,26 @@ def bit_patterns(shapes: Mapping[str, tuple[int, ...]], dtype: Any, seed: int = 
         x[places] = special[: len(places)]
         arrays[name] = x.reshape(shape)
     return arrays
+
+
+def distinct_bits(shapes: Mapping[str, tuple[int, ...]], dtype: str) -> dict[str, np.ndarray]:
+    """Bit patterns that count on through all arrays, so that no two are exchanged unseen; the last array ends with special ones."""
+    arrays, start, kind = {}, 1, np.dtype(getattr(ml_dtypes, dtype, dtype))
+    for name, shape in shapes.items():
+        count = math.prod(shape)
+        bits = np.arange(start, start + count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        bits >>= np.uint64(64 - 8 * kind.itemsize)
+        start += count
+        arrays[name] = bits.astype(f"u{kind.itemsize}").view(kind).reshape(shape)
+    last = arrays[list(arrays)[-1]].reshape(-1)
+    special = special_patterns(kind)[: last.size]
+    last[: len(special)] = special
+    return arrays
+
+
+def assert_same_bits(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Arrays of the same names in the same order, and of each the same dtype, shape and bits."""
+    assert list(actual) == list(expected)
+    for name, x in expected.items():
+        assert (actual[name].dtype, actual[name].shape) == (x.dtype, x.shape), name
+        assert actual[name].tobytes() == x.tobytes(), name

@@ -11,10 +11,9 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
-from tests.checkpoints.test_hostile import FOUR, archive, program, tensor
-from tests.checkpoints.test_hostile_arrays import entry, header, npy, npz
-from tests.checkpoints.test_msgpack import SOUND, ext, packed
 from tests.support.bombs_pickle import PICKLE_BOMBS
+from tests.support.flax_files import SOUND, ext, packed
+from tests.support.hostile import FOUR, archive, entry, header, npy, npz, program, tensor
 
 
 def doubled(start: bytes, join: bytes, depth: int = 60) -> bytes:

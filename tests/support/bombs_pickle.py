@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from scalablevit_ref import ScalableViTConfig
 from scalablevit_ref.parameters import parameter_shapes
-from tests.checkpoints.test_hostile import FOUR, archive, op, plain, program, storage, tensor
+from tests.support.hostile import FOUR, archive, op, plain, program, storage, tensor
 
 KEY = "neither text nor number"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,3 +108,21 @@ class Page:
 
 FILES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "scalablevit_ref" / "digits" / "README.md"]
 PAGES = [Page(file.relative_to(ROOT).as_posix()) for file in sorted(FILES)]
+
+SHOW = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt '.[torch]' && .venv/bin/scalablevit-ref verify"
+TEST = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e '.[test]' && .venv/bin/python -m tests"
+ELSEWHERE = {
+    SHOW: "it installs from a package registry; what it shows runs in test_the_first_command, the wheel is built in test_package",
+    TEST: "it runs this test; it is what .ci/run does, which test_the_second_command says",
+}
+"""The only commands of the pages' blocks that are not run where they stand, and why."""
+
+
+def steps(script: str) -> list[str]:
+    """The commands of a script, without the path of its environment and without the options that only make pip quiet."""
+    lines = [line for line in re.split(r"\n| && ", script) if re.match(r'python3|"\$environment/|\.venv/', line)]
+    words = [
+        shlex.split(re.sub(r'"\$environment/bin/(\w+)"|\.venv/bin/', r"\1", line).replace("python -m pip", "pip")) for line in lines
+    ]
+    dull = {"-q", "--quiet", "--disable-pip-version-check", ".venv", "$environment"}
+    return [" ".join(word for word in line if word not in dull) for line in words]

@@ -30,8 +30,27 @@ UNOPTIMISED = {
 }
 
 
-def jit(function: Callable[..., Any]) -> Any:
-    return jax.jit(function, compiler_options=UNOPTIMISED if jax.default_backend() == "cpu" else None)
+def jit(function: Callable[..., Any], **options: Any) -> Any:
+    """`jax.jit`, without XLA's optimisation on the CPU."""
+    return jax.jit(
+        function, compiler_options=known(tuple(UNOPTIMISED.items())) if jax.default_backend() == "cpu" else None, **options
+    )
+
+
+@cache
+def known(options: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """Those options that this XLA has: it is asked to compile something with them, and names one that it does not know."""
+    left = dict(options)
+    while True:
+        try:
+            jax.jit(lambda x: x, compiler_options=left)(0)
+        except jax.errors.JaxRuntimeError as error:
+            unknown = [name for name in left if f"'{name}'" in str(error)]
+            if not unknown:
+                raise
+            del left[unknown[0]]
+        else:
+            return left
 
 
 def vmapped(function: Callable[..., Any]) -> Any:

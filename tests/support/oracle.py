@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scalablevit_ref.adapters import plain
 from scalablevit_ref.adapters.plain import ScalableViT
 from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.testing.strategies import Case
 
 
 def oracle(params: Any, config: ScalableViTConfig, part: Any = ScalableViT, dtype: torch.dtype = torch.float64) -> Any:
@@ -93,3 +95,27 @@ class Reference:
                 if moved <= 4:
                     raise
                 agree(found, expected[name], tolerance=tolerance * moved / 4, **options)
+
+
+def part(case: Case, name: str, kind: str) -> Reference:
+    """The oracle's own module for a drawn call: the stage of a network that has these settings."""
+    b, h, w, c = case.shape
+    given = case.settings
+    hidden = case.shapes.get("mlp.fc1.bias", (c,))[0]
+    config = ScalableViTConfig(
+        embed_dims=(c,),
+        depths=(2,),
+        num_heads=(given["num_heads"],),
+        mlp_ratios=(hidden / c,),
+        sr_ratios=(given.get("sr_ratio", 1),),
+        c_ratios=(given.get("c_ratio", 1),),
+        window_sizes=(given.get("window_size", 1),),
+        qkv_bias=any(key.endswith(("q.bias", "qkv.bias")) for key in case.shapes),
+        norm_eps=given.get("norm_eps", 1e-6),
+        ssa_values=given.get("values", "unscaled"),
+        ssa_scale=given.get("scale", "scaled"),
+        pad_windows=given.get("pad", False),
+    )
+    odd = (1,) if kind == "ssa" else (0,)
+    module = oracle(case.params, config, lambda config: getattr(plain, name)(config, 0, *(odd if name == "Block" else ())))
+    return Reference(module, case.x.reshape(b, h * w, c), h, w)

@@ -14,7 +14,7 @@ How a page is written:
 - `title="FILE"` on any but `sh`: where the repository has that file, the block quotes it, lines in a row but for lines `…`. Else
   the block is written into the folder under that name, and a command below may use it.
 - A block may be one line `--8<-- file: FILE`, for which the site shows that file.
-- No other fences. What cannot run there is in `ELSEWHERE` of `tests/documentation/test_documents.py`, with the reason.
+- No other fences. What cannot run there is in `ELSEWHERE` of `tests/support/documents.py`, with the reason.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from typing import Any
 import yaml
 
 from tests.support.documents import ROOT, Block, Page
+from tests.support.waiting import HANGS
 
 PARSERS: dict[str, Callable[[str], Any]] = {"json": json.loads, "python": ast.parse, "toml": tomllib.loads, "yaml": yaml.safe_load}
 SHELL = set("|&;$`*?<(){}~\\")
@@ -141,6 +142,6 @@ def subshell(command: str) -> tuple[int, str, str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=HANGS,
     )
     return done.returncode, done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""The conformance recipe: every tensor follows from its name, its shape and the case's seed."""
+"""The conformance recipe: each tensor follows from its name, shape and the case's seed; and figures are held against it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from scalablevit_ref.testing import relative_l2
+
+TOLERANCE = 1e-12
+"""Relative error that is allowed against a published implementation's figures, in float64."""
 
 DATA = Path(__file__).parents[1] / "data" / "conformance"
 
@@ -48,3 +53,16 @@ def fingerprint(name: str, x: np.ndarray, seed: int, shape: Any) -> dict[str, An
         "dot": float((flat * uniform("probe:" + name, shape, seed)).sum()),
         "samples": flat.reshape(-1)[at].tolist(),
     }
+
+
+def assert_fingerprint(name: str, x: np.ndarray, expected: dict[str, Any], seed: int) -> None:
+    """Norm, samples and position-weighted sum; each relative to the tensor's own size."""
+    shape = expected.get("shape", x.shape)
+    found = fingerprint(name, x, seed, shape)
+    norm = expected["norm"]
+    assert norm > 0, name
+    assert abs(found["norm"] - norm) <= TOLERANCE * norm, name
+    probe = np.linalg.norm(uniform("probe:" + name, shape, seed))
+    assert abs(found["dot"] - expected["dot"]) <= TOLERANCE * norm * probe / np.prod(shape) ** 0.5, name
+    if "samples" in expected:
+        assert relative_l2(np.array(found["samples"]), np.array(expected["samples"])) <= TOLERANCE, name

@@ -1,4 +1,4 @@
-"""`python -m tests.support.attention_ink`: what the attention of the digits model has to do with the ink, over its 370 test images.
+"""`python -m tests.programs.attention_ink`: what the digits model's attention has to do with the ink, over its 370 test images.
 
 A token or key is inked if the mean grey of its tile is more than half of the largest. Of SSA: the share of the attention that goes
 to inked keys, beside their share of all keys, and beside what goes to the keys that are inked in another image. Of IWSA, in windows

@@ -1,0 +1,44 @@
+"""Fixtures of the documentation's tests."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scalablevit_ref.backends import dispatch
+
+from tests.support.command_line import few_digits, run
+from tests.support.documents import ROOT, Page
+from tests.support.reader import Reader
+
+__all__ = ["few_digits", "run"]
+
+
+@pytest.fixture
+def as_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any, as_in_production: None
+) -> Iterator[Callable[[Page], Reader]]:
+    """Gives the reader of a page, in the page's folder. What the page imports from there and registers is forgotten afterwards."""
+
+    def reader(page: Page) -> Reader:
+        for example in (ROOT / "docs" / "examples").iterdir():
+            if f"examples/{example.name}" in page.text:
+                shutil.copy(example, tmp_path)
+        made = Reader(page, run)
+        monkeypatch.setitem(sys.modules, "__page__", made.module)
+        return made
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("NO_COLOR", "1")
+    registered = dict(dispatch.registered)
+    yield reader
+    dispatch.registered.clear()
+    dispatch.registered.update(registered)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]

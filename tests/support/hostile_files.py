@@ -1,0 +1,189 @@
+"""Every hostile or broken file of the suite with what is said of it, and the process in which a reader meets them."""
+
+from __future__ import annotations
+
+from tests.support.bombs import BOMBS
+from tests.support.flax_files import SOUND, ext, msgpack, packed
+from tests.support.hostile import FOUR, archive, entry, header, npy, npz, op, plain, program, storage, tensor
+
+NO_CHECKPOINTS: list[tuple[bytes, str]] = [
+    (b"", "the file is empty"),
+    (b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning", "an HTML page"),
+    (b"\n <HTML><body>", "an HTML page"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "git-LFS pointer.*git lfs pull"),
+    (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00K\x01.", "a pickle, but not torch.save's"),
+    (b"\x1f\x8b\x08\x00", "gzip"),
+    (b"hello", "not a checkpoint; expected .* found b'hello'"),
+    (b"\x00" * 64, "not a checkpoint"),
+    (b"PK\x03\x04", "truncated or damaged zip"),
+    (b"\x10\x00\x00\x00\x00\x00\x00\x00{}", "ends inside its header"),
+    (b'\x02\x00\x00\x00\x00\x00\x00\x00{"', "damaged safetensors header"),
+]
+
+PICKLES: list[tuple[bytes, str]] = [
+    (op("torch._utils _rebuild_tensor_v2") + b"}b", "sets the state of Function"),
+    (op("torch._utils _rebuild_tensor_v2") + b"N}" + plain("__call__") + b"Ns\x86b", "sets the state of Function"),
+    (op("torch FloatStorage") + plain({"dtype": "bool"}) + b"b", "sets the state of StorageType"),
+    (op("torch FloatStorage") + b")R", "damaged pickle"),
+    (storage() + plain({"dtype": 1}) + b"b", "sets the state of Storage"),
+    (tensor(0, (4,), (1,)) + plain({"shape": (1 << 40,)}) + b"b", "sets the state of a tensor"),
+    (op("argparse Namespace") + plain({"model": 1}) + b"b", "damaged pickle"),
+    (op("argparse Namespace") + b")\x81" + plain({"__class__": 1}) + b"b", "Namespace with an odd state"),
+    (op("argparse Namespace") + b")\x81" + plain({1: 1}) + b"b", "Namespace with an odd state"),
+    (op("argparse Namespace") + b")\x81N}" + plain("__class__") + b"Ns\x86b", "Namespace with an odd state"),
+    (op("argparse Namespace") + plain((1,)) + b"\x81", "damaged pickle"),
+    (op("collections OrderedDict") + plain(([1, 2],)) + b"R", "OrderedDict of something other than pairs"),
+    (op("collections OrderedDict") + plain((1, 2)) + b"R", "damaged pickle"),
+    (op("collections OrderedDict") + b")RNb", "odd state on an OrderedDict"),
+    (op("collections OrderedDict") + b")\x81", "damaged pickle"),
+    (op("torch Size") + plain((["a"],)) + b"R", "Size of something other"),
+    (op("torch device") + plain(([],)) + b"R", "odd arguments to torch.device"),
+    (op("torch float32") + b")R", "damaged pickle"),
+    (op("torch._utils _rebuild_parameter") + plain((1, 2, 3)) + b"R", "odd arguments to torch._utils._rebuild_parameter"),
+    (
+        op("torch._utils _rebuild_tensor_v2") + plain((1, 0, (4,), (1,), 0, None)) + b"R",
+        "odd arguments to torch._utils._rebuild_tensor",
+    ),
+    (op("torch._utils _rebuild_tensor_v2") + b")R", "odd arguments to torch._utils._rebuild_tensor"),
+    (tensor(0, (4,), (1,), more=plain({"neg": True})), "negative or conjugate bit"),
+    (tensor(0, [4], (1,)), "odd arguments"),
+    (tensor(0, (5,), (1,)), "beyond its storage; expected at most 4 elements, found 5"),
+    (tensor(1, (4,), (1,)), "beyond its storage"),
+    (tensor(0, (2, 2), (3, 1)), "beyond its storage"),
+    (tensor(-1, (1,), (1,)), "impossible tensor"),
+    (tensor(3, (4,), (-1,)), "impossible tensor"),
+    (tensor(0, (-4,), (1,)), "impossible tensor"),
+    (tensor(0, (True,), (1,)), "impossible tensor"),
+    (tensor(0, (4, 1), (1,)), "impossible tensor"),
+    (tensor(0, (1,) * 65, (0,) * 65), "impossible tensor"),
+    (tensor(0, (1 << 40,), (0,)), "larger than the file"),
+    (tensor(0, (1 << 20, 1 << 20), (0, 0)), "larger than the file"),
+    (tensor(0, (4,), (1,), of=storage(key="1")), r"archive/data/1: no zip record"),
+    (tensor(0, (4,), (1,), of=storage(key="../data.pkl")), "no zip record"),
+    (tensor(0, (4,), (1,), of=storage(elements=5)), "differ in size; expected 20, found 16"),
+    (tensor(0, (4,), (1,), of=storage(elements=-4)), "odd storage"),
+    (tensor(0, (4,), (1,), of=storage("UntypedStorage")), r"asks for torch\.UntypedStorage"),
+    (plain(("storage", 1, "0", "cpu", 4)) + b"Q", "odd persistent id"),
+    (plain("x") + b"Q", "odd persistent id"),
+    (plain(("module", 1, "a", "b")) + b"Q", "odd persistent id"),
+    (b"(ios\nsystem\n", "opcode INST"),
+    (b"\x82\x01", "opcode EXT1"),
+    (b"I1\n", "opcode INT"),
+    (b"Nr\xff\xff\xff\x7f", "memo index beyond"),
+    (b"X\xff\xff\xff\x7fab", "damaged pickle|ends inside a pickle"),
+    (b"h\x09", "damaged pickle"),
+    (b"R", "damaged pickle"),
+    (b"a", "damaged pickle"),
+    (b"\xfa", "damaged pickle"),
+    (b"", "damaged pickle"),
+]
+
+SAFETENSORS: list[tuple[bytes, str]] = [
+    (header({"a": entry()}, bytes(7)), "a: bytes that do not fit"),
+    (header({"a": entry(offsets=(0, 4))}, bytes(8)), "a: bytes that do not fit"),
+    (header({"a": entry(offsets=(-8, 0))}, bytes(8)), "a: bytes that do not fit"),
+    (header({"a": entry(shape=(-2,), offsets=(8, 0))}, bytes(8)), "a: bytes that do not fit"),
+    (header({"a": entry(shape=(2.0,))}, bytes(8)), "a: bytes that do not fit"),
+    (header({"a": entry(shape=(1 << 40,), offsets=(0, 4 << 40))}, bytes(8)), "a: bytes that do not fit"),
+    (header({"a": entry(dtype="F8_E4M3")}, bytes(8)), "a: dtype; expected .*found 'F8_E4M3'"),
+    (header({"a": entry(dtype=[])}, bytes(8)), "a: "),
+    (header({"a": 1}), "a: damaged safetensors entry"),
+    (header({"a": entry(offsets=3)}), "a: damaged safetensors entry"),
+    (header(b'{"a": 1, "a": 2}'), "a: two entries of one name"),
+    (header(b"{" * 100_000), "damaged safetensors header"),
+    (header(b'{"a":' * 100_000), "damaged safetensors header"),
+    (header({"a": entry(), "__metadata__": {"metadata": "{"}}, bytes(8)), "damaged metadata"),
+    (
+        header({"norm.weight": entry(), "stages.0": entry(offsets=(8, 16)), "__metadata__": {"config": "{}}"}}, bytes(16)),
+        "config: not a configuration",
+    ),
+    (header({"stages.0": entry(), "__metadata__": {"config": '{"depth": 3}'}}, bytes(8)), "config: not a configuration"),
+    (header({}), "no state dict"),
+]
+
+NPZ: list[tuple[bytes, str]] = [
+    (npz(a=npy((1 << 34,))), r"a\.npy: npy header and record differ; expected 8 bytes"),
+    (npz(a=npy((3,))), "npy header and record differ"),
+    (npz(a=npy((-2,))), "npy header"),
+    (npz(a=npy((1,), "|O")), "Python objects"),
+    (npz(a=b"\x93NUMPY\x09\x00"), "damaged npy header"),
+    (npz(a=b"hello world"), "damaged npy header"),
+    (npz(a=npy("(" * 200)), "damaged npy header"),
+]
+
+MSGPACK: list[tuple[bytes, str]] = [
+    (packed({"a": ext([2], "float32", bytes(7))}), "array and its bytes differ"),
+    (packed({"a": ext([1 << 40], "float32", bytes(8))}), "array and its bytes differ"),
+    (packed({"a": ext([1 << 62, 4], "float32", b"")}), "array and its bytes differ"),
+    (packed({"a": ext([1 << 62, 0], "float32", b"")}), "larger than the file"),
+    (packed({"a": ext([-2], "float32", bytes(8))}), "array and its bytes differ"),
+    (packed({"a": ext([2.0], "float32", bytes(8))}), "array and its bytes differ"),
+    (packed({"a": ext([2], "object", bytes(8))}), "damaged array"),
+    (packed({"a": ext([2], ["float32"], bytes(8))}), "damaged array"),
+    (packed({"a": ext([2], "float32")}), "damaged array"),
+    (packed({"a": msgpack.ExtType(1, b"")}), "ends inside its msgpack"),
+    (packed({"a": msgpack.ExtType(2, b"\x92\x00\x00")}), "extension that Flax does not use"),
+    (packed({"a": {"__msgpack_chunked_array__": True}}), "damaged array"),
+    (packed({"a": {"__msgpack_chunked_array__": True, "shape": {"0": 5}, "chunks": {"0": SOUND}}}), "damaged array"),
+    (packed({"a": {"__msgpack_chunked_array__": True, "shape": {"0": 2}, "chunks": {"1": SOUND}}}), "damaged array"),
+    (b"\x81\xa1a" * 40 + b"\xc0", "levels at most"),
+    (b"\x81\xa1a" + b"\x91" * 50_000, "levels at most"),
+    (b"\x82\xa1a\xc0\xa1a\xc0", "two entries of one name"),
+    (packed({"a.b": SOUND, "a": {"b": SOUND}}), "two arrays of one path"),
+    (b"\x81\xa1a\xdd\xff\xff\xff\xff", "ends inside its msgpack"),
+    (b"\x81\xa1a\xdf\xff\xff\xff\xff", "ends inside its msgpack"),
+    (b"\x81\xa1a\xc6\xff\xff\xff\xff", "ends inside its msgpack"),
+    (b"\x81\xa1a\xdd\xff\xff\xff\xff" + bytes(300_000), "200000 values"),
+    (b"\x81\xa1a\xc1", "damaged msgpack; found byte 0xc1"),
+    (b"\x81\xa1\xff\xc0", "damaged msgpack"),
+    (b"\x82\xa1a\xc0\x01\xc0", "names must be strings; found 1"),
+    (packed({"a": SOUND}) + b"!", "bytes after the msgpack's end"),
+    (packed({"a": SOUND})[:-1], "ends inside its msgpack"),
+    (packed({"a": 1}), "no state dict"),
+    (packed({"stages": {"0": {"scale": SOUND}}}), "the shapes fit no variant"),
+    (packed({"params": {"stages": 3}}), "no state dict"),
+    (packed({"scalablevit_ref": {"config": 3}, "params": {"stages": {"0": SOUND}}}), "config: not a configuration"),
+]
+
+
+def hostile_files() -> dict[str, tuple[bytes, str]]:
+    """Every case of a hostile or broken file in the suite that is one file's bytes, and what is said of it."""
+    cases = {name: (make(), message) for name, (make, message) in BOMBS.items()}
+    cases |= {f"pickle {i}": (archive(program(body), FOUR), message) for i, (body, message) in enumerate(PICKLES)}
+    for kind, few in (("safetensors", SAFETENSORS), ("npz", NPZ), ("msgpack", MSGPACK), ("no checkpoint", NO_CHECKPOINTS)):
+        cases |= {f"{kind} {i}": case for i, case in enumerate(few)}
+    return cases
+
+
+GUARDED = """
+    import json, pathlib, resource, sys, time
+    import ml_dtypes, numpy, scalablevit_ref.formats.detect
+    from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint
+
+    def guard(event, args):
+        "Programs, connections, libraries, code that was text, and files but those read: none of it is a reader's business."
+        bad = event.startswith(("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.", "socket.", "ctypes."))
+        bad |= event == "exec" and args[0].co_filename.startswith("<") and not args[0].co_filename.startswith("<frozen")
+        bad |= event == "open" and isinstance(args[1], str) and any(letter in args[1] for letter in "wax+")
+        if bad and guarding:
+            outcome["events"].append(event)
+
+    paths, results = json.loads(sys.stdin.read()), []
+    guarding, outcome = False, {}
+    sys.addaudithook(guard)
+    used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)
+    for path in paths:
+        outcome, start = {"events": [], "said": None}, time.process_time()
+        try:
+            guarding = True
+            load_checkpoint(path)
+        except CheckpointError as error:
+            outcome |= {"said": str(error), "file": error.file}
+        except BaseException as error:
+            outcome["said"] = f"{type(error).__name__}: {error}"
+        guarding = False
+        results.append(outcome | {"seconds": time.process_time() - start})
+    print(json.dumps(results))
+"""
+"""200 MB of address space beyond the libraries, which is less than 200 MB of memory."""

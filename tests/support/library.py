@@ -1,0 +1,94 @@
+"""The libraries that a test may run on, how arrays get there and back, and how numbers are held against each other."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+import tests.support.shape_checks
+
+# isort: split
+import scalablevit_ref as sv
+from scalablevit_ref.testing.arrays import Comparison, assert_agrees
+
+if find_spec("array_api_strict"):
+    import tests.support.array_api  # noqa: F401  (registers it)
+
+
+class Library:
+    """A library that the properties run on: how arrays get there and back."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __call__(self, arrays: Any, dtype: str = "float64") -> Any:
+        """Arrays of this library; NumPy's are read-only, so that whoever writes into an input is found out."""
+        moved = sv.to_backend(arrays, self.name, dtype)
+        if self.name == "numpy":
+            for x in moved.values() if isinstance(moved, dict) else [moved]:
+                x.flags.writeable = False
+        return moved
+
+
+def cuda_is_there() -> bool:
+    """CuPy is installed and sees a GPU; it is not imported where there is no driver, so that its stand-in can take its name."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    if not find_spec("cupy"):
+        return False
+    import cupy
+
+    return bool(cupy.cuda.is_available())
+
+
+CUDA = cuda_is_there()
+LIBRARIES: list[Any] = [name for name in ("numpy", "torch", "array_api_strict", "jax") if find_spec(name)]
+LIBRARIES.append(pytest.param("cupy", marks=pytest.mark.gpu) if CUDA else "cupy")
+
+
+@contextmanager
+def prepared(library: str) -> Iterator[None]:
+    """What a library needs to run the properties."""
+    if library == "array_api_strict":
+        import array_api_strict
+
+        with array_api_strict.ArrayAPIStrictFlags(boolean_indexing=False, data_dependent_shapes=False):
+            yield
+    elif library == "jax":
+        from tests.support.jitted import jitted_specification
+
+        with jitted_specification():
+            yield
+    elif library == "cupy" and not CUDA:
+        from tests.support.cupy_stand_in import cupy_stand_in
+
+        with cupy_stand_in():
+            yield
+    else:
+        yield
+
+
+class Agree:
+    """`assert_agrees` that keeps the worst error it allowed, for the table of the proof."""
+
+    def __init__(self) -> None:
+        self.worst = 0.0
+
+    def __call__(self, actual: Any, reference: Any, **options: Any) -> Comparison:
+        comparison = assert_agrees(actual, reference, **options)
+        self.worst = max(self.worst, comparison.error)
+        return comparison
+
+    def exactly(self, actual: Any, reference: Any) -> None:
+        """Bit for bit the same numbers."""
+        self(actual, reference, tolerance=0)

@@ -1,0 +1,26 @@
+"""Hypothesis' profiles: how many examples a property gets. `HYPOTHESIS_PROFILE` chooses one.
+
+None has a deadline or looks at how long drawing takes: no test fails because the machine is slow or has other work.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, settings
+
+COMMON: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    "report_multiple_bugs": False,  # a failing property raises the one AssertionError, not a group of several
+}
+
+
+def load() -> None:
+    """Register all profiles and load the one asked for: dev (the default), ci (the same examples every time) or nightly."""
+    settings.register_profile("mutation", max_examples=6, derandomize=True, database=None, phases=[Phase.generate], **COMMON)
+    settings.register_profile("dev", max_examples=8, **COMMON)
+    settings.register_profile("ci", max_examples=25, derandomize=True, database=None, print_blob=True, **COMMON)
+    settings.register_profile("nightly", max_examples=500, print_blob=True, **COMMON)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))

@@ -21,6 +21,7 @@ from scalablevit_ref.compare.capture import Captured, CaptureError
 from scalablevit_ref.compare.capture.flax import capture_flax
 from scalablevit_ref.compare.report import Report
 from scalablevit_ref.compare.run import compare
+from scalablevit_ref.networks import network_of
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
 
@@ -308,7 +309,7 @@ def compared(model: Any, **settings: Any) -> Report:
 
 
 def captured(model: Any, **settings: Any) -> Captured:
-    return capture_flax(model, CONFIG, IMAGES, **{"dtype": None, "weights": None, "names": None, **settings})
+    return capture_flax(model, network_of(CONFIG), IMAGES, **{"dtype": None, "weights": None, "names": None, **settings})
 
 
 def leaves(model: Any) -> list[Any]:

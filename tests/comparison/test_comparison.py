@@ -44,7 +44,7 @@ def test_the_table_of_layers_is_the_network(network: str) -> None:
     images = random_images((2, 3, 58, 100) if config.pad_windows else (2, 3, 56, 112))
     trace = reference_trace(images, params, config)
     del trace[IMAGES]
-    local = Local(config, params, images, set(trace), trace.__getitem__)
+    local = Local(network_of(config), params, images, set(trace), trace.__getitem__)
     assert [name for name in network_of(config).layers() if name != POOL and name in trace] == [
         name for name in network_of(config).layers() if name in trace
     ]
@@ -53,7 +53,7 @@ def test_the_table_of_layers_is_the_network(network: str) -> None:
         assert relative_l2(local.output(name), expected) < 1e-14, name
         assert network_of(config).layer_shapes(images.shape)[name] == expected.shape
     seen: dict[str, np.ndarray] = {}
-    Local(config, params, images, set(), trace.__getitem__).end_to_end(seen.__setitem__)
+    Local(network_of(config), params, images, set(), trace.__getitem__).end_to_end(seen.__setitem__)
     assert all(relative_l2(seen[name], expected) < 1e-14 for name, expected in trace.items())
 
 
@@ -65,7 +65,7 @@ def test_the_ports_table_as_it_runs_is_the_port() -> None:
         name: rearrange(x, "b c h w -> b h w c") if x.ndim == 4 else x
         for name, x in vit_pytorch.trace(images, params, config).items()
     }
-    local = Local(config, params, images, set(trace), trace.__getitem__)
+    local = Local(network_of(config), params, images, set(trace), trace.__getitem__)
     as_it_runs = Wiring(second_feed_forward="before IWSA")
     for name, expected in trace.items():
         assert relative_l2(local.output(name, NONE, as_it_runs), expected) < 1e-14, name
@@ -110,9 +110,15 @@ def test_every_hypothesis_changes_something() -> None:
     port_params = random_params(vit_pytorch.parameter_shapes(port) | {f"layers.1.0.norm.{name}": (1, 16, 1, 1) for name in "gb"})
     backbone = NETWORKS["backbone"]
     locals_ = [
-        Local(CONFIG, params, FOREIGN_IMAGES, set(trace), trace.__getitem__),
-        Local(port, port_params, random_images((1, 3, 56, 56)), set(), trace.__getitem__),
-        Local(backbone, random_params(sv.parameter_shapes(backbone)), random_images((1, 3, 50, 66)), set(), trace.__getitem__),
+        Local(network_of(CONFIG), params, FOREIGN_IMAGES, set(trace), trace.__getitem__),
+        Local(network_of(port), port_params, random_images((1, 3, 56, 56)), set(), trace.__getitem__),
+        Local(
+            network_of(backbone),
+            random_params(sv.parameter_shapes(backbone)),
+            random_images((1, 3, 50, 66)),
+            set(),
+            trace.__getitem__,
+        ),
     ]
     dead = []
     for hypothesis in HYPOTHESES:
@@ -204,7 +210,7 @@ def test_two_mistakes_are_both_named() -> None:
 def test_two_mistakes_in_one_layer_are_named_together() -> None:
     params = random_params(sv.parameter_shapes(CONFIG))
     trace = dict(sv.trace(FOREIGN_IMAGES, params, CONFIG))
-    local = Local(CONFIG, params, FOREIGN_IMAGES, set(trace), trace.__getitem__)
+    local = Local(network_of(CONFIG), params, FOREIGN_IMAGES, set(trace), trace.__getitem__)
     chosen = [h for h in HYPOTHESES if h.words in ("LIM is missing", "logits are not scaled")]
     both = chosen[0] & chosen[1]
     found = diagnose(local, "stages.0.0.attn", local.output("stages.0.0.attn", both.variation), dtype="float64", tolerance=32)

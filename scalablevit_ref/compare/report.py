@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from scalablevit_ref.compare.mistakes.catalogue import Hypothesis
 from scalablevit_ref.compare.mistakes.search import Finding, eps_said
 from scalablevit_ref.testing.arrays import Comparison
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer: its error when both networks run from end to end, and when both layers get the same input."""
+    """One layer: its error when both networks run from the images on, and when both layers get the same input.
+
+    Attributes
+    ----------
+    layer, module
+        The layer's name, and the candidate's name for the module that it was taken from.
+    layout, shape
+        How the candidate lays its output out; the shape as the specification does, b h w c or b c.
+    propagated, isolated
+        The two errors; None where one was not measured.
+    fed_finite
+        False where the candidate's own input makes the reference's layer give NaN too.
+    """
 
     layer: str
     module: str
@@ -21,7 +35,7 @@ class Row:
     shape: tuple[int, ...]
     propagated: Comparison | None
     isolated: Comparison | None
-    fed_finite: bool = True  # False where the candidate's own input makes the reference's layer give NaN too
+    fed_finite: bool = True
 
     @property
     def own(self) -> Comparison:
@@ -35,7 +49,10 @@ class Row:
 class Cause:
     """A mistake that explains these layers: with it, the reference gives what the candidate gave, to `error` eps.
 
-    ties: other mistakes that explain them as well.
+    Attributes
+    ----------
+    ties
+        Other mistakes that explain them as well.
     """
 
     words: str
@@ -48,6 +65,23 @@ class Cause:
         where = f"{first} and {more} more layer{'s' * (more > 1)}" if more else first
         ties = "".join(f"; or if {words}" for words in self.ties[:3])
         return f"{where}: {'match' if more else 'matches'} to {eps_said(self.error)} if {self.words}{ties}"
+
+
+def fewest_causes(explained: Mapping[str, Iterable[Finding]]) -> tuple[Cause, ...]:
+    """The hypothesis that explains most layers, then the one that explains most of the rest, and so on."""
+    left = {layer: list(findings) for layer, findings in explained.items()}
+    causes = []
+    while left:
+        counts: dict[Hypothesis, int] = {}
+        for findings in left.values():
+            for finding in findings:
+                counts[finding.hypothesis] = counts.get(finding.hypothesis, 0) + 1
+        best = max(counts, key=lambda hypothesis: counts[hypothesis])
+        mine = {layer: f for layer, findings in left.items() for f in findings if f.hypothesis == best}
+        ties = tuple(h.words for h in counts if h != best and all(h in [f.hypothesis for f in left[layer]] for layer in mine))
+        causes.append(Cause(best.words, tuple(mine), max(f.after for f in mine.values()), ties))
+        left = {layer: findings for layer, findings in left.items() if layer not in mine}
+    return tuple(causes)
 
 
 @dataclass(frozen=True)
@@ -67,11 +101,6 @@ class Report:
     actual: np.ndarray | None = field(default=None, repr=False)
     expected: np.ndarray | None = field(default=None, repr=False)
 
-    def with_causes(
-        self, causes: tuple[Cause, ...], nearest: tuple[Finding, ...], actual: np.ndarray, expected: np.ndarray
-    ) -> Report:
-        return replace(self, causes=causes, nearest=nearest, actual=actual, expected=expected)
-
     @property
     def agrees(self) -> bool:
         errors = [c.error for row in self.rows for c in (row.propagated, row.isolated) if c is not None]
@@ -79,7 +108,7 @@ class Report:
 
     @property
     def diverging(self) -> tuple[Row, ...]:
-        """Layers that err by themselves; if none does, those that inherited too much."""
+        """Layers whose isolated error is too large; if there is none, those that inherited too much."""
         own = tuple(row for row in self.rows if row.fed_finite and not row.own.error <= self.tolerance)
         return own or tuple(row for row in self.rows if row.propagated and not row.propagated.error <= self.tolerance)
 

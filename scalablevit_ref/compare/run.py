@@ -1,40 +1,65 @@
-"""A candidate against the reference, layer by layer: which goes wrong first, by how much, and why."""
+"""A candidate against the reference, layer by layer: which goes wrong first, by how much, and why.
+
+To be read from top to bottom: what is compared is settled, the candidate is run, its layers are held against the reference's, and
+the mistake is searched.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.backends.threads import share
-from scalablevit_ref.compare.axes import TURNED, canonical_map, fitting
-from scalablevit_ref.compare.capture import Captured, CaptureError, capture
-from scalablevit_ref.compare.inputs import Given, same_weights, settle
+from scalablevit_ref.checkpoints import Checkpoint, load_checkpoint
+from scalablevit_ref.compare.capture import Candidate, Captured, CaptureError, Conditions, candidate_of
+from scalablevit_ref.compare.capture.alignment import CanonicalTaps
+from scalablevit_ref.compare.capture.traces import TraceFile, check_images
 from scalablevit_ref.compare.mistakes.catalogue import Hypothesis
 from scalablevit_ref.compare.mistakes.local import Local
 from scalablevit_ref.compare.mistakes.search import Finding, diagnose
-from scalablevit_ref.compare.report import Cause, Report, Row
-from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.dialects.config import Config
-from scalablevit_ref.testing.arrays import Comparison, compare_arrays
-from scalablevit_ref.testing.tolerances import NETWORK_TOLERANCE, relative_l2
+from scalablevit_ref.compare.report import Report, Row, fewest_causes
+from scalablevit_ref.config import variant as named_variant
+from scalablevit_ref.layers import IMAGES
+from scalablevit_ref.networks import Network, network_of, random_image_shape
+from scalablevit_ref.testing.arrays import NETWORK_TOLERANCE, Comparison, compare_arrays, random_images, random_params
+from scalablevit_ref.testing.traces import SUFFIXES
 
 Mode = Literal["both", "propagated", "isolated"]
 MODES: tuple[Mode, ...] = ("both", "propagated", "isolated")
 
 SEARCH_SECONDS = 60
-"""So long every hypothesis is tried for a layer; then only those that explained a layer before it."""
+"""Seconds in which every hypothesis is tried for a layer; after them, only those that explained a layer before it."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `compare`, which says what each means."""
+
+    candidate: Any
+    reference: Any
+    variant: Any
+    weights: Any
+    images: Any
+    mode: Mode
+    dtype: str | None
+    names: Mapping[str, str] | None
+    tolerance: float | None
+    diagnosis: bool
+    progress: Callable[[str], None]
 
 
 def compare(
     candidate: Any,
     *,
     reference: Any = None,
-    variant: str | ScalableViTConfig | Config | None = None,
+    variant: Any = None,
     weights: Any = None,
     images: Any = None,
     mode: Mode = "both",
@@ -46,169 +71,232 @@ def compare(
 ) -> Report:
     """Hold a port of the network against the reference in float64: the error of each of its layers, and the likely mistake.
 
-    candidate: a `torch.nn.Module`, a Flax module (nnx, or linen bound to its variables), a function of b c h w images that gives
-        logits or a mapping of layers' names to arrays, such a mapping, or a file: a trace (.npz, .safetensors) or a model (.onnx).
-    reference: a trace (a mapping or a file) to hold the candidate's against, where the network is not to be run; without `weights`
-        there is then no isolated error and no diagnosis.
-    variant: the network's name or settings; not needed where `weights` or a module's state dict tell.
-    weights: official parameters (a mapping, a Checkpoint, a file); "random", the default for modules, draws weights behind which no
+    Parameters
+    ----------
+    candidate
+        A `torch.nn.Module`, a Flax module (nnx, or linen bound to its variables), a function of b c h w images that gives logits or
+        a mapping of layers' names to arrays, such a mapping, or a file: a trace (.npz, .safetensors) or a model (.onnx).
+    reference
+        A trace (a mapping or a file) to hold the candidate's against, where the network is not to be run; without `weights` there
+        is then no isolated error and no diagnosis.
+    variant
+        The network's name, or its settings: a `ScalableViTConfig`, or a dialect's `Config`. Not needed where `weights` or a
+        module's state dict tell.
+    weights
+        Official parameters (a mapping, a Checkpoint, a file); "random", the default for modules, draws weights behind which no
         mistake hides and puts them into a copy of the module; "own" takes the module's.
-    images: b c h w; by default two random ones.
-    mode: "propagated" runs both from end to end, so that a layer inherits the errors before it; "isolated" gives the reference's
-        layer what the candidate's own layers before it gave, so that what differs is this layer's doing; "both" does both.
-    dtype: what a module is converted to; by default float64, in which rounding hides nothing. "own" leaves it.
-    names: from canonical names to the candidate's, "{k}" and "{i}" standing for all stages and blocks. Without it the official
-        names are looked for, then modules with parameters of the same sizes in the same order.
-    tolerance: in eps of the candidate's dtype, ‖Δ‖ / ‖reference‖; by default `NETWORK_TOLERANCE`.
-    diagnosis: whether to look for the mistake where a layer differs.
+    images
+        b c h w; by default two random ones.
+    mode
+        "propagated" runs both networks from the images on, so that a layer inherits the errors before it; "isolated" gives the
+        reference's layer what the candidate's own layers before it gave, so that what differs is this layer's doing; "both" does
+        both.
+    dtype
+        What a module is converted to; by default float64, in which rounding hides nothing. "own" leaves it.
+    names
+        From layers to the candidate's names, "{k}" and "{i}" standing for all stages and blocks. Without it the official names are
+        looked for, then modules with parameters of the same sizes in the same order.
+    tolerance
+        In eps of the candidate's dtype, ‖Δ‖ / ‖reference‖; by default `NETWORK_TOLERANCE`.
+    diagnosis
+        Whether to look for the mistake where a layer differs.
+    progress
+        Called with each step, in words, when it begins.
 
-    Raises CaptureError (a ValueError), CheckpointError, ValueError or TypeError, in one line, where the two cannot be compared:
-    other weights, other images, outputs that fit no layer.
+    Raises
+    ------
+    ValueError, TypeError
+        In one line, where the two cannot be compared: other weights, other images, outputs that fit no layer. Of the ValueErrors,
+        a CaptureError is about the candidate and a CheckpointError about a file.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    request = Request(candidate, reference, variant, weights, images, mode, dtype, names, tolerance, diagnosis, progress)
     with ExitStack() as files:
-        given = settle(candidate, reference, variant, weights, images, files)
-        captured = files.enter_context(
-            capture(
-                candidate,
-                given.network,
-                given.images,
-                dtype=None if dtype == "own" else (dtype or "float64") if given.module else None,
-                weights=given.params if given.module else None,
-                names=names,
-            )
-        )
-        params = same_weights(captured, given)
-        return _compared(captured, given, params, mode, tolerance, diagnosis, progress)
+        port = candidate_of(candidate)
+        conditions, trace = settled(request, port, files)
+        captured = port.capture(conditions, files)
+        params = common_weights(captured, conditions, trace)
+        return _reported(request, conditions.network, captured, params, trace)
 
 
-def _compared(
+def settled(request: Request, candidate: Candidate, files: ExitStack) -> tuple[Conditions, Mapping[str, Any] | None]:
+    """What the candidate is run with, and the reference's trace if there is one: all that was given or must be guessed, checked.
+
+    files: closes the trace's file.
+    """
+    variant, weights = request.variant, request.weights
+    if isinstance(weights, Path) or (isinstance(weights, str) and weights not in ("random", "own")):
+        weights = load_checkpoint(weights, variant=variant if isinstance(variant, str) else None)
+    config = named_variant(variant) if isinstance(variant, str) else variant
+    if isinstance(weights, Checkpoint):
+        config, weights = config or weights.config, weights.params
+    config = config or (candidate_of(request.reference).config() if request.reference is not None else None) or candidate.config()
+    if config is None:
+        raise CaptureError("which network? variant= names it (small, base, …), or gives its ScalableViTConfig")
+    network = network_of(config)
+    params = _known_weights(weights, network, candidate)
+    images = None if request.images is None else _checked_images(request.images, network)
+    dtype = None if request.dtype == "own" or not candidate.takes_weights else request.dtype or "float64"
+    conditions = Conditions(network, images, params, dtype, request.names)
+    trace = None
+    if request.reference is not None:
+        trace, images = _reference(request.reference, conditions, files)
+    if images is None and not candidate.brings_images:
+        images = random_images(random_image_shape(network))
+    return replace(conditions, images=images), trace
+
+
+def _known_weights(weights: Any, network: Network, candidate: Candidate) -> dict[str, np.ndarray] | None:
+    """None for the candidate's own."""
+    if isinstance(weights, str) and not candidate.takes_weights:
+        raise CaptureError(f"weights={weights} is for modules: give the file that the candidate has its weights from")
+    if weights == "own" or (weights is None and not candidate.takes_weights):
+        return None
+    if weights is None or isinstance(weights, str):
+        return random_params(network.parameter_shapes())
+    return network.checked_params({name: np.asarray(to_numpy(value)) for name, value in weights.items()})
+
+
+def _checked_images(images: Any, network: Network) -> np.ndarray:
+    x = np.asarray(to_numpy(images))
+    if x.ndim != 4 or x.shape[1] != network.in_chans:
+        raise ValueError(f"images must be b c h w with {network.in_chans} channels, got shape {x.shape}")
+    network.check_image_size(*x.shape[2:])
+    return x
+
+
+def _reference(reference: Any, conditions: Conditions, files: ExitStack) -> tuple[Mapping[str, Any], np.ndarray | None]:
+    """A reference's trace and its images, which must be those that are given, if any are."""
+    if isinstance(reference, Mapping):
+        own = np.asarray(to_numpy(reference[IMAGES])) if IMAGES in reference else None
+        return reference, conditions.images if own is None else check_images(own, conditions.images, "the reference")
+    trace = candidate_of(reference)
+    if not isinstance(trace, TraceFile):
+        raise CaptureError(f"reference: expected a trace ({', '.join(SUFFIXES)}), got {str(reference)!r}")
+    captured = trace.capture(replace(conditions, names=None), files)
+    return captured.taps, captured.images
+
+
+def common_weights(captured: Captured, conditions: Conditions, trace: Mapping[str, Any] | None) -> Mapping[str, np.ndarray] | None:
+    """The weights that both have, checked before any layer is; None if only a reference's trace is known."""
+    given = conditions.weights
+    own = None if captured.params is None else conditions.network.checked_params(captured.params)
+    if own is None and given is None:
+        if trace is not None:
+            return None
+        raise CaptureError(f"weights must be given for a {captured.kind}, which does not tell its own")
+    if own is None or given is None:
+        return given if own is None else own
+    wrong = [name for name in own if not np.array_equal(own[name], given[name].astype(own[name].dtype), equal_nan=True)]
+    if wrong:
+        mine, theirs = given[wrong[0]], own[wrong[0]]
+        hint = "; the candidate's is transposed" if np.array_equal(theirs.T, mine.astype(theirs.dtype)) else ""
+        some = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if wrong[3:] else "")
+        raise CaptureError(f"weights differ: {some}{hint}; load the same weights into both, then compare")
+    return own  # as the candidate has rounded them
+
+
+def _reported(
+    request: Request,
+    network: Network,
     captured: Captured,
-    given: Given,
     params: Mapping[str, np.ndarray] | None,
-    mode: Mode,
-    tolerance: float | None,
-    diagnosis: bool,
-    progress: Callable[[str], None],
+    trace: Mapping[str, Any] | None,
 ) -> Report:
-    network, images = given.network, captured.images
-    limit = NETWORK_TOLERANCE[captured.dtype] if tolerance is None else tolerance
-    taps = _Taps(captured, network.layer_shapes(images.shape))
-    order = [name for name in network.layers() if name in captured.taps]
-    local = None if params is None else Local(network, params, images, set(captured.taps), taps.wide)
-    mode = "propagated" if local is None else mode
-    found: dict[str, dict[str, Comparison]] = {"propagated": {}, "isolated": {}}
-    fed_nan: set[str] = set()
+    """Every layer held against the reference's, and the mistake if there is one."""
     start = time.perf_counter()
-
-    def hold(kind: str, name: str, expected: np.ndarray) -> np.ndarray:
-        if name in captured.taps:
-            found[kind][name] = compare_arrays(taps(name, expected), expected, dtype=captured.dtype, measure="l2")
-        return expected
-
+    taps = CanonicalTaps(captured, network.layer_shapes(captured.images.shape))
+    order = [name for name in network.layers() if name in taps]
+    local = None if params is None else Local(network, params, captured.images, set(order), taps.wide)
+    mode = "propagated" if local is None else request.mode
+    propagated: dict[str, Comparison] = {}
+    isolated: dict[str, Comparison] = {}
+    fed_nan: set[str] = set()
     if mode != "isolated":
-        progress("both from end to end")
-        _propagate(given, local, order, lambda name, expected: hold("propagated", name, expected))
+        request.progress("both networks from the images on")
+        propagated = _propagated(taps, order, local, trace)
     if mode != "propagated" and local is not None:
-        progress("each layer by itself")
-
-        def isolate(name: str) -> None:
-            with np.errstate(all="ignore"):  # a layer may be fed what another made infinite
-                expected = local.output(name)
-            hold("isolated", name, expected)
-            if not np.isfinite(expected).all():
-                fed_nan.add(name)
-
-        if mode == "both" and captured.kind != "trace":  # all layouts are settled, and nothing is read from a file
-            share(isolate, order)
-        else:
-            for name in order:
-                isolate(name)
-    compared = [name for name in order if any(name in comparisons for comparisons in found.values())]
-    if not compared:
-        raise CaptureError("the candidate's trace and the reference's have no layer in common")
+        request.progress("each layer on the same input")
+        isolated, fed_nan = _isolated(taps, order, local, in_threads=mode == "both" and captured.kind != "trace")
     rows = tuple(
         Row(
             name,
             captured.modules[name],
             taps.layout(name),
             taps.shapes[name],
-            propagated=found["propagated"].get(name),
-            isolated=found["isolated"].get(name),
+            propagated=propagated.get(name),
+            isolated=isolated.get(name),
             fed_finite=name not in fed_nan,
         )
-        for name in compared
+        for name in order
+        if name in propagated or name in isolated
     )
+    if not rows:
+        raise CaptureError("the candidate's trace and the reference's have no layer in common")
+    tolerance = NETWORK_TOLERANCE[captured.dtype] if request.tolerance is None else request.tolerance
     seconds = {"candidate": captured.seconds, "comparison": time.perf_counter() - start}
     notes = (*captured.notes, *taps.notes)
-    report = Report(captured.kind, network.config, mode, captured.dtype, limit, rows, seconds=seconds, notes=notes)
-    if report.agrees or not diagnosis or local is None:
+    report = Report(captured.kind, network.config, mode, captured.dtype, tolerance, rows, seconds=seconds, notes=notes)
+    if report.agrees or not request.diagnosis or local is None:
         return report
-    progress("the likely mistake")
-    return report.with_causes(*_causes(local, taps, report), *_first_arrays(local, taps, report))
+    request.progress("the likely mistake")
+    return _diagnosed(report, taps, local)
 
 
-def _propagate(given: Given, local: Local | None, order: Iterable[str], tap: Callable[[str, np.ndarray], np.ndarray]) -> None:
-    """Show `tap` what the reference computes from the images on, layer by layer, or what its trace holds."""
-    if given.reference is not None:
+def _propagated(
+    taps: CanonicalTaps, order: Iterable[str], local: Local | None, trace: Mapping[str, Any] | None
+) -> dict[str, Comparison]:
+    """Each tap against what the reference computes from the images on, layer by layer, or what its trace holds."""
+    found: dict[str, Comparison] = {}
+
+    def hold(name: str, expected: np.ndarray) -> np.ndarray:
+        if name in taps:
+            found[name] = _held(taps, name, expected)
+        return expected
+
+    if trace is not None:
         for name in order:
-            if name in given.reference:
-                tap(name, to_numpy(given.reference[name]))
-        return
+            if name in trace:
+                hold(name, to_numpy(trace[name]))
+        return found
     assert local is not None
-    if not given.network.runs_as_named:
-        Local(given.network, local.params, local.images, set(), local.tap).end_to_end(tap)
+    if local.network.runs_as_named:
+        local.network.forward(local.images, local.params, hold)
     else:
-        given.network.forward(local.images, local.params, tap)
+        Local(local.network, local.params, local.images, set(), local.tap).end_to_end(hold)
+    return found
 
 
-class _Taps:
-    """The candidate's taps as b h w c or b c; the layout of each is settled when it is first held against something."""
+def _isolated(taps: CanonicalTaps, order: list[str], local: Local, *, in_threads: bool) -> tuple[dict[str, Comparison], set[str]]:
+    """Each tap against what the reference's layer makes of the candidate's own input, and the layers that give NaN of that.
 
-    def __init__(self, captured: Captured, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.captured, self.shapes = captured, dict(shapes)
-        self.notes: list[str] = []
-        self._layouts: dict[str, str] = {}
+    in_threads: where all layouts are settled, and nothing is read from a file.
+    """
+    found: dict[str, Comparison] = {}
+    fed_nan: set[str] = set()
 
-    def __call__(self, name: str, expected: np.ndarray | None = None) -> np.ndarray:
-        x = np.asarray(self.captured.taps[name])
-        if x.dtype.name != self.captured.dtype:
-            raise CaptureError(
-                f"{self.captured.modules[name]} gives {x.dtype.name}, the candidate's weights are {self.captured.dtype}: "
-                "give a candidate that computes in one dtype"
-            )
-        if name not in self._layouts:
-            self._layouts[name] = self._settled(name, x, expected)
-        return canonical_map(x, self._layouts[name], self.shapes[name])
+    def isolate(name: str) -> None:
+        with np.errstate(all="ignore"):  # a layer may be fed what another made infinite
+            expected = local.output(name)
+        found[name] = _held(taps, name, expected)
+        if not np.isfinite(expected).all():
+            fed_nan.add(name)
 
-    def wide(self, name: str) -> np.ndarray:
-        return self(name).astype(np.float64)
-
-    def layout(self, name: str) -> str:
-        return self._layouts[name]
-
-    def _settled(self, name: str, x: np.ndarray, expected: np.ndarray | None) -> str:
-        fits = fitting(x.shape, self.shapes[name])
-        if not fits:
-            raise CaptureError(
-                f"{self.captured.modules[name]}, taken for {name}, gives shape {x.shape}, "
-                f"which is no layout of {'b h w c' if len(self.shapes[name]) == 4 else 'b c'} = {self.shapes[name]}; "
-                "names= maps layers by hand"
-            )
-        if len(fits) == 1 or expected is None:
-            return fits[0]
-        errors = {layout: relative_l2(canonical_map(x, layout, self.shapes[name]), expected) for layout in fits}
-        best = min(fits, key=lambda layout: np.nan_to_num(errors[layout], nan=np.inf))
-        if not errors[best] < 0.1 * errors[fits[0]]:  # noise is no reason to take an unlikely one
-            best = fits[0]
-        if best in TURNED:
-            self.notes.append(f"{name} is laid out as {best}: H and W are swapped")
-        return best
+    if in_threads:
+        share(isolate, order)
+    else:
+        for name in order:
+            isolate(name)
+    return found, fed_nan
 
 
-def _causes(local: Local, taps: _Taps, report: Report) -> tuple[tuple[Cause, ...], tuple[Finding, ...]]:
-    """Hypotheses with the layers that each explains, as few as suffice; and for other layers what comes nearest."""
+def _held(taps: CanonicalTaps, name: str, expected: np.ndarray) -> Comparison:
+    return compare_arrays(taps(name, expected), expected, dtype=taps.captured.dtype, measure="l2")
+
+
+def _diagnosed(report: Report, taps: CanonicalTaps, local: Local) -> Report:
+    """With the hypotheses that explain the layers that differ, and for other layers what comes nearest."""
     explained: dict[str, list[Finding]] = {}
     nearest: list[Finding] = []
     end = time.monotonic() + SEARCH_SECONDS
@@ -225,27 +313,11 @@ def _causes(local: Local, taps: _Taps, report: Report) -> tuple[tuple[Cause, ...
             known |= {finding.hypothesis: None for finding in findings}
         else:
             nearest += findings
-    return tuple(_fewest(explained)), tuple(nearest)
-
-
-def _fewest(explained: Mapping[str, Iterable[Finding]]) -> list[Cause]:
-    """The hypothesis that explains most layers, then the one that explains most of the rest, and so on."""
-    left = {layer: list(findings) for layer, findings in explained.items()}
-    causes = []
-    while left:
-        counts: dict[Hypothesis, int] = {}
-        for findings in left.values():
-            for finding in findings:
-                counts[finding.hypothesis] = counts.get(finding.hypothesis, 0) + 1
-        best = max(counts, key=lambda hypothesis: counts[hypothesis])
-        mine = {layer: f for layer, findings in left.items() for f in findings if f.hypothesis == best}
-        ties = tuple(h.words for h in counts if h != best and all(h in [f.hypothesis for f in left[layer]] for layer in mine))
-        causes.append(Cause(best.words, tuple(mine), max(f.after for f in mine.values()), ties))
-        left = {layer: findings for layer, findings in left.items() if layer not in mine}
-    return causes
-
-
-def _first_arrays(local: Local, taps: _Taps, report: Report) -> tuple[np.ndarray, np.ndarray]:
-    """The first diverging layer's output, and what the reference makes of the same input."""
-    name = report.diverging[0].layer
-    return taps.wide(name), local.output(name)
+    first = report.diverging[0].layer
+    return replace(
+        report,
+        causes=fewest_causes(explained),
+        nearest=tuple(nearest),
+        actual=taps.wide(first),
+        expected=local.output(first),
+    )

@@ -15,7 +15,7 @@ import numpy as np
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.network import trace
-from scalablevit_ref.testing.tolerances import EPS, NETWORK_TOLERANCE, ratio
+from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, ratio
 
 
 @dataclass(frozen=True)

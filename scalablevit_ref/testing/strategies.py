@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.parameters import Shapes, block_shapes, iwsa_shapes, parameter_shapes, ssa_shapes
-from scalablevit_ref.testing.random import random_images, random_params
+from scalablevit_ref.testing.arrays import random_images, random_params
 
 Content = Literal["normal", "one_hot", "integers"]
 

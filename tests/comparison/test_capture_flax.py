@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,8 +18,8 @@ from einops import rearrange
 from flax import nnx
 
 import scalablevit_ref as sv
-from scalablevit_ref.compare.capture import Captured, CaptureError
-from scalablevit_ref.compare.capture.flax import capture_flax
+from scalablevit_ref.compare.capture import Captured, CaptureError, Conditions
+from scalablevit_ref.compare.capture.flax import FlaxModule
 from scalablevit_ref.compare.report import Report
 from scalablevit_ref.compare.run import compare
 from scalablevit_ref.networks import network_of
@@ -309,7 +310,7 @@ def compared(model: Any, **settings: Any) -> Report:
 
 
 def captured(model: Any, **settings: Any) -> Captured:
-    return capture_flax(model, network_of(CONFIG), IMAGES, **{"dtype": None, "weights": None, "names": None, **settings})
+    return FlaxModule(model).capture(Conditions(network_of(CONFIG), IMAGES, **settings), ExitStack())
 
 
 def leaves(model: Any) -> list[Any]:

@@ -311,7 +311,7 @@ class TestFiles:
     def test_never_more_than_two_tensors_of_a_side(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import weakref
 
-        from scalablevit_ref.compare.capture import files
+        from scalablevit_ref.compare.capture import traces
 
         params = random_params(sv.parameter_shapes(CONFIG))
         trace = reference_trace(FOREIGN_IMAGES, params, CONFIG)
@@ -319,7 +319,7 @@ class TestFiles:
         save_trace(tmp_path / "theirs.safetensors", trace, CONFIG)
         alive: list[Any] = []
         most = 0
-        read = files.values
+        read = traces.values
 
         def watched(x: Any) -> np.ndarray:
             nonlocal most
@@ -329,7 +329,7 @@ class TestFiles:
             most = max(most, len(alive))
             return value
 
-        monkeypatch.setattr(files, "values", watched)
+        monkeypatch.setattr(traces, "values", watched)
         report = compare(tmp_path / "theirs.safetensors", reference=tmp_path / "ours.safetensors")
         assert report.agrees
         assert len(report.rows) > 30

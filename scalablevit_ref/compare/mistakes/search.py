@@ -10,7 +10,7 @@ import numpy as np
 
 from scalablevit_ref.compare.mistakes.catalogue import Hypothesis, hypotheses
 from scalablevit_ref.compare.mistakes.local import Local
-from scalablevit_ref.testing.tolerances import EPS, relative_l2
+from scalablevit_ref.testing.arrays import EPS, relative_l2
 
 PAIRED = 6
 """Of so many of the changes that help most, each is tried together with every other."""

@@ -7,7 +7,7 @@ the mistake is searched.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,12 +27,15 @@ from scalablevit_ref.compare.mistakes.search import Finding, diagnose
 from scalablevit_ref.compare.report import Report, Row, fewest_causes
 from scalablevit_ref.config import variant as named_variant
 from scalablevit_ref.layers import IMAGES
-from scalablevit_ref.networks import Network, network_of, random_image_shape
+from scalablevit_ref.networks import Network, network_of
 from scalablevit_ref.testing.arrays import NETWORK_TOLERANCE, Comparison, compare_arrays, random_images, random_params
 from scalablevit_ref.testing.traces import SUFFIXES
 
 Mode = Literal["both", "propagated", "isolated"]
 MODES: tuple[Mode, ...] = ("both", "propagated", "isolated")
+
+BATCH = 2
+"""How many random images are drawn: a batch of one would hide what mixes images."""
 
 SEARCH_SECONDS = 60
 """Seconds in which every hypothesis is tried for a layer; after them, only those that explained a layer before it."""
@@ -113,38 +116,38 @@ def compare(
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     request = Request(candidate, reference, variant, weights, images, mode, dtype, names, tolerance, diagnosis, progress)
     with ExitStack() as files:
-        port = candidate_of(candidate)
-        conditions, trace = settled(request, port, files)
+        port, conditions, trace = _settled(request, files)
         captured = port.capture(conditions, files)
-        params = common_weights(captured, conditions, trace)
+        params = _common_weights(captured, conditions, trace)
         return _reported(request, conditions.network, captured, params, trace)
 
 
-def settled(request: Request, candidate: Candidate, files: ExitStack) -> tuple[Conditions, Mapping[str, Any] | None]:
-    """What the candidate is run with, and the reference's trace if there is one: all that was given or must be guessed, checked.
+def _settled(request: Request, files: ExitStack) -> tuple[Candidate, Conditions, Mapping[str, Any] | None]:
+    """The candidate, what it is run with, and the reference's trace if there is one, whose file `files` closes.
 
-    files: closes the trace's file.
+    All that was given or must be guessed is checked here, before anything runs.
     """
-    variant, weights = request.variant, request.weights
+    candidate, variant, weights = candidate_of(request.candidate), request.variant, request.weights
     if isinstance(weights, Path) or (isinstance(weights, str) and weights not in ("random", "own")):
         weights = load_checkpoint(weights, variant=variant if isinstance(variant, str) else None)
     config = named_variant(variant) if isinstance(variant, str) else variant
     if isinstance(weights, Checkpoint):
         config, weights = config or weights.config, weights.params
-    config = config or (candidate_of(request.reference).config() if request.reference is not None else None) or candidate.config()
+    if config is None and request.reference is not None:
+        config = candidate_of(request.reference).config()
+    config = config or candidate.config()
     if config is None:
         raise CaptureError("which network? variant= names it (small, base, …), or gives its ScalableViTConfig")
     network = network_of(config)
     params = _known_weights(weights, network, candidate)
     images = None if request.images is None else _checked_images(request.images, network)
-    dtype = None if request.dtype == "own" or not candidate.takes_weights else request.dtype or "float64"
-    conditions = Conditions(network, images, params, dtype, request.names)
     trace = None
     if request.reference is not None:
-        trace, images = _reference(request.reference, conditions, files)
+        trace, images = _reference(request.reference, Conditions(network, images), files)
     if images is None and not candidate.brings_images:
-        images = random_images(random_image_shape(network))
-    return replace(conditions, images=images), trace
+        images = random_images((BATCH, network.in_chans, *[network.usual_image_size()] * 2))
+    dtype = None if request.dtype == "own" or not candidate.takes_weights else request.dtype or "float64"
+    return candidate, Conditions(network, images, params, dtype, request.names), trace
 
 
 def _known_weights(weights: Any, network: Network, candidate: Candidate) -> dict[str, np.ndarray] | None:
@@ -174,11 +177,11 @@ def _reference(reference: Any, conditions: Conditions, files: ExitStack) -> tupl
     trace = candidate_of(reference)
     if not isinstance(trace, TraceFile):
         raise CaptureError(f"reference: expected a trace ({', '.join(SUFFIXES)}), got {str(reference)!r}")
-    captured = trace.capture(replace(conditions, names=None), files)
+    captured = trace.capture(conditions, files)
     return captured.taps, captured.images
 
 
-def common_weights(captured: Captured, conditions: Conditions, trace: Mapping[str, Any] | None) -> Mapping[str, np.ndarray] | None:
+def _common_weights(captured: Captured, conditions: Conditions, trace: Mapping[str, Any] | None) -> Mapping[str, np.ndarray] | None:
     """The weights that both have, checked before any layer is; None if only a reference's trace is known."""
     given = conditions.weights
     own = None if captured.params is None else conditions.network.checked_params(captured.params)
@@ -197,6 +200,76 @@ def common_weights(captured: Captured, conditions: Conditions, trace: Mapping[st
     return own  # as the candidate has rounded them
 
 
+@dataclass(frozen=True)
+class SideBySide:
+    """A candidate's layers, and the reference's.
+
+    Attributes
+    ----------
+    order
+        The layers of the network that the candidate gave, in the network's order.
+    local
+        The reference's layers one at a time; None where the weights are not known.
+    trace
+        What stands in for the reference's own run, if something does.
+    """
+
+    network: Network
+    taps: CanonicalTaps
+    order: tuple[str, ...]
+    local: Local | None
+    trace: Mapping[str, Any] | None
+
+    def propagated(self) -> dict[str, Comparison]:
+        """Each layer against what the reference computes from the images on, or what its trace holds."""
+        found: dict[str, Comparison] = {}
+
+        def hold(name: str, expected: np.ndarray) -> np.ndarray:
+            if name in self.taps:
+                found[name] = self._held(name, expected)
+            return expected
+
+        if self.trace is not None:
+            for name in self.order:
+                if name in self.trace:
+                    hold(name, to_numpy(self.trace[name]))
+            return found
+        local = self.local
+        assert local is not None
+        if self.network.runs_as_named:
+            self.network.forward(local.images, local.params, hold)
+        else:
+            Local(self.network, local.params, local.images, set(), local.tap).end_to_end(hold)
+        return found
+
+    def isolated(self, *, in_threads: bool) -> tuple[dict[str, Comparison], set[str]]:
+        """Each layer against what the reference's makes of the candidate's own input; and the layers that give NaN of that.
+
+        in_threads: where all layouts are settled, and nothing is read from a file.
+        """
+        found: dict[str, Comparison] = {}
+        fed_nan: set[str] = set()
+        local = self.local
+        assert local is not None
+
+        def isolate(name: str) -> None:
+            with np.errstate(all="ignore"):  # a layer may be fed what another made infinite
+                expected = local.output(name)
+            found[name] = self._held(name, expected)
+            if not np.isfinite(expected).all():
+                fed_nan.add(name)
+
+        if in_threads:
+            share(isolate, self.order)
+        else:
+            for name in self.order:
+                isolate(name)
+        return found, fed_nan
+
+    def _held(self, name: str, expected: np.ndarray) -> Comparison:
+        return compare_arrays(self.taps(name, expected), expected, dtype=self.taps.captured.dtype, measure="l2")
+
+
 def _reported(
     request: Request,
     network: Network,
@@ -207,18 +280,19 @@ def _reported(
     """Every layer held against the reference's, and the mistake if there is one."""
     start = time.perf_counter()
     taps = CanonicalTaps(captured, network.layer_shapes(captured.images.shape))
-    order = [name for name in network.layers() if name in taps]
+    order = tuple(name for name in network.layers() if name in taps)
     local = None if params is None else Local(network, params, captured.images, set(order), taps.wide)
+    both = SideBySide(network, taps, order, local, trace)
     mode = "propagated" if local is None else request.mode
     propagated: dict[str, Comparison] = {}
     isolated: dict[str, Comparison] = {}
     fed_nan: set[str] = set()
     if mode != "isolated":
         request.progress("both networks from the images on")
-        propagated = _propagated(taps, order, local, trace)
-    if mode != "propagated" and local is not None:
+        propagated = both.propagated()
+    if mode != "propagated":
         request.progress("each layer on the same input")
-        isolated, fed_nan = _isolated(taps, order, local, in_threads=mode == "both" and captured.kind != "trace")
+        isolated, fed_nan = both.isolated(in_threads=mode == "both" and captured.kind != "trace")
     rows = tuple(
         Row(
             name,
@@ -242,57 +316,6 @@ def _reported(
         return report
     request.progress("the likely mistake")
     return _diagnosed(report, taps, local)
-
-
-def _propagated(
-    taps: CanonicalTaps, order: Iterable[str], local: Local | None, trace: Mapping[str, Any] | None
-) -> dict[str, Comparison]:
-    """Each tap against what the reference computes from the images on, layer by layer, or what its trace holds."""
-    found: dict[str, Comparison] = {}
-
-    def hold(name: str, expected: np.ndarray) -> np.ndarray:
-        if name in taps:
-            found[name] = _held(taps, name, expected)
-        return expected
-
-    if trace is not None:
-        for name in order:
-            if name in trace:
-                hold(name, to_numpy(trace[name]))
-        return found
-    assert local is not None
-    if local.network.runs_as_named:
-        local.network.forward(local.images, local.params, hold)
-    else:
-        Local(local.network, local.params, local.images, set(), local.tap).end_to_end(hold)
-    return found
-
-
-def _isolated(taps: CanonicalTaps, order: list[str], local: Local, *, in_threads: bool) -> tuple[dict[str, Comparison], set[str]]:
-    """Each tap against what the reference's layer makes of the candidate's own input, and the layers that give NaN of that.
-
-    in_threads: where all layouts are settled, and nothing is read from a file.
-    """
-    found: dict[str, Comparison] = {}
-    fed_nan: set[str] = set()
-
-    def isolate(name: str) -> None:
-        with np.errstate(all="ignore"):  # a layer may be fed what another made infinite
-            expected = local.output(name)
-        found[name] = _held(taps, name, expected)
-        if not np.isfinite(expected).all():
-            fed_nan.add(name)
-
-    if in_threads:
-        share(isolate, order)
-    else:
-        for name in order:
-            isolate(name)
-    return found, fed_nan
-
-
-def _held(taps: CanonicalTaps, name: str, expected: np.ndarray) -> Comparison:
-    return compare_arrays(taps(name, expected), expected, dtype=taps.captured.dtype, measure="l2")
 
 
 def _diagnosed(report: Report, taps: CanonicalTaps, local: Local) -> Report:

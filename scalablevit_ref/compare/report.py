@@ -130,23 +130,19 @@ class Report:
             return f"agrees with the reference in {layers}, to {eps_said(self.needed)} of {self.dtype} (allowed {self.tolerance:g})"
         first = self.diverging[0]
         at = first.layer if first.module in (first.layer, "output") else f"{first.layer} ({first.module})"
+        isolated = first.isolated is not None and not first.isolated.error <= self.tolerance
+        kind, error = ("isolated", first.isolated) if isolated else ("propagated", first.propagated)
         lines = [
-            f"DIFFERS from the reference: {self._wrong(layers)}, the first is {at}",
-            f"{first.layer}: {first.own} (allowed {self.tolerance:g} eps)",
+            f"DIFFERS from the reference in {len(self.diverging)} of {layers} ({kind} error), the first is {at}",
+            f"{first.layer}: {error} (allowed {self.tolerance:g} eps)",
         ]
-        if np.isnan(first.own.error):
+        if error is not None and np.isnan(error.error):
             lines.append(f"{first.layer} is the first to hold a NaN or an infinity")
         lines += [str(cause) for cause in self.causes]
         lines += [str(finding) for finding in self.nearest[:3]]
         if not self.causes and not self.nearest:
             lines.append("none of the known mistakes explains it")
         return "\n".join([*lines, *self.notes])
-
-    def _wrong(self, layers: str) -> str:
-        count = len(self.diverging)
-        by_itself = not self.diverging[0].own.error <= self.tolerance
-        many = ("goes", "itself") if count == 1 else ("go", "themselves")
-        return f"{count} of {layers} {many[0]} wrong" + (f" by {many[1]}" if by_itself else " through the errors before")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""

@@ -31,7 +31,7 @@ _SIZES: dict[Measure, Callable[[np.ndarray], float]] = {
 def random_params(shapes: Mapping[str, Sequence[int]], seed: int = 0, dtype: Any = "float64") -> dict[str, np.ndarray]:
     """Kernels N / √fan_in, gains 1 + 0.3 N, biases 0.3 N: unlike `init_params`, nothing hides behind a zero or a one.
 
-    Equal for equal seeds whatever the dtype; each parameter has a random stream of its own, told from its name.
+    Equal for equal seeds whatever the dtype. Each parameter has a random stream of its own, which its name and the seed determine.
     """
     params = {}
     for name, shape in shapes.items():

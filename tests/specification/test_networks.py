@@ -107,7 +107,7 @@ def test_images_are_refused_where_the_network_refuses_them(network: Network) -> 
 
     verdicts = set()
     for h in range(1, 50):
-        for w in {h, 24}:
+        for w in {h, 24, 3}:
             images = random_images((1, network.in_chans, h, w))
             verdict = refused(lambda h=h, w=w: network.check_image_size(h, w))
             assert verdict == refused(lambda images=images: network.forward(images, params)), (h, w)

@@ -178,7 +178,7 @@ def _aligned(
     pairs: dict[str, str] = {}
     try:
         found, pairs = aligned(modules, own, ran, replace(conditions, names=inner))
-    except CaptureError:  # some parameters are told of no module; layers may be all the same
+    except CaptureError:  # the graph tells of no module that holds some parameters; layers it may tell all the same
         found = by_name(modules, network)
         if not found and names is None:
             found = by_parameters(ran(), network, conditions.fed.shape)

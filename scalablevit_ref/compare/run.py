@@ -18,7 +18,7 @@ import numpy as np
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.backends.threads import share
 from scalablevit_ref.checkpoints import Checkpoint, load_checkpoint
-from scalablevit_ref.compare.capture import Candidate, Captured, CaptureError, Conditions, candidate_of
+from scalablevit_ref.compare.capture import Capturable, Captured, CaptureError, Conditions, candidate_of
 from scalablevit_ref.compare.capture.alignment import CanonicalTaps
 from scalablevit_ref.compare.capture.traces import TraceFile, check_images
 from scalablevit_ref.compare.mistakes.catalogue import Hypothesis
@@ -119,10 +119,10 @@ def compare(
         port, conditions, trace = _settled(request, files)
         captured = port.capture(conditions, files)
         params = _common_weights(captured, conditions, trace)
-        return _reported(request, conditions.network, captured, params, trace)
+        return _reported(request, captured, SideBySide(conditions.network, captured, params, trace))
 
 
-def _settled(request: Request, files: ExitStack) -> tuple[Candidate, Conditions, Mapping[str, Any] | None]:
+def _settled(request: Request, files: ExitStack) -> tuple[Capturable, Conditions, Mapping[str, Any] | None]:
     """The candidate, what it is run with, and the reference's trace if there is one, whose file `files` closes.
 
     All that was given or must be guessed is checked here, before anything runs.
@@ -150,7 +150,7 @@ def _settled(request: Request, files: ExitStack) -> tuple[Candidate, Conditions,
     return candidate, Conditions(network, images, params, dtype, request.names), trace
 
 
-def _known_weights(weights: Any, network: Network, candidate: Candidate) -> dict[str, np.ndarray] | None:
+def _known_weights(weights: Any, network: Network, candidate: Capturable) -> dict[str, np.ndarray] | None:
     """None for the candidate's own."""
     if isinstance(weights, str) and not candidate.takes_weights:
         raise CaptureError(f"weights={weights} is for modules: give the file that the candidate has its weights from")
@@ -200,25 +200,29 @@ def _common_weights(captured: Captured, conditions: Conditions, trace: Mapping[s
     return own  # as the candidate has rounded them
 
 
-@dataclass(frozen=True)
 class SideBySide:
     """A candidate's layers, and the reference's.
 
     Attributes
     ----------
     order
-        The layers of the network that the candidate gave, in the network's order.
+        The layers that the candidate gave, in the network's order.
     local
         The reference's layers one at a time; None where the weights are not known.
-    trace
-        What stands in for the reference's own run, if something does.
     """
 
-    network: Network
-    taps: CanonicalTaps
-    order: tuple[str, ...]
-    local: Local | None
-    trace: Mapping[str, Any] | None
+    def __init__(
+        self,
+        network: Network,
+        captured: Captured,
+        params: Mapping[str, np.ndarray] | None,
+        trace: Mapping[str, Any] | None,
+    ) -> None:
+        """trace: what stands in for the reference's own run, if something does."""
+        self.network, self.trace = network, trace
+        self.taps = CanonicalTaps(captured, network.layer_shapes(captured.images.shape))
+        self.order = tuple(name for name in network.layers() if name in self.taps)
+        self.local = Local(network, params, captured.images, set(self.order), self.taps.wide) if params is not None else None
 
     def propagated(self) -> dict[str, Comparison]:
         """Each layer against what the reference computes from the images on, or what its trace holds."""
@@ -270,19 +274,9 @@ class SideBySide:
         return compare_arrays(self.taps(name, expected), expected, dtype=self.taps.captured.dtype, measure="l2")
 
 
-def _reported(
-    request: Request,
-    network: Network,
-    captured: Captured,
-    params: Mapping[str, np.ndarray] | None,
-    trace: Mapping[str, Any] | None,
-) -> Report:
+def _reported(request: Request, captured: Captured, both: SideBySide) -> Report:
     """Every layer held against the reference's, and the mistake if there is one."""
-    start = time.perf_counter()
-    taps = CanonicalTaps(captured, network.layer_shapes(captured.images.shape))
-    order = tuple(name for name in network.layers() if name in taps)
-    local = None if params is None else Local(network, params, captured.images, set(order), taps.wide)
-    both = SideBySide(network, taps, order, local, trace)
+    start, taps, local = time.perf_counter(), both.taps, both.local
     mode = "propagated" if local is None else request.mode
     propagated: dict[str, Comparison] = {}
     isolated: dict[str, Comparison] = {}
@@ -303,7 +297,7 @@ def _reported(
             isolated=isolated.get(name),
             fed_finite=name not in fed_nan,
         )
-        for name in order
+        for name in both.order
         if name in propagated or name in isolated
     )
     if not rows:
@@ -311,7 +305,7 @@ def _reported(
     tolerance = NETWORK_TOLERANCE[captured.dtype] if request.tolerance is None else request.tolerance
     seconds = {"candidate": captured.seconds, "comparison": time.perf_counter() - start}
     notes = (*captured.notes, *taps.notes)
-    report = Report(captured.kind, network.config, mode, captured.dtype, tolerance, rows, seconds=seconds, notes=notes)
+    report = Report(captured.kind, both.network.config, mode, captured.dtype, tolerance, rows, seconds=seconds, notes=notes)
     if report.agrees or not request.diagnosis or local is None:
         return report
     request.progress("the likely mistake")

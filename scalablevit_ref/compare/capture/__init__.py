@@ -14,11 +14,11 @@ from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.testing.traces import SUFFIXES
 
-__all__ = ["Candidate", "CaptureError", "Captured", "Conditions", "candidate_of"]
+__all__ = ["Capturable", "CaptureError", "Captured", "Conditions", "candidate_of"]
 
 
-class Candidate(Protocol):
-    """Something that can be held against the reference. Another framework is another class, and a line of `candidate_of`."""
+class Capturable(Protocol):
+    """A candidate, something to be held against the reference. Another framework is another class, and a line of `candidate_of`."""
 
     @property
     def takes_weights(self) -> bool:
@@ -38,7 +38,7 @@ class Candidate(Protocol):
         """
 
 
-def candidate_of(value: Any) -> Candidate:
+def candidate_of(value: Any) -> Capturable:
     """What sort of thing the user gave; what is nothing else is taken for a function. No framework is imported to look for it."""
     torch, nnx, linen = (sys.modules.get(name) for name in ("torch", "flax.nnx", "flax.linen"))
     suffix = Path(value).suffix if isinstance(value, str | Path) else None

@@ -247,10 +247,10 @@ def _same_role(local: str, names: Sequence[str]) -> list[str]:
 
 # Axes
 
-LAYOUTS = ("b h w c", "b (h w) c", "b c h w", "b c (h w)", "h w b c", "(h w) b c")
+MAP_LAYOUTS = ("b h w c", "b (h w) c", "b c h w", "b c (h w)", "h w b c", "(h w) b c")
 """How a candidate may lay out a map; the first that fits is taken, unless values tell otherwise."""
 
-TURNED = ("b w h c", "b (w h) c", "b c w h", "b c (w h)")
+TURNED_LAYOUTS = ("b w h c", "b (w h) c", "b c w h", "b c (w h)")
 """The same with rows for columns, which no right port has."""
 
 NOISE = 0.1
@@ -268,7 +268,7 @@ def fitting(shape: Sequence[int], canonical: Sequence[int]) -> list[str]:
         singletons = tuple(size for size in shape[1:] if size > 1 or canonical[1] == 1)
         return ["b c"] if shape[:1] == canonical[:1] and prod(shape) == prod(canonical) and len(singletons) == 1 else []
     sizes = dict(zip("bhwc", canonical, strict=True))
-    return [layout for layout in (*LAYOUTS, *TURNED) if _shape(layout, sizes) == shape]
+    return [layout for layout in (*MAP_LAYOUTS, *TURNED_LAYOUTS) if _shape(layout, sizes) == shape]
 
 
 def _shape(layout: str, sizes: dict[str, int]) -> tuple[int, ...]:
@@ -329,6 +329,6 @@ class CanonicalTaps:
         best = min(fits, key=lambda layout: np.nan_to_num(errors[layout], nan=np.inf))
         if not errors[best] < NOISE * errors[fits[0]]:
             best = fits[0]
-        if best in TURNED:
+        if best in TURNED_LAYOUTS:
             self.notes.append(f"{name} is laid out as {best}: H and W are swapped")
         return best

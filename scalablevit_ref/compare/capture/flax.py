@@ -23,11 +23,11 @@ from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.networks import Network
 
-Path = tuple[Any, ...]
-Ended = Callable[[Path, Any], None]
+ModulePath = tuple[Any, ...]
+Ended = Callable[[ModulePath, Any], None]
 """Gets each submodule's path and output as it ends."""
 
-LAYOUTS = {"b h w c": (0, 2, 3, 1), "b c h w": (0, 1, 2, 3)}
+IMAGE_LAYOUTS = {"b h w c": (0, 2, 3, 1), "b c h w": (0, 1, 2, 3)}
 """How the candidate may take its images, and the axes of b c h w in that order."""
 
 EVALUATION = {"train": False, "training": False, "is_training": False, "deterministic": True}
@@ -47,12 +47,8 @@ class Functional:
 
     Attributes
     ----------
-    kind
-        "linen module" or "nnx module".
-    state
-        Its parameters by path.
-    paths
-        Of the submodules that hold some.
+    state, paths
+        Its parameters by path, and the submodules that hold some.
     run
         A forward pass with such parameters, which leaves the module as it is.
     layouts
@@ -60,9 +56,9 @@ class Functional:
     """
 
     kind: str
-    state: Mapping[Path, Any]
-    paths: frozenset[Path]
-    run: Callable[[Mapping[Path, Any], Any, Ended], Any]
+    state: Mapping[ModulePath, Any]
+    paths: frozenset[ModulePath]
+    run: Callable[[Mapping[ModulePath, Any], Any, Ended], Any]
     layouts: tuple[str, ...]
 
 
@@ -72,8 +68,6 @@ class Ran:
 
     Attributes
     ----------
-    layout, images
-        The layout that the model takes, and the images in it.
     sizes
         How many values each submodule gives, in the order in which they end.
     traceable
@@ -82,7 +76,7 @@ class Ran:
 
     layout: str
     images: Any
-    sizes: Mapping[Path, int]
+    sizes: Mapping[ModulePath, int]
     traceable: bool
 
 
@@ -143,15 +137,15 @@ class FlaxModule:
         )
 
 
-def _ran(m: Functional, state: Mapping[Path, Any], images: np.ndarray) -> Ran:
+def _ran(m: Functional, state: Mapping[ModulePath, Any], images: np.ndarray) -> Ran:
     """Raises CaptureError if the model runs with no layout of the images."""
     dtype = jnp.result_type(*state.values())
     errors = {}
     for layout in m.layouts:
-        x = jnp.asarray(images.transpose(LAYOUTS[layout]), dtype)
-        sizes: dict[Path, int] = {}
+        x = jnp.asarray(images.transpose(IMAGE_LAYOUTS[layout]), dtype)
+        sizes: dict[ModulePath, int] = {}
 
-        def ended(path: Path, out: Any, sizes: dict[Path, int] = sizes) -> None:
+        def ended(path: ModulePath, out: Any, sizes: dict[ModulePath, int] = sizes) -> None:
             value = _one(out)
             if value is not None:
                 sizes.setdefault(path, value.size)
@@ -173,7 +167,7 @@ def _ran(m: Functional, state: Mapping[Path, Any], images: np.ndarray) -> Ran:
     raise CaptureError("the candidate runs with no layout of the images: " + "; ".join(f"{k}: {v}" for k, v in errors.items()))
 
 
-def _modules(ran: Ran, own: Mapping[str, Path], state: Mapping[Path, Any]) -> list[Module]:
+def _modules(ran: Ran, own: Mapping[str, ModulePath], state: Mapping[ModulePath, Any]) -> list[Module]:
     """The submodules that ran. Their parameters are in the order of use: JAX sorts them by name."""
     order = {path: place for place, path in enumerate(ran.sizes)}
     keys = sorted(own, key=lambda key: order.get(own[key][:-1], len(order)))
@@ -185,7 +179,9 @@ def _modules(ran: Ran, own: Mapping[str, Path], state: Mapping[Path, Any]) -> li
     return modules
 
 
-def _taps(m: Functional, state: Mapping[Path, Any], ran: Ran, wanted: Mapping[Path, str]) -> tuple[dict[str, np.ndarray], float]:
+def _taps(
+    m: Functional, state: Mapping[ModulePath, Any], ran: Ran, wanted: Mapping[ModulePath, str]
+) -> tuple[dict[str, np.ndarray], float]:
     """The outputs of the wanted submodules and the logits, and the seconds that the forward pass took.
 
     The pass is compiled as a whole: one operation at a time, most of a minute would go into compiling each for each shape.
@@ -196,7 +192,7 @@ def _taps(m: Functional, state: Mapping[Path, Any], ran: Ran, wanted: Mapping[Pa
     def forward(values: list[Any], x: Any) -> dict[str, Any]:
         taps, outermost = {}, trace_state()
 
-        def ended(path: Path, out: Any) -> None:
+        def ended(path: ModulePath, out: Any) -> None:
             value = _one(out)
             if path in wanted and value is not None and trace_state() == outermost:
                 taps[wanted[path]] = value
@@ -229,38 +225,38 @@ def _float64() -> AbstractContextManager[Any]:
     return cast("AbstractContextManager[Any]", jax.enable_x64(True))
 
 
-def _dotted(path: Path) -> str:
+def _dotted(path: ModulePath) -> str:
     return ".".join(map(str, path))
 
 
-def _canonical(path: Path) -> str:
+def _canonical(path: ModulePath) -> str:
     """A path as PyTorch would have it: `blocks_0.head.layers.1.kernel` is `blocks.0.head.1.weight`."""
     name = re.sub(r"(^|\.)layers[._](?=\d)", r"\1", _dotted(path))
     name = re.sub(r"_(?=\d+(\.|$))", ".", name)
     return re.sub(r"(^|\.)(kernel|scale|embedding)$", r"\1weight", name)
 
 
-def _canonical_targets(names: Mapping[str, str], known: Mapping[str, Path], network: Network) -> dict[str, str]:
+def _canonical_targets(names: Mapping[str, str], known: Mapping[str, ModulePath], network: Network) -> dict[str, str]:
     """A user's mapping, which has the candidate's own paths, to the paths as PyTorch would have them."""
     canonical = {_dotted(path): name for name, path in known.items()}
     return {name: canonical[dotted] for name, dotted in by_mapping(names, canonical, network).items()}
 
 
-def _turned(value: np.ndarray, path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _turned(value: np.ndarray, path: ModulePath, shape: tuple[int, ...]) -> np.ndarray:
     """A parameter in the official orientation and of this shape: (out, in), (out, in / groups, kh, kw)."""
     if _as_official(value.shape, path, shape):
         return value.reshape(shape)
     return np.moveaxis(value.reshape(*shape[2:], shape[1], shape[0]), (-1, -2), (0, 1))
 
 
-def _turned_back(value: np.ndarray, path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _turned_back(value: np.ndarray, path: ModulePath, shape: tuple[int, ...]) -> np.ndarray:
     """An official parameter in the candidate's orientation and of this shape."""
     if _as_official(shape, path, value.shape):
         return value.reshape(shape)
     return np.moveaxis(value, (0, 1), (-1, -2)).reshape(shape)
 
 
-def _as_official(own: tuple[int, ...], path: Path, official: tuple[int, ...]) -> bool:
+def _as_official(own: tuple[int, ...], path: ModulePath, official: tuple[int, ...]) -> bool:
     """Flax's kernels are (in, out) and (kh, kw, in / groups, out); other parameters are as they are, if their shape is official."""
     flaxen = (*official[2:], *official[1::-1])
     return len(official) < 2 or (own == official and (path[-1] != "kernel" or own != flaxen))
@@ -278,7 +274,7 @@ def linen_model(module: linen.Module, dtype: str | None) -> Functional:
     params = {path[1:]: value for path, value in flat.items() if path[0] == "params"}
     others = {path: value for path, value in flat.items() if path[0] != "params"}
 
-    def run(state: Mapping[Path, Any], x: Any, ended: Ended) -> Any:
+    def run(state: Mapping[ModulePath, Any], x: Any, ended: Ended) -> Any:
         def keep(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             _compute_in(context.module, dtype)
             out = call(*args, **kwargs)
@@ -298,7 +294,7 @@ def nnx_model(module: nnx.Module, dtype: str | None) -> Functional:
     graph, params, others = split
     flat = dict(nnx.to_flat_state(params))
 
-    def run(state: Mapping[Path, Any], x: Any, ended: Ended) -> Any:
+    def run(state: Mapping[ModulePath, Any], x: Any, ended: Ended) -> Any:
         new = nnx.from_flat_state({path: flat[path].copy(value) for path, value in state.items()})
         copy = nnx.merge(graph, new, others)
         copy.eval()
@@ -316,7 +312,7 @@ def nnx_model(module: nnx.Module, dtype: str | None) -> Functional:
 
 
 @contextmanager
-def _calls_reported(classes: set[type], paths: Mapping[int, Path], ended: Ended) -> Iterator[None]:
+def _calls_reported(classes: set[type], paths: Mapping[int, ModulePath], ended: Ended) -> Iterator[None]:
     """While open, each call of an instance in `paths`, by id, is reported to `ended` when it ends."""
 
     def reporting(call: Any) -> Any:
@@ -349,6 +345,6 @@ def _evaluation(module: Any) -> dict[str, Any]:
     return {name: EVALUATION[name] for name in inspect.signature(type(module).__call__).parameters if name in EVALUATION}
 
 
-def _owners(paths: Iterable[Path]) -> set[Path]:
+def _owners(paths: Iterable[ModulePath]) -> set[ModulePath]:
     """The modules that hold these parameters, and those that hold them."""
     return {path[:end] for path in paths for end in range(1, len(path))}

@@ -38,7 +38,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_table_of_layers_is_the_network(network: str) -> None:
-    """Each layer by itself, on the trace's own inputs, and all one after the other, are what the specification computes."""
+    """Each layer on the trace's own inputs, and all one after the other, are what the specification computes."""
     config = NETWORKS[network]
     params = random_params(sv.parameter_shapes(config))
     images = random_images((2, 3, 58, 100) if config.pad_windows else (2, 3, 56, 112))

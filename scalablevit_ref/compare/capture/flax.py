@@ -38,7 +38,7 @@ COMPILED_FAST: dict[str, str | bool] = {
     "xla_llvm_disable_expensive_passes": True,
     "xla_allow_excess_precision": False,
 }
-"""What is run once need not run fast. In 16 bits every layer's output is rounded, as where JAX runs one operation at a time."""
+"""For processors: what is run once need not run fast, and in 16 bits each result is rounded as if operations ran one by one."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _taps(
 ) -> tuple[dict[str, np.ndarray], float]:
     """The outputs of the wanted submodules and the logits, and the seconds that the forward pass took.
 
-    The pass is compiled as a whole: one operation at a time, most of a minute would go into compiling each for each shape.
+    The pass is compiled as a whole: run one by one, each operation would be compiled for each shape, for most of a minute.
     """
     trace_state: Any = get_opaque_trace_state  # untyped, as is the next
     wait: Any = jax.block_until_ready
@@ -202,7 +202,8 @@ def _taps(
 
     run: Callable[..., dict[str, Any]] = forward
     if ran.traceable:
-        run = jax.jit(forward).lower(list(state.values()), ran.images).compile(compiler_options=COMPILED_FAST)
+        options = COMPILED_FAST if jax.default_backend() == "cpu" else None
+        run = jax.jit(forward).lower(list(state.values()), ran.images).compile(compiler_options=options)
     start = time.perf_counter()
     taps = wait(run(list(state.values()), ran.images))
     seconds = time.perf_counter() - start

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 import scalablevit_ref as sv
 from scalablevit_ref.adapters import onnx as adapter
 from scalablevit_ref.adapters import onnx_reader
+from scalablevit_ref.checkpoints.infer import config_to_json
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, random_images, random_params, relative_l2
 
 CONFIG = sv.ScalableViTConfig(
@@ -189,7 +190,7 @@ def written(folder: Path, initialisers: list[Any] | None = None, note: bool = Tr
     graph = helper.make_graph([node], "graph", value[:1], value[1:], tensors() if initialisers is None else initialisers)
     model = helper.make_model(graph, ir_version=10)
     if note:
-        helper.set_model_props(model, {adapter.CONFIG: sv.checkpoints.inference.config_to_json(CONFIG)})
+        helper.set_model_props(model, {adapter.CONFIG: config_to_json(CONFIG)})
     onnx.save(model, folder / "model.onnx", **options)
     return folder / "model.onnx"
 

@@ -23,8 +23,10 @@ MOVED = {
     "checkpoints.stored": "formats.lazy",
     "testing.capture": "compare.capture",
     "testing.comparison": "compare.run",
-    "testing.inputs": "compare.inputs",
+    "testing.inputs": "compare.run",
+    "testing.random": "testing.arrays",
     "testing.report": "compare.report",
+    "testing.tolerances": "testing.arrays",
 }
 """Old name to new name, both within the package."""
 

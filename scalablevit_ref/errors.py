@@ -1,4 +1,4 @@
-"""The one exception that says what is wrong with a checkpoint."""
+"""What is raised for a checkpoint that does not fit, and for a candidate that cannot be compared."""
 
 from __future__ import annotations
 
@@ -49,6 +49,10 @@ class CheckpointError(ValueError):
         error.file = str(path)
         error.args = (str(error),)
         return error
+
+
+class CaptureError(ValueError):
+    """A candidate that cannot be held against the reference. Its one line says what to do."""
 
 
 @contextmanager

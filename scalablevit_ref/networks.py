@@ -1,6 +1,6 @@
 """What a tool needs of a network that it runs: one protocol, implemented once for the official network and once for each dialect.
 
-`network_of(config)` finds the implementation by the type of the configuration. A dialect registers its own in its own folder.
+`network_of(config)` finds the implementation by the type of the settings.
 """
 
 from __future__ import annotations
@@ -21,11 +21,18 @@ from scalablevit_ref.parameters import Shapes, parameter_shapes
 
 
 class Network(Protocol):
-    """A network with its settings; images are b c h w, parameters a flat mapping under the network's own names."""
+    """A network with its settings, as the tools run it. A tool takes a `Network` and asks nothing about the type of the settings.
+
+    Images are b c h w. Parameters are a flat mapping under the network's own names. A layer is what `layers` names; a tap is the
+    name under which `forward` shows a layer's output.
+
+    Another port is a module in `dialects/`: its settings, a class with these methods, `network_of.register(Config, ItsNetwork)`.
+    `tests/specification/test_networks.py` holds every network to what is promised here.
+    """
 
     @property
     def config(self) -> Any:
-        """The settings, a frozen dataclass."""
+        """The settings, a frozen dataclass. `network_of` of it is an equal network."""
 
     @property
     def in_chans(self) -> int:
@@ -33,13 +40,20 @@ class Network(Protocol):
 
     @property
     def runs_as_named(self) -> bool:
-        """Whether the published modules run in the order that their names say, which is the order of `layers`."""
+        """Whether `forward` runs the layers in the order of `layers`.
+
+        `layers` is what the names of the published modules say; `forward` is what the published code runs. Where the two differ, a
+        port is held against `layers`.
+        """
 
     def parameter_shapes(self) -> Shapes:
-        """Name and shape of every parameter, in the network's own order."""
+        """Name and shape of every parameter, in the network's own order. `checked_params` and `forward` take exactly these."""
 
     def checked_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters under the network's own names. Raises ValueError for names and shapes that do not fit."""
+        """The same parameters under the network's own names, from this network's form or any other form that its authors publish.
+
+        Raises ValueError, naming each, for parameters that are missing, unexpected or misshapen, and TypeError for no mapping.
+        """
 
     @property
     def wiring(self) -> Any:
@@ -53,16 +67,19 @@ class Network(Protocol):
         """Every layer by the name of its tap, in the order in which they run; `wiring` connects them otherwise."""
 
     def layer_shapes(self, images: Sequence[int]) -> dict[str, tuple[int, ...]]:
-        """The shape of every layer's output, b h w c or b c, for images of shape b c h w."""
+        """The shape of every layer's output, b h w c or b c, for images of this shape: of each tap what `forward` shows."""
 
     def check_image_size(self, h: int, w: int) -> None:
-        """Raise ValueError for images of h × w pixels that the network does not take."""
+        """Raise ValueError for images of h × w pixels that `forward` refuses, and for no others."""
 
     def usual_image_size(self) -> int:
-        """A size, in pixels a side, to try the network at. Raises ValueError if there is none."""
+        """Pixels a side of square images to try the network on, which it takes. Raises ValueError if there are none."""
 
     def forward(self, images: Any, params: Any, tap: Tap = untapped) -> Any:
-        """The logits, or the maps of a backbone without a head; `tap` sees every layer's output."""
+        """The logits, or the maps of a backbone without a head; `tap` sees every layer's output, maps as b h w c.
+
+        Raises ValueError or TypeError, before any work is done, for images or parameters that do not fit.
+        """
 
 
 @dataclass(frozen=True)
@@ -104,16 +121,8 @@ class Official:
 
 @singledispatch
 def network_of(config: object) -> Network:
-    """The network that a configuration is of. Raises TypeError for what is no configuration."""
+    """The network that these settings are of. Raises TypeError for what is no network's settings."""
     raise TypeError(f"config must be a ScalableViTConfig or a dialect's Config, got {config!r}")
 
 
-@network_of.register
-def _official(config: ScalableViTConfig) -> Network:
-    return Official(config)
-
-
-def random_image_shape(network: Network, batch: int = 2) -> Sequence[int]:
-    """b c h w of images that the network takes; two, because a batch of one hides what mixes images."""
-    size = network.usual_image_size()
-    return batch, network.in_chans, size, size
+network_of.register(ScalableViTConfig, Official)

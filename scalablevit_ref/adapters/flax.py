@@ -28,10 +28,19 @@ class ScalableViT(nnx.Module):
     The parameters are `nnx.Param`s; the paths of `nnx.state(model)`, joined by dots, are the official names, so
     `model.stages[0][1].attn.q.weight` is `stages.0.1.attn.q.weight`. The modules on the way only hold parameters.
 
-    config: a configuration, or a variant's name; `overrides` change its settings.
-    params: initial values under the official names, arrays of any library, copied; None draws `sv.init_params(config, seed)`.
+    Parameters
+    ----------
+    config
+        A configuration, or a variant's name.
+    params
+        Initial values under the official names, arrays of any library, copied; None draws `sv.init_params(config, seed)`.
+    **overrides
+        Settings of the configuration that are to be others.
 
-    Raises ValueError or TypeError for a setting or parameters that do not fit.
+    Raises
+    ------
+    ValueError, TypeError
+        For a setting or parameters that do not fit.
     """
 
     def __init__(
@@ -63,7 +72,7 @@ class ScalableViT(nnx.Module):
         return {name: flat[name] for name in parameter_shapes(self.config)}
 
     def __call__(self, images: jax.Array | np.ndarray, *, tap: Tap = untapped) -> jax.Array:
-        """Logits b classes of images b c h w. tap: sees each intermediate under its official name, as in `sv.scalable_vit`."""
+        """Logits b classes of images b c h w; `tap` sees each intermediate under its official name, as in `sv.scalable_vit`."""
         logits: jax.Array = scalable_vit(jnp.asarray(images), self.params(), self.config, tap=tap)
         return logits
 

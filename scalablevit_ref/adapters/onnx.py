@@ -28,7 +28,7 @@ from scalablevit_ref.network import trace
 from scalablevit_ref.parameters import parameter_shapes
 
 OPSETS = range(18, 24)
-"""Those that `export` writes; 20 is the first with a GELU of its own."""
+"""Versions of ONNX's operators that `export` writes."""
 
 CONFIG = "scalablevit_ref.config"
 """The file's metadata that holds the configuration, as JSON."""
@@ -48,15 +48,38 @@ def export(
 ) -> None:
     """Write the network as ONNX: input `images` b c h w, output `logits` b classes, initialisers under the official names.
 
-    Everything is float32, or float16 with `float16`, images and logits too, whatever dtype `params` have. The configuration is
-    kept in the metadata. Equal arguments make equal files. torch's exporter takes some 45 s for `small`, half with a fixed batch.
+    The configuration is kept in the metadata. Equal arguments make equal files. torch's exporter takes some 45 s for `small`, half
+    with a fixed batch.
 
-    image_size: height and width, or one number for both; they are fixed in the file.
-    batch: "dynamic", or a fixed size.
-    taps: intermediates, by their names in `sv.trace`, to be outputs after `logits`; True for all. Maps are b h w c.
-    force: overwrite an existing file.
+    Parameters
+    ----------
+    params
+        Under the official names, of any library and dtype.
+    config
+        What they are of.
+    path
+        Of the file.
+    image_size
+        Height and width in pixels, or one number for both; they are fixed in the file.
+    float16
+        Whether parameters, images and logits are float16; else they are float32.
+    opset
+        The version of ONNX's operators, 18 to 23; 20 is the first with a GELU of its own.
+    batch
+        "dynamic", or a fixed size.
+    taps
+        Intermediates, by their names in `sv.trace`, to be outputs after `logits`; True for all. Maps are b h w c.
+    force
+        Overwrite an existing file.
 
-    Raises ValueError or TypeError for arguments that do not fit, FileExistsError, and ModuleNotFoundError that names the extra.
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments that do not fit.
+    FileExistsError
+        Without `force`.
+    ModuleNotFoundError
+        Names the extra.
     """
     with extra("onnx"):
         import onnx  # noqa: F401  (it and onnxscript are what torch's exporter is written in)
@@ -165,10 +188,22 @@ def load_params(
 def load(path: str | os.PathLike[str], *, variant: str | None = None, config: ScalableViTConfig | None = None) -> Checkpoint:
     """Parameters and configuration of an ONNX file of `export`, or of any other whose initialisers have the official names.
 
-    variant, config: as in `sv.from_state_dict`; the files of `export` say it themselves. Initialisers without a dot in their name
-    are constants, and left out. Weights may lie in other files of the same folder; no link is followed out of it.
+    Initialisers without a dot in their name are constants, and left out. Weights may lie in other files of the same folder; no link
+    is followed out of it.
 
-    Raises CheckpointError, naming the file, for anything else; FileNotFoundError.
+    Parameters
+    ----------
+    path
+        Of the file.
+    variant, config
+        As in `sv.from_state_dict`; the files of `export` hold their configuration.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the file, for anything else.
+    FileNotFoundError
+        If there is none.
     """
     with naming(path), ExitStack() as files:
         state, notes = Reader(Path(path), files).parameters()

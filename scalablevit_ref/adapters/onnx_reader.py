@@ -18,10 +18,14 @@ from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.lazy import LONGEST_NAME, MOST_AXES, Extent, StoredTensor, numpy_dtype, row_major
 
 MOST_BYTES = 1 << 31
-"""Of an ONNX file, which is one protobuf message; weights in files beside it are not counted."""
+"""Largest ONNX file that is read, in bytes. It is one protobuf message; weights in files beside it are not counted."""
 
 MOST_FIELDS = 1 << 20
+"""Most fields and numbers that are read of a file."""
+
 _LONGEST_TEXT = 1 << 20
+"""Longest text that is read, in bytes."""
+
 _DTYPES = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 
 _OTHERS = {3: "segments", 5: "int32_data", 6: "strings", 7: "int64_data", 11: "uint64_data"}

@@ -16,7 +16,7 @@ from typing import Any
 from scalablevit_ref.benchmark import memory
 from scalablevit_ref.benchmark.contenders import MODULE, Work, logits, multiply_adds, prepare, why_absent
 from scalablevit_ref.benchmark.timing import interleaved, matmul_peak, ratio, spread
-from scalablevit_ref.testing.tolerances import relative_l2
+from scalablevit_ref.testing.arrays import relative_l2
 
 Step = Callable[[str], None]
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
+import sys
 from contextlib import suppress
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +18,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scalablevit_ref.cli.candidates import candidate as named
 from scalablevit_ref.cli.documents import print_json
 from scalablevit_ref.cli.errors import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.progress import spinner
@@ -22,9 +26,13 @@ from scalablevit_ref.compare.report import Report, Row
 from scalablevit_ref.compare.run import MODES
 from scalablevit_ref.compare.run import compare as held_against
 from scalablevit_ref.testing.arrays import Comparison
-from scalablevit_ref.testing.traces import trace_images
+from scalablevit_ref.testing.traces import SUFFIXES, trace_images
 
 MOST_ROWS = 12
+"""Layers that differ are listed up to this number."""
+
+FILES = (*SUFFIXES, ".onnx")
+"""Endings of files that are candidates themselves."""
 
 
 def compare(
@@ -53,7 +61,7 @@ def compare(
     dtype: Annotated[
         str | None, typer.Option(help="What a module is converted to; own leaves it. Not given: float64.", show_default=False)
     ] = None,
-    names: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON: from layers' names to the candidate's.")] = None,
+    names: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON: from the names of layers to the candidate's.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="In eps of the dtype.", min=0, show_default=False)] = None,
     diagnosis: Annotated[bool, typer.Option(help="Look for the mistake.")] = True,
     all_layers: Annotated[bool, typer.Option("--all", help="List every layer.")] = False,
@@ -77,7 +85,7 @@ def compare(
         check_folder("--plot", plot)
         check_folder("--html", html)
         against = f"{candidate} against {reference.name if reference else 'the reference'}"
-        port = named(candidate)
+        port = named_candidate(candidate)
         with spinner("the candidate") as step:
             report = held_against(
                 port,
@@ -107,6 +115,65 @@ def compare(
     raise typer.Exit(0 if report.agrees else 1)
 
 
+def named_candidate(text: str) -> Any:
+    """The path of a trace or a model; or what `package.module:name` or `file.py:name` holds, called if it is a class or a factory.
+
+    The module is the user's own and is run. Raises ValueError, ImportError or OSError in words for what is not there.
+    """
+    if Path(text).suffix in FILES:
+        path = Path(text)
+        if not path.exists():
+            raise FileNotFoundError(f"{text}: there is no such file")
+        return path
+    where, colon, name = text.rpartition(":")
+    if not colon or not where or not name:
+        raise ValueError(f"candidate {text!r}: expected a file ({', '.join(FILES)}), package.module:name or file.py:name")
+    module = _module(where)
+    try:
+        found = module
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        raise ValueError(f"candidate: {where} has no {name!r}") from None
+    return _made(found)
+
+
+def _module(where: str) -> ModuleType:
+    path = Path(where)
+    if path.suffix != ".py":
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+        try:
+            return importlib.import_module(where)
+        finally:
+            sys.path.pop(0)
+    if not path.exists():
+        raise FileNotFoundError(f"{where}: there is no such file")
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))  # as `python FILE` does
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _made(found: Any) -> Any:
+    """A class or a function without required arguments makes the candidate; another function is it."""
+    if not inspect.isclass(found) and not inspect.isfunction(found):
+        return found
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(found).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
+    if not needed:
+        return found()
+    if inspect.isclass(found):
+        raise ValueError(f"candidate: {found.__name__} needs {needed[0]}: name a function that makes the model")
+    return found
+
+
 def _mapping(path: Path) -> dict[str, str]:
     """Raises ValueError unless the file holds one JSON object of strings."""
     found: Any = None
@@ -124,16 +191,14 @@ def print_report(console: Console, report: Report, *, every: bool = False) -> No
     if rows:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
         table.add_column("layer", overflow="fold")
-        for heading in ("from end to end", "by itself"):
+        for heading in ("propagated", "isolated"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("laid out as", no_wrap=True)
         for row in rows if every else rows[:MOST_ROWS]:
             table.add_row(*_cells(row, report), style="red" if row.layer in wrong else "")
         console.print(table)
         if not every and len(rows) > MOST_ROWS:
-            console.print(
-                f"… and {len(rows) - MOST_ROWS} more layers that go wrong by themselves (--all lists every layer)", style="dim"
-            )
+            console.print(f"… and {len(rows) - MOST_ROWS} more layers that differ (--all lists every layer)", style="dim")
     verdict, *lines = str(report).splitlines()
     console.print(f"[{'green' if report.agrees else 'red'} bold]{escape(verdict)}[/]", highlight=False)
     for line in lines:

@@ -21,7 +21,7 @@ from scalablevit_ref.image_sizes import usual_image_size
 from scalablevit_ref.network import scalable_vit, stage_features
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images
-from scalablevit_ref.testing.tolerances import EPS, relative_l2
+from scalablevit_ref.testing.arrays import EPS, relative_l2
 
 
 def check_runs(opened: Opened | OpenedPort) -> None:

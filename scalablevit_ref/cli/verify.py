@@ -10,12 +10,12 @@ import numpy as np
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints import load_checkpoint
 from scalablevit_ref.cli.errors import bad_input_is_one_line, check_known
+from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.settings import errors_in_flags
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.image_sizes import check_image_size, usual_image_size
@@ -25,7 +25,10 @@ from scalablevit_ref.testing import random_images, random_params
 from scalablevit_ref.testing.agreement import CANDIDATES, ORACLE, Candidate, Result, agreement, steps
 
 RANDOM_IMAGES = 2
+"""Images that are drawn for a network that none are given for."""
+
 BATCH = 40
+"""Images that each backend takes at a time."""
 
 
 def verify(
@@ -52,14 +55,7 @@ def verify(
         candidates = _select(backend, dtype)
         params, config, what = _network(variant_name, weights, seed)
         images, labels = _images(config, image, seed, embedded=not (variant_name or weights))
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=steps(candidates, len(images), BATCH))
-
-        def step(description: str) -> None:
-            bar.update(task, advance=1, description=description)
-
+    with spinner(total=steps(candidates, len(images), BATCH)) as step:
         results = agreement(images, params, config, candidates, batch=BATCH, progress=step)
     agree = all(result.agrees for result in results if result.absent is None)
     if as_json:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from scalablevit_ref.compare.mistakes.search import Finding, eps_said
+from scalablevit_ref.edits import Mistake
 from scalablevit_ref.testing.arrays import Comparison
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer: its error when both networks run from end to end, and when both layers get the same input."""
+    """One layer: its error when both networks run from the images on, and when both layers get the same input.
+
+    Attributes
+    ----------
+    layer, module
+        The layer's name, and the candidate's name for the module that it was taken from.
+    layout, shape
+        How the candidate lays its output out; the shape as the specification does, b h w c or b c.
+    propagated, isolated
+        The two errors; None where one was not measured.
+    fed_finite
+        False where the candidate's own input makes the reference's layer give NaN too.
+    """
 
     layer: str
     module: str
@@ -21,7 +35,7 @@ class Row:
     shape: tuple[int, ...]
     propagated: Comparison | None
     isolated: Comparison | None
-    fed_finite: bool = True  # False where the candidate's own input makes the reference's layer give NaN too
+    fed_finite: bool = True
 
     @property
     def own(self) -> Comparison:
@@ -35,7 +49,10 @@ class Row:
 class Cause:
     """A mistake that explains these layers: with it, the reference gives what the candidate gave, to `error` eps.
 
-    ties: other mistakes that explain them as well.
+    Attributes
+    ----------
+    ties
+        Other mistakes that explain them as well.
     """
 
     words: str
@@ -48,6 +65,23 @@ class Cause:
         where = f"{first} and {more} more layer{'s' * (more > 1)}" if more else first
         ties = "".join(f"; or if {words}" for words in self.ties[:3])
         return f"{where}: {'match' if more else 'matches'} to {eps_said(self.error)} if {self.words}{ties}"
+
+
+def fewest_causes(explained: Mapping[str, Iterable[Finding]]) -> tuple[Cause, ...]:
+    """The mistake that explains most layers, then the one that explains most of the rest, and so on."""
+    left = {layer: list(findings) for layer, findings in explained.items()}
+    causes = []
+    while left:
+        counts: dict[Mistake, int] = {}
+        for findings in left.values():
+            for finding in findings:
+                counts[finding.mistake] = counts.get(finding.mistake, 0) + 1
+        best = max(counts, key=lambda mistake: counts[mistake])
+        mine = {layer: f for layer, findings in left.items() for f in findings if f.mistake == best}
+        ties = tuple(h.words for h in counts if h != best and all(h in [f.mistake for f in left[layer]] for layer in mine))
+        causes.append(Cause(best.words, tuple(mine), max(f.after for f in mine.values()), ties))
+        left = {layer: findings for layer, findings in left.items() if layer not in mine}
+    return tuple(causes)
 
 
 @dataclass(frozen=True)
@@ -67,11 +101,6 @@ class Report:
     actual: np.ndarray | None = field(default=None, repr=False)
     expected: np.ndarray | None = field(default=None, repr=False)
 
-    def with_causes(
-        self, causes: tuple[Cause, ...], nearest: tuple[Finding, ...], actual: np.ndarray, expected: np.ndarray
-    ) -> Report:
-        return replace(self, causes=causes, nearest=nearest, actual=actual, expected=expected)
-
     @property
     def agrees(self) -> bool:
         errors = [c.error for row in self.rows for c in (row.propagated, row.isolated) if c is not None]
@@ -79,7 +108,7 @@ class Report:
 
     @property
     def diverging(self) -> tuple[Row, ...]:
-        """Layers that err by themselves; if none does, those that inherited too much."""
+        """Layers whose isolated error is too large; if there is none, those that inherited too much."""
         own = tuple(row for row in self.rows if row.fed_finite and not row.own.error <= self.tolerance)
         return own or tuple(row for row in self.rows if row.propagated and not row.propagated.error <= self.tolerance)
 
@@ -101,23 +130,19 @@ class Report:
             return f"agrees with the reference in {layers}, to {eps_said(self.needed)} of {self.dtype} (allowed {self.tolerance:g})"
         first = self.diverging[0]
         at = first.layer if first.module in (first.layer, "output") else f"{first.layer} ({first.module})"
+        isolated = first.isolated is not None and not first.isolated.error <= self.tolerance
+        kind, error = ("isolated", first.isolated) if isolated else ("propagated", first.propagated)
         lines = [
-            f"DIFFERS from the reference: {self._wrong(layers)}, the first is {at}",
-            f"{first.layer}: {first.own} (allowed {self.tolerance:g} eps)",
+            f"DIFFERS from the reference in {len(self.diverging)} of {layers} ({kind} error), the first is {at}",
+            f"{first.layer}: {error} (allowed {self.tolerance:g} eps)",
         ]
-        if np.isnan(first.own.error):
+        if error is not None and np.isnan(error.error):
             lines.append(f"{first.layer} is the first to hold a NaN or an infinity")
         lines += [str(cause) for cause in self.causes]
         lines += [str(finding) for finding in self.nearest[:3]]
         if not self.causes and not self.nearest:
             lines.append("none of the known mistakes explains it")
         return "\n".join([*lines, *self.notes])
-
-    def _wrong(self, layers: str) -> str:
-        count = len(self.diverging)
-        by_itself = not self.diverging[0].own.error <= self.tolerance
-        many = ("goes", "itself") if count == 1 else ("go", "themselves")
-        return f"{count} of {layers} {many[0]} wrong" + (f" by {many[1]}" if by_itself else " through the errors before")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""

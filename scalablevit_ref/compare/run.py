@@ -1,42 +1,69 @@
-"""A candidate against the reference, layer by layer: which goes wrong first, by how much, and why."""
+"""A candidate against the reference, layer by layer: which goes wrong first, by how much, and why.
+
+To be read from top to bottom: what is compared is settled, the candidate is run, its layers are held against the reference's, and
+the mistake is searched.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.backends.threads import share
-from scalablevit_ref.compare.axes import TURNED, canonical_map, fitting
-from scalablevit_ref.compare.capture import Captured, CaptureError, capture
-from scalablevit_ref.compare.inputs import Given, same_weights, settle
+from scalablevit_ref.checkpoints import Checkpoint, load_checkpoint
+from scalablevit_ref.compare.capture import Capturable, Captured, CaptureError, Conditions, candidate_of
+from scalablevit_ref.compare.capture.alignment import CanonicalTaps
+from scalablevit_ref.compare.capture.traces import TraceFile, check_images
 from scalablevit_ref.compare.mistakes.catalogue import limits
 from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.compare.mistakes.search import Finding, diagnose
-from scalablevit_ref.compare.report import Cause, Report, Row
-from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.dialects.config import Config
+from scalablevit_ref.compare.report import Report, Row, fewest_causes
+from scalablevit_ref.config import variant as named_variant
 from scalablevit_ref.edits import Mistake
-from scalablevit_ref.testing.arrays import Comparison, compare_arrays
-from scalablevit_ref.testing.tolerances import NETWORK_TOLERANCE, relative_l2
+from scalablevit_ref.layers import IMAGES
+from scalablevit_ref.networks import Network, network_of
+from scalablevit_ref.testing.arrays import NETWORK_TOLERANCE, Comparison, compare_arrays, random_images, random_params
+from scalablevit_ref.testing.traces import SUFFIXES
 
 Mode = Literal["both", "propagated", "isolated"]
 MODES: tuple[Mode, ...] = ("both", "propagated", "isolated")
 
+BATCH = 2
+"""How many random images are drawn: a batch of one would hide what mixes images."""
+
 SEARCH_SECONDS = 60
 """Time in seconds, of a whole comparison, in which every mistake is tried; layers after it are only held against those found."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `compare`, which says what each means."""
+
+    candidate: Any
+    reference: Any
+    variant: Any
+    weights: Any
+    images: Any
+    mode: Mode
+    dtype: str | None
+    names: Mapping[str, str] | None
+    tolerance: float | None
+    diagnosis: bool
+    progress: Callable[[str], None]
 
 
 def compare(
     candidate: Any,
     *,
     reference: Any = None,
-    variant: str | ScalableViTConfig | Config | None = None,
+    variant: Any = None,
     weights: Any = None,
     images: Any = None,
     mode: Mode = "both",
@@ -48,170 +75,247 @@ def compare(
 ) -> Report:
     """Hold a port of the network against the reference in float64: the error of each of its layers, and the likely mistake.
 
-    candidate: a `torch.nn.Module`, a Flax module (nnx, or linen bound to its variables), a function of b c h w images that gives
-        logits or a mapping of layers' names to arrays, such a mapping, or a file: a trace (.npz, .safetensors) or a model (.onnx).
-    reference: a trace (a mapping or a file) to hold the candidate's against, where the network is not to be run; without `weights`
-        there is then no isolated error and no diagnosis.
-    variant: the network's name or settings; not needed where `weights` or a module's state dict tell.
-    weights: official parameters (a mapping, a Checkpoint, a file); "random", the default for modules, draws weights behind which no
+    Parameters
+    ----------
+    candidate
+        A `torch.nn.Module`, a Flax module (nnx, or linen bound to its variables), a function of b c h w images that gives logits or
+        a mapping of layers' names to arrays, such a mapping, or a file: a trace (.npz, .safetensors) or a model (.onnx).
+    reference
+        A trace (a mapping or a file) to hold the candidate's against, where the network is not to be run; without `weights` there
+        is then no isolated error and no diagnosis.
+    variant
+        The network's name, or its settings: a `ScalableViTConfig`, or a dialect's `Config`. Not needed where `weights` or a
+        module's state dict tell.
+    weights
+        Official parameters (a mapping, a Checkpoint, a file); "random", the default for modules, draws weights behind which no
         mistake hides and puts them into a copy of the module; "own" takes the module's.
-    images: b c h w; by default two random ones.
-    mode: "propagated" runs both from end to end, so that a layer inherits the errors before it; "isolated" gives the reference's
-        layer what the candidate's own layers before it gave, so that what differs is this layer's doing; "both" does both.
-    dtype: what a module is converted to; by default float64, in which rounding hides nothing. "own" leaves it.
-    names: from canonical names to the candidate's, "{k}" and "{i}" standing for all stages and blocks. Without it the official
-        names are looked for, then modules with parameters of the same sizes in the same order.
-    tolerance: in eps of the candidate's dtype, ‖Δ‖ / ‖reference‖; by default `NETWORK_TOLERANCE`.
-    diagnosis: whether to look for the mistake where a layer differs.
+    images
+        b c h w; by default two random ones.
+    mode
+        "propagated" runs both networks from the images on, so that a layer inherits the errors before it; "isolated" gives the
+        reference's layer what the candidate's own layers before it gave, so that what differs is this layer's doing; "both" does
+        both.
+    dtype
+        What a module is converted to; by default float64, in which rounding hides nothing. "own" leaves it.
+    names
+        From layers to the candidate's names, "{k}" and "{i}" standing for all stages and blocks. Without it the official names are
+        looked for, then modules with parameters of the same sizes in the same order.
+    tolerance
+        In eps of the candidate's dtype, ‖Δ‖ / ‖reference‖; by default `NETWORK_TOLERANCE`.
+    diagnosis
+        Whether to look for the mistake where a layer differs.
+    progress
+        Called with each step, in words, when it begins.
 
-    Raises CaptureError (a ValueError), CheckpointError, ValueError or TypeError, in one line, where the two cannot be compared:
-    other weights, other images, outputs that fit no layer.
+    Raises
+    ------
+    ValueError, TypeError
+        In one line, where the two cannot be compared: other weights, other images, outputs that fit no layer. Of the ValueErrors,
+        a CaptureError is about the candidate and a CheckpointError about a file.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    request = Request(candidate, reference, variant, weights, images, mode, dtype, names, tolerance, diagnosis, progress)
     with ExitStack() as files:
-        given = settle(candidate, reference, variant, weights, images, files)
-        captured = files.enter_context(
-            capture(
-                candidate,
-                given.network,
-                given.images,
-                dtype=None if dtype == "own" else (dtype or "float64") if given.module else None,
-                weights=given.params if given.module else None,
-                names=names,
-            )
-        )
-        params = same_weights(captured, given)
-        return _compared(captured, given, params, mode, tolerance, diagnosis, progress)
+        port, conditions, trace = _settled(request, files)
+        captured = port.capture(conditions, files)
+        params = _common_weights(captured, conditions, trace)
+        return _reported(request, captured, SideBySide(conditions.network, captured, params, trace))
 
 
-def _compared(
-    captured: Captured,
-    given: Given,
-    params: Mapping[str, np.ndarray] | None,
-    mode: Mode,
-    tolerance: float | None,
-    diagnosis: bool,
-    progress: Callable[[str], None],
-) -> Report:
-    network, images = given.network, captured.images
-    limit = NETWORK_TOLERANCE[captured.dtype] if tolerance is None else tolerance
-    taps = _Taps(captured, network.layer_shapes(images.shape))
-    order = [name for name in network.layers() if name in captured.taps]
-    local = None if params is None else Local(network, params, images, set(captured.taps), taps.wide)
-    mode = "propagated" if local is None else mode
-    found: dict[str, dict[str, Comparison]] = {"propagated": {}, "isolated": {}}
-    fed_nan: set[str] = set()
-    start = time.perf_counter()
+def _settled(request: Request, files: ExitStack) -> tuple[Capturable, Conditions, Mapping[str, Any] | None]:
+    """The candidate, what it is run with, and the reference's trace if there is one, whose file `files` closes.
 
-    def hold(kind: str, name: str, expected: np.ndarray) -> np.ndarray:
-        if name in captured.taps:
-            found[kind][name] = compare_arrays(taps(name, expected), expected, dtype=captured.dtype, measure="l2")
-        return expected
+    All that was given or must be guessed is checked here, before anything runs.
+    """
+    candidate, variant, weights = candidate_of(request.candidate), request.variant, request.weights
+    if isinstance(weights, Path) or (isinstance(weights, str) and weights not in ("random", "own")):
+        weights = load_checkpoint(weights, variant=variant if isinstance(variant, str) else None)
+    config = named_variant(variant) if isinstance(variant, str) else variant
+    if isinstance(weights, Checkpoint):
+        config, weights = config or weights.config, weights.params
+    if config is None and request.reference is not None:
+        config = candidate_of(request.reference).config()
+    config = config or candidate.config()
+    if config is None:
+        raise CaptureError("which network? variant= names it (small, base, …), or gives its ScalableViTConfig")
+    network = network_of(config)
+    params = _known_weights(weights, network, candidate)
+    images = None if request.images is None else _checked_images(request.images, network)
+    trace = None
+    if request.reference is not None:
+        trace, images = _reference(request.reference, Conditions(network, images), files)
+    if images is None and not candidate.brings_images:
+        images = random_images((BATCH, network.in_chans, *[network.usual_image_size()] * 2))
+    dtype = None if request.dtype == "own" or not candidate.takes_weights else request.dtype or "float64"
+    return candidate, Conditions(network, images, params, dtype, request.names), trace
 
-    if mode != "isolated":
-        progress("both from end to end")
-        _propagate(given, local, order, lambda name, expected: hold("propagated", name, expected))
-    if mode != "propagated" and local is not None:
-        progress("each layer by itself")
+
+def _known_weights(weights: Any, network: Network, candidate: Capturable) -> dict[str, np.ndarray] | None:
+    """None for the candidate's own."""
+    if isinstance(weights, str) and not candidate.takes_weights:
+        raise CaptureError(f"weights={weights} is for modules: give the file that the candidate has its weights from")
+    if weights == "own" or (weights is None and not candidate.takes_weights):
+        return None
+    if weights is None or isinstance(weights, str):
+        return random_params(network.parameter_shapes())
+    return network.checked_params({name: np.asarray(to_numpy(value)) for name, value in weights.items()})
+
+
+def _checked_images(images: Any, network: Network) -> np.ndarray:
+    x = np.asarray(to_numpy(images))
+    if x.ndim != 4 or x.shape[1] != network.in_chans:
+        raise ValueError(f"images must be b c h w with {network.in_chans} channels, got shape {x.shape}")
+    network.check_image_size(*x.shape[2:])
+    return x
+
+
+def _reference(reference: Any, conditions: Conditions, files: ExitStack) -> tuple[Mapping[str, Any], np.ndarray | None]:
+    """A reference's trace and its images, which must be those that are given, if any are."""
+    if isinstance(reference, Mapping):
+        own = np.asarray(to_numpy(reference[IMAGES])) if IMAGES in reference else None
+        return reference, conditions.images if own is None else check_images(own, conditions.images, "the reference")
+    trace = candidate_of(reference)
+    if not isinstance(trace, TraceFile):
+        raise CaptureError(f"reference: expected a trace ({', '.join(SUFFIXES)}), got {str(reference)!r}")
+    captured = trace.capture(conditions, files)
+    return captured.taps, captured.images
+
+
+def _common_weights(captured: Captured, conditions: Conditions, trace: Mapping[str, Any] | None) -> Mapping[str, np.ndarray] | None:
+    """The weights that both have, checked before any layer is; None if only a reference's trace is known."""
+    given = conditions.weights
+    own = None if captured.params is None else conditions.network.checked_params(captured.params)
+    if own is None and given is None:
+        if trace is not None:
+            return None
+        raise CaptureError(f"weights must be given for a {captured.kind}, which does not tell its own")
+    if own is None or given is None:
+        return given if own is None else own
+    wrong = [name for name in own if not np.array_equal(own[name], given[name].astype(own[name].dtype), equal_nan=True)]
+    if wrong:
+        mine, theirs = given[wrong[0]], own[wrong[0]]
+        hint = "; the candidate's is transposed" if np.array_equal(theirs.T, mine.astype(theirs.dtype)) else ""
+        some = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if wrong[3:] else "")
+        raise CaptureError(f"weights differ: {some}{hint}; load the same weights into both, then compare")
+    return own  # as the candidate has rounded them
+
+
+class SideBySide:
+    """A candidate's layers, and the reference's.
+
+    Attributes
+    ----------
+    order
+        The layers that the candidate gave, in the network's order.
+    local
+        The reference's layers one at a time; None where the weights are not known.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        captured: Captured,
+        params: Mapping[str, np.ndarray] | None,
+        trace: Mapping[str, Any] | None,
+    ) -> None:
+        """trace: what stands in for the reference's own run, if something does."""
+        self.network, self.trace = network, trace
+        self.taps = CanonicalTaps(captured, network.layer_shapes(captured.images.shape))
+        self.order = tuple(name for name in network.layers() if name in self.taps)
+        self.local = Local(network, params, captured.images, set(self.order), self.taps.wide) if params is not None else None
+
+    def propagated(self) -> dict[str, Comparison]:
+        """Each layer against what the reference computes from the images on, or what its trace holds."""
+        found: dict[str, Comparison] = {}
+
+        def hold(name: str, expected: np.ndarray) -> np.ndarray:
+            if name in self.taps:
+                found[name] = self._held(name, expected)
+            return expected
+
+        if self.trace is not None:
+            for name in self.order:
+                if name in self.trace:
+                    hold(name, to_numpy(self.trace[name]))
+            return found
+        local = self.local
+        assert local is not None
+        if self.network.runs_as_named:
+            self.network.forward(local.images, local.params, hold)
+        else:
+            Local(self.network, local.params, local.images, set(), local.tap).end_to_end(hold)
+        return found
+
+    def isolated(self, *, in_threads: bool) -> tuple[dict[str, Comparison], set[str]]:
+        """Each layer against what the reference's makes of the candidate's own input; and the layers that give NaN of that.
+
+        in_threads: where all layouts are settled, and nothing is read from a file.
+        """
+        found: dict[str, Comparison] = {}
+        fed_nan: set[str] = set()
+        local = self.local
+        assert local is not None
 
         def isolate(name: str) -> None:
             with np.errstate(all="ignore"):  # a layer may be fed what another made infinite
                 expected = local.output(name)
-            hold("isolated", name, expected)
+            found[name] = self._held(name, expected)
             if not np.isfinite(expected).all():
                 fed_nan.add(name)
 
-        if mode == "both" and captured.kind != "trace":  # all layouts are settled, and nothing is read from a file
-            share(isolate, order)
+        if in_threads:
+            share(isolate, self.order)
         else:
-            for name in order:
+            for name in self.order:
                 isolate(name)
-    compared = [name for name in order if any(name in comparisons for comparisons in found.values())]
-    if not compared:
-        raise CaptureError("the candidate's trace and the reference's have no layer in common")
+        return found, fed_nan
+
+    def _held(self, name: str, expected: np.ndarray) -> Comparison:
+        return compare_arrays(self.taps(name, expected), expected, dtype=self.taps.captured.dtype, measure="l2")
+
+
+def _reported(request: Request, captured: Captured, both: SideBySide) -> Report:
+    """Every layer held against the reference's, and the mistake if there is one."""
+    start, taps, local = time.perf_counter(), both.taps, both.local
+    mode = "propagated" if local is None else request.mode
+    propagated: dict[str, Comparison] = {}
+    isolated: dict[str, Comparison] = {}
+    fed_nan: set[str] = set()
+    if mode != "isolated":
+        request.progress("both networks from the images on")
+        propagated = both.propagated()
+    if mode != "propagated":
+        request.progress("each layer on the same input")
+        isolated, fed_nan = both.isolated(in_threads=mode == "both" and captured.kind != "trace")
     rows = tuple(
         Row(
             name,
             captured.modules[name],
             taps.layout(name),
             taps.shapes[name],
-            propagated=found["propagated"].get(name),
-            isolated=found["isolated"].get(name),
+            propagated=propagated.get(name),
+            isolated=isolated.get(name),
             fed_finite=name not in fed_nan,
         )
-        for name in compared
+        for name in both.order
+        if name in propagated or name in isolated
     )
+    if not rows:
+        raise CaptureError("the candidate's trace and the reference's have no layer in common")
+    tolerance = NETWORK_TOLERANCE[captured.dtype] if request.tolerance is None else request.tolerance
     seconds = {"candidate": captured.seconds, "comparison": time.perf_counter() - start}
     notes = (*captured.notes, *taps.notes)
-    report = Report(captured.kind, network.config, mode, captured.dtype, limit, rows, seconds=seconds, notes=notes)
-    if report.agrees or not diagnosis or local is None:
+    report = Report(captured.kind, both.network.config, mode, captured.dtype, tolerance, rows, seconds=seconds, notes=notes)
+    if report.agrees or not request.diagnosis or local is None:
         return report
-    progress("the likely mistake")
+    request.progress("the likely mistake")
     report = replace(report, notes=(*report.notes, *limits()))
-    return report.with_causes(*_causes(local, taps, report), *_first_arrays(local, taps, report))
+    return _diagnosed(report, taps, local)
 
 
-def _propagate(given: Given, local: Local | None, order: Iterable[str], tap: Callable[[str, np.ndarray], np.ndarray]) -> None:
-    """Show `tap` what the reference computes from the images on, layer by layer, or what its trace holds."""
-    if given.reference is not None:
-        for name in order:
-            if name in given.reference:
-                tap(name, to_numpy(given.reference[name]))
-        return
-    assert local is not None
-    if not given.network.runs_as_named:
-        Local(given.network, local.params, local.images, set(), local.tap).end_to_end(tap)
-    else:
-        given.network.forward(local.images, local.params, tap)
-
-
-class _Taps:
-    """The candidate's taps as b h w c or b c; the layout of each is settled when it is first held against something."""
-
-    def __init__(self, captured: Captured, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.captured, self.shapes = captured, dict(shapes)
-        self.notes: list[str] = []
-        self._layouts: dict[str, str] = {}
-
-    def __call__(self, name: str, expected: np.ndarray | None = None) -> np.ndarray:
-        x = np.asarray(self.captured.taps[name])
-        if x.dtype.name != self.captured.dtype:
-            raise CaptureError(
-                f"{self.captured.modules[name]} gives {x.dtype.name}, the candidate's weights are {self.captured.dtype}: "
-                "give a candidate that computes in one dtype"
-            )
-        if name not in self._layouts:
-            self._layouts[name] = self._settled(name, x, expected)
-        return canonical_map(x, self._layouts[name], self.shapes[name])
-
-    def wide(self, name: str) -> np.ndarray:
-        return self(name).astype(np.float64)
-
-    def layout(self, name: str) -> str:
-        return self._layouts[name]
-
-    def _settled(self, name: str, x: np.ndarray, expected: np.ndarray | None) -> str:
-        fits = fitting(x.shape, self.shapes[name])
-        if not fits:
-            raise CaptureError(
-                f"{self.captured.modules[name]}, taken for {name}, gives shape {x.shape}, "
-                f"which is no layout of {'b h w c' if len(self.shapes[name]) == 4 else 'b c'} = {self.shapes[name]}; "
-                "names= maps layers by hand"
-            )
-        if len(fits) == 1 or expected is None:
-            return fits[0]
-        errors = {layout: relative_l2(canonical_map(x, layout, self.shapes[name]), expected) for layout in fits}
-        best = min(fits, key=lambda layout: np.nan_to_num(errors[layout], nan=np.inf))
-        if not errors[best] < 0.1 * errors[fits[0]]:  # noise is no reason to take an unlikely one
-            best = fits[0]
-        if best in TURNED:
-            self.notes.append(f"{name} is laid out as {best}: H and W are swapped")
-        return best
-
-
-def _causes(local: Local, taps: _Taps, report: Report) -> tuple[tuple[Cause, ...], tuple[Finding, ...]]:
-    """Mistakes with the layers that each explains, as few as suffice; and for other layers what comes nearest."""
+def _diagnosed(report: Report, taps: CanonicalTaps, local: Local) -> Report:
+    """With the mistakes that explain the layers that differ, and for other layers what comes nearest."""
     explained: dict[str, list[Finding]] = {}
     nearest: list[Finding] = []
     end = time.monotonic() + SEARCH_SECONDS
@@ -228,27 +332,11 @@ def _causes(local: Local, taps: _Taps, report: Report) -> tuple[tuple[Cause, ...
             known |= {finding.mistake: None for finding in findings}
         else:
             nearest += findings
-    return tuple(_fewest(explained)), tuple(nearest)
-
-
-def _fewest(explained: Mapping[str, Iterable[Finding]]) -> list[Cause]:
-    """The mistake that explains most layers, then the one that explains most of the rest, and so on."""
-    left = {layer: list(findings) for layer, findings in explained.items()}
-    causes = []
-    while left:
-        counts: dict[Mistake, int] = {}
-        for findings in left.values():
-            for finding in findings:
-                counts[finding.mistake] = counts.get(finding.mistake, 0) + 1
-        best = max(counts, key=lambda mistake: counts[mistake])
-        mine = {layer: f for layer, findings in left.items() for f in findings if f.mistake == best}
-        ties = tuple(m.words for m in counts if m != best and all(m in [f.mistake for f in left[layer]] for layer in mine))
-        causes.append(Cause(best.words, tuple(mine), max(f.after for f in mine.values()), ties))
-        left = {layer: findings for layer, findings in left.items() if layer not in mine}
-    return causes
-
-
-def _first_arrays(local: Local, taps: _Taps, report: Report) -> tuple[np.ndarray, np.ndarray]:
-    """The first diverging layer's output, and what the reference makes of the same input."""
-    name = report.diverging[0].layer
-    return taps.wide(name), local.output(name)
+    first = report.diverging[0].layer
+    return replace(
+        report,
+        causes=fewest_causes(explained),
+        nearest=tuple(nearest),
+        actual=taps.wide(first),
+        expected=local.output(first),
+    )

@@ -15,7 +15,7 @@ from scalablevit_ref.dialects.mistakes import MISTAKES
 from scalablevit_ref.dialects.vit_pytorch import scalable_vit
 from scalablevit_ref.edits import Mistake
 from scalablevit_ref.layers import Layer
-from scalablevit_ref.networks import Network, network_of
+from scalablevit_ref.networks import network_of
 from scalablevit_ref.parameters import Shapes
 
 SIZES: tuple[int, ...] = (112, 224, *range(32, 2049, 32))
@@ -41,7 +41,7 @@ class VitPytorch:
     def checked_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Also the Flax port's tree, which has no norm biases and may have one norm more."""
         expected = self.parameter_shapes()
-        if any(name.startswith("params") for name in params):
+        if isinstance(params, Mapping) and any(name.startswith("params") for name in params):
             params = flax_port.as_vit_pytorch(params, self.config)
             expected = {name: shape for name, shape in expected.items() if name in params or not is_norm_bias(name)}
             check_shapes({name: value for name, value in params.items() if name in expected}, expected)
@@ -71,6 +71,4 @@ class VitPytorch:
         return scalable_vit(images, params, self.config, tap=tap)
 
 
-@network_of.register
-def _vit_pytorch(config: Config) -> Network:
-    return VitPytorch(config)
+network_of.register(Config, VitPytorch)

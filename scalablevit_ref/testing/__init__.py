@@ -6,8 +6,15 @@ Units of the dtype's eps, the tolerances of the proof, parameters behind which n
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from scalablevit_ref.testing.random import random_images, random_params
-from scalablevit_ref.testing.tolerances import EPS, MAX_TOLERANCE, NETWORK_TOLERANCE, max_error, relative_l2
+from scalablevit_ref.testing.arrays import (
+    EPS,
+    MAX_TOLERANCE,
+    NETWORK_TOLERANCE,
+    max_error,
+    random_images,
+    random_params,
+    relative_l2,
+)
 
 if TYPE_CHECKING:
     from scalablevit_ref.compare.run import compare

@@ -15,7 +15,7 @@ import numpy as np
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.network import trace
-from scalablevit_ref.testing.tolerances import EPS, NETWORK_TOLERANCE, ratio
+from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, ratio
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,27 @@ CANDIDATES = (
     Candidate("cupy", "float64", "cuda"),
     Candidate("cupy", "float32", "cuda"),
 )
-"""What `agreement` runs unless told otherwise; the first is what all others are held against."""
+"""What `agreement` runs by default; all others are held against the first."""
 
 
 @dataclass
 class Result:
-    """How one candidate did. `absent` says why it could not run; else the figures are over all images."""
+    """How one candidate did, over all images.
+
+    Attributes
+    ----------
+    absent
+        Why it could not run, or None.
+    squares
+        Σ Δ² and Σ reference² by tap.
+    """
 
     candidate: Candidate
     absent: str | None = None
     images: int = 0
     seconds: float = 0.0
     logits: list[np.ndarray] = field(default_factory=list)
-    squares: dict[str, np.ndarray] = field(default_factory=dict)  # tap: Σ Δ², Σ reference²
+    squares: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def errors(self) -> dict[str, float]:
@@ -119,10 +127,30 @@ def agreement(
     batch: int = 40,
     progress: Callable[[str], None] = lambda step: None,
 ) -> list[Result]:
-    """Run every candidate on the images, b c h w, and compare each of its taps with the oracle's.
+    """Run every candidate on the images and compare each of its taps with the oracle's.
 
     The oracle computes in float64 from the images and parameters as they are given; what a candidate loses by rounding them to its
-    own dtype counts as its error. `progress` is called before each batch of each candidate, with what it runs.
+    own dtype counts as its error.
+
+    Parameters
+    ----------
+    images
+        b c h w.
+    params
+        Under the official names.
+    config
+        What they are of.
+    candidates
+        What is run; those that cannot run here say so in their result.
+    batch
+        How many images each takes at a time.
+    progress
+        Called before each batch of each candidate, with what is run; as often as `steps` says.
+
+    Returns
+    -------
+    list of Result
+        One for each candidate.
     """
     results = [Result(candidate, why_absent(candidate)) for candidate in candidates]
     oracle_params = _on(ORACLE, params)

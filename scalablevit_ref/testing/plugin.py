@@ -19,7 +19,10 @@ class Reference:
     def assert_equivalent(self, candidate: Any, **options: Any) -> Any:
         """Fail with the diagnosis unless the candidate agrees with the reference in every layer; the report if it does.
 
-        options: of `scalablevit_ref.testing.compare`: variant, weights, mode, images, dtype, names, tolerance and others.
+        Parameters
+        ----------
+        candidate, **options
+            Of `scalablevit_ref.testing.compare`: variant, weights, mode, images, dtype, names, tolerance and others.
         """
         __tracebackhide__ = True
         report = self.compare(candidate, **options)

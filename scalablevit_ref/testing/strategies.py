@@ -28,7 +28,7 @@ from numpy.random import default_rng
 
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.parameters import Shapes, block_shapes, iwsa_shapes, parameter_shapes, ssa_shapes
-from scalablevit_ref.testing.random import random_images, random_params
+from scalablevit_ref.testing.arrays import random_images, random_params
 
 with suppress(Exception):
     # Hypothesis reads the source of every module outside site-packages, which those of an editable installation are, for constants

@@ -16,25 +16,29 @@ from scalablevit_ref.errors import CheckpointError, naming
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import values
 from scalablevit_ref.layers import IMAGES
-from scalablevit_ref.networks import Official
+from scalablevit_ref.networks import network_of
 
 SUFFIXES = (".npz", ".safetensors")
+"""Endings of a trace's file."""
 
 
-def reference_trace(images: np.ndarray, params: Mapping[str, Any], config: ScalableViTConfig) -> dict[str, np.ndarray]:
-    """The images and every layer's output, computed by NumPy in the images' dtype; a headless backbone's ends with its maps."""
+def reference_trace(images: np.ndarray, params: Mapping[str, Any], config: Any) -> dict[str, np.ndarray]:
+    """The images, b c h w, and every layer's output, computed by NumPy in the images' dtype. A backbone's ends with its maps.
+
+    config: a `ScalableViTConfig` or a dialect's `Config`. The parameters are under that network's names.
+    """
     found = {IMAGES: images}
 
     def keep(name: str, x: np.ndarray) -> np.ndarray:
         found[name] = x
         return x
 
-    Official(config).forward(images, params, keep)
+    network_of(config).forward(images, params, keep)
     return found
 
 
 def save_trace(path: str | Path, trace: Mapping[str, Any], config: ScalableViTConfig | None = None, *, force: bool = False) -> None:
-    """Write names and arrays, of any library, and the settings beside them, as .npz or .safetensors.
+    """Write names and arrays, of any library, and the network's settings beside them, as .npz or .safetensors.
 
     Raises FileExistsError unless `force`, CheckpointError for another suffix or what the format cannot hold.
     """

@@ -57,7 +57,7 @@ def test_a_broken_port_is_told_its_mistake(port: Path, tmp_path: Path) -> None:
     said = " ".join(done.output.split())
     assert "stages.1.0.mlp: matches to" in said
     assert "if GELU is the tanh approximation" in said
-    assert "1 of 51 layers goes wrong by itself" in said
+    assert "DIFFERS from the reference in 1 of 51 layers (isolated error), the first is stages.1.0.mlp" in said
     assert "GELU is the tanh approximation" in page.read_text(encoding="utf-8")
 
 

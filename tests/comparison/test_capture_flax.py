@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,13 +18,13 @@ from einops import rearrange
 from flax import nnx
 
 import scalablevit_ref as sv
-from scalablevit_ref.compare.capture import Captured, CaptureError
-from scalablevit_ref.compare.capture.flax import capture_flax
+from scalablevit_ref.compare.capture import Captured, CaptureError, Conditions
+from scalablevit_ref.compare.capture.flax import FlaxModule
 from scalablevit_ref.compare.report import Report
 from scalablevit_ref.compare.run import compare
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.parameters import parameter_shapes
-from scalablevit_ref.testing import random_images, random_params
+from scalablevit_ref.testing import random_images, random_params, relative_l2
 
 CONFIG = sv.variant(
     "small",
@@ -304,12 +305,20 @@ class OnRows(Official):
         return super().__call__(images[0])
 
 
+class Looking(Official):
+    """It looks at values, so that JAX cannot compile it."""
+
+    def __call__(self, images: Any) -> Any:
+        assert float(images.sum()) != 0
+        return super().__call__(images)
+
+
 def compared(model: Any, **settings: Any) -> Report:
     return compare(model, variant=CONFIG, images=IMAGES, **settings)
 
 
 def captured(model: Any, **settings: Any) -> Captured:
-    return capture_flax(model, network_of(CONFIG), IMAGES, **{"dtype": None, "weights": None, "names": None, **settings})
+    return FlaxModule(model).capture(Conditions(network_of(CONFIG), IMAGES, **settings), ExitStack())
 
 
 def leaves(model: Any) -> list[Any]:
@@ -419,6 +428,21 @@ def test_layers_inside_a_transformation_are_said_to_be_hidden() -> None:
     assert report.agrees
     assert len(report.rows) == 27 - 2
     assert report.notes[1] == "2 layers run inside jit, scan or remat and tell nothing: pos_block.0, pos_block.1"
+
+
+def test_what_looks_at_values_is_run_one_operation_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = random_params(parameter_shapes(CONFIG))
+    expected = captured(Official(), dtype="float64", weights=weights)
+
+    def compiled(function: Any) -> Any:
+        raise AssertionError("it cannot be compiled")
+
+    monkeypatch.setattr(jax, "jit", compiled)
+    found = captured(Looking(), dtype="float64", weights=weights)
+    assert found.taps.keys() == expected.taps.keys()
+    assert all(relative_l2(found.taps[name], x) < 1e-14 for name, x in expected.taps.items())
+    with pytest.raises(AssertionError, match="it cannot be compiled"):
+        captured(Official(), dtype="float64", weights=weights)
 
 
 class Silent(nnx.Module):

@@ -37,7 +37,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_table_of_layers_is_the_network(network: str) -> None:
-    """Each layer by itself, on the trace's own inputs, and all one after the other, are what the specification computes."""
+    """Each layer on the trace's own inputs, and all one after the other, are what the specification computes."""
     config = NETWORKS[network]
     params = random_params(sv.parameter_shapes(config))
     images = random_images((2, 3, 58, 100) if config.pad_windows else (2, 3, 56, 112))
@@ -255,7 +255,7 @@ class TestFiles:
     def test_never_more_than_two_tensors_of_a_side(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import weakref
 
-        from scalablevit_ref.compare.capture import files
+        from scalablevit_ref.compare.capture import traces
 
         params = random_params(sv.parameter_shapes(CONFIG))
         trace = reference_trace(FOREIGN_IMAGES, params, CONFIG)
@@ -263,7 +263,7 @@ class TestFiles:
         save_trace(tmp_path / "theirs.safetensors", trace, CONFIG)
         alive: list[Any] = []
         most = 0
-        read = files.values
+        read = traces.values
 
         def watched(x: Any) -> np.ndarray:
             nonlocal most
@@ -273,7 +273,7 @@ class TestFiles:
             most = max(most, len(alive))
             return value
 
-        monkeypatch.setattr(files, "values", watched)
+        monkeypatch.setattr(traces, "values", watched)
         report = compare(tmp_path / "theirs.safetensors", reference=tmp_path / "ours.safetensors")
         assert report.agrees
         assert len(report.rows) > 30

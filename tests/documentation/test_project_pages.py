@@ -15,7 +15,7 @@ from PIL import Image
 
 from scalablevit_ref.formats import opcodes
 from scalablevit_ref.formats.npz import _FEW, _SMALL
-from scalablevit_ref.testing.tolerances import MAX_TOLERANCE, NETWORK_TOLERANCE
+from scalablevit_ref.testing.arrays import MAX_TOLERANCE, NETWORK_TOLERANCE
 from tests.support.hostile_files import GUARDED, hostile_files
 from tests.support.recipe import TOLERANCE
 

@@ -11,8 +11,8 @@ from hypothesis import given
 
 import scalablevit_ref as sv
 from scalablevit_ref.parameters import iwsa_shapes
+from scalablevit_ref.testing.arrays import MAX_TOLERANCE
 from scalablevit_ref.testing.strategies import Case, iwsa_cases
-from scalablevit_ref.testing.tolerances import MAX_TOLERANCE
 from tests.support.library import Agree, Library
 
 

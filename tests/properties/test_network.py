@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import scalablevit_ref as sv
+from scalablevit_ref.testing.arrays import NETWORK_TOLERANCE
 from scalablevit_ref.testing.strategies import Case, configs, network_cases
-from scalablevit_ref.testing.tolerances import NETWORK_TOLERANCE
 from tests.support import recipe
 from tests.support.library import Agree, Library
 from tests.support.oracle import Reference, oracle

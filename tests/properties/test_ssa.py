@@ -14,8 +14,8 @@ from hypothesis import given
 import scalablevit_ref as sv
 from scalablevit_ref import ops
 from scalablevit_ref.parameters import ssa_shapes
+from scalablevit_ref.testing.arrays import MAX_TOLERANCE
 from scalablevit_ref.testing.strategies import Case, ssa_cases
-from scalablevit_ref.testing.tolerances import MAX_TOLERANCE
 from tests.support.library import Agree, Library
 
 

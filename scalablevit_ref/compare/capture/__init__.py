@@ -1,6 +1,61 @@
-"""What a candidate computes, layer by layer, under the canonical names: from a module, a model file, a trace or a function."""
+"""What a candidate computes, layer by layer, under the names of layers: one class for each kind of candidate."""
 
-from scalablevit_ref.compare.capture.captured import Captured, CaptureError
-from scalablevit_ref.compare.capture.dispatch import capture
+from __future__ import annotations
 
-__all__ = ["CaptureError", "Captured", "capture"]
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+from scalablevit_ref.compare.capture.alignment import Captured, Conditions
+from scalablevit_ref.compare.capture.traces import Function, Trace, TraceFile
+from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.errors import CaptureError
+from scalablevit_ref.testing.traces import SUFFIXES
+
+__all__ = ["Capturable", "CaptureError", "Captured", "Conditions", "candidate_of"]
+
+
+class Capturable(Protocol):
+    """A candidate, something to be held against the reference. Another framework is another class, and a line of `candidate_of`."""
+
+    @property
+    def takes_weights(self) -> bool:
+        """Whether it is a module, whose copy can be given weights and a dtype."""
+
+    @property
+    def brings_images(self) -> bool:
+        """Whether it is a trace, which may hold the images that it was computed from."""
+
+    def config(self) -> ScalableViTConfig | None:
+        """The network's settings, where the candidate tells them."""
+
+    def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
+        """Its layers. A file that they are read from when they are asked for is left to `files` to close.
+
+        Raises CaptureError for what cannot be run or brings no layer.
+        """
+
+
+def candidate_of(value: Any) -> Capturable:
+    """What sort of thing the user gave; what is nothing else is taken for a function. No framework is imported to look for it."""
+    torch, nnx, linen = (sys.modules.get(name) for name in ("torch", "flax.nnx", "flax.linen"))
+    suffix = Path(value).suffix if isinstance(value, str | Path) else None
+    if suffix in SUFFIXES:
+        return TraceFile(Path(value))
+    if isinstance(value, Mapping):
+        return Trace(value)
+    if suffix == ".onnx":
+        from scalablevit_ref.compare.capture.onnx import OnnxModel
+
+        return OnnxModel(Path(value))
+    if torch is not None and isinstance(value, torch.nn.Module):
+        from scalablevit_ref.compare.capture.torch import TorchModule
+
+        return TorchModule(value)
+    if (nnx is not None and isinstance(value, nnx.Module)) or (linen is not None and isinstance(value, linen.Module)):
+        from scalablevit_ref.compare.capture.flax import FlaxModule
+
+        return FlaxModule(value)
+    return Function(value)

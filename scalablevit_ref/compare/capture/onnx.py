@@ -1,72 +1,105 @@
-"""An ONNX model, in ONNX Runtime without optimisations."""
+"""An ONNX model, in ONNX Runtime without optimisations; and what its graph tells of the modules that torch exported it from."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain, count
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.compare.capture import names as naming
-from scalablevit_ref.compare.capture.captured import Captured, CaptureError
+from scalablevit_ref.compare.capture.alignment import Captured, Conditions, Module, aligned, by_mapping, by_name, by_parameters
+from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.layers import POOL
-from scalablevit_ref.networks import Network
 
 try:
     import onnx
     import onnxruntime
+    from onnx import TensorProto, numpy_helper
     from onnx.external_data_helper import load_external_data_for_model
-
-    from scalablevit_ref.compare.capture.onnx_graph import FLOATS, constants, outputs, parameters
 except ModuleNotFoundError as error:
     message = f"an ONNX model needs {error.name}: pip install 'scalablevit-ref[onnx]'"
     raise ModuleNotFoundError(message, name=error.name) from error
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""The newer exporter's note on a node: the modules' paths from the outermost to the innermost, then the node's own name."""
+
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+
+ROLES = {
+    ("Conv", 1): "weight",
+    ("Conv", 2): "bias",
+    ("Gemm", 1): "weight",
+    ("Gemm", 2): "bias",
+    ("MatMul", 1): "weight",
+    ("LayerNormalization", 1): "weight",
+    ("LayerNormalization", 2): "bias",
+    ("Mul", 0): "weight",
+    ("Mul", 1): "weight",
+    ("Add", 0): "bias",
+    ("Add", 1): "bias",
+}
+"""What a constant is that an operation takes as its n-th input."""
 
 
 VIEWS = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operations that lay the same values out in another way."""
 
 Run = Callable[[Iterable[str]], dict[str, np.ndarray]]
+"""Runs the model for the values of these names."""
 
 
-def capture_onnx(path: Path, network: Network, images: np.ndarray, *, names: Mapping[str, str] | None) -> Captured:
-    """One run of the model. Its values are told from their names, else from the modules that torch's exporters note, else by sizes.
+class OnnxModel:
+    """A model file. Its values are recognised by their names, else by the modules that torch's exporters note, else by sizes."""
 
-    Raises CaptureError for a file that cannot be read or run, or that takes other images; OSError.
-    """
-    with path.open("rb") as file, _one_line(path, "cannot be read"):
-        model = onnx.load(file, load_external_data=False)
-        load_external_data_for_model(model, str(path.parent))  # refuses what lies outside this folder
-    graph = model.graph
-    taken, x, notes = _fed(path, graph, images)
-    results = [value.name for value in graph.output]
-    result = "logits" if "logits" in results else results[0]
-    modules = outputs(graph)
+    takes_weights = False
+    brings_images = False
 
-    def run(wanted: Iterable[str]) -> dict[str, np.ndarray]:
-        with _one_line(path, "cannot be run"):
-            return _run(model, list(dict.fromkeys(wanted)), {taken: x})
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-    with _one_line(path, "cannot be read"):
-        found, params = _aligned(graph, network, images.shape, names, modules, run)
-    source = {name: modules.get(place, place) for name, place in found.items()}
-    start = time.perf_counter()
-    values = run([*source.values(), result])
-    seconds = time.perf_counter() - start
-    expected = network.layer_shapes(images.shape)
-    misfits = [name for name in found if found[name] in modules and values[source[name]].size != prod(expected[name])]
-    notes += [f"{found[name]} gives no value of the size of {name}, which is left out" for name in misfits]
-    taps = {name: values[value] for name, value in source.items() if name not in misfits} | {"logits": values[result]}
-    dtypes = sorted({tap.dtype.name for tap in taps.values()})
-    if len(dtypes) > 1:
-        raise CaptureError(f"{path.name} holds layers in several dtypes: {', '.join(dtypes)}")
-    told = found | {"logits": "output"}
-    return Captured("ONNX model", taps, told, images, dtypes[0], params, seconds, tuple(notes))
+    def config(self) -> ScalableViTConfig | None:
+        return None
+
+    def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
+        """Raises CaptureError for a file that cannot be read or run, or that takes other images; OSError."""
+        path, network, images = self.path, conditions.network, conditions.fed
+        with path.open("rb") as file, _one_line(path, "cannot be read"):
+            model = onnx.load(file, load_external_data=False)
+            load_external_data_for_model(model, str(path.parent))  # refuses what lies outside this folder
+        graph = model.graph
+        taken, x, notes = _fed(path, graph, images)
+        results = [value.name for value in graph.output]
+        result = "logits" if "logits" in results else results[0]
+        modules = outputs(graph)
+
+        def run(wanted: Iterable[str]) -> dict[str, np.ndarray]:
+            with _one_line(path, "cannot be run"):
+                return _run(model, list(dict.fromkeys(wanted)), {taken: x})
+
+        with _one_line(path, "cannot be read"):
+            found, params = _aligned(graph, conditions, modules, run)
+        source = {name: modules.get(place, place) for name, place in found.items()}
+        start = time.perf_counter()
+        values = run([*source.values(), result])
+        seconds = time.perf_counter() - start
+        expected = network.layer_shapes(images.shape)
+        misfits = [name for name in found if found[name] in modules and values[source[name]].size != prod(expected[name])]
+        notes += [f"{found[name]} gives no value of the size of {name}, which is left out" for name in misfits]
+        taps = {name: values[value] for name, value in source.items() if name not in misfits} | {"logits": values[result]}
+        dtypes = sorted({tap.dtype.name for tap in taps.values()})
+        if len(dtypes) > 1:
+            raise CaptureError(f"{path.name} holds layers in several dtypes: {', '.join(dtypes)}")
+        places = found | {"logits": "output"}
+        return Captured("ONNX model", taps, places, images, dtypes[0], params, seconds, tuple(notes))
 
 
 @contextmanager
@@ -125,47 +158,41 @@ def _sizes(graph: Any, values: Sequence[str], run: Run) -> dict[str, int]:
 
 
 def _aligned(
-    graph: Any,
-    network: Network,
-    images: Sequence[int],
-    names: Mapping[str, str] | None,
-    modules: Mapping[str, str],
-    run: Run,
+    graph: Any, conditions: Conditions, modules: Mapping[str, str], run: Run
 ) -> tuple[dict[str, str], dict[str, np.ndarray] | None]:
     """Layers to modules or values, and the official parameters where the graph tells all of them."""
+    network, names = conditions.network, conditions.names
     shapes, held, own = network.parameter_shapes(), constants(graph), parameters(graph)
     values = [value for node in graph.node for value in node.output if value]
-    mapped = naming.by_mapping(names or {}, {*values, *modules}, network)
+    mapped = by_mapping(names or {}, {*values, *modules}, network)
 
     @cache
-    def ran() -> list[naming.Module]:
+    def ran() -> list[Module]:
         sizes = _sizes(graph, [*dict.fromkeys(modules.values())], run)
         return [
-            naming.Module(
-                path, {key[len(path) + 1 :]: own[key].shape for key in own if key.startswith(f"{path}.")}, sizes[modules[path]]
-            )
+            Module(path, {key[len(path) + 1 :]: own[key].shape for key in own if key.startswith(f"{path}.")}, sizes[modules[path]])
             for path in modules
         ]
 
     inner = None if names is None else {name: target for name, target in mapped.items() if target in modules}
     pairs: dict[str, str] = {}
     try:
-        found, pairs = naming.aligned(modules, own, ran, network, images, inner)
-    except CaptureError:  # some parameters are told of no module; layers may be all the same
-        found = naming.by_name(modules, network)
+        found, pairs = aligned(modules, own, ran, replace(conditions, names=inner))
+    except CaptureError:  # the graph tells of no module that holds some parameters; layers it may tell all the same
+        found = by_name(modules, network)
         if not found and names is None:
-            found = naming.by_parameters(ran(), network, images)
-    named = naming.by_name(values, network)
+            found = by_parameters(ran(), network, conditions.fed.shape)
+    named = by_name(values, network)
     found |= (named if next(iter(network.layers())) in named else {}) | mapped
-    found = found or _by_sizes(graph, network, images, run)
+    found = found or _by_sizes(graph, conditions, run)
     if pairs:
         return found, {name: own[theirs].value().reshape(shapes[name]) for name, theirs in pairs.items()}
     if all(name in held and tuple(held[name].dims) == shape for name, shape in shapes.items()):
-        return found, {name: onnx.numpy_helper.to_array(held[name]) for name in shapes}
+        return found, {name: numpy_helper.to_array(held[name]) for name in shapes}
     return found, None
 
 
-def _by_sizes(graph: Any, network: Network, images: Sequence[int], run: Run) -> dict[str, str]:
+def _by_sizes(graph: Any, conditions: Conditions, run: Run) -> dict[str, str]:
     """Layers to values in their order, for each size that as many values have as layers; other sizes tell nothing."""
     live = {value.name for value in graph.input}
     values = []
@@ -174,8 +201,8 @@ def _by_sizes(graph: Any, network: Network, images: Sequence[int], run: Run) -> 
             live |= set(node.output)
             values += [] if node.op_type in VIEWS else [value for value in node.output if value]
     sizes = _sizes(graph, values, run)
-    expected = network.layer_shapes(images)
-    table = network.layers()
+    expected = conditions.network.layer_shapes(conditions.fed.shape)
+    table = conditions.network.layers()
     wanted = [name for name in table if name not in (POOL, "logits") and not (name == "head" and "head.0" in table)]
     found: dict[str, str] = {}
     for size in {prod(expected[name]) for name in wanted}:
@@ -183,3 +210,89 @@ def _by_sizes(graph: Any, network: Network, images: Sequence[int], run: Run) -> 
         sized = [value for value in values if sizes[value] == size]
         found |= dict(zip(named, sized, strict=True)) if len(named) == len(sized) else {}
     return {name: found[name] for name in wanted if name in found}
+
+
+# The graph of an exported module
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A constant of the graph, and whether it is the parameter turned from (out, in) to (in, out)."""
+
+    tensor: Any
+    turned: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.dims)[:: -1 if self.turned else 1]
+
+    def value(self) -> np.ndarray:
+        x = np.asarray(numpy_helper.to_array(self.tensor))
+        return x.T if self.turned else x
+
+
+def scope(node: Any) -> str:
+    """The path of the module that made a node; empty for the outermost, or if nothing tells."""
+    for note in node.metadata_props:
+        if note.key == SCOPES:
+            paths: list[str] = re.findall(r"'([^']*)'", note.value)[:-1]
+            return paths[-1] if paths else ""
+    if not node.name.startswith("/"):
+        return ""
+    path = part = ""
+    for name in node.name.split("/")[1:-1]:  # the older exporter's: a child of a list or a Sequential repeats its parent's name
+        path = path.removesuffix(part) + name if part and name.startswith(f"{part}.") else f"{path}.{name}".removeprefix(".")
+        part = name
+    return path
+
+
+def outputs(graph: Any) -> dict[str, str]:
+    """The modules in the order in which they end, each with the last value that is made in it and used outside."""
+    users: dict[str, set[str]] = {value.name: {""} for value in graph.output}
+    for node in graph.node:
+        for value in node.input:
+            users.setdefault(value, set()).add(scope(node))
+    found: dict[str, str] = {}
+    for node in graph.node:
+        for module in _inwards(scope(node)):
+            for value in node.output:
+                if any(user != module and not user.startswith(f"{module}.") for user in users.get(value, ())):
+                    found.pop(module, None)
+                    found[module] = value
+    return found
+
+
+def _inwards(path: str) -> Iterator[str]:
+    """A module and those that it is part of, the innermost first."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+
+
+def parameters(graph: Any) -> dict[str, Parameter]:
+    """The constants that nodes take, under their modules' paths and what they are: `stages.0.0.mlp.fc1.weight`."""
+    held = constants(graph)
+    found: dict[str, Parameter] = {}
+    for node in graph.node:
+        for place, value in enumerate(node.input):
+            role = ROLES.get((node.op_type, place))
+            if role is None or value not in held or not scope(node):
+                continue
+            rank = len(held[value].dims)
+            transposed = any(a.name == "transB" and a.i for a in node.attribute)
+            own = Parameter(held[value], rank == 2 and (node.op_type == "MatMul" or (node.op_type == "Gemm" and not transposed)))
+            keys = (f"{scope(node)}.{name}" for name in chain([role], (f"{n}.{role}" for n in count(1))))
+            found[next(key for key in keys if key not in found or found[key].tensor is own.tensor)] = own
+    return found
+
+
+def constants(graph: Any) -> Mapping[str, Any]:
+    """Tensors of floating point with more than one value: initialisers, constants, and other names for these."""
+    held = {x.name: x for x in graph.initializer if x.data_type in FLOATS and prod(x.dims) > 1}
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in held:
+            held[node.output[0]] = held[node.input[0]]
+        for a in node.attribute if node.op_type == "Constant" else ():
+            if a.name == "value" and a.t.data_type in FLOATS and prod(a.t.dims) > 1:
+                held[node.output[0]] = a.t
+    return held

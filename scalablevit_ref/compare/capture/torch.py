@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,49 +14,78 @@ from torch import nn
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.checkpoints import from_state_dict
-from scalablevit_ref.compare.capture import names as naming
-from scalablevit_ref.compare.capture.captured import Captured, CaptureError
+from scalablevit_ref.compare.capture.alignment import Captured, Conditions, Module, aligned
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.networks import Network
+from scalablevit_ref.errors import CaptureError
 
 
-def config_of(model: nn.Module) -> ScalableViTConfig | None:
-    """The settings that an official state dict shows; None for another one."""
-    try:
-        config = from_state_dict(_state(model)).config
-    except ValueError:
-        return None
-    return config if isinstance(config, ScalableViTConfig) else None
+class TorchModule:
+    """A module; a copy of it is run, in evaluation mode and on its own device."""
+
+    takes_weights = True
+    brings_images = False
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def config(self) -> ScalableViTConfig | None:
+        """The settings that an official state dict shows; None for another one."""
+        try:
+            return from_state_dict({name: _values(value) for name, value in self.module.state_dict().items()}).config
+        except ValueError:
+            return None
+
+    def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
+        model = copy.deepcopy(self.module).eval()
+        if conditions.dtype is not None:
+            model = model.to(getattr(torch, conditions.dtype))
+        first = next(model.parameters(), None)
+        if first is None:
+            raise CaptureError("the candidate holds no parameters: give a function of the images instead")
+        x = torch.from_numpy(np.ascontiguousarray(conditions.fed)).to(first.device, first.dtype)
+        paths = [path for path, _ in model.named_modules() if path]
+        found, pairs = aligned(paths, model.state_dict(), lambda: _ran(model, x), conditions)
+        own = dict(model.named_parameters()) | dict(model.named_buffers())
+        if conditions.weights is not None:
+            _load(own, pairs, conditions.weights)
+        taps, seconds = _taps(model, x, {path: name for name, path in found.items()})
+        shapes = conditions.network.parameter_shapes()
+        return Captured(
+            "torch module",
+            {name: _values(value) for name, value in taps.items()},
+            {**found, "logits": "output"},
+            conditions.fed,
+            str(first.dtype).removeprefix("torch."),
+            {name: _values(own[theirs]).reshape(shapes[name]) for name, theirs in pairs.items()},
+            seconds,
+        )
 
 
-def capture_torch(
-    model: nn.Module,
-    network: Network,
-    images: np.ndarray,
-    *,
-    dtype: str | None,
-    weights: Mapping[str, np.ndarray] | None,
-    names: Mapping[str, str] | None,
-) -> Captured:
-    """One forward pass of a copy of the module, in evaluation mode, on its own device.
+def _ran(model: nn.Module, x: torch.Tensor) -> list[Module]:
+    """Every module that ran, in the order in which they ended."""
+    ran: dict[str, Module] = {}
 
-    dtype: of the copy; None leaves the module's. weights: official parameters that the copy gets; None leaves the module's own.
-    """
-    model = copy.deepcopy(model).eval()
-    if dtype is not None:
-        model = model.to(getattr(torch, dtype))
-    first = next(model.parameters(), None)
-    if first is None:
-        raise CaptureError("the candidate holds no parameters: give a function of the images instead")
-    x = torch.from_numpy(np.ascontiguousarray(images)).to(first.device, first.dtype)
+    def ended(path: str, module: nn.Module, out: Any) -> None:
+        value = _one(out)
+        if value is not None:
+            shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+            ran.setdefault(path, Module(path, shapes, value.numel()))
 
-    paths = [path for path, _ in model.named_modules() if path]
-    found, pairs = naming.aligned(paths, model.state_dict(), lambda: _ran(model, x), network, tuple(x.shape), names)
-    own = dict(model.named_parameters()) | dict(model.named_buffers())
-    if weights is not None:
-        _load(own, pairs, weights)
-    taps: dict[str, Any] = {}
-    wanted = {path: name for name, path in found.items()}
+    with _hooked(model, ended), torch.no_grad():
+        model(x)
+    return list(ran.values())
+
+
+def _load(own: Mapping[str, torch.Tensor], pairs: Mapping[str, str], weights: Mapping[str, np.ndarray]) -> None:
+    with torch.no_grad():
+        for name, theirs in pairs.items():
+            target = own[theirs]
+            target.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])).reshape(target.shape))
+
+
+def _taps(model: nn.Module, x: torch.Tensor, wanted: Mapping[str, str]) -> tuple[dict[str, torch.Tensor], float]:
+    """The outputs of the modules at the wanted paths, by their layers' names, the logits, and the seconds that it took."""
+    taps: dict[str, torch.Tensor] = {}
 
     def keep(path: str, module: nn.Module, out: Any) -> None:
         value = _one(out)
@@ -65,40 +94,16 @@ def capture_torch(
 
     start = time.perf_counter()
     with _hooked(model, keep), torch.no_grad():
-        taps["logits"] = _one(model(x))
+        logits = _one(model(x))
     seconds = time.perf_counter() - start
-    if taps["logits"] is None:
+    if logits is None:
         raise CaptureError("the candidate returns no array")
-    params = {name: _values(own[theirs]).reshape(network.parameter_shapes()[name]) for name, theirs in pairs.items()}
-    return Captured(
-        "torch module",
-        {name: _values(value) for name, value in taps.items()},
-        {**found, "logits": "output"},
-        images,
-        str(first.dtype).removeprefix("torch."),
-        params,
-        seconds,
-    )
-
-
-def _ran(model: nn.Module, x: torch.Tensor) -> list[naming.Module]:
-    """Every module that ran, in the order in which they ended."""
-    ran: dict[str, naming.Module] = {}
-
-    def ended(path: str, module: nn.Module, out: Any) -> None:
-        value = _one(out)
-        if value is not None:
-            shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
-            ran.setdefault(path, naming.Module(path, shapes, value.numel()))
-
-    with _hooked(model, ended), torch.no_grad():
-        model(x)
-    return list(ran.values())
+    return taps | {"logits": logits}, seconds
 
 
 @contextmanager
 def _hooked(model: nn.Module, ended: Callable[[str, nn.Module, Any], None]) -> Iterator[None]:
-    """While open, `ended` is told the path, the module and the output of each submodule as it ends."""
+    """While open, `ended` gets the path, the module and the output of each submodule as it ends."""
     handles = [
         module.register_forward_hook(lambda module, _, out, path=path: ended(path, module, out))
         for path, module in model.named_modules()
@@ -118,16 +123,5 @@ def _one(out: Any) -> torch.Tensor | None:
     return out.detach() if isinstance(out, torch.Tensor) else None
 
 
-def _load(own: Mapping[str, torch.Tensor], pairs: Mapping[str, str], weights: Mapping[str, np.ndarray]) -> None:
-    with torch.no_grad():
-        for name, theirs in pairs.items():
-            target = own[theirs]
-            target.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])).reshape(target.shape))
-
-
 def _values(x: torch.Tensor) -> np.ndarray:
     return np.asarray(to_numpy(x.detach()))
-
-
-def _state(model: nn.Module) -> dict[str, np.ndarray]:
-    return {name: _values(value) for name, value in model.state_dict().items()}

@@ -13,7 +13,7 @@ from scalablevit_ref.compare.html.pictures import heat_map, histograms
 from scalablevit_ref.compare.html.style import STYLE
 from scalablevit_ref.compare.mistakes.search import eps_said
 from scalablevit_ref.compare.report import Cause, Report, Row
-from scalablevit_ref.testing.tolerances import EPS
+from scalablevit_ref.testing.arrays import EPS
 
 FINDINGS = 6
 """Of the changes that only help, so many are told."""

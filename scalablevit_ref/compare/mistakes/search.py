@@ -15,7 +15,7 @@ from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.edits import Changes, Mistake, reach
 from scalablevit_ref.layers import Layer
 from scalablevit_ref.networks import Network
-from scalablevit_ref.testing.tolerances import EPS, relative_l2
+from scalablevit_ref.testing.arrays import EPS, relative_l2
 
 PAIRED = 6
 """Single mistakes, those that leave least of the error, that are each tried together with every other."""

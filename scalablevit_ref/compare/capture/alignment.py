@@ -1,0 +1,334 @@
+"""What a candidate gave, brought to the specification's names and axes: which module is which layer, and how a map is laid out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+
+from scalablevit_ref.config import near_matches
+from scalablevit_ref.errors import CaptureError
+from scalablevit_ref.networks import Network
+from scalablevit_ref.testing.arrays import relative_l2
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a candidate is run with.
+
+    Attributes
+    ----------
+    network
+        What it is a port of.
+    images
+        b c h w; None where the candidate is a trace that brings its own.
+    weights
+        Official parameters. A module's copy gets them; what is no module is later held against them. None for the candidate's own.
+    dtype
+        Of a module's copy; None leaves the module's.
+    names
+        A user's mapping from layers to the candidate's names, in which "{k}" and "{i}" stand for every stage and block.
+    """
+
+    network: Network
+    images: np.ndarray | None = None
+    weights: Mapping[str, np.ndarray] | None = None
+    dtype: str | None = None
+    names: Mapping[str, str] | None = None
+
+    @property
+    def fed(self) -> np.ndarray:
+        """The images, for a candidate that must be run on some."""
+        if self.images is None:
+            raise CaptureError("images must be given for this candidate")
+        return self.images
+
+
+@dataclass(frozen=True)
+class Captured:
+    """One forward pass of a candidate.
+
+    Attributes
+    ----------
+    kind
+        "torch module" and so on.
+    taps
+        Its outputs by the names of layers, laid out as it pleases. The mapping may read each from a file when it is asked for.
+    modules
+        What the candidate itself calls the modules that these are the outputs of.
+    images
+        What it was fed, b c h w.
+    dtype
+        What it computed in.
+    params
+        Its weights under the official names, where it tells them.
+    """
+
+    kind: str
+    taps: Mapping[str, Any]
+    modules: Mapping[str, str]
+    images: np.ndarray
+    dtype: str
+    params: Mapping[str, np.ndarray] | None = None
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+# Names
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module of the candidate that ran: its path, its parameters' shapes by name in its own order, and the size of its output."""
+
+    path: str
+    shapes: Mapping[str, tuple[int, ...]]
+    size: int
+
+    @property
+    def signature(self) -> tuple[int, ...]:
+        return tuple(sorted(prod(shape) for shape in self.shapes.values()))
+
+
+def aligned(
+    paths: Iterable[str], params: Collection[str], ran: Callable[[], Sequence[Module]], conditions: Conditions
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Layers to the candidate's modules, and official parameters to its own.
+
+    Parameters
+    ----------
+    paths, params
+        The names of the candidate's modules and of its parameters.
+    ran
+        Gives the modules in the order in which they ended; called where names do not tell.
+    conditions
+        Whose `names`, if there are any, come first.
+
+    Raises
+    ------
+    CaptureError
+        Where a parameter has no partner.
+    """
+    paths, network = set(paths), conditions.network
+    shapes, found = network.parameter_shapes(), by_name(paths, network)
+    first = next(iter(network.layers()))
+    prefix = found.get(first, first).removesuffix(first)
+    if conditions.names is None and all(prefix + name in params for name in shapes):
+        return found, {name: prefix + name for name in shapes}
+    modules = ran()
+    if conditions.names is None:
+        found = by_parameters(modules, network, conditions.fed.shape)
+    else:
+        found |= by_mapping(conditions.names, paths, network)
+    known = {module.path: module for module in modules}
+    pairs = parameter_names({name: path for name, path in found.items() if path in known}, known, network)
+    missing = [name for name in shapes if name not in pairs]
+    if missing:
+        raise CaptureError(
+            f"no module of the candidate has the sizes of {missing[0]}{f' and {len(missing) - 1} others' if missing[1:] else ''}; "
+            "names= maps canonical names to its modules, variant= says which network it is"
+        )
+    return found, pairs
+
+
+def by_name(paths: Iterable[str], network: Network) -> dict[str, str]:
+    """Layers to paths, where the paths are the official ones, perhaps all behind one prefix ("backbone.")."""
+    paths, names = set(paths), [name for name in network.layers() if name != "logits"]
+    prefixes = {path.removesuffix(names[0]) for path in paths if path.endswith(names[0])} | {""}
+    found = [{name: prefix + name for name in names if prefix + name in paths} for prefix in sorted(prefixes)]
+    return max(found, key=len)
+
+
+def by_mapping(mapping: Mapping[str, str], paths: Iterable[str], network: Network) -> dict[str, str]:
+    """A user's mapping of layers to paths; "{k}" and "{i}" stand for every stage and block.
+
+    Raises CaptureError for a layer or a path that does not exist.
+    """
+    paths, known, found = set(paths), network.layers(), expanded(mapping, network.layers())
+    for name, target in found.items():
+        if name not in known:
+            raise CaptureError(f"names: there is no layer {name!r}{near_matches(name, known)}")
+        if target not in paths:
+            raise CaptureError(f"names: {name!r} is mapped to {target!r}, which the candidate lacks{near_matches(target, paths)}")
+    return found
+
+
+def expanded(mapping: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:
+    """A mapping without "{k}" and "{i}": each of its patterns for every known layer of that form."""
+    known = set(known)
+    numbers = range(1 + max((int(number) for name in known for number in re.findall(r"\d+", name)), default=0))
+    found = {}
+    for pattern, path in mapping.items():
+        for k, i in product(numbers, repeat=2) if "{" in pattern else [(0, 0)]:
+            name, target = (text.replace("{k}", str(k)).replace("{i}", str(i)) for text in (pattern, path))
+            if "{" not in pattern or name in known:
+                found[name] = target
+    return found
+
+
+def by_parameters(modules: Sequence[Module], network: Network, images: Sequence[int]) -> dict[str, str]:
+    """Layers to modules that hold parameters of the same sizes and give as many values, in the order in which they ran.
+
+    The longest sequence that is common to both; layers without a partner are left out.
+    """
+    shapes, sizes = network.parameter_shapes(), network.layer_shapes(images)
+    wanted = []
+    for name in network.layers():  # a block after its parts: in the order in which they end
+        own = tuple(sorted(prod(shape) for key, shape in shapes.items() if key.startswith(f"{name}.")))
+        if own:
+            wanted.append((name, (own, prod(sizes[name]))))
+    keys = {module.path: (module.signature, module.size) for module in modules}
+    outer = [path for path in keys if not any(keys[path] == keys.get(around) for around in _around(path))]
+    pairs = _common([key for _, key in wanted], [keys[path] for path in outer])
+    return {wanted[i][0]: outer[j] for i, j in pairs}
+
+
+def _around(path: str) -> Iterator[str]:
+    """The modules that this one is part of: one that adds no parameters, as PEG does to its convolution, counts as the layer."""
+    while "." in path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
+def _common(a: Sequence[object], b: Sequence[object]) -> list[tuple[int, int]]:
+    """The longest common subsequence, as pairs of positions."""
+    best = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
+    for i, j in product(reversed(range(len(a))), reversed(range(len(b)))):
+        best[i][j] = best[i + 1][j + 1] + 1 if a[i] == b[j] else max(best[i + 1][j], best[i][j + 1])
+    pairs, i, j = [], 0, 0
+    while i < len(a) and j < len(b):
+        if a[i] == b[j]:
+            pairs.append((i, j))
+            i, j = i + 1, j + 1
+        elif best[i + 1][j] >= best[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return pairs
+
+
+def parameter_names(found: Mapping[str, str], modules: Mapping[str, Module], network: Network) -> dict[str, str]:
+    """Official parameter names to the candidate's, for layers that were found: by the same local name, else by size and order.
+
+    Raises CaptureError where a layer's parameters do not pair up.
+    """
+    pairs: dict[str, str] = {}
+    shapes = network.parameter_shapes()
+    for name, path in sorted(found.items(), key=lambda item: -item[0].count(".")):
+        own = {key: shape for key, shape in shapes.items() if key.startswith(f"{name}.") and key not in pairs}
+        theirs = dict(modules[path].shapes)
+        taken = set(pairs.values())
+        for key, shape in own.items():
+            local = key.removeprefix(f"{name}.")
+            same = [f"{path}.{t}" for t, size in theirs.items() if prod(size) == prod(shape) and f"{path}.{t}" not in taken]
+            beside = pairs.get(f"{key.rpartition('.')[0]}.weight", ".").rpartition(".")[0]  # where its weight is, a bias is
+            role = _same_role(local, same) or same
+            fits = [t for t in same if t == f"{path}.{local}"] or [t for t in role if t.rpartition(".")[0] == beside] or role
+            if not fits:
+                raise CaptureError(
+                    f"{path}, taken for {name}, has no parameter of {prod(shape)} values for {key}; names= maps by hand"
+                )
+            pairs[key] = fits[0]
+            taken.add(fits[0])
+    return pairs
+
+
+def _same_role(local: str, names: Sequence[str]) -> list[str]:
+    """Those that are a weight, or a bias, as `local` is."""
+    bias = re.compile(r"(bias|\bb|beta|shift)$")
+    return [name for name in names if bool(bias.search(name)) == bool(bias.search(local))]
+
+
+# Axes
+
+MAP_LAYOUTS = ("b h w c", "b (h w) c", "b c h w", "b c (h w)", "h w b c", "(h w) b c")
+"""How a candidate may lay out a map; the first that fits is taken, unless values tell otherwise."""
+
+TURNED_LAYOUTS = ("b w h c", "b (w h) c", "b c w h", "b c (w h)")
+"""The same with rows for columns, which no right port has."""
+
+NOISE = 0.1
+"""An unlikely layout is taken if it leaves less than this share of the error that the likeliest leaves."""
+
+
+def fitting(shape: Sequence[int], canonical: Sequence[int]) -> list[str]:
+    """The layouts in which an array of `shape` can hold a map of shape `canonical`, b h w c, or a b c array; the likeliest first.
+
+    >>> fitting((2, 49, 64), (2, 7, 7, 64))
+    ['b (h w) c', 'b (w h) c']
+    """
+    shape, canonical = tuple(shape), tuple(canonical)
+    if len(canonical) == 2:
+        singletons = tuple(size for size in shape[1:] if size > 1 or canonical[1] == 1)
+        return ["b c"] if shape[:1] == canonical[:1] and prod(shape) == prod(canonical) and len(singletons) == 1 else []
+    sizes = dict(zip("bhwc", canonical, strict=True))
+    return [layout for layout in (*MAP_LAYOUTS, *TURNED_LAYOUTS) if _shape(layout, sizes) == shape]
+
+
+def _shape(layout: str, sizes: dict[str, int]) -> tuple[int, ...]:
+    groups = layout.replace("(h w)", "hw").replace("(w h)", "hw").split()
+    return tuple(prod(sizes[axis] for axis in group) for group in groups)
+
+
+def canonical_map(x: np.ndarray, layout: str, canonical: Sequence[int]) -> np.ndarray:
+    """The values of `x`, laid out so, as b h w c, or b c."""
+    if layout == "b c":
+        return x.reshape(tuple(canonical))
+    b, h, w, _ = canonical
+    return np.asarray(rearrange(x, f"{layout} -> b h w c", b=b, h=h, w=w))
+
+
+class CanonicalTaps:
+    """A candidate's taps as b h w c or b c. The layout of each is settled when it is first held against something."""
+
+    def __init__(self, captured: Captured, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """shapes: of the layers' outputs, by name."""
+        self.captured, self.shapes = captured, dict(shapes)
+        self.notes: list[str] = []
+        self._layouts: dict[str, str] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.captured.taps
+
+    def __call__(self, name: str, expected: np.ndarray | None = None) -> np.ndarray:
+        """The tap of this name. expected: what it should be, which settles a layout that its shape leaves open."""
+        x = np.asarray(self.captured.taps[name])
+        if x.dtype.name != self.captured.dtype:
+            raise CaptureError(
+                f"{self.captured.modules[name]} gives {x.dtype.name}, the candidate's weights are {self.captured.dtype}: "
+                "give a candidate that computes in one dtype"
+            )
+        if name not in self._layouts:
+            self._layouts[name] = self._settled(name, x, expected)
+        return canonical_map(x, self._layouts[name], self.shapes[name])
+
+    def wide(self, name: str) -> np.ndarray:
+        """The tap in float64."""
+        return self(name).astype(np.float64)
+
+    def layout(self, name: str) -> str:
+        return self._layouts[name]
+
+    def _settled(self, name: str, x: np.ndarray, expected: np.ndarray | None) -> str:
+        fits = fitting(x.shape, self.shapes[name])
+        if not fits:
+            raise CaptureError(
+                f"{self.captured.modules[name]}, taken for {name}, gives shape {x.shape}, "
+                f"which is no layout of {'b h w c' if len(self.shapes[name]) == 4 else 'b c'} = {self.shapes[name]}; "
+                "names= maps layers by hand"
+            )
+        if len(fits) == 1 or expected is None:
+            return fits[0]
+        errors = {layout: relative_l2(canonical_map(x, layout, self.shapes[name]), expected) for layout in fits}
+        best = min(fits, key=lambda layout: np.nan_to_num(errors[layout], nan=np.inf))
+        if not errors[best] < NOISE * errors[fits[0]]:
+            best = fits[0]
+        if best in TURNED_LAYOUTS:
+            self.notes.append(f"{name} is laid out as {best}: H and W are swapped")
+        return best

@@ -17,6 +17,7 @@ from scalablevit_ref.compare.capture.dispatch import is_flax_module, is_torch_mo
 from scalablevit_ref.compare.capture.files import check_images, open_trace
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.config import variant as named_variant
+from scalablevit_ref.errors import option
 from scalablevit_ref.layers import IMAGES
 from scalablevit_ref.networks import Network, network_of, random_image_shape
 from scalablevit_ref.testing.random import random_images, random_params
@@ -50,7 +51,7 @@ def settle(candidate: Any, reference: Any, variant: Any, weights: Any, images: A
         config, weights = config or weights.config, weights.params
     config = config or _noted(reference) or _noted(candidate) or told_config(candidate)
     if config is None:
-        raise CaptureError("which network? variant= names it (small, base, …), or gives its ScalableViTConfig")
+        raise CaptureError("which network? ", option("variant"), " names it (small, base, …), or gives its ScalableViTConfig")
     network = network_of(config)
     params = _weights(weights, network, module)
     x = None if images is None else _checked_images(images, network)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, TypeAlias
 
 import numpy as np
 
-from scalablevit_ref.backends import backend
-from scalablevit_ref.errors import CheckpointError, brief
+from scalablevit_ref.backends import backend, to_numpy
+from scalablevit_ref.errors import CheckpointError, brief, option
 
 MOST_AXES = 64
-"""NumPy's and torch's limit."""
+"""Most axes of an array: NumPy's and torch's limit."""
 
 LONGEST_NAME = 500
-"""Characters; the official names have some 40."""
+"""Longest name of a parameter, in characters; the official names have some 40."""
 
 _CHUNK = 1 << 18
-"""Bytes read in one go; few enough that they are still in the cache when they are looked at and written."""
+"""Bytes read at a time; few enough that they are still in the cache when they are looked at and written."""
+
+_BLOCK = 1 << 16
+"""Elements looked at at a time, so that the mask stays in the cache."""
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -163,23 +166,44 @@ class LazyTensor:
     read: Callable[[], np.ndarray]
 
 
-Tensor = np.ndarray | StoredTensor | LazyTensor
+Tensor: TypeAlias = np.ndarray | StoredTensor | LazyTensor
+Tensors: TypeAlias = Mapping[str, Tensor]
+
+Blocks: TypeAlias = Callable[[str], Iterable[np.ndarray]]
+"""Gives the values of a name: flat arrays that together are the tensor in C order, each gone when the next is asked for."""
 
 
-def values(x: Any) -> np.ndarray:
+def in_memory(x: Any) -> np.ndarray:
     """An array of any library or a tensor still in its file, as a C-contiguous NumPy array."""
     return np.asarray(x.read() if isinstance(x, StoredTensor | LazyTensor) else backend(x).to_numpy(x), order="C")
 
 
 def blocks(x: Any) -> Iterator[np.ndarray]:
-    """`values`, flat and some at a time where they lie in a file as they are; a block is gone when the next is asked for."""
+    """`in_memory`, flat and some at a time where they lie in a file as they are; a block is gone when the next is asked for."""
     if isinstance(x, StoredTensor):
         yield from x.blocks()
     else:
-        yield values(x).reshape(-1)
+        yield in_memory(x).reshape(-1)
+
+
+def write_blocks(file: IO[bytes], blocks: Iterable[np.ndarray]) -> None:
+    """Flat arrays' bytes, as they lie."""
+    for block in blocks:
+        file.write(block.view(np.uint8).data)
+
+
+def size_of(tensors: Iterable[Any]) -> int:
+    """Bytes of all tensors, read or not."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in tensors)
+
+
+def tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What lies in a file as it is, arrays of any library copied to NumPy."""
+    return {name: x if is_lazy(x) else to_numpy(x) for name, x in state.items()}
 
 
 def is_lazy(x: Any) -> bool:
+    """Whether it is still in its file."""
     return isinstance(x, StoredTensor | LazyTensor)
 
 
@@ -194,8 +218,5 @@ def check_finite(state: Mapping[str, np.ndarray]) -> None:
     names = [name for name, x in state.items() if not is_finite(np.asarray(x, order="C"))]
     if names:
         some = ", ".join(names[:8]) + (f", … and {len(names) - 8} more" if len(names) > 8 else "")
-        raise CheckpointError(f"NaN or infinite weights ({len(names)} parameters): {some}; allow_nonfinite=True lets them pass")
-
-
-_BLOCK = 1 << 16
-"""Elements that are looked at in one go, so that the mask stays in the cache."""
+        problem = f"NaN or infinite weights ({len(names)} parameters): {some}; "
+        raise CheckpointError(problem, option("allow_nonfinite", True), " lets them pass")

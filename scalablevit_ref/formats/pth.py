@@ -9,8 +9,7 @@ from typing import Any, BinaryIO
 
 from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.lazy import Extent
-from scalablevit_ref.formats.opcodes import MOST_BYTES, next_pickle
-from scalablevit_ref.formats.unpickle import load_pickle
+from scalablevit_ref.formats.unpickle import MOST_BYTES, load_pickle, next_pickle
 from scalablevit_ref.formats.zip_archive import record_extent
 
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."

@@ -189,7 +189,7 @@ def written(folder: Path, initialisers: list[Any] | None = None, note: bool = Tr
     graph = helper.make_graph([node], "graph", value[:1], value[1:], tensors() if initialisers is None else initialisers)
     model = helper.make_model(graph, ir_version=10)
     if note:
-        helper.set_model_props(model, {adapter.CONFIG: sv.checkpoints.inference.config_to_json(CONFIG)})
+        helper.set_model_props(model, {adapter.CONFIG: sv.checkpoints.infer.config_to_json(CONFIG)})
     onnx.save(model, folder / "model.onnx", **options)
     return folder / "model.onnx"
 

@@ -14,7 +14,7 @@ import pytest
 
 from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint
 from scalablevit_ref.formats.detect import open_file
-from scalablevit_ref.formats.lazy import values
+from scalablevit_ref.formats.lazy import in_memory
 from tests.checkpoints.test_hostile import refuse
 
 
@@ -114,4 +114,4 @@ def test_a_flipped_bit(tmp_path: Path) -> None:
             pytest.raises(CheckpointError, match=r"a\.npy: .*(wrong checksum|npy header)"),
             open_file(tmp_path / "x.npz") as (tree, _, _),
         ):
-            values(tree["a"])
+            in_memory(tree["a"])

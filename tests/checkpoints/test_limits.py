@@ -19,10 +19,10 @@ import torch
 from scalablevit_ref import ScalableViTConfig, init_params, to_backend
 from scalablevit_ref.checkpoints import CheckpointError, from_state_dict, load_checkpoint
 from scalablevit_ref.checkpoints.recognise import is_plain
-from scalablevit_ref.checkpoints.writing import Contents, write_file
+from scalablevit_ref.checkpoints.save import Contents, write_file
 from scalablevit_ref.errors import brief
 from scalablevit_ref.formats.detect import open_file
-from scalablevit_ref.formats.lazy import values
+from scalablevit_ref.formats.lazy import in_memory
 from tests.checkpoints.test_files import NO_CHECKPOINTS, SUFFIXES
 from tests.checkpoints.test_hostile import FOUR, PICKLES, Calls, archive, program
 from tests.checkpoints.test_hostile_arrays import NPZ, SAFETENSORS, entry, header
@@ -74,7 +74,7 @@ def test_truncated_at_every_byte(tmp_path: Path, suffix: str) -> None:
 
     def read(file: Path) -> Any:
         with open_file(file) as (tree, _, _):
-            return {name: values(x) for name, x in tree.get("model", tree).items()}
+            return {name: in_memory(x) for name, x in tree.get("model", tree).items()}
 
     assert {name: x.tolist() for name, x in read(path).items()} == {name: x.tolist() for name, x in state.items()}
     for size in reversed(range(path.stat().st_size)):
@@ -93,6 +93,7 @@ def test_prefixes_that_collide(names: list[str]) -> None:
 GUARDED = """
     import json, pathlib, resource, sys, time
     import ml_dtypes, numpy, scalablevit_ref.formats.detect
+    import scalablevit_ref.dialects.weights  # before the watch begins, since dataclasses are made of text
     from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint
 
     def guard(event, args):

@@ -19,11 +19,11 @@ from einops import rearrange
 
 import scalablevit_ref as sv
 from scalablevit_ref import ops
-from scalablevit_ref.checkpoints.ports import vit_pytorch_to_flax
 from scalablevit_ref.compare.mistakes.slips import Variation
 from scalablevit_ref.compare.mistakes.variations import run
 from scalablevit_ref.dialects import flax_port, vit_pytorch
 from scalablevit_ref.dialects.config import is_norm_bias
+from scalablevit_ref.dialects.weights import vit_pytorch_to_flax
 from scalablevit_ref.layers import Layer
 from scalablevit_ref.parameters import iwsa_shapes
 from scalablevit_ref.testing import random_images, random_params, relative_l2

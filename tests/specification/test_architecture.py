@@ -22,6 +22,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "attention cost images",
         "layers network",
         "networks",
+        "weights",
         "dialects",
         "checkpoints",
         "__init__",

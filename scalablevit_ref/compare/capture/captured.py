@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from scalablevit_ref.errors import OptionError
 
-class CaptureError(ValueError):
+
+class CaptureError(OptionError, ValueError):
     """A candidate that cannot be compared; the message is one line that says what to do."""
 
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from scalablevit_ref.compare.capture.captured import Captured, CaptureError
 from scalablevit_ref.compare.capture.names import expanded
-from scalablevit_ref.errors import naming
+from scalablevit_ref.errors import in_file
 from scalablevit_ref.formats.detect import open_file
-from scalablevit_ref.formats.lazy import values
+from scalablevit_ref.formats.lazy import in_memory
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD
 from scalablevit_ref.layers import IMAGES
 
@@ -25,7 +25,7 @@ class StoredTaps(Mapping[str, np.ndarray]):
         self._tensors, self._names = tensors, names
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return values(self._tensors[self._names[name]])
+        return in_memory(self._tensors[self._names[name]])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -42,7 +42,7 @@ def open_trace(
 
     Raises CaptureError as `of_arrays` does, CheckpointError for a broken file.
     """
-    with naming(path), open_file(path) as (tensors, _, _):
+    with in_file(path), open_file(path) as (tensors, _, _):
         if not isinstance(tensors, Mapping) or not all(hasattr(x, "shape") for x in tensors.values()):
             raise CaptureError(f"{path.name} holds no flat mapping of names to arrays")
         yield of_arrays(tensors, path.name, known, names, images)
@@ -63,7 +63,7 @@ def of_arrays(
     dtypes = sorted({np.dtype(tensors[own].dtype).name for own in given.values()})
     if len(dtypes) > 1:
         raise CaptureError(f"{what} holds layers in several dtypes: {', '.join(dtypes)}; write them as they were computed")
-    x = check_images(values(tensors[IMAGES]) if IMAGES in tensors else None, images, what)
+    x = check_images(in_memory(tensors[IMAGES]) if IMAGES in tensors else None, images, what)
     order = {name: given[name] for name in known if name in given}
     return Captured("trace", StoredTaps(tensors, order), order, x, dtypes[0])
 

@@ -10,6 +10,7 @@ from math import prod
 
 from scalablevit_ref.compare.capture.captured import CaptureError
 from scalablevit_ref.config import near_matches
+from scalablevit_ref.errors import option
 from scalablevit_ref.networks import Network
 
 
@@ -53,7 +54,9 @@ def aligned(
     if missing:
         raise CaptureError(
             f"no module of the candidate has the sizes of {missing[0]}{f' and {len(missing) - 1} others' if missing[1:] else ''}; "
-            "names= maps canonical names to its modules, variant= says which network it is"
+            "names= maps canonical names to its modules, ",
+            option("variant"),
+            " says which network it is",
         )
     return found, pairs
 

@@ -14,9 +14,9 @@ import numpy as np
 from einops import rearrange
 
 from scalablevit_ref.backends import to_numpy
-from scalablevit_ref.checkpoints.ports import Arrays, fitting
 from scalablevit_ref.config import SSAScale, choice
-from scalablevit_ref.errors import CheckpointError
+from scalablevit_ref.dialects.weights import Arrays, fitting
+from scalablevit_ref.errors import CheckpointError, option
 from scalablevit_ref.parameters import Shapes, has_qkv_bias, iwsa_shapes, ssa_shapes, width
 
 
@@ -155,7 +155,7 @@ def _check_divides(dim: int, heads: int) -> None:
 
 def _ask(moves: list[str], one_way: bool) -> None:
     if moves and not one_way:
-        raise CheckpointError(f"one-way: this folds or drops {' and '.join(moves)}; one_way=True asks for it")
+        raise CheckpointError(f"one-way: this folds or drops {' and '.join(moves)}; ", option("one_way", True), " asks for it")
 
 
 def _refuse_biases(biases: Mapping[str, np.ndarray], reason: str) -> None:

@@ -65,9 +65,6 @@ class OptionError(Exception):
 class AlreadyExistsError(OptionError, FileExistsError):
     """A file that is there, and is not to be overwritten."""
 
-    def __init__(self, path: str | PathLike[str]) -> None:
-        super().__init__(f"{path} exists; ", option("force", True), " overwrites it")
-
 
 class CheckpointError(OptionError, ValueError):
     """A checkpoint that cannot be read or written as asked. Its one line names the file, the key, what was expected and what came.

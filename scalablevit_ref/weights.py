@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
@@ -50,8 +50,8 @@ class StateDict:
     prefixes: list[str]
     ignored: list[str]
     model_name: str | None
-    stored: dict[str, Any] = field(default_factory=dict)
-    beside: dict[str, Any] = field(default_factory=dict)
+    stored: dict[str, Any]
+    beside: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ class Weights(ABC):
 
     @classmethod
     @abstractmethod
-    def opened(cls, found: StateDict, layout: str, stated: Stated) -> Self:
+    def of(cls, found: StateDict, layout: str, stated: Stated) -> Self:
         """The weights that a state dict holds. layout: as `layout_of` tells it. Of the metadata only what the network itself tells.
 
         Raises CheckpointError with all that does not fit, and for what is stated of another network.

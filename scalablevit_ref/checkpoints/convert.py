@@ -17,8 +17,8 @@ from scalablevit_ref.checkpoints.recognise import kinds
 from scalablevit_ref.checkpoints.save import WRITERS, Progress, write_state
 from scalablevit_ref.checks import FLOATS
 from scalablevit_ref.config import near_matches
-from scalablevit_ref.errors import AlreadyExistsError, CheckpointError, in_file
-from scalablevit_ref.formats.atomic import write_atomically
+from scalablevit_ref.errors import CheckpointError, in_file
+from scalablevit_ref.formats.atomic import check_overwriting, write_atomically
 from scalablevit_ref.formats.lazy import LazyTensor, Tensor, in_memory, is_finite, numpy_dtype
 from scalablevit_ref.weights import PerStage, Stated, Weights, Windows
 
@@ -196,8 +196,7 @@ def _check_options(options: ConvertOptions, source: Path, target: Path) -> None:
         check_layout(options.layout, tuple(layout for kind in kinds() for layout in kind.layouts))
     if options.sha256 is not None:
         path = Path(options.sha256)
-        if os.path.lexists(path) and not options.force:
-            raise AlreadyExistsError(path)
+        check_overwriting(path, force=options.force)
         if path.resolve() in [other.resolve() for other in (source, target, target.with_name(CONFIG_JSON))]:
             raise CheckpointError("the manifest needs a file of its own", file=path)
         if not path.parent.is_dir() or path.is_dir():

@@ -13,18 +13,18 @@ import numpy as np
 
 from scalablevit_ref.backends.dispatch import dtype_name
 from scalablevit_ref.checkpoints.infer import named_variant
-from scalablevit_ref.checkpoints.load import NOTHING, opened
-from scalablevit_ref.checkpoints.recognise import find_state, kind_of
+from scalablevit_ref.checkpoints.load import NOTHING, weights_in
+from scalablevit_ref.checkpoints.recognise import find_state, told_by_names
 from scalablevit_ref.checkpoints.save import Progress, counter
 from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.formats.detect import open_file
-from scalablevit_ref.formats.lazy import blocks, in_memory, size_of
+from scalablevit_ref.formats.lazy import blocks, byte_count, in_memory
 from scalablevit_ref.weights import Stated, Weights
 
 
 def manifest(params: Mapping[str, Any], progress: Progress | None = None) -> dict[str, str]:
     """SHA-256 of each tensor's bytes (little-endian, C order): under official names equal for every layout and file format."""
-    sums, count = {}, counter(progress, size_of(params.values()))
+    sums, count = {}, counter(progress, byte_count(params.values()))
     for name, x in params.items():
         digest = hashlib.sha256()
         for block in blocks(x):
@@ -70,10 +70,9 @@ def inspect_file(
     with in_file(path), open_file(path) as (tree, notes, format_):
         found = find_state(tree, use_ema=use_ema, notes=notes)
         try:
-            names = list(found.state)
-            kind = kind_of(names)
-            layout, other_network = kind.layout_of(names), kind.other_network
-            weights = opened(found, stated, format=format_)
+            kind, layout = told_by_names(list(found.state))
+            other_network = kind.other_network
+            weights = weights_in(found, stated, format=format_)
             layout = weights.layout
         except CheckpointError as error:
             problem = error
@@ -111,14 +110,14 @@ class Difference:
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], progress: Progress | None = None) -> list[Difference]:
     """Each tensor that differs, by official name. Numbers are compared, whatever their dtypes; bits where those are the same."""
-    count = counter(progress, size_of(a.values()))
+    count = counter(progress, byte_count(a.values()))
     found = [Difference(name, "only in A") for name in a if name not in b]
     found += [Difference(name, "only in B") for name in b if name not in a]
     for name in a:
         if name in b:
             difference = _difference(name, a[name], b[name])
             found += [difference] if difference else []
-            count(size_of([a[name]]))
+            count(byte_count([a[name]]))
     return found
 
 

@@ -15,7 +15,7 @@ from scalablevit_ref.backends import backend
 from scalablevit_ref.backends.dispatch import dtype_name
 from scalablevit_ref.checkpoints.layouts import check_layout, from_canonical
 from scalablevit_ref.checkpoints.official import OfficialWeights
-from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS, find_state, kind_of
+from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS, find_state, told_by_names
 from scalablevit_ref.checks import FLOATS, parameter_problems
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, in_file, option
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from scalablevit_ref.dialects.config import Config  # a third of what importing this package would cost
 
 NOTHING = Stated()
+"""What the caller states of weights if nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,24 +86,27 @@ def open_checkpoint(
     from scalablevit_ref.formats.detect import open_file
 
     with in_file(path), open_file(Path(path)) as (tree, notes, format_):
-        yield opened(find_state(tree, use_ema=use_ema, notes=notes), stated, only=only, format=format_)
+        yield weights_in(find_state(tree, use_ema=use_ema, notes=notes), stated, only=only, format=format_)
 
 
-def opened(found: StateDict, stated: Stated = NOTHING, *, only: type[Weights] | None = None, format: str | None = None) -> Weights:
-    """The weights that a state dict in memory holds, of whichever network. format: of the file it came from."""
+def weights_in(
+    found: StateDict, stated: Stated = NOTHING, *, only: type[Weights] | None = None, format: str | None = None
+) -> Weights:
+    """The weights that a state dict in memory holds, of whichever network. format: of the file that it came from.
+
+    Raises CheckpointError unless they fit.
+    """
     if stated.layout is not None:
         kind, layout = only or OfficialWeights, stated.layout
         check_layout(layout, kind.layouts)
     else:
-        names = list(found.state)
-        kind = kind_of(names)
-        layout = kind.layout_of(names) or ""
-        if only is not None and kind is not only:
+        kind, layout = told_by_names(list(found.state))
+        if only not in (None, kind):
             raise CheckpointError(
                 f"these are {kind.whose(layout)}'s weights, of {kind.other_network}, into which they cannot be converted; "
                 "scalablevit_ref.dialects runs them"
             )
-    weights = kind.opened(found, layout, stated)
+    weights = kind.of(found, layout, stated)
     ema = found.wrapper in EMA_WRAPPERS or found.beside.get(EMA_FROM) in EMA_WRAPPERS
     around = {"wrapper": found.wrapper, "ema": ema, "prefixes": found.prefixes, "ignored": found.ignored}
     around |= {"dtype": _dtype(found.state)} | ({"format": format} if format else {})
@@ -134,7 +138,8 @@ def from_state_dict(
     >>> from_state_dict(init_params(variant("digits"))).metadata["variant"]
     'digits'
     """
-    return _read(opened(find_state(state), Stated(layout=layout, variant=variant, config=config), only=OfficialWeights))
+    stated = Stated(layout=layout, variant=variant, config=config)
+    return _read(weights_in(find_state(state), stated, only=OfficialWeights))
 
 
 def to_state_dict(params: Mapping[str, Any], config: ScalableViTConfig, *, layout: str = "official") -> dict[str, np.ndarray]:

@@ -40,7 +40,7 @@ class OfficialWeights(Weights):
         return layout_of(names)
 
     @classmethod
-    def opened(cls, found: StateDict, layout: str, stated: Stated) -> Self:
+    def of(cls, found: StateDict, layout: str, stated: Stated) -> Self:
         if stated.heads is not None or stated.window_size is not None:
             settings = (option("heads"), " and ", option("window_size"))
             raise CheckpointError(*settings, " are told of a port's weights; the official network's have a variant")

@@ -7,7 +7,7 @@ from typing import Any
 
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.errors import CheckpointError, brief, option
-from scalablevit_ref.formats.lazy import LONGEST_NAME, StoredTensor, size_of
+from scalablevit_ref.formats.lazy import LONGEST_NAME, StoredTensor, byte_count
 from scalablevit_ref.formats.unpickle import Namespace
 from scalablevit_ref.weights import StateDict, Weights
 
@@ -46,11 +46,11 @@ def kinds() -> Iterator[type[Weights]]:
     yield from weights.KINDS
 
 
-def kind_of(names: list[str]) -> type[Weights]:
-    """The network whose names these are. Raises CheckpointError for nobody's."""
+def told_by_names(names: list[str]) -> tuple[type[Weights], str]:
+    """The network whose names these are, and the layout. Raises CheckpointError for nobody's."""
     for kind in kinds():
-        if kind.layout_of(names):
-            return kind
+        if layout := kind.layout_of(names):
+            return kind, layout
     raise CheckpointError(
         "names of no known layout",
         expected="stages.0.0.attn.qkv.weight (official) or blocks.0.0.attn.qkv.weight (mmdet)",
@@ -79,28 +79,29 @@ def find_state(tree: Any, *, use_ema: bool = True, notes: Mapping[str, Any] | No
             raise CheckpointError("not an array", key=name, found=type(value).__name__)
     _check_together([value for value in state.values() if isinstance(value, StoredTensor)])
     names, prefixes, ignored = _strip(list(state))
+    named = {short: state[name] for name, short in names.items()}
     outside = (notes or {}) if wrapper is None else tree
-    args, meta, stored = outside.get("args"), outside.get("meta"), outside.get("scalablevit_ref")
+    args, stored = outside.get("args"), outside.get("scalablevit_ref")
+    settings = args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
+    model_name = settings.get("model") if isinstance(settings.get("model"), str) else None
     if isinstance(stored, Mapping) and len(str(stored.get("config"))) > _LONGEST_CONFIG:
         raise CheckpointError("a longer configuration than any", key="config")
+    stored = dict(stored) if isinstance(stored, Mapping) else {}
+    return StateDict(named, wrapper, prefixes, ignored, model_name, stored, _plain_entries(outside))
+
+
+def _plain_entries(outside: Mapping[Any, Any]) -> dict[str, Any]:
+    """What lies beside the weights and is metadata of theirs; mmdet keeps the epoch elsewhere."""
     beside: dict[str, Any] = {}
     left = _MOST_PLAIN
     for name, value in outside.items():
         if isinstance(name, str) and name not in (*TRAINING_STATE, *WRAPPERS, *EMA_WRAPPERS):
             plain, left = _plain(value, left - len(name))
             beside |= {name: value} if plain else {}
+    meta = outside.get("meta")
     if isinstance(meta, Mapping) and isinstance(meta.get("epoch"), int):
         beside.setdefault("epoch", meta["epoch"])
-    model_name = (args if isinstance(args, Mapping) else getattr(args, "__dict__", {})).get("model")
-    return StateDict(
-        state={short: state[name] for name, short in names.items()},
-        wrapper=wrapper,
-        prefixes=prefixes,
-        ignored=ignored,
-        model_name=model_name if isinstance(model_name, str) else None,
-        stored=dict(stored) if isinstance(stored, Mapping) else {},
-        beside=beside,
-    )
+    return beside
 
 
 def _wrapper(tree: Mapping[Any, Any], use_ema: bool) -> str | None:
@@ -111,8 +112,8 @@ def _wrapper(tree: Mapping[Any, Any], use_ema: bool) -> str | None:
     if wanted:
         return wanted[0]
     if there:
-        no_ema = option("use_ema", False)
-        raise CheckpointError(no_ema, " but there are only EMA weights", expected=" or ".join(WRAPPERS), found=", ".join(there))
+        expected, found = " or ".join(WRAPPERS), ", ".join(there)
+        raise CheckpointError(option("use_ema", False), " but there are only EMA weights", expected=expected, found=found)
     if any(is_array(value) for value in tree.values()):
         return None
     keys = ", ".join(brief(key) for key in list(tree)[:8])
@@ -148,7 +149,7 @@ def _all_but_counter(short: dict[str, str], prefix: str) -> bool:
 
 def _check_together(tensors: list[StoredTensor]) -> None:
     """Raise CheckpointError for tensors that share storages so often that reading them would take far more than the file's size."""
-    size = size_of(tensors)
+    size = byte_count(tensors)
     if tensors and size > tensors[0].limit + _MOST_SHARED:
         raise CheckpointError(
             "tensors that are together larger than the file", expected=f"at most {tensors[0].limit} bytes", found=size

@@ -23,7 +23,7 @@ from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS, TRAINI
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.formats.atomic import write_atomically
-from scalablevit_ref.formats.lazy import Blocks, blocks, check_finite, is_lazy, size_of
+from scalablevit_ref.formats.lazy import Blocks, blocks, byte_count, check_finite, is_lazy
 from scalablevit_ref.formats.msgpack import write_msgpack
 from scalablevit_ref.formats.npz import write_npz
 from scalablevit_ref.formats.safetensors import write_safetensors
@@ -136,7 +136,7 @@ def write_state(
     for name, value in beside.items():
         if not isinstance(name, str) or not is_plain(value):
             raise CheckpointError("metadata must be plain values under names", key=str(name), found=type(value).__name__)
-    count = counter(progress, size_of(state.values()))
+    count = counter(progress, byte_count(state.values()))
 
     def read(name: str) -> Iterator[np.ndarray]:
         for block in blocks(state[name]):

@@ -63,7 +63,7 @@ class PortWeights(Weights):
         )
 
     @classmethod
-    def opened(cls, found: StateDict, layout: str, stated: Stated) -> Self:
+    def of(cls, found: StateDict, layout: str, stated: Stated) -> Self:
         if stated.variant is not None:
             raise CheckpointError(
                 f"variant {stated.variant!r} is of the official network; these weights are of {cls.other_network}"

@@ -10,7 +10,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from scalablevit_ref.errors import AlreadyExistsError, CheckpointError
+from scalablevit_ref.errors import AlreadyExistsError, CheckpointError, option
+
+
+def check_overwriting(path: Path, *, force: bool) -> None:
+    """Raise FileExistsError for a file that is there, unless `force`."""
+    if os.path.lexists(path) and not force:
+        raise AlreadyExistsError(f"{path} exists; ", option("force", True), " overwrites it")
 
 
 def write_atomically(writes: Mapping[Path, Callable[[BinaryIO], object]], *, force: bool) -> None:
@@ -25,8 +31,7 @@ def write_atomically(writes: Mapping[Path, Callable[[BinaryIO], object]], *, for
             raise CheckpointError("a directory", file=path, expected="the name of a file")
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
-        if os.path.lexists(path) and not force:
-            raise AlreadyExistsError(path)
+        check_overwriting(path, force=force)
     with ExitStack() as stack:
         written = {path: stack.enter_context(_written(path, write)) for path, write in writes.items()}
         for path, name in written.items():

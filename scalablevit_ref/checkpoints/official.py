@@ -8,13 +8,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from scalablevit_ref.checkpoints.hub import hub_config
 from scalablevit_ref.checkpoints.infer import UNSEEN, exact_variant, resolve_config
 from scalablevit_ref.checkpoints.layouts import LAYOUTS, from_canonical, layout_of, to_canonical
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, option
 from scalablevit_ref.formats.lazy import LazyTensor, Tensor, Tensors, in_memory, tensors_of
-from scalablevit_ref.networks import Official
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.weights import Cast, Stated, StateDict, Weights
 
@@ -91,9 +89,13 @@ class OfficialWeights(Weights):
         return from_canonical({name: cast(name, x) for name, x in self.params.items()}, self.config, layout)
 
     def hub_config(self, layout: str) -> dict[str, Any]:
+        from scalablevit_ref.checkpoints.hub import hub_config
+
         return hub_config(self.config, layout)
 
     def outputs(self, images: np.ndarray) -> Any:
+        from scalablevit_ref.networks import Official
+
         params = {name: in_memory(x).astype(np.float64) for name, x in self.params.items()}
         return Official(self.config).forward(images, params)
 

@@ -1,8 +1,10 @@
-"""Parameters written as a checkpoint file, with their configuration beside them; all formats, each told by the file's suffix."""
+"""Parameters written as a checkpoint file, with their configuration beside them. Its suffix is its format.
+
+What only writing needs is imported where it is used: the package's import would wait for it.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections import OrderedDict
@@ -15,18 +17,13 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 
 from scalablevit_ref.backends import to_backend
-from scalablevit_ref.checkpoints.hub import CONFIG_JSON, hub_config
 from scalablevit_ref.checkpoints.infer import OFFICIAL_MODEL, config_to_json, exact_variant
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import to_state_dict
 from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS, TRAINING_STATE, WRAPPERS, is_plain
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, in_file
-from scalablevit_ref.formats.atomic import write_atomically
 from scalablevit_ref.formats.lazy import Blocks, blocks, byte_count, check_finite, is_lazy
-from scalablevit_ref.formats.msgpack import write_msgpack
-from scalablevit_ref.formats.npz import write_npz
-from scalablevit_ref.formats.safetensors import write_safetensors
 
 OFFICIAL_VARIANTS = ("small", "small_0", "base", "large")
 """Those that the authors' training script can name."""
@@ -84,6 +81,8 @@ def save_checkpoint(
         For parameters that do not fit, an unknown suffix, a layout in which the network does not exist, metadata that is not plain,
         or bfloat16 in an npz.
     """
+    from scalablevit_ref.checkpoints.hub import hub_config
+
     with in_file(path):
         state = to_state_dict(params, config, layout=layout)
         write_state(
@@ -186,6 +185,9 @@ def write_file(path: Path, contents: Contents, *, force: bool, config_json: Mapp
     config_json: what is written to a file of that name beside it.
     Raises FileExistsError unless `force`; CheckpointError for an unknown suffix and for what the format cannot hold.
     """
+    from scalablevit_ref.checkpoints.hub import CONFIG_JSON
+    from scalablevit_ref.formats.atomic import write_atomically
+
     if path.suffix not in WRITERS:
         raise CheckpointError("unknown suffix", expected=", ".join(WRITERS), found=repr(path.suffix))
     reserved = [name for name in contents.metadata if name in (*TRAINING_STATE, *WRAPPERS, *EMA_WRAPPERS)]
@@ -205,6 +207,8 @@ def _write_pth(file: BinaryIO, contents: Contents) -> None:
 
     torch is given a file: given a path, it would name its records after it, and equal weights would make unequal files.
     """
+    import argparse
+
     tensors = OrderedDict((name, to_backend(_whole(x, contents.read(name)), "torch")) for name, x in contents.state.items())
     if contents.layout not in LAYOUTS:
         _torch_save(tensors, file)
@@ -229,11 +233,29 @@ def _torch_save(value: Any, file: BinaryIO) -> None:
         raise OSError(f"torch could not write the file: {str(error).splitlines()[0]}") from error
 
 
+def _write_safetensors(file: BinaryIO, contents: Contents) -> None:
+    from scalablevit_ref.formats.safetensors import write_safetensors
+
+    write_safetensors(file, contents.state, contents.notes() | {"format": "np"}, contents.read)
+
+
+def _write_npz(file: BinaryIO, contents: Contents) -> None:
+    from scalablevit_ref.formats.npz import write_npz
+
+    write_npz(file, contents.state, contents.notes(), contents.read)
+
+
+def _write_msgpack(file: BinaryIO, contents: Contents) -> None:
+    from scalablevit_ref.formats.msgpack import write_msgpack
+
+    write_msgpack(file, contents.state, contents.notes(), contents.read)
+
+
 WRITERS: dict[str, Callable[[BinaryIO, Contents], None]] = {
     ".pth": _write_pth,
     ".pt": _write_pth,
-    ".safetensors": lambda file, c: write_safetensors(file, c.state, c.notes() | {"format": "np"}, c.read),
-    ".npz": lambda file, c: write_npz(file, c.state, c.notes(), c.read),
-    ".msgpack": lambda file, c: write_msgpack(file, c.state, c.notes(), c.read),
+    ".safetensors": _write_safetensors,
+    ".npz": _write_npz,
+    ".msgpack": _write_msgpack,
 }
 """By the suffix of the file."""

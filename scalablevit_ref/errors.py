@@ -69,7 +69,12 @@ class AlreadyExistsError(OptionError, FileExistsError):
 class CheckpointError(OptionError, ValueError):
     """A checkpoint that cannot be read or written as asked. Its one line names the file, the key, what was expected and what came.
 
-    The same are attributes, None where they do not apply: `file`, `key`, `problem`, `expected`, `found`.
+    Attributes
+    ----------
+    problem
+        What is wrong, options spelled as in Python.
+    file, key, expected, found
+        None where they do not apply.
     """
 
     def __init__(

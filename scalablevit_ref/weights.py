@@ -16,7 +16,7 @@ import numpy as np
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.formats.lazy import Tensor, Tensors
 
-PerStage: TypeAlias = int | Sequence[int]
+Heads: TypeAlias = int | Sequence[int] | None
 Windows: TypeAlias = int | Sequence[int | None] | None
 Cast: TypeAlias = Callable[[str, Tensor], Tensor]
 
@@ -32,7 +32,7 @@ class Stated:
     variant: str | None = None
     config: ScalableViTConfig | None = None
     layout: str | None = None
-    heads: PerStage | None = None
+    heads: Heads = None
     window_size: Windows = None
 
 

@@ -20,7 +20,7 @@ from scalablevit_ref.config import near_matches
 from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.formats.atomic import check_overwriting, write_atomically
 from scalablevit_ref.formats.lazy import LazyTensor, Tensor, in_memory, is_finite, numpy_dtype
-from scalablevit_ref.weights import PerStage, Stated, Weights, Windows
+from scalablevit_ref.weights import Heads, Stated, Weights, Windows
 
 HUB_FILE = "model.safetensors"
 """The name by which the Hugging Face hub and timm know a folder's weights."""
@@ -65,7 +65,7 @@ class ConvertOptions:
     layout: str | None = None
     dtype: str | None = None
     variant: str | None = None
-    heads: PerStage | None = None
+    heads: Heads = None
     window_size: Windows = None
     strip_head: bool = False
     fold_scale: bool = False

@@ -21,7 +21,7 @@ from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, in_file, option
 from scalablevit_ref.formats.lazy import check_finite, in_memory, is_lazy
 from scalablevit_ref.parameters import parameter_shapes
-from scalablevit_ref.weights import PerStage, Stated, StateDict, Weights, Windows
+from scalablevit_ref.weights import Heads, Stated, StateDict, Weights, Windows
 
 if TYPE_CHECKING:
     from scalablevit_ref.dialects.config import Config  # a third of what importing this package would cost
@@ -34,10 +34,15 @@ NOTHING = Stated()
 class Checkpoint:
     """Weights and what they are.
 
-    params: NumPy arrays under the official names, in the official order, dtype as in the file (bfloat16 as ml_dtypes').
-    config: the configuration they fit.
-    metadata: plain values. `layout`; `variant` (None unless `config` is exactly one); `config_from`, where the configuration comes
-        from ("config", "metadata", "variant", "args.model" or "shapes"); `wrapper` ("model", "model_ema", …, None for a bare state
+    Attributes
+    ----------
+    params
+        NumPy arrays under the official names, in the official order, dtype as in the file (bfloat16 as ml_dtypes').
+    config
+        The configuration that they fit.
+    metadata
+        Plain values. `layout`; `variant` (None unless `config` is exactly one); `config_from`, where the configuration comes from
+        ("config", "metadata", "variant", "args.model" or "shapes"); `wrapper` ("model", "model_ema", …, None for a bare state
         dict) and `ema`, whether it is an EMA's (`ema_from`: the wrapper it had in the file it was converted from); `prefixes` cut
         off the names, outermost first; `ignored`, what was beside the network and left out; `dtype`; for a file its `format`; and
         plain entries beside the weights, such as `epoch`.
@@ -50,9 +55,16 @@ class Checkpoint:
 
 @dataclass(frozen=True, eq=False)
 class PortCheckpoint:
-    """A port's weights. port: "vit_pytorch" or "flax_port", the module of `scalablevit_ref.dialects` that runs them.
+    """A port's weights.
 
-    params: NumPy arrays under that port's names, as that module takes them. config: what they fit.
+    Attributes
+    ----------
+    port
+        "vit_pytorch" or "flax_port", the module of `scalablevit_ref.dialects` that runs them.
+    params
+        NumPy arrays under that port's names, as that module takes them.
+    config
+        The settings that they fit.
     """
 
     port: str
@@ -196,7 +208,7 @@ def load_checkpoint(
 
 
 def load_port(
-    path: str | os.PathLike[str], *, heads: PerStage | None = None, window_size: Windows = None, use_ema: bool = True
+    path: str | os.PathLike[str], *, heads: Heads = None, window_size: Windows = None, use_ema: bool = True
 ) -> PortCheckpoint:
     """Read a port's weights from any file that `load_checkpoint` reads, wrappers and prefixes included, executing nothing.
 

@@ -120,21 +120,25 @@ def write_state(
     config: Any,
     *,
     layout: str,
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, Any] | None = None,
     force: bool,
     allow_nonfinite: bool,
     config_json: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """`save_checkpoint` of what is in its layout already; config: of any network, None if not known."""
+    """Arrays, or tensors still in a file, that are in their layout already, in the format that the suffix says.
+
+    config: of any network, None if not known. config_json: what is written to a file of that name beside it.
+    Nothing is left behind where that fails. Raises as `save_checkpoint` does.
+    """
+    from scalablevit_ref.checkpoints.hub import CONFIG_JSON
+    from scalablevit_ref.formats.atomic import write_atomically
+
     if not allow_nonfinite:
         check_finite({name: x for name, x in state.items() if not is_lazy(x)})
-    beside = {name: value for name, value in metadata.items() if name not in _TOLD_BY_READING}
-    if metadata.get("wrapper") in EMA_WRAPPERS:
-        beside[EMA_FROM] = metadata["wrapper"]
-    for name, value in beside.items():
-        if not isinstance(name, str) or not is_plain(value):
-            raise CheckpointError("metadata must be plain values under names", key=str(name), found=type(value).__name__)
+    beside = _kept(metadata or {})
+    if path.suffix not in WRITERS:
+        raise CheckpointError("unknown suffix", expected=", ".join(WRITERS), found=repr(path.suffix))
     count = counter(progress, byte_count(state.values()))
 
     def read(name: str) -> Iterator[np.ndarray]:
@@ -144,8 +148,25 @@ def write_state(
             yield block
             count(block.nbytes)
 
-    contents = Contents(state, config, layout, json.loads(json.dumps(beside)), read)
-    write_file(path, contents, force=force, config_json=config_json)
+    contents = _Contents(state, config, layout, beside, read)
+    writes: dict[Path, Callable[[BinaryIO], object]] = {path: lambda file: WRITERS[path.suffix](file, contents)}
+    if config_json is not None:
+        text = json.dumps(config_json, indent=2) + "\n"
+        writes[path.with_name(CONFIG_JSON)] = lambda file: file.write(text.encode())
+    write_atomically(writes, force=force)
+
+
+def _kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata that is written beside the weights, as JSON has it. Raises CheckpointError for what it cannot be."""
+    beside = {name: value for name, value in metadata.items() if name not in _TOLD_BY_READING}
+    if metadata.get("wrapper") in EMA_WRAPPERS:
+        beside[EMA_FROM] = metadata["wrapper"]
+    for name, value in beside.items():
+        if not isinstance(name, str) or not is_plain(value):
+            raise CheckpointError("metadata must be plain values under names", key=str(name), found=type(value).__name__)
+        if name in (*TRAINING_STATE, *WRAPPERS, *EMA_WRAPPERS):
+            raise CheckpointError("metadata under a name that a checkpoint uses itself", key=name)
+    return dict(json.loads(json.dumps(beside)))
 
 
 def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
@@ -162,7 +183,7 @@ def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
 
 
 @dataclass(frozen=True)
-class Contents:
+class _Contents:
     """What a file is to hold. `state` says names, shapes and dtypes, in a layout's order; `read` gives its values."""
 
     state: Mapping[str, Any]
@@ -179,28 +200,7 @@ class Contents:
         return notes | ({"variant": name} if name else {})
 
 
-def write_file(path: Path, contents: Contents, *, force: bool, config_json: Mapping[str, Any] | None = None) -> None:
-    """Write a layout's state dict in the format that the suffix says. Nothing is left behind where that fails.
-
-    config_json: what is written to a file of that name beside it.
-    Raises FileExistsError unless `force`; CheckpointError for an unknown suffix and for what the format cannot hold.
-    """
-    from scalablevit_ref.checkpoints.hub import CONFIG_JSON
-    from scalablevit_ref.formats.atomic import write_atomically
-
-    if path.suffix not in WRITERS:
-        raise CheckpointError("unknown suffix", expected=", ".join(WRITERS), found=repr(path.suffix))
-    reserved = [name for name in contents.metadata if name in (*TRAINING_STATE, *WRAPPERS, *EMA_WRAPPERS)]
-    if reserved:
-        raise CheckpointError("metadata under a name that a checkpoint uses itself", key=reserved[0])
-    writes: dict[Path, Callable[[BinaryIO], object]] = {path: lambda file: WRITERS[path.suffix](file, contents)}
-    if config_json is not None:
-        text = json.dumps(config_json, indent=2) + "\n"
-        writes[path.with_name(CONFIG_JSON)] = lambda file: file.write(text.encode())
-    write_atomically(writes, force=force)
-
-
-def _write_pth(file: BinaryIO, contents: Contents) -> None:
+def _write_pth(file: BinaryIO, contents: _Contents) -> None:
     """As the authors' training script (wrapper `model`) or mmdet (wrapper `state_dict`) writes; a port's as a bare state dict.
 
     All tensors are in memory at once.
@@ -233,25 +233,25 @@ def _torch_save(value: Any, file: BinaryIO) -> None:
         raise OSError(f"torch could not write the file: {str(error).splitlines()[0]}") from error
 
 
-def _write_safetensors(file: BinaryIO, contents: Contents) -> None:
+def _write_safetensors(file: BinaryIO, contents: _Contents) -> None:
     from scalablevit_ref.formats.safetensors import write_safetensors
 
     write_safetensors(file, contents.state, contents.notes() | {"format": "np"}, contents.read)
 
 
-def _write_npz(file: BinaryIO, contents: Contents) -> None:
+def _write_npz(file: BinaryIO, contents: _Contents) -> None:
     from scalablevit_ref.formats.npz import write_npz
 
     write_npz(file, contents.state, contents.notes(), contents.read)
 
 
-def _write_msgpack(file: BinaryIO, contents: Contents) -> None:
+def _write_msgpack(file: BinaryIO, contents: _Contents) -> None:
     from scalablevit_ref.formats.msgpack import write_msgpack
 
     write_msgpack(file, contents.state, contents.notes(), contents.read)
 
 
-WRITERS: dict[str, Callable[[BinaryIO, Contents], None]] = {
+WRITERS: dict[str, Callable[[BinaryIO, _Contents], None]] = {
     ".pth": _write_pth,
     ".pt": _write_pth,
     ".safetensors": _write_safetensors,

@@ -15,8 +15,6 @@ from einops import rearrange
 
 from scalablevit_ref.formats.lazy import LazyTensor, in_memory, is_lazy
 
-Shapes = Mapping[str, tuple[int, ...]]
-
 
 @dataclass(frozen=True)
 class Operation:
@@ -64,7 +62,7 @@ def check_bijection(table: Iterable[Move], names: Iterable[str]) -> None:
         raise ValueError("layout table is not a bijection on the config's names")
 
 
-def apply(table: Iterable[Move], arrays: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
+def apply(table: Iterable[Move], arrays: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """The targets that a table makes of its sources, in its order. shapes: of the targets, needed where sources lie in a file."""
     made: dict[str, Any] = {}
     for move in table:
@@ -72,7 +70,7 @@ def apply(table: Iterable[Move], arrays: Mapping[str, Any], shapes: Shapes) -> d
     return made
 
 
-def undo(table: Iterable[Move], arrays: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
+def undo(table: Iterable[Move], arrays: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """The inverse of `apply`. shapes: of the sources."""
     made: dict[str, Any] = {}
     for move in table:
@@ -80,7 +78,9 @@ def undo(table: Iterable[Move], arrays: Mapping[str, Any], shapes: Shapes) -> di
     return made
 
 
-def _moved(given: list[Any], names: tuple[str, ...], operate: Callable[[list[Any]], list[Any]], shapes: Shapes) -> dict[str, Any]:
+def _moved(
+    given: list[Any], names: tuple[str, ...], operate: Callable[[list[Any]], list[Any]], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
     """One move's results by their names."""
     if not any(is_lazy(x) for x in given) or operate in (IDENTITY.forward, IDENTITY.inverse):
         return dict(zip(names, operate(given), strict=True))

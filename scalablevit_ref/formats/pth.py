@@ -85,11 +85,11 @@ def read_legacy(file: BinaryIO, limit: int) -> Any:
         raise CheckpointError("the storages listed are not those used", expected=f"{len(extents)} storages")
     position = file.tell()
     for key in keys:
-        position = _place(file, position, extents[key], lengths[key])
+        position = _locate(file, position, extents[key], lengths[key])
     return tree
 
 
-def _place(file: BinaryIO, position: int, extent: Extent, elements: int) -> int:
+def _locate(file: BinaryIO, position: int, extent: Extent, elements: int) -> int:
     """Where a legacy storage lies: at `position`, after its number of elements. Gives the position of the next."""
     file.seek(position)
     count = file.read(8)

@@ -10,7 +10,7 @@ import numpy as np
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.checkpoints.infer import config_from_json
-from scalablevit_ref.checkpoints.save import Contents, write_file
+from scalablevit_ref.checkpoints.save import write_state
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.formats.detect import open_file
@@ -42,9 +42,8 @@ def save_trace(path: str | Path, trace: Mapping[str, Any], config: ScalableViTCo
     if path.suffix not in SUFFIXES:
         raise CheckpointError("unknown suffix", file=path, expected=" or ".join(SUFFIXES), found=repr(path.suffix))
     arrays = {name: np.asarray(to_numpy(x), order="C") for name, x in trace.items()}
-    contents = Contents(arrays, config, "trace", {}, lambda name: [arrays[name].reshape(-1)])
     with in_file(path):
-        write_file(path, contents, force=force)
+        write_state(path, arrays, config, layout="trace", force=force, allow_nonfinite=True)
 
 
 def trace_config(path: str | Path) -> ScalableViTConfig | None:

@@ -19,7 +19,7 @@ import torch
 from scalablevit_ref import ScalableViTConfig, init_params, to_backend
 from scalablevit_ref.checkpoints import CheckpointError, from_state_dict, load_checkpoint
 from scalablevit_ref.checkpoints.recognise import is_plain
-from scalablevit_ref.checkpoints.save import Contents, write_file
+from scalablevit_ref.checkpoints.save import write_state
 from scalablevit_ref.errors import brief
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import in_memory
@@ -69,8 +69,7 @@ def test_truncated_at_every_byte(tmp_path: Path, suffix: str) -> None:
     if suffix == ".legacy":
         torch.save(to_backend(state, "torch"), path, _use_new_zipfile_serialization=False)
     else:
-        contents = Contents(state, TINY, "official", {"epoch": 3}, lambda name: [state[name].reshape(-1)])
-        write_file(path, contents, force=False)
+        write_state(path, state, TINY, layout="official", metadata={"epoch": 3}, force=False, allow_nonfinite=False)
 
     def read(file: Path) -> Any:
         with open_file(file) as (tree, _, _):

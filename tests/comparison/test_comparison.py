@@ -313,7 +313,7 @@ class TestFiles:
         save_trace(tmp_path / "theirs.safetensors", trace, CONFIG)
         alive: list[Any] = []
         most = 0
-        read = files.values
+        read = files.in_memory
 
         def watched(x: Any) -> np.ndarray:
             nonlocal most
@@ -323,7 +323,7 @@ class TestFiles:
             most = max(most, len(alive))
             return value
 
-        monkeypatch.setattr(files, "values", watched)
+        monkeypatch.setattr(files, "in_memory", watched)
         report = compare(tmp_path / "theirs.safetensors", reference=tmp_path / "ours.safetensors")
         assert report.agrees
         assert len(report.rows) > 30

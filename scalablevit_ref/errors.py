@@ -1,4 +1,4 @@
-"""What is raised for a checkpoint that does not fit, and for a candidate that cannot be compared."""
+"""What is wrong with a file or a candidate, and the options that an error names, spelled for Python and for the command line."""
 
 from __future__ import annotations
 
@@ -6,37 +6,99 @@ import copy
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, TypeAlias
 
 _LONGEST = 300
-"""Characters of a key or a found value that an error repeats; they come from a file that may be hostile."""
+"""Longest key, expected or found value that an error repeats, in characters; they come from a file that may be hostile."""
 
 _LONGEST_PROBLEM = 10_000
+"""Longest description of a problem, in characters."""
 
 
-class CheckpointError(ValueError):
+@dataclass(frozen=True)
+class Spelling:
+    """Words that Python and the command line spell differently.
+
+    >>> print("give", Spelling("heads=", "--heads"))
+    give heads=
+    """
+
+    python: str
+    flag: str
+
+    def __str__(self) -> str:
+        return self.python
+
+
+Words: TypeAlias = str | Spelling
+
+
+def option(name: str, value: bool | None = None) -> Spelling:
+    """An option as errors name it; value: the one that is meant, None where the option takes any.
+
+    >>> option("use_ema", False)
+    Spelling(python='use_ema=False', flag='--no-use-ema')
+    """
+    flag = f"no-{name}" if value is False else name
+    return Spelling(f"{name}={'' if value is None else value}", f"--{flag.replace('_', '-')}")
+
+
+class OptionError(Exception):
+    """An error that may name options: `str` spells them as Python does, `in_flags` as the command line does.
+
+    >>> error = OptionError("x.npz exists; ", option("force", True), " overwrites it")
+    >>> print(error, error.in_flags(), sep="; ")
+    x.npz exists; force=True overwrites it; x.npz exists; --force overwrites it
+    """
+
+    def __init__(self, *words: Words) -> None:
+        self.words = words
+        super().__init__("".join(map(str, words)))
+
+    def in_flags(self) -> str:
+        """The message of the command line."""
+        return "".join(part.flag if isinstance(part, Spelling) else part for part in self.words)
+
+
+class AlreadyExistsError(OptionError, FileExistsError):
+    """A file that is there, and is not to be overwritten."""
+
+
+class CheckpointError(OptionError, ValueError):
     """A checkpoint that cannot be read or written as asked. Its one line names the file, the key, what was expected and what came.
 
-    The same are attributes, None where they do not apply: `file`, `key`, `problem`, `expected`, `found`.
+    Attributes
+    ----------
+    problem
+        What is wrong, options spelled as in Python.
+    file, key, expected, found
+        None where they do not apply.
     """
 
     def __init__(
         self,
-        problem: str,
-        *,
+        *problem: Words,
         file: str | PathLike[str] | None = None,
         key: str | None = None,
         expected: Any = None,
         found: Any = None,
     ) -> None:
-        self.problem, self.key, self.expected, self.found = problem, key, expected, found
+        super().__init__(*problem)
+        self.problem, self.key, self.expected, self.found = "".join(map(str, problem)), key, expected, found
         self.file = None if file is None else str(file)
-        super().__init__(str(self))
+        self.args = (str(self),)
 
     def __str__(self) -> str:
+        return self._line(self.problem)
+
+    def in_flags(self) -> str:
+        return self._line(super().in_flags())
+
+    def _line(self, problem: str) -> str:
         file, key = (None if part is None else _short(part) for part in (self.file, self.key))
-        line = ": ".join(part for part in (file, key, _short(self.problem, _LONGEST_PROBLEM)) if part)
+        line = ": ".join(part for part in (file, key, _short(problem, _LONGEST_PROBLEM)) if part)
         if self.expected is not None:
             line += f"; expected {_short(str(self.expected))}"
         if self.found is not None:
@@ -51,12 +113,12 @@ class CheckpointError(ValueError):
         return error
 
 
-class CaptureError(ValueError):
+class CaptureError(OptionError, ValueError):
     """A candidate that cannot be held against the reference. Its one line says what to do."""
 
 
 @contextmanager
-def naming(path: str | PathLike[str]) -> Iterator[None]:
+def in_file(path: str | PathLike[str]) -> Iterator[None]:
     """A CheckpointError from within names this file, if it names none yet."""
     try:
         yield

@@ -20,10 +20,10 @@ from scalablevit_ref.adapters.onnx_reader import Reader
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints import Checkpoint, CheckpointError, from_state_dict
 from scalablevit_ref.checkpoints.infer import config_to_json
-from scalablevit_ref.checkpoints.writing import write_atomically
 from scalablevit_ref.checks import check_count, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, near_matches
-from scalablevit_ref.errors import naming
+from scalablevit_ref.errors import in_file
+from scalablevit_ref.formats.atomic import write_atomically
 from scalablevit_ref.network import trace
 from scalablevit_ref.parameters import parameter_shapes
 
@@ -205,7 +205,7 @@ def load(path: str | os.PathLike[str], *, variant: str | None = None, config: Sc
     FileNotFoundError
         If there is none.
     """
-    with naming(path), ExitStack() as files:
+    with in_file(path), ExitStack() as files:
         state, notes = Reader(Path(path), files).parameters()
         if not state:
             raise CheckpointError("an ONNX file without the official parameters", expected="initialisers such as norm.weight")

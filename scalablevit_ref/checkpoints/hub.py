@@ -12,7 +12,10 @@ from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.image_sizes import nearest_image_size, usual_image_size
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD
 
+CONFIG_JSON = "config.json"
+
 _LONGEST = 1 << 20
+"""Largest `config.json` that is looked into, in bytes."""
 
 
 def hub_config(config: ScalableViTConfig, layout: str = "official") -> dict[str, Any]:
@@ -48,13 +51,13 @@ def hub_config(config: ScalableViTConfig, layout: str = "official") -> dict[str,
     }
 
 
-def describes(path: Path, config: Any, layout: str) -> bool:
-    """Whether a file is a `config.json` of this configuration and layout, whatever else it says."""
-    if not isinstance(config, ScalableViTConfig) or not path.is_file() or path.stat().st_size > _LONGEST:
+def says(path: Path, document: dict[str, Any] | None) -> bool:
+    """Whether a `config.json` is of the same configuration and layout as that document, whatever else it says."""
+    if document is None or not path.is_file() or path.stat().st_size > _LONGEST:
         return False
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         return False
-    wanted = json.loads(json.dumps(hub_config(config, layout)))
+    wanted = json.loads(json.dumps(document))
     return isinstance(found, dict) and all(found.get(name) == wanted[name] for name in ("layout", "scalablevit_ref"))

@@ -1,50 +1,40 @@
-"""Which configuration a state dict's weights are of: told, stored beside them, or found by their shapes."""
+"""Which configuration a state dict's weights are of: stated, stored beside them, or found by their shapes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import Any
 
 from scalablevit_ref.checkpoints.layouts import layout_shapes, official_shape
-from scalablevit_ref.checkpoints.recognise import Found
 from scalablevit_ref.checks import parameter_problems
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
-from scalablevit_ref.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from scalablevit_ref.dialects.config import Config  # a third of what importing this package would cost
+from scalablevit_ref.errors import CheckpointError, Spelling, option
+from scalablevit_ref.weights import StateDict
 
 OFFICIAL_MODEL = "scalable_vit_"
 """Before a variant's name, the name of its model in the authors' training script (`args.model`)."""
 
 UNSEEN = "num_heads, window_sizes, norm_eps, ssa_scale and, where s = 1, c_ratios show in no shape"
-"""What a file's shapes leave open, to be told by a variant or a config."""
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A configuration that fits, and who told it: "config", "metadata", "variant", "args.model" or "shapes"."""
-
-    config: ScalableViTConfig
-    told_by: str
+"""What a file's shapes leave open, to be stated by a variant or a config."""
 
 
 def resolve_config(
-    found: Found, layout: str, *, config: ScalableViTConfig | None = None, variant_name: str | None = None
-) -> Resolved:
-    """The configuration of a state dict, in the first of these ways that applies; in each its shapes are checked.
+    found: StateDict, layout: str, *, config: ScalableViTConfig | None = None, variant_name: str | None = None
+) -> tuple[ScalableViTConfig, str]:
+    """The configuration of a state dict and where it comes from, the first of these that applies; its shapes are checked.
 
-    `config` as it is; the configuration stored beside the weights; `variant_name`; `args.model`; the one variant whose shapes fit.
-    A variant's num_classes, head, in_chans, qkv_bias and SSA version are adapted to the shapes.
+    "config": `config` as it is. "metadata": stored beside the weights. "variant": `variant_name`. "args.model": the model that the
+    training script names. "shapes": the one variant whose shapes fit. A variant's num_classes, head, in_chans, qkv_bias and SSA
+    version are adapted to the shapes.
 
     Raises CheckpointError with every missing, unexpected and misshapen parameter in one report.
     """
     if config is not None and variant_name is not None:
-        raise CheckpointError("give variant= or config=, not both")
+        raise CheckpointError("give ", option("variant"), " or config=, not both")
     if config is not None:
-        return Resolved(_fitting(found.state, config, layout, "config"), "config")
+        return _fitting(found.state, config, layout, "config"), "config"
     wanted = None if variant_name is None else adapted(named_variant(variant_name), found.state)
     if "config" in found.stored:
         stored = config_from_json(found.stored["config"])
@@ -55,13 +45,13 @@ def resolve_config(
                 expected=", ".join(f"{name}={getattr(wanted, name)!r}" for name in differ),
                 found=", ".join(f"{name}={getattr(stored, name)!r}" for name in differ),
             )
-        return Resolved(_fitting(found.state, stored, layout, "the stored configuration"), "metadata")
+        return _fitting(found.state, stored, layout, "the stored configuration"), "metadata"
     if wanted is not None:
-        return Resolved(_fitting(found.state, wanted, layout, f"variant {variant_name!r}"), "variant")
+        return _fitting(found.state, wanted, layout, f"variant {variant_name!r}"), "variant"
     name = (found.model_name or "").removeprefix(OFFICIAL_MODEL)
     if name in VARIANTS:
-        return Resolved(_fitting(found.state, adapted(variant(name), found.state), layout, f"args.model = {name!r}"), "args.model")
-    return Resolved(_by_shapes(found.state, layout), "shapes")
+        return _fitting(found.state, adapted(variant(name), found.state), layout, f"args.model = {name!r}"), "args.model"
+    return _by_shapes(found.state, layout), "shapes"
 
 
 def named_variant(name: str) -> ScalableViTConfig:
@@ -101,15 +91,17 @@ def _by_shapes(state: Mapping[str, Any], layout: str) -> ScalableViTConfig:
         fitting = published or with_mlp_head or fitting
     if len(fitting) == 1:
         return configs[fitting[0]]
-    choices = f"{UNSEEN}: give variant= ({', '.join(fitting or VARIANTS)}) or config="
+    names = f" ({', '.join(fitting or VARIANTS)})"
+    choices = (f"{UNSEEN}: give ", option("variant"), names, Spelling(" or config=", ""))
     if fitting:
         differ = [name for name in asdict(configs[fitting[0]]) if len({getattr(configs[one], name) for one in fitting}) > 1]
-        raise CheckpointError(f"the shapes fit {' and '.join(fitting)} alike, which differ in {', '.join(differ)}; {choices}")
+        problem = f"the shapes fit {' and '.join(fitting)} alike, which differ in {', '.join(differ)}; "
+        raise CheckpointError(problem, *choices)
     if not wrong:
-        raise CheckpointError(f"the detection backbone has no head; {choices}", found=f"a {configs[VARIANTS[0]].head} head")
+        raise CheckpointError("the detection backbone has no head; ", *choices, found=f"a {configs[VARIANTS[0]].head} head")
     nearest = min(wrong, key=lambda name: len(wrong[name]))
     problems = "; ".join(parameter_problems(state, layout_shapes(configs[nearest], layout)))
-    raise CheckpointError(f"the shapes fit no variant; nearest is {nearest!r}: {problems}; {choices}")
+    raise CheckpointError(f"the shapes fit no variant; nearest is {nearest!r}: {problems}; ", *choices)
 
 
 def _wrong_names(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -153,12 +145,13 @@ def _head(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Any, int]:
     return kind, found[0][0] if found and found[0] else 0
 
 
-def exact_variant(config: ScalableViTConfig) -> str | None:
-    """The variant that this config is, setting for setting."""
+def exact_variant(config: object) -> str | None:
+    """The variant that this config is, setting for setting; of another network's it is none."""
     return next((name for name in VARIANTS if variant(name) == config), None)
 
 
-def config_to_json(config: ScalableViTConfig | Config) -> str:
+def config_to_json(config: Any) -> str:
+    """Every setting of a configuration, which is a dataclass."""
     return json.dumps(asdict(config))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,45 +13,34 @@ import numpy as np
 
 from scalablevit_ref.backends.dispatch import dtype_name
 from scalablevit_ref.checkpoints.infer import named_variant
-from scalablevit_ref.checkpoints.load import Opened
-from scalablevit_ref.checkpoints.port_files import OpenedPort, Windows, opened_any
-from scalablevit_ref.checkpoints.recognise import find_state, tell_layout, tell_port
-from scalablevit_ref.dialects.config import PerStage
-from scalablevit_ref.errors import CheckpointError, naming
+from scalablevit_ref.checkpoints.load import NOTHING, weights_in
+from scalablevit_ref.checkpoints.recognise import find_state, told_by_names
+from scalablevit_ref.checkpoints.save import Progress, counter
+from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.formats.detect import open_file
-from scalablevit_ref.formats.lazy import blocks, values
-
-Progress = Callable[[int], None]
-
-
-def nothing(size: int) -> None:
-    """A progress that nobody watches."""
+from scalablevit_ref.formats.lazy import blocks, byte_count, in_memory
+from scalablevit_ref.weights import Stated, Weights
 
 
-def size_of(params: Mapping[str, Any]) -> int:
-    """Bytes of all tensors, read or not."""
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in params.values())
-
-
-def manifest(params: Mapping[str, Any], progress: Progress = nothing) -> dict[str, str]:
+def manifest(params: Mapping[str, Any], progress: Progress | None = None) -> dict[str, str]:
     """SHA-256 of each tensor's bytes (little-endian, C order): under official names equal for every layout and file format."""
-    sums = {}
+    sums, count = {}, counter(progress, byte_count(params.values()))
     for name, x in params.items():
         digest = hashlib.sha256()
         for block in blocks(x):
             digest.update(block.view(np.uint8).data)
-            progress(block.nbytes)
+            count(block.nbytes)
         sums[name] = digest.hexdigest()
     return sums
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is told of a file without reading its weights.
+    """What shows in a file without reading its weights.
 
-    opened: the checkpoint, None where its configuration cannot be told; problem: why, or what else is to be said of it.
-    of_a_port: whether it is a community port's network.
-    names, dtypes, parameters: of the tensors as the file has them. sha256: of each, if asked for.
+    weights: None where their configuration cannot be told; problem: why, or what else is to be said of it.
+    layout: by the names alone where it cannot. other_network: what their network differs in from the official one.
+    shapes, dtypes, parameters: of the tensors as the file has them. sha256: of each, if asked for.
     """
 
     format: str
@@ -62,41 +51,33 @@ class Inspection:
     shapes: dict[str, tuple[int, ...]]
     dtypes: list[str]
     parameters: int
-    of_a_port: bool
-    opened: Opened | OpenedPort | None
-    problem: str | None
+    other_network: str | None
+    weights: Weights | None
+    problem: CheckpointError | None
     sha256: dict[str, str] | None
 
 
 def inspect_file(
-    path: Path,
-    *,
-    variant: str | None = None,
-    heads: PerStage | None = None,
-    window_size: Windows = None,
-    use_ema: bool = True,
-    sha256: bool = False,
-    progress: Callable[[int], Progress] | None = None,
+    path: Path, stated: Stated = NOTHING, *, use_ema: bool = True, sha256: bool = False, progress: Progress | None = None
 ) -> Inspection:
-    """Look into a checkpoint file. progress: told the bytes to come, gives what is told those that are done.
+    """Look into a checkpoint file; sha256: read its weights too.
 
     Raises CheckpointError for a file that holds no state dict at all, and for an unknown variant.
     """
-    if variant is not None:
-        named_variant(variant)
-    opened, problem, layout = None, None, None
-    with naming(path), open_file(path) as (tree, notes, kind):
+    if stated.variant is not None:
+        named_variant(stated.variant)
+    layout, other_network, weights, problem = None, None, None, None
+    with in_file(path), open_file(path) as (tree, notes, format_):
         found = find_state(tree, use_ema=use_ema, notes=notes)
         try:
-            layout = tell_port(found.state) or tell_layout(list(found.state))
-            opened = opened_any(found, kind, variant=variant, heads=heads, window_size=window_size)
-            layout = opened.metadata["layout"]
+            kind, layout = told_by_names(list(found.state))
+            other_network = kind.other_network
+            weights = weights_in(found, stated, format=format_)
+            layout = weights.layout
         except CheckpointError as error:
-            problem = str(error)
-        params: Mapping[str, Any] = canonical(opened) if opened else found.state
-        done = progress(size_of(params)) if progress and sha256 else nothing
+            problem = error
         return Inspection(
-            format=kind,
+            format=format_,
             layout=layout,
             wrapper=found.wrapper,
             prefixes=found.prefixes,
@@ -104,16 +85,11 @@ def inspect_file(
             shapes={name: tuple(x.shape) for name, x in found.state.items()},
             dtypes=sorted({dtype_name(x) for x in found.state.values()}),
             parameters=sum(math.prod(x.shape) for x in found.state.values()),
-            of_a_port=tell_port(found.state) is not None,
-            opened=opened,
+            other_network=other_network,
+            weights=weights,
             problem=problem,
-            sha256=manifest(params, done) if sha256 else None,
+            sha256=manifest(weights.comparable() if weights else found.state, progress) if sha256 else None,
         )
-
-
-def canonical(opened: Opened | OpenedPort) -> Mapping[str, Any]:
-    """The parameters under official names; a port's, which has none, under vit_pytorch's."""
-    return opened.named() if isinstance(opened, OpenedPort) else opened.params
 
 
 @dataclass(frozen=True)
@@ -132,22 +108,23 @@ class Difference:
     size: int = 0
 
 
-def differences(a: Mapping[str, Any], b: Mapping[str, Any], progress: Progress = nothing) -> list[Difference]:
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], progress: Progress | None = None) -> list[Difference]:
     """Each tensor that differs, by official name. Numbers are compared, whatever their dtypes; bits where those are the same."""
+    count = counter(progress, byte_count(a.values()))
     found = [Difference(name, "only in A") for name in a if name not in b]
     found += [Difference(name, "only in B") for name in b if name not in a]
     for name in a:
         if name in b:
             difference = _difference(name, a[name], b[name])
             found += [difference] if difference else []
-            progress(math.prod(a[name].shape) * a[name].dtype.itemsize)
+            count(byte_count([a[name]]))
     return found
 
 
 def _difference(name: str, a: Any, b: Any) -> Difference | None:
     if tuple(a.shape) != tuple(b.shape):
         return Difference(name, "shape")
-    x, y = values(a), values(b)
+    x, y = in_memory(a), in_memory(b)
     if x.dtype == y.dtype:
         differ = (x.reshape(-1, 1).view(np.uint8) != y.reshape(-1, 1).view(np.uint8)).any(axis=1)
         if not differ.any():

@@ -7,16 +7,14 @@ bijection on the config's names. Names are compared component by component; noth
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.errors import CheckpointError, brief
-from scalablevit_ref.formats.lazy import LazyTensor, is_lazy, values
+from scalablevit_ref.formats.moves import Move, apply, check_bijection, concatenated, rearranged, undo
 from scalablevit_ref.parameters import Shapes, parameter_shapes
 
 LAYOUTS = ("official", "mmdet", "split", "channels_last")
@@ -24,49 +22,23 @@ LAYOUTS = ("official", "mmdet", "split", "channels_last")
 
 _MMDET = {"stages": "blocks", "lim_func": "lepe_func"}
 
-
 _MOST_ELEMENTS = 1 << 56
-"""Elements of a parameter beyond which NumPy cannot even speak of it."""
+"""Most elements of a parameter; of more NumPy cannot even speak."""
 
 
-@dataclass(frozen=True)
-class Operation:
-    """What a move does to its arrays; `inverse` undoes `forward` exactly. Both take and give one array a name."""
-
-    name: str
-    forward: Callable[[list[Any]], list[Any]]
-    inverse: Callable[[list[Any]], list[Any]]
+_KERNELS = {2: rearranged("i o -> o i"), 4: rearranged("h w i o -> o i h w")}
+"""By the number of axes: of a Linear and of a convolution, whose i is in / groups."""
 
 
-IDENTITY = Operation("identity", lambda arrays: arrays, lambda arrays: arrays)
-
-
-def transpose(*axes: int) -> Operation:
-    """One array, its axes permuted."""
-    back = tuple(int(axis) for axis in np.argsort(axes))
-    return Operation(
-        f"transpose{axes}", lambda arrays: [np.transpose(arrays[0], axes)], lambda arrays: [np.transpose(arrays[0], back)]
-    )
-
-
-def concatenate(parts: int) -> Operation:
-    """Arrays of equal shape, one after the other along the first axis."""
-    return Operation(
-        f"concatenate({parts})", lambda arrays: [np.concatenate(arrays)], lambda arrays: list(np.split(arrays[0], parts))
-    )
-
-
-_KERNELS = {2: transpose(1, 0), 4: transpose(3, 2, 0, 1)}
-"""By the number of axes: (in, out) to (out, in) for a Linear, (h, w, in / groups, out) to (out, in / groups, h, w)."""
-
-
-@dataclass(frozen=True)
-class Move:
-    """The layout's names `sources` become the official names `targets` by `operation`."""
-
-    sources: tuple[str, ...]
-    targets: tuple[str, ...]
-    operation: Operation = IDENTITY
+def layout_of(names: Collection[str]) -> str | None:
+    """The layout that a state dict's names are of, None for another network's names."""
+    if any(name.startswith("blocks.") or "lepe_func" in name.split(".") for name in names):
+        return "mmdet"
+    if not any(name.startswith("stages.") for name in names):
+        return None
+    if any(name.endswith(".kernel") for name in names):
+        return "channels_last"
+    return "split" if "stages.0.0.attn.q.weight" in names else "official"  # block 0 is IWSA, whose q, k, v are one there
 
 
 def layout_table(config: ScalableViTConfig, layout: str) -> tuple[Move, ...]:
@@ -108,7 +80,7 @@ def _split(name: str, shape: tuple[int, ...]) -> Move:
     attention, _, fused = module.rpartition(".")
     if fused not in ("qkv", "kv"):
         return Move((name,), (name,))
-    return Move(tuple(f"{attention}.{part}.{leaf}" for part in fused), (name,), concatenate(len(fused)))
+    return Move(tuple(f"{attention}.{part}.{leaf}" for part in fused), (name,), concatenated(len(fused)))
 
 
 def _channels_last(name: str, shape: tuple[int, ...]) -> Move:
@@ -134,14 +106,6 @@ def check_layout(layout: str, known: tuple[str, ...] = LAYOUTS) -> None:
         raise CheckpointError(f"unknown layout {layout!r}{near_matches(layout, known)}; there are {', '.join(known)}")
 
 
-def check_bijection(table: tuple[Move, ...], names: tuple[str, ...]) -> None:
-    """Each source once, each target once, and the targets are exactly `names`. A ValueError is a fault in the table."""
-    sources = list(chain.from_iterable(move.sources for move in table))
-    targets = list(chain.from_iterable(move.targets for move in table))
-    if len(set(sources)) != len(sources) or len(set(targets)) != len(targets) or set(targets) != set(names):
-        raise ValueError("layout table is not a bijection on the config's names")
-
-
 def layout_shapes(config: ScalableViTConfig, layout: str) -> Shapes:
     """Name and shape of every parameter in a layout, in its own state-dict order."""
     nothing = np.empty(())
@@ -152,11 +116,8 @@ def layout_shapes(config: ScalableViTConfig, layout: str) -> Shapes:
     for name, shape in shapes.items():
         if math.prod(shape) > _MOST_ELEMENTS:
             raise CheckpointError("a parameter larger than any", key=name, found=brief(shape))
-    found: Shapes = {}
-    for move in layout_table(config, layout):
-        arrays = move.operation.inverse([np.broadcast_to(nothing, shapes[name]) for name in move.targets])
-        found |= {name: tuple(array.shape) for name, array in zip(move.sources, arrays, strict=True)}
-    return found
+    arrays = undo(layout_table(config, layout), {name: np.broadcast_to(nothing, shape) for name, shape in shapes.items()}, {})
+    return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
 def official_shape(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
@@ -173,38 +134,10 @@ def to_canonical(state: Mapping[str, Any], config: ScalableViTConfig, layout: st
     Tensors that are still in their file stay there: what is made of them is made when it is read.
     """
     shapes = parameter_shapes(config)
-    arrays: dict[str, Any] = {}
-    for move in layout_table(config, layout):
-        arrays |= moved(state, move.sources, move.targets, move.operation.forward, shapes)
+    arrays = apply(layout_table(config, layout), state, shapes)
     return {name: arrays[name] for name in shapes}
 
 
 def from_canonical(params: Mapping[str, Any], config: ScalableViTConfig, layout: str) -> dict[str, Any]:
     """The inverse of `to_canonical`, in the layout's own state-dict order."""
-    shapes = layout_shapes(config, layout)
-    arrays: dict[str, Any] = {}
-    for move in layout_table(config, layout):
-        arrays |= moved(params, move.targets, move.sources, move.operation.inverse, shapes)
-    return arrays
-
-
-def moved(
-    state: Mapping[str, Any],
-    sources: tuple[str, ...],
-    targets: tuple[str, ...],
-    operate: Callable[[list[Any]], list[Any]],
-    shapes: Shapes,
-) -> dict[str, Any]:
-    """One move's results by their names; tensors that are still in their file are made when they are read."""
-    inputs = [state[name] for name in sources]
-    if not any(is_lazy(x) for x in inputs) or operate in (IDENTITY.forward, IDENTITY.inverse):
-        return dict(zip(targets, operate(inputs), strict=True))
-    made: dict[str, np.ndarray] = {}
-
-    def read(name: str) -> np.ndarray:
-        """The other results are kept until they are asked for, so that a file's tensors are read once."""
-        if name not in made:
-            made.update(zip(targets, operate([values(x) for x in inputs]), strict=True))
-        return made.pop(name)
-
-    return {name: LazyTensor(shapes[name], inputs[0].dtype, lambda name=name: read(name)) for name in targets}  # type: ignore[misc]
+    return undo(layout_table(config, layout), params, layout_shapes(config, layout))

@@ -1,35 +1,47 @@
-"""Checkpoints read: state dicts in memory, files on disk; and parameters as a layout's state dict."""
+"""Checkpoints read: two doors, one for files and one for state dicts in memory, and the public names over them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalablevit_ref.backends import backend, to_numpy
+from scalablevit_ref.backends import backend
 from scalablevit_ref.backends.dispatch import dtype_name
-from scalablevit_ref.checkpoints.infer import exact_variant, resolve_config
-from scalablevit_ref.checkpoints.layouts import check_layout, from_canonical, to_canonical
-from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS, Found, find_state, tell_layout
+from scalablevit_ref.checkpoints.layouts import check_layout, from_canonical
+from scalablevit_ref.checkpoints.official import OfficialWeights
+from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS, find_state, told_by_names
 from scalablevit_ref.checks import FLOATS, parameter_problems
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.errors import CheckpointError, naming
-from scalablevit_ref.formats.lazy import Tensor, check_finite, is_lazy, values
+from scalablevit_ref.errors import CheckpointError, in_file, option
+from scalablevit_ref.formats.lazy import check_finite, in_memory, is_lazy
 from scalablevit_ref.parameters import parameter_shapes
+from scalablevit_ref.weights import Heads, Stated, StateDict, Weights, Windows
+
+if TYPE_CHECKING:
+    from scalablevit_ref.dialects.config import Config  # a third of what importing this package would cost
+
+NOTHING = Stated()
+"""What the caller states of weights if nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """Weights and what they are.
 
-    params: NumPy arrays under the official names, in the official order, dtype as in the file (bfloat16 as ml_dtypes').
-    config: the configuration they fit.
-    metadata: plain values. `layout`; `variant` (None unless `config` is exactly one); `config_from`, who told the configuration
+    Attributes
+    ----------
+    params
+        NumPy arrays under the official names, in the official order, dtype as in the file (bfloat16 as ml_dtypes').
+    config
+        The configuration that they fit.
+    metadata
+        Plain values. `layout`; `variant` (None unless `config` is exactly one); `config_from`, where the configuration comes from
         ("config", "metadata", "variant", "args.model" or "shapes"); `wrapper` ("model", "model_ema", …, None for a bare state
         dict) and `ema`, whether it is an EMA's (`ema_from`: the wrapper it had in the file it was converted from); `prefixes` cut
         off the names, outermost first; `ignored`, what was beside the network and left out; `dtype`; for a file its `format`; and
@@ -41,21 +53,105 @@ class Checkpoint:
     metadata: dict[str, Any]
 
 
+@dataclass(frozen=True, eq=False)
+class PortCheckpoint:
+    """A port's weights.
+
+    Attributes
+    ----------
+    port
+        "vit_pytorch" or "flax_port", the module of `scalablevit_ref.dialects` that runs them.
+    params
+        NumPy arrays under that port's names, as that module takes them.
+    config
+        The settings that they fit.
+    """
+
+    port: str
+    params: dict[str, np.ndarray]
+    config: Config
+
+
+@contextmanager
+def open_checkpoint(
+    path: str | os.PathLike[str], stated: Stated = NOTHING, *, use_ema: bool = True, only: type[Weights] | None = None
+) -> Iterator[Weights]:
+    """The weights in a file, of whichever network; each tensor is read when it is asked for, while the file is open.
+
+    Parameters
+    ----------
+    path
+        A `.pth`, `.safetensors`, `.npz` or Flax `.msgpack` file; which it is shows in its content.
+    stated
+        What the caller knows of the weights.
+    use_ema
+        Whether an EMA's weights are preferred where the file holds both.
+    only
+        Refuse weights of another network, by their names.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the file, for anything but weights that fit.
+    FileNotFoundError
+    """
+    from scalablevit_ref.formats.detect import open_file
+
+    with in_file(path), open_file(Path(path)) as (tree, notes, format_):
+        yield weights_in(find_state(tree, use_ema=use_ema, notes=notes), stated, only=only, format=format_)
+
+
+def weights_in(
+    found: StateDict, stated: Stated = NOTHING, *, only: type[Weights] | None = None, format: str | None = None
+) -> Weights:
+    """The weights that a state dict in memory holds, of whichever network. format: of the file that it came from.
+
+    Raises CheckpointError unless they fit.
+    """
+    if stated.layout is not None:
+        kind, layout = only or OfficialWeights, stated.layout
+        check_layout(layout, kind.layouts)
+    else:
+        kind, layout = told_by_names(list(found.state))
+        if only not in (None, kind):
+            raise CheckpointError(
+                f"these are {kind.whose(layout)}'s weights, of {kind.other_network}, into which they cannot be converted; "
+                "scalablevit_ref.dialects runs them"
+            )
+    weights = kind.of(found, layout, stated)
+    ema = found.wrapper in EMA_WRAPPERS or found.beside.get(EMA_FROM) in EMA_WRAPPERS
+    around = {"wrapper": found.wrapper, "ema": ema, "prefixes": found.prefixes, "ignored": found.ignored}
+    around |= {"dtype": _dtype(found.state)} | ({"format": format} if format else {})
+    return replace(weights, metadata=found.beside | weights.metadata | around)
+
+
 def from_state_dict(
     state: Mapping[str, Any], *, layout: str | None = None, variant: str | None = None, config: ScalableViTConfig | None = None
 ) -> Checkpoint:
     """A state dict of any array library, bare or wrapped (a whole training checkpoint), as official parameters, copied to NumPy.
 
-    layout: "official", "mmdet", "split" or "channels_last"; None tells it from the names.
-    variant, config: what the weights are of; with neither it is told from `args.model` or from the shapes.
+    Parameters
+    ----------
+    state
+        Names to arrays.
+    layout
+        "official", "mmdet", "split" or "channels_last"; None tells it from the names.
+    variant, config
+        What the weights are of; with neither it is told from `args.model` or from the shapes.
 
-    Raises CheckpointError with all problems in one report.
+    Raises
+    ------
+    CheckpointError
+        With all problems in one report.
 
+    Examples
+    --------
     >>> from scalablevit_ref import init_params, variant
     >>> from_state_dict(init_params(variant("digits"))).metadata["variant"]
     'digits'
     """
-    return _read(opened_from(find_state(state), layout=layout, variant=variant, config=config))
+    stated = Stated(layout=layout, variant=variant, config=config)
+    return _read(weights_in(find_state(state), stated, only=OfficialWeights))
 
 
 def to_state_dict(params: Mapping[str, Any], config: ScalableViTConfig, *, layout: str = "official") -> dict[str, np.ndarray]:
@@ -63,7 +159,10 @@ def to_state_dict(params: Mapping[str, Any], config: ScalableViTConfig, *, layou
 
     Arrays already on the host are shared, not copied, as torch's `state_dict` does.
 
-    Raises CheckpointError for parameters that do not fit the config, or a layout in which its network does not exist.
+    Raises
+    ------
+    CheckpointError
+        For parameters that do not fit the config, or a layout in which its network does not exist.
     """
     problems = parameter_problems(params, parameter_shapes(config))
     if problems:
@@ -83,72 +182,64 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Read a `.pth` (without torch, executing nothing), `.safetensors`, `.npz` or Flax `.msgpack` file; told by its content.
 
-    variant, layout, config: as in `from_state_dict`; None tells them from the file.
-    use_ema: prefer an EMA's weights where the file holds both; False takes the others.
-    allow_nonfinite: let NaN and infinite weights pass.
+    Parameters
+    ----------
+    path
+        The file.
+    variant, layout, config
+        As in `from_state_dict`; None tells them from the file.
+    use_ema
+        Prefer an EMA's weights where the file holds both; False takes the others.
+    allow_nonfinite
+        Let NaN and infinite weights pass.
 
-    Raises CheckpointError, naming the file, for anything but a checkpoint whose weights fit; FileNotFoundError.
+    Raises
+    ------
+    CheckpointError
+        Naming the file, for anything but a checkpoint whose weights fit.
+    FileNotFoundError
     """
-    with open_checkpoint(path, variant=variant, layout=layout, config=config, use_ema=use_ema) as opened:
-        checkpoint = _read(opened)
+    stated = Stated(variant=variant, layout=layout, config=config)
+    with open_checkpoint(path, stated, use_ema=use_ema, only=OfficialWeights) as weights:
+        checkpoint = _read(weights)
         if not allow_nonfinite:
             check_finite(checkpoint.params)
     return checkpoint
 
 
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """A checkpoint whose tensors still lie in its file: as `Checkpoint`, the parameters with `shape`, `dtype` and `read()`."""
+def load_port(
+    path: str | os.PathLike[str], *, heads: Heads = None, window_size: Windows = None, use_ema: bool = True
+) -> PortCheckpoint:
+    """Read a port's weights from any file that `load_checkpoint` reads, wrappers and prefixes included, executing nothing.
 
-    params: dict[str, Tensor]
-    config: ScalableViTConfig
-    metadata: dict[str, Any]
+    Parameters
+    ----------
+    path
+        The file.
+    heads, window_size
+        The port's settings, which show in no shape, as the port takes them (no window is the whole map); without heads both are
+        taken from what this package wrote into the file.
+    use_ema
+        As in `load_checkpoint`.
 
-
-@contextmanager
-def open_checkpoint(
-    path: str | os.PathLike[str],
-    *,
-    variant: str | None = None,
-    layout: str | None = None,
-    config: ScalableViTConfig | None = None,
-    use_ema: bool = True,
-) -> Iterator[Opened]:
-    """`load_checkpoint` that reads no weights yet: each is read when it is asked for, while the file is open."""
-    from scalablevit_ref.formats.detect import open_file
-
-    with naming(path), open_file(Path(path)) as (tree, notes, kind):
-        found = find_state(tree, use_ema=use_ema, notes=notes)
-        yield opened_from(found, layout=layout, variant=variant, config=config, format=kind)
-
-
-def opened_from(
-    found: Found, *, layout: str | None, variant: str | None, config: ScalableViTConfig | None, format: str | None = None
-) -> Opened:
-    """What a state dict is of, its tensors as they come."""
-    if layout is None:
-        layout = tell_layout(list(found.state))
-    check_layout(layout)
-    resolved = resolve_config(found, layout, config=config, variant_name=variant)
-    told = {
-        "layout": layout,
-        "variant": exact_variant(resolved.config),
-        "config_from": resolved.told_by,
-    }
-    tensors = {name: x if is_lazy(x) else to_numpy(x) for name, x in found.state.items()}
-    params = to_canonical(tensors, resolved.config, layout)
-    return Opened(params, resolved.config, found.beside | told | told_of(found) | ({"format": format} if format else {}))
+    Raises
+    ------
+    CheckpointError
+        Naming the file, for anything but weights of a port that fit.
+    FileNotFoundError
+    """
+    with open_checkpoint(path, Stated(heads=heads, window_size=window_size), use_ema=use_ema) as weights:
+        if weights.other_network is None:
+            raise CheckpointError("these names are of neither port", found=", ".join(list(weights.params)[:4]))
+        if weights.unknown:
+            told = (option("heads"), " and ", option("window_size"))
+            raise CheckpointError(f"{' and '.join(weights.unknown)} show in no shape: give ", *told)
+        found = _read(weights)
+    return PortCheckpoint("vit_pytorch" if weights.layout == "vit_pytorch" else "flax_port", found.params, weights.config)
 
 
-def told_of(found: Found) -> dict[str, Any]:
-    """Metadata that any state dict tells: where it lay in its file, and its dtype."""
-    ema = found.wrapper in EMA_WRAPPERS or found.beside.get(EMA_FROM) in EMA_WRAPPERS
-    around = {"wrapper": found.wrapper, "ema": ema, "prefixes": found.prefixes, "ignored": found.ignored}
-    return around | {"dtype": _dtype(found.state)}
-
-
-def _read(opened: Opened) -> Checkpoint:
-    return Checkpoint({name: values(x) for name, x in opened.params.items()}, opened.config, opened.metadata)
+def _read(weights: Weights) -> Checkpoint:
+    return Checkpoint({name: in_memory(x) for name, x in weights.params.items()}, weights.config, weights.metadata)
 
 
 def _dtype(state: Mapping[str, Any]) -> str:

@@ -1,15 +1,15 @@
-"""What a mapping of names to arrays is: its wrapper, prefixes and layout."""
+"""What a mapping of names to arrays is: its wrapper, prefixes, and the network whose weights it holds."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from scalablevit_ref.errors import CheckpointError, brief
-from scalablevit_ref.formats.lazy import LONGEST_NAME, StoredTensor
+from scalablevit_ref.checkpoints.official import OfficialWeights
+from scalablevit_ref.errors import CheckpointError, brief, option
+from scalablevit_ref.formats.lazy import LONGEST_NAME, StoredTensor, byte_count
 from scalablevit_ref.formats.unpickle import Namespace
+from scalablevit_ref.weights import StateDict, Weights
 
 EMA_WRAPPERS = ("model_ema", "state_dict_ema")
 WRAPPERS = ("model", "state_dict")
@@ -20,36 +20,45 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "params.")
 """Put before all names by DistributedDataParallel, torch.compile, modules that hold the network, and Flax."""
 
 _MOST_PREFIXES = 8
-_MOST_PLAIN = 1_000_000
-_MOST_LEAVES = 100_000
-_LONGEST_CONFIG = 2 << 20
-_SHARED = 32 << 20
-"""Bytes that tensors may be together beyond the file's, which those that share a storage can be."""
+"""Most prefixes before a name."""
 
-OTHER_NETWORK = (
-    "another network than the official one (its layers run SSA, MLP, MLP, IWSA; its reduction is dense, without LayerNorm and "
-    "GELU; its LIM is dense; its head is another)"
-)
-"""What a port's is, and why no weights of one network make the other compute the same."""
+_MOST_PLAIN = 1_000_000
+"""Most parts and characters of all plain values beside the weights."""
+
+_MOST_LEAVES = 100_000
+"""Most arrays of a tree, each as often as it is reached."""
+
+_LONGEST_CONFIG = 2 << 20
+"""Longest configuration stored in a file, in characters."""
+
+_MOST_SHARED = 32 << 20
+"""Bytes that all tensors may be together beyond the file's size, since they can share storages."""
 
 TRAINING_STATE = ("optimizer", "lr_scheduler", "scaler", "args", "meta", "scalablevit_ref")
 """Entries beside the weights that are not metadata of theirs."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """A state dict under its layout's own names, and what surrounded it. `ignored`: entries beside the network's, left out."""
+def kinds() -> Iterator[type[Weights]]:
+    """Every network whose weights are read; the dialects, which few need, are loaded when they are asked for."""
+    yield OfficialWeights
+    from scalablevit_ref.dialects import weights
 
-    state: dict[str, Any]
-    wrapper: str | None
-    prefixes: list[str]
-    ignored: list[str]
-    model_name: str | None
-    stored: dict[str, Any] = field(default_factory=dict)
-    beside: dict[str, Any] = field(default_factory=dict)
+    yield from weights.KINDS
 
 
-def find_state(tree: Any, *, use_ema: bool = True, notes: Mapping[str, Any] | None = None) -> Found:
+def told_by_names(names: list[str]) -> tuple[type[Weights], str]:
+    """The network whose names these are, and the layout. Raises CheckpointError for nobody's."""
+    for kind in kinds():
+        if layout := kind.layout_of(names):
+            return kind, layout
+    raise CheckpointError(
+        "names of no known layout",
+        expected="stages.0.0.attn.qkv.weight (official) or blocks.0.0.attn.qkv.weight (mmdet)",
+        found=", ".join(names[:4]) + (", …" if len(names) > 4 else ""),
+    )
+
+
+def find_state(tree: Any, *, use_ema: bool = True, notes: Mapping[str, Any] | None = None) -> StateDict:
     """The state dict inside what a file (or `torch.load`) gave: itself, or under a wrapper, with its names' prefixes cut off.
 
     EMA weights are preferred unless `use_ema` is False. notes: what a bare state dict's file says beside it.
@@ -58,14 +67,7 @@ def find_state(tree: Any, *, use_ema: bool = True, notes: Mapping[str, Any] | No
     """
     if not isinstance(tree, Mapping):
         raise CheckpointError("no state dict", expected="a mapping of names to arrays", found=type(tree).__name__)
-    if _is_flax_tree(tree):
-        _check_tree(tree)
-        from scalablevit_ref.dialects import flax_port  # nothing else here needs it
-
-        try:
-            tree = flax_port.flatten(tree)
-        except ValueError as error:
-            raise CheckpointError(str(error)) from error
+    tree = _flat(tree)
     wrapper = _wrapper(tree, use_ema)
     state = tree if wrapper is None else tree[wrapper]
     for name, value in state.items():
@@ -77,28 +79,29 @@ def find_state(tree: Any, *, use_ema: bool = True, notes: Mapping[str, Any] | No
             raise CheckpointError("not an array", key=name, found=type(value).__name__)
     _check_together([value for value in state.values() if isinstance(value, StoredTensor)])
     names, prefixes, ignored = _strip(list(state))
+    named = {short: state[name] for name, short in names.items()}
     outside = (notes or {}) if wrapper is None else tree
-    args, meta, stored = outside.get("args"), outside.get("meta"), outside.get("scalablevit_ref")
+    args, stored = outside.get("args"), outside.get("scalablevit_ref")
+    settings = args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
+    model_name = settings.get("model") if isinstance(settings.get("model"), str) else None
     if isinstance(stored, Mapping) and len(str(stored.get("config"))) > _LONGEST_CONFIG:
         raise CheckpointError("a longer configuration than any", key="config")
+    stored = dict(stored) if isinstance(stored, Mapping) else {}
+    return StateDict(named, wrapper, prefixes, ignored, model_name, stored, _plain_entries(outside))
+
+
+def _plain_entries(outside: Mapping[Any, Any]) -> dict[str, Any]:
+    """What lies beside the weights and is metadata of theirs; mmdet keeps the epoch elsewhere."""
     beside: dict[str, Any] = {}
     left = _MOST_PLAIN
     for name, value in outside.items():
         if isinstance(name, str) and name not in (*TRAINING_STATE, *WRAPPERS, *EMA_WRAPPERS):
             plain, left = _plain(value, left - len(name))
             beside |= {name: value} if plain else {}
+    meta = outside.get("meta")
     if isinstance(meta, Mapping) and isinstance(meta.get("epoch"), int):
         beside.setdefault("epoch", meta["epoch"])
-    model_name = (args if isinstance(args, Mapping) else getattr(args, "__dict__", {})).get("model")
-    return Found(
-        state={short: state[name] for name, short in names.items()},
-        wrapper=wrapper,
-        prefixes=prefixes,
-        ignored=ignored,
-        model_name=model_name if isinstance(model_name, str) else None,
-        stored=dict(stored) if isinstance(stored, Mapping) else {},
-        beside=beside,
-    )
+    return beside
 
 
 def _wrapper(tree: Mapping[Any, Any], use_ema: bool) -> str | None:
@@ -109,9 +112,8 @@ def _wrapper(tree: Mapping[Any, Any], use_ema: bool) -> str | None:
     if wanted:
         return wanted[0]
     if there:
-        raise CheckpointError(
-            "use_ema=False but there are only EMA weights", expected=" or ".join(WRAPPERS), found=", ".join(there)
-        )
+        expected, found = " or ".join(WRAPPERS), ", ".join(there)
+        raise CheckpointError(option("use_ema", False), " but there are only EMA weights", expected=expected, found=found)
     if any(is_array(value) for value in tree.values()):
         return None
     keys = ", ".join(brief(key) for key in list(tree)[:8])
@@ -145,69 +147,42 @@ def _all_but_counter(short: dict[str, str], prefix: str) -> bool:
     return all(name.startswith(prefix) or name == "n_averaged" for name in short.values())
 
 
-def tell_layout(names: list[str]) -> str:
-    """The layout that a state dict's names are of. Raises CheckpointError for another network's, or nobody's, names."""
-    parts = [set(name.split(".")) for name in names]
-    if any("lepe_func" in part or name.startswith("blocks.") for name, part in zip(names, parts, strict=True)):
-        return "mmdet"
-    if any(name.startswith("stages.") for name in names):
-        if any(name.endswith(".kernel") for name in names):
-            return "channels_last"
-        return "split" if "stages.0.0.attn.q.weight" in names else "official"  # block 0 is IWSA, whose q, k, v are one there
-    port = tell_port(names)
-    if port is not None:
-        raise CheckpointError(
-            f"these are {port}'s weights, of {OTHER_NETWORK}, into which they cannot be converted; "
-            "scalablevit_ref.dialects runs them"
-        )
-    raise CheckpointError(
-        "names of no known layout",
-        expected="stages.0.0.attn.qkv.weight (official) or blocks.0.0.attn.qkv.weight (mmdet)",
-        found=", ".join(names[:4]) + (", …" if len(names) > 4 else ""),
-    )
-
-
-def tell_port(names: Iterable[str]) -> str | None:
-    """The community port whose names these are: "vit_pytorch", "the Flax port" (names joined by dots or slashes) or None."""
-    parts = [set(name.replace("/", ".").split(".")) for name in names]
-    if any({"layers", "to_q"} <= part for part in parts):
-        return "vit_pytorch"
-    return "the Flax port" if any("ScalableSelfAttention_0" in part for part in parts) else None
-
-
 def _check_together(tensors: list[StoredTensor]) -> None:
     """Raise CheckpointError for tensors that share storages so often that reading them would take far more than the file's size."""
-    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in tensors)
-    if tensors and size > tensors[0].limit + _SHARED:
+    size = byte_count(tensors)
+    if tensors and size > tensors[0].limit + _MOST_SHARED:
         raise CheckpointError(
             "tensors that are together larger than the file", expected=f"at most {tensors[0].limit} bytes", found=size
         )
 
 
-def _check_tree(tree: Mapping[Any, Any]) -> None:
-    """Raise CheckpointError for a tree with more leaves or longer paths than a network's, each as often as it is reached."""
-    left = _MOST_LEAVES
-    level = [(0, tree)]
+def _flat(tree: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """A network's dicts of dicts with their dotted paths for names; anything else as it is.
+
+    Raises CheckpointError for a tree with more arrays or longer paths than a network's, each as often as it is reached.
+    """
+    wrapped = any(isinstance(tree.get(name), Mapping) for name in (*EMA_WRAPPERS, *WRAPPERS))
+    if wrapped or all(is_array(value) for value in tree.values()) or not any(kind.holds_tree(tree) for kind in kinds()):
+        return tree
+    flat: dict[str, Any] = {}
+    left, level = _MOST_LEAVES, [("", tree)]
     while level:
-        below: list[tuple[int, Mapping[Any, Any]]] = []
-        for length, branch in level:
+        below: list[tuple[str, Mapping[Any, Any]]] = []
+        for path, branch in level:
             left -= len(branch)
             if left < 0:
                 raise CheckpointError("a tree larger than a network's", expected=f"{_MOST_LEAVES} arrays at most")
             for name, value in branch.items():
-                if not isinstance(name, str) or length + len(name) > LONGEST_NAME:
+                if not isinstance(name, str) or len(path) + len(name) > LONGEST_NAME:
                     raise CheckpointError("a path that is no parameter's", found=brief(name))
                 if isinstance(value, Mapping):
-                    below.append((length + len(name) + 1, value))
+                    below.append((f"{path}{name}.", value))
+                elif path + name in flat:
+                    raise CheckpointError("two arrays of one path", key=path + name)
+                else:
+                    flat[path + name] = value
         level = below
-
-
-def _is_flax_tree(tree: Mapping[Any, Any]) -> bool:
-    """Whether it is the Flax port's, as dicts of dicts."""
-    modules = tree.get("params", tree)
-    return isinstance(modules, Mapping) and any(
-        isinstance(module, Mapping) and "ScalableSelfAttention_0" in module for module in modules.values()
-    )
+    return flat
 
 
 def is_array(value: Any) -> bool:

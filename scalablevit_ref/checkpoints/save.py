@@ -1,26 +1,38 @@
-"""Parameters written as a checkpoint file, with their configuration beside them."""
+"""Parameters written as a checkpoint file, with their configuration beside them. Its suffix is its format.
+
+What only writing needs is imported where it is used: the package's import would wait for it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
+from scalablevit_ref.backends import to_backend
+from scalablevit_ref.checkpoints.infer import OFFICIAL_MODEL, config_to_json, exact_variant
+from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import to_state_dict
-from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS, is_plain
+from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS, TRAINING_STATE, WRAPPERS, is_plain
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.errors import CheckpointError, naming
-from scalablevit_ref.formats.lazy import blocks, check_finite, is_lazy
+from scalablevit_ref.errors import CheckpointError, in_file
+from scalablevit_ref.formats.lazy import Blocks, blocks, byte_count, check_finite, is_lazy
 
-if TYPE_CHECKING:
-    from scalablevit_ref.dialects.config import Config  # a third of what importing this package would cost
+OFFICIAL_VARIANTS = ("small", "small_0", "base", "large")
+"""Those that the authors' training script can name."""
 
-_TOLD = ("layout", "variant", "config_from", "wrapper", "ema", "prefixes", "ignored", "dtype", "format")
-"""Metadata that reading tells by itself."""
+_TOLD_BY_READING = ("layout", "variant", "config_from", "wrapper", "ema", "prefixes", "ignored", "dtype", "format")
+"""Metadata that is not kept, since it describes the file that was read."""
+
+Progress: TypeAlias = Callable[[int, int], object]
+"""Called with the bytes that are done and those that there are."""
 
 
 def save_checkpoint(
@@ -33,22 +45,45 @@ def save_checkpoint(
     force: bool = False,
     allow_nonfinite: bool = False,
     config_json: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | Callable[[int], object] | None = None,
 ) -> None:
     """Write parameters with their configuration as `.pth` (needs torch), `.safetensors`, `.npz` or Flax `.msgpack`, by the suffix.
 
-    params: arrays, or the tensors of an `open_checkpoint`, which but for `.pth` are then read and written one at a time.
-    metadata: plain values to keep beside the weights; those that reading tells by itself (`layout`, …) are left out, but that an
-        EMA's were these weights (`wrapper`) is kept as `ema_from`.
-    force: overwrite an existing file, whose permissions are kept. A symbolic link is replaced, and what it points to left alone.
-    allow_nonfinite: let NaN and infinite weights pass.
-    config_json: write a `config.json` beside it, as timm and the Hugging Face hub have it (`hub_config`).
-    progress: told the bytes of each tensor that is written.
+    The file appears whole or not at all.
 
-    The file appears whole or not at all. Raises FileExistsError, and CheckpointError for parameters that do not fit, an unknown
-    suffix, a layout in which the network does not exist, metadata that is not plain, or bfloat16 in an npz.
+    Parameters
+    ----------
+    path
+        To be written.
+    params
+        Arrays, or tensors still in an open checkpoint, which but for `.pth` are then read and written one at a time.
+    config
+        The configuration that they fit.
+    layout
+        "official", "mmdet", "split" or "channels_last".
+    metadata
+        Plain values to keep beside the weights; those that reading tells by itself (`layout`, …) are left out, but that an EMA's
+        were these weights (`wrapper`) is kept as `ema_from`.
+    force
+        Overwrite an existing file, whose permissions are kept. A symbolic link is replaced, and what it points to left alone.
+    allow_nonfinite
+        Let NaN and infinite weights pass.
+    config_json
+        Write a `config.json` beside it, as timm and the Hugging Face hub have it (`hub_config`).
+    progress
+        Called with the bytes that are written and those that there are; a function of one argument with those of each tensor.
+
+    Raises
+    ------
+    FileExistsError
+        Unless `force`.
+    CheckpointError
+        For parameters that do not fit, an unknown suffix, a layout in which the network does not exist, metadata that is not plain,
+        or bfloat16 in an npz.
     """
-    with naming(path):
+    from scalablevit_ref.checkpoints.hub import hub_config
+
+    with in_file(path):
         state = to_state_dict(params, config, layout=layout)
         write_state(
             Path(path),
@@ -58,42 +93,169 @@ def save_checkpoint(
             metadata=metadata or {},
             force=force,
             allow_nonfinite=allow_nonfinite,
-            config_json=config_json,
-            progress=progress,
+            config_json=hub_config(config, layout) if config_json else None,
+            progress=progress and _of_both(progress),
         )
+
+
+def _of_both(progress: Progress | Callable[[int], object]) -> Progress:
+    """A function of one argument is told the bytes of each tensor."""
+    try:
+        signature(progress).bind(0, 0)
+    except TypeError:
+        told = 0
+
+        def tell(done: int, total: int) -> None:
+            nonlocal told
+            size, told = done - told, done
+            progress(size)  # type: ignore[call-arg]
+
+        return tell
+    return progress  # type: ignore[return-value]
 
 
 def write_state(
     path: Path,
     state: Mapping[str, Any],
-    config: ScalableViTConfig | Config | None,
+    config: Any,
     *,
     layout: str,
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, Any] | None = None,
     force: bool,
     allow_nonfinite: bool,
-    config_json: bool = False,
-    progress: Callable[[int], None] | None = None,
+    config_json: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """`save_checkpoint` of what is in its layout already; config: of the official network or a port, None if not known."""
-    from scalablevit_ref.checkpoints.writing import Contents, write_file
+    """Arrays, or tensors still in a file, that are in their layout already, in the format that the suffix says.
+
+    config: of any network, None if not known. config_json: what is written to a file of that name beside it.
+    Nothing is left behind where that fails. Raises as `save_checkpoint` does.
+    """
+    from scalablevit_ref.checkpoints.hub import CONFIG_JSON
+    from scalablevit_ref.formats.atomic import write_atomically
 
     if not allow_nonfinite:
         check_finite({name: x for name, x in state.items() if not is_lazy(x)})
-    beside = {name: value for name, value in metadata.items() if name not in _TOLD}
-    if metadata.get("wrapper") in EMA_WRAPPERS:
-        beside[EMA_FROM] = metadata["wrapper"]
-    for name, value in beside.items():
-        if not isinstance(name, str) or not is_plain(value):
-            raise CheckpointError("metadata must be plain values under names", key=str(name), found=type(value).__name__)
+    beside = _kept(metadata or {})
+    if path.suffix not in WRITERS:
+        raise CheckpointError("unknown suffix", expected=", ".join(WRITERS), found=repr(path.suffix))
+    count = counter(progress, byte_count(state.values()))
 
     def read(name: str) -> Iterator[np.ndarray]:
         for block in blocks(state[name]):
             if is_lazy(state[name]) and not allow_nonfinite:
                 check_finite({name: block})
             yield block
-            if progress is not None:
-                progress(block.nbytes)
+            count(block.nbytes)
 
-    contents = Contents(state, config, layout, json.loads(json.dumps(beside)), read)
-    write_file(path, contents, force=force, config_json=config_json)
+    contents = _Contents(state, config, layout, beside, read)
+    writes: dict[Path, Callable[[BinaryIO], object]] = {path: lambda file: WRITERS[path.suffix](file, contents)}
+    if config_json is not None:
+        text = json.dumps(config_json, indent=2) + "\n"
+        writes[path.with_name(CONFIG_JSON)] = lambda file: file.write(text.encode())
+    write_atomically(writes, force=force)
+
+
+def _kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata that is written beside the weights, as JSON has it. Raises CheckpointError for what it cannot be."""
+    beside = {name: value for name, value in metadata.items() if name not in _TOLD_BY_READING}
+    if metadata.get("wrapper") in EMA_WRAPPERS:
+        beside[EMA_FROM] = metadata["wrapper"]
+    for name, value in beside.items():
+        if not isinstance(name, str) or not is_plain(value):
+            raise CheckpointError("metadata must be plain values under names", key=str(name), found=type(value).__name__)
+        if name in (*TRAINING_STATE, *WRAPPERS, *EMA_WRAPPERS):
+            raise CheckpointError("metadata under a name that a checkpoint uses itself", key=name)
+    return dict(json.loads(json.dumps(beside)))
+
+
+def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """A function that is told the bytes of each step, and calls `progress` with those of all steps."""
+    done = 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress is not None:
+            progress(done, total)
+
+    return count
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What a file is to hold. `state` says names, shapes and dtypes, in a layout's order; `read` gives its values."""
+
+    state: Mapping[str, Any]
+    config: Any
+    layout: str
+    metadata: dict[str, Any]
+    read: Blocks
+
+    def notes(self) -> dict[str, str]:
+        """Configuration, where it is known, and metadata as texts."""
+        notes = {"layout": self.layout, "metadata": json.dumps(self.metadata)}
+        notes |= {"config": config_to_json(self.config)} if self.config else {}
+        name = exact_variant(self.config)
+        return notes | ({"variant": name} if name else {})
+
+
+def _write_pth(file: BinaryIO, contents: _Contents) -> None:
+    """As the authors' training script (wrapper `model`) or mmdet (wrapper `state_dict`) writes; a port's as a bare state dict.
+
+    All tensors are in memory at once.
+
+    torch is given a file: given a path, it would name its records after it, and equal weights would make unequal files.
+    """
+    import argparse
+
+    tensors = OrderedDict((name, to_backend(_whole(x, contents.read(name)), "torch")) for name, x in contents.state.items())
+    if contents.layout not in LAYOUTS:
+        _torch_save(tensors, file)
+        return
+    variant = exact_variant(contents.config)
+    args = argparse.Namespace(model=f"{OFFICIAL_MODEL}{variant}") if variant in OFFICIAL_VARIANTS else argparse.Namespace()
+    wrapped = {"meta": {}, "state_dict": tensors} if contents.layout == "mmdet" else {"model": tensors, "args": args}
+    _torch_save(wrapped | contents.metadata | {"scalablevit_ref": {"config": config_to_json(contents.config)}}, file)
+
+
+def _whole(like: Any, blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """One array of its blocks, of which an empty one may have none."""
+    return np.concatenate([np.empty(0, like.dtype), *map(np.copy, blocks)]).reshape(like.shape)
+
+
+def _torch_save(value: Any, file: BinaryIO) -> None:
+    import torch
+
+    try:
+        torch.save(value, file)
+    except RuntimeError as error:  # torch's word for a disk that is full
+        raise OSError(f"torch could not write the file: {str(error).splitlines()[0]}") from error
+
+
+def _write_safetensors(file: BinaryIO, contents: _Contents) -> None:
+    from scalablevit_ref.formats.safetensors import write_safetensors
+
+    write_safetensors(file, contents.state, contents.notes() | {"format": "np"}, contents.read)
+
+
+def _write_npz(file: BinaryIO, contents: _Contents) -> None:
+    from scalablevit_ref.formats.npz import write_npz
+
+    write_npz(file, contents.state, contents.notes(), contents.read)
+
+
+def _write_msgpack(file: BinaryIO, contents: _Contents) -> None:
+    from scalablevit_ref.formats.msgpack import write_msgpack
+
+    write_msgpack(file, contents.state, contents.notes(), contents.read)
+
+
+WRITERS: dict[str, Callable[[BinaryIO, _Contents], None]] = {
+    ".pth": _write_pth,
+    ".pt": _write_pth,
+    ".safetensors": _write_safetensors,
+    ".npz": _write_npz,
+    ".msgpack": _write_msgpack,
+}
+"""By the suffix of the file."""

@@ -12,8 +12,7 @@ import typer
 
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints import load_checkpoint
-from scalablevit_ref.cli.errors import bad_input_is_one_line
-from scalablevit_ref.cli.settings import errors_in_flags
+from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.image_sizes import check_image_size
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD, load_image
@@ -73,7 +72,7 @@ def attend(
     from scalablevit_ref.drawing.attention_weights import layer_attention
     from scalablevit_ref.drawing.style import check_picture
 
-    with bad_input_is_one_line(), errors_in_flags():
+    with bad_input_is_one_line():
         check_picture(output, theme)
         config, params, what = _network(image, weights, variant_name, seed)
         x, grey, name = _image(image, config, image_size)

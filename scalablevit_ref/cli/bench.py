@@ -16,8 +16,8 @@ from rich.table import Table
 from scalablevit_ref.benchmark.contenders import LIBRARIES, Work
 from scalablevit_ref.benchmark.page import HEADINGS, absences, cells, doubts
 from scalablevit_ref.benchmark.page import page as markdown
+from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.documents import print_json
-from scalablevit_ref.cli.errors import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.config import variant
 from scalablevit_ref.image_sizes import check_image_size

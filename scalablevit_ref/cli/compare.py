@@ -18,10 +18,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.documents import print_json
-from scalablevit_ref.cli.errors import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.progress import spinner
-from scalablevit_ref.cli.settings import errors_in_flags
 from scalablevit_ref.compare.report import Report, Row
 from scalablevit_ref.compare.run import MODES
 from scalablevit_ref.compare.run import compare as held_against
@@ -76,7 +75,7 @@ def compare(
 
     Exit code 0 if it agrees in every layer, 1 if it does not, 2 for what cannot be compared.
     """
-    with bad_input_is_one_line(), errors_in_flags():
+    with bad_input_is_one_line():
         check_known("--mode", [mode], MODES)
         if plot:
             from scalablevit_ref.drawing.style import check_picture

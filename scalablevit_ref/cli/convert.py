@@ -5,21 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 
-from scalablevit_ref.checkpoints.convert import HUB_FILE, Converted, convert_file
+from scalablevit_ref.checkpoints.convert import HUB_FILE, Converted, ConvertOptions, convert_file
+from scalablevit_ref.checkpoints.hub import CONFIG_JSON
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
-from scalablevit_ref.checkpoints.port_files import PORT_LAYOUTS
-from scalablevit_ref.checkpoints.writing import CONFIG_JSON
+from scalablevit_ref.checkpoints.load import open_checkpoint
 from scalablevit_ref.checks import FLOATS
+from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.documents import print_json
-from scalablevit_ref.cli.errors import bad_input_is_one_line
-from scalablevit_ref.cli.outputs import check_runs, compared
+from scalablevit_ref.cli.options import EmaOption, HeadsOption, JsonOption, VariantOption, WindowsOption, ema_said, per_stage
 from scalablevit_ref.cli.progress import bytes_bar
-from scalablevit_ref.cli.settings import HEADS_HELP, WINDOWS_HELP, ema_said, errors_in_flags, port_settings
-from scalablevit_ref.config import VARIANTS, ScalableViTConfig
-from scalablevit_ref.errors import printable
+from scalablevit_ref.dialects.weights import PORT_LAYOUTS
+from scalablevit_ref.errors import CheckpointError, option, printable
+from scalablevit_ref.networks import network_of
+from scalablevit_ref.testing import random_images
+from scalablevit_ref.testing.arrays import EPS, relative_l2
+from scalablevit_ref.weights import Weights
 
 
 def convert(
@@ -39,11 +43,9 @@ def convert(
     dtype: Annotated[
         str | None, typer.Option(help=f"{', '.join(FLOATS)}; the file's own if not given.", show_default=False)
     ] = None,
-    variant: Annotated[
-        str | None, typer.Option(help=f"What the weights are of: {', '.join(VARIANTS)}.", show_default=False)
-    ] = None,
-    heads: Annotated[str | None, typer.Option(metavar="N[,N…]", help=HEADS_HELP, show_default=False)] = None,
-    window_size: Annotated[str | None, typer.Option(metavar="P[,P…]", help=WINDOWS_HELP, show_default=False)] = None,
+    variant: VariantOption = None,
+    heads: HeadsOption = None,
+    window_size: WindowsOption = None,
     strip_head: Annotated[bool, typer.Option("--strip-head", help="Leave the classifier out.")] = False,
     fold_scale: Annotated[
         bool, typer.Option("--fold-scale", help="One-way: fold SSA's r_c^-½ into q, for code that scales by d^-½.")
@@ -55,7 +57,7 @@ def convert(
         int | None,
         typer.Option("--num-classes", "--num-classes-check", help="Refuse another number of classes.", show_default=False),
     ] = None,
-    use_ema: Annotated[bool, typer.Option(help="Prefer an EMA's weights where the file holds both.")] = True,
+    use_ema: EmaOption = True,
     config_json: Annotated[
         bool | None,
         typer.Option(help=f"Write config.json beside DST; on for the official network's {HUB_FILE}.", show_default=False),
@@ -68,38 +70,75 @@ def convert(
     sha256: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the SHA-256 of every tensor of DST.", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Convert a checkpoint, losslessly unless --dtype is narrower. Nothing in SRC is executed; DST appears whole or not at all.
 
     Exit code 0 if done, 1 if --verify finds an error that the dtype does not explain, 2 for bad usage or a bad file.
     """
-    with bad_input_is_one_line(), errors_in_flags():
-        options: dict[str, Any] = {"variant": variant, "use_ema": use_ema} | port_settings(heads, window_size)
+    with bad_input_is_one_line():
+        options = ConvertOptions(
+            layout=to,
+            dtype=dtype,
+            variant=variant,
+            heads=per_stage("--heads", heads),
+            window_size=per_stage("--window-size", window_size),
+            strip_head=strip_head,
+            fold_scale=fold_scale,
+            one_way=one_way,
+            num_classes=num_classes,
+            use_ema=use_ema,
+            force=force,
+            allow_nonfinite=allow_nonfinite,
+            config_json=config_json,
+            sha256=sha256,
+        )
+        if verify:
+            with open_checkpoint(source, options.stated, use_ema=use_ema) as weights:
+                _images(weights)
         with bytes_bar("converting") as progress:
-            done = convert_file(
-                source,
-                target,
-                layout=to,
-                dtype=dtype,
-                strip_head=strip_head,
-                fold_scale=fold_scale,
-                one_way=one_way,
-                num_classes=num_classes,
-                force=force,
-                allow_nonfinite=allow_nonfinite,
-                config_json=config_json,
-                sha256=sha256,
-                progress=progress,
-                check=check_runs if verify else None,
-                **options,
-            )
-        found = compared(done, source, target, options) if verify else None
+            done = convert_file(source, target, options, progress=progress)
+        found = _verified(done, source, target, options) if verify else None
     if as_json:
         print_json(_document(done, source, target, found))
     else:
         _print(done, source, target, found)
     raise typer.Exit(0 if found is None or found["agrees"] else 1)
+
+
+def _images(weights: Weights) -> np.ndarray:
+    """An image that the network takes. Raises CheckpointError or ValueError where it cannot be run."""
+    if weights.unknown:
+        raise CheckpointError("--verify runs the network, whose heads and windows show in no shape: give ", option("heads"))
+    network = network_of(weights.config)
+    try:
+        size = network.usual_image_size()
+    except ValueError as error:
+        raise ValueError(f"--verify: {error}") from error
+    return random_images((1, network.in_chans, size, size))
+
+
+def _verified(done: Converted, source: Path, target: Path, options: ConvertOptions) -> dict[str, Any]:
+    """Both networks on one image in float64: their relative error, the image's size, and whether they agree.
+
+    They must agree exactly; to 64 eps of float64 where the network rounds, of a dtype that is narrower, or in which a scale was
+    folded.
+    """
+    with open_checkpoint(source, options.stated, use_ema=options.use_ema) as weights:
+        given = weights.changed(strip_head=bool(done.dropped))
+        images = _images(given)
+        expected = _row(given.outputs(images))
+    with open_checkpoint(target, given.stated) as written:
+        error = relative_l2(_row(written.outputs(images)), expected)
+    narrower = EPS[done.dtype] > EPS[done.metadata["dtype"]]
+    rounded = done.dtype if narrower or done.folded else "float64" if given.rounds else None
+    agrees = error <= 64 * EPS[rounded] if rounded else error == 0
+    return {"error": error, "size": images.shape[-1], "narrower": narrower, "agrees": bool(agrees)}
+
+
+def _row(outputs: Any) -> np.ndarray:
+    """Logits, or all maps of a backbone, in one row."""
+    return np.concatenate([np.ravel(x) for x in outputs]) if isinstance(outputs, tuple) else np.ravel(outputs)
 
 
 def _document(done: Converted, source: Path, target: Path, found: dict[str, Any] | None) -> dict[str, Any]:
@@ -110,13 +149,14 @@ def _document(done: Converted, source: Path, target: Path, found: dict[str, Any]
 
 
 def _print(done: Converted, source: Path, target: Path, found: dict[str, Any] | None) -> None:
-    said = f"{done.parameters:,} parameters, {done.metadata['layout']} {done.metadata['dtype']} to {done.layout} {done.dtype}"
+    metadata = done.metadata
+    said = f"{done.parameters:,} parameters, {metadata['layout']} {metadata['dtype']} to {done.layout} {done.dtype}"
+    if "config_from" in metadata:
+        said += f", {metadata['variant'] or 'no published variant'}, told by {metadata['config_from']}"
     typer.echo(printable(f"{source} -> {target}"))
-    if isinstance(done.config, ScalableViTConfig):
-        said += f", {done.metadata['variant'] or 'no published variant'}, told by {done.metadata['config_from']}"
     typer.echo(said)
-    if done.metadata["ema"]:
-        typer.echo(f"these are the EMA's weights{ema_said(done.metadata)}")
+    if metadata["ema"]:
+        typer.echo(f"these are the EMA's weights{ema_said(metadata)}")
     if done.folded:
         typer.echo("r_c is folded into q: run it with ssa_scale='head_dim'")
     for count, became in ((done.underflowed, "underflow to 0"), (done.overflowed, "overflow to infinity")):
@@ -124,11 +164,11 @@ def _print(done: Converted, source: Path, target: Path, found: dict[str, Any] | 
             typer.echo(f"{count:,} values {became} in {done.dtype}")
     if done.config_json == "stale":
         typer.echo(f"the {CONFIG_JSON} beside it is left as it was, and does not describe these weights")
-    for what, names in (("left out", done.metadata["ignored"]), ("head stripped", done.dropped)):
+    for what, names in (("left out", metadata["ignored"]), ("head stripped", done.dropped)):
         if names:
             typer.echo(printable(f"{what}: {', '.join(names)}"))
     if found:
         console = Console(highlight=False)
-        why = f"; {done.dtype} is narrower than {done.metadata['dtype']}" if found["narrower"] else ""
+        why = f"; {done.dtype} is narrower than {metadata['dtype']}" if found["narrower"] else ""
         console.print(f"verify: relative error {found['error']:.2g} in float64 at {found['size']} x {found['size']}{why}", end="")
         console.print(" [green bold]agrees[/]" if found["agrees"] else " [red bold]DIFFERS[/]")

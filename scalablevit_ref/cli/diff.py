@@ -11,22 +11,21 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from scalablevit_ref.checkpoints.inspect import Difference, canonical, differences, size_of
-from scalablevit_ref.checkpoints.load import Opened
-from scalablevit_ref.checkpoints.port_files import OpenedPort, open_any
-from scalablevit_ref.checkpoints.recognise import OTHER_NETWORK
+from scalablevit_ref.checkpoints.inspect import Difference, differences
+from scalablevit_ref.checkpoints.load import open_checkpoint
+from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.documents import print_json
-from scalablevit_ref.cli.errors import bad_input_is_one_line
+from scalablevit_ref.cli.options import EmaOption
 from scalablevit_ref.cli.progress import bytes_bar
-from scalablevit_ref.cli.settings import errors_in_flags
 from scalablevit_ref.errors import CheckpointError
+from scalablevit_ref.weights import Stated, Weights
 
 
 def diff(
     a: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint, of any layout and format.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one.", show_default=False)],
     variant: Annotated[str | None, typer.Option(help="What both are of, where the files do not tell.", show_default=False)] = None,
-    use_ema: Annotated[bool, typer.Option(help="Prefer an EMA's weights where a file holds both.")] = True,
+    use_ema: EmaOption = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
 ) -> None:
     """Compare two checkpoints tensor by tensor, by official names, whatever their layouts, formats and dtypes.
@@ -35,15 +34,14 @@ def diff(
 
     Exit code 0 if configuration and numbers are the same, 1 if they differ, 2 for bad usage or a bad file.
     """
-    with bad_input_is_one_line(), errors_in_flags(), bytes_bar("comparing") as progress:
-        with (
-            open_any(a, variant=variant, use_ema=use_ema) as one,
-            open_any(b, variant=variant, use_ema=use_ema) as other,
-        ):
-            if type(one) is not type(other):
-                raise CheckpointError(f"nothing to compare: one file's weights are a port's, of {OTHER_NETWORK}")
-            params = canonical(one)
-            found = differences(params, canonical(other), progress(size_of(params)))
+    stated = Stated(variant=variant)
+    with bad_input_is_one_line(), bytes_bar("comparing") as progress:
+        with open_checkpoint(a, stated, use_ema=use_ema) as one, open_checkpoint(b, stated, use_ema=use_ema) as other:
+            if one.layouts != other.layouts:
+                differ = one.other_network or other.other_network
+                raise CheckpointError(f"nothing to compare: one file's weights are a port's, of {differ}")
+            params = one.comparable()
+            found = differences(params, other.comparable(), progress)
         settings = _settings(one, other)
         dtypes = [one.metadata["dtype"], other.metadata["dtype"]]
     if as_json:
@@ -54,9 +52,9 @@ def diff(
     raise typer.Exit(1 if found or settings else 0)
 
 
-def _settings(a: Opened | OpenedPort, b: Opened | OpenedPort) -> dict[str, list[object]]:
-    """The settings that differ, with both values; a port's only where both files tell them."""
-    if not all(x.told for x in (a, b) if isinstance(x, OpenedPort)):
+def _settings(a: Weights, b: Weights) -> dict[str, list[object]]:
+    """The settings that differ, with both values; none where one file leaves some unknown."""
+    if a.unknown or b.unknown:
         return {}
     return {name: [value, getattr(b.config, name)] for name, value in asdict(a.config).items() if value != getattr(b.config, name)}
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scalablevit_ref.cli.errors import bad_input_is_one_line
+from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.summary import size_of
 from scalablevit_ref.config import VARIANTS, variant
 

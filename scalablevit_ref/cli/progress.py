@@ -19,21 +19,17 @@ from rich.progress import (
 )
 
 LARGE = 20_000_000
-"""Bytes from which a bar is worth its flicker."""
+"""Bytes from which on a bar is drawn: less is done before it could be read."""
 
 
 @contextmanager
-def bytes_bar(description: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
-    """Gives a function that is told the bytes to come and gives one that is told those that are done."""
+def bytes_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function that is called with the bytes that are done and those that there are."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-
-        def start(total: int) -> Callable[[int], None]:
-            task = bar.add_task(description, total=total, visible=total >= LARGE)
-            return lambda size: bar.update(task, advance=size)
-
-        yield start
+        task = bar.add_task(description, total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=total >= LARGE)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scalablevit_ref.cli.errors import bad_input_is_one_line
+from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
 from scalablevit_ref.cost import PUBLISHED, PUBLISHED_SIZE, Cost, LayerCost, LayerKind, cost, stage_of
 from scalablevit_ref.parameters import block_kind

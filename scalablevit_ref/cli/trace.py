@@ -10,8 +10,7 @@ import typer
 from rich.console import Console
 
 from scalablevit_ref.checkpoints import load_checkpoint, save_checkpoint
-from scalablevit_ref.cli.errors import bad_input_is_one_line, check_known
-from scalablevit_ref.cli.settings import errors_in_flags
+from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
 from scalablevit_ref.config import variant
 from scalablevit_ref.image_sizes import check_image_size, usual_image_size
 from scalablevit_ref.parameters import parameter_shapes
@@ -40,7 +39,7 @@ def trace(
     The file holds `images` and each layer's output under the official module's name, maps as b h w c. Write the port's own outputs
     under the same names into another file, and `scalablevit-ref compare` says where the two part.
     """
-    with bad_input_is_one_line(), errors_in_flags():
+    with bad_input_is_one_line():
         check_known("--dtype", [dtype], DTYPES)
         if weights is None and variant_name is None:
             raise ValueError("which network? --variant names it, --weights reads it")

@@ -14,9 +14,8 @@ from rich.table import Table
 
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints import load_checkpoint
-from scalablevit_ref.cli.errors import bad_input_is_one_line, check_known
+from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
 from scalablevit_ref.cli.progress import spinner
-from scalablevit_ref.cli.settings import errors_in_flags
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.image_sizes import check_image_size, usual_image_size
 from scalablevit_ref.images import load_image
@@ -51,7 +50,7 @@ def verify(
     Without arguments: load the embedded digits checkpoint, classify its test images on every backend and dtype installed, and
     compare every intermediate with NumPy in float64. Exit code 0 if all agree, 1 if one does not, 2 for bad usage.
     """
-    with bad_input_is_one_line(), errors_in_flags():
+    with bad_input_is_one_line():
         candidates = _select(backend, dtype)
         params, config, what = _network(variant_name, weights, seed)
         images, labels = _images(config, image, seed, embedded=not (variant_name or weights))

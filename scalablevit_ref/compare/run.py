@@ -27,6 +27,7 @@ from scalablevit_ref.compare.mistakes.search import Finding, diagnose
 from scalablevit_ref.compare.report import Report, Row, fewest_causes
 from scalablevit_ref.config import variant as named_variant
 from scalablevit_ref.edits import Mistake
+from scalablevit_ref.errors import option
 from scalablevit_ref.layers import IMAGES
 from scalablevit_ref.networks import Network, network_of
 from scalablevit_ref.testing.arrays import NETWORK_TOLERANCE, Comparison, compare_arrays, random_images, random_params
@@ -138,7 +139,7 @@ def _settled(request: Request, files: ExitStack) -> tuple[Capturable, Conditions
         config = candidate_of(request.reference).config()
     config = config or candidate.config()
     if config is None:
-        raise CaptureError("which network? variant= names it (small, base, …), or gives its ScalableViTConfig")
+        raise CaptureError("which network? ", option("variant"), " names it (small, base, …), or gives its ScalableViTConfig")
     network = network_of(config)
     params = _known_weights(weights, network, candidate)
     images = None if request.images is None else _checked_images(request.images, network)

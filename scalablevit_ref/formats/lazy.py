@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, TypeAlias
 
 import numpy as np
 
-from scalablevit_ref.backends import backend
-from scalablevit_ref.errors import CheckpointError, brief
+from scalablevit_ref.backends import backend, to_numpy
+from scalablevit_ref.errors import CheckpointError, brief, option
 
 MOST_AXES = 64
-"""NumPy's and torch's limit."""
+"""Most axes of an array: NumPy's and torch's limit."""
 
 LONGEST_NAME = 500
-"""Characters; the official names have some 40."""
+"""Longest name of a parameter, in characters; the official names have some 40."""
 
 _CHUNK = 1 << 18
-"""Bytes read in one go; few enough that they are still in the cache when they are looked at and written."""
+"""Bytes read at a time; few enough that they are still in the cache when they are looked at and written."""
+
+_BLOCK = 1 << 16
+"""Elements looked at at a time, so that the mask stays in the cache."""
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -56,8 +60,8 @@ class Extent:
         if self.start is None:
             raise CheckpointError("the file names a storage that it does not hold", key=self.name)
         whole = begin == 0 and size == self.size
-        if not whole:
-            self._check()
+        if not whole and self.crc is not None:
+            deque(self.blocks(0, self.size), maxlen=0)  # all of it, for the checksum's sake
         data = np.empty(size, np.uint8)
         self.file.seek(self.start + begin)
         if self.file.readinto(data.data) != size:  # type: ignore[attr-defined]
@@ -80,15 +84,6 @@ class Extent:
             if self.crc is not None:
                 crc = zlib.crc32(block.data, crc)
             yield block
-        self._compare(crc)
-
-    def _check(self) -> None:
-        if self.crc is None or self.start is None:
-            return
-        crc, left = self.before, self.size
-        self.file.seek(self.start)
-        while left and (chunk := self.file.read(min(left, _CHUNK))):
-            crc, left = zlib.crc32(chunk, crc), left - len(chunk)
         self._compare(crc)
 
     def _compare(self, crc: int) -> None:
@@ -163,23 +158,44 @@ class LazyTensor:
     read: Callable[[], np.ndarray]
 
 
-Tensor = np.ndarray | StoredTensor | LazyTensor
+Tensor: TypeAlias = np.ndarray | StoredTensor | LazyTensor
+Tensors: TypeAlias = Mapping[str, Tensor]
+
+Blocks: TypeAlias = Callable[[str], Iterable[np.ndarray]]
+"""Gives the values of a name: flat arrays that together are the tensor in C order, each gone when the next is asked for."""
 
 
-def values(x: Any) -> np.ndarray:
+def in_memory(x: Any) -> np.ndarray:
     """An array of any library or a tensor still in its file, as a C-contiguous NumPy array."""
     return np.asarray(x.read() if isinstance(x, StoredTensor | LazyTensor) else backend(x).to_numpy(x), order="C")
 
 
 def blocks(x: Any) -> Iterator[np.ndarray]:
-    """`values`, flat and some at a time where they lie in a file as they are; a block is gone when the next is asked for."""
+    """`in_memory`, flat and some at a time where they lie in a file as they are; a block is gone when the next is asked for."""
     if isinstance(x, StoredTensor):
         yield from x.blocks()
     else:
-        yield values(x).reshape(-1)
+        yield in_memory(x).reshape(-1)
+
+
+def write_blocks(file: IO[bytes], blocks: Iterable[np.ndarray]) -> None:
+    """Flat arrays' bytes, as they lie."""
+    for block in blocks:
+        file.write(block.view(np.uint8).data)
+
+
+def byte_count(tensors: Iterable[Any]) -> int:
+    """Bytes of all tensors, read or not."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in tensors)
+
+
+def tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What lies in a file as it is, arrays of any library copied to NumPy."""
+    return {name: x if is_lazy(x) else to_numpy(x) for name, x in state.items()}
 
 
 def is_lazy(x: Any) -> bool:
+    """Whether it is still in its file."""
     return isinstance(x, StoredTensor | LazyTensor)
 
 
@@ -194,8 +210,5 @@ def check_finite(state: Mapping[str, np.ndarray]) -> None:
     names = [name for name, x in state.items() if not is_finite(np.asarray(x, order="C"))]
     if names:
         some = ", ".join(names[:8]) + (f", … and {len(names) - 8} more" if len(names) > 8 else "")
-        raise CheckpointError(f"NaN or infinite weights ({len(names)} parameters): {some}; allow_nonfinite=True lets them pass")
-
-
-_BLOCK = 1 << 16
-"""Elements that are looked at in one go, so that the mask stays in the cache."""
+        problem = f"NaN or infinite weights ({len(names)} parameters): {some}; "
+        raise CheckpointError(problem, option("allow_nonfinite", True), " lets them pass")

@@ -15,8 +15,17 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from scalablevit_ref.errors import CheckpointError, brief
-from scalablevit_ref.formats.lazy import LONGEST_NAME, MOST_AXES, Extent, LazyTensor, StoredTensor, numpy_dtype, row_major
-from scalablevit_ref.formats.safetensors import Blocks, write_blocks
+from scalablevit_ref.formats.lazy import (
+    LONGEST_NAME,
+    MOST_AXES,
+    Blocks,
+    Extent,
+    LazyTensor,
+    StoredTensor,
+    numpy_dtype,
+    row_major,
+    write_blocks,
+)
 
 PARAMS = "params"
 NOTES = "scalablevit_ref"
@@ -25,26 +34,22 @@ NOTES = "scalablevit_ref"
 _ARRAY, _SCALAR = 1, 3
 _CHUNKED = "__msgpack_chunked_array__"
 _MOST_DEPTH = 32
+"""Most levels of a file's maps and arrays."""
+
 _MOST_VALUES = 200_000
+"""Most values in a file, keys and containers included."""
+
 _LONGEST_TEXT = 4 << 20
+"""Longest text, in bytes."""
+
+MOST_ARRAY = 1 << 30
+"""Largest array in one piece, in bytes; Flax cuts a larger one, and no parameter comes near."""
+
 _NUMBERS = {0xCA: ">f", 0xCB: ">d", 0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q", 0xD0: ">b", 0xD1: ">h", 0xD2: ">i", 0xD3: ">q"}
 _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 _SIZES = {0: ">B", 1: ">H", 2: ">I"}
-_DTYPES = [
-    "float16",
-    "bfloat16",
-    "float32",
-    "float64",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "bool",
-]
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_DTYPES = (*_FLOATS, "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
 
 
 def starts_msgpack(head: bytes) -> bool:
@@ -218,10 +223,6 @@ def _write_array(file: BinaryIO, like: Any, blocks: Iterable[np.ndarray]) -> Non
     inner = b"\x93" + shape + _text(like.dtype.name) + b"\xc6" + struct.pack(">I", size)
     file.write(b"\xc9" + struct.pack(">Ib", len(inner) + size, _ARRAY) + inner)
     write_blocks(file, blocks)
-
-
-MOST_ARRAY = 1 << 30
-"""Bytes from which Flax cuts an array into pieces; no parameter comes near."""
 
 
 def _head(count: int, short: int, long: int) -> bytes:

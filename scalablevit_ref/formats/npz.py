@@ -16,8 +16,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from scalablevit_ref.errors import CheckpointError, brief
-from scalablevit_ref.formats.lazy import MOST_AXES, Extent, LazyTensor, StoredTensor, row_major, values
-from scalablevit_ref.formats.safetensors import Blocks, write_blocks
+from scalablevit_ref.formats.lazy import MOST_AXES, Blocks, Extent, LazyTensor, StoredTensor, in_memory, row_major, write_blocks
 from scalablevit_ref.formats.zip_archive import raw_extent, record_extent
 
 _CONFIG = "__config__"
@@ -25,15 +24,22 @@ _METADATA = "__metadata__"
 """Entries that hold JSON text, and no weights."""
 
 _LONGEST_HEADER = 1 << 14
+"""Longest header of an array, in bytes."""
+
 _LONGEST_NOTE = 1 << 22
+"""Longest text beside the weights, in bytes."""
 
 _MOST_INFLATION = 100
-_SMALL = 1 << 20
-"""A record larger than this must not be compressed by more than that: weights hardly compress at all."""
+"""Largest ratio of a record's size to its compressed size: weights hardly compress at all."""
 
-_MOST_TOGETHER = 8
-_FEW = 32 << 20
-"""All records together, likewise: bfloat16 values stored as float64 compress by 4."""
+_SMALL_RECORD = 1 << 20
+"""Size of a record, in bytes, up to which that ratio is not looked at."""
+
+_MOST_INFLATION_TOGETHER = 8
+"""Largest ratio of all compressed records' size to the file's: bfloat16 values stored as float64 compress by 4."""
+
+_SMALL_TOGETHER = 32 << 20
+"""Size of all compressed records, in bytes, up to which that ratio is not looked at."""
 
 
 def read_npz(file: BinaryIO, records: Mapping[str, zipfile.ZipInfo], limit: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -41,7 +47,7 @@ def read_npz(file: BinaryIO, records: Mapping[str, zipfile.ZipInfo], limit: int)
     state: dict[str, Any] = {}
     notes: dict[str, Any] = {}
     inflated = sum(info.file_size for info in records.values() if info.compress_type != zipfile.ZIP_STORED)
-    most = max(_FEW, _MOST_TOGETHER * limit)
+    most = max(_SMALL_TOGETHER, _MOST_INFLATION_TOGETHER * limit)
     if inflated > most:
         raise CheckpointError(
             f"npz that inflates more than weights can, from {limit} bytes", expected=f"at most {most} bytes", found=inflated
@@ -56,7 +62,7 @@ def read_npz(file: BinaryIO, records: Mapping[str, zipfile.ZipInfo], limit: int)
             raise CheckpointError("not a text", key=record, found=f"{brief(tensor.shape)} of {tensor.dtype.str}")
         else:
             with _damage_is_an_error(record):
-                text = values(tensor)
+                text = in_memory(tensor)
             points = np.frombuffer(text.tobytes(), np.dtype("u4").newbyteorder(text.dtype.byteorder))
             if np.any(points > sys.maxunicode):  # Python makes a string of it all the same, and fails where that is used
                 raise CheckpointError("not a text", key=record, found="characters beyond Unicode")
@@ -84,7 +90,7 @@ def _stored(file: BinaryIO, record: str, info: zipfile.ZipInfo, limit: int) -> S
 def _compressed(file: BinaryIO, record: str, info: zipfile.ZipInfo) -> LazyTensor:
     if info.compress_type != zipfile.ZIP_DEFLATED:
         raise CheckpointError("zip record compressed by an unusual method", key=record, expected="stored or deflated")
-    if info.file_size > max(_SMALL, _MOST_INFLATION * info.compress_size):
+    if info.file_size > max(_SMALL_RECORD, _MOST_INFLATION * info.compress_size):
         raise CheckpointError(
             "zip record that inflates more than weights can", key=record, found=f"{info.compress_size} to {info.file_size} bytes"
         )
@@ -92,7 +98,7 @@ def _compressed(file: BinaryIO, record: str, info: zipfile.ZipInfo) -> LazyTenso
     extent = raw_extent(file, info)
 
     def inflated(size: int, most: int) -> bytes:
-        """At most so many bytes, from the first of the record's."""
+        """At most `most` bytes, made from the first `size` bytes of the record."""
         with _damage_is_an_error(record):
             return zlib.decompressobj(-zlib.MAX_WBITS).decompress(extent.read(0, size).data, most)
 

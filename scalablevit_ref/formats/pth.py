@@ -9,8 +9,7 @@ from typing import Any, BinaryIO
 
 from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.lazy import Extent
-from scalablevit_ref.formats.opcodes import MOST_BYTES, next_pickle
-from scalablevit_ref.formats.unpickle import load_pickle
+from scalablevit_ref.formats.unpickle import MOST_BYTES, load_pickle, next_pickle
 from scalablevit_ref.formats.zip_archive import record_extent
 
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -86,11 +85,11 @@ def read_legacy(file: BinaryIO, limit: int) -> Any:
         raise CheckpointError("the storages listed are not those used", expected=f"{len(extents)} storages")
     position = file.tell()
     for key in keys:
-        position = _place(file, position, extents[key], lengths[key])
+        position = _locate(file, position, extents[key], lengths[key])
     return tree
 
 
-def _place(file: BinaryIO, position: int, extent: Extent, elements: int) -> int:
+def _locate(file: BinaryIO, position: int, extent: Extent, elements: int) -> int:
     """Where a legacy storage lies: at `position`, after its number of elements. Gives the position of the next."""
     file.seek(position)
     count = file.read(8)

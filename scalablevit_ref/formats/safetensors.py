@@ -6,18 +6,17 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
-from typing import IO, Any, BinaryIO
-
-import numpy as np
+from collections.abc import Mapping
+from typing import Any, BinaryIO
 
 from scalablevit_ref.errors import CheckpointError, brief
-from scalablevit_ref.formats.lazy import MOST_AXES, Extent, StoredTensor, numpy_dtype, row_major
+from scalablevit_ref.formats.lazy import MOST_AXES, Blocks, Extent, StoredTensor, numpy_dtype, row_major, write_blocks
 
 MOST_HEADER = 4 << 20
-"""Bytes in a header; `large` has 70,000. The library's own limit of 100 MB would take gigabytes to parse."""
+"""Largest header, in bytes; that of `large` has 70,000. The library's own limit of 100 MB would take gigabytes to parse."""
 
 _WRITTEN_AHEAD = 32 << 20
+"""Bytes written after which the system is told to begin with the disk, so that fsync has less to wait for."""
 
 _DTYPES = {
     "F16": "float16",
@@ -31,9 +30,6 @@ _DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
-Blocks = Callable[[str], Iterable[np.ndarray]]
-"""Gives the values of a name: flat arrays that together are the tensor in C order, each gone when the next is asked for."""
-
 _CODES = {name: code for code, name in _DTYPES.items()}
 
 
@@ -114,15 +110,7 @@ def write_safetensors(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[s
     done = 0
     for name in state:
         write_blocks(file, read(name))
-        if (
-            hasattr(os, "posix_fadvise") and file.tell() - done > _WRITTEN_AHEAD
-        ):  # starts the disk, so that fsync has less to wait for
+        if hasattr(os, "posix_fadvise") and file.tell() - done > _WRITTEN_AHEAD:
             file.flush()
             os.posix_fadvise(file.fileno(), done, file.tell() - done, os.POSIX_FADV_DONTNEED)
             done = file.tell()
-
-
-def write_blocks(file: IO[bytes], blocks: Iterable[np.ndarray]) -> None:
-    """Flat arrays' bytes, as they lie."""
-    for block in blocks:
-        file.write(block.view(np.uint8).data)

@@ -11,11 +11,12 @@ from scalablevit_ref.errors import CheckpointError
 from scalablevit_ref.formats.lazy import Extent
 
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+
 _MOST_DIRECTORY = 4 << 20
-"""Bytes of an archive's directory."""
+"""Largest directory of an archive, in bytes."""
 
 _MOST_RECORDS = 10_000
-"""`large` with its optimizer and an EMA has some 3,000."""
+"""Most records of an archive; that of `large` with its optimizer and an EMA has some 3,000."""
 
 
 def zip_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:

@@ -10,11 +10,11 @@ import numpy as np
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.checkpoints.infer import config_from_json
-from scalablevit_ref.checkpoints.writing import Contents, write_file
+from scalablevit_ref.checkpoints.save import write_state
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.errors import CheckpointError, naming
+from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.formats.detect import open_file
-from scalablevit_ref.formats.lazy import values
+from scalablevit_ref.formats.lazy import in_memory
 from scalablevit_ref.layers import IMAGES
 from scalablevit_ref.networks import network_of
 
@@ -46,14 +46,13 @@ def save_trace(path: str | Path, trace: Mapping[str, Any], config: ScalableViTCo
     if path.suffix not in SUFFIXES:
         raise CheckpointError("unknown suffix", file=path, expected=" or ".join(SUFFIXES), found=repr(path.suffix))
     arrays = {name: np.asarray(to_numpy(x), order="C") for name, x in trace.items()}
-    contents = Contents(arrays, config, "trace", {}, lambda name: [arrays[name].reshape(-1)])
-    with naming(path):
-        write_file(path, contents, force=force)
+    with in_file(path):
+        write_state(path, arrays, config, layout="trace", force=force, allow_nonfinite=True)
 
 
 def trace_config(path: str | Path) -> ScalableViTConfig | None:
     """The settings that a trace's file notes, or None. Raises CheckpointError for a broken file."""
-    with naming(path), open_file(Path(path)) as (_, notes, _):
+    with in_file(path), open_file(Path(path)) as (_, notes, _):
         noted = notes.get("scalablevit_ref", {}).get("config")
         return None if noted is None else config_from_json(noted)
 
@@ -66,7 +65,7 @@ def trace_images(path: str | Path) -> np.ndarray:
             return np.asarray(np.load(path, allow_pickle=False))
         except ValueError as error:
             raise CheckpointError(f"not an array ({error})", file=path, expected="images, b c h w") from error
-    with naming(path), open_file(path) as (tensors, _, _):
+    with in_file(path), open_file(path) as (tensors, _, _):
         if not isinstance(tensors, Mapping) or IMAGES not in tensors:
             raise CheckpointError("no array of this name", key=IMAGES, expected="images, b c h w")
-        return values(tensors[IMAGES])
+        return in_memory(tensors[IMAGES])

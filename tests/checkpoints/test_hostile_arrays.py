@@ -10,7 +10,7 @@ import pytest
 
 from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint
 from scalablevit_ref.formats.detect import open_file
-from scalablevit_ref.formats.lazy import values
+from scalablevit_ref.formats.lazy import in_memory
 from tests.support.hostile import npy, npz, refuse
 from tests.support.hostile_files import NPZ, SAFETENSORS
 
@@ -54,4 +54,4 @@ def test_a_flipped_bit(tmp_path: Path) -> None:
             pytest.raises(CheckpointError, match=r"a\.npy: .*(wrong checksum|npy header)"),
             open_file(tmp_path / "x.npz") as (tree, _, _),
         ):
-            values(tree["a"])
+            in_memory(tree["a"])

@@ -13,8 +13,9 @@ import pytest
 
 from scalablevit_ref import parameter_shapes, variant
 from scalablevit_ref.checkpoints import CheckpointError, from_state_dict, load_checkpoint, save_checkpoint, to_state_dict
-from scalablevit_ref.checkpoints.layouts import LAYOUTS, check_bijection, layout_shapes, layout_table
+from scalablevit_ref.checkpoints.layouts import LAYOUTS, layout_shapes, layout_table
 from scalablevit_ref.checkpoints.load import open_checkpoint
+from scalablevit_ref.formats.moves import check_bijection
 from tests.support.bit_patterns import assert_same_bits
 from tests.support.checkpoints import (
     BACKBONE,

@@ -19,10 +19,10 @@ import torch
 from scalablevit_ref import init_params, to_backend
 from scalablevit_ref.checkpoints import CheckpointError, from_state_dict, load_checkpoint
 from scalablevit_ref.checkpoints.recognise import is_plain
-from scalablevit_ref.checkpoints.writing import Contents, write_file
+from scalablevit_ref.checkpoints.save import write_state
 from scalablevit_ref.errors import brief
 from scalablevit_ref.formats.detect import open_file
-from scalablevit_ref.formats.lazy import values
+from scalablevit_ref.formats.lazy import in_memory
 from tests.support.checkpoints import SUFFIXES, TINY, TINY_MMDET
 from tests.support.hostile import Calls, entry, header
 from tests.support.hostile_files import GUARDED, hostile_files
@@ -65,12 +65,11 @@ def test_truncated_at_every_byte(tmp_path: Path, suffix: str) -> None:
     if suffix == ".legacy":
         torch.save(to_backend(state, "torch"), path, _use_new_zipfile_serialization=False)
     else:
-        contents = Contents(state, TINY, "official", {"epoch": 3}, lambda name: [state[name].reshape(-1)])
-        write_file(path, contents, force=False)
+        write_state(path, state, TINY, layout="official", metadata={"epoch": 3}, force=False, allow_nonfinite=False)
 
     def read(file: Path) -> Any:
         with open_file(file) as (tree, _, _):
-            return {name: values(x) for name, x in tree.get("model", tree).items()}
+            return {name: in_memory(x) for name, x in tree.get("model", tree).items()}
 
     assert {name: x.tolist() for name, x in read(path).items()} == {name: x.tolist() for name, x in state.items()}
     for size in reversed(range(path.stat().st_size)):

@@ -9,14 +9,14 @@ import pytest
 
 import scalablevit_ref as sv
 from scalablevit_ref import CheckpointError
-from scalablevit_ref.checkpoints.port_operations import (
+from scalablevit_ref.dialects import port
+from scalablevit_ref.dialects.single_operations import (
     fold_ssa_scale,
     official_iwsa_to_vit_pytorch,
     official_ssa_to_vit_pytorch,
     vit_pytorch_iwsa_to_official,
     vit_pytorch_ssa_to_official,
 )
-from scalablevit_ref.dialects import port
 from scalablevit_ref.parameters import iwsa_shapes, ssa_shapes
 from scalablevit_ref.testing import random_images, random_params
 from tests.support.bit_patterns import assert_same_bits

@@ -13,11 +13,10 @@ from safetensors.numpy import save_file
 
 import scalablevit_ref as sv
 from scalablevit_ref import CheckpointError
-from scalablevit_ref.checkpoints import ports
-from scalablevit_ref.checkpoints.port_files import load_port
-from scalablevit_ref.checkpoints.ports import flax_to_vit_pytorch, port_table, vit_pytorch_to_flax
+from scalablevit_ref.checkpoints import load_port
 from scalablevit_ref.dialects import flax_port, vit_pytorch
 from scalablevit_ref.dialects.config import is_norm_bias
+from scalablevit_ref.dialects.weights import flax_to_vit_pytorch, port_table, vit_pytorch_to_flax
 from tests.support.bit_patterns import assert_same_bits, distinct_bits
 from tests.support.dialects import CONFIG, OPTIONS, images, parameters, unbiased
 from tests.support.hostile import header
@@ -159,7 +158,7 @@ def test_the_official_network_refuses_the_ports() -> None:
 
 def test_a_table_that_repeats_a_name_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = flax_port.table(CONFIG.depth, patched=True)
-    monkeypatch.setattr(ports.flax_port, "table", lambda depth, patched: (*rows[:-1], rows[0]))
+    monkeypatch.setattr(flax_port, "table", lambda depth, patched: (*rows[:-1], rows[0]))
     with pytest.raises(ValueError, match="not a bijection"):
         port_table(CONFIG)
 

@@ -157,7 +157,8 @@ def test_layouts_that_do_not_exist() -> None:
 
 
 def test_a_table_that_is_no_bijection_is_refused() -> None:
-    from scalablevit_ref.checkpoints.layouts import Move, check_bijection, layout_table
+    from scalablevit_ref.checkpoints.layouts import layout_table
+    from scalablevit_ref.formats.moves import Move, check_bijection
 
     names = tuple(parameter_shapes(DIGITS))
     table = layout_table(DIGITS, "official")

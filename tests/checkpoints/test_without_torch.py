@@ -32,7 +32,7 @@ PROGRAM = """
     import scalablevit_ref as sv
     from scalablevit_ref import cli
     from scalablevit_ref.checkpoints.inspect import manifest
-    from scalablevit_ref.checkpoints.port_files import load_port
+    from scalablevit_ref.checkpoints import load_port
 
     def run(*arguments):
         out = io.StringIO()

@@ -122,7 +122,7 @@ def test_verify_finds_a_difference(run: Any, official: Path, tmp_path: Path, mon
         state["norm.bias"], state["norm.weight"] = state["norm.weight"], state["norm.bias"]
         return state
 
-    monkeypatch.setattr("scalablevit_ref.checkpoints.load.from_canonical", wrong)
+    monkeypatch.setattr("scalablevit_ref.checkpoints.official.from_canonical", wrong)
     code, out, _ = run("convert", str(official), str(tmp_path / "x.npz"), "--verify")
     assert (code, "DIFFERS" in out) == (1, True)
 

@@ -16,8 +16,9 @@ import scalablevit_ref as sv
 from scalablevit_ref import CheckpointError
 from scalablevit_ref.benchmark.contenders import vit_pytorch_module
 from scalablevit_ref.checkpoints.convert import convert_file
-from scalablevit_ref.checkpoints.port_files import PORT_LAYOUTS, load_port, open_any
+from scalablevit_ref.checkpoints.load import load_port, open_checkpoint
 from scalablevit_ref.dialects import flax_port, vit_pytorch
+from scalablevit_ref.dialects.weights import PORT_LAYOUTS
 from scalablevit_ref.formats.lazy import is_lazy
 from scalablevit_ref.testing import relative_l2
 from tests.support.bit_patterns import assert_same_bits, distinct_bits
@@ -169,7 +170,8 @@ def test_what_changes_the_function_must_be_asked_for(run: Any, folder: Path) -> 
         (("convert", "port.pt", "x.npz", "--heads", "0"), "heads must be"),
         (("convert", "port.pt", "x.npz", "--window-size", "3"), "give --heads with --window-size"),
         (("convert", "port.pt", "x.npz", "--verify"), "--verify runs the network, whose heads and windows show in no shape"),
-        (("convert", "port.pt", "x.npz", "--heads", "1,2", "--window-size", "1999", "--verify"), "no image for window_size"),
+        (("convert", "port.pt", "x.npz", "--heads", "1,2", "--window-size", "1999", "--verify"),
+         "--verify: no image of 32 to 2048 pixels fits window_size (1999, 1999)"),
         (("convert", "port.pt", "x.npz", "--variant", "small"), "variant 'small' is of the official network"),
         (("convert", "port.pt", "x.npz", "--strip-head"), "nothing to strip or to fold"),
         (("convert", "port.pt", "x.npz", "--fold-scale"), "nothing to strip or to fold"),
@@ -201,7 +203,7 @@ def test_files_change_no_bit(tmp_path: Path, suffix: str, dtype: str) -> None:
     found = load_port(source, heads=CONFIG.heads, window_size=CONFIG.window_size)
     assert_same_bits({name: found.params[name] for name in tree}, tree)
     assert len(found.params) == len(tree)
-    with open_any(source) as opened:
+    with open_checkpoint(source) as opened:
         assert all(is_lazy(x) for x in opened.params.values())
 
 

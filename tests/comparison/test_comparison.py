@@ -263,7 +263,7 @@ class TestFiles:
         save_trace(tmp_path / "theirs.safetensors", trace, CONFIG)
         alive: list[Any] = []
         most = 0
-        read = traces.values
+        read = traces.in_memory
 
         def watched(x: Any) -> np.ndarray:
             nonlocal most
@@ -273,7 +273,7 @@ class TestFiles:
             most = max(most, len(alive))
             return value
 
-        monkeypatch.setattr(traces, "values", watched)
+        monkeypatch.setattr(traces, "in_memory", watched)
         report = compare(tmp_path / "theirs.safetensors", reference=tmp_path / "ours.safetensors")
         assert report.agrees
         assert len(report.rows) > 30

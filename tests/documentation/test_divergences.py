@@ -19,10 +19,10 @@ from einops import rearrange
 
 import scalablevit_ref as sv
 from scalablevit_ref import ops
-from scalablevit_ref.checkpoints.ports import vit_pytorch_to_flax
 from scalablevit_ref.compare.mistakes.layerwise import RIGHT, computed
 from scalablevit_ref.dialects import flax_port, vit_pytorch
 from scalablevit_ref.dialects.config import is_norm_bias
+from scalablevit_ref.dialects.weights import vit_pytorch_to_flax
 from scalablevit_ref.layers import Layer
 from scalablevit_ref.parameters import iwsa_shapes
 from scalablevit_ref.testing import random_images, random_params, relative_l2

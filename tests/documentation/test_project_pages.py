@@ -13,8 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from scalablevit_ref.formats import opcodes
-from scalablevit_ref.formats.npz import _FEW, _SMALL
+from scalablevit_ref.formats import unpickle
+from scalablevit_ref.formats.npz import _SMALL_RECORD, _SMALL_TOGETHER
 from scalablevit_ref.testing.arrays import MAX_TOLERANCE, NETWORK_TOLERANCE
 from tests.support.hostile_files import GUARDED, hostile_files
 from tests.support.recipe import TOLERANCE
@@ -38,7 +38,7 @@ def test_a_limit(number: str, module: str, name: str) -> None:
 
 def test_the_table_has_every_limit_that_is_named_so() -> None:
     """The constants of the readers that are called most or longest, but for what concerns writing, or one line of a parser."""
-    readers = ("zip_archive", "msgpack", "npz", "opcodes", "safetensors", "lazy", "unpickle")
+    readers = ("zip_archive", "msgpack", "npz", "safetensors", "lazy", "unpickle")
     modules = [*(f"formats.{reader}" for reader in readers), "checkpoints.recognise"]
     found = {
         (module, name)
@@ -64,11 +64,11 @@ def test_the_table_has_every_limit_that_is_named_so() -> None:
     }
     imported |= {("formats.unpickle", "MOST_AXES"), ("checkpoints.recognise", "LONGEST_NAME")}
     assert {(module, name) for module, name in found - imported if name not in left_out} <= in_table
-    assert (_SMALL, _FEW) == (1 << 20, 32 << 20)
+    assert (_SMALL_RECORD, _SMALL_TOGETHER) == (1 << 20, 32 << 20)
 
 
 def test_other_numbers() -> None:
-    assert said(r"(\d+) of the (\d+) that exist are known here") == [len(opcodes._OPCODES), len(pickletools.opcodes)]
+    assert said(r"(\d+) of the (\d+) that exist are known here") == [len(unpickle._OPCODES), len(pickletools.opcodes)]
     assert said(r"(\d+) broken and hostile files") == [len(hostile_files())]
     assert said(r"with (\d+) MB of address space") == [int(re.search(r"\((\d+) << 20\)", GUARDED)[1])]  # type: ignore[index]
     pixels = 2 * int(Image.MAX_IMAGE_PIXELS or 0)

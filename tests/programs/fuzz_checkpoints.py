@@ -18,9 +18,8 @@ with atheris.instrument_imports(include=["scalablevit_ref", "zipfile", "pickleto
     import numpy as np
 
     import scalablevit_ref as sv
-    from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint
+    from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint, load_port
     from scalablevit_ref.checkpoints.inspect import inspect_file
-    from scalablevit_ref.checkpoints.port_files import load_port
     from scalablevit_ref.formats.pth import LEGACY_MAGIC
 
 TINY = sv.ScalableViTConfig((2, 2, 2, 2), (2, 1, 1, 1), (1, 1, 1, 1), (1, 1, 1, 1), num_classes=2, head="linear", in_chans=1)

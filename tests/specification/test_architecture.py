@@ -24,6 +24,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "network",
         "layers",
         "networks",
+        "weights",
         "dialects",
         "checkpoints",
         "__init__",
@@ -177,6 +178,32 @@ def test_the_specification_needs_numpy_and_einops_and_no_file(part: str) -> None
     assert libraries - set(sys.stdlib_module_names) <= {"numpy", "einops"}
     assert not libraries & {"os", "pathlib", "io", "json", "pickle", "subprocess", "threading"}
     assert not any(isinstance(node, ast.Call) and ast.unparse(node.func) in ("open", "print") for node in ast.walk(tree))
+
+
+def test_a_format_knows_no_network() -> None:
+    """Only its own folder, the arrays' libraries and the errors."""
+    modules = {module for name, tree in SOURCES.items() if name.startswith("formats/") for module in imports(tree)}
+    parts = {part_of(module) for module in modules if module.partition(".")[0] == PACKAGE}
+    assert parts == {"formats", "backends", "errors"}
+
+
+def asks_which_network(tree: ast.AST) -> list[int]:
+    """The lines that ask whether something is the configuration or the weights of one network."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance")
+    return [
+        node.lineno for node in calls if re.search(r"\b(\w*Config|\w+Weights|VitPytorch|Official)\b", ast.unparse(node.args[1]))
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith(("checkpoints/", "cli/", "dialects/", "formats/"))])
+def test_nothing_asks_which_network_it_has(name: str) -> None:
+    """It asks the network (`networks.py`) or the weights (`weights.py`) instead; then a new dialect touches its own folder."""
+    assert asks_which_network(SOURCES[name]) == []
+
+
+def test_a_question_for_the_network_is_seen() -> None:
+    code = "isinstance(x, ScalableViTConfig)\nisinstance(opened, str | PortWeights)\nisinstance(x, Mapping)"
+    assert asks_which_network(ast.parse(code)) == [1, 2]
 
 
 @pytest.mark.parametrize("library", FRAMEWORKS)

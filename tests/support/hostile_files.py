@@ -158,6 +158,7 @@ def hostile_files() -> dict[str, tuple[bytes, str]]:
 GUARDED = """
     import json, pathlib, resource, sys, time
     import ml_dtypes, numpy, scalablevit_ref.formats.detect
+    import scalablevit_ref.dialects.weights  # before the watch begins, since dataclasses are made of text
     from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint
 
     def guard(event, args):

@@ -13,7 +13,7 @@ import numpy as np
 from einops import rearrange
 
 from scalablevit_ref.config import near_matches
-from scalablevit_ref.errors import CaptureError
+from scalablevit_ref.errors import CaptureError, option
 from scalablevit_ref.networks import Network
 from scalablevit_ref.testing.arrays import relative_l2
 
@@ -132,7 +132,9 @@ def aligned(
     if missing:
         raise CaptureError(
             f"no module of the candidate has the sizes of {missing[0]}{f' and {len(missing) - 1} others' if missing[1:] else ''}; "
-            "names= maps canonical names to its modules, variant= says which network it is"
+            "names= maps canonical names to its modules, ",
+            option("variant"),
+            " says which network it is",
         )
     return found, pairs
 

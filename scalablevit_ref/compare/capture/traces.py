@@ -14,9 +14,9 @@ import numpy as np
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions, expanded
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.errors import CaptureError, naming
+from scalablevit_ref.errors import CaptureError, in_file
 from scalablevit_ref.formats.detect import open_file
-from scalablevit_ref.formats.lazy import values
+from scalablevit_ref.formats.lazy import in_memory
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD
 from scalablevit_ref.layers import IMAGES
 from scalablevit_ref.testing.traces import SUFFIXES, trace_config
@@ -55,7 +55,7 @@ class TraceFile:
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
         """Raises CaptureError as `of_arrays` does, CheckpointError for a broken file."""
-        files.enter_context(naming(self.path))
+        files.enter_context(in_file(self.path))
         tensors, _, _ = files.enter_context(open_file(self.path))
         if not isinstance(tensors, Mapping) or not all(hasattr(x, "shape") for x in tensors.values()):
             raise CaptureError(f"{self.path.name} holds no flat mapping of names to arrays")
@@ -96,7 +96,7 @@ class StoredTaps(Mapping[str, np.ndarray]):
         self._tensors, self._names = tensors, names
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return values(self._tensors[self._names[name]])
+        return in_memory(self._tensors[self._names[name]])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -132,7 +132,7 @@ def of_arrays(tensors: Mapping[str, Any], what: str, conditions: Conditions) -> 
     dtypes = sorted({np.dtype(tensors[own].dtype).name for own in given.values()})
     if len(dtypes) > 1:
         raise CaptureError(f"{what} holds layers in several dtypes: {', '.join(dtypes)}; write them as they were computed")
-    x = check_images(values(tensors[IMAGES]) if IMAGES in tensors else None, conditions.images, what)
+    x = check_images(in_memory(tensors[IMAGES]) if IMAGES in tensors else None, conditions.images, what)
     order = {name: given[name] for name in known if name in given}
     return Captured("trace", StoredTaps(tensors, order), order, x, dtypes[0])
 

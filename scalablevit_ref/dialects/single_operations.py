@@ -14,9 +14,9 @@ import numpy as np
 from einops import rearrange
 
 from scalablevit_ref.backends import to_numpy
-from scalablevit_ref.checkpoints.ports import Arrays, fitting
 from scalablevit_ref.config import SSAScale, choice
-from scalablevit_ref.errors import CheckpointError
+from scalablevit_ref.dialects.weights import Arrays, fitting
+from scalablevit_ref.errors import CheckpointError, option
 from scalablevit_ref.parameters import Shapes, has_qkv_bias, iwsa_shapes, ssa_shapes, width
 
 
@@ -38,13 +38,25 @@ def fold_ssa_scale(params: Mapping[str, Any], *, c_ratio: float) -> Arrays:
 def official_ssa_to_vit_pytorch(
     params: Mapping[str, Any], *, num_heads: int, c_ratio: float, scale: SSAScale = "scaled", one_way: bool = False
 ) -> Arrays:
-    """An official SSA with s = 1 as vit_pytorch's (`to_q`, `to_k`, `to_v`, `to_out.0`; its norm, which has another epsilon, is not
-    part of it), with dim_key = dim_value = c / H.
+    """An official SSA with s = 1 as vit_pytorch's (`to_q`, `to_k`, `to_v`, `to_out.0`), with dim_key = dim_value = c / H.
 
-    Without biases of q, k, v and without an r_c in the scale `vit_pytorch_ssa_to_official` undoes it. one_way: fold r_c into q;
-    drop the key's bias, which never changes an output; fold the value's, which adds a constant to every token, into `to_out.0`'s.
+    The norm, which has another epsilon there, is not part of it. Without biases of q, k, v and without an r_c in the scale
+    `vit_pytorch_ssa_to_official` undoes it.
 
-    Raises CheckpointError for s > 1, a query bias, a fold that was not asked for, and parameters that do not fit.
+    Parameters
+    ----------
+    params
+        Of the official SSA, under its local names.
+    num_heads, c_ratio, scale
+        Its settings.
+    one_way
+        Fold r_c into q; drop the key's bias, which never changes an output; fold the value's, which adds a constant to every token,
+        into `to_out.0`'s.
+
+    Raises
+    ------
+    CheckpointError
+        For s > 1, a query bias, a fold that was not asked for, and parameters that do not fit.
     """
     choice("ssa_scale", scale)
     if any(name.startswith(("reduction.", "norm_act.")) for name in params):
@@ -70,7 +82,10 @@ def official_ssa_to_vit_pytorch(
 def vit_pytorch_ssa_to_official(params: Mapping[str, Any], *, heads: int) -> Arrays:
     """The inverse: vit_pytorch's SSA with reduction_factor 1 as the official one with s = 1, r_c = 1 and no biases of q, k, v.
 
-    Raises CheckpointError for a larger reduction_factor, and head widths other than c / heads, which the official one cannot have.
+    Raises
+    ------
+    CheckpointError
+        For a larger reduction_factor, and head widths other than c / heads, which the official one cannot have.
     """
     dim = width(params, "to_out.0.weight")
     if tuple(getattr(params.get("to_k.weight"), "shape", ()))[2:] not in ((), (1, 1)):
@@ -89,10 +104,20 @@ def vit_pytorch_ssa_to_official(params: Mapping[str, Any], *, heads: int) -> Arr
 def official_iwsa_to_vit_pytorch(params: Mapping[str, Any], *, num_heads: int, one_way: bool = False) -> Arrays:
     """An official IWSA as vit_pytorch's, with dim_key = dim_value = c / H; the norm is not part of it.
 
-    one_way, always needed: LIM's depthwise kernel becomes the diagonal of a dense one; a key's bias, which never changes an output,
-    is dropped. `vit_pytorch_iwsa_to_official` takes the diagonal back.
+    Parameters
+    ----------
+    params
+        Of the official IWSA, under its local names.
+    num_heads
+        Its heads.
+    one_way
+        Always needed: LIM's depthwise kernel becomes the diagonal of a dense one, which `vit_pytorch_iwsa_to_official` takes back;
+        a key's bias, which never changes an output, is dropped.
 
-    Raises CheckpointError for a bias of q or v, a move that was not asked for, and parameters that do not fit.
+    Raises
+    ------
+    CheckpointError
+        For a bias of q or v, a move that was not asked for, and parameters that do not fit.
     """
     dim, biased = width(params, "proj.weight"), has_qkv_bias(params)
     arrays = fitting(params, iwsa_shapes(dim, qkv_bias=biased))
@@ -114,7 +139,10 @@ def official_iwsa_to_vit_pytorch(params: Mapping[str, Any], *, num_heads: int, o
 def vit_pytorch_iwsa_to_official(params: Mapping[str, Any], *, heads: int) -> Arrays:
     """The inverse: vit_pytorch's IWSA as the official one without biases of q, k, v.
 
-    Raises CheckpointError where LIM's kernel is not diagonal, or the heads have another width than c / heads.
+    Raises
+    ------
+    CheckpointError
+        Where LIM's kernel is not diagonal, or the heads have another width than c / heads.
     """
     dim = width(params, "to_out.0.weight")
     lim = "local_interactive_module"
@@ -155,7 +183,7 @@ def _check_divides(dim: int, heads: int) -> None:
 
 def _ask(moves: list[str], one_way: bool) -> None:
     if moves and not one_way:
-        raise CheckpointError(f"one-way: this folds or drops {' and '.join(moves)}; one_way=True asks for it")
+        raise CheckpointError(f"one-way: this folds or drops {' and '.join(moves)}; ", option("one_way", True), " asks for it")
 
 
 def _refuse_biases(biases: Mapping[str, np.ndarray], reason: str) -> None:

@@ -9,16 +9,20 @@ from pathlib import Path
 import typer
 
 from scalablevit_ref.config import near_matches
-from scalablevit_ref.errors import printable
+from scalablevit_ref.errors import OptionError, printable
 
 
 @contextmanager
 def bad_input_is_one_line() -> Iterator[None]:
-    """Around the reading of arguments and files, and nothing else: what fails later is no fault of the input."""
+    """Around the reading of arguments and files, and nothing else: what fails later is no fault of the input.
+
+    An error that names options is said in the words of the command line.
+    """
     try:
         yield
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
-        typer.echo(f"scalablevit-ref: {printable(' '.join(str(error).split()))}", err=True)
+        said = error.in_flags() if isinstance(error, OptionError) else str(error)
+        typer.echo(f"scalablevit-ref: {printable(' '.join(said.split()))}", err=True)
         raise typer.Exit(2) from None
 
 

@@ -1,4 +1,4 @@
-"""Who is timed: the plain module, the specification on each backend, and PyPI's vit_pytorch, all with the same random weights."""
+"""Who is timed: the plain module, the specification on each backend, with the same random weights, and PyPI's vit_pytorch."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ LIBRARIES = {
 
 @dataclass(frozen=True)
 class Work:
-    """One forward pass. device: "cpu", or "cuda" for an NVIDIA GPU."""
+    """One forward pass."""
 
     variant: str
     batch: int
-    size: int
+    size: int  # pixels a side
     dtype: str = "float32"
-    device: str = "cpu"
+    device: str = "cpu"  # or "cuda" for an NVIDIA GPU
 
     @property
     def config(self) -> ScalableViTConfig:
@@ -62,7 +62,8 @@ def why_absent(name: str, work: Work) -> str | None:
         return "runs on GPUs"
     if name == "cupy" and work.dtype == "bfloat16":
         return "CuPy has no bfloat16"
-    if name == "vit_pytorch" and any(wide != work.config.embed_dims[0] * 2**k for k, wide in enumerate(work.config.embed_dims)):
+    widths = work.config.embed_dims
+    if name == "vit_pytorch" and any(width != widths[0] * 2**k for k, width in enumerate(widths)):
         return "its widths double from stage to stage"
     return None
 
@@ -74,9 +75,8 @@ def prepare(name: str, work: Work) -> Call:
     params = random_params(parameter_shapes(config), dtype="float32")
     if name in (MODULE, "vit_pytorch", "torch", "torch.compile"):
         return _torch(name, work, images, params)
-    library = LIBRARIES[name]
-    device = None if work.device == "cpu" else work.device.replace("cuda", "gpu") if library == "jax" else work.device
-    x, p = (to_backend(arrays, library, work.dtype, device) for arrays in (images, params))
+    device = {"cpu": None, "cuda": "gpu" if name == "jax" else "cuda"}[work.device]
+    x, p = (to_backend(arrays, LIBRARIES[name], work.dtype, device) for arrays in (images, params))
     if name == "jax":
         import jax
 
@@ -160,7 +160,7 @@ def vit_pytorch_module() -> Any:
 
 
 def multiply_adds(name: str, work: Work) -> int:
-    """Of one image, attention products with them."""
+    """Multiply-adds of one image, those of the attention products with them."""
     if name != "vit_pytorch":
         return cost(work.config, work.size).multiply_adds
     import torch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -15,7 +15,7 @@ from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.cost import cost
 from scalablevit_ref.network import scalable_vit
 from scalablevit_ref.parameters import parameter_shapes
-from scalablevit_ref.testing import random_images, random_params
+from scalablevit_ref.testing import random_params
 
 MODULE = "module"
 """The plain `torch.nn` module, run eagerly: what every ratio is against."""
@@ -50,6 +50,29 @@ Call = Callable[[], Any]
 """Runs a contender's forward pass once, waits for it and returns the logits on its own device."""
 
 
+@dataclass(frozen=True)
+class Contender:
+    """A contender that has run once, so that all is compiled."""
+
+    run: Call
+    multiply_adds: int  # of one forward pass, those of the attention products with them
+    logits: np.ndarray  # what it computes, in float64
+
+
+def entered(names: Iterable[str], work: Work, step: Callable[[str], None]) -> tuple[dict[str, Contender], dict[str, str]]:
+    """The contenders that can do this work here, and of the others why they cannot. `step` is told what is being done."""
+    ready, absent = {}, {}
+    for name in names:
+        step(f"{work.variant} x {work.batch}: {name}")
+        why = why_absent(name, work)
+        if why:
+            absent[name] = why
+            continue
+        run = prepare(name, work)
+        ready[name] = Contender(run, work.batch * multiply_adds(name, work), to_numpy(run()).astype(np.float64))
+    return ready, absent
+
+
 def why_absent(name: str, work: Work) -> str | None:
     """Why this contender cannot do this work here, or None."""
     library = "torch" if name == MODULE else LIBRARIES[name]
@@ -68,10 +91,22 @@ def why_absent(name: str, work: Work) -> str | None:
     return None
 
 
+def multiply_adds(name: str, work: Work) -> int:
+    """Multiply-adds of one image, those of the attention products with them."""
+    if name != "vit_pytorch":
+        return cost(work.config, work.size).multiply_adds
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        community_port(work.config).eval()(torch.empty(1, work.config.in_chans, work.size, work.size))
+    return int(counter.get_total_flops()) // 2
+
+
 def prepare(name: str, work: Work) -> Call:
     """A contender, ready to run: weights and images on the device, nothing compiled yet."""
     config = work.config
-    images = random_images((work.batch, config.in_chans, work.size, work.size), dtype="float32")
+    images = np.random.default_rng(0).standard_normal((work.batch, config.in_chans, work.size, work.size), "float32")
     params = random_params(parameter_shapes(config), dtype="float32")
     if name in (MODULE, "vit_pytorch", "torch", "torch.compile"):
         return _torch(name, work, images, params)
@@ -157,21 +192,3 @@ def vit_pytorch_module() -> Any:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def multiply_adds(name: str, work: Work) -> int:
-    """Multiply-adds of one image, those of the attention products with them."""
-    if name != "vit_pytorch":
-        return cost(work.config, work.size).multiply_adds
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        community_port(work.config).eval()(torch.empty(1, work.config.in_chans, work.size, work.size))
-    return int(counter.get_total_flops()) // 2
-
-
-def logits(call: Call) -> np.ndarray:
-    """What a contender computes, in float64."""
-    found: np.ndarray = to_numpy(call()).astype(np.float64)
-    return found

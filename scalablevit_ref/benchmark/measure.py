@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -19,13 +19,12 @@ import numpy as np
 
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.backends.threads import cores
-from scalablevit_ref.benchmark.contenders import MODULE, Call, Work, logits, multiply_adds, prepare, why_absent
+from scalablevit_ref.benchmark.contenders import MODULE, Call, Work, entered
 from scalablevit_ref.config import variant
 from scalablevit_ref.cost import cost
 from scalablevit_ref.network import block
 from scalablevit_ref.parameters import block_kind, children, parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
-from scalablevit_ref.testing.tolerances import relative_l2
 
 Step = Callable[[str], None]
 """Is told what is being done."""
@@ -41,7 +40,7 @@ GROWTH_SIZES = (224, 448, 672, 896)
 
 
 def document(
-    works: Sequence[Work], contenders: Sequence[str], *, rounds: int, count: int, full: bool, step: Step
+    works: Sequence[Work], contenders: Sequence[str], *, rounds: int, count: int | None, full: bool, step: Step
 ) -> dict[str, Any]:
     """All figures of one run.
 
@@ -54,29 +53,30 @@ def document(
     rounds
         Runs of each, in turn.
     count
-        The number of threads that all have, as `threads` sets it.
+        The number of threads that all have; None is one a core.
     full
         Measure memory, growth, import and conversion too.
     step
         Is told what is being done.
     """
-    found: dict[str, Any] = {"machine": machine(count), "gpu": gpu()}
-    step("matrix product")
-    products = {kind: matmul_peak(*kind) for kind in dict.fromkeys((work.dtype, work.device) for work in works)}
-    found["matmul_gflops"] = {" ".join(kind): 2 * product / 1e9 for kind, product in products.items()}
-    found["forward"] = []
-    for work in works:
-        product = products[work.dtype, work.device]
-        found["forward"] += forward_passes(work, contenders, matmul=product, rounds=rounds, count=count, peaks=full, step=step)
-    if full:
-        from scalablevit_ref.benchmark.processes import conversion, import_time
+    with threads(count) as count:
+        found: dict[str, Any] = {"machine": machine(count), "gpu": gpu()}
+        step("matrix product")
+        products = {kind: matmul_peak(*kind) for kind in dict.fromkeys((work.dtype, work.device) for work in works)}
+        found["matmul_gflops"] = {" ".join(kind): 2 * product / 1e9 for kind, product in products.items()}
+        found["forward"] = []
+        for work in works:
+            product = products[work.dtype, work.device]
+            found["forward"] += forward_passes(work, contenders, matmul=product, rounds=rounds, count=count, peaks=full, step=step)
+        if full:
+            from scalablevit_ref.benchmark.processes import conversion, import_time
 
-        step("growth")
-        found["growth"] = growth(works[0].variant)
-        step("import")
-        found["import"] = import_time()
-        step("conversion")
-        found["conversion"] = conversion()
+            step("growth")
+            found["growth"] = growth(works[0].variant)
+            step("import")
+            found["import"] = import_time()
+            step("conversion")
+            found["conversion"] = conversion()
     return found
 
 
@@ -115,25 +115,12 @@ def gpu() -> str | None:
 def threads(count: int | None) -> Iterator[int]:
     """The same number of threads for every library: BLAS, PyTorch, the NumPy backend, and by the cores allowed JAX, if not begun.
 
-    Parameters
-    ----------
-    count
-        None is as many as there are cores.
-
-    Yields
-    ------
-    int
-        The number.
-
-    Raises
-    ------
-    ValueError
-        For more than there are cores.
+    None is as many as there are cores; more is a ValueError. Yields the number.
     """
     at_hand = cores()
     count = count or len(at_hand)
     if count > len(at_hand):
-        raise ValueError(f"--threads must be at most {len(at_hand)}, the cores there are, got {count}")
+        raise ValueError(f"threads must be at most {len(at_hand)}, the cores there are, got {count}")
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(count)
     if hasattr(os, "sched_setaffinity"):
@@ -174,39 +161,36 @@ def forward_passes(
     `matmul` is the multiply-adds a second of a large matrix product here, `peaks` says whether memory is measured too; the others
     are those of `document`.
     """
-    title = f"{work.variant} x {work.batch}"
-    rows: dict[str, dict[str, Any]] = {}
-    calls = {}
-    for name in (MODULE, *contenders):
-        step(f"{title}: {name}")
-        absent = why_absent(name, work)
-        rows[name] = {"contender": name, **asdict(work)} | ({"absent": absent} if absent else {})
-        if not absent:
-            calls[name] = prepare(name, work)
-            calls[name]()  # compiles
-    step(f"{title}: in turn")
-    seconds = interleaved(calls, rounds)
-    expected, work_of_module = logits(calls[MODULE]), multiply_adds(MODULE, work) * work.batch
-    for name, times in seconds.items():
-        work_done = multiply_adds(name, work) * work.batch
-        taken, times_as_fast = spread(times), ratio(seconds[MODULE], times)
-        rows[name] |= {
-            "multiply_adds": work_done,
+    names = list(dict.fromkeys((MODULE, *contenders)))
+    ready, absent = entered(names, work, step)
+    module = ready[MODULE]
+    step(f"{work.variant} x {work.batch}: in turn")
+    seconds = interleaved({name: contender.run for name, contender in ready.items()}, rounds)
+    rows = []
+    for name in names:
+        row: dict[str, Any] = {"contender": name, **asdict(work)}
+        rows.append(row)
+        if name in absent:
+            row["absent"] = absent[name]
+            continue
+        contender, taken, times_as_fast = ready[name], spread(seconds[name]), ratio(seconds[MODULE], seconds[name])
+        row |= {
+            "multiply_adds": contender.multiply_adds,
             "seconds": asdict(taken),
             "rounds": rounds,
             "ratio": asdict(times_as_fast),
-            "ratio_at_equal_work": times_as_fast.median * work_done / work_of_module,
-            "share_of_matmul_peak": work_done / taken.median / matmul,
+            "ratio_at_equal_work": times_as_fast.median * contender.multiply_adds / module.multiply_adds,
+            "share_of_matmul_peak": contender.multiply_adds / taken.median / matmul,
         }
         if name != "vit_pytorch":  # which is another network, with weights of its own
-            rows[name]["difference"] = relative_l2(logits(calls[name]), expected)
+            row["difference"] = float(np.linalg.norm(contender.logits - module.logits) / np.linalg.norm(module.logits))
         if peaks:
             from scalablevit_ref.benchmark.processes import can_measure_memory, peak_megabytes
 
             if can_measure_memory():
-                step(f"{title}: memory of {name}")
-                rows[name]["peak_megabytes"] = peak_megabytes(name, work, count)
-    return list(rows.values())
+                step(f"{work.variant} x {work.batch}: memory of {name}")
+                row["peak_megabytes"] = peak_megabytes(name, work, count)
+    return rows
 
 
 def interleaved(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
@@ -272,7 +256,8 @@ def growth(name: str, library: str = "numpy", *, sizes: Sequence[int] = GROWTH_S
     sides = [size // config.patch_size for size in sizes]
     tokens = [side**2 for side in sides]
     maps = [to_backend(random_images((1, side, side, config.embed_dims[0]), dtype="float32"), library) for side in sides]
-    layers = [cost(config, size).layers for size in sizes]
+    any_size = replace(config, pad_windows=True)  # the later stages, which are not timed, need not take these images
+    layers = [cost(any_size, size).layers for size in sizes]
     attention: dict[str, dict[str, Any]] = {
         "iwsa": {"window_size": config.window_sizes[0]},
         "ssa": {"sr_ratio": config.sr_ratios[0], "c_ratio": config.c_ratios[0], "values": config.ssa_values},

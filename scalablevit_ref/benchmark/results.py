@@ -1,4 +1,4 @@
-"""A run's figures as people read them: the cells of a table, a page of Markdown, a picture."""
+"""A run's figures as people read them: on a terminal, as a page of Markdown, as a picture."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from scalablevit_ref.benchmark.contenders import MODULE
 from scalablevit_ref.drawing.diagram import Bar, Diagram, Hue, Line, Text
@@ -64,6 +68,43 @@ def absences(found: dict[str, Any]) -> list[str]:
     """What was not run, and why, each once."""
     said = [f"not run: {r['contender']} ({r['variant']}): {r['absent']}" for r in found["forward"] if "absent" in r]
     return list(dict.fromkeys(said))
+
+
+def print_results(found: dict[str, Any]) -> None:
+    """Print a run's figures for a terminal."""
+    console, machine = Console(), found["machine"]
+    console.print(f"{found['gpu'] or machine['cpu']}, {machine['threads']} threads", highlight=False)
+    for kind, rate in found["matmul_gflops"].items():
+        console.print(f"large matrix product in {kind}: {rate:.0f} GFLOP/s", highlight=False)
+    console.print(_terminal_table(ran(found)))
+    if any(row["contender"] == "vit_pytorch" for row in ran(found)):
+        console.print("* another network: at an equal number of multiply-adds", style="dim")
+    for doubt in doubts(found):
+        console.print(doubt, style="yellow", highlight=False)
+    for absence in absences(found):
+        console.print(absence, style="dim", highlight=False)
+    for row in found.get("growth", []):
+        power = f"time ~ tokens^{row['exponent']:.2f} (multiply-adds ^{row['counted']:.2f})"
+        console.print(f"{row['kind'].upper()} {power}", highlight=False)
+    if "import" in found:
+        seconds, c = found["import"]["total"], found["conversion"]
+        console.print(f"import {seconds:.3f} s; {c['variant']} converted in {c['ratio']:.2f} x a copy", highlight=False)
+
+
+def _terminal_table(rows: list[dict[str, Any]]) -> Table:
+    """A line for each row; a column of memory if that was measured. Headings of two words take two lines: 80 columns hold all."""
+    headings = HEADINGS if any("peak_megabytes" in row for row in rows) else HEADINGS[:-1]
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    found.add_column("work", overflow="fold")
+    found.add_column("contender", no_wrap=True)
+    for heading in headings:
+        found.add_column(heading.replace(" ", "\n", 1) if len(heading) > 5 else heading, justify="right", no_wrap=True)
+    before = ""
+    for row in rows:
+        work = f"{row['variant']} x {row['batch']}"
+        found.add_row("" if work == before else work, row["contender"], *cells(row)[: len(headings)])
+        before = work
+    return found
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
+from scalablevit_ref.backends.threads import cores
 from scalablevit_ref.benchmark.contenders import LIBRARIES, Work
-from scalablevit_ref.benchmark.results import HEADINGS, absences, cells, doubts, ran
+from scalablevit_ref.benchmark.measure import document
 from scalablevit_ref.benchmark.results import page as markdown
 from scalablevit_ref.benchmark.results import plot as draw
+from scalablevit_ref.benchmark.results import print_results
 from scalablevit_ref.checks import check_image_size
 from scalablevit_ref.cli.documents import print_json
 from scalablevit_ref.cli.errors import bad_input_is_one_line, check_folder, check_known
@@ -60,26 +58,21 @@ def bench(
     The plain module runs eagerly, `torch.compile` in one graph, JAX under `jax.jit`. All have the same threads, weights and images;
     runs of compilation and warming up do not count. Needs PyTorch: `pip install 'scalablevit-ref[torch]'`.
     """
-    with ExitStack() as limits:
-        with bad_input_is_one_line():
-            check_known("--dtype", [dtype], DTYPES)
-            check_known("--device", [device], DEVICES)
-            names = (list(LIBRARIES) if full else list(QUICK)) if backends is None else _words(backends)
-            check_known("--backends", names, LIBRARIES)
-            works = _works(_words(variants), batch, image_size, dtype, device)
-            _check_environment(device, plot)
-            check_folder("--plot", plot)
-            check_folder("--page", page)
-            from scalablevit_ref.benchmark.measure import document
-            from scalablevit_ref.benchmark.measure import threads as equal_threads
-
-            count = limits.enter_context(equal_threads(threads))
-        with spinner(logged=True) as step:  # a run may take half an hour: its log says how far it is
-            found = document(works, names, rounds=rounds, count=count, full=full, step=step)
+    with bad_input_is_one_line():
+        check_known("--dtype", [dtype], DTYPES)
+        check_known("--device", [device], DEVICES)
+        names = (list(LIBRARIES) if full else list(QUICK)) if backends is None else _words(backends)
+        check_known("--backends", names, LIBRARIES)
+        works = _works(_words(variants), batch, image_size, dtype, device)
+        _check_environment(device, threads, plot)
+        check_folder("--plot", plot)
+        check_folder("--page", page)
+    with spinner(logged=True) as step:  # a run may take half an hour: its log says how far it is
+        found = document(works, names, rounds=rounds, count=threads, full=full, step=step)
     if as_json:
         print_json(found)
     else:
-        _print(found)
+        print_results(found)
     with bad_input_is_one_line():
         if plot:
             draw(found, plot)
@@ -109,7 +102,10 @@ def _works(variants: list[str], batch: str, size: int | None, dtype: str, device
     return [Work(name, count, sizes[name], dtype, device) for name in variants for count in batches]
 
 
-def _check_environment(device: str, plot: Path | None) -> None:
+def _check_environment(device: str, threads: int | None, plot: Path | None) -> None:
+    """Raise before any work for what this machine does not have. ValueError, ModuleNotFoundError."""
+    if threads and threads > len(cores()):
+        raise ValueError(f"--threads must be at most {len(cores())}, the cores there are, got {threads}")
     for package, extra in (("torch", "torch"), *([("matplotlib", "plot")] if plot else [])):
         if not find_spec(package):
             raise ModuleNotFoundError(f"bench needs {package}: pip install 'scalablevit-ref[{extra}]'")
@@ -120,39 +116,3 @@ def _check_environment(device: str, plot: Path | None) -> None:
 
         if not torch.cuda.is_available():
             raise ValueError("--device cuda: PyTorch finds no CUDA device")
-
-
-def _print(found: dict[str, Any]) -> None:
-    console, machine = Console(), found["machine"]
-    console.print(f"{found['gpu'] or machine['cpu']}, {machine['threads']} threads", highlight=False)
-    for kind, rate in found["matmul_gflops"].items():
-        console.print(f"large matrix product in {kind}: {rate:.0f} GFLOP/s", highlight=False)
-    console.print(_table(ran(found)))
-    if any(row["contender"] == "vit_pytorch" for row in ran(found)):
-        console.print("* another network: at an equal number of multiply-adds", style="dim")
-    for doubt in doubts(found):
-        console.print(doubt, style="yellow", highlight=False)
-    for absence in absences(found):
-        console.print(absence, style="dim", highlight=False)
-    for row in found.get("growth", []):
-        power = f"time ~ tokens^{row['exponent']:.2f} (multiply-adds ^{row['counted']:.2f})"
-        console.print(f"{row['kind'].upper()} {power}", highlight=False)
-    if "import" in found:
-        seconds, c = found["import"]["total"], found["conversion"]
-        console.print(f"import {seconds:.3f} s; {c['variant']} converted in {c['ratio']:.2f} x a copy", highlight=False)
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    """A line for each row; a column of memory if that was measured. Headings of two words take two lines: 80 columns hold all."""
-    headings = HEADINGS if any("peak_megabytes" in row for row in rows) else HEADINGS[:-1]
-    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    found.add_column("work", overflow="fold")
-    found.add_column("contender", no_wrap=True)
-    for heading in headings:
-        found.add_column(heading.replace(" ", "\n", 1) if len(heading) > 5 else heading, justify="right", no_wrap=True)
-    before = ""
-    for row in rows:
-        work = f"{row['variant']} x {row['batch']}"
-        found.add_row("" if work == before else work, row["contender"], *cells(row)[: len(headings)])
-        before = work
-    return found

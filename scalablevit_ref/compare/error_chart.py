@@ -134,7 +134,7 @@ def put_chart(diagram: Diagram, report: Report, top: float, *, letters: float) -
         label = label if _width(label, size) <= max(left, right) else report.first.layer
         text(first, top - size, label, "left" if right >= left else "right", "bad", bold=True)
 
-    radius = max(1.4, min(3.0, step / 2.4))
+    radius = max(1.4, min(3.0, step / 4))
     for kind in SERIES:
         found = [(i, c.error) for i, row in enumerate(rows) if (c := getattr(row, kind))]
         for finite, run in groupby(found, key=lambda point: math.isfinite(point[1])):

@@ -13,19 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from scalablevit_ref.backends.threads import cores
 from typer.testing import CliRunner
 
 import scalablevit_ref as sv
 from scalablevit_ref.benchmark import processes, results
-from scalablevit_ref.benchmark.contenders import LIBRARIES, MODULE, Work, logits, multiply_adds, prepare, why_absent
+from scalablevit_ref.benchmark.contenders import LIBRARIES, MODULE, Work, entered, multiply_adds, prepare, why_absent
 from scalablevit_ref.benchmark.measure import growth, interleaved, machine, matmul_peak, ratio, spread, threads
+from scalablevit_ref.benchmark.results import _terminal_table
 from scalablevit_ref.cli import app
-from scalablevit_ref.cli.bench import _table, _works
+from scalablevit_ref.cli.bench import _works
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, relative_l2
 from tests.programs.benchmarks import project_page
 
 WORK = Work("digits", 2, 112)
-ARGUMENTS = ["bench", "--variants", "digits", "--image-size", "112", "--rounds", "3", "--threads", "1"]
+ARGUMENTS = ["bench", "--variants", "digits", "--rounds", "3", "--threads", "1"]
 
 pytestmark = pytest.mark.usefixtures("as_in_production")
 
@@ -37,9 +39,13 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
 def test_contenders_compute_what_the_module_does(name: str) -> None:
-    expected = logits(prepare(MODULE, WORK))
+    told: list[str] = []
+    ready, absent = entered([MODULE, name, "cupy"], WORK, told.append)
+    assert absent == {"cupy": "runs on GPUs"}
+    assert told == [f"digits x 2: {one}" for one in (MODULE, name, "cupy")]
+    expected = ready[MODULE].logits
     assert expected.shape == (2, 10)
-    assert relative_l2(logits(prepare(name, WORK)), expected) <= NETWORK_TOLERANCE["float32"] * EPS["float32"]
+    assert relative_l2(ready[name].logits, expected) <= NETWORK_TOLERANCE["float32"] * EPS["float32"]
 
 
 def test_sixteen_bits_are_measured_in_sixteen_bits() -> None:
@@ -106,7 +112,7 @@ def test_threads_are_the_same_for_all_and_given_back() -> None:
         assert len(os.sched_getaffinity(0)) == 1
     torch.set_num_threads(before)
     assert len(os.sched_getaffinity(0)) >= 1
-    with pytest.raises(ValueError, match=r"--threads must be at most \d+, the cores there are, got 4096"), threads(4096):
+    with pytest.raises(ValueError, match=r"threads must be at most \d+, the cores there are, got 4096"), threads(4096):
         pass
 
 
@@ -132,6 +138,10 @@ def test_growth_is_the_exponent_of_the_tokens() -> None:
     assert 1 < rows[1]["counted"] < 2
     assert rows[1]["tokens"] == [3136, 12544]
     assert all(np.log(row["seconds"][1] / row["seconds"][0]) / np.log(4) == pytest.approx(row["exponent"]) for row in rows)
+    assert [row["kind"] for row in growth("digits", sizes=(112, 224), rounds=1)] == [
+        "iwsa",
+        "ssa",
+    ]  # whose last stages do not take images of 224
 
 
 def test_json() -> None:
@@ -144,6 +154,7 @@ def test_json() -> None:
         (name, batch) for batch in (1, 2) for name in (MODULE, "numpy", "torch", "cupy")
     ]
     for row in found["forward"]:
+        assert row["size"] == 112  # the variant's own, as no other is given
         if row["contender"] == "cupy":
             assert row["absent"] == "runs on GPUs"
             continue
@@ -181,10 +192,6 @@ def test_table_picture_and_page(tmp_path: Path) -> None:
 
 
 def test_a_variant_is_timed_at_the_size_of_its_tables() -> None:
-    arguments = ["bench", "--variants", "digits", "--rounds", "3", "--threads", "1", "--backends", "numpy", "--json"]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    assert [found["size"] for found in json.loads(result.stdout)["forward"]] == [112, 112]
     works = _works(["digits", "small"], "1,2", None, "float32", "cpu")
     assert [(work.variant, work.batch, work.size) for work in works] == [
         ("digits", 1, 112),
@@ -199,7 +206,7 @@ def test_nothing_of_a_full_table_is_cut_at_80_columns() -> None:
     seconds = {"median": 1.2345, "low": 1.1234, "high": 1.5678}
     rows = [row(name, 10.56) | {"variant": "mmdet_small", "batch": 16, "peak_megabytes": 1234.0} for name in LIBRARIES]
     console = Console(width=80, file=io.StringIO())
-    console.print(_table([found | {"seconds": seconds, "ratio_at_equal_work": 10.56} for found in rows]))
+    console.print(_terminal_table([found | {"seconds": seconds, "ratio_at_equal_work": 10.56} for found in rows]))
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     words = [word for heading in results.HEADINGS for word in heading.split()]
     assert {word for word in [*words, *LIBRARIES, "10.56–10.56", "1234"] if word not in printed} == set()
@@ -257,7 +264,7 @@ def test_import_time_is_measured_in_a_process_of_its_own() -> None:
         (["--batch", "0"], "--batch must be numbers of at least 1 between commas, got '0'"),
         (["--batch", "1,x"], "--batch must be numbers of at least 1 between commas, got '1,x'"),
         (["--image-size", "100"], "100"),
-        (["--threads", "4096"], "--threads must be at most"),
+        (["--threads", "4096"], f"--threads must be at most {len(cores())}, the cores there are, got 4096"),
         (["--plot", "missing/picture.svg"], "--plot: there is no folder 'missing'"),
         (["--page", "missing/page.md"], "--page: there is no folder 'missing'"),
         (["--plot", "picture.bmp"], "--plot must end in .png, .svg or .pdf, got 'picture.bmp'"),

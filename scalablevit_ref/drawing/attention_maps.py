@@ -13,7 +13,7 @@ from scalablevit_ref.drawing.attention_weights import LayerAttention
 from scalablevit_ref.drawing.diagram import MARGIN, Diagram, Line, Picture, Text
 from scalablevit_ref.drawing.facts import figures, several
 from scalablevit_ref.drawing.render import save
-from scalablevit_ref.drawing.style import MARK, SMALL, TITLE, WIDTH, viridis
+from scalablevit_ref.drawing.style import MARK, SMALL, WIDTH, viridis
 
 HEADS_TOLD = 8
 """Heads of which the alternative text says where they look; of more, the first ones."""
@@ -132,10 +132,7 @@ class AttentionPicture:
         columns = next(n for n, most in ((3, 3), (4, 8), (6, 24), (8, len(heads))) if len(heads) <= most)
         wide, narrow = ((WIDTH - 2 * MARGIN - GAP * (n - 1)) / n for n in (3, columns))
         diagram = Diagram(self.title, alt=self.alt)
-        diagram.texts.append(Text(MARGIN, 30, self.title, "left", TITLE, bold=True))
-        for i, line in enumerate(self.said):
-            diagram.note(MARGIN, 52 + LINE * i, line, literal=True)
-        first = 48 + LINE * len(self.said)
+        first = diagram.heading(*self.said, literal=True)
         for i, panel in enumerate(top):
             x = MARGIN + i * (wide + GAP)
             diagram.note(x, first + 17, panel.above[0], color="ink", bold=True)

@@ -155,9 +155,9 @@ class Diagram:
         """Add a line of small letters that begins at x."""
         self.texts.append(Text(x, y, words, "left", SMALL, bold, color, literal))
 
-    def heading(self, *subtitle: str) -> float:
+    def heading(self, *subtitle: str, literal: bool = False) -> float:
         """Add the title and the lines under it at the upper left; returns the y below them."""
         self.texts.append(Text(MARGIN, 30, self.title, "left", TITLE, bold=True))
         for i, words in enumerate(subtitle, 1):
-            self.note(MARGIN, 30 + 21 * i, words)
+            self.note(MARGIN, 30 + 21 * i, words, literal=literal)
         return 44 + 21 * len(subtitle)

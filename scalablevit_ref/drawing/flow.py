@@ -79,16 +79,13 @@ class Step:
 
 
 class Edge(NamedTuple):
-    """From a step to one below it.
-
-    shape: of the tensor. leaves: in the middle of these columns it leaves its source. skip: past the steps between, at their left.
-    """
+    """From a step to one below it."""
 
     source: Step
     target: Step
-    shape: Shape
-    leaves: Span
-    skip: bool = False
+    shape: Shape  # of the tensor
+    leaves: Span  # in the middle of these columns it leaves its source
+    skip: bool = False  # past the steps between, at their left
 
 
 def edges_of(rows: Sequence[Row]) -> list[Edge]:
@@ -115,9 +112,9 @@ def _edge(source: Step, target: Step, columns: list[int]) -> Edge:
 
 def told(rows: Sequence[Row]) -> str:
     """The flow in sentences, for the alternative text."""
-    sentences = []
+    sentences, edges = [], edges_of(rows)
     for step in (step for row in rows for step in row):
-        out = [edge for edge in edges_of(rows) if edge.source is step]
+        out = [edge for edge in edges if edge.source is step]
         if out:
             shapes = " and ".join(edge.shape[0] for edge in out if edge.shape[0])
             sentences.append(f"{step.told(full=True)} gives {shapes} to {' and '.join(edge.target.told() for edge in out)}.")

@@ -26,9 +26,6 @@ from scalablevit_ref.network import block
 from scalablevit_ref.parameters import block_kind, children, parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
 
-Step = Callable[[str], None]
-"""Is told what is being done."""
-
 PACKAGES = ("scalablevit-ref", "numpy", "einops", "torch", "jax", "cupy-cuda12x", "cupy-cuda13x", "vit-pytorch")
 """Packages whose versions the document has."""
 
@@ -40,7 +37,7 @@ GROWTH_SIZES = (224, 448, 672, 896)
 
 
 def document(
-    works: Sequence[Work], contenders: Sequence[str], *, rounds: int, count: int | None, full: bool, step: Step
+    works: Sequence[Work], contenders: Sequence[str], *, rounds: int, count: int | None, full: bool, step: Callable[[str], None]
 ) -> dict[str, Any]:
     """All figures of one run.
 
@@ -154,7 +151,7 @@ def matmul_peak(dtype: str, device: str = "cpu", *, side: int = 2048, repeats: i
 
 
 def forward_passes(
-    work: Work, contenders: Iterable[str], *, matmul: float, rounds: int, count: int, peaks: bool, step: Step
+    work: Work, contenders: Iterable[str], *, matmul: float, rounds: int, count: int, peaks: bool, step: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """One row for each contender: times in turn with the plain module, ratio, share of the matmul peak and memory; or why not.
 

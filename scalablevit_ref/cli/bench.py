@@ -84,7 +84,7 @@ def bench(
 
 
 def _words(text: str) -> list[str]:
-    """Those between commas."""
+    """The words between commas."""
     return [word.strip() for word in text.split(",")]
 
 

@@ -30,7 +30,8 @@ Span = tuple[int, int]
 Shape = tuple[str, str]
 """A tensor's shape in figures, which stand at an arrow's right, and in symbols, which stand at its left."""
 
-Row = Sequence["Step"]
+Rows = Sequence[Sequence["Step"]]
+"""Steps from top to bottom; a step stands in its columns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,7 @@ class Edge(NamedTuple):
     skip: bool = False  # past the steps between, at their left
 
 
-def edges_of(rows: Sequence[Row]) -> list[Edge]:
+def edges_of(rows: Rows) -> list[Edge]:
     """A step takes what the nearest step above gives, in each of its columns; sums also take what they add."""
     edges: list[Edge] = []
     nearest: dict[int, Step] = {}
@@ -110,7 +111,7 @@ def _edge(source: Step, target: Step, columns: list[int]) -> Edge:
     return Edge(source, target, given.get(columns[0], ("", "")), span)
 
 
-def told(rows: Sequence[Row]) -> str:
+def told(rows: Rows) -> str:
     """The flow in sentences, for the alternative text."""
     sentences, edges = [], edges_of(rows)
     for step in (step for row in rows for step in row):
@@ -121,7 +122,7 @@ def told(rows: Sequence[Row]) -> str:
     return " ".join(sentences)
 
 
-def placed(rows: Sequence[Row], title: str, *subtitle: str) -> Diagram:
+def placed(rows: Rows, title: str, *subtitle: str) -> Diagram:
     """Everything in its place, without alternative text. It is `style.WIDTH` wide, or wider where the letters need it."""
     edges, steps = edges_of(rows), [step for row in rows for step in row]
     heading = max(text_width(title, TITLE, bold=True), *(text_width(words, SMALL) for words in subtitle))

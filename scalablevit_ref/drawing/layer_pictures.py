@@ -7,13 +7,11 @@ from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.cost import Cost, cost
 from scalablevit_ref.drawing.diagram import Diagram
 from scalablevit_ref.drawing.facts import Stage, amount, figures, several
-from scalablevit_ref.drawing.flow import Row, Step, placed, told
+from scalablevit_ref.drawing.flow import Rows, Step, placed, told
 from scalablevit_ref.parameters import Shapes, block_kind, parameter_shapes
 
 HWC = r"$h \times w \times c$"
 """Symbols of a map's shape."""
-
-Rows = list[Row]
 
 
 def layer_diagram(config: ScalableViTConfig, layer: str, image_size: tuple[int, int], *, name: str) -> Diagram:
@@ -25,7 +23,7 @@ def layer_diagram(config: ScalableViTConfig, layer: str, image_size: tuple[int, 
     total = cost(config, image_size)
     _check_layer(config, layer)
     mine = Cost(tuple(found for found in total.layers if f"{found.name}.".startswith(f"{layer}.")))
-    title, symbols, rows = _flow(Layer(config, layer, image_size))
+    title, symbols, rows = _flow(DrawnLayer(config, layer, image_size))
     where = f"{layer} of ScalableViT {name}, for an image of {figures(*image_size)} pixels"
     counted = f"{mine.parameters:,} parameters, {amount(mine.multiply_adds)} multiply-adds"
     diagram = placed(rows, title, where, counted, *symbols)
@@ -47,7 +45,7 @@ def _check_layer(config: ScalableViTConfig, layer: str) -> None:
         )
 
 
-class Layer(Stage):
+class DrawnLayer(Stage):
     """The layer `name` of a network, in its stage; a block is number i."""
 
     def __init__(self, config: ScalableViTConfig, name: str, image_size: tuple[int, int]) -> None:
@@ -67,7 +65,7 @@ class Layer(Stage):
         return f"{several(self.heads, 'head')} of {channels // self.heads} channels"
 
 
-def _flow(layer: Layer) -> tuple[str, list[str], Rows]:
+def _flow(layer: DrawnLayer) -> tuple[str, list[str], Rows]:
     """A layer's title, lines that say what its symbols stand for, and its steps in rows."""
     part, *_, last = layer.name.split(".")
     if part == "patch_embeds":
@@ -97,7 +95,7 @@ def _softmax(scale: float) -> str:
     return rf"$\mathrm{{softmax}}(q\,k^{{\!\top}} \cdot {scale:g}^{{-1/2}})$"
 
 
-def _patch_embed(layer: Layer) -> Rows:
+def _patch_embed(layer: DrawnLayer) -> Rows:
     c, c_in, kernel, _ = layer.shapes["proj.weight"]
     does = (f"convolution {kernel} × {kernel}, {c_in} → {c},", f"stride {layer.stride}, padding {layer.stride - 1}")
     norm = _layer_norm(layer.config.embed_norm_eps or layer.config.norm_eps)
@@ -106,13 +104,13 @@ def _patch_embed(layer: Layer) -> Rows:
     return [[x], [Step("proj", does, "conv", out)], [Step("norm", (norm,), "norm", out)], [Step("output")]]
 
 
-def _peg(layer: Layer) -> Rows:
+def _peg(layer: DrawnLayer) -> Rows:
     x = Step("x", gives=layer.map)
     conv = Step("proj.0", ("depthwise 3 × 3, padding 1",), "conv", layer.map)
     return [[x], [conv], [Step(gives=layer.map, total=True, adds=x)], [Step("output")]]
 
 
-def _mlp(layer: Layer) -> Rows:
+def _mlp(layer: DrawnLayer) -> Rows:
     hidden = figures(layer.h, layer.w, layer.shapes["fc1.weight"][0]), r"$h \times w \times m c$"
     fc1 = Step("fc1", (layer.linear("fc1"),), "linear", hidden)
     gelu = Step("", ("GELU, exact (erf)",), "norm", hidden)
@@ -120,7 +118,7 @@ def _mlp(layer: Layer) -> Rows:
     return [[Step("x", gives=layer.map)], [fc1], [gelu], [fc2], [Step("output")]]
 
 
-def _block(layer: Layer) -> Rows:
+def _block(layer: DrawnLayer) -> Rows:
     """`network.block`: two branches, each with a norm before it, added to what they branch from."""
     kind, (hidden, c) = block_kind(layer.i), layer.shapes["mlp.fc1.weight"]
     (rows, columns), (down, across), p = layer.windows, layer.keys, layer.p
@@ -138,14 +136,14 @@ def _block(layer: Layer) -> Rows:
     return [[step] for step in (x, norm1, attn, middle, norm2, mlp, total, Step("output"))]
 
 
-def _ssa_symbols(layer: Layer, heads: str) -> list[str]:
+def _ssa_symbols(layer: DrawnLayer, heads: str) -> list[str]:
     down, across, _ = _reduced(layer)
     fewer = rf",\ n' = {down} {across} = {layer.keys[0] * layer.keys[1]}" if down != "h/s" else ""
     narrow = rf",\ c' = \lfloor r_c\,c \rfloor = {layer.shapes['q.weight'][0]}" if layer.s > 1 else ""
     return [rf"$n = h w = {layer.h * layer.w},\ s = {layer.s}{fewer},\ r_c = {layer.r_c:g}{narrow}$", heads]
 
 
-def _reduced(layer: Layer) -> tuple[str, str, tuple[str, ...]]:
+def _reduced(layer: DrawnLayer) -> tuple[str, str, tuple[str, ...]]:
     """Symbols of the rows and columns of SSA's keys, and words on the rows and columns of the map that fill no tile."""
     dropped = [f"{side % layer.s} {what}" for side, what in ((layer.h, "rows"), (layer.w, "columns")) if side % layer.s]
     if not dropped:
@@ -153,7 +151,7 @@ def _reduced(layer: Layer) -> tuple[str, str, tuple[str, ...]]:
     return r"\lfloor h/s \rfloor", r"\lfloor w/s \rfloor", (f"the last {' and '.join(dropped)} dropped",)
 
 
-def _ssa(layer: Layer) -> Rows:
+def _ssa(layer: DrawnLayer) -> Rows:
     """`attention.ssa`: q in the first column, k in the second and v in the third."""
     s, n, keys = layer.s, layer.h * layer.w, layer.keys[0] * layer.keys[1]
     scaled, values = layer.shapes["q.weight"][0], layer.shapes["proj.weight"][1]
@@ -193,13 +191,13 @@ def _ssa(layer: Layer) -> Rows:
     ]
 
 
-def _iwsa_symbols(layer: Layer, heads: str) -> list[str]:
+def _iwsa_symbols(layer: DrawnLayer, heads: str) -> list[str]:
     p, (rows, columns) = layer.p, layer.windows
     padded = rf"$\hat h = p\,\lceil h/p \rceil = {rows * p},\ \hat w = p\,\lceil w/p \rceil = {columns * p}$"
     return [rf"$p = {p},$  {heads}", *[padded] * layer.padded]
 
 
-def _iwsa(layer: Layer) -> Rows:
+def _iwsa(layer: DrawnLayer) -> Rows:
     """`attention.iwsa`: the windows in the first column and LIM in the second."""
     p, c, (rows, columns), both = layer.p, layer.c, layer.windows, (0, 1)
     windows, full = rows * columns, figures(rows * p, columns * p, c)

@@ -110,6 +110,11 @@ PUBLISHED = {
 }
 """Their figures by variant: the results table of their repository, github.com/Yangr116/ScalableViT, and of arXiv 2203.10790."""
 
+NOTE_ON_COUNTING = (
+    "The authors' multiply-adds leave the attention products out. They fit a count with one more for each element that a module "
+    "puts out (biases and norms)."
+)
+
 
 def stage_of(name: str) -> str:
     """The number of the stage that a layer of this name is part of, vit_pytorch's too; "head" for what comes after the last.

@@ -1,8 +1,8 @@
-"""Who is timed: the plain module, the specification on each backend, and PyPI's vit_pytorch, all with the same random weights."""
+"""Who is timed: the plain module, the specification on each backend, with the same random weights, and PyPI's vit_pytorch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -15,7 +15,7 @@ from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.cost import cost
 from scalablevit_ref.network import scalable_vit
 from scalablevit_ref.parameters import parameter_shapes
-from scalablevit_ref.testing import random_images, random_params
+from scalablevit_ref.testing import random_params
 
 MODULE = "module"
 """The plain `torch.nn` module, run eagerly: what every ratio is against."""
@@ -33,13 +33,13 @@ LIBRARIES = {
 
 @dataclass(frozen=True)
 class Work:
-    """One forward pass. device: "cpu", or "cuda" for an NVIDIA GPU."""
+    """One forward pass."""
 
     variant: str
     batch: int
-    size: int
+    size: int  # pixels a side
     dtype: str = "float32"
-    device: str = "cpu"
+    device: str = "cpu"  # or "cuda" for an NVIDIA GPU
 
     @property
     def config(self) -> ScalableViTConfig:
@@ -48,6 +48,29 @@ class Work:
 
 Call = Callable[[], Any]
 """Runs a contender's forward pass once, waits for it and returns the logits on its own device."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A contender that has run once, so that all is compiled."""
+
+    run: Call
+    multiply_adds: int  # of one forward pass, those of the attention products with them
+    logits: np.ndarray  # what it computes, in float64
+
+
+def entered(names: Iterable[str], work: Work, step: Callable[[str], None]) -> tuple[dict[str, Contender], dict[str, str]]:
+    """The contenders that can do this work here, and of the others why they cannot. `step` is told what is being done."""
+    ready, absent = {}, {}
+    for name in names:
+        step(f"{work.variant} x {work.batch}: {name}")
+        why = why_absent(name, work)
+        if why:
+            absent[name] = why
+            continue
+        run = prepare(name, work)
+        ready[name] = Contender(run, work.batch * multiply_adds(name, work), to_numpy(run()).astype(np.float64))
+    return ready, absent
 
 
 def why_absent(name: str, work: Work) -> str | None:
@@ -62,21 +85,33 @@ def why_absent(name: str, work: Work) -> str | None:
         return "runs on GPUs"
     if name == "cupy" and work.dtype == "bfloat16":
         return "CuPy has no bfloat16"
-    if name == "vit_pytorch" and any(wide != work.config.embed_dims[0] * 2**k for k, wide in enumerate(work.config.embed_dims)):
+    widths = work.config.embed_dims
+    if name == "vit_pytorch" and any(width != widths[0] * 2**k for k, width in enumerate(widths)):
         return "its widths double from stage to stage"
     return None
+
+
+def multiply_adds(name: str, work: Work) -> int:
+    """Multiply-adds of one image, those of the attention products with them."""
+    if name != "vit_pytorch":
+        return cost(work.config, work.size).multiply_adds
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        community_port(work.config).eval()(torch.empty(1, work.config.in_chans, work.size, work.size))
+    return int(counter.get_total_flops()) // 2
 
 
 def prepare(name: str, work: Work) -> Call:
     """A contender, ready to run: weights and images on the device, nothing compiled yet."""
     config = work.config
-    images = random_images((work.batch, config.in_chans, work.size, work.size), dtype="float32")
+    images = np.random.default_rng(0).standard_normal((work.batch, config.in_chans, work.size, work.size), "float32")
     params = random_params(parameter_shapes(config), dtype="float32")
     if name in (MODULE, "vit_pytorch", "torch", "torch.compile"):
         return _torch(name, work, images, params)
-    library = LIBRARIES[name]
-    device = None if work.device == "cpu" else work.device.replace("cuda", "gpu") if library == "jax" else work.device
-    x, p = (to_backend(arrays, library, work.dtype, device) for arrays in (images, params))
+    device = {"cpu": None, "cuda": "gpu" if name == "jax" else "cuda"}[work.device]
+    x, p = (to_backend(arrays, LIBRARIES[name], work.dtype, device) for arrays in (images, params))
     if name == "jax":
         import jax
 
@@ -157,21 +192,3 @@ def vit_pytorch_module() -> Any:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def multiply_adds(name: str, work: Work) -> int:
-    """Of one image, attention products with them."""
-    if name != "vit_pytorch":
-        return cost(work.config, work.size).multiply_adds
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        community_port(work.config).eval()(torch.empty(1, work.config.in_chans, work.size, work.size))
-    return int(counter.get_total_flops()) // 2
-
-
-def logits(call: Call) -> np.ndarray:
-    """What a contender computes, in float64."""
-    found: np.ndarray = to_numpy(call()).astype(np.float64)
-    return found

@@ -19,12 +19,16 @@ from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD, load_image
 from scalablevit_ref.parameters import init_params
 
 DIGIT = "digit:"
+"""What an image of the embedded ones begins with."""
+
 USUAL_SIZE = 224
+"""Pixels a side to which an image file is brought, unless the user says otherwise."""
+
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey (ITU-R BT.601)."""
 
 MOST_LETTERS = 32
-"""Of a file's name in the picture; a longer one loses its middle."""
+"""Letters of a file's name that the picture shows; a longer name loses its middle."""
 
 
 def attend(

@@ -104,7 +104,7 @@ def compare(
 
             html.write_text(page(report, title=against), encoding="utf-8")
         if plot:
-            from scalablevit_ref.drawing.errors import error_plot
+            from scalablevit_ref.compare.error_chart import error_plot
 
             error_plot(report, plot, title=against, theme=theme)
     if as_json:

@@ -18,16 +18,12 @@ from rich.text import Text
 
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
-from scalablevit_ref.cost import PUBLISHED, PUBLISHED_SIZE, Cost, LayerCost, LayerKind, cost, stage_of
+from scalablevit_ref.cost import NOTE_ON_COUNTING, PUBLISHED, PUBLISHED_SIZE, Cost, LayerCost, LayerKind, cost, stage_of
 from scalablevit_ref.parameters import block_kind
 
 DEFAULT_SIZES = {"digits": (112, 112)}
 WIDE = 110  # columns from which the table has room for a bar
 COLORS = {"iwsa": "cyan", "ssa": "magenta"}
-NOTE_ON_COUNTING = (
-    "The authors' multiply-adds leave out the attention products q kT and A v. They fit a count with one more for each element "
-    "that a linear layer, a convolution or a LayerNorm puts out (biases and norms)."
-)
 NOTE_ON_S = (
     'SSA v1 scales the channels of the values too (ssa_values="scaled"), as the authors\' detection backbone does; '
     "a published checkpoint of S may hold either version."

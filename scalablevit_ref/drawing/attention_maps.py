@@ -9,31 +9,57 @@ from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.drawing import style
 from scalablevit_ref.drawing.attention_weights import LayerAttention
-from scalablevit_ref.drawing.counts import figures
-from scalablevit_ref.drawing.panels import HALF, Panel, figure, over, spread
+from scalablevit_ref.drawing.diagram import MARGIN, Diagram, Line, Picture, Text
+from scalablevit_ref.drawing.facts import figures, several
+from scalablevit_ref.drawing.render import save
+from scalablevit_ref.drawing.style import MARK, SMALL, WIDTH, viridis
 
-TOLD = 8
-"""Of so many heads the alternative text says where they look."""
+HEADS_TOLD = 8
+"""Heads of which the alternative text says where they look; of more, the first ones."""
+
+HEAT, HALF = 0.72, 0.5
+"""Share of a map's colour where it lies over the image, which in grey has the rest; and a grey for what is no image."""
+
+FLAT = 0.6
+"""Share of the image's contrast that is left under a map, so that black and white hardly change the map's colours."""
+
+SMALLEST_FRAME = 9
+"""Pixels a side that a frame has at least."""
+
+SMALL_PANEL = 100
+"""Pixels a side up to which a panel has frames of thinner lines."""
+
+GAP, LINE = 14, 19
+"""Pixels between panels, and from line to line."""
+
+LABEL, SCALE = 42, 40
+"""Pixels of two lines above a panel, and of a scale below it."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A map, pixel for pixel as the image."""
+
+    above: tuple[str, str]  # a line, and one that stands back
+    pixels: np.ndarray  # "h w rgb"
+    largest: float | None = None  # the share at which the scale ends; None has no scale
+    mark: float = 0.0  # a share that is marked on the scale
+    seen: tuple[int, int, int, int] | None = None  # left, right, top and bottom of the part that is seen; None is all of it
+    frames: tuple[tuple[int, int, int], ...] = ()  # left, top and side of what is framed
+    windows: int | None = None  # pixels a side of the windows whose borders are drawn
 
 
 @dataclass(frozen=True)
 class AttentionPicture:
-    """The first image of a `LayerAttention`, and what is to be seen of it.
-
-    image: grey, "h w", from 0 to 1. query: the token's row and column; None is the mean over all queries, of SSA only.
-    heads: which. each: a panel for each of them besides their mean. said: lines under the title.
-
-    Raises ValueError for a query or a head that the layer does not have.
-    """
+    """The first image of a `LayerAttention`, and what is to be seen of it; ValueError for a query or a head that is not there."""
 
     found: LayerAttention
-    image: np.ndarray
-    query: tuple[int, int] | None
-    heads: tuple[int, ...]
-    each: bool = True
-    said: tuple[str, ...] = ()
+    image: np.ndarray  # grey, "h w", from 0 to 1
+    query: tuple[int, int] | None  # the token's row and column; None is the mean over all queries, of SSA only
+    heads: tuple[int, ...]  # those that are shown
+    each: bool = True  # each of them has a panel besides their mean
+    said: tuple[str, ...] = ()  # lines under the title
 
     def __post_init__(self) -> None:
         (h, w), found = self.found.tokens, self.found
@@ -47,16 +73,14 @@ class AttentionPicture:
                 raise ValueError(f"head must be one of {found.layer}'s, from 0 to {found.heads - 1}, got {head}")
 
     def save(self, path: Path | str, *, theme: str = "light") -> None:
-        """Write the picture; see `style.save`."""
-        with style.themed(theme) as colors:
-            picture = figure(self.title, self.said, self.panels(), self.panels_by_head(), self.legend, colors)
-            style.save(picture, path, title=self.title, alt=self.alt)
+        """Write the picture; see `render.save`."""
+        save(self.diagram(), path, theme=theme)
 
     @property
     def title(self) -> str:
         found = self.found
         span = f"s = {found.span}" if found.kind == "ssa" else f"p = {found.span}"
-        return f"{found.layer}: {found.kind.upper()}, {span}, {found.heads} head{'s' * (found.heads > 1)}"
+        return f"{found.layer}: {found.kind.upper()}, {span}, {several(found.heads, 'head')}"
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -83,7 +107,7 @@ class AttentionPicture:
         (h, w), (kh, kw), found, share = self.found.tokens, self.found.keys, self.found, self.lim_share
         asks = f"the query at row {self.query[0]}, column {self.query[1]} gives" if self.query else "all queries together give"
         most = []
-        for head, weights in list(zip(self.heads, self.weights, strict=True))[:TOLD]:
+        for head, weights in list(zip(self.heads, self.weights, strict=True))[:HEADS_TOLD]:
             row, column = np.unravel_index(np.argmax(weights), weights.shape)
             most.append(f"head {head} {weights.max():.0%} to row {row}, column {column}")
         keys = f"{kh} by {kw} keys" + (" in its window" if found.kind == "iwsa" else "")
@@ -101,6 +125,34 @@ class AttentionPicture:
         if share is not None:
             lines.append(f"│ 50 %: LIM adds as much as the window (median {100 * np.median(share):.0f} %)")
         return tuple(lines)
+
+    def diagram(self) -> Diagram:
+        """A title, a row of three places, the heads in a grid with one scale, and a legend."""
+        top, heads = self.panels(), self.panels_by_head()
+        columns = next(n for n, most in ((3, 3), (4, 8), (6, 24), (8, len(heads))) if len(heads) <= most)
+        wide, narrow = ((WIDTH - 2 * MARGIN - GAP * (n - 1)) / n for n in (3, columns))
+        diagram = Diagram(self.title, alt=self.alt)
+        first = diagram.heading(*self.said, literal=True)
+        for i, panel in enumerate(top):
+            x = MARGIN + i * (wide + GAP)
+            diagram.note(x, first + 17, panel.above[0], color="ink", bold=True)
+            diagram.note(x, first + 17 + LINE, panel.above[1])
+            _put_panel(diagram, panel, x, first + LABEL, wide)
+            if panel.largest is not None:
+                _put_scale(diagram, panel, x, first + LABEL + wide + 8, wide)
+        second, step = first + LABEL + wide + SCALE + 8, narrow + 28
+        for i, panel in enumerate(heads):
+            x, y = MARGIN + i % columns * (narrow + GAP), second + i // columns * step
+            diagram.note(x, y + 15, panel.above[0], color="ink")
+            _put_panel(diagram, panel, x, y + 20, narrow)
+        end = second - 6
+        if heads:
+            end = second + -(-len(heads) // columns) * step + SCALE - 4
+            _put_scale(diagram, heads[0], MARGIN, end - SCALE + 4, min(len(heads), columns) * (narrow + GAP) - GAP)
+        for i, line in enumerate(self.legend):
+            diagram.note(MARGIN, end + 12 + LINE * i, line)
+        diagram.height = end + LINE * len(self.legend) + 6
+        return diagram
 
     def panels(self) -> list[Panel]:
         """The image, the mean over the heads, and what SSA's keys receive or IWSA's LIM adds."""
@@ -166,3 +218,58 @@ class AttentionPicture:
         if self._window:
             marks = {"frames": marks["frames"][:1], "seen": (left, left + self._window, top, top + self._window)}
         return Panel(above, pixels, largest=largest, mark=self.even, **marks)
+
+
+def spread(values: np.ndarray, side: int, corner: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:
+    """Values "kh kw" as squares of `side` pixels, the first at this corner of a map of this shape; NaN around them."""
+    pixels = np.full(shape, np.nan)
+    squares = np.kron(values, np.ones((side, side)))
+    part = pixels[corner[0] : corner[0] + squares.shape[0], corner[1] : corner[1] + squares.shape[1]]
+    part[...] = squares[: part.shape[0], : part.shape[1]]
+    return pixels
+
+
+def over(grey: np.ndarray, values: np.ndarray, largest: float) -> np.ndarray:
+    """Values from 0 to `largest` in viridis over the grey image, "h w rgb"; where they are NaN the image alone."""
+    colors = viridis(np.nan_to_num(values) / (largest or 1))
+    under = HALF + FLAT * (grey - HALF)
+    mixed = HEAT * colors + (1 - HEAT) * under[..., None]
+    return np.where(np.isnan(values)[..., None], grey[..., None], mixed)
+
+
+def _rim(diagram: Diagram, x: float, y: float, width: float, height: float, *looks: tuple[str, float]) -> None:
+    """Lines around a rectangle, one over the other: their colours and widths."""
+    corners = (x, y), (x + width, y), (x + width, y + height), (x, y + height)
+    diagram.lines += [Line((*corners, *corners[:2]), color, thick) for color, thick in looks]
+
+
+def _put_panel(diagram: Diagram, panel: Panel, x: float, y: float, side: float) -> None:
+    """Add a square of this side with the part of the panel that is seen, the windows' borders and the frames."""
+    h, w = panel.pixels.shape[:2]
+    left, right, top, bottom = panel.seen or (0, w, 0, h)
+    across, down = side / (right - left), side / (bottom - top)  # pixels of the picture in one of the image
+    diagram.pictures.append(Picture(x, y, side, side, panel.pixels[top:bottom, left:right]))
+    _rim(diagram, x, y, side, side, ("rule", 1))
+    if panel.windows and panel.seen is None:
+        borders = [((x, y + down * at), (x + side, y + down * at)) for at in range(panel.windows, h, panel.windows)]
+        borders += [((x + across * at, y), (x + across * at, y + side)) for at in range(panel.windows, w, panel.windows)]
+        diagram.lines += [Line(ends, color, width) for ends in borders for color, width in (("#000000", 2.3), ("#ffffff", 0.9))]
+    thick = ("#000000", 4.3), (MARK, 2.3)
+    for frame_left, frame_top, size in panel.frames:
+        wide, high = (max(SMALLEST_FRAME, scale * size) for scale in (across, down))
+        middle = x + across * (frame_left - left + size / 2), y + down * (frame_top - top + size / 2)
+        looks = thick if side > SMALL_PANEL else [(color, width / 1.6) for color, width in thick]
+        _rim(diagram, middle[0] - wide / 2, middle[1] - high / 2, wide, high, *looks)
+
+
+def _put_scale(diagram: Diagram, panel: Panel, x: float, y: float, width: float) -> None:
+    """Add a scale from 0 to the panel's largest value, in the colours that it has over a middle grey."""
+    largest = panel.largest or 1.0
+    steps = np.linspace(0, largest, 256)[None]
+    diagram.pictures.append(Picture(x, y, width, 10, over(np.full(steps.shape, HALF), steps, largest)))
+    _rim(diagram, x, y, width, 10, ("rule", 1))
+    if 0 < panel.mark < largest:
+        at = x + width * panel.mark / largest
+        diagram.lines += [Line(((at, y), (at, y + 10)), color, wide) for color, wide in (("#000000", 4.3), ("#ffffff", 1.9))]
+    diagram.note(x, y + 25, "0")
+    diagram.texts.append(Text(x + width, y + 25, f"{100 * largest:.3g} %", "right", SMALL, color="soft"))

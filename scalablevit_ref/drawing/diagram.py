@@ -1,16 +1,17 @@
-"""A diagram as data: boxes, letters, lines and small maps at places in pixels."""
+"""A diagram as data: letters, boxes, lines and maps at places in pixels; y grows downwards."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from scalablevit_ref.drawing import style
-from scalablevit_ref.drawing.style import SMALL, TEXT, TITLE
+import numpy as np
+
+from scalablevit_ref.drawing.style import SMALL, TEXT, TITLE, WIDTH
 
 Hue = Literal["iwsa", "ssa", "linear", "conv", "norm"]
 Anchor = Literal["left", "center", "right"]
+MarkShape = Literal["dot", "ring", "cross"]
 Point = tuple[float, float]
 
 MARGIN = 12
@@ -19,7 +20,10 @@ MARGIN = 12
 
 @dataclass(frozen=True)
 class Text:
-    """One line of letters on the baseline (x, y), at whose left end, middle or right end x is. `$…$` is mathematics."""
+    """One line of letters on the baseline (x, y), at whose left end, middle or right end x is.
+
+    `$…$` is mathematics, unless the words are literal: those of a user, who may have a file of any name.
+    """
 
     x: float
     y: float
@@ -27,19 +31,18 @@ class Text:
     anchor: Anchor = "center"
     size: float = TEXT
     bold: bool = False
-    color: Literal["ink", "soft"] = "ink"
+    color: str = "ink"
+    literal: bool = False
 
 
 @dataclass(frozen=True)
-class Box:
-    """A rectangle whose upper left corner is (x, y). Without a hue it is a panel, which stands behind a group."""
+class Rectangle:
+    """What has its upper left corner at (x, y)."""
 
     x: float
     y: float
     width: float
     height: float
-    hue: Hue | None = None
-    dashed: bool = False
 
     @property
     def right(self) -> float:
@@ -55,14 +58,42 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A bar of a chart, in its hue, whose upper left corner is (x, y)."""
+class Box(Rectangle):
+    """A box in its hue. Without a hue it is a panel, which stands behind a group."""
 
-    x: float
-    y: float
-    width: float
-    height: float
+    hue: Hue | None = None
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Bar(Rectangle):
+    """A bar of a chart, in its hue; `pale` with an edge around it."""
+
     hue: Hue
+    pale: bool = False
+
+
+@dataclass(frozen=True)
+class Grid(Rectangle):
+    """A map seen from above, cut by thin lines into `rows` x `columns` windows, the first of them filled."""
+
+    rows: int
+    columns: int
+    hue: Hue
+
+
+@dataclass(frozen=True)
+class Picture(Rectangle):
+    """Pixels, "h w rgb" from 0 to 1."""
+
+    pixels: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Tip(Rectangle):
+    """Where the report page says something of what the pointer is on."""
+
+    words: str
 
 
 @dataclass(frozen=True)
@@ -82,52 +113,51 @@ class Sum:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A map seen from above: a rectangle cut by thin lines into `rows` x `columns` windows, the first of them filled."""
+class Line:
+    """Straight from point to point; `color` is a name of the theme's or `#rrggbb`, `width` in pixels."""
 
-    x: float
-    y: float
-    width: float
-    height: float
-    rows: int
-    columns: int
-    hue: Hue
+    points: tuple[Point, ...]
+    color: str
+    width: float = 1
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Points of a series as dots, rings or crosses of this radius."""
+
+    points: tuple[Point, ...]
+    shape: MarkShape
+    radius: float
+    color: str
 
 
 @dataclass
 class Diagram:
-    """What is drawn, the panels first; y grows downwards.
-
-    title, alt: as `style.save` takes them.
-    """
+    """What is drawn, in the order of the lists, under a title of a few words."""
 
     title: str
-    width: float = style.WIDTH
+    width: float = WIDTH
     height: float = 0
-    alt: str = ""
-    texts: list[Text] = field(default_factory=list)
+    alt: str = ""  # what the diagram shows, for who cannot see it
+    pictures: list[Picture] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
     arrows: list[Arrow] = field(default_factory=list)
     sums: list[Sum] = field(default_factory=list)
-    grids: list[Grid] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
+    marks: list[Marks] = field(default_factory=list)
+    texts: list[Text] = field(default_factory=list)
+    tips: list[Tip] = field(default_factory=list)
 
-    def heading(self, *subtitle: str) -> float:
-        """Put the title and the lines under it at the top left; returns the y below them."""
+    def note(self, x: float, y: float, words: str, *, color: str = "soft", bold: bool = False, literal: bool = False) -> None:
+        """Add a line of small letters that begins at x."""
+        self.texts.append(Text(x, y, words, "left", SMALL, bold, color, literal))
+
+    def heading(self, *subtitle: str, literal: bool = False) -> float:
+        """Add the title and the lines under it at the upper left; returns the y below them."""
         self.texts.append(Text(MARGIN, 30, self.title, "left", TITLE, bold=True))
-        y = 30.0
-        for words in subtitle:
-            y += 21
-            self.texts.append(Text(MARGIN, y, words, "left", SMALL, color="soft"))
-        return y + 14
-
-
-def plain(words: str) -> str:
-    """Letters for what stands between dollars: `$Z\\!: n \\times c$` is `Z: n × c`."""
-    for mathematics, letters in _LETTERS.items():
-        words = words.replace(mathematics, letters)
-    return re.sub(r"[\\${}]", "", words)
-
-
-_LETTERS = {r"\,": " ", r"\!": "", r"\mathrm": "", r"^{\top}": "ᵀ", "^{-1/2}": "^-½", r"\times": "×", r"\cdot": "·"}
-"""In this order."""
+        for i, words in enumerate(subtitle, 1):
+            self.note(MARGIN, 30 + 21 * i, words, literal=literal)
+        return 44 + 21 * len(subtitle)

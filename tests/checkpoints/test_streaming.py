@@ -18,7 +18,7 @@ import pytest
 import safetensors.numpy
 
 from scalablevit_ref import init_params, to_state_dict, variant
-from scalablevit_ref.benchmark.conversion import conversion
+from scalablevit_ref.benchmark.processes import conversion
 from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from scalablevit_ref.checkpoints.convert import convert_file
 from scalablevit_ref.checkpoints.hub import hub_config

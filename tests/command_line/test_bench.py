@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -10,18 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
+from scalablevit_ref.backends.threads import cores
 from typer.testing import CliRunner
 
 import scalablevit_ref as sv
-from scalablevit_ref.benchmark import growth as growing
-from scalablevit_ref.benchmark import memory, page, plot, report, timing
-from scalablevit_ref.benchmark.contenders import MODULE, Work, logits, multiply_adds, prepare, why_absent
-from scalablevit_ref.benchmark.timing import interleaved, matmul_peak, ratio, threads
+from scalablevit_ref.benchmark import measure, processes, results
+from scalablevit_ref.benchmark.contenders import LIBRARIES, MODULE, Work, entered, multiply_adds, prepare, why_absent
+from scalablevit_ref.benchmark.measure import growth, interleaved, machine, matmul_peak, ratio, threads
+from scalablevit_ref.benchmark.results import _terminal_table
 from scalablevit_ref.cli import app
+from scalablevit_ref.cli.bench import _works
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, relative_l2
+from tests.programs.benchmarks import project_page
 
 WORK = Work("digits", 2, 112)
-ARGUMENTS = ["bench", "--variants", "digits", "--image-size", "112", "--rounds", "3", "--threads", "1"]
+ARGUMENTS = ["bench", "--variants", "digits", "--rounds", "3", "--threads", "1"]
 
 pytestmark = pytest.mark.usefixtures("as_in_production")
 
@@ -33,9 +38,13 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
 def test_contenders_compute_what_the_module_does(name: str) -> None:
-    expected = logits(prepare(MODULE, WORK))
+    told: list[str] = []
+    ready, absent = entered([MODULE, name, "cupy"], WORK, told.append)
+    assert absent == {"cupy": "runs on GPUs"}
+    assert told == [f"digits x 2: {one}" for one in (MODULE, name, "cupy")]
+    expected = ready[MODULE].logits
     assert expected.shape == (2, 10)
-    assert relative_l2(logits(prepare(name, WORK)), expected) <= NETWORK_TOLERANCE["float32"] * EPS["float32"]
+    assert relative_l2(ready[name].logits, expected) <= NETWORK_TOLERANCE["float32"] * EPS["float32"]
 
 
 def test_sixteen_bits_are_measured_in_sixteen_bits() -> None:
@@ -89,7 +98,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """In the place of `time` where times are taken: no figure depends on the machine."""
     made = Clock()
-    monkeypatch.setattr(timing, "time", made)
+    monkeypatch.setattr(measure, "time", made)
     return made
 
 
@@ -123,13 +132,13 @@ def test_threads_are_the_same_for_all_and_given_back() -> None:
         assert len(os.sched_getaffinity(0)) == 1
     torch.set_num_threads(before)
     assert len(os.sched_getaffinity(0)) >= 1
-    with pytest.raises(ValueError, match=r"--threads must be at most \d+, the cores there are, got 4096"), threads(4096):
+    with pytest.raises(ValueError, match=r"threads must be at most \d+, the cores there are, got 4096"), threads(4096):
         pass
 
 
 def test_the_matrix_product_s_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Multiply-adds over the seconds of the fastest run of either library."""
-    monkeypatch.setattr(timing, "interleaved", lambda calls, rounds: {name: [0.5, 0.25 + (name == "a")] for name in calls})
+    monkeypatch.setattr(measure, "interleaved", lambda calls, rounds: {name: [0.5, 0.25 + (name == "a")] for name in calls})
     assert matmul_peak("float32", side=256, repeats=3) == 256**3 / 0.25
     monkeypatch.undo()
     assert 0 < matmul_peak("float32", side=256, repeats=3) < np.inf
@@ -137,22 +146,26 @@ def test_the_matrix_product_s_rate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_is_that_of_the_activations() -> None:
     """Beyond weights and images, and it grows with the batch."""
-    assert memory.measurable()
-    one, four = (memory.peak("numpy", Work("digits", batch, 112), 1) for batch in (1, 16))
+    assert processes.can_measure_memory()
+    one, four = (processes.peak_megabytes("numpy", Work("digits", batch, 112), 1) for batch in (1, 16))
     largest = max(np.prod(layer.output_shape) for layer in sv.cost(sv.variant("digits"), 112).layers) * 4e-6
     assert largest < one < 30
     assert one < four
     with pytest.raises(RuntimeError, match="unknown variant"):
-        memory.peak("numpy", Work("nonsense", 1, 112), 1)
+        processes.peak_megabytes("numpy", Work("nonsense", 1, 112), 1)
 
 
 def test_growth_is_the_exponent_of_the_tokens() -> None:
-    rows = growing.growth("small", sizes=(224, 448), rounds=2)
+    rows = growth("small", sizes=(224, 448), rounds=2)
     assert [row["kind"] for row in rows] == ["iwsa", "ssa"]
     assert rows[0]["counted"] == pytest.approx(1)
     assert 1 < rows[1]["counted"] < 2
     assert rows[1]["tokens"] == [3136, 12544]
     assert all(np.log(row["seconds"][1] / row["seconds"][0]) / np.log(4) == pytest.approx(row["exponent"]) for row in rows)
+    assert [row["kind"] for row in growth("digits", sizes=(112, 224), rounds=1)] == [
+        "iwsa",
+        "ssa",
+    ]  # whose last stages do not take images of 224
 
 
 def test_json() -> None:
@@ -165,6 +178,7 @@ def test_json() -> None:
         (name, batch) for batch in (1, 2) for name in (MODULE, "numpy", "torch", "cupy")
     ]
     for row in found["forward"]:
+        assert row["size"] == 112  # the variant's own, as no other is given
         if row["contender"] == "cupy":
             assert row["absent"] == "runs on GPUs"
             continue
@@ -202,6 +216,29 @@ def test_table_picture_and_page(tmp_path: Path) -> None:
     assert "- not run: cupy (digits): runs on GPUs" in written
 
 
+def test_a_variant_is_timed_at_the_size_of_its_tables() -> None:
+    works = _works(["digits", "small"], "1,2", None, "float32", "cpu")
+    assert [(work.variant, work.batch, work.size) for work in works] == [
+        ("digits", 1, 112),
+        ("digits", 2, 112),
+        ("small", 1, 224),
+        ("small", 2, 224),
+    ]
+
+
+def test_nothing_of_a_full_table_is_cut_at_80_columns() -> None:
+    """The longest names, and figures of a slow machine."""
+    seconds = {"median": 1.2345, "low": 1.1234, "high": 1.5678}
+    rows = [row(name, 10.56) | {"variant": "mmdet_small", "batch": 16, "peak_megabytes": 1234.0} for name in LIBRARIES]
+    console = Console(width=80, file=io.StringIO())
+    console.print(_terminal_table([found | {"seconds": seconds, "ratio_at_equal_work": 10.56} for found in rows]))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    words = [word for heading in results.HEADINGS for word in heading.split()]
+    assert {word for word in [*words, *LIBRARIES, "10.56–10.56", "1234"] if word not in printed} == set()
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
 def row(contender: str, times_as_fast: float) -> dict[str, Any]:
     figures = {"median": times_as_fast, "low": times_as_fast, "high": times_as_fast}
     seconds = {key: 1 / value for key, value in figures.items()}
@@ -210,11 +247,10 @@ def row(contender: str, times_as_fast: float) -> dict[str, Any]:
 
 
 def test_the_page_says_which_goals_are_missed() -> None:
-    machine = report.machine(2)
     rows = [row(MODULE, 1), row("numpy", 1.1), row("torch", 1.04)]
     conversion = {"variant": "large", "megabytes": 437, "copy_seconds": 1, "convert_seconds": 1.5, "ratio": 1.5}
     found = {
-        "machine": machine,
+        "machine": machine(2),
         "gpu": None,
         "matmul_gflops": {"float32 cpu": 150.0},
         "forward": rows,
@@ -222,7 +258,10 @@ def test_the_page_says_which_goals_are_missed() -> None:
         "import": {"total": 0.2, "beyond_numpy_and_einops": 0.05},
         "conversion": conversion | {"megabytes_of_memory": 26, "inspect_seconds": 0.1},
     }
-    text = page.page(found)
+    text = project_page(found, "benchmarks")
+    assert "| conversion, times a copy | 2 | 1.5 | reached |" in text
+    assert "| `import scalablevit_ref`, seconds | 0.25 | 0.2 | reached |" in text
+    assert "goal" not in results.page(found)
     assert "| small × 1 | numpy | 1.0 | 1.10 | reached |" in text
     assert "| small × 1 | torch | 1.3 | 1.04 | 20% short |" in text
     assert "| IWSA | 1, 2 | 1.01 | 1.00 |" in text
@@ -230,11 +269,13 @@ def test_the_page_says_which_goals_are_missed() -> None:
     assert text.startswith("# Benchmarks of small\n")
     assert "Do not trust" not in text
     rows[1]["share_of_matmul_peak"] = 1.11
-    assert "Do not trust these times" in page.page(found)
+    found["import"] = {"total": 0.3, "beyond_numpy_and_einops": 0.05}
+    assert "| `import scalablevit_ref`, seconds | 0.25 | 0.3 | 20% over |" in project_page(found, "benchmarks")
+    assert "Do not trust these times" in project_page(found, "benchmarks")
 
 
 def test_import_time_is_measured_in_a_process_of_its_own() -> None:
-    found = report.import_time(1)
+    found = processes.import_time(1)
     assert 0 < found["beyond_numpy_and_einops"] < found["total"]
 
 
@@ -248,7 +289,7 @@ def test_import_time_is_measured_in_a_process_of_its_own() -> None:
         (["--batch", "0"], "--batch must be numbers of at least 1 between commas, got '0'"),
         (["--batch", "1,x"], "--batch must be numbers of at least 1 between commas, got '1,x'"),
         (["--image-size", "100"], "100"),
-        (["--threads", "4096"], "--threads must be at most"),
+        (["--threads", "4096"], f"--threads must be at most {len(cores())}, the cores there are, got 4096"),
         (["--plot", "missing/picture.svg"], "--plot: there is no folder 'missing'"),
         (["--page", "missing/page.md"], "--page: there is no folder 'missing'"),
         (["--plot", "picture.bmp"], "--plot must end in .png, .svg or .pdf, got 'picture.bmp'"),
@@ -267,10 +308,9 @@ def test_the_committed_page_and_pictures_are_of_the_committed_run(name: str, tmp
     docs = Path(__file__).parents[2] / "docs"
     found = json.loads((docs / f"{name}.json").read_text(encoding="utf-8"))
     for theme, file in (("light", f"{name}.svg"), ("dark", f"{name}-dark.svg")):
-        plot.plot(found, tmp_path / file, theme=theme)
+        results.plot(found, tmp_path / file, theme=theme)
         assert (tmp_path / file).read_bytes() == (docs / "pictures" / file).read_bytes()
-    pictures = [f"pictures/{name}.svg", f"pictures/{name}-dark.svg"]
-    assert page.page(found, pictures) == (docs / f"{name}.md").read_text(encoding="utf-8")
+    assert project_page(found, name) == (docs / f"{name}.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("package", "extra"), [("torch", "torch"), ("matplotlib", "plot")])

@@ -23,6 +23,7 @@ import scalablevit_ref as sv
 from scalablevit_ref.compare.html.page import html as page
 from scalablevit_ref.compare.mistakes.search import Finding
 from scalablevit_ref.compare.report import Cause, Report, Row
+from scalablevit_ref.drawing.style import THEMES
 from scalablevit_ref.edits import Mistake
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.testing.arrays import Comparison, compare_arrays
@@ -204,6 +205,23 @@ def test_the_verdict_and_the_diagnosis_are_said_in_words() -> None:
     assert "first to hold a NaN or an infinity" in text
     assert "with no tolerance" in text
     assert "A note of its own." in Page(page(replace(made(), notes=("A note of its own.",)))).text
+
+
+def test_the_page_has_the_colours_of_the_pictures() -> None:
+    """Every colour of both themes, and no variable or class of the chart that the style sheet does not know."""
+    text = page(broken())
+    sheet = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
+    assert sheet
+    light, dark = sheet[1].split("@media (prefers-color-scheme: dark)", 1)
+    for theme, part in (("light", light), ("dark", dark)):
+        colors = set(re.findall(r"#[0-9a-f]{6}", str(THEMES[theme])))
+        assert colors <= set(re.findall(r"#[0-9a-f]{6}", part.partition("/*")[0]))
+    defined = set(re.findall(r"(--[a-z-]+): ", sheet[1]))
+    assert set(re.findall(r"var\((--[a-z-]+)\)", sheet[1])) <= defined
+    charts = "".join(re.findall(r'<svg role="img" aria-labelledby="(?:wide|narrow).*?</svg>', text, re.DOTALL))
+    used = {name for names in re.findall(r'class="([^"]+)"', charts) for name in names.split()}
+    assert used >= {"line", "rule", "ring", "dot", "iwsa", "ssa", "bad", "ink", "soft", "hit"}
+    assert used - {"soft"} <= set(re.findall(r"\.([a-z]+)[ ,:{]", sheet[1]))  # soft is every letter's
 
 
 def test_names_cannot_break_out() -> None:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.transforms import Bbox
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -23,9 +24,10 @@ import scalablevit_ref as sv
 from scalablevit_ref import digits, ops
 from scalablevit_ref.attention import iwsa, ssa
 from scalablevit_ref.cli import app
-from scalablevit_ref.drawing import panels, style
+from scalablevit_ref.drawing import attention_maps, style
 from scalablevit_ref.drawing.attention_maps import AttentionPicture
 from scalablevit_ref.drawing.attention_weights import LayerAttention, layer_attention
+from scalablevit_ref.drawing.render import drawn, house_style
 from scalablevit_ref.testing import random_images, random_params
 from scalablevit_ref.testing.strategies import Case, block_cases, iwsa_cases, ssa_cases
 from tests.programs.attention_ink import IWSAInk, SSAInk, attentions, iwsa_ink, ssa_ink
@@ -231,12 +233,12 @@ def made_up(kind: Any = "ssa", heads: int = 3, key: tuple[int, int] = (1, 2)) ->
     return LayerAttention("stages.1.1", kind, 2 if kind == "ssa" else 4, 4, weights, np.zeros((1, 2)), **lim)
 
 
-GREY = np.full((32, 48), panels.HALF)
+GREY = np.full((32, 48), attention_maps.HALF)
 
 
-def where(panel: panels.Panel, grey: float = panels.HALF) -> tuple[slice, slice]:
+def where(panel: attention_maps.Panel, grey: float = attention_maps.HALF) -> tuple[slice, slice]:
     """Rows and columns of the pixels in the scale's last colour."""
-    last = panels.over(np.full((1, 1), grey), np.ones((1, 1)), 1.0)[0, 0]
+    last = attention_maps.over(np.full((1, 1), grey), np.ones((1, 1)), 1.0)[0, 0]
     rows, columns = np.nonzero((abs(panel.pixels - last) < 1e-6).all(-1))
     assert len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
     return slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
@@ -248,7 +250,7 @@ def test_keys_lie_over_the_pixels_that_they_stand_for() -> None:
     assert where(query) == where(received) == (slice(8, 16), slice(16, 24))  # a key is 2 x 2 tokens of 4 pixels
     assert image.frames == query.frames == ((12, 20, 4),)
     assert [where(panel) for panel in picture.panels_by_head()] == [where(query)] * 3
-    assert (image.pixels == panels.HALF).all()
+    assert (image.pixels == attention_maps.HALF).all()
     assert query.largest == 1
     assert query.mark == pytest.approx(1 / 24)
 
@@ -261,7 +263,7 @@ def test_a_window_s_keys_lie_in_the_query_s_window() -> None:
     assert window.frames == ((44, 20, 4),)
     assert image.frames == lim.frames == ((44, 20, 4), (32, 16, 16))
     assert image.windows == 16
-    assert np.array_equal(lim.pixels, panels.over(GREY, np.full(GREY.shape, 0.75), 1.0))
+    assert np.array_equal(lim.pixels, attention_maps.over(GREY, np.full(GREY.shape, 0.75), 1.0))
     assert (lim.mark, lim.largest) == (0.5, 1.0)
     assert picture.panels_by_head() == []
 
@@ -276,7 +278,7 @@ def test_keys_that_a_map_does_not_fill_are_left_out_and_padding_is_shown() -> No
     )
     image, window, _ = AttentionPicture(found, np.zeros((28, 44)), (6, 10), (0,)).panels()
     assert image.pixels.shape == (32, 48, 3)
-    assert (image.pixels[28:] == panels.HALF).all()
+    assert (image.pixels[28:] == attention_maps.HALF).all()
     assert (image.pixels[:28, :44] == 0).all()
     assert window.seen == (32, 48, 16, 32)
 
@@ -286,15 +288,19 @@ def test_keys_that_a_map_does_not_fill_are_left_out_and_padding_is_shown() -> No
 def test_nothing_in_the_picture_overlaps_or_leaves_it(kind: Any, heads: int) -> None:
     said = ("a_file_with_quite…te_a_name.png: class 999, probability 0.99", "weights of a_file_with_quite…te_a_name.pth")
     picture = AttentionPicture(made_up(kind, heads), GREY, (7, 11), tuple(range(heads)), said=said)
-    with style.themed("light") as colors:
-        figure = panels.figure(picture.title, said, picture.panels(), picture.panels_by_head(), picture.legend, colors)
+    diagram = picture.diagram()
+    with house_style():
+        figure = drawn(diagram, style.THEMES["light"])
         renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
-        boxes = [text.get_window_extent(renderer) for text in figure.texts] + [axes.get_window_extent() for axes in figure.axes]
-    assert len(figure.axes) == 3 + 2 + (heads + 1 if heads > 1 else 0)
+        boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
+    width, height = figure.get_size_inches() * 96
+    boxes += [Bbox.from_extents(p.x, height - p.bottom, p.right, height - p.y) for p in diagram.pictures]  # type: ignore[no-untyped-call]
+    assert len(diagram.pictures) == 3 + 2 + (heads + 1 if heads > 1 else 0)
     for a, b in combinations(boxes, 2):
         assert not (a.x0 < b.x1 - 1 and b.x0 < a.x1 - 1 and a.y0 < b.y1 - 1 and b.y0 < a.y1 - 1), (a, b)
-    width, height = figure.get_size_inches() * 96
     assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for box in boxes)
+    ends = [point for line in diagram.lines for point in line.points]
+    assert all(0 <= x <= width and 0 <= y <= height for x, y in ends)
 
 
 def attend(*arguments: str | Path) -> Any:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -26,12 +28,11 @@ from scalablevit_ref.cli import app
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig
 from scalablevit_ref.cost import Cost
 from scalablevit_ref.drawing import draw, style
-from scalablevit_ref.drawing.architecture import architecture
-from scalablevit_ref.drawing.cost_chart import cost_chart
-from scalablevit_ref.drawing.counts import amount
-from scalablevit_ref.drawing.diagram import Arrow, Bar, Box, Diagram, Text, plain
-from scalablevit_ref.drawing.layers import layer_diagram
-from scalablevit_ref.drawing.render import drawn
+from scalablevit_ref.drawing.diagram import Arrow, Bar, Box, Diagram, Text
+from scalablevit_ref.drawing.facts import amount, plain
+from scalablevit_ref.drawing.layer_pictures import layer_diagram
+from scalablevit_ref.drawing.network_pictures import architecture, cost_chart
+from scalablevit_ref.drawing.render import PX, drawn, house_style
 from scalablevit_ref.parameters import children
 
 pytestmark = pytest.mark.usefixtures("as_in_production")
@@ -88,9 +89,9 @@ def box(shape: Box) -> Rectangle:
 @cache
 def ink(words: str, size: float, bold: bool, anchor: str) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of the letters that matplotlib puts at (0, 0)."""
-    with style.themed("light"):
-        figure = style.figure(height=100)
-        text = figure.text(0, 0, words, fontsize=size * style.PX, fontweight="bold" if bold else "normal", ha=anchor, va="baseline")
+    with house_style():
+        figure = Figure(dpi=96)
+        text = figure.text(0, 0, words, fontsize=size * PX, fontweight="bold" if bold else "normal", ha=anchor, va="baseline")
         extent = text.get_window_extent(FigureCanvasAgg(figure).get_renderer())
     return extent.x0, -extent.y1, extent.x1, -extent.y0
 
@@ -156,8 +157,8 @@ def test_nothing_overlaps_for_other_images(name: str, size: tuple[int, int]) -> 
 def test_letters_are_where_the_diagram_says() -> None:
     """The measurements above are of the picture that is saved."""
     diagram = layer_diagram(sv.variant("small"), "stages.0.1.attn", (224, 224), name="small")
-    with style.themed("light") as colors:
-        figure = drawn(diagram, colors)
+    with house_style():
+        figure = drawn(diagram, style.THEMES["light"])
         renderer = FigureCanvasAgg(figure).get_renderer()
         extents = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
     for extent, expected in zip(extents, letters(diagram), strict=True):
@@ -449,10 +450,23 @@ def test_letters_are_legible_and_hues_keep_apart() -> None:
         for ground in (theme.page, theme.panel):
             assert min(contrast(color, ground) for color in (theme.ink, theme.soft)) > 4.5
             assert min(contrast(edge, ground) for edge, _ in hues) > 3
-        assert min(contrast(theme.ink, fill) for _, fill in hues) > 7
+            assert min(contrast(edge, ground) for edge, _ in (theme.good, theme.bad)) > 4.5  # letters of a verdict
+        assert min(contrast(theme.ink, fill) for _, fill in (*hues, theme.good, theme.bad)) > 7
+        assert min(contrast(edge, fill) for edge, fill in (theme.good, theme.bad)) > 4.5
         for sight in blind:
             seen = [lab(sight @ linear(edge)) for edge, _ in hues]
             assert min(np.linalg.norm(one - other) for one, other in combinations(seen, 2)) > 15
+
+
+def test_viridis_is_matplotlib_s() -> None:
+    """Its ten colours exactly, near it between them, no value darker than a smaller one, and none like the colour of marks."""
+    shares, tenths = np.linspace(0, 1, 1001), np.linspace(0, 1, len(style.VIRIDIS))
+    theirs = mpl.colormaps["viridis"]
+    assert np.array_equal((255 * style.viridis(tenths)).round(), (255 * theirs(tenths)[:, :3]).round())
+    assert abs(style.viridis(shares) - theirs(shares)[:, :3]).max() < 0.07
+    seen = np.array([lab(linear("#" + bytes(rgb).hex())) for rgb in (255 * style.viridis(shares[::20])).round().astype(np.uint8)])
+    assert (np.diff(seen[:, 0]) > 0).all()
+    assert min(np.linalg.norm(seen - lab(linear(style.MARK)), axis=1)) > 60
 
 
 def linear(color: str) -> np.ndarray:

@@ -38,6 +38,7 @@ def test_wheel_holds_the_package_and_no_top_level_backends(built: tuple[Path, Pa
     sources = {f"scalablevit_ref/{path.relative_to(ROOT / 'scalablevit_ref')}" for path in (ROOT / "scalablevit_ref").rglob("*.py")}
     sources |= {f"scalablevit_ref/backends/{path.name}" for path in (ROOT / "backends").glob("*.py")}
     sources |= {"scalablevit_ref/py.typed", "scalablevit_ref/digits/digits.pth", "scalablevit_ref/digits/test.npz"}
+    sources.add("scalablevit_ref/compare/html/page.css")
     assert sources <= set(names)
 
 

@@ -5,21 +5,27 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
-from scalablevit_ref.compare.html.charts import SERIES, error_chart
-from scalablevit_ref.compare.html.pictures import heat_map, histograms
-from scalablevit_ref.compare.html.style import STYLE
+from scalablevit_ref.compare.error_chart import SERIES, error_chart, shown
+from scalablevit_ref.compare.html.pictures import heat_map, histograms, inline_svg
 from scalablevit_ref.compare.mistakes.search import eps_said
 from scalablevit_ref.compare.report import Cause, Report, Row
+from scalablevit_ref.drawing.style import THEMES
 from scalablevit_ref.testing.arrays import EPS
 
-FINDINGS = 6
-"""Of the changes that only help, so many are told."""
+MOST_FINDINGS = 6
+"""Changes that help without explaining the error: how many of them are told."""
 
 WIDE, NARROW = 960, 350
-"""Pixels of the chart of errors; a phone shows the narrow one."""
+"""Width in pixels of the chart of errors; a phone shows the narrow one."""
+
+LETTERS = 12
+"""Size in pixels of the letters in the chart."""
+
+STYLE_SHEET = Path(__file__).with_name("page.css")
 
 MEASURED = {
     "propagated": "both networks run from end to end on the same images, so that a layer inherits the errors of those before it",
@@ -30,12 +36,14 @@ MEASURED = {
 def html(report: Report, *, title: str = "A port of ScalableViT against the reference") -> str:
     """The whole file as text, to be written as UTF-8."""
     sections = [_verdict(report), _diagnosis(report), _errors(report), _tensor(report), _layers(report), _measured(report)]
+    light, dark = (f":root {{ {THEMES[theme].css()} }}" for theme in ("light", "dark"))
+    style = f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{STYLE_SHEET.read_text(encoding='utf-8')}"
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f'<link rel="icon" href="data:,">\n<title>{_said(title)}</title>\n<style>{STYLE}</style>\n</head>\n'
+        f'<link rel="icon" href="data:,">\n<title>{_said(title)}</title>\n<style>{style}</style>\n</head>\n'
         f"<body>\n<main>\n<h1>{_said(title)}</h1>\n{''.join(sections)}</main>\n</body>\n</html>\n"
     )
 
@@ -106,9 +114,9 @@ def _verdict(report: Report) -> str:
 def _diagnosis(report: Report) -> str:
     items = [_cause(cause) for cause in report.causes]
     if report.causes or report.nearest:
-        items += [_said(finding) for finding in report.nearest[:FINDINGS]]
-        if report.nearest[FINDINGS:]:
-            items.append(f"and {len(report.nearest) - FINDINGS} more changes that help, but do not explain it")
+        items += [_said(finding) for finding in report.nearest[:MOST_FINDINGS]]
+        if report.nearest[MOST_FINDINGS:]:
+            items.append(f"and {len(report.nearest) - MOST_FINDINGS} more changes that help, but do not explain it")
     elif not report.agrees:
         items.append("No diagnosis was made." if report.actual is None else "None of the known mistakes explains it.")
     items += [_said(note) for note in report.notes]
@@ -130,10 +138,9 @@ def _cause(cause: Cause) -> str:
 
 
 def _errors(report: Report) -> str:
-    shown = [kind for kind in SERIES if any(getattr(row, kind) for row in report.rows)]
-    legend = "".join(f'<span><i class="{kind}"></i>{kind}: {SERIES[kind]}</span>' for kind in shown)
+    legend = "".join(f'<span><i class="{kind}"></i>{kind}: {SERIES[kind]}</span>' for kind in shown(report))
     charts = "".join(
-        f'<div class="{name}">{error_chart(report, width=width, name=name)}</div>'
+        f'<div class="{name}">{inline_svg(error_chart(report, width=width, letters=LETTERS), name=name)}</div>'
         for name, width in (("wide", WIDE), ("narrow", NARROW))
     )
     return (
@@ -210,9 +217,8 @@ def _layer(row: Row, report: Report, wrong: bool) -> str:
 
 
 def _measured(report: Report) -> str:
-    kinds = [kind for kind in MEASURED if any(getattr(row, kind) for row in report.rows)]
     facts = [("Candidate", _said(report.kind)), ("Images", str(report.rows[0].shape[0])), ("Mode", report.mode)]
-    facts += [(kind.capitalize(), MEASURED[kind]) for kind in kinds]
+    facts += [(kind.capitalize(), MEASURED[kind]) for kind in shown(report)]
     facts += [
         ("Reference", "in float64"),
         ("dtype", f"{report.dtype}, eps = 2<sup>{round(math.log2(EPS[report.dtype])):d}</sup>".replace("-", "−")),

@@ -1,4 +1,4 @@
-"""The report page's pictures of one tensor: its difference as PNG in a data URI, and histograms of its values."""
+"""The report page's pictures: the chart of errors and histograms as inline SVG, a tensor's difference as PNG in a data URI."""
 
 from __future__ import annotations
 
@@ -9,16 +9,50 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-COLOURS = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725")
-"""Viridis, which stays in order without colour and for the colour-blind."""
-
-NOT_FINITE = "#ff4fa3"
-"""Of elements that are NaN or infinite on either side; no colour of the scale is near it."""
+from scalablevit_ref.drawing.diagram import Diagram, Marks
+from scalablevit_ref.drawing.style import MARK, VIRIDIS, viridis
 
 CELLS = 240
-"""A picture has at most so many cells a side; of more, each stands for the largest of a few."""
+"""Cells that a picture has at most a side; of more, each cell stands for the largest of a few elements."""
 
 BINS = 64
+"""Bins of a histogram."""
+
+ANCHORS = {"left": "start", "center": "middle", "right": "end"}
+
+
+def inline_svg(diagram: Diagram, *, name: str) -> str:
+    """Lines, marks, letters and tips of a diagram as SVG in the page's colours; `name` keeps its ids apart from other diagrams'."""
+    parts = []
+    for line in diagram.lines:
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in line.points)
+        dashes = ' stroke-dasharray="5 4"' * line.dashed
+        parts.append(f'<polyline class="line {line.color}" stroke-width="{line.width}"{dashes} points="{points}"/>')
+    parts += [_marks(marks) for marks in diagram.marks]
+    for text in diagram.texts:
+        look = (
+            f'class="{text.color}" text-anchor="{ANCHORS[text.anchor]}" font-size="{text.size:g}"'
+            + ' font-weight="600"' * text.bold
+        )
+        parts.append(f'<text {look} x="{text.x:.1f}" y="{text.y:.1f}">{escape(text.words)}</text>')
+    for tip in diagram.tips:
+        place = f'x="{tip.x:.1f}" y="{tip.y:.1f}" width="{tip.width:.1f}" height="{tip.height:.1f}"'
+        parts.append(f'<rect class="hit" {place}><title>{escape(tip.words)}</title></rect>')
+    width, height = f"{diagram.width:g}", f"{diagram.height:g}"
+    head = f'<title id="{name}-title">{escape(diagram.title)}</title><desc id="{name}-desc">{escape(diagram.alt)}</desc>'
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    return f'<svg role="img" aria-labelledby="{name}-title {name}-desc" {size}>{head}{"".join(parts)}</svg>'
+
+
+def _marks(marks: Marks) -> str:
+    r = f"{marks.radius:.1f}"
+    if marks.shape == "cross":
+        side = f"{2 * marks.radius:.1f}"
+        start = [f"M{x - marks.radius:.1f} {y - marks.radius:.1f}" for x, y in marks.points]
+        path = "".join(f"{corner}l{side} {side}m0 -{side}l-{side} {side}" for corner in start)
+        return f'<path class="line {marks.color}" stroke-width="1.5" d="{path}"/>'
+    circles = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}"/>' for x, y in marks.points)
+    return f'<g class="{marks.shape} {marks.color}">{circles}</g>'
 
 
 def heat_map(actual: np.ndarray, expected: np.ndarray) -> str:
@@ -41,7 +75,7 @@ def heat_map(actual: np.ndarray, expected: np.ndarray) -> str:
         parts.append(
             f'<figure class="map"><figcaption>Over space <span>largest of {channels} channels</span></figcaption>'
             f'<div class="down"><span>h&nbsp;0</span><span>{h - 1}</span></div>'
-            f'<div class="frame">{picture}<span class="ring" style="{at}"></span></div>'
+            f'<div class="frame">{picture}<span class="worst" style="{at}"></span></div>'
             f'<div class="along"><span>w&nbsp;0</span><span>{w - 1}</span></div></figure>'
         )
     strip = _coarse(image.reshape(-1, channels).max(axis=0, keepdims=True))
@@ -53,10 +87,10 @@ def heat_map(actual: np.ndarray, expected: np.ndarray) -> str:
         f"{_picture(strip, largest, f'Strip of {channels} channels, the largest difference of each')}"
         f'<div class="along"><span>c&nbsp;0</span><span>{channels - 1}</span></div></figure>'
     )
-    bad = f'<span><i style="background:{NOT_FINITE}"></i>NaN or ∞</span>' * bool(broken)
+    bad = f'<span><i style="background:{MARK}"></i>NaN or ∞</span>' * bool(broken)
     ring = "<span><b></b>the worst element</span>" * (image.ndim == 3)
     parts.append(
-        f'<div class="scale"><span>0</span><i class="bar" style="background:linear-gradient(to right,{",".join(COLOURS)})"></i>'
+        f'<div class="scale"><span>0</span><i class="bar" style="background:linear-gradient(to right,{",".join(VIRIDIS)})"></i>'
         f"<span>{largest:.3g}</span>{ring}{bad}</div>"
     )
     return "".join(parts)
@@ -69,13 +103,10 @@ def _coarse(x: np.ndarray) -> np.ndarray:
 
 
 def _picture(values: np.ndarray, largest: float, words: str) -> str:
-    """An `img` of one pixel a value, 0 to `largest` in `COLOURS`."""
-    table = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in (*COLOURS, NOT_FINITE)], np.float64)
-    with np.errstate(all="ignore"):
-        place = np.clip(np.where(np.isfinite(values) & (largest > 0), values / (largest or 1), 0), 0, 1) * (len(COLOURS) - 1)
-    under = np.minimum(place.astype(int), len(COLOURS) - 2)
-    share = (place - under)[..., None]
-    pixels = np.where(np.isfinite(values)[..., None], table[under] * (1 - share) + table[under + 1] * share, table[-1])
+    """An `img` of one pixel a value, 0 to `largest` in viridis."""
+    finite = np.isfinite(values)
+    shares = np.where(finite, values, 0) / (largest or 1)
+    pixels = np.where(finite[..., None], 255 * viridis(shares), list(bytes.fromhex(MARK[1:])))
     file = io.BytesIO()
     Image.fromarray(pixels.round().astype(np.uint8)).save(file, "PNG")
     h, w = values.shape
@@ -99,7 +130,9 @@ def histograms(actual: np.ndarray, expected: np.ndarray) -> str:
         place = (np.clip(x, low, high) - low) / (high - low) * BINS
         counts[name] = np.bincount(np.minimum(place.astype(int), BINS - 1), minlength=BINS)
     most = max(int(c.max()) for c in counts.values())
-    parts = [f'<line class="grid" x1="{left}" y1="{y}" x2="{width - right}" y2="{y}"/>' for y in (top, (top + bottom) / 2, bottom)]
+    parts = [
+        f'<line class="line rule" x1="{left}" y1="{y}" x2="{width - right}" y2="{y}"/>' for y in (top, (top + bottom) / 2, bottom)
+    ]
     for name in ("reference", "candidate"):
         corners = [f"{left},{bottom}"]
         for i, count in enumerate(counts[name]):

@@ -1,0 +1,81 @@
+"""`python -m tests.programs.benchmarks`: the site's pages and pictures of the benchmarks, and the goals of this project for speed.
+
+Each `docs/benchmarks*.json` is the document of one run, `scalablevit-ref bench --full --json`. From it are made the page beside it,
+which is `bench --page`'s with this project's goals at its end, and the pictures of that page for light and for dark pages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scalablevit_ref.benchmark.results import page, plot, ran, table
+from scalablevit_ref.drawing.style import dark_twin
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+SPEED_GOALS = {"numpy": 1.0, "torch": 1.3, "torch.compile": 1.5, "jax": 1.0}
+"""How many times as fast as the plain module each contender should be, in float32 on a CPU."""
+
+IMPORT_GOAL = 0.25
+"""Seconds that `import scalablevit_ref` should take at most, NumPy and einops with it."""
+
+CONVERSION_GOALS = {"ratio": 2.0, "megabytes_of_memory": 200.0, "inspect_seconds": 1.0}
+"""What converting `large` should cost at most: times a durable copy, memory, and seconds of `inspect`."""
+
+
+def goals(found: dict[str, Any]) -> Iterator[str]:
+    """The parts of a page that hold a run's figures against the goals."""
+    rows = []
+    for row in ran(found):
+        goal = SPEED_GOALS.get(row["contender"])
+        if goal is not None and (row["device"], row["dtype"]) == ("cpu", "float32"):
+            times = row["ratio"]["median"]
+            verdict = "reached" if times >= goal else f"{1 - times / goal:.0%} short"
+            rows.append([f"{row['variant']} × {row['batch']}", row["contender"], f"{goal:.1f}", f"{times:.2f}", verdict])
+    if rows:
+        yield "## Goals for speed\n"
+        yield "How many times as fast as the plain module this project wants each backend to be on a CPU, beside what it is.\n"
+        yield table(["work", "contender", "goal", "found", ""], rows)
+    if "import" in found:
+        yield "## Goals for import and conversion\n"
+        yield "What this project wants them to cost at most, beside what they do.\n"
+        yield table(["what", "goal", "found", ""], list(_costs(found)))
+
+
+def _costs(found: dict[str, Any]) -> Iterator[list[str]]:
+    conversion = found["conversion"]
+    costs = [("`import scalablevit_ref`, seconds", IMPORT_GOAL, found["import"]["total"])]
+    names = {
+        "ratio": "conversion, times a copy",
+        "megabytes_of_memory": "conversion, MB of memory",
+        "inspect_seconds": "`inspect`, seconds",
+    }
+    costs += [(name, CONVERSION_GOALS[key], conversion[key]) for key, name in names.items()]
+    for name, goal, cost in costs:
+        yield [name, f"{goal:g}", f"{cost:.3g}", "reached" if cost <= goal else f"{cost / goal - 1:.0%} over"]
+
+
+def project_page(found: dict[str, Any], name: str) -> str:
+    """The page `docs/NAME.md`."""
+    made = (
+        f"All figures of this page are in `docs/{name}.json`, the document of one run of `scalablevit-ref bench --full --json`; "
+        "`python -m tests.programs.benchmarks` makes the page from it.\n"
+    )
+    return "\n".join([page(found, [f"pictures/{name}.svg", f"pictures/{name}-dark.svg"]), *goals(found), made])
+
+
+def main() -> None:
+    """Write every page and its pictures."""
+    for document in sorted(DOCS.glob("benchmarks*.json")):
+        found = json.loads(document.read_text(encoding="utf-8"))
+        picture = DOCS / "pictures" / f"{document.stem}.svg"
+        plot(found, picture)
+        plot(found, dark_twin(picture), theme="dark")
+        document.with_suffix(".md").write_text(project_page(found, document.stem), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

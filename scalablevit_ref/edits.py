@@ -48,11 +48,18 @@ Changes = tuple[Edit | Swap, ...]
 class Mistake:
     """What a port may get wrong.
 
-    name: unique among the mistakes of a network.
-    words: complete "it matches if …". A dialect gives none to a mistake of the catalogue whose changes it adds to.
-    changes: what is wrong inside functions of the specification.
-    params: parameters by their names in the whole network, each with a function that gives what a port takes for it.
-    wiring: how the layers are connected instead, an instance of the network's own dataclass, whose defaults are the right way.
+    Attributes
+    ----------
+    name
+        Unique among the mistakes of a network.
+    words
+        Complete "it matches if …". A dialect gives none to a mistake of the catalogue whose changes it adds to.
+    changes
+        What is wrong inside functions of the specification.
+    params
+        Parameters by their names in the whole network, each with a function that gives what a port takes for it.
+    wiring
+        How the layers are connected instead, an instance of the network's own dataclass, whose defaults are the right way.
     """
 
     name: str
@@ -81,7 +88,7 @@ class Mistake:
 def reordered(function: Function, before: str, order: tuple[str, ...], names: tuple[str, ...] = ("q", "k", "v")) -> Edit:
     """In front of the text `before`, q, k and v are taken in another order, unless their shapes then do not fit.
 
-    names: what the function calls them.
+    `names` are what the function calls q, k and v.
     """
     taken = [names["qkv".index(name)] for name in order]
     shapes = [f"({', '.join(f'{name}.shape' for name in some)})" for some in (names, taken)]

@@ -21,6 +21,8 @@ _LONGEST_PROBLEM = 10_000
 class Spelling:
     """Words that Python and the command line spell differently.
 
+    Examples
+    --------
     >>> print("give", Spelling("heads=", "--heads"))
     give heads=
     """
@@ -38,6 +40,8 @@ Words: TypeAlias = str | Spelling
 def option(name: str, value: bool | None = None) -> Spelling:
     """An option as errors name it; value: the one that is meant, None where the option takes any.
 
+    Examples
+    --------
     >>> option("use_ema", False)
     Spelling(python='use_ema=False', flag='--no-use-ema')
     """
@@ -48,6 +52,8 @@ def option(name: str, value: bool | None = None) -> Spelling:
 class OptionError(Exception):
     """An error that may name options: `str` spells them as Python does, `in_flags` as the command line does.
 
+    Examples
+    --------
     >>> error = OptionError("x.npz exists; ", option("force", True), " overwrites it")
     >>> print(error, error.in_flags(), sep="; ")
     x.npz exists; force=True overwrites it; x.npz exists; --force overwrites it

@@ -25,8 +25,12 @@ Cast: TypeAlias = Callable[[str, Tensor], Tensor]
 class Stated:
     """What the caller states of weights; None is what is left to the file and to the shapes.
 
-    variant, config, layout: of the official network's. heads, window_size: settings of a port, which show in no shape, one number
-    or one a stage; no window is the whole map.
+    Attributes
+    ----------
+    variant, config, layout
+        Of the official network's.
+    heads, window_size
+        Settings of a port, which show in no shape, one number or one a stage; no window is the whole map.
     """
 
     variant: str | None = None
@@ -40,9 +44,20 @@ class Stated:
 class StateDict:
     """Arrays by their layout's own names, and what surrounded them.
 
-    wrapper: under which name they lay, None for a bare state dict. prefixes: cut off all names, outermost first.
-    ignored: what was beside the network. model_name: of `args.model`. stored: what this package wrote beside the weights.
-    beside: plain values.
+    Attributes
+    ----------
+    wrapper
+        Under which name they lay, None for a bare state dict.
+    prefixes
+        Cut off all names, outermost first.
+    ignored
+        What was beside the network.
+    model_name
+        Of `args.model`.
+    stored
+        What this package wrote beside the weights.
+    beside
+        Plain values.
     """
 
     state: dict[str, Any]
@@ -58,8 +73,16 @@ class StateDict:
 class Weights(ABC):
     """Weights of one network, whose tensors may still lie in their file.
 
-    params: under the network's own names, in its own order. config: the settings that they fit.
-    metadata: plain values, as `Checkpoint` lists them. unknown: settings that nothing states, without which it cannot be run.
+    Attributes
+    ----------
+    params
+        Under the network's own names, in its own order.
+    config
+        The settings that they fit.
+    metadata
+        Plain values, as `Checkpoint` lists them.
+    unknown
+        Settings that nothing states, without which it cannot be run.
     """
 
     params: Tensors

@@ -86,9 +86,16 @@ class ConvertOptions:
 class Converted:
     """What was converted: the source's metadata (`Checkpoint`), the configuration, layout and dtype written.
 
-    config: of the official network or a port. folded: whether the scale of SSA was folded.
-    underflowed, overflowed: values that were not zero and are, or that were finite and are infinite, in the dtype written.
-    config_json: "written"; "stale" where there is one beside the target that does not describe it, and was left alone; or None.
+    Attributes
+    ----------
+    config
+        Of the official network or a port.
+    folded
+        Whether the scale of SSA was folded.
+    underflowed, overflowed
+        Values that were not zero and are, or that were finite and are infinite, in the dtype written.
+    config_json
+        "written"; "stale" where there is one beside the target that does not describe it, and was left alone; or None.
     """
 
     metadata: dict[str, Any]
@@ -223,7 +230,10 @@ def _write_manifest(checkpoint: Path, target: Path, *, force: bool) -> None:
 class _Casts:
     """Makes tensors another dtype when they are read, and counts by name what that loses.
 
-    finite: raise CheckpointError in place of an infinite value that was finite.
+    Parameters
+    ----------
+    finite
+        Raise CheckpointError in place of an infinite value that was finite.
     """
 
     def __init__(self, dtype: str, *, finite: bool) -> None:

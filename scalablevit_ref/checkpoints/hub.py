@@ -23,6 +23,8 @@ def hub_config(config: ScalableViTConfig, layout: str = "official") -> dict[str,
 
     The preprocessing is the official evaluation's: resize to 256, crop to 224, ImageNet mean and deviation (for three channels).
 
+    Examples
+    --------
     >>> from scalablevit_ref import variant
     >>> hub_config(variant("small"))["pretrained_cfg"]["classifier"]
     'head.3'

@@ -38,9 +38,20 @@ def manifest(params: Mapping[str, Any], progress: Progress | None = None) -> dic
 class Inspection:
     """What shows in a file without reading its weights.
 
-    weights: None where their configuration cannot be told; problem: why, or what else is to be said of it.
-    layout: by the names alone where it cannot. other_network: what their network differs in from the official one.
-    shapes, dtypes, parameters: of the tensors as the file has them. sha256: of each, if asked for.
+    Attributes
+    ----------
+    weights
+        None where their configuration cannot be told.
+    problem
+        Why, or what else is to be said of it.
+    layout
+        By the names alone where it cannot.
+    other_network
+        What their network differs in from the official one.
+    shapes, dtypes, parameters
+        Of the tensors as the file has them.
+    sha256
+        Of each, if asked for.
     """
 
     format: str
@@ -96,8 +107,16 @@ def inspect_file(
 class Difference:
     """One tensor that is not the same in two checkpoints.
 
-    what: "values", "bits" (equal numbers, but -0.0 for 0.0, or another NaN), "shape", "only in A" or "only in B".
-    largest: max |a - b|, in float64; relative: that over max |a|; count: elements that differ.
+    Attributes
+    ----------
+    what
+        "values", "bits" (equal numbers, but -0.0 for 0.0, or another NaN), "shape", "only in A" or "only in B".
+    largest
+        Max |a - b|, in float64.
+    relative
+        That over max |a|.
+    count
+        Elements that differ.
     """
 
     name: str

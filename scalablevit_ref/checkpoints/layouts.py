@@ -50,8 +50,13 @@ def layout_table(config: ScalableViTConfig, layout: str) -> tuple[Move, ...]:
     "channels_last": the kernels of Flax, Keras and JAX users. A Linear's or convolution's `kernel` is (in, out) or
         (h, w, in / groups, out); a LayerNorm's gain is `scale`; `bias` is `bias`.
 
-    Raises CheckpointError for an unknown layout, or one in which the config's network does not exist.
+    Raises
+    ------
+    CheckpointError
+        For an unknown layout, or one in which the config's network does not exist.
 
+    Examples
+    --------
     >>> from scalablevit_ref import variant
     >>> layout_table(variant("mmdet_small"), "mmdet")[32]
     Move(sources=('blocks.0.0.norm1.weight',), targets=('stages.0.0.norm1.weight',), operation=...

@@ -128,7 +128,7 @@ def write_state(
 ) -> None:
     """Arrays, or tensors still in a file, that are in their layout already, in the format that the suffix says.
 
-    config: of any network, None if not known. config_json: what is written to a file of that name beside it.
+    `config` is that of any network, None if it is unknown; `config_json` is written to a file of that name beside the weights.
     Nothing is left behind where that fails. Raises as `save_checkpoint` does.
     """
     from scalablevit_ref.checkpoints.hub import CONFIG_JSON

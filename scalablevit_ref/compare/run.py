@@ -220,7 +220,7 @@ class SideBySide:
         params: Mapping[str, np.ndarray] | None,
         trace: Mapping[str, Any] | None,
     ) -> None:
-        """trace: what stands in for the reference's own run, if something does."""
+        """`trace` stands in for the reference's own run, if there is one."""
         self.network, self.trace = network, trace
         self.taps = CanonicalTaps(captured, network.layer_shapes(captured.images.shape))
         self.order = tuple(name for name in network.layers() if name in self.taps)
@@ -251,7 +251,10 @@ class SideBySide:
     def isolated(self, *, in_threads: bool) -> tuple[dict[str, Comparison], set[str]]:
         """Each layer against what the reference's makes of the candidate's own input; and the layers that give NaN of that.
 
-        in_threads: where all layouts are settled, and nothing is read from a file.
+        Parameters
+        ----------
+        in_threads
+            Where all layouts are settled, and nothing is read from a file.
         """
         found: dict[str, Comparison] = {}
         fed_nan: set[str] = set()

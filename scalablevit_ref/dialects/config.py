@@ -21,18 +21,33 @@ class Config:
 
     Stage k has 2ᵏ · dim channels. Settings of a stage may be one number for all; they are stored as tuples, one entry a stage.
 
-    num_classes: width of the last Linear.
-    dim: channels of the first stage.
-    depth: layers of each stage, one number a stage; a layer holds an SSA, two feed-forwards and an IWSA.
-    heads: attention heads.
-    reduction_factor: SSA's spatial reduction s, kernel and stride of the convolutions that give k and v.
-    window_size: IWSA's window in tokens; None is the whole map.
-    iwsa_dim_key, iwsa_dim_value, ssa_dim_key, ssa_dim_value: channels of one head.
-    ff_expansion_factor: hidden width of a feed-forward over the stage's channels.
-    channels: of the images.
-    dropout: of training, and not used here.
+    Attributes
+    ----------
+    num_classes
+        Width of the last Linear.
+    dim
+        Channels of the first stage.
+    depth
+        Layers of each stage, one number a stage; a layer holds an SSA, two feed-forwards and an IWSA.
+    heads
+        Attention heads.
+    reduction_factor
+        SSA's spatial reduction s, kernel and stride of the convolutions that give k and v.
+    window_size
+        IWSA's window in tokens; None is the whole map.
+    iwsa_dim_key, iwsa_dim_value, ssa_dim_key, ssa_dim_value
+        Channels of one head.
+    ff_expansion_factor
+        Hidden width of a feed-forward over the stage's channels.
+    channels
+        Of the images.
+    dropout
+        Of training, and not used here.
 
-    Raises ValueError or TypeError naming the setting, what was expected and what came.
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the setting, what was expected and what came.
     """
 
     num_classes: int
@@ -74,7 +89,14 @@ class Config:
 def shapes(config: Config, *, norm_biases: bool = True, last_norm: bool = False) -> Shapes:
     """Name and shape of every parameter under vit_pytorch's names, in its state-dict order.
 
-    norm_biases: whether norms shift, as in vit_pytorch; last_norm: whether the last stage ends in one, as in the Flax port.
+    Parameters
+    ----------
+    config
+        The network's settings.
+    norm_biases
+        Whether norms shift, as in vit_pytorch.
+    last_norm
+        Whether the last stage ends in one, as in the Flax port.
     """
     table: Shapes = _conv("to_patches", config.channels, config.dim, 7)
     last = len(config.depth) - 1
@@ -127,7 +149,14 @@ def _norm(name: str, dim: int) -> Shapes:
 def check_size(config: Config, h: int, w: int, *, drops_tiles: bool) -> None:
     """Raise ValueError for images whose maps, ⌈h / stride⌉ × ⌈w / stride⌉ tokens, do not divide into windows.
 
-    drops_tiles: SSA drops what fills no tile, so that a map must hold one.
+    Parameters
+    ----------
+    config
+        The network's settings.
+    h, w
+        Height and width of the images, in pixels.
+    drops_tiles
+        SSA drops what fills no tile, so that a map must hold one.
     """
     for k in range(len(config.depth)):
         stage, stride = config.stage(k), 4 * 2**k

@@ -47,6 +47,8 @@ def table(depth: Sequence[int], *, patched: bool = False) -> tuple[Row, ...]:
 
     The last stage's norm, which vit_pytorch lacks, has the name it would have there; patched, it is gone.
 
+    Examples
+    --------
     >>> table((1, 1))[27]
     Row(vit_pytorch='layers.0.0.layers.0.0.norm.g', flax='params.Transformer_0.PreNorm_0.LayerNorm_0.scale', pattern='1 c 1 1 -> c')
     """
@@ -119,10 +121,24 @@ def scalable_vit(
     """Class logits of **b h w c** images, as the port takes them. Each stage's map, ⌈size / stride⌉ tokens a side, must divide by
     its window.
 
-    params: the port's tree, nested or flat (names joined by dots or slashes), with or without its root `params`.
-    patched: as vit_pytorch computes it; the norm after the last stage must then not be among the parameters. Dropout is left out.
+    Parameters
+    ----------
+    images
+        The batch, b h w c, as Flax has it.
+    params
+        The port's tree, nested or flat (names joined by dots or slashes), with or without its root `params`.
+    config
+        The settings that the parameters fit.
+    patched
+        Whether the port is mended to compute what vit_pytorch does; the norm after the last stage must then not be among the
+        parameters. Dropout is left out.
+    tap
+        Sees each intermediate under vit_pytorch's name; what it returns is used.
 
-    Raises ValueError or TypeError, before any work is done, for images or parameters that do not fit.
+    Raises
+    ------
+    ValueError, TypeError
+        Before any work is done, for images or parameters that do not fit.
     """
     check_map("images", images, "b h w c", channels=config.channels)
     check_size(config, *images.shape[1:3], drops_tiles=patched)

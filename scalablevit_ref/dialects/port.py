@@ -28,11 +28,17 @@ NORM_EPS = 1e-5
 class Dialect:
     """What one of the two packages does in its own way.
 
-    gelu: of the feed-forwards.
-    same_padding: strided convolutions are padded as TensorFlow's SAME, to ⌈size / stride⌉ outputs with the odd zero at the end;
-        else as PyTorch's: 3 around the stem's input, 1 around a downsampling's, none around SSA's, which drops what fills no tile.
-    norm_biases: norms have a shift beside their gain.
-    last_norm: the last stage ends in a norm like the others.
+    Attributes
+    ----------
+    gelu
+        Of the feed-forwards.
+    same_padding
+        Strided convolutions are padded as TensorFlow's SAME, to ⌈size / stride⌉ outputs with the odd zero at the end; else as
+        PyTorch's: 3 around the stem's input, 1 around a downsampling's, none around SSA's, which drops what fills no tile.
+    norm_biases
+        Norms have a shift beside their gain.
+    last_norm
+        The last stage ends in a norm like the others.
     """
 
     gelu: Callable[[Any], Any] = gelu

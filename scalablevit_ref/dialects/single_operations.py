@@ -25,6 +25,8 @@ def fold_ssa_scale(params: Mapping[str, Any], *, c_ratio: float) -> Arrays:
 
     Where s = 1, c_ratio = 1 does the same: `small_0`'s last stage, √(32/40). One-way: the products are rounded.
 
+    Examples
+    --------
     >>> bool(fold_ssa_scale({"q.weight": np.eye(2)}, c_ratio=4)["q.weight"][0, 0] == 0.5)
     True
     """

@@ -26,6 +26,8 @@ DIALECT = Dialect()
 def parameter_shapes(config: Config) -> Shapes:
     """Name and shape of every parameter, in that package's state-dict order.
 
+    Examples
+    --------
     >>> shapes = parameter_shapes(Config(num_classes=10, dim=16, depth=(1, 1), heads=2, reduction_factor=(2, 1)))
     >>> shapes["layers.0.0.layers.0.0.to_k.weight"]
     (64, 16, 2, 2)
@@ -38,9 +40,21 @@ def scalable_vit(
 ) -> Float[Array, "b classes"]:
     """Class logits. Height and width need not be equal; each stage's map, ⌈size / stride⌉ tokens a side, must divide by its window.
 
-    params: the state dict of that package's module. Dropout is left out, as after `eval()`.
+    Parameters
+    ----------
+    images
+        The batch, b c h w.
+    params
+        The state dict of that package's module. Dropout is left out, as after `eval()`.
+    config
+        The settings that the parameters fit.
+    tap
+        Sees each intermediate, maps b h w c, under the module's path; what it returns is used.
 
-    Raises ValueError or TypeError, before any work is done, for images or parameters that do not fit.
+    Raises
+    ------
+    ValueError, TypeError
+        Before any work is done, for images or parameters that do not fit.
     """
     check_map("images", images, "b c h w", channels=config.channels)
     check_size(config, *images.shape[2:], drops_tiles=True)

@@ -152,8 +152,15 @@ def _stored_settings(found: StateDict) -> tuple[Any, Windows] | None:
 def port_table(config: Config, *, patched: bool = True) -> tuple[Move, ...]:
     """Every move from the Flax port's tree to vit_pytorch's state dict: all parameters but vit_pytorch's norm biases.
 
-    patched: the port without the norm after its last stage; else that norm's gain has the name it would have in vit_pytorch.
+    Parameters
+    ----------
+    config
+        The settings of both networks.
+    patched
+        The port without the norm after its last stage; else that norm's gain has the name it would have in vit_pytorch.
 
+    Examples
+    --------
     >>> config = Config(num_classes=10, dim=16, depth=(1, 1), heads=2, reduction_factor=(2, 1))
     >>> port_table(config)[0]
     Move(sources=('params.Conv_0.kernel',), targets=('to_patches.weight',), operation=...

@@ -34,6 +34,8 @@ MEAN, STD = 0.296, 0.317
 def test_images() -> tuple[np.ndarray, np.ndarray]:
     """The images that neither training nor model selection saw: uint8 "n 8 8" in 0 … 16, and their digits, int64 "n".
 
+    Examples
+    --------
     >>> images, labels = test_images()
     >>> images.shape, labels.shape
     ((370, 8, 8), (370,))

@@ -41,6 +41,8 @@ def several(count: int, noun: str) -> str:
 def amount(count: int) -> str:
     """Three digits and a unit: `17.7 M`; as it is below a thousand.
 
+    Examples
+    --------
     >>> amount(17_663_360), amount(650)
     ('17.7 M', '650')
     """
@@ -63,6 +65,8 @@ _LETTERS = {r"\,": " ", r"\!": "", r"\mathrm": "", r"^{\top}": "ᵀ", "^{-1/2}":
 def plain(words: str) -> str:
     r"""Letters for what stands between dollars.
 
+    Examples
+    --------
     >>> plain(r"$Z\!: n \times c$")
     'Z: n × c'
     """

@@ -44,8 +44,12 @@ def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
 class Extent:
     """A run of bytes in a file. Where it starts may be learned later than what lies in it (torch's legacy format).
 
-    name: says in errors which run it is. crc: its CRC-32 if known, checked when it is first read from; `before` is the CRC-32 of
-    what else that counts before the run.
+    Parameters
+    ----------
+    name
+        Says in errors which run it is.
+    crc
+        Its CRC-32 if known, checked when it is first read from; `before` is the CRC-32 of what else that counts before the run.
     """
 
     __slots__ = ("before", "crc", "file", "name", "size", "start")

@@ -31,6 +31,8 @@ IDENTITY = Operation("identity", lambda arrays: arrays, lambda arrays: arrays)
 def rearranged(pattern: str) -> Operation:
     """One array, its axes permuted by an einops pattern.
 
+    Examples
+    --------
     >>> rearranged("i o -> o i").forward([np.zeros((2, 3))])[0].shape
     (3, 2)
     """

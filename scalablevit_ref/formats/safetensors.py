@@ -97,7 +97,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def write_safetensors(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[str, str], read: Blocks) -> None:
     """Header and then tensor after tensor, in the order of `state`: equal weights and notes make equal files.
 
-    read: gives a tensor's values, block by block; only its dtype and shape are asked of `state`.
+    `read` gives a tensor's values, block by block; of `state` only dtypes and shapes are used.
     """
     header: dict[str, Any] = {"__metadata__": dict(sorted(notes.items()))}
     end = 0

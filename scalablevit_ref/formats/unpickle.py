@@ -242,7 +242,12 @@ def _parameter(*args: Any) -> StoredTensor:
 class CheckpointUnpickler(pickle.Unpickler):
     """Loads a torch pickle into plain containers, `Namespace` and `StoredTensor`.
 
-    storage: gives a storage's extent from its key, number of elements and bytes an element. limit: bytes that no tensor may exceed.
+    Parameters
+    ----------
+    storage
+        Gives a storage's extent from its key, number of elements and bytes an element.
+    limit
+        Bytes that no tensor may exceed.
     """
 
     def __init__(self, data: bytes, storage: Storages, limit: int) -> None:

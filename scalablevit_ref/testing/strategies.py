@@ -49,8 +49,12 @@ C_RATIOS = (0.25, 0.5, 1, 1.25, 2)
 class Case:
     """One drawn call: `x` and `params` in float64 follow from the fields, so that a failure prints as something short.
 
-    shape: of the map, b h w c, or of the images, b c h w.
-    settings: the operation's keyword arguments.
+    Attributes
+    ----------
+    shape
+        Of the map, b h w c, or of the images, b c h w.
+    settings
+        The operation's keyword arguments.
     """
 
     shape: tuple[int, ...]

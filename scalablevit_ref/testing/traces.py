@@ -25,7 +25,14 @@ SUFFIXES = (".npz", ".safetensors")
 def reference_trace(images: np.ndarray, params: Mapping[str, Any], config: Any) -> dict[str, np.ndarray]:
     """The images, b c h w, and every layer's output, computed by NumPy in the images' dtype. A backbone's ends with its maps.
 
-    config: a `ScalableViTConfig` or a dialect's `Config`. The parameters are under that network's names.
+    Parameters
+    ----------
+    images
+        The batch, b c h w.
+    params
+        The network's parameters, under its own names.
+    config
+        A `ScalableViTConfig` or a dialect's `Config`.
     """
     found = {IMAGES: images}
 

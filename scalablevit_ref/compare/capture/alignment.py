@@ -262,6 +262,8 @@ NOISE = 0.1
 def fitting(shape: Sequence[int], canonical: Sequence[int]) -> list[str]:
     """The layouts in which an array of `shape` can hold a map of shape `canonical`, b h w c, or a b c array; the likeliest first.
 
+    Examples
+    --------
     >>> fitting((2, 49, 64), (2, 7, 7, 64))
     ['b (h w) c', 'b (w h) c']
     """
@@ -290,7 +292,7 @@ class CanonicalTaps:
     """A candidate's taps as b h w c or b c. The layout of each is settled when it is first held against something."""
 
     def __init__(self, captured: Captured, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """shapes: of the layers' outputs, by name."""
+        """`shapes` are those of the layers' outputs, by the layers' names."""
         self.captured, self.shapes = captured, dict(shapes)
         self.notes: list[str] = []
         self._layouts: dict[str, str] = {}

@@ -19,8 +19,13 @@ RIGHT = Mistake("none")
 class Local:
     """The reference's layers in float64, between the candidate's taps.
 
-    tap: gives a tap of the candidate by its canonical name, b h w c or b c in float64. names: the taps that it has. A layer whose
-    source is not among them gets it from the reference's own layers, from the nearest taps that are.
+    Parameters
+    ----------
+    tap
+        Gives a tap of the candidate by its canonical name, b h w c or b c in float64.
+    names
+        The taps that it has. A layer whose source is not among them gets it from the reference's own layers, from the nearest taps
+        that are.
     """
 
     def __init__(
@@ -83,7 +88,7 @@ class Local:
 def computed(layer: Layer, x: np.ndarray, params: Mapping[str, np.ndarray], mistake: Mistake = RIGHT) -> np.ndarray:
     """What the layer makes of `x`: b h w c, after pooling b c; the first layer takes the images, b c h w.
 
-    params: the layer's own, by their names in the whole network.
+    `params` are the layer's own, by their names in the whole network.
     """
     wrong, prefix = dict(mistake.params), f"{layer.name}."
     own = {name.removeprefix(prefix): wrong[name](value) if name in wrong else value for name, value in params.items()}

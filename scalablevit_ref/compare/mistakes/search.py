@@ -63,7 +63,8 @@ def diagnose(
 ) -> list[Finding]:
     """What explains the output `actual` of layer `name`, best first; if nothing does, what comes nearest; empty if nothing helps.
 
-    known: mistakes that explained other layers; where some explain this one too, no others are tried. search: whether others are.
+    `known` are mistakes that explained other layers: where some of them explain this one too, no others are tried. Without `search`
+    others are never tried.
     """
     eps = EPS[dtype]
     before = relative_l2(actual, local.output(name)) / eps

@@ -38,7 +38,7 @@ TITLE_LETTERS, LETTERS = 46, 78
 def error_plot(report: Report, path: Path | str, *, title: str = "Error by layer", theme: str = "light") -> str:
     """Write a picture of every layer's errors in eps on a log scale; returns its alternative text. Path and theme as of `save`.
 
-    Each layer has two: from end to end, and by itself. The dashed line is the tolerance; the first layer to differ is named.
+    Each layer has two, the propagated and the isolated one. The dashed line is the tolerance; the first layer to differ is named.
     """
     check_picture(Path(path), theme)
     diagram = error_picture(report, title)

@@ -192,12 +192,11 @@ def test_the_verdict_and_the_diagnosis_are_said_in_words() -> None:
     report = differing()
     text, name, count = Page(page(report)).text, report.rows[9].layer, len(report.rows)
     assert "✗ Differs from the reference" in text
-    assert f"1 of {count} layers goes wrong by itself: {name} (the candidate's net.{name})." in text
+    assert f"The isolated error is too large in 1 of {count} layers: {name} (the candidate's net.{name})." in text
     assert "matches to 0.5 eps if GELU is the tanh approximation; or if GELU is a sigmoid." in text
     report = REPORTS["inherits too much"]()
-    said = (
-        f"No layer goes wrong by itself, but {count - 17} of {count} layers inherit too much; the first is {report.rows[17].layer}"
-    )
+    inherited = f"too large in {count - 17} of {count} layers, the isolated one in none; the first is {report.rows[17].layer}"
+    said = f"The propagated error is {inherited}"
     assert said in Page(page(report)).text
     assert "No diagnosis was made." in Page(page(REPORTS["no diagnosis"]())).text
     text = Page(page(broken())).text

@@ -89,11 +89,11 @@ def _verdict(report: Report) -> str:
                 f"{len(wrong)} of {layers} {'are' if wrong[1:] else 'is'} beyond what rounding explains; the first is {_at(first)}."
             )
         elif first.own.error <= report.tolerance:
-            words = f"No layer goes wrong by itself, but {len(wrong)} of {layers} inherit too much; the first is {_at(first)}."
+            words = f"The propagated error is too large in {len(wrong)} of {layers}, the isolated one in none; the first is {_at(first)}."
         elif wrong[1:]:
-            words = f"{len(wrong)} of {layers} go wrong by themselves; the first is {_at(first)}."
+            words = f"The isolated error is too large in {len(wrong)} of {layers}; the first is {_at(first)}."
         else:
-            words = f"1 of {layers} goes wrong by itself: {_at(first)}."
+            words = f"The isolated error is too large in 1 of {layers}: {_at(first)}."
         own = first.own if not first.own.error <= report.tolerance else (first.propagated or first.own)
         if math.isfinite(own.error):
             error = f"{eps_said(own.error)} <small>relative {_relative(own.error, report.dtype)}</small>"

@@ -66,8 +66,8 @@ def page() -> str:
         "# What the comparison says of 26 planted faults\n\n"
         "Each of the planted faults (`tests/support/mistakes.py`) was put into a foreign network, the plain `torch.nn` one, as an\n"
         "edit of its source, and `scalablevit_ref.testing.compare` was asked. This page is written by\n"
-        "`python -m tests.programs.foreign`. *Layers explained*: of the layers whose isolated error is too large, those that the named\n"
-        "cause reproduces; what is left has another cause, named in the report where one is known.\n\n"
+        "`python -m tests.programs.foreign`. *Layers explained*: of the layers whose isolated error is too large, those that\n"
+        "the named cause reproduces; what is left has another cause, named in the report where one is known.\n\n"
         f"The right layer was named {layers} times of {len(PLANTED)}, the right cause {causes} times.\n\n"
         + head
         + "\n".join(rows)

@@ -89,7 +89,8 @@ def _verdict(report: Report) -> str:
                 f"{len(wrong)} of {layers} {'are' if wrong[1:] else 'is'} beyond what rounding explains; the first is {_at(first)}."
             )
         elif first.own.error <= report.tolerance:
-            words = f"The propagated error is too large in {len(wrong)} of {layers}, the isolated one in none; the first is {_at(first)}."
+            inherited = f"The propagated error is too large in {len(wrong)} of {layers}, the isolated one in none"
+            words = f"{inherited}; the first is {_at(first)}."
         elif wrong[1:]:
             words = f"The isolated error is too large in {len(wrong)} of {layers}; the first is {_at(first)}."
         else:

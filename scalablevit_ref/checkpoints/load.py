@@ -94,6 +94,7 @@ def open_checkpoint(
     CheckpointError
         Naming the file, for anything but weights that fit.
     FileNotFoundError
+        If there is no such file.
     """
     from scalablevit_ref.formats.detect import open_file
 
@@ -198,6 +199,7 @@ def load_checkpoint(
     CheckpointError
         Naming the file, for anything but a checkpoint whose weights fit.
     FileNotFoundError
+        If there is no such file.
     """
     stated = Stated(variant=variant, layout=layout, config=config)
     with open_checkpoint(path, stated, use_ema=use_ema, only=OfficialWeights) as weights:
@@ -227,6 +229,7 @@ def load_port(
     CheckpointError
         Naming the file, for anything but weights of a port that fit.
     FileNotFoundError
+        If there is no such file.
     """
     with open_checkpoint(path, Stated(heads=heads, window_size=window_size), use_ema=use_ema) as weights:
         if weights.other_network is None:

@@ -1,10 +1,14 @@
-"""`python -m tests`: everything CI asks for, in order: lint, types, the site, tests. Further arguments go to pytest."""
+"""`python -m tests`: everything CI asks for, in order: lint, types, the site, tests. Further arguments go to pytest.
+
+`python -m tests --quick`, before each commit: lint, types, and the tests that find most mistakes soonest.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from tests.lint import main as lint
@@ -13,17 +17,57 @@ from tests.lint import run
 PEER = "vit-pytorch==1.26.11"
 """The community port that `test_peer` holds against the specification. Its dependency torchvision is not needed and not wanted."""
 
+QUICK = (
+    "tests/specification",
+    "tests/properties",
+    "tests/checkpoints",
+    "tests/backends/test_numpy.py",
+    "tests/backends/test_torch.py",
+    "tests/comparison/test_mistakes.py",
+    "tests/comparison/test_comparison.py",
+    "tests/command_line/test_convert.py",
+    "tests/documentation/test_documents_text.py",
+    "scalablevit_ref",
+)
+"""What `--quick` runs, but for `SLOW` and `ELSEWHERE`."""
 
-def main() -> None:
+SLOW = (
+    "tests/specification/test_package.py",
+    "tests/specification/test_digits.py",
+    "tests/checkpoints/test_without_torch.py",
+    "tests/checkpoints/test_streaming.py",
+    "tests/checkpoints/test_limits.py",
+    "tests/properties/test_gradients.py",
+)
+"""Files of `QUICK` that take long for what they find."""
+
+ELSEWHERE = "not jax and not cupy and not array_api_strict and not 224 and not readme and not memory and not no_time"
+"""Cases of `QUICK`, by their names: one library with its own kernels and NumPy are enough, and so are small images."""
+
+LEFT_OUT = (
+    "left out by --quick: the site and its pages, the programs in the documentation, JAX, CuPy, array-api-strict, adapters, "
+    "pictures, bench, the digits, the wheel, bounded memory, gradients, images of 224 pixels, 17 of 25 examples of each property"
+)
+
+
+def main(arguments: Sequence[str]) -> None:
     """Run the steps one after the other."""
+    quick = "--quick" in arguments
+    options = [argument for argument in arguments if argument != "--quick"]
     if not find_spec("vit_pytorch"):
         run("peer", ["pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", PEER])
     lint()
+    if quick:
+        os.environ.setdefault("HYPOTHESIS_PROFILE", "quick")
+        slow = [f"--ignore={path}" for path in SLOW]
+        run("tests", ["pytest", "-n", "2", "-k", ELSEWHERE, *slow, *QUICK, *options])
+        sys.stdout.write(f"{LEFT_OUT}\n")
+        return
     with tempfile.TemporaryDirectory() as site:
         run("site", ["mkdocs", "build", "--strict", "--site-dir", site])
         os.environ["SCALABLEVIT_REF_SITE"] = site  # `test_site` looks at it
-        run("tests", ["pytest", "-n", "2", *sys.argv[1:]])
+        run("tests", ["pytest", "-n", "2", *options])
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

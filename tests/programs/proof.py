@@ -117,7 +117,7 @@ def _mutation() -> list[str]:
     lines = [
         MUTANTS,
         "",
-        "`python -m tests.programs.mutation --out docs/mutation.json` changes one expression at a time in `ops`, `attention`,",
+        "`python -m tests.programs.mutation --out docs/mutation.json` changes one expression at a time in `ops`, `attention`, `blocks`,",
     ]
     lines += [f"`network`, `parameters` and `config`, and runs the suite: {killed} of {found['mutants']} mutants are killed"]
     share, left = killed / found["mutants"], len(found["survivors"])

@@ -18,9 +18,10 @@ COMMON: dict[str, Any] = {
 
 
 def load() -> None:
-    """Register all profiles and load the one asked for: dev (the default), ci (the same examples every time) or nightly."""
+    """Register all profiles and load the one asked for: dev (the default), quick and ci (the same examples every time), nightly."""
     settings.register_profile("mutation", max_examples=6, derandomize=True, database=None, phases=[Phase.generate], **COMMON)
     settings.register_profile("dev", max_examples=8, **COMMON)
+    settings.register_profile("quick", max_examples=8, derandomize=True, database=None, print_blob=True, **COMMON)
     settings.register_profile("ci", max_examples=25, derandomize=True, database=None, print_blob=True, **COMMON)
     settings.register_profile("nightly", max_examples=500, print_blob=True, **COMMON)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))

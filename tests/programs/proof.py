@@ -117,9 +117,9 @@ def _mutation() -> list[str]:
     lines = [
         MUTANTS,
         "",
-        "`python -m tests.programs.mutation --out docs/mutation.json` changes one expression at a time in `ops`, `attention`, `blocks`,",
+        "`python -m tests.programs.mutation --out docs/mutation.json` changes one expression at a time in `ops`,",
     ]
-    lines += [f"`network`, `parameters` and `config`, and runs the suite: {killed} of {found['mutants']} mutants are killed"]
+    lines += [f"`attention`, `blocks`, `network`, `parameters` and `config`, and runs the suite: {killed} of {found['mutants']} mutants are killed"]
     share, left = killed / found["mutants"], len(found["survivors"])
     lines += [f"({share:.1%}), {len(equivalent)} change nothing that a test could see, {left} survive.", ""]
     lines += ["| no test can see | because |", "|---|---|"] if equivalent else []

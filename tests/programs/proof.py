@@ -119,7 +119,8 @@ def _mutation() -> list[str]:
         "",
         "`python -m tests.programs.mutation --out docs/mutation.json` changes one expression at a time in `ops`,",
     ]
-    lines += [f"`attention`, `blocks`, `network`, `parameters` and `config`, and runs the suite: {killed} of {found['mutants']} mutants are killed"]
+    lines += ["`attention`, `blocks`, `network`, `parameters` and `config`, and runs the suite:"]
+    lines += [f"{killed} of {found['mutants']} mutants are killed"]
     share, left = killed / found["mutants"], len(found["survivors"])
     lines += [f"({share:.1%}), {len(equivalent)} change nothing that a test could see, {left} survive.", ""]
     lines += ["| no test can see | because |", "|---|---|"] if equivalent else []

@@ -3,7 +3,6 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when NumPy's and torch's libraries are loaded
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiles in half the time; `sharded.py` runs with all of them
 
 import pytest
 

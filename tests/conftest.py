@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -16,14 +17,16 @@ import pytest
 from hypothesis import settings
 
 import tests.support.shape_checks  # noqa: F401  (before anything else imports the package)
-from tests.support import profiles
+from tests.support import compiling, profiles
 from tests.support.library import CUDA, LIBRARIES, Agree, Library, prepared
 
 collect_ignore = ["programs/fuzz_checkpoints.py"]  # a program of its own, on atheris
 if not find_spec("jax"):
     collect_ignore += ["support/jitted.py", "backends/test_jax.py"]
 
+compiling.compile_quickly()  # before anything imports JAX
 profiles.load()
+gc.set_threshold(50_000, 20, 20)  # the libraries' millions of objects stay until the end: to look them through costs seconds
 
 EXAMPLES = {"jax": 0.125} | ({} if CUDA else {"cupy": 0.25})
 """The share of the profile's examples that a property gets: on JAX, which compiles each anew, and on CuPy's stand-in."""

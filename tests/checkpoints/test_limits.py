@@ -25,7 +25,7 @@ from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import in_memory
 from tests.support.checkpoints import SUFFIXES, TINY, TINY_MMDET
 from tests.support.hostile import Calls, entry, header
-from tests.support.hostile_files import GUARDED, hostile_files
+from tests.support.hostile_files import GUARDED, HOSTILE_FILES
 from tests.support.waiting import slowness
 
 
@@ -87,17 +87,17 @@ def test_prefixes_that_collide(names: list[str]) -> None:
 
 def test_hostile_files_in_a_process_of_its_own(tmp_path: Path) -> None:
     """Each is refused for its own fault in 200 MB and 5 s; no code of it is run, no connection made, no file written."""
-    cases = hostile_files()
-    assert len(cases) >= 60
-    paths = {name: tmp_path / f"{i}" for i, name in enumerate(cases)}
+    assert len(HOSTILE_FILES) >= 60
+    paths = {name: tmp_path / f"{i}" for i, name in enumerate(HOSTILE_FILES)}
     for name, path in paths.items():
-        path.write_bytes(cases[name][0])
+        make, _ = HOSTILE_FILES[name]
+        path.write_bytes(make())
     command = [sys.executable, "-c", textwrap.dedent(GUARDED)]
     given = json.dumps(list(map(str, paths.values())))
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     limit = 5 * slowness()
     assert done.stderr == ""
-    for (name, (_, message)), path, found in zip(cases.items(), paths.values(), json.loads(done.stdout), strict=True):
+    for (name, (_, message)), path, found in zip(HOSTILE_FILES.items(), paths.values(), json.loads(done.stdout), strict=True):
         assert found["said"] is not None, f"{name}: was read"
         assert re.search(message, found["said"].removeprefix(str(path))), (name, found)
         assert (found.get("file"), found["events"], "MemoryError" in found["said"]) == (str(path), [], False), (name, found)

@@ -14,11 +14,13 @@ from tests.support import recipe
 from tests.support.conformance import (
     NETWORKS,
     OPS,
+    Recorded,
     assert_gradients,
     check_manifest,
     check_network,
     check_operation,
     config_of,
+    recorded,
 )
 from tests.support.recipe import assert_fingerprint
 
@@ -47,9 +49,15 @@ def test_operation(case: dict[str, Any], backend: str) -> None:
     check_operation(case, backend)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_network(name: str, backend: str) -> None:
-    check_network(name, backend)
+@pytest.fixture(scope="module")
+def network(request: pytest.FixtureRequest) -> Recorded:
+    """One at a time, for both libraries."""
+    return recorded(request.param)
+
+
+@pytest.mark.parametrize("network", NETWORKS, indirect=True)
+def test_network(network: Recorded, backend: str) -> None:
+    check_network(network, backend)
 
 
 def test_network_gradients() -> None:

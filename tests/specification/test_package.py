@@ -58,9 +58,9 @@ def test_sdist_holds_tests_and_docs(built: tuple[Path, Path]) -> None:
 def test_installed_wheel_runs(built: tuple[Path, Path], tmp_path: Path) -> None:
     """Installed into an environment of its own, away from the source tree; its dependencies are lent by this one."""
     home = tmp_path / "environment"
-    venv.create(home, with_pip=True)
+    venv.create(home)
     python = home / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", built[1])
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", built[1])
     lent = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
     env = {**os.environ, "PYTHONPATH": lent}
     where = run(python, "-c", "import scalablevit_ref.backends.numpy as b; print(b.__file__)", cwd=tmp_path, env=env)

@@ -44,8 +44,9 @@ def tar() -> bytes:
     return file.getvalue()
 
 
-COLLIDING = b"".join(b"\x8a\x0a" + (k * (2**61 - 1)).to_bytes(10, "little") + b"N" for k in range(9, 50_000))
-"""Whole numbers of one hash."""
+def colliding_numbers() -> bytes:
+    """Whole numbers of one hash."""
+    return b"".join(b"\x8a\x0a" + (k * (2**61 - 1)).to_bytes(10, "little") + b"N" for k in range(9, 50_000))
 
 
 def in_pieces(axes: int) -> dict[str, Any]:
@@ -61,7 +62,9 @@ def in_each_other() -> bytes:
     return b"\x81\xa1a" + inner
 
 
-EQUAL = b",".join(b'"%d":0' % i for i in range(300_000))
+def equal_names() -> bytes:
+    return b",".join(b'"%d":0' % i for i in range(300_000))
+
 
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = PICKLE_BOMBS | {
     "tuples as a key": (lambda: archive(program(b"}" + doubled(b")", b"t") + b"Ns")), "neither text nor number"),
@@ -71,7 +74,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = PICKLE_BOMBS | {
     "opcodes": (lambda: archive(program(b"N0" * 600_000)), "larger than a checkpoint's"),
     "long text": (lambda: archive(program(b"X" + struct.pack("<I", 33 << 20) + bytes(33 << 20))), "larger than a checkpoint's"),
     "marks": (lambda: archive(program(b"(" * 400_000)), "damaged pickle|no state dict"),
-    "colliding numbers": (lambda: archive(program(b"}(" + COLLIDING + b"u")), "larger than a checkpoint's"),
+    "colliding numbers": (lambda: archive(program(b"}(" + colliding_numbers() + b"u")), "larger than a checkpoint's"),
     "memo": (lambda: archive(program(b"N" + b"\x94" * 400_000)), "no state dict|opcode"),
     "expanded": (lambda: archive(program(tensor(0, (1 << 20, 1 << 20), (0, 0))), FOUR), "larger than the file"),
     "empty but wide": (lambda: archive(program(tensor(0, (1 << 62, 0), (1, 1))), FOUR), "larger than the file"),
@@ -93,7 +96,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = PICKLE_BOMBS | {
     "oversized header": (lambda: struct.pack("<Q", 5 << 20) + b"{" + b" " * (5 << 20), "header larger"),
     "header of a terabyte": (lambda: struct.pack("<Q", 1 << 39) + b"{}", "header larger"),
     "header of lists": (lambda: header(b'{"a":[' + b"[]," * 1_300_000 + b"[]]}"), "damaged safetensors entry"),
-    "header of equal names": (lambda: header(b"{" + EQUAL + b',"5":0}'), "two entries of one name"),
+    "header of equal names": (lambda: header(b"{" + equal_names() + b',"5":0}'), "two entries of one name"),
     "header of digits": (lambda: header({"a": entry(shape=(10**4000,))}, bytes(8)), "bytes that do not fit"),
     "overlap": (lambda: header({"a": entry(), "b": entry(offsets=(4, 12))}, bytes(12)), "b: a gap or an overlap"),
     "gap": (lambda: header({"a": entry(), "b": entry(offsets=(9, 17))}, bytes(17)), "b: a gap or an overlap"),

@@ -96,9 +96,15 @@ def one_storage() -> bytes:
     return archive(tree, {"archive/data/0": bytes(4 * most)})
 
 
+def pairs() -> bytes:
+    return b"](" + b"".join(number(i) + b"N\x86" for i in range(60_000)) + b"e"
+
+
+def entries() -> bytes:
+    return b"}(" + b"".join(text(str(i)) + b"N" for i in range(60_000)) + b"u"
+
+
 LIST = b"](" + b"K\x01" * 90_000 + b"e"
-PAIRS = b"](" + b"".join(number(i) + b"N\x86" for i in range(60_000)) + b"e"
-ENTRIES = b"}(" + b"".join(text(str(i)) + b"N" for i in range(60_000)) + b"u"
 BUILT = b"h\x00b"
 ARRAY = op("argparse Namespace") + b")R}(" + text("shape") + b"K\x05" + text("dtype") + text("float32") + b"ub"
 
@@ -107,11 +113,11 @@ PICKLE_BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "sizes as keys": (lambda: archive(program(b"}" + op("torch Size") + plain(((1, 2),)) + b"RNs")), KEY),
     "tensors as keys": (lambda: archive(program(b"}" + tensor(0, (1,), (1,)) + b"Ns"), FOUR), KEY),
     "pairs of tuples": (lambda: archive(program(op("collections OrderedDict") + b"]K\x01\x85N\x86a\x85R")), "other than pairs"),
-    "copies of pairs": (lambda: archive(program(copies("collections OrderedDict", PAIRS))), "OrderedDicts larger"),
+    "copies of pairs": (lambda: archive(program(copies("collections OrderedDict", pairs()))), "OrderedDicts larger"),
     "copies of a list": (lambda: archive(program(copies("torch Size", LIST))), "torch.Size of something"),
     "copies of a text": (lambda: archive(program(copies("torch device", text("x" * (7 << 20)), arguments=2))), "odd arguments"),
     "copies of a dict": (
-        lambda: archive(program(copies("argparse Namespace", ENTRIES, arguments=0, more=BUILT))),
+        lambda: archive(program(copies("argparse Namespace", entries(), arguments=0, more=BUILT))),
         "Namespace larger",
     ),
     "many Namespaces": (

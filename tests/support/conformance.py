@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -90,14 +90,27 @@ def check_operation(case: dict[str, Any], library: str) -> None:
         assert_gradients(tracked, case["grads"], seed)
 
 
-def check_network(name: str, library: str) -> None:
-    """Logits, and whatever taps the file has, of one of `NETWORKS` on this library."""
+class Recorded(NamedTuple):
+    """One of `NETWORKS`: its file, its configuration, and the parameters and images that follow from the file's seed."""
+
+    file: dict[str, Any]
+    config: sv.ScalableViTConfig
+    params: dict[str, np.ndarray]
+    images: np.ndarray
+
+
+def recorded(name: str) -> Recorded:
+    """Read one of `NETWORKS`, and make its parameters, which takes half as long as the network."""
     case = recipe.load(name)
     config = config_of(name, case)
-    shapes = sv.parameter_shapes(config)
-    params = sv.to_backend(recipe.parameters(shapes.items(), case["seed"]), library)
-    images = sv.to_backend(recipe.image(case["images"], case["seed"]), library)
-    taps = sv.trace(images, params, config)
+    params = recipe.parameters(sv.parameter_shapes(config).items(), case["seed"])
+    return Recorded(case, config, params, recipe.image(case["images"], case["seed"]))
+
+
+def check_network(network: Recorded, library: str) -> None:
+    """Logits, and whatever taps the file has, on this library."""
+    case, config, params, images = network
+    taps = sv.trace(sv.to_backend(images, library), sv.to_backend(params, library), config)
     assert list(taps)[-1] == "logits"
     assert relative_l2(sv.to_numpy(taps["logits"]), np.array(case["logits"])) <= TOLERANCE
     for tap, expected in case.get("taps", {}).items():

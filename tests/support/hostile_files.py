@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from tests.support.bombs import BOMBS
 from tests.support.flax_files import SOUND, ext, msgpack, packed
 from tests.support.hostile import FOUR, archive, entry, header, npy, npz, op, plain, program, storage, tensor
@@ -146,14 +149,16 @@ MSGPACK: list[tuple[bytes, str]] = [
 ]
 
 
-def hostile_files() -> dict[str, tuple[bytes, str]]:
-    """Every case of a hostile or broken file in the suite that is one file's bytes, and what is said of it."""
-    cases = {name: (make(), message) for name, (make, message) in BOMBS.items()}
-    cases |= {f"pickle {i}": (archive(program(body), FOUR), message) for i, (body, message) in enumerate(PICKLES)}
-    for kind, few in (("safetensors", SAFETENSORS), ("npz", NPZ), ("msgpack", MSGPACK), ("no checkpoint", NO_CHECKPOINTS)):
-        cases |= {f"{kind} {i}": case for i, case in enumerate(few)}
-    return cases
-
+HOSTILE_FILES: dict[str, tuple[Callable[[], bytes], str]] = {
+    **BOMBS,
+    **{f"pickle {i}": (partial(archive, program(body), FOUR), message) for i, (body, message) in enumerate(PICKLES)},
+    **{
+        f"{kind} {i}": (partial(bytes, content), message)
+        for kind, few in (("safetensors", SAFETENSORS), ("npz", NPZ), ("msgpack", MSGPACK), ("no checkpoint", NO_CHECKPOINTS))
+        for i, (content, message) in enumerate(few)
+    },
+}
+"""Every case of a hostile or broken file in the suite that is one file's bytes: what makes them, and what is said of it."""
 
 GUARDED = """
     import json, pathlib, resource, sys, time

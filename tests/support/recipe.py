@@ -44,25 +44,24 @@ def image(shape: Any, seed: int) -> np.ndarray:
     return uniform("images", shape, seed) * np.sqrt(3.0)
 
 
-def fingerprint(name: str, x: np.ndarray, seed: int, shape: Any) -> dict[str, Any]:
-    """A tap as the files store it: norm, position-weighted sum, 16 samples."""
-    flat = np.asarray(x, np.float64).reshape(shape)
+def fingerprint(x: np.ndarray, probe: np.ndarray) -> dict[str, Any]:
+    """A tap, in the shape of the probe, as the files store it: norm, sum weighted by the probe, 16 samples."""
+    flat = np.asarray(x, np.float64).reshape(probe.shape)
     at = np.linspace(0, flat.size - 1, 16).astype(int)
     return {
         "norm": float(np.linalg.norm(flat)),
-        "dot": float((flat * uniform("probe:" + name, shape, seed)).sum()),
+        "dot": float((flat * probe).sum()),
         "samples": flat.reshape(-1)[at].tolist(),
     }
 
 
 def assert_fingerprint(name: str, x: np.ndarray, expected: dict[str, Any], seed: int) -> None:
     """Norm, samples and position-weighted sum; each relative to the tensor's own size."""
-    shape = expected.get("shape", x.shape)
-    found = fingerprint(name, x, seed, shape)
-    norm = expected["norm"]
+    probe = uniform("probe:" + name, expected.get("shape", x.shape), seed)
+    found, norm = fingerprint(x, probe), expected["norm"]
     assert norm > 0, name
     assert abs(found["norm"] - norm) <= TOLERANCE * norm, name
-    probe = np.linalg.norm(uniform("probe:" + name, shape, seed))
-    assert abs(found["dot"] - expected["dot"]) <= TOLERANCE * norm * probe / np.prod(shape) ** 0.5, name
+    bound = TOLERANCE * norm * float(np.linalg.norm(probe)) / probe.size**0.5
+    assert abs(found["dot"] - expected["dot"]) <= bound, name
     if "samples" in expected:
         assert relative_l2(np.array(found["samples"]), np.array(expected["samples"])) <= TOLERANCE, name

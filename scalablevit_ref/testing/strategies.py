@@ -30,7 +30,7 @@ from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.parameters import Shapes, block_shapes, iwsa_shapes, parameter_shapes, ssa_shapes
 from scalablevit_ref.testing.arrays import random_images, random_params
 
-with suppress(Exception):
+with suppress(ImportError, AttributeError):
     # Hypothesis reads the source of every module outside site-packages, which those of an editable installation are, for constants
     # to draw: in the middle of a first draw, which then counts as too slow. What is loaded by now it reads here.
     import_module("hypothesis.internal.conjecture.providers")._get_local_constants()

@@ -172,7 +172,7 @@ def test_growth_is_the_exponent_of_the_tokens() -> None:
 @pytest.fixture
 def small_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """The matrix product whose rate is the peak, small: what is said of it is in question, not how large it is."""
-    monkeypatch.setattr(report, "matmul_peak", partial(matmul_peak, side=256))
+    monkeypatch.setattr(measure, "matmul_peak", partial(matmul_peak, side=256))
 
 
 @pytest.mark.usefixtures("small_product")

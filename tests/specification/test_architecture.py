@@ -76,7 +76,7 @@ def imported(node: ast.AST) -> list[str]:
     if isinstance(node, ast.ImportFrom):
         assert node.level == 0 and node.module, f"line {node.lineno}: a relative import"  # noqa: PT018
         return [f"{PACKAGE}.{alias.name}" for alias in node.names] if node.module == PACKAGE else [node.module]
-    if isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+    if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "import_module":
         text = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
         return [str(text.value)] if isinstance(text, ast.Constant) else []
     return []

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -30,13 +31,17 @@ def as_reader(
                 shutil.copy(example, tmp_path)
         made = Reader(page, run)
         monkeypatch.setitem(sys.modules, "__page__", made.module)
+        modules.append(made.module)
         return made
 
+    modules: list[ModuleType] = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("NO_COLOR", "1")
     registered = dict(dispatch.registered)
     yield reader
+    for module in modules:
+        vars(module).clear()  # files that the page left open are closed here, and not when Python next looks for garbage
     dispatch.registered.clear()
     dispatch.registered.update(registered)
     for name, module in list(sys.modules.items()):

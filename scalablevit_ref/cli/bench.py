@@ -16,7 +16,7 @@ from scalablevit_ref.benchmark.results import page as markdown
 from scalablevit_ref.benchmark.results import plot as draw
 from scalablevit_ref.benchmark.results import print_results
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
-from scalablevit_ref.cli.documents import print_json
+from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.summary import size_of
 from scalablevit_ref.config import variant

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
-from scalablevit_ref.cli.documents import print_json
+from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.compare.report import Report, Row
 from scalablevit_ref.compare.run import MODES

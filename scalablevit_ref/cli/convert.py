@@ -15,7 +15,7 @@ from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import open_checkpoint
 from scalablevit_ref.checks import FLOATS
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
-from scalablevit_ref.cli.documents import print_json
+from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import EmaOption, HeadsOption, JsonOption, VariantOption, WindowsOption, ema_said, per_stage
 from scalablevit_ref.cli.progress import bytes_bar
 from scalablevit_ref.dialects.weights import PORT_LAYOUTS

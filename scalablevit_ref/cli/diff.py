@@ -14,7 +14,7 @@ from rich.table import Table
 from scalablevit_ref.checkpoints.inspect import Difference, differences
 from scalablevit_ref.checkpoints.load import open_checkpoint
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
-from scalablevit_ref.cli.documents import print_json
+from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import EmaOption
 from scalablevit_ref.cli.progress import bytes_bar
 from scalablevit_ref.errors import CheckpointError

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from scalablevit_ref.checkpoints.inspect import Inspection, inspect_file
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
-from scalablevit_ref.cli.documents import print_json
+from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import EmaOption, HeadsOption, JsonOption, VariantOption, WindowsOption, ema_said, per_stage
 from scalablevit_ref.cli.progress import bytes_bar
 from scalablevit_ref.errors import option, printable

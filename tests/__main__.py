@@ -1,4 +1,4 @@
-"""`python -m tests`: everything CI asks for, in order: lint, types, the site, tests. Further arguments go to pytest.
+"""`python -m tests`: all that CI asks for: lint, types and the site, at the same time, then tests. Further arguments go to pytest.
 
 `python -m tests --quick`, before each commit: lint, types, and the tests that find most mistakes soonest.
 """
@@ -9,10 +9,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 
-from tests.lint import main as lint
-from tests.lint import run
+from tests.lint import STEPS, run, together
 
 PEER = "vit-pytorch==1.26.11"
 """The community port that `test_peer` holds against the specification. Its dependency torchvision is not needed and not wanted."""
@@ -50,23 +50,27 @@ LEFT_OUT = (
 )
 
 
+PYTEST = ("pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+"""A file's tests run in one process, so that what they share is made once; `conftest.py` begins with the longest files."""
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Run the steps one after the other."""
+    """Run the steps: the tests only if all others pass."""
     quick = "--quick" in arguments
     options = [argument for argument in arguments if argument != "--quick"]
     if not find_spec("vit_pytorch"):
         run("peer", ["pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", PEER])
-    lint()
     if quick:
+        together(STEPS.values())
         os.environ.setdefault("HYPOTHESIS_PROFILE", "quick")
         slow = [f"--ignore={path}" for path in SLOW]
-        run("tests", ["pytest", "-n", "2", "-k", ELSEWHERE, *slow, *QUICK, *options])
+        run("tests", [*PYTEST, "-k", ELSEWHERE, *slow, *QUICK, *options])
         sys.stdout.write(f"{LEFT_OUT}\n")
         return
     with tempfile.TemporaryDirectory() as site:
-        run("site", ["mkdocs", "build", "--strict", "--site-dir", site])
+        together([*STEPS.values(), partial(run, "site", ["mkdocs", "build", "--strict", "--site-dir", site], at_once=True)])
         os.environ["SCALABLEVIT_REF_SITE"] = site  # `test_site` looks at it
-        run("tests", ["pytest", "-n", "2", *options])
+        run("tests", [*PYTEST, *options])
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ if not find_spec("jax"):
 
 compiling.compile_quickly()  # before anything imports JAX
 profiles.load()
-gc.set_threshold(50_000, 20, 20)  # the libraries' millions of objects stay until the end: to look them through costs seconds
 
 EXAMPLES = {"jax": 0.125} | ({} if CUDA else {"cupy": 0.25})
 """The share of the profile's examples that a property gets: on JAX, which compiles each anew, and on CuPy's stand-in."""
@@ -71,6 +70,15 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def nothing_collected() -> Iterator[None]:
+    """For tests that let Dynamo trace: what is left of earlier graphs goes before, not while its tables are read."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
 def as_in_production() -> Iterator[None]:
     """Without the run-time shape checks, which users do not have: for tests of what the package itself refuses."""
     jaxtyping.config.update("jaxtyping_disable", True)
@@ -85,6 +93,31 @@ def searches_end_by_themselves() -> Iterator[None]:
         patch.setattr("scalablevit_ref.compare.run.SEARCH_SECONDS", float("inf"))
         patch.setattr("scalablevit_ref.compare.mistakes.search.PAIRS_SECONDS", float("inf"))
         yield
+
+
+LONGEST = (
+    "documentation/test_documents.py",
+    "properties/test_network.py",
+    "specification/test_conformance.py",
+    "documentation/test_site.py",
+    "properties/test_gradients.py",
+    "comparison/test_capture_flax.py",
+    "backends/test_sharding.py",
+    "properties/test_checkpoints.py",
+    "specification/test_dialects.py",
+    "drawing/test_draw.py",
+    "properties/test_iwsa.py",
+    "comparison/test_comparison.py",
+    "specification/test_package.py",
+    "adapters/test_onnx.py",
+)
+"""The files that take longest, which begin where several processes share the tests: no process waits for another's last file."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        order = {Path(__file__).with_name(folder) / name: i for i, (folder, name) in enumerate(file.split("/") for file in LONGEST)}
+        items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

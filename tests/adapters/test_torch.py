@@ -253,7 +253,7 @@ def test_gradients_and_training_steps_are_the_plain_module_s() -> None:
 SHALLOW: dict[str, Any] = {name: getattr(CONFIG, name)[:1] for name, value in vars(CONFIG).items() if isinstance(value, tuple)}
 
 
-@pytest.mark.usefixtures("nothing_collected")
+@pytest.mark.usefixtures("everything_loaded")
 def test_compiles_to_one_graph() -> None:
     """`fullgraph=True` fails at the first break, in training mode with everything dropped too; eval mode's numbers are the same."""
     torch.compiler.reset()
@@ -264,7 +264,7 @@ def test_compiles_to_one_graph() -> None:
     assert torch.equal(compiled(images()), network(images()))
 
 
-@pytest.mark.usefixtures("nothing_collected")
+@pytest.mark.usefixtures("everything_loaded")
 def test_exports_with_a_dynamic_batch() -> None:
     network = module(**SHALLOW).eval()
     program = torch.export.export(network, (images(2),), dynamic_shapes=({0: torch.export.Dim("batch")},))

@@ -178,7 +178,7 @@ def test_the_four_libraries_keep_their_arrays(counted: ModuleType, monkeypatch: 
     assert [backend(x).NAME for x in (np.ones(3).view(Mine), torch.ones(3), strict)] == ["numpy", "torch", "mine 2"]
 
 
-@pytest.mark.usefixtures("as_in_production", "nothing_collected")
+@pytest.mark.usefixtures("as_in_production", "everything_loaded")
 def test_traced_code_does_not_meet_it(counted: ModuleType) -> None:
     """With a backend registered and known to einops, torch still compiles one graph, and JAX one program."""
     import jax

@@ -41,7 +41,8 @@ def as_reader(
     registered = dict(dispatch.registered)
     yield reader
     for module in modules:
-        vars(module).clear()  # files that the page left open are closed here, and not when Python next looks for garbage
+        for name in [name for name in vars(module) if not name.startswith("_")]:  # not what Dynamo wrote there and takes back
+            delattr(module, name)  # a file that the page left open is closed here, and not when Python next looks for garbage
     dispatch.registered.clear()
     dispatch.registered.update(registered)
     for name, module in list(sys.modules.items()):

@@ -189,7 +189,7 @@ def tiny(batch: int, seed: int = 0) -> tuple[torch.Tensor, dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize("compiler", ["eager", *(["inductor"] if NIGHTLY else [])])
-@pytest.mark.usefixtures("nothing_collected")
+@pytest.mark.usefixtures("everything_loaded")
 def test_29_compile_traces_one_graph_that_changes_nothing(compiler: str, agree: Agree) -> None:
     """`fullgraph=True` fails at the first break. "eager" runs the graph as traced; real code takes minutes: nightly."""
     images, params, expected = tiny(2)
@@ -197,7 +197,7 @@ def test_29_compile_traces_one_graph_that_changes_nothing(compiler: str, agree: 
     agree(compiled(images, params), expected, tolerance=64 if compiler == "inductor" else 0)
 
 
-@pytest.mark.usefixtures("nothing_collected")
+@pytest.mark.usefixtures("everything_loaded")
 def test_29_export_with_a_dynamic_batch_changes_nothing(agree: Agree) -> None:
     images, params, _ = tiny(2)
     batch = torch.export.Dim("batch", min=2, max=64)

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalablevit_ref.backends import backend
 from scalablevit_ref.backends.dispatch import dtype_name
+from scalablevit_ref.checkpoints.in_memory import check_names, tensor_of
 from scalablevit_ref.checkpoints.layouts import check_layout, from_canonical
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS, find_state, told_by_names
 from scalablevit_ref.checks import FLOATS, parameter_problems
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, in_file, option
-from scalablevit_ref.formats.lazy import check_finite, in_memory, is_lazy
+from scalablevit_ref.formats.lazy import check_finite, in_memory
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.weights import Heads, Stated, StateDict, Weights, Windows
 
@@ -119,6 +119,8 @@ def weights_in(
                 f"these are {kind.whose(layout)}'s weights, of {kind.other_network}, into which they cannot be converted; "
                 "scalablevit_ref.dialects runs them"
             )
+    check_names(found.state)
+    found = replace(found, state={name: tensor_of(name, x) for name, x in found.state.items()})
     weights = kind.of(found, layout, stated)
     ema = found.wrapper in EMA_WRAPPERS or found.beside.get(EMA_FROM) in EMA_WRAPPERS
     around = {"wrapper": found.wrapper, "ema": ema, "prefixes": found.prefixes, "ignored": found.ignored}
@@ -165,11 +167,12 @@ def to_state_dict(params: Mapping[str, Any], config: ScalableViTConfig, *, layou
     CheckpointError
         For parameters that do not fit the config, or a layout in which its network does not exist.
     """
+    params = {name: tensor_of(name, x) for name, x in params.items()}
     problems = parameter_problems(params, parameter_shapes(config))
     if problems:
         raise CheckpointError("parameters do not fit: " + "; ".join(problems))
     _dtype(params)
-    return from_canonical({name: x if is_lazy(x) else backend(x).to_numpy(x) for name, x in params.items()}, config, layout)
+    return from_canonical(params, config, layout)
 
 
 def load_checkpoint(

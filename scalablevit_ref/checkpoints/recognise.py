@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from scalablevit_ref.checkpoints.in_memory import is_array
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.errors import CheckpointError, brief, option
 from scalablevit_ref.formats.lazy import LONGEST_NAME, StoredTensor, byte_count
-from scalablevit_ref.formats.unpickle import Namespace
 from scalablevit_ref.weights import StateDict, Weights
 
 EMA_WRAPPERS = ("model_ema", "state_dict_ema")
@@ -183,10 +183,6 @@ def _flat(tree: Mapping[Any, Any]) -> Mapping[Any, Any]:
                     flat[path + name] = value
         level = below
     return flat
-
-
-def is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, Namespace)
 
 
 def is_plain(value: Any) -> bool:

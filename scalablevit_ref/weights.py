@@ -31,6 +31,10 @@ class Stated:
         Of the official network's.
     heads, window_size
         Settings of a port, which show in no shape, one number or one a stage; no window is the whole map.
+    key
+        Where in the file the weights lie, with dots between its names: "teacher.backbone".
+    dtype
+        That all weights are read in, where the file holds them in several.
     """
 
     variant: str | None = None
@@ -38,6 +42,8 @@ class Stated:
     layout: str | None = None
     heads: Heads = None
     window_size: Windows = None
+    key: str | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)

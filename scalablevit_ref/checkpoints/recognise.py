@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from scalablevit_ref.checkpoints.in_memory import is_array, tensor_of
+from scalablevit_ref.checkpoints.in_memory import check_names, is_array, tensor_of
 from scalablevit_ref.checkpoints.notes import read_notes
 from scalablevit_ref.checkpoints.search import (
     Found,
@@ -19,7 +19,7 @@ from scalablevit_ref.checkpoints.search import (
 from scalablevit_ref.checkpoints.tree import WRAPPERS, Leaf, leaves
 from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.lazy import LONGEST_NAME, StoredTensor, byte_count
-from scalablevit_ref.formats.opaque import Opaque
+from scalablevit_ref.formats.opaque import Opaque, described
 from scalablevit_ref.weights import StateDict
 
 _MOST_PLAIN = 1_000_000
@@ -55,7 +55,7 @@ def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes
         Where there are no weights, or those of several networks.
     """
     if is_array(tree) or not isinstance(tree, Mapping | list | tuple | Opaque):
-        raise CheckpointError("no state dict", expected="a dict of names to arrays", found=noun(tree))
+        raise CheckpointError("no state dict", expected="a dict of names to arrays", found=described(tree))
     found = list(leaves(tree))
     networks = find_networks(found)
     if not networks:
@@ -63,6 +63,7 @@ def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes
     network = with_head(choose(networks, key=key, use_ema=use_ema), found)
     others = [other for other in networks if other.key != network.key]
     unexpected, ignored = sort_extras(network, found, others)
+    check_names(unexpected)
     state = {name: _tensor(name, leaf) for name, leaf in (network.members | unexpected).items()}
     _check_together([x for x in state.values() if isinstance(x, StoredTensor)])
     top = tree if isinstance(tree, Mapping) else {}
@@ -88,7 +89,7 @@ def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes
 
 def _tensor(name: str, leaf: Leaf) -> Any:
     if not leaf.is_array:
-        raise CheckpointError("not an array", key=name, found=noun(leaf.value))
+        raise CheckpointError("not an array", key=name, found=described(leaf.value))
     if len(name) > LONGEST_NAME:
         raise CheckpointError("a longer name than any parameter's", key=name)
     return tensor_of(name, leaf.value)
@@ -120,19 +121,7 @@ def _nothing(tree: Any, found: Iterable[Leaf]) -> CheckpointError:
         return CheckpointError(
             "no state dict", expected="a dict of names to arrays", found=f"keys {keys}" if keys else "an empty dict"
         )
-    return CheckpointError("no state dict", expected="a dict of names to arrays", found=noun(tree))
-
-
-def noun(value: Any) -> str:
-    """What a value is, in words that a user of the library that wrote it knows."""
-    if isinstance(value, Opaque):
-        return value.name
-    if is_array(value):
-        return "a tensor"
-    words = {type(None): "None", str: "a text", bytes: "bytes", bool: "a truth value", int: "a whole number", float: "a number"}
-    if isinstance(value, Mapping):
-        return "a dict"
-    return words.get(type(value), f"a {type(value).__name__}")
+    return CheckpointError("no state dict", expected="a dict of names to arrays", found=described(tree))
 
 
 def _plain_entries(top: Mapping[Any, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Where in a file the weights of a network lie: behind which wrappers and prefixes, and which of several networks is meant.
 
-Nothing here lists wrappers. A network is where names of its own are, and what stands before them is its key. What the parts of a key
-say (an EMA's, an optimizer's) decides only between several.
+Nothing here lists wrappers. A network is where names of its own are, and what stands before them is its key. What the parts of a
+key say (an EMA's, an optimizer's) decides only between several.
 """
 
 from __future__ import annotations
@@ -157,7 +157,11 @@ def _lstripped(path: Path) -> Path:
 def _is_average(key: Path, counters: set[Path]) -> bool:
     """Whether the words of a key say so, or what counts the average lies beside the weights or the module around them."""
     around = key[:-1] if key and key[-1] in WRAPPERS else key
-    return any(word in _AVERAGES for word in _words(key)) or key in counters or around in counters
+    return _says_average(key) or key in counters or around in counters
+
+
+def _says_average(key: Path) -> bool:
+    return any(word in _AVERAGES for word in _words(key))
 
 
 def _words(key: Path) -> list[str]:
@@ -313,8 +317,8 @@ def _classifier(leaves: list[Leaf], features: int) -> Leaf | None:
 def sort_extras(network: Found, leaves: Sequence[Leaf], others: list[Found]) -> tuple[dict[str, Leaf], list[str]]:
     """What is beside a network's weights in their mapping: weights that belong to it and are not its own, and what is left out.
 
-    Left out are numbers, counters and arrays of whole numbers, whatever lies in another module, and in a module of its own level what
-    no feature of its can meet: no axis is as long as any of its norms. Those are given in words.
+    Left out, and given in words, are numbers, counters and arrays of whole numbers, whatever lies outside of its key, and beside
+    its modules what none of its features can meet: no axis is as long as any of its norms.
     """
     modules, widths = {name[0] for name in _names(network.kind)}, network.widths().values()
     kept = {id(leaf) for leaf in network.members.values()}
@@ -355,7 +359,7 @@ def unread_averages(leaves: Iterable[Leaf], networks: Iterable[Found]) -> list[s
     keys: dict[Path, None] = {}
     for leaf in leaves:
         if leaf.is_array or isinstance(leaf.value, Opaque):
-            n = next((n for n in range(len(leaf.path)) if any(word in _AVERAGES for word in _words(leaf.path[n : n + 1]))), None)
+            n = next((n for n in range(len(leaf.path)) if _says_average(leaf.path[n : n + 1])), None)
             if n is not None and not is_training_state(leaf.path[:n]):
                 keys[leaf.path[: n + 1]] = None
     return [key_text(key) for key in keys if not any(one[: len(key)] == key for one in read)]

@@ -94,7 +94,7 @@ def _entries(value: Any) -> Iterator[tuple[Any, Any]] | None:
     if isinstance(value, Mapping):
         return iter([(key, value[key]) for key in value])
     if isinstance(value, list | tuple):
-        return enumerate(value) if any(not isinstance(x, str | int | float | None) for x in value) else iter(())
+        return enumerate(value) if any(not isinstance(x, str | int | float | None) for x in value) else None
     return None
 
 

@@ -328,7 +328,7 @@ def sort_extras(network: Found, leaves: Sequence[Leaf], others: list[Found]) -> 
         name = unwrapped(leaf.path[len(network.key) :])
         if id(leaf) in kept or not name:
             continue
-        within = name[0] in modules
+        within = name[0] in modules and not (network.named and name[0] == network.kind.head)
         meets = not widths or any(size in widths for size in _shape(leaf))
         if _is_weight(leaf.value) and (within or (meets and not network.named)):
             unexpected[".".join(name)] = leaf

@@ -36,8 +36,8 @@ def resolve_config(
     if config is not None:
         return _fitting(found.state, config, layout, "config"), "config"
     wanted = None if variant_name is None else adapted(named_variant(variant_name), found.state)
-    if "config" in found.stored:
-        stored = config_from_json(found.stored["config"])
+    if found.stored.config is not None:
+        stored = config_from_json(found.stored.config)
         if wanted is not None and wanted != stored:
             differ = [name for name, value in asdict(wanted).items() if value != getattr(stored, name)]
             raise CheckpointError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from scalablevit_ref.checkpoints.notes import read_notes
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.errors import CheckpointError, brief, option
 from scalablevit_ref.formats.lazy import LONGEST_NAME, StoredTensor, byte_count
@@ -27,9 +28,6 @@ _MOST_PLAIN = 1_000_000
 
 _MOST_LEAVES = 100_000
 """Most arrays of a tree, each as often as it is reached."""
-
-_LONGEST_CONFIG = 2 << 20
-"""Longest configuration stored in a file, in characters."""
 
 _MOST_SHARED = 32 << 20
 """Bytes that all tensors may be together beyond the file's size, since they can share storages."""
@@ -81,13 +79,12 @@ def find_state(tree: Any, *, use_ema: bool = True, notes: Mapping[str, Any] | No
     names, prefixes, ignored = _strip(list(state))
     named = {short: state[name] for name, short in names.items()}
     outside = (notes or {}) if wrapper is None else tree
-    args, stored = outside.get("args"), outside.get("scalablevit_ref")
+    args, stored = outside.get("args"), read_notes(outside)
     settings = args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
     model_name = settings.get("model") if isinstance(settings.get("model"), str) else None
-    if isinstance(stored, Mapping) and len(str(stored.get("config"))) > _LONGEST_CONFIG:
-        raise CheckpointError("a longer configuration than any", key="config")
-    stored = dict(stored) if isinstance(stored, Mapping) else {}
-    return StateDict(named, wrapper, prefixes, ignored, model_name, stored, _plain_entries(outside))
+    header = wrapper is None and all(isinstance(x, str) for x in outside.values())  # whose texts are somebody's, not metadata
+    beside = _plain_entries({} if header else outside) | stored.metadata
+    return StateDict(named, wrapper, prefixes, ignored, model_name, stored, beside)
 
 
 def _plain_entries(outside: Mapping[Any, Any]) -> dict[str, Any]:

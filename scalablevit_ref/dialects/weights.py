@@ -140,10 +140,10 @@ KINDS: tuple[type[Weights], ...] = (PortWeights,)
 
 def _stored_settings(found: StateDict) -> tuple[Any, Windows] | None:
     """Heads and windows that this package wrote beside the weights."""
-    if "config" not in found.stored:
+    if found.stored.config is None:
         return None
     try:
-        settings = json.loads(found.stored["config"])
+        settings = json.loads(found.stored.config)
         return tuple(settings["heads"]), tuple(settings["window_size"])
     except (TypeError, ValueError, KeyError, RecursionError) as error:
         raise CheckpointError(f"not a port's settings ({error})", key="config") from error

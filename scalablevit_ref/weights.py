@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.formats.lazy import Tensor, Tensors
 
-if TYPE_CHECKING:
-    from scalablevit_ref.checkpoints.notes import Stored
-
 Heads: TypeAlias = int | Sequence[int] | None
 Windows: TypeAlias = int | Sequence[int | None] | None
 Cast: TypeAlias = Callable[[str, Tensor], Tensor]
+
+GUESSED = "shapes"
+"""`config_from` of settings that no one has stated: those of the one variant whose shapes fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,37 @@ class Stated:
     window_size: Windows = None
     key: str | None = None
     dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """This package's notes on weights; empty where there are none.
+
+    Attributes
+    ----------
+    config
+        The configuration as JSON, of the official network or of a port; None if it was unknown.
+    config_from
+        "shapes" where the configuration was a guess when the notes were written, and so still is one; None where it was stated.
+    metadata
+        Plain values that were kept beside the weights.
+    layout, variant
+        Of the weights, when they were written.
+    config_json
+        What a `config.json` beside the file says of the same weights (`hub.described`), None without one.
+    """
+
+    config: str | None = None
+    config_from: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    layout: str | None = None
+    variant: str | None = None
+    config_json: Stored | None = None
+
+    @property
+    def guessed(self) -> bool:
+        """Whether the configuration is a guess."""
+        return self.config_from == GUESSED
 
 
 @dataclass(frozen=True, kw_only=True)

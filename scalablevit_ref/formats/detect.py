@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scalablevit_ref.errors import CheckpointError
-from scalablevit_ref.formats.msgpack import read_msgpack, starts_msgpack
+from scalablevit_ref.formats.msgpack import NOTES, read_msgpack, starts_msgpack
 from scalablevit_ref.formats.npz import read_npz
 from scalablevit_ref.formats.pth import LEGACY_MAGIC, is_pickle_record, read_legacy, read_zip
 from scalablevit_ref.formats.safetensors import read_safetensors, starts_safetensors
@@ -51,7 +50,7 @@ def open_file(path: Path) -> Iterator[tuple[Any, dict[str, Any], str]]:
                 yield read_zip(file, records, size), {}, "torch zip"
             elif records and all(name.endswith(".npy") for name in records):
                 state, notes = read_npz(file, records, size)
-                yield state, _noted(notes), "npz"
+                yield state, notes, "npz"
             else:
                 names = ", ".join(list(records)[:4]) or "an empty archive"
                 raise CheckpointError("a zip archive, but neither torch.save's nor NumPy's", found=names)
@@ -59,11 +58,11 @@ def open_file(path: Path) -> Iterator[tuple[Any, dict[str, Any], str]]:
             yield read_legacy(file, size), {}, "torch legacy"
         elif starts_safetensors(head):
             state, notes = read_safetensors(file, size)
-            yield state, _noted(notes), "safetensors"
+            yield state, notes, "safetensors"
         elif starts_msgpack(head):
             state, notes = read_msgpack(file, size)
             beside = notes.pop("beside")
-            yield state, beside | _noted(notes), "msgpack"
+            yield state, beside | ({NOTES: notes} if notes else {}), "msgpack"
         else:
             raise _not_a_checkpoint(head)
 
@@ -82,15 +81,3 @@ def _not_a_checkpoint(head: bytes) -> CheckpointError:
     return CheckpointError(
         "not a checkpoint", expected="torch.save's zip or legacy format, safetensors, npz or Flax's msgpack", found=repr(head[:16])
     )
-
-
-def _noted(notes: dict[str, Any]) -> dict[str, Any]:
-    """The configuration and metadata that this package wrote beside the weights, laid out as its `.pth` is."""
-    beside: Any = {}
-    if "metadata" in notes:
-        try:
-            beside = json.loads(notes["metadata"])
-        except (TypeError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"damaged metadata ({error})", key="metadata") from error
-    stored = {"config": notes["config"]} if "config" in notes else {}
-    return (beside if isinstance(beside, dict) else {}) | {"scalablevit_ref": stored}

@@ -101,7 +101,7 @@ class StateDict:
     unread
         Keys under which an average of the weights seems to lie, but none that could be read.
     average
-        The key under which they lay, if they are an average over training.
+        Where they lay, if they are an average over training.
     model_name
         Of `args.model`.
     stored

@@ -120,7 +120,7 @@ def weights_in(
         )
     check_layout(layout, kind.layouts)
     weights = kind.of(found, layout, stated)
-    average = found.average or found.stored.metadata.get(EMA_FROM)
+    average = found.average or found.beside.get(EMA_FROM)
     around: dict[str, Any] = {"wrapper": found.wrapper, "ema": average is not None, "prefixes": found.prefixes}
     around |= {EMA_FROM: average} if average is not None else {}
     around |= {"ignored": found.ignored, "others": found.others, "unread": found.unread}

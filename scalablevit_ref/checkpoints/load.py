@@ -13,6 +13,7 @@ import numpy as np
 
 from scalablevit_ref.backends import backend
 from scalablevit_ref.backends.dispatch import dtype_name
+from scalablevit_ref.checkpoints.hub import described
 from scalablevit_ref.checkpoints.layouts import check_layout, from_canonical
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS, find_state, told_by_names
@@ -42,7 +43,8 @@ class Checkpoint:
         The configuration that they fit.
     metadata
         Plain values. `layout`; `variant` (None unless `config` is exactly one); `config_from`, where the configuration comes from
-        ("config", "metadata", "variant", "args.model" or "shapes"); `wrapper` ("model", "model_ema", …, None for a bare state
+        ("config", "metadata", "config.json", "variant", "args.model", or "shapes", also where the file notes that its configuration
+        was such a guess); `wrapper` ("model", "model_ema", …, None for a bare state
         dict) and `ema`, whether it is an EMA's (`ema_from`: the wrapper it had in the file it was converted from); `prefixes` cut
         off the names, outermost first; `ignored`, what was beside the network and left out; `dtype`; for a file its `format`; and
         plain entries beside the weights, such as `epoch`.
@@ -99,7 +101,8 @@ def open_checkpoint(
     from scalablevit_ref.formats.detect import open_file
 
     with in_file(path), open_file(Path(path)) as (tree, notes, format_):
-        yield weights_in(find_state(tree, use_ema=use_ema, notes=notes), stated, only=only, format=format_)
+        found = described(find_state(tree, use_ema=use_ema, notes=notes), Path(path))
+        yield weights_in(found, stated, only=only, format=format_)
 
 
 def weights_in(

@@ -17,11 +17,17 @@ import numpy as np
 
 from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.lazy import MOST_AXES, Blocks, Extent, LazyTensor, StoredTensor, in_memory, row_major, write_blocks
-from scalablevit_ref.formats.zip_archive import raw_extent, record_extent
+from scalablevit_ref.formats.zip_archive import raw_extent, record_extent, zip_comment
 
-_CONFIG = "__config__"
-_METADATA = "__metadata__"
-"""Entries that hold JSON text, and no weights."""
+_EARLIER_NOTES = ("__config__", "__metadata__")
+"""Entries of texts that this package wrote at first."""
+
+NOTES = "scalablevit_ref"
+"""First word of the archive's comment, which is this package's notes; texts among the arrays disturb most libraries. The name of
+an entry where the notes are too long for a comment."""
+
+_LONGEST_COMMENT = (1 << 16) - 1
+"""Longest comment of a zip archive, in bytes."""
 
 _LONGEST_HEADER = 1 << 14
 """Longest header of an array, in bytes."""
@@ -56,7 +62,7 @@ def read_npz(file: BinaryIO, records: Mapping[str, zipfile.ZipInfo], limit: int)
         name = record.removesuffix(".npy")
         stored = info.compress_type == zipfile.ZIP_STORED
         tensor = _stored(file, record, info, limit) if stored else _compressed(file, record, info)
-        if name not in (_CONFIG, _METADATA):
+        if name not in (*_EARLIER_NOTES, NOTES):
             state[name] = tensor
         elif tensor.dtype.kind != "U" or tensor.shape or tensor.dtype.itemsize > _LONGEST_NOTE:
             raise CheckpointError("not a text", key=record, found=f"{brief(tensor.shape)} of {tensor.dtype.str}")
@@ -66,7 +72,10 @@ def read_npz(file: BinaryIO, records: Mapping[str, zipfile.ZipInfo], limit: int)
             points = np.frombuffer(text.tobytes(), np.dtype("u4").newbyteorder(text.dtype.byteorder))
             if np.any(points > sys.maxunicode):  # Python makes a string of it all the same, and fails where that is used
                 raise CheckpointError("not a text", key=record, found="characters beyond Unicode")
-            notes[name.strip("_")] = str(text)
+            notes[name] = str(text)
+    word, _, comment = zip_comment(file).partition(b" ")
+    if word == NOTES.encode():
+        notes.setdefault(NOTES, comment.decode(errors="replace"))
     return state, notes
 
 
@@ -146,16 +155,19 @@ def _npy_header(head: io.BytesIO, record: str, size: int) -> tuple[tuple[int, ..
 
 
 def write_npz(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[str, str], read: Blocks) -> None:
-    """`numpy.savez`'s format, array after array; `savez` itself takes names as keyword arguments. notes: `config`, `metadata`."""
+    """`numpy.savez`'s format, array after array; `savez` itself takes names as keyword arguments. notes: the text of `NOTES`."""
     for name, x in state.items():
         if x.dtype.name == "bfloat16":
             raise CheckpointError("npz cannot hold bfloat16: write .safetensors, .msgpack or .pth, or convert to float32", key=name)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, x in state.items():
             _write_npy(archive, name, x, read(name))
-        for entry in (entry for entry in (_CONFIG, _METADATA) if entry.strip("_") in notes):
-            text = np.array(notes[entry.strip("_")])
-            _write_npy(archive, entry, text, [text.reshape(-1)])
+        comment = f"{NOTES} {notes[NOTES]}".encode()
+        if len(comment) <= _LONGEST_COMMENT:
+            archive.comment = comment
+        else:
+            text = np.array(notes[NOTES])
+            _write_npy(archive, NOTES, text, [text.reshape(-1)])
 
 
 def _write_npy(archive: zipfile.ZipFile, name: str, like: Any, blocks: Iterable[np.ndarray]) -> None:

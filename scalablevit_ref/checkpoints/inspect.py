@@ -16,6 +16,7 @@ from scalablevit_ref.checkpoints.infer import named_variant
 from scalablevit_ref.checkpoints.load import NOTHING, weights_in
 from scalablevit_ref.checkpoints.recognise import find_state, told_by_names
 from scalablevit_ref.checkpoints.save import Progress, counter
+from scalablevit_ref.checkpoints.shim_for_raw_trees import as_before
 from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import blocks, byte_count, in_memory
@@ -79,6 +80,7 @@ def inspect_file(
         named_variant(stated.variant)
     layout, other_network, weights, problem = None, None, None, None
     with in_file(path), open_file(path) as (tree, notes, format_):
+        tree, notes = as_before(tree, notes, format_)
         found = find_state(tree, use_ema=use_ema, notes=notes)
         try:
             kind, layout = told_by_names(list(found.state))

@@ -96,9 +96,11 @@ def open_checkpoint(
     FileNotFoundError
         If there is no such file.
     """
+    from scalablevit_ref.checkpoints.shim_for_raw_trees import as_before
     from scalablevit_ref.formats.detect import open_file
 
     with in_file(path), open_file(Path(path)) as (tree, notes, format_):
+        tree, notes = as_before(tree, notes, format_)
         yield weights_in(find_state(tree, use_ema=use_ema, notes=notes), stated, only=only, format=format_)
 
 

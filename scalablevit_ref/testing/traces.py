@@ -11,6 +11,7 @@ import numpy as np
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.checkpoints.infer import config_from_json
 from scalablevit_ref.checkpoints.save import write_state
+from scalablevit_ref.checkpoints.shim_for_raw_trees import noted
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.formats.detect import open_file
@@ -60,8 +61,8 @@ def save_trace(path: str | Path, trace: Mapping[str, Any], config: ScalableViTCo
 def trace_config(path: str | Path) -> ScalableViTConfig | None:
     """The settings that a trace's file notes, or None. Raises CheckpointError for a broken file."""
     with in_file(path), open_file(Path(path)) as (_, notes, _):
-        noted = notes.get("scalablevit_ref", {}).get("config")
-        return None if noted is None else config_from_json(noted)
+        config = noted(notes)["scalablevit_ref"].get("config")
+        return None if config is None else config_from_json(config)
 
 
 def trace_images(path: str | Path) -> np.ndarray:

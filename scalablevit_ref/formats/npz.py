@@ -97,8 +97,9 @@ _Array: TypeAlias = Callable[[np.dtype[Any]], StoredTensor | LazyTensor]
 _BFLOAT16 = np.dtype("V2")
 """What NumPy writes of ml_dtypes' bfloat16; `jax.numpy.load` takes it as that too."""
 
+_PICKLED = "it is a pickle, and pickles are programs, so it is not run: save the arrays themselves with numpy.savez"
+
 _OTHERS = {
-    "O": "an array of Python objects, which only a pickle could read",
     "U": "an array of texts",
     "S": "an array of bytes",
     "M": "an array of dates",
@@ -112,7 +113,7 @@ def _numbers(header: _Header, array: _Array) -> Tensor | Opaque:
     """The array, the bytes of its numbers in this machine's order; an Opaque if it holds no numbers."""
     dtype = header.dtype
     if dtype.hasobject or dtype.names is not None or dtype.subdtype is not None:
-        return Opaque(_OTHERS["O"] if dtype.kind == "O" else "an array of records")
+        return Opaque("an array of Python objects", remedy=_PICKLED) if dtype.kind == "O" else Opaque("an array of records")
     if dtype == _BFLOAT16:
         return array(numpy_dtype("bfloat16"))
     if dtype.kind not in "biufc":

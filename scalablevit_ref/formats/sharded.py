@@ -14,7 +14,7 @@ from typing import Any
 
 from scalablevit_ref.errors import CheckpointError, brief, in_file
 from scalablevit_ref.formats.foreign import foreign_json
-from scalablevit_ref.formats.lazy import Extent, StoredTensor
+from scalablevit_ref.formats.lazy import Extent, LazyTensor, StoredTensor, byte_count
 from scalablevit_ref.formats.opaque import described
 from scalablevit_ref.formats.pth import is_pickle_record
 from scalablevit_ref.formats.source import Opened, Source
@@ -32,6 +32,9 @@ _MOST_BESIDE = 4 << 20
 
 _MOST_PICKLED = MOST_OPCODES
 """Bytes that the pickles of all shards may be together, so that they have no more opcodes than one file's may have."""
+
+_FORMATS = ("safetensors", "torch zip", "torch legacy")
+"""Formats of shards."""
 
 _SHARD = re.compile(r"(?P<stem>.+?)[-_.](?P<number>\d{1,6})-of-(?P<count>\d{1,6})(?P<ending>(\.\w+)+)")
 
@@ -76,6 +79,8 @@ def read_index(source: Source, open_shard: Callable[[Path], Opened]) -> Opened:
         path = _in_folder(source.path.parent, file)
         with in_file(path):
             tree, noted, format_ = open_shard(path)
+            if format_ not in (formats[:1] or _FORMATS):
+                raise CheckpointError("a shard of another format", expected=" or ".join(formats[:1] or _FORMATS), found=format_)
             tensors = _tensors(tree, names, state)
             more, besides = _sizes(path, tensors.values())
             size, beside = size + more, beside + besides
@@ -83,8 +88,6 @@ def read_index(source: Source, open_shard: Callable[[Path], Opened]) -> Opened:
             for found, most in ((beside, _MOST_BESIDE), (pickled, _MOST_PICKLED)):
                 if found > most:
                     raise CheckpointError("more beside the tensors of all shards than a checkpoint has", expected=most, found=found)
-            if format_ not in (formats or [format_]):
-                raise CheckpointError("shards of different formats", expected=formats[0], found=format_)
         state |= tensors
         notes.append(noted)
         formats.append(format_)
@@ -156,9 +159,11 @@ def _tensors(tree: Any, names: list[str], before: Mapping[str, Any]) -> dict[str
 
 def _sizes(path: Path, tensors: Iterable[Any]) -> tuple[int, int]:
     """Bytes of a shard, and of what is in it beside its tensors: the work of reading it is bounded by that."""
+    tensors = list(tensors)
     extents: dict[int, Extent] = {id(x.extent): x.extent for x in tensors if isinstance(x, StoredTensor)}
+    held = sum(extent.size for extent in extents.values()) + byte_count(x for x in tensors if isinstance(x, LazyTensor))
     size = path.stat().st_size
-    return size, size - sum(extent.size for extent in extents.values())
+    return size, max(0, size - held)
 
 
 def _pickled(path: Path, beside: int) -> int:

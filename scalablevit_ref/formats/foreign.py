@@ -53,6 +53,7 @@ _TEXTS: tuple[tuple[str, str], ...] = (
         r"#!.*python|import [\w., ]+$|from [\w.]+ import .+$|(async )?def \w+\(|class \w+.*:\s*$",
         "a Python program, and no weights",
     ),
+    (r"[{[]", "JSON, and no weights"),
     (r"---\s*$|[\w.-]+:( .*)?$(\s*^[\w\s.-]*:)", "YAML, settings and no weights"),
 )
 """How a text begins, line by line and whatever its case; what it is."""

@@ -155,9 +155,9 @@ class StoredTensor:
     def read(self) -> np.ndarray:
         """The values, C-contiguous and owned by nobody else."""
         size = self.dtype.itemsize
-        elements = self.extent.read(self.offset * size, self._span() * size).view(self.dtype)
+        data = self.extent.read(self.offset * size, self._span() * size)
         steps = tuple(step * size for step in self.strides)
-        return np.asarray(np.lib.stride_tricks.as_strided(elements, self.shape, steps), order="C")
+        return np.asarray(np.ndarray(self.shape, self.dtype, data.data, strides=steps), order="C")
 
 
 @dataclass(frozen=True)

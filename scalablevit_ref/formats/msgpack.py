@@ -181,11 +181,9 @@ class _Reader:
         parts = inner.value(depth + 1)
         self._left = inner._left
         shape, dtype, data = parts if isinstance(parts, list) and len(parts) == 3 else (None, None, None)
-        named = isinstance(dtype, str) and dtype.replace("_", "").isalnum() and len(dtype) <= _LONGEST_DTYPE
+        named = isinstance(dtype, str) and dtype.isprintable() and len(dtype) <= _LONGEST_DTYPE
         if not isinstance(shape, list) or not isinstance(data, Extent) or not named or inner.at != self.at:
-            raise CheckpointError(
-                "damaged array in the msgpack", expected=f"(shape, dtype, bytes) in {extent.size} bytes", found=brief(parts)
-            )
+            raise CheckpointError("damaged array in the msgpack", expected=f"(shape, dtype, bytes) in {extent.size} bytes")
         element = _dtype(str(dtype))
         if element is None:
             return Opaque(f"an array of dtype {dtype}")
@@ -193,7 +191,7 @@ class _Reader:
         if not whole or math.prod(shape) * element.itemsize != data.size:
             raise CheckpointError("array and its bytes differ", expected=f"{brief(shape)} of {dtype}", found=f"{data.size} bytes")
         tensor = StoredTensor(data, element, 0, tuple(shape), row_major(tuple(shape)), self._size)
-        return tensor.read().item() if kind == _SCALAR and tensor.shape == () and element.kind in "biuf" else tensor
+        return _scalar(tensor) if kind == _SCALAR and tensor.shape == () and element.kind != "c" else tensor
 
 
 _TENSORS = (StoredTensor, LazyTensor)
@@ -206,6 +204,11 @@ def _dtype(name: str) -> np.dtype[Any] | None:
     except (TypeError, ValueError):
         return None
     return dtype if dtype.name == name and dtype.kind in "biufcV" else None
+
+
+def _scalar(tensor: StoredTensor) -> bool | int | float:
+    number = tensor.read()
+    return number.item() if tensor.dtype.kind in "biu" else float(number)
 
 
 def _unchunked(found: dict[Any, Any]) -> LazyTensor:

@@ -128,7 +128,7 @@ def test_what_is_no_checkpoint(tmp_path: Path, content: bytes, message: str) -> 
 def test_missing_files_and_directories(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_checkpoint(tmp_path / "none.pth")
-    with pytest.raises(CheckpointError, match="a directory; expected a checkpoint file"):
+    with pytest.raises(CheckpointError, match="an empty folder; expected a checkpoint file"):
         load_checkpoint(tmp_path)
     (tmp_path / "x.pth").mkdir()
     with pytest.raises(CheckpointError, match="a directory"):

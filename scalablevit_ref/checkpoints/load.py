@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalablevit_ref.backends.dispatch import dtype_name
-from scalablevit_ref.checkpoints.in_memory import check_names, tensor_of
+from scalablevit_ref.checkpoints.in_memory import check_names, tensors_in
 from scalablevit_ref.checkpoints.layouts import check_layout, from_canonical
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS, find_state, told_by_names
@@ -120,7 +120,7 @@ def weights_in(
                 "scalablevit_ref.dialects runs them"
             )
     check_names(found.state)
-    found = replace(found, state={name: tensor_of(name, x) for name, x in found.state.items()})
+    found = replace(found, state=tensors_in(found.state))
     weights = kind.of(found, layout, stated)
     ema = found.wrapper in EMA_WRAPPERS or found.beside.get(EMA_FROM) in EMA_WRAPPERS
     around = {"wrapper": found.wrapper, "ema": ema, "prefixes": found.prefixes, "ignored": found.ignored}
@@ -167,7 +167,7 @@ def to_state_dict(params: Mapping[str, Any], config: ScalableViTConfig, *, layou
     CheckpointError
         For parameters that do not fit the config, or a layout in which its network does not exist.
     """
-    params = {name: tensor_of(name, x) for name, x in params.items()}
+    params = tensors_in(params)
     problems = parameter_problems(params, parameter_shapes(config))
     if problems:
         raise CheckpointError("parameters do not fit: " + "; ".join(problems))

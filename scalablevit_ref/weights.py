@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
@@ -64,6 +64,10 @@ class StateDict:
         What this package wrote beside the weights.
     beside
         Plain values.
+    others
+        Keys of the other networks in the file.
+    unread
+        Keys under which an average of the weights seems to lie, but none that could be read.
     """
 
     state: dict[str, Any]
@@ -73,6 +77,8 @@ class StateDict:
     model_name: str | None
     stored: dict[str, Any]
     beside: dict[str, Any]
+    others: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)

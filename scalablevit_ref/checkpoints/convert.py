@@ -49,8 +49,8 @@ class ConvertOptions:
         Leave out what the other port lacks, and so change the function.
     num_classes
         Refuse a checkpoint of another number.
-    use_ema
-        Prefer an EMA's weights where the file holds both.
+    key, use_ema
+        Where the weights lie, and whether an average of them is preferred, as in `load_checkpoint`.
     force
         Overwrite files, as `save_checkpoint` does.
     allow_nonfinite
@@ -71,6 +71,7 @@ class ConvertOptions:
     fold_scale: bool = False
     one_way: bool = False
     num_classes: int | None = None
+    key: str | None = None
     use_ema: bool = True
     force: bool = False
     allow_nonfinite: bool = False
@@ -79,7 +80,7 @@ class ConvertOptions:
 
     @property
     def stated(self) -> Stated:
-        return Stated(variant=self.variant, heads=self.heads, window_size=self.window_size)
+        return Stated(variant=self.variant, heads=self.heads, window_size=self.window_size, key=self.key)
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,7 @@ def load_checkpoint(
     variant: str | None = None,
     layout: str | None = None,
     config: ScalableViTConfig | None = None,
+    key: str | None = None,
     use_ema: bool = True,
     allow_nonfinite: bool = False,
 ) -> Checkpoint:
@@ -192,6 +193,8 @@ def load_checkpoint(
         The file.
     variant, layout, config
         As in `from_state_dict`; None tells them from the file.
+    key
+        Where the weights lie, if there are several networks.
     use_ema
         Prefer an EMA's weights where the file holds both; False takes the others.
     allow_nonfinite
@@ -204,7 +207,7 @@ def load_checkpoint(
     FileNotFoundError
         If there is no such file.
     """
-    stated = Stated(variant=variant, layout=layout, config=config)
+    stated = Stated(variant=variant, layout=layout, config=config, key=key)
     with open_checkpoint(path, stated, use_ema=use_ema, only=OfficialWeights) as weights:
         checkpoint = _read(weights)
         if not allow_nonfinite:

@@ -48,7 +48,7 @@ class OfficialWeights(Weights):
 
     @property
     def assumed(self) -> str | None:
-        return f"{UNSEEN}; taken from the variant" if self.metadata["config_from"] == "shapes" else None
+        return f"{UNSEEN} and are not told; taken from the variant" if self.metadata["config_from"] == "shapes" else None
 
     def facts(self) -> dict[str, str]:
         config, variant = self.config, self.metadata["variant"] or "none of the published"

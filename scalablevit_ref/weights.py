@@ -108,6 +108,10 @@ class StateDict:
         What this package wrote beside the weights.
     beside
         Plain values.
+    others
+        Keys of the other networks in the file.
+    unread
+        Keys under which an average of the weights seems to lie, but none that could be read.
     """
 
     kind: type[Weights]
@@ -121,6 +125,8 @@ class StateDict:
     model_name: str | None
     stored: Stored
     beside: dict[str, Any]
+    others: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)

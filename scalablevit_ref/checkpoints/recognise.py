@@ -8,7 +8,7 @@ from typing import Any
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.errors import CheckpointError, brief, option
 from scalablevit_ref.formats.lazy import LONGEST_NAME, StoredTensor, byte_count
-from scalablevit_ref.formats.unpickle import Namespace
+from scalablevit_ref.formats.opaque import Namespace
 from scalablevit_ref.weights import StateDict, Weights
 
 EMA_WRAPPERS = ("model_ema", "state_dict_ema")

@@ -13,7 +13,7 @@ from typing import Any
 from scalablevit_ref.errors import CheckpointError
 from scalablevit_ref.formats.msgpack import read_msgpack, starts_msgpack
 from scalablevit_ref.formats.npz import read_npz
-from scalablevit_ref.formats.pth import LEGACY_MAGIC, is_pickle_record, read_legacy, read_zip
+from scalablevit_ref.formats.pth import LEGACY_MAGIC, PICKLES, is_pickle_record, program_archive, read_legacy, read_pickle, read_zip
 from scalablevit_ref.formats.safetensors import read_safetensors, starts_safetensors
 from scalablevit_ref.formats.zip_archive import zip_records
 
@@ -46,6 +46,8 @@ def open_file(path: Path) -> Iterator[tuple[Any, dict[str, Any], str]]:
         head = file.read(512)
         if head.startswith(b"PK"):
             records = zip_records(file)
+            if (refusal := program_archive(records)) is not None:
+                raise refusal
             pickles = [name for name in records if is_pickle_record(name)]
             if len(pickles) == 1:
                 yield read_zip(file, records, size), {}, "torch zip"
@@ -57,6 +59,8 @@ def open_file(path: Path) -> Iterator[tuple[Any, dict[str, Any], str]]:
                 raise CheckpointError("a zip archive, but neither torch.save's nor NumPy's", found=names)
         elif head[:1] == b"\x80" and LEGACY_MAGIC in head:
             yield read_legacy(file, size), {}, "torch legacy"
+        elif head.startswith(PICKLES):
+            yield read_pickle(file, size), {}, "pickle"
         elif starts_safetensors(head):
             state, notes = read_safetensors(file, size)
             yield state, _noted(notes), "safetensors"
@@ -77,10 +81,12 @@ def _not_a_checkpoint(head: bytes) -> CheckpointError:
             return CheckpointError(f"the file is {meaning}")
     if head[257:262] == b"ustar":
         return CheckpointError("the file is a tar archive (torch's before 0.1.10, perhaps): load it with torch and save it again")
-    if head[:1] == b"\x80":
-        return CheckpointError("the file is a pickle, but not torch.save's: pickles are programs, and this one is not run")
+    if head[4:6] == b"ET":
+        return CheckpointError("an ExecuTorch program (.pte), no state dict: take the weights of the model that it was made of")
     return CheckpointError(
-        "not a checkpoint", expected="torch.save's zip or legacy format, safetensors, npz or Flax's msgpack", found=repr(head[:16])
+        "not a checkpoint",
+        expected="torch.save's zip or legacy format, a pickle, safetensors, npz or Flax's msgpack",
+        found=repr(head[:16]),
     )
 
 

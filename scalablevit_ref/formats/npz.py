@@ -34,7 +34,7 @@ def read_npz(file: BinaryIO, records: Mapping[str, zipfile.ZipInfo], limit: int)
     """The arrays by name, still in the file, and the notes beside them. limit: bytes that no stored array may exceed."""
     state: dict[str, Any] = {}
     notes: dict[str, Any] = {}
-    inflated_size(records.values(), limit)
+    inflated_size(records.values(), limit, "npz")
     for record, info in records.items():
         name = record.removesuffix(".npy")
         stored = info.compress_type == zipfile.ZIP_STORED

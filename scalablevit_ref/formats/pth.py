@@ -30,11 +30,9 @@ _MOST_NAMED = 4
 
 def read_zip(file: BinaryIO, records: dict[str, zipfile.ZipInfo], limit: int) -> Any:
     """What torch.save's zip format holds. Each storage is a record of its own, `…/data/KEY`, stored or deflated."""
-    if (refusal := program_archive(records)) is not None:
-        raise refusal
     (pickled,) = (name for name in records if is_pickle_record(name))
     root = pickled.removesuffix("data.pkl")
-    inflation = Inflation(inflated := inflated_size(records.values(), limit))
+    inflation = Inflation(inflated := inflated_size(records.values(), limit, "torch file"))
 
     def whole(name: str) -> Extent:
         stored = records[name].compress_type == zipfile.ZIP_STORED

@@ -77,8 +77,8 @@ def record_extent(file: BinaryIO, info: zipfile.ZipInfo) -> Extent:
     return extent
 
 
-def inflated_size(infos: Iterable[zipfile.ZipInfo], limit: int) -> int:
-    """How many bytes all compressed records are together. limit: bytes of the file.
+def inflated_size(infos: Iterable[zipfile.ZipInfo], limit: int, kind: str) -> int:
+    """How many bytes all compressed records are together. limit: bytes of the file; kind: what an error calls it.
 
     Raises CheckpointError for more than weights can inflate to.
     """
@@ -86,7 +86,7 @@ def inflated_size(infos: Iterable[zipfile.ZipInfo], limit: int) -> int:
     most = max(_SMALL_TOGETHER, _MOST_INFLATION_TOGETHER * limit)
     if size > most:
         raise CheckpointError(
-            f"zip archive that inflates more than weights can, from {limit} bytes", expected=f"at most {most} bytes", found=size
+            f"{kind} that inflates more than weights can, from {limit} bytes", expected=f"at most {most} bytes", found=size
         )
     return size
 

@@ -112,7 +112,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = PICKLE_BOMBS | {
     "msgpack with notes of its own": (lambda: packed({"params": {}, "scalablevit_ref": {"beside": 5}}), "no state dict"),
     "npz of many records": (lambda: npz(**{str(i): b"" for i in range(10_001)}), "more records than a checkpoint's"),
     "npz of many deflated": (lambda: deflated({f"{i}.npy": npy((2,)) for i in range(3000)}), "names of no known layout"),
-    "npz that inflates altogether": (lambda: deflated({f"{i}.npy": bytes(1 << 20) for i in range(40)}), "inflates more than weights"),
+    "npz that inflates altogether": (lambda: deflated({f"{i}.npy": bytes(1 << 20) for i in range(40)}), "npz that inflates more"),
     "npy of many axes": (lambda: npz(a=npy((1,) * 200, data=bytes(4))), "npy header and record differ"),
     "npy of Python 2": (lambda: npz(a=npy((12,)).replace(b"(12,)", b"(2L,)")), "names of no known layout"),
     "long name": (lambda: header({"\x01" * 600_000: entry()}, bytes(8)), "a longer name than any parameter's"),
@@ -123,7 +123,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = PICKLE_BOMBS | {
     "wide network": (lambda: configured({"embed_dims": [1 << 40] * 4}), "a parameter larger than any"),
     "wider network": (lambda: configured({"embed_dims": [1 << 62] * 4}), "a parameter larger than any"),
     "tar": (tar, "a tar archive"),
-    "bare pickle": (lambda: pickle.dumps({"a": 1}, 4), "pickles are programs"),
+    "bare pickle": (lambda: pickle.dumps({"a": 1}, 4), KEY),
 }  # fmt: skip
 
 FAR = {"embed_dims": [10**300] * 4, "num_heads": [1] * 4, "depths": [1] * 4, "mlp_ratios": [1e300] * 4}

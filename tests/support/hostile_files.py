@@ -14,7 +14,7 @@ NO_CHECKPOINTS: list[tuple[bytes, str]] = [
     (b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning", "an HTML page"),
     (b"\n <HTML><body>", "an HTML page"),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "git-LFS pointer.*git lfs pull"),
-    (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00K\x01.", "a pickle, but not torch.save's"),
+    (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00K\x01.", "no state dict"),
     (b"\x1f\x8b\x08\x00", "gzip"),
     (b"hello", "not a checkpoint; expected .* found b'hello'"),
     (b"\x00" * 64, "not a checkpoint"),

@@ -125,8 +125,6 @@ class StateDict:
     model_name: str | None
     stored: Stored
     beside: dict[str, Any]
-    others: list[str] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from scalablevit_ref.adapters import extra
-from scalablevit_ref.adapters.onnx_reader import Reader
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints import Checkpoint, CheckpointError, from_state_dict
 from scalablevit_ref.checkpoints.infer import config_to_json
@@ -24,6 +23,7 @@ from scalablevit_ref.checks import check_count, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.errors import in_file
 from scalablevit_ref.formats.atomic import write_atomically
+from scalablevit_ref.formats.onnx import read_onnx
 from scalablevit_ref.network import trace
 from scalablevit_ref.parameters import parameter_shapes
 
@@ -186,10 +186,11 @@ def load_params(
 
 
 def load(path: str | os.PathLike[str], *, variant: str | None = None, config: ScalableViTConfig | None = None) -> Checkpoint:
-    """Parameters and configuration of an ONNX file of `export`, or of any other whose initialisers have the official names.
+    """Parameters and configuration of an ONNX file of `export`, or of any other whose parameters have the official names.
 
-    Initialisers without a dot in their name are constants, and left out. Weights may lie in other files of the same folder; no link
-    is followed out of it.
+    Those of torch's exporters have them, also where a weight's transposition is folded or equal tensors are merged
+    (`formats.onnx.read_onnx`). Other constants are left out. Weights may lie in other files of the same folder; no link is followed
+    out of it. `sv.load_checkpoint` reads the same files, told by their content.
 
     Parameters
     ----------
@@ -206,7 +207,7 @@ def load(path: str | os.PathLike[str], *, variant: str | None = None, config: Sc
         If there is none.
     """
     with in_file(path), ExitStack() as files:
-        state, notes = Reader(Path(path), files).parameters()
+        state, notes = read_onnx(Path(path), files)
         if not state:
             raise CheckpointError("an ONNX file without the official parameters", expected="initialisers such as norm.weight")
         stored = {"scalablevit_ref": {"config": notes[CONFIG]}} if CONFIG in notes else {}

@@ -6,13 +6,14 @@ import io
 import json
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from scalablevit_ref.errors import CheckpointError
 from scalablevit_ref.formats.msgpack import read_msgpack, starts_msgpack
 from scalablevit_ref.formats.npz import read_npz
+from scalablevit_ref.formats.onnx import read_onnx, starts_onnx
 from scalablevit_ref.formats.pth import LEGACY_MAGIC, is_pickle_record, read_legacy, read_zip
 from scalablevit_ref.formats.safetensors import read_safetensors, starts_safetensors
 from scalablevit_ref.formats.zip_archive import zip_records
@@ -64,6 +65,9 @@ def open_file(path: Path) -> Iterator[tuple[Any, dict[str, Any], str]]:
             state, notes = read_msgpack(file, size)
             beside = notes.pop("beside")
             yield state, beside | _noted(notes), "msgpack"
+        elif starts_onnx(head):
+            with ExitStack() as files:
+                yield *read_onnx(path, files), "onnx"
         else:
             raise _not_a_checkpoint(head)
 
@@ -80,7 +84,9 @@ def _not_a_checkpoint(head: bytes) -> CheckpointError:
     if head[:1] == b"\x80":
         return CheckpointError("the file is a pickle, but not torch.save's: pickles are programs, and this one is not run")
     return CheckpointError(
-        "not a checkpoint", expected="torch.save's zip or legacy format, safetensors, npz or Flax's msgpack", found=repr(head[:16])
+        "not a checkpoint",
+        expected="torch.save's zip or legacy format, safetensors, npz, Flax's msgpack or ONNX",
+        found=repr(head[:16]),
     )
 
 

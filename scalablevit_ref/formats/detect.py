@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from scalablevit_ref.errors import CheckpointError
+from scalablevit_ref.formats.hdf5 import SIGNATURE
+from scalablevit_ref.formats.keras import WEIGHTS, read_keras, read_keras_zip
 from scalablevit_ref.formats.msgpack import read_msgpack, starts_msgpack
 from scalablevit_ref.formats.npz import read_npz
 from scalablevit_ref.formats.onnx import read_onnx, starts_onnx
@@ -24,7 +26,6 @@ _NOT_CHECKPOINTS = {
     b"<html": "an HTML page (a download page, as Google Drive shows for large files): download the file itself",
     b"<?xml": "an XML document (a storage server's error message, perhaps): download the file itself",
     b"\x1f\x8b": "gzip-compressed: unpack it first",
-    b"\x89hdf\r\n": "HDF5, which no layout of this network uses",
 }
 
 _KINDS = {stat.S_ISDIR: "a directory", stat.S_ISFIFO: "a FIFO", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device"}
@@ -50,6 +51,8 @@ def open_file(path: Path) -> Iterator[tuple[Any, dict[str, Any], str]]:
             pickles = [name for name in records if is_pickle_record(name)]
             if len(pickles) == 1:
                 yield read_zip(file, records, size), {}, "torch zip"
+            elif WEIGHTS in records:
+                yield *read_keras_zip(file, records[WEIGHTS], size), "keras"
             elif records and all(name.endswith(".npy") for name in records):
                 state, notes = read_npz(file, records, size)
                 yield state, _noted(notes), "npz"
@@ -65,6 +68,8 @@ def open_file(path: Path) -> Iterator[tuple[Any, dict[str, Any], str]]:
             state, notes = read_msgpack(file, size)
             beside = notes.pop("beside")
             yield state, beside | _noted(notes), "msgpack"
+        elif head.startswith(SIGNATURE):
+            yield *read_keras(file, 0, size), "hdf5"
         elif starts_onnx(head):
             with ExitStack() as files:
                 yield *read_onnx(path, files), "onnx"
@@ -85,7 +90,7 @@ def _not_a_checkpoint(head: bytes) -> CheckpointError:
         return CheckpointError("the file is a pickle, but not torch.save's: pickles are programs, and this one is not run")
     return CheckpointError(
         "not a checkpoint",
-        expected="torch.save's zip or legacy format, safetensors, npz, Flax's msgpack or ONNX",
+        expected="torch.save's zip or legacy format, safetensors, npz, Flax's msgpack, HDF5 or ONNX",
         found=repr(head[:16]),
     )
 

@@ -12,10 +12,9 @@ import numpy as np
 from scalablevit_ref.checkpoints.hub import CONFIG_JSON, says
 from scalablevit_ref.checkpoints.inspect import manifest
 from scalablevit_ref.checkpoints.layouts import check_layout
-from scalablevit_ref.checkpoints.load import open_checkpoint
-from scalablevit_ref.checkpoints.recognise import kinds
+from scalablevit_ref.checkpoints.load import check_dtype, one_dtype, open_checkpoint
 from scalablevit_ref.checkpoints.save import WRITERS, Progress, write_state
-from scalablevit_ref.checks import FLOATS
+from scalablevit_ref.checkpoints.search import kinds
 from scalablevit_ref.config import near_matches
 from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.formats.atomic import check_overwriting, write_atomically
@@ -49,8 +48,8 @@ class ConvertOptions:
         Leave out what the other port lacks, and so change the function.
     num_classes
         Refuse a checkpoint of another number.
-    use_ema
-        Prefer an EMA's weights where the file holds both.
+    key, use_ema
+        Where the weights lie, and whether an average of them is preferred, as in `load_checkpoint`.
     force
         Overwrite files, as `save_checkpoint` does.
     allow_nonfinite
@@ -71,6 +70,7 @@ class ConvertOptions:
     fold_scale: bool = False
     one_way: bool = False
     num_classes: int | None = None
+    key: str | None = None
     use_ema: bool = True
     force: bool = False
     allow_nonfinite: bool = False
@@ -79,7 +79,7 @@ class ConvertOptions:
 
     @property
     def stated(self) -> Stated:
-        return Stated(variant=self.variant, heads=self.heads, window_size=self.window_size)
+        return Stated(variant=self.variant, heads=self.heads, window_size=self.window_size, key=self.key)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def convert_file(
         layout = options.layout or weights.default_layout(target.suffix)
         _refuse_other_network(weights, layout)
         changed = weights.changed(strip_head=options.strip_head, fold_scale=options.fold_scale)
-        casts = _Casts(options.dtype or weights.metadata["dtype"], finite=not options.allow_nonfinite)
+        casts = _Casts(options.dtype or one_dtype(weights), finite=not options.allow_nonfinite)
         state = changed.in_layout(layout, one_way=options.one_way, cast=casts)
         config_json = options.config_json
         if config_json is None:
@@ -196,9 +196,8 @@ def _check_options(options: ConvertOptions, source: Path, target: Path) -> None:
     """Raise for what could not be done or written, before the source is opened."""
     if target.suffix not in WRITERS:
         raise CheckpointError("unknown suffix", file=target, expected=", ".join(WRITERS), found=repr(target.suffix))
-    dtype = options.dtype
-    if dtype is not None and dtype not in FLOATS:
-        raise CheckpointError(f"unknown dtype {dtype!r}{near_matches(dtype, FLOATS)}; there are {', '.join(FLOATS)}")
+    if options.dtype is not None:
+        check_dtype(options.dtype)
     if options.layout is not None:
         check_layout(options.layout, tuple(layout for kind in kinds() for layout in kind.layouts))
     if options.sha256 is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from scalablevit_ref.checkpoints.layouts import layout_shapes, official_shape
+from scalablevit_ref.checkpoints.layouts import layout_shapes, official_shapes
 from scalablevit_ref.checks import parameter_problems
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
 from scalablevit_ref.errors import CheckpointError, Spelling, option
@@ -35,9 +35,9 @@ def resolve_config(
         raise CheckpointError("give ", option("variant"), " or config=, not both")
     if config is not None:
         return _fitting(found.state, config, layout, "config"), "config"
-    wanted = None if variant_name is None else adapted(named_variant(variant_name), found.state)
-    if "config" in found.stored:
-        stored = config_from_json(found.stored["config"])
+    wanted = None if variant_name is None else adapted(named_variant(variant_name), found.state, layout)
+    if found.stored.config is not None:
+        stored = config_from_json(found.stored.config)
         if wanted is not None and wanted != stored:
             differ = [name for name, value in asdict(wanted).items() if value != getattr(stored, name)]
             raise CheckpointError(
@@ -50,7 +50,7 @@ def resolve_config(
         return _fitting(found.state, wanted, layout, f"variant {variant_name!r}"), "variant"
     name = (found.model_name or "").removeprefix(OFFICIAL_MODEL)
     if name in VARIANTS:
-        return _fitting(found.state, adapted(variant(name), found.state), layout, f"args.model = {name!r}"), "args.model"
+        return _fitting(found.state, adapted(variant(name), found.state, layout), layout, f"args.model = {name!r}"), "args.model"
     return _by_shapes(found.state, layout), "shapes"
 
 
@@ -79,7 +79,7 @@ def _by_shapes(state: Mapping[str, Any], layout: str) -> ScalableViTConfig:
     Nobody puts that head on by fine-tuning. A linear one for other classes, or none, says nothing: `small` and `small_0` then have
     equal shapes, but not an equal scale.
     """
-    configs = {name: adapted(variant(name), state) for name in VARIANTS}
+    configs = {name: adapted(variant(name), state, layout) for name in VARIANTS}
     wrong: dict[str, list[str]] = {}
     for name, config in configs.items():
         if layout != "mmdet" or (config.stage_norms and config.head == "none"):
@@ -109,9 +109,9 @@ def _wrong_names(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     return surplus + [name for name, shape in shapes.items() if name not in state or tuple(state[name].shape) != shape]
 
 
-def adapted(config: ScalableViTConfig, state: Mapping[str, Any]) -> ScalableViTConfig:
+def adapted(config: ScalableViTConfig, state: Mapping[str, Any], layout: str) -> ScalableViTConfig:
     """The config with what fine-tuning changes taken from the shapes: num_classes, head, in_chans, qkv_bias and SSA's version."""
-    shapes = dict(official_shape(name, tuple(x.shape)) for name, x in state.items())
+    shapes = official_shapes(state, layout)
     head, num_classes = _head(shapes)
     stem = shapes.get("patch_embeds.0.proj.weight", ())
     in_chans = stem[1] if len(stem) == 4 and stem[1] > 0 else config.in_chans

@@ -14,7 +14,7 @@ import numpy as np
 from scalablevit_ref.backends.dispatch import dtype_name
 from scalablevit_ref.checkpoints.infer import named_variant
 from scalablevit_ref.checkpoints.load import NOTHING, weights_in
-from scalablevit_ref.checkpoints.recognise import find_state, told_by_names
+from scalablevit_ref.checkpoints.recognise import find_state
 from scalablevit_ref.checkpoints.save import Progress, counter
 from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.formats.detect import open_file
@@ -79,10 +79,10 @@ def inspect_file(
         named_variant(stated.variant)
     layout, other_network, weights, problem = None, None, None, None
     with in_file(path), open_file(path) as (tree, notes, format_):
-        found = find_state(tree, use_ema=use_ema, notes=notes)
+        found = find_state(tree, use_ema=use_ema, key=stated.key, notes=notes)
+        other_network = found.kind.other_network
         try:
-            kind, layout = told_by_names(list(found.state))
-            other_network = kind.other_network
+            layout = found.kind.layout_of({name: tuple(x.shape) for name, x in found.state.items()})
             weights = weights_in(found, stated, format=format_)
             layout = weights.layout
         except CheckpointError as error:

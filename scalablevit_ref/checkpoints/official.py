@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from scalablevit_ref.checkpoints.infer import UNSEEN, exact_variant, resolve_config
-from scalablevit_ref.checkpoints.layouts import LAYOUTS, from_canonical, layout_of, to_canonical
+from scalablevit_ref.checkpoints.layouts import LAYOUTS, from_canonical, layout_names, layout_of, to_canonical
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, option
 from scalablevit_ref.formats.lazy import LazyTensor, Tensor, Tensors, in_memory, tensors_of
@@ -33,9 +33,22 @@ class OfficialWeights(Weights):
     config: ScalableViTConfig
     layouts: ClassVar = LAYOUTS
 
+    hallmarks: ClassVar = frozenset({"attn"})
+    head: ClassVar = "head"
+    last_norm: ClassVar = "norm"
+
     @classmethod
-    def layout_of(cls, names: Collection[str]) -> str | None:
-        return layout_of(names)
+    def names(cls) -> Collection[str]:
+        return layout_names()
+
+    @classmethod
+    def layout_of(cls, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        return layout_of(shapes)
+
+    @classmethod
+    def widths(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        norms = {name.rpartition(".")[0]: shape for name, shape in shapes.items() if len(shape) == 1}
+        return {name: shape[0] for name, shape in norms.items() if name.rpartition(".")[2].startswith("norm")}
 
     @classmethod
     def of(cls, found: StateDict, layout: str, stated: Stated) -> Self:

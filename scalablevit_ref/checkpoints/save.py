@@ -20,7 +20,7 @@ from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints.infer import OFFICIAL_MODEL, config_to_json, exact_variant
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import to_state_dict
-from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS, TRAINING_STATE, WRAPPERS, is_plain
+from scalablevit_ref.checkpoints.recognise import NOT_KEPT, is_plain
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.formats.lazy import Blocks, blocks, byte_count, check_finite, is_lazy
@@ -28,7 +28,19 @@ from scalablevit_ref.formats.lazy import Blocks, blocks, byte_count, check_finit
 OFFICIAL_VARIANTS = ("small", "small_0", "base", "large")
 """Those that the authors' training script can name."""
 
-_TOLD_BY_READING = ("layout", "variant", "config_from", "wrapper", "ema", "prefixes", "ignored", "dtype", "format")
+_TOLD_BY_READING = (
+    "layout",
+    "variant",
+    "config_from",
+    "wrapper",
+    "ema",
+    "prefixes",
+    "ignored",
+    "others",
+    "unread",
+    "dtype",
+    "format",
+)
 """Metadata that is not kept, since it describes the file that was read."""
 
 Progress: TypeAlias = Callable[[int, int], object]
@@ -159,12 +171,10 @@ def write_state(
 def _kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata that is written beside the weights, as JSON has it. Raises CheckpointError for what it cannot be."""
     beside = {name: value for name, value in metadata.items() if name not in _TOLD_BY_READING}
-    if metadata.get("wrapper") in EMA_WRAPPERS:
-        beside[EMA_FROM] = metadata["wrapper"]
     for name, value in beside.items():
         if not isinstance(name, str) or not is_plain(value):
             raise CheckpointError("metadata must be plain values under names", key=str(name), found=type(value).__name__)
-        if name in (*TRAINING_STATE, *WRAPPERS, *EMA_WRAPPERS):
+        if name in (*NOT_KEPT, "model", "state_dict"):
             raise CheckpointError("metadata under a name that a checkpoint uses itself", key=name)
     return dict(json.loads(json.dumps(beside)))
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS
 from scalablevit_ref.config import VARIANTS
 
 VariantOption: TypeAlias = Annotated[
@@ -45,6 +44,6 @@ def per_stage(option: str, text: str | None) -> Any:
 
 def ema_said(metadata: dict[str, Any]) -> str:
     """Behind the words that weights are an EMA's: what becomes of the others."""
-    if metadata["wrapper"] in EMA_WRAPPERS:
+    if metadata["others"]:
         return "; --no-use-ema takes the others"
-    return f", {metadata[EMA_FROM]} of the file that they were converted from"
+    return f", {metadata['ema_from']} of the file that they come from"

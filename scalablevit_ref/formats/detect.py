@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 from scalablevit_ref.errors import CheckpointError
 from scalablevit_ref.formats.hdf5 import SIGNATURE
 from scalablevit_ref.formats.keras import WEIGHTS, read_keras, read_keras_zip
-from scalablevit_ref.formats.msgpack import read_msgpack, starts_msgpack
+from scalablevit_ref.formats.msgpack import NOTES, read_msgpack, starts_msgpack
 from scalablevit_ref.formats.npz import read_npz
 from scalablevit_ref.formats.onnx import read_onnx, starts_onnx
 from scalablevit_ref.formats.pth import LEGACY_MAGIC, is_pickle_record, read_legacy, read_zip
@@ -55,7 +54,7 @@ def open_file(path: Path) -> Iterator[tuple[Any, dict[str, Any], str]]:
                 yield *read_keras_zip(file, records[WEIGHTS], size), "keras"
             elif records and all(name.endswith(".npy") for name in records):
                 state, notes = read_npz(file, records, size)
-                yield state, _noted(notes), "npz"
+                yield state, notes, "npz"
             else:
                 names = ", ".join(list(records)[:4]) or "an empty archive"
                 raise CheckpointError("a zip archive, but neither torch.save's nor NumPy's", found=names)
@@ -63,11 +62,11 @@ def open_file(path: Path) -> Iterator[tuple[Any, dict[str, Any], str]]:
             yield read_legacy(file, size), {}, "torch legacy"
         elif starts_safetensors(head):
             state, notes = read_safetensors(file, size)
-            yield state, _noted(notes), "safetensors"
+            yield state, notes, "safetensors"
         elif starts_msgpack(head):
             state, notes = read_msgpack(file, size)
             beside = notes.pop("beside")
-            yield state, beside | _noted(notes), "msgpack"
+            yield state, beside | ({NOTES: notes} if notes else {}), "msgpack"
         elif head.startswith(SIGNATURE):
             yield *read_keras(file, 0, size), "hdf5"
         elif starts_onnx(head):
@@ -93,15 +92,3 @@ def _not_a_checkpoint(head: bytes) -> CheckpointError:
         expected="torch.save's zip or legacy format, safetensors, npz, Flax's msgpack, HDF5 or ONNX",
         found=repr(head[:16]),
     )
-
-
-def _noted(notes: dict[str, Any]) -> dict[str, Any]:
-    """The configuration and metadata that this package wrote beside the weights, laid out as its `.pth` is."""
-    beside: Any = {}
-    if "metadata" in notes:
-        try:
-            beside = json.loads(notes["metadata"])
-        except (TypeError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"damaged metadata ({error})", key="metadata") from error
-    stored = {"config": notes["config"]} if "config" in notes else {}
-    return (beside if isinstance(beside, dict) else {}) | {"scalablevit_ref": stored}

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.support.bombs_pickle import PICKLE_BOMBS
 from tests.support.flax_files import SOUND, ext, packed
-from tests.support.hostile import FOUR, archive, entry, header, npy, npz, program, tensor
+from tests.support.hostile import FOUR, archive, entry, header, noted, npy, npz, program, tensor
 
 
 def doubled(start: bytes, join: bytes, depth: int = 60) -> bytes:
@@ -134,4 +134,4 @@ STAGES = ("embed_dims", "num_heads", "mlp_ratios", "sr_ratios", "c_ratios", "win
 def configured(config: Any) -> bytes:
     names = [f"stages.0.{i}.x" for i in range(40)]
     entries = {name: entry(offsets=(8 * i, 8 * i + 8)) for i, name in enumerate(names)}
-    return header(entries | {"__metadata__": {"config": json.dumps(config)}}, bytes(8 * len(names)))
+    return header(entries | noted(json.dumps({"config": config})), bytes(8 * len(names)))

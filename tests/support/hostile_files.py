@@ -7,7 +7,7 @@ from functools import partial
 
 from tests.support.bombs import BOMBS
 from tests.support.flax_files import SOUND, ext, msgpack, packed
-from tests.support.hostile import FOUR, archive, entry, header, npy, npz, op, plain, program, storage, tensor
+from tests.support.hostile import FOUR, archive, entry, header, noted, npy, npz, op, plain, program, storage, tensor
 
 NO_CHECKPOINTS: list[tuple[bytes, str]] = [
     (b"", "the file is empty"),
@@ -95,12 +95,15 @@ SAFETENSORS: list[tuple[bytes, str]] = [
     (header(b'{"a": 1, "a": 2}'), "a: two entries of one name"),
     (header(b"{" * 100_000), "damaged safetensors header"),
     (header(b'{"a":' * 100_000), "damaged safetensors header"),
-    (header({"a": entry(), "__metadata__": {"metadata": "{"}}, bytes(8)), "damaged metadata"),
+    (header({"a": entry(), **noted("{")}, bytes(8)), "damaged scalablevit_ref"),
+    (header({"a": entry(), **noted('{"metadata": 1}')}, bytes(8)), "metadata: damaged metadata"),
+    (header({"a": entry(), **noted("[" * 100_000)}, bytes(8)), "damaged scalablevit_ref"),
+    (header({"a": entry(), **noted('{"version": 2}')}, bytes(8)), "a later version of this package"),
     (
-        header({"norm.weight": entry(), "stages.0": entry(offsets=(8, 16)), "__metadata__": {"config": "{}}"}}, bytes(16)),
+        header({"norm.weight": entry(), "stages.0": entry(offsets=(8, 16)), **noted('{"config": "{}}"}')}, bytes(16)),
         "config: not a configuration",
     ),
-    (header({"stages.0": entry(), "__metadata__": {"config": '{"depth": 3}'}}, bytes(8)), "config: not a configuration"),
+    (header({"stages.0": entry(), **noted('{"config": {"depth": 3}}')}, bytes(8)), "config: not a configuration"),
     (header({}), "no state dict"),
 ]
 

@@ -151,23 +151,34 @@ class _Variable:
     array: Array
 
 
-def _saved(group: Group, place: _Place, parent: str = "", component: str = "") -> Iterator[_Variable]:
-    """The variables of a layer and of the layers in it."""
+def _saved(group: Group, place: _Place, holder: str | None = None, component: str = "") -> Iterator[_Variable]:
+    """The variables of a layer and of the layers in it.
+
+    Parameters
+    ----------
+    group
+        The layer's, or that of a list of layers, which has no variables of its own.
+    place
+        Of the layer that holds it.
+    holder
+        The attribute of the list that holds it, None for an attribute of its own.
+    component
+        The group's name: the attribute, or in a list the class with a number.
+    """
     variables = group.members.get("vars")
+    is_list = bool(component) and not isinstance(variables, Group)
     if isinstance(variables, Group):
         name = variables.texts.get("name")
-        place = _inside(place, parent, component, name if isinstance(name, str) else "")
+        place = _inside(place, holder, component, name if isinstance(name, str) else "")
         yield from (_Variable(place, leaf, array) for leaf, array in _leaves(variables, component))
-    elif component and component not in _LAYERS:
-        place = _inside(place, parent, component, "")
     for name, part in group.members.items():
         if isinstance(part, Group) and name != "vars":
-            yield from _saved(part, place, component, name)
+            yield from _saved(part, place, component if is_list else None, name)
         elif not isinstance(part, Group):
-            yield _Variable(place, name, part)
+            yield _Variable(place, f"{component}.{name}".removeprefix("."), part)
 
 
-def _inside(place: _Place, parent: str, component: str, name: str) -> _Place:
+def _inside(place: _Place, holder: str | None, component: str, name: str) -> _Place:
     """The place of a layer in another one's. Only a name that somebody gave tells more than the attribute that holds the layer."""
     if "." in name:
         whole = name if name.startswith(f"{place.whole}.") else f"{place.whole}.{name}"
@@ -175,10 +186,12 @@ def _inside(place: _Place, parent: str, component: str, name: str) -> _Place:
         return _Place(whole.removeprefix("."), own, named=True)
     if not component:  # the model itself, whose name is in no name of its parts
         return place
-    counted = parent in _LAYERS or _class(component) in _CLASSES
     given = bool(name) and _class(name) not in (*_CLASSES, _class(component))
-    part = name if counted and given else component
-    return _Place(f"{place.whole}.{part}".removeprefix("."), f"{place.own}.{part}".removeprefix("."), place.named)
+    if given and (holder is not None or _class(component) in _CLASSES):
+        component = name
+    elif holder is not None and holder not in _LAYERS:
+        component = f"{holder}.{component}"
+    return _Place(f"{place.whole}.{component}".removeprefix("."), f"{place.own}.{component}".removeprefix("."), place.named)
 
 
 def _class(name: str) -> str:

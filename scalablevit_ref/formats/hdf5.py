@@ -416,7 +416,7 @@ def _type(content: bytes) -> _Type:
         _, precision, exponent, exponent_size, mantissa, mantissa_size, bias = struct.unpack_from("<HHBBBBI", content, 8)
         name = _FLOATS.get((size, exponent, exponent_size, mantissa_size, bias))
         if name and precision == 8 * size and mantissa == 0 and content[2] == 8 * size - 1:
-            return _Type(numpy_dtype(name) if name == "bfloat16" else np.dtype(name).newbyteorder(order), size)
+            return _Type(numpy_dtype(name) if name == "bfloat16" else np.dtype(name).newbyteorder("big" if bits & 1 else "little"), size)
     if of == 3:
         return _Type("text", size)
     if of == 5 and size == 2:

@@ -406,7 +406,8 @@ def _uses(constants: Mapping[str, _Tensor], same: Mapping[str, str], nodes: list
         linear = node.operation in ("MatMul", "Gemm")
         if linear and len(constants[own["weight"]].shape if "weight" in own else ()) != 2:
             continue
-        if node.operation == "MatMul" and len(following := added.get(node.output, ())) == 1:
+        following = added.get(node.output, [])
+        if node.operation == "MatMul" and len(following) == 1:
             biases = [same[value] for value in following[0].inputs if value in same and len(constants[same[value]].shape) == 1]
             own |= {"bias": biases[0]} if biases else {}
         for leaf, name in own.items():

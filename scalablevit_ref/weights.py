@@ -101,7 +101,7 @@ class StateDict:
     unread
         Keys under which an average of the weights seems to lie, but none that could be read.
     average
-        The key under which they lay, if they are an average over training.
+        Where they lay, if they are an average over training.
     model_name
         Of `args.model`.
     stored
@@ -195,6 +195,11 @@ class Weights(ABC):
         return str(self.metadata["layout"])
 
     @property
+    def guessed(self) -> bool:
+        """Whether nothing states the configuration, which is that of the one variant whose shapes fit."""
+        return False
+
+    @property
     def assumed(self) -> str | None:
         """Settings that show in no shape, and where they were taken from, if nothing states them."""
         return None
@@ -227,8 +232,8 @@ class Weights(ABC):
         Raises CheckpointError where what is computed would change, unless `one_way` asks for it.
         """
 
-    def hub_config(self, layout: str) -> dict[str, Any] | None:
-        """The `config.json` of the Hugging Face hub, if the network has one."""
+    def hub_config(self, layout: str, file: str) -> dict[str, Any] | None:
+        """The `config.json` of the Hugging Face hub beside a file of that name, if the network has one."""
         return None
 
     @abstractmethod

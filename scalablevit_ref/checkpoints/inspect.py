@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.backends.dispatch import dtype_name
+from scalablevit_ref.checkpoints.hub import described
 from scalablevit_ref.checkpoints.infer import named_variant
 from scalablevit_ref.checkpoints.load import NOTHING, weights_in
 from scalablevit_ref.checkpoints.recognise import find_state
@@ -79,7 +80,7 @@ def inspect_file(
         named_variant(stated.variant)
     layout, other_network, weights, problem = None, None, None, None
     with in_file(path), open_file(path) as (tree, notes, format_):
-        found = find_state(tree, use_ema=use_ema, key=stated.key, notes=notes)
+        found = described(find_state(tree, use_ema=use_ema, key=stated.key, notes=notes), path)
         other_network = found.kind.other_network
         try:
             layout = found.kind.layout_of({name: tuple(x.shape) for name, x in found.state.items()})

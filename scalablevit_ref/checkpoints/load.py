@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalablevit_ref.backends.dispatch import dtype_name
+from scalablevit_ref.checkpoints.hub import described
 from scalablevit_ref.checkpoints.in_memory import tensor_of
 from scalablevit_ref.checkpoints.layouts import check_layout, from_canonical
 from scalablevit_ref.checkpoints.official import OfficialWeights
@@ -43,8 +44,8 @@ class Checkpoint:
         The configuration that they fit.
     metadata
         Plain values. `layout`; `variant` (None unless `config` is exactly one); `config_from`, where the configuration comes from
-        ("config", "metadata", "variant", "args.model" or "shapes"); `wrapper`, where the mapping of the weights lay ("model",
-        "ema.module", …, None for a bare state dict); `ema`, whether they are an average over training (`ema_from`: under which key
+        ("config", "metadata", "config.json", "variant", "args.model", or "shapes", also where the file notes that its configuration
+        was such a guess); `wrapper`, where the mapping of the weights lay ("model", "ema.module", …, None for a bare state dict); `ema`, whether they are an average over training (`ema_from`: under which key
         they lay when they were first read); `prefixes` cut off the names, outermost first; `ignored`, what was beside the network
         and left out; `others`, keys of other networks in the file; `unread`, keys of averages that could not be read; `dtype`; for
         a file its `format`; and plain entries beside the weights, such as `epoch`.
@@ -101,7 +102,8 @@ def open_checkpoint(
     from scalablevit_ref.formats.detect import open_file
 
     with in_file(path), open_file(Path(path)) as (tree, notes, format_):
-        yield weights_in(find_state(tree, use_ema=use_ema, key=stated.key, notes=notes), stated, only=only, format=format_)
+        found = described(find_state(tree, use_ema=use_ema, key=stated.key, notes=notes), Path(path))
+        yield weights_in(found, stated, only=only, format=format_)
 
 
 def weights_in(
@@ -120,7 +122,7 @@ def weights_in(
         )
     check_layout(layout, kind.layouts)
     weights = kind.of(found, layout, stated)
-    average = found.average or found.stored.metadata.get(EMA_FROM)
+    average = found.average or found.beside.get(EMA_FROM)
     around: dict[str, Any] = {"wrapper": found.wrapper, "ema": average is not None, "prefixes": found.prefixes}
     around |= {EMA_FROM: average} if average is not None else {}
     around |= {"ignored": found.ignored, "others": found.others, "unread": found.unread}

@@ -14,11 +14,12 @@ from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, option
 from scalablevit_ref.formats.lazy import LazyTensor, Tensor, Tensors, in_memory, tensors_of
 from scalablevit_ref.parameters import parameter_shapes
-from scalablevit_ref.weights import Cast, Stated, StateDict, Weights
+from scalablevit_ref.weights import GUESSED, Cast, Stated, StateDict, Weights
 
 CONFIG_FROM = {
     "config": "as given",
     "metadata": "stored in the file",
+    "config.json": "stated in config.json beside the file",
     "variant": "as given",
     "args.model": "named by args.model in the file",
     "shapes": "the one whose shapes fit",
@@ -60,8 +61,12 @@ class OfficialWeights(Weights):
         return cls(params, config, {"layout": layout, "variant": exact_variant(config), "config_from": config_from})
 
     @property
+    def guessed(self) -> bool:
+        return bool(self.metadata["config_from"] == GUESSED)
+
+    @property
     def assumed(self) -> str | None:
-        return f"{UNSEEN}; taken from the variant" if self.metadata["config_from"] == "shapes" else None
+        return f"{UNSEEN}; taken from the variant" if self.guessed else None
 
     def facts(self) -> dict[str, str]:
         config, variant = self.config, self.metadata["variant"] or "none of the published"
@@ -101,10 +106,10 @@ class OfficialWeights(Weights):
             )
         return from_canonical({name: cast(name, x) for name, x in self.params.items()}, self.config, layout)
 
-    def hub_config(self, layout: str) -> dict[str, Any]:
+    def hub_config(self, layout: str, file: str) -> dict[str, Any]:
         from scalablevit_ref.checkpoints.hub import hub_config
 
-        return hub_config(self.config, layout)
+        return hub_config(self.config, layout, file=file, guessed=self.guessed)
 
     def outputs(self, images: np.ndarray) -> Any:
         from scalablevit_ref.networks import Official

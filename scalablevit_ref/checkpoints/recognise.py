@@ -80,7 +80,7 @@ def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes
         ignored=ignored,
         others=[key_text(other.key) for other in others],
         unread=unread_averages(found, networks),
-        average=key_text(network.key) if network.average else None,
+        average=(".".join(network.container) or key_text(network.key)) if network.average else None,
         model_name=named if isinstance(named, str) else None,
         stored=stored,
         beside=_plain_entries(top) | stored.metadata,

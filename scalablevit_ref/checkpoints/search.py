@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from scalablevit_ref.backends.dispatch import dtype_name
@@ -28,6 +28,9 @@ _AVERAGES = ("ema", "averaged", "average", "avg", "swa", "shadow", "polyak")
 
 _OPTIMIZERS = ("opt", "optim", "optimizer", "optimizers", "grad", "grads")
 """Words for what training keeps for each weight, under the weight's own name."""
+
+_LONGEST_WORDS = 100
+"""Longest part of a key that is looked at for words, in characters."""
 
 _COUNTERS = ("n_averaged", "num_updates", "decay")
 """What an average keeps beside its weights."""
@@ -161,29 +164,30 @@ def _is_average(key: Path, counters: set[Path]) -> bool:
 
 
 def _says_average(key: Path) -> bool:
-    return any(word in _AVERAGES for word in _words(key))
+    return any(word in _AVERAGES for part in key for word in _words(part))
 
 
-def _words(key: Path) -> list[str]:
-    """The words of a key in small letters, without numbers at their ends.
+@lru_cache(maxsize=4096)
+def _words(part: str) -> tuple[str, ...]:
+    """The words of a key's part in small letters, without numbers at their ends.
 
     Examples
     --------
-    >>> _words(("state_dict_ema2", "EMACallback", "emaModel"))
-    ['state', 'dict', 'ema', 'ema', 'callback', 'ema', 'model']
+    >>> _words("state_dict_ema2"), _words("EMACallback"), _words("emaModel")
+    (('state', 'dict', 'ema'), ('ema', 'callback'), ('ema', 'model'))
     """
+    if part.isdecimal() or len(part) > _LONGEST_WORDS:
+        return ()
     spaced = ""
-    for part in key:
-        for i, c in enumerate(part):
-            begins = c.isupper() and i and (part[i - 1].islower() or part[i + 1 : i + 2].islower())
-            spaced += (" " if begins or not c.isalnum() else "") + (c.lower() if c.isalnum() else "")
-        spaced += " "
-    return [word.rstrip("0123456789") for word in spaced.split()]
+    for i, c in enumerate(part):
+        begins = c.isupper() and i and (part[i - 1].islower() or part[i + 1 : i + 2].islower())
+        spaced += (" " if begins or not c.isalnum() else "") + (c.lower() if c.isalnum() else "")
+    return tuple(word.rstrip("0123456789") for word in spaced.split())
 
 
 def is_training_state(key: Path) -> bool:
     """Whether it is what an optimizer keeps."""
-    return any(word in _OPTIMIZERS for word in _words(key))
+    return any(word in _OPTIMIZERS for part in key for word in _words(part))
 
 
 def _without_names(networks: list[Found], leaves: Sequence[Leaf]) -> list[Found]:
@@ -195,12 +199,7 @@ def _without_names(networks: list[Found], leaves: Sequence[Leaf]) -> list[Found]
     taken = {network.key for network in networks}
     groups: dict[Path, list[Leaf]] = {}
     for leaf in leaves:
-        if (
-            leaf.is_array
-            and leaf.path
-            and leaf.path[:-1] not in taken
-            and any(word in _AVERAGES for word in _words(leaf.path[:-1]))
-        ):
+        if leaf.is_array and leaf.path and leaf.path[:-1] not in taken and _says_average(leaf.path[:-1]):
             groups.setdefault(leaf.path[:-1], []).append(leaf)
     found = []
     for network in named if len(named) == 1 else ():

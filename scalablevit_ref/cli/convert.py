@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from scalablevit_ref.adapters import onnx
-from scalablevit_ref.checkpoints.convert import HUB_FILE, Converted, ConvertOptions, convert_file
-from scalablevit_ref.checkpoints.hub import CONFIG_JSON
+from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, convert_file
+from scalablevit_ref.checkpoints.hub import CONFIG_JSON, HUB_FILE
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import open_checkpoint
 from scalablevit_ref.checks import FLOATS
@@ -175,6 +175,7 @@ def _document(done: Converted, source: Path, target: Path, found: dict[str, Any]
     document = {"source": str(source), "target": str(target), "bytes": target.stat().st_size, "layout": done.layout}
     document |= {"dtype": done.dtype, "parameters": done.parameters, "head_stripped": done.dropped, "scale_folded": done.folded}
     document |= {"underflowed": done.underflowed, "overflowed": done.overflowed, "config_json": done.config_json}
+    document |= {"config_json_replaced": done.config_json_replaced}
     return document | {"metadata": done.metadata, "verify": found}
 
 
@@ -194,6 +195,8 @@ def _print(done: Converted, source: Path, target: Path, found: dict[str, Any] | 
             typer.echo(f"{count:,} values {became} in {done.dtype}")
     if done.config_json == "stale":
         typer.echo(f"the {CONFIG_JSON} beside it is left as it was, and does not describe these weights")
+    if done.config_json_replaced:
+        typer.echo(f"replaced in the {CONFIG_JSON} beside it: {', '.join(done.config_json_replaced)}; its other entries are kept")
     for what, names in (("left out", metadata["ignored"]), ("head stripped", done.dropped)):
         if names:
             typer.echo(printable(f"{what}: {', '.join(names)}"))

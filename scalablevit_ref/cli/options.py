@@ -46,4 +46,4 @@ def ema_said(metadata: dict[str, Any]) -> str:
     """Behind the words that weights are an EMA's: what becomes of the others."""
     if metadata["others"]:
         return "; --no-use-ema takes the others"
-    return f", {metadata['ema_from']} of the file that they come from"
+    return f", {metadata['ema_from']} of the file that they were converted from"

@@ -19,8 +19,7 @@ import numpy as np
 from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.lazy import LONGEST_NAME, MOST_AXES, Extent, LazyTensor, StoredTensor, numpy_dtype, row_major
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
-"""The first bytes of a file."""
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 _MOST_PARTS = 200_000
 """Most groups, data sets, attributes, chunks and other structures of a file, each as often as it is reached."""
@@ -67,6 +66,11 @@ class Group:
 
     texts: dict[str, str | list[str]] = field(default_factory=dict)
     members: dict[str, Group | StoredTensor | LazyTensor] = field(default_factory=dict)
+
+
+def starts_hdf5(head: bytes) -> bool:
+    """Whether these first bytes are an HDF5 file's."""
+    return head.startswith(_SIGNATURE)
 
 
 def read_hdf5(file: BinaryIO, start: int, size: int) -> Group:
@@ -120,7 +124,7 @@ class _Reader:
     def root(self) -> Group:
         """Superblocks: the older two hold the root's entry in a table, the newer two its address."""
         version = self.at(8, 1)[0]
-        if version > 3 or self.at(0, 8) != SIGNATURE:
+        if version > 3 or self.at(0, 8) != _SIGNATURE:
             raise _damaged(f"version {version}")
         offsets, lengths = self.at(13, 2) if version < 2 else self.at(9, 2)
         where = {0: 56 + 8, 1: 60 + 8}.get(version, 36)
@@ -416,7 +420,9 @@ def _type(content: bytes) -> _Type:
         _, precision, exponent, exponent_size, mantissa, mantissa_size, bias = struct.unpack_from("<HHBBBBI", content, 8)
         name = _FLOATS.get((size, exponent, exponent_size, mantissa_size, bias))
         if name and precision == 8 * size and mantissa == 0 and content[2] == 8 * size - 1:
-            return _Type(numpy_dtype(name) if name == "bfloat16" else np.dtype(name).newbyteorder("big" if bits & 1 else "little"), size)
+            return _Type(
+                numpy_dtype(name) if name == "bfloat16" else np.dtype(name).newbyteorder("big" if bits & 1 else "little"), size
+            )
     if of == 3:
         return _Type("text", size)
     if of == 5 and size == 2:

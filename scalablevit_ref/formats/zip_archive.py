@@ -12,6 +12,12 @@ from scalablevit_ref.formats.lazy import Extent
 
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
+_END = struct.Struct("<4s4H2LH")
+"""End of an archive's directory, whose last field is the length of the comment behind it."""
+
+_LONGEST_COMMENT = (1 << 16) - 1
+"""Longest comment of an archive, in bytes."""
+
 _MOST_DIRECTORY = 4 << 20
 """Largest directory of an archive, in bytes."""
 
@@ -44,6 +50,21 @@ def zip_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
             raise CheckpointError("encrypted zip record", key=info.filename)
         records[info.filename] = info
     return records
+
+
+def zip_comment(file: BinaryIO) -> bytes:
+    """The comment of an archive whose records `zip_records` has read, which a cut file may hold in part."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(-min(size, _END.size + _LONGEST_COMMENT), io.SEEK_END)
+    tail = file.read()
+    start = tail.rfind(b"PK\x05\x06")
+    if start < 0 or start + _END.size > len(tail):
+        raise CheckpointError("truncated or damaged zip archive (no end of its directory)")
+    length = _END.unpack_from(tail, start)[-1]
+    comment = tail[start + _END.size : start + _END.size + length]
+    if len(comment) != length:
+        raise CheckpointError("truncated zip archive", expected=f"a comment of {length} bytes", found=len(comment))
+    return comment
 
 
 def record_extent(file: BinaryIO, info: zipfile.ZipInfo) -> Extent:

@@ -86,9 +86,9 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = PICKLE_BOMBS | {
     "said to be deflated": (lambda: changed_directory(10, b"\x08\x00"), "damaged"),
     "deflate bomb": (lambda: deflated({"a.npy": npy((50 << 20,), "|u1", bytes(50 << 20))}), "inflates more than weights can"),
     "deflate bomb torch": (lambda: deflated({"archive/data.pkl": program(b"N" * 900_000)}), "compressed zip record"),
-    "npy of empty elements": (lambda: npz(a=npy((1 << 40,), "|V0", b"")), "something other than numbers"),
-    "npy of records": (lambda: npz(a=npy((2,), [("x", "<f4")])), "something other than numbers"),  # type: ignore[arg-type]
-    "npy config of numbers": (lambda: npz(__config__=npy((2,))), "not a text"),
+    "npy of empty elements": (lambda: npz(a=npy((1 << 40,), "|V0", b"")), "no state dict|names of no known layout"),
+    "npy of records": (lambda: npz(a=npy((2,), [("x", "<f4")])), "no state dict|names of no known layout"),  # type: ignore[arg-type]
+    "npy config of numbers": (lambda: npz(__config__=npy((2,))), "names of no known layout"),
     "npy text out of range": (lambda: npz(__config__=npy((), "<U2", b"\xff" * 8)), "beyond Unicode"),
     "npy text beyond Unicode": (lambda: npz(__config__=npy((), "<U2", b"{\0\0\0\0\0\x11\0")), "characters beyond Unicode"),
     "npy header without end": (lambda: npz(a=b"\x93NUMPY\x01\x00\xff\xff{'descr':"), "damaged npy header"),

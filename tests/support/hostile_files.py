@@ -9,6 +9,9 @@ from tests.support.bombs import BOMBS
 from tests.support.flax_files import SOUND, ext, msgpack, packed
 from tests.support.hostile import FOUR, archive, entry, header, noted, npy, npz, op, plain, program, storage, tensor
 
+NO_WEIGHTS = "no state dict|names of no known layout|not an array"
+"""What is said where all there is are Opaques and plain values."""
+
 NO_CHECKPOINTS: list[tuple[bytes, str]] = [
     (b"", "the file is empty"),
     (b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning", "an HTML page"),
@@ -16,7 +19,7 @@ NO_CHECKPOINTS: list[tuple[bytes, str]] = [
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "git-LFS pointer.*git lfs pull"),
     (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00K\x01.", "a pickle, but not torch.save's"),
     (b"\x1f\x8b\x08\x00", "gzip"),
-    (b"hello", "not a checkpoint; expected .* found b'hello'"),
+    (b"hello", "not a checkpoint but a text .* found 'hello'"),
     (b"\x00" * 64, "not a checkpoint"),
     (b"PK\x03\x04", "truncated or damaged zip"),
     (b"\x10\x00\x00\x00\x00\x00\x00\x00{}", "ends inside its header"),
@@ -88,7 +91,7 @@ SAFETENSORS: list[tuple[bytes, str]] = [
     (header({"a": entry(shape=(-2,), offsets=(8, 0))}, bytes(8)), "a: bytes that do not fit"),
     (header({"a": entry(shape=(2.0,))}, bytes(8)), "a: bytes that do not fit"),
     (header({"a": entry(shape=(1 << 40,), offsets=(0, 4 << 40))}, bytes(8)), "a: bytes that do not fit"),
-    (header({"a": entry(dtype="F8_E4M3")}, bytes(8)), "a: dtype; expected .*found 'F8_E4M3'"),
+    (header({"a": entry(dtype="F8_E4M3")}, bytes(8)), "a: bytes that do not fit .*of float8_e4m3fn"),
     (header({"a": entry(dtype=[])}, bytes(8)), "a: "),
     (header({"a": 1}), "a: damaged safetensors entry"),
     (header({"a": entry(offsets=3)}), "a: damaged safetensors entry"),
@@ -111,7 +114,7 @@ NPZ: list[tuple[bytes, str]] = [
     (npz(a=npy((1 << 34,))), r"a\.npy: npy header and record differ; expected 8 bytes"),
     (npz(a=npy((3,))), "npy header and record differ"),
     (npz(a=npy((-2,))), "npy header"),
-    (npz(a=npy((1,), "|O")), "Python objects"),
+    (npz(a=npy((1,), "|O")), NO_WEIGHTS),
     (npz(a=b"\x93NUMPY\x09\x00"), "damaged npy header"),
     (npz(a=b"hello world"), "damaged npy header"),
     (npz(a=npy("(" * 200)), "damaged npy header"),
@@ -124,11 +127,11 @@ MSGPACK: list[tuple[bytes, str]] = [
     (packed({"a": ext([1 << 62, 0], "float32", b"")}), "larger than the file"),
     (packed({"a": ext([-2], "float32", bytes(8))}), "array and its bytes differ"),
     (packed({"a": ext([2.0], "float32", bytes(8))}), "array and its bytes differ"),
-    (packed({"a": ext([2], "object", bytes(8))}), "damaged array"),
+    (packed({"a": ext([2], "object", bytes(8))}), NO_WEIGHTS),
     (packed({"a": ext([2], ["float32"], bytes(8))}), "damaged array"),
     (packed({"a": ext([2], "float32")}), "damaged array"),
     (packed({"a": msgpack.ExtType(1, b"")}), "ends inside its msgpack"),
-    (packed({"a": msgpack.ExtType(2, b"\x92\x00\x00")}), "extension that Flax does not use"),
+    (packed({"a": msgpack.ExtType(2, b"\x92\x00\x00")}), NO_WEIGHTS),
     (packed({"a": {"__msgpack_chunked_array__": True}}), "damaged array"),
     (packed({"a": {"__msgpack_chunked_array__": True, "shape": {"0": 5}, "chunks": {"0": SOUND}}}), "damaged array"),
     (packed({"a": {"__msgpack_chunked_array__": True, "shape": {"0": 2}, "chunks": {"1": SOUND}}}), "damaged array"),
@@ -142,7 +145,7 @@ MSGPACK: list[tuple[bytes, str]] = [
     (b"\x81\xa1a\xdd\xff\xff\xff\xff" + bytes(300_000), "200000 values"),
     (b"\x81\xa1a\xc1", "damaged msgpack; found byte 0xc1"),
     (b"\x81\xa1\xff\xc0", "damaged msgpack"),
-    (b"\x82\xa1a\xc0\x01\xc0", "names must be strings; found 1"),
+    (b"\x82\xa1a\xc0\x01\xc0", NO_WEIGHTS),
     (packed({"a": SOUND}) + b"!", "bytes after the msgpack's end"),
     (packed({"a": SOUND})[:-1], "ends inside its msgpack"),
     (packed({"a": 1}), "no state dict"),

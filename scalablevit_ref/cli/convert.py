@@ -9,6 +9,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from scalablevit_ref.adapters import onnx
 from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, convert_file
 from scalablevit_ref.checkpoints.hub import CONFIG_JSON, HUB_FILE
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
@@ -28,11 +29,12 @@ from scalablevit_ref.cli.options import (
     summarised,
 )
 from scalablevit_ref.cli.progress import bytes_bar
+from scalablevit_ref.cli.summary import parse_size
 from scalablevit_ref.dialects.weights import PORT_LAYOUTS
 from scalablevit_ref.errors import CheckpointError, option, printable
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.testing import random_images
-from scalablevit_ref.testing.arrays import EPS, relative_l2
+from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, relative_l2
 from scalablevit_ref.weights import Weights
 
 
@@ -40,7 +42,9 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="The checkpoint to read, of any layout.", show_default=False)],
     target: Annotated[
         Path,
-        typer.Argument(metavar="DST", help="To be written: .safetensors, .npz, .msgpack (Flax), .pth or .pt.", show_default=False),
+        typer.Argument(
+            metavar="DST", help="To be written: .safetensors, .npz, .msgpack (Flax), .pth, .pt or .onnx.", show_default=False
+        ),
     ],
     to: Annotated[
         str | None,
@@ -56,6 +60,10 @@ def convert(
     variant: VariantOption = None,
     heads: HeadsOption = None,
     window_size: WindowsOption = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(metavar="N|HxW", help="Of an .onnx: pixels, height before width; the usual size if not given."),
+    ] = None,
     strip_head: Annotated[bool, typer.Option("--strip-head", help="Leave the classifier out.")] = False,
     fold_scale: Annotated[
         bool, typer.Option("--fold-scale", help="One-way: fold SSA's r_c^-½ into q, for code that scales by d^-½.")
@@ -77,7 +85,10 @@ def convert(
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite files that exist, but not what a symbolic link points to.")
     ] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Run both files' networks in float64 and print the error.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Run both files' networks in float64 (an .onnx in ONNX Runtime too) and print the error."),
+    ] = False,
     sha256: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the SHA-256 of every tensor of DST.", show_default=False)
     ] = None,
@@ -105,12 +116,20 @@ def convert(
             config_json=config_json,
             sha256=sha256,
         )
+        to_onnx, size = target.suffix == ".onnx", parse_size(image_size) if image_size else None
+        if size and not to_onnx:
+            raise ValueError(f"--image-size is for a target that is an .onnx file, got {target.name!r}")
         if verify:
             with open_checkpoint(source, options.stated, use_ema=use_ema) as weights:
                 _images(weights)
-        with bytes_bar("converting") as progress:
-            done = convert_file(source, target, options, progress=progress)
+        if to_onnx:
+            done = onnx.convert_file(source, target, options, image_size=size)
+        else:
+            with bytes_bar("converting") as progress:
+                done = convert_file(source, target, options, progress=progress)
         found = _verified(done, source, target, options) if verify else None
+        if found and to_onnx:
+            found |= _ran(done, target, found, size)
     if as_json:
         print_json(_document(done, source, target, found))
     else:
@@ -146,6 +165,17 @@ def _verified(done: Converted, source: Path, target: Path, options: ConvertOptio
     rounded = done.dtype if narrower or done.folded else "float64" if given.rounds else None
     agrees = error <= 64 * EPS[rounded] if rounded else error == 0
     return {"error": error, "size": images.shape[-1], "narrower": narrower, "agrees": bool(agrees)}
+
+
+def _ran(done: Converted, target: Path, found: dict[str, Any], size: tuple[int, int] | None) -> dict[str, Any]:
+    """The relative error of the ONNX file in ONNX Runtime to its weights' network in float64, and whether all agrees."""
+    height, width = size or (found["size"], found["size"])
+    with open_checkpoint(target) as written:
+        images = random_images((1, network_of(written.config).in_chans, height, width)).astype(done.dtype)
+        expected = _row(written.outputs(images.astype(np.float64)))
+    error = relative_l2(_row(onnx.run(target, images)), expected)
+    agrees = error <= NETWORK_TOLERANCE[done.dtype] * EPS[done.dtype]
+    return {"onnx_runtime": error, "agrees": bool(found["agrees"] and agrees)}
 
 
 def _row(outputs: Any) -> np.ndarray:
@@ -186,4 +216,6 @@ def _print(done: Converted, source: Path, target: Path, found: dict[str, Any] | 
         console = Console(highlight=False)
         why = f"; {done.dtype} is narrower than {metadata['dtype']}" if found["narrower"] else ""
         console.print(f"verify: relative error {found['error']:.2g} in float64 at {found['size']} x {found['size']}{why}", end="")
+        if "onnx_runtime" in found:
+            console.print(f"; {found['onnx_runtime']:.2g} of {done.dtype} in ONNX Runtime", end="")
         console.print(" [green bold]agrees[/]" if found["agrees"] else " [red bold]DIFFERS[/]")

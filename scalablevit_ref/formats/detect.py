@@ -11,8 +11,11 @@ from typing import TypeAlias
 from scalablevit_ref.errors import in_file
 from scalablevit_ref.formats.folders import check_no_part, weights_file
 from scalablevit_ref.formats.foreign import foreign, foreign_zip
+from scalablevit_ref.formats.hdf5 import starts_hdf5
+from scalablevit_ref.formats.keras import WEIGHTS, read_keras, read_keras_zip
 from scalablevit_ref.formats.msgpack import read_msgpack, starts_msgpack
 from scalablevit_ref.formats.npz import read_npz
+from scalablevit_ref.formats.onnx import read_onnx, starts_onnx
 from scalablevit_ref.formats.pth import LEGACY_MAGIC, PICKLES, is_pickle_record, program_archive, read_legacy, read_pickle, read_zip
 from scalablevit_ref.formats.safetensors import read_safetensors, starts_safetensors
 from scalablevit_ref.formats.sharded import read_index, starts_json
@@ -65,6 +68,8 @@ def _read_archive(source: Source) -> Opened:
         return read_zip(source.file, records, source.size), {}, "torch zip"
     if records and all(name.endswith(".npy") for name in records):
         return *read_npz(source.file, records, source.size), "npz"
+    if WEIGHTS in records:
+        return *read_keras_zip(source.file, records[WEIGHTS], source.size), "keras"
     raise foreign_zip(records)
 
 
@@ -86,6 +91,14 @@ def _read_json(source: Source) -> Opened:
     return read_index(source, lambda path: _opened(path, source.files, readers))
 
 
+def _read_hdf5(source: Source) -> Opened:
+    return *read_keras(source.file, 0, source.size), "hdf5"
+
+
+def _read_onnx(source: Source) -> Opened:
+    return *read_onnx(source.path, source.files), "onnx"
+
+
 def _read_msgpack(source: Source) -> Opened:
     return *read_msgpack(source.file, source.size), "msgpack"
 
@@ -100,6 +113,8 @@ _READERS: Readers = (
     (lambda head: head.startswith(PICKLES), _read_pickle),
     (starts_safetensors, _read_safetensors),
     (starts_json, _read_json),
+    (starts_hdf5, _read_hdf5),
+    (starts_onnx, _read_onnx),
     (starts_msgpack, _read_msgpack),
 )
 """How a head tells a format, and its reader; msgpack is the last since it has no mark of its own."""

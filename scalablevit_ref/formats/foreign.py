@@ -14,13 +14,12 @@ from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.npz import npy_header
 from scalablevit_ref.formats.source import ENDINGS, HEAD, Source
 
-_FORMATS = "torch.save's zip or legacy format, safetensors, npz or Flax's msgpack"
+_FORMATS = "torch.save's zip or legacy format, safetensors, npz, Flax's msgpack, HDF5 or ONNX"
 
 _EXPORTED = "take the weights from where it was exported"
 _UNPACK = "unpack it first"
 
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\x89HDF\r\n", "HDF5, which is not read here"),
     (0, b"GGUF", f"GGUF, llama.cpp's format for language models: {_EXPORTED}"),
     (4, b"TFL3", f"a TFLite model, a program with its weights: {_EXPORTED}"),
     (4, b"ET12", f"an ExecuTorch program with its weights: {_EXPORTED}"),
@@ -209,11 +208,9 @@ def _of_pickle(source: Source) -> CheckpointError:
     return CheckpointError("the file is a pickle, but not torch.save's: pickles are programs, and this one is not run")
 
 
-def _of_protobuf(source: Source) -> CheckpointError:
-    """Field 1 is a version in both; field 2 is the producer's name in an ONNX model, a message of messages in a Core ML model."""
-    if source.head[4:5] == b"\x0a":
-        return CheckpointError(f"the file is a Core ML model, a program with its weights: {_EXPORTED}")
-    return CheckpointError("the file is an ONNX model, as it seems, which is not read here")
+def _of_core_ml(source: Source) -> CheckpointError:
+    """Field 1 is a version, field 2 a message that begins with one."""
+    return CheckpointError(f"the file is a Core ML model, a program with its weights: {_EXPORTED}")
 
 
 _STRUCTURES: tuple[tuple[Callable[[bytes], bool], Callable[[Source], CheckpointError]], ...] = (
@@ -232,7 +229,7 @@ _STRUCTURES: tuple[tuple[Callable[[bytes], bool], Callable[[Source], CheckpointE
     ),
     (lambda head: head.startswith(b"\x93NUMPY"), _of_npy),
     (lambda head: head[:1] == b"\x80", _of_pickle),
-    (lambda head: head[:1] == b"\x08" and head[2:3] == b"\x12", _of_protobuf),
+    (lambda head: head[:1] == b"\x08" and head[2:3] == b"\x12" and head[4:5] == b"\x0a", _of_core_ml),
 )
 """How a head tells files whose contents say more; what is said of them."""
 

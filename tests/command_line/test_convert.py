@@ -135,7 +135,7 @@ def test_verify_finds_a_difference(run: Any, official: Path, tmp_path: Path, mon
         (("inspect", "page.pth"), "page.pth: the file is an HTML page"),
         (("diff", "checkpoint.pth", "page.pth"), "page.pth: the file is an HTML page"),
         (("convert", "page.pth", "x.npz"), "page.pth: the file is an HTML page"),
-        (("convert", "checkpoint.pth", "x.onnx"), "x.onnx: unknown suffix; expected .pth, .pt, .safetensors"),
+        (("convert", "checkpoint.pth", "x.tflite"), "x.tflite: unknown suffix; expected .pth, .pt, .safetensors"),
         (
             ("convert", "checkpoint.pth", "x.npz", "--to", "chanels_last"),
             "unknown layout 'chanels_last' (did you mean 'channels_last'",

@@ -57,7 +57,7 @@ def open_file(path: Path) -> Iterator[tuple[Any, dict[str, Any], str]]:
             else:
                 names = ", ".join(list(records)[:4]) or "an empty archive"
                 raise CheckpointError("a zip archive, but neither torch.save's nor NumPy's", found=names)
-        elif head[:1] == b"\x80" and LEGACY_MAGIC in head:
+        elif head[:1] == b"\x80" and LEGACY_MAGIC in head[:32]:
             yield read_legacy(file, size), {}, "torch legacy"
         elif head.startswith(PICKLES):
             yield read_pickle(file, size), {}, "pickle"

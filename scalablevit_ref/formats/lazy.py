@@ -145,9 +145,10 @@ class StoredTensor:
     def read(self) -> np.ndarray:
         """The values, C-contiguous and owned by nobody else."""
         size = self.dtype.itemsize
-        elements = self.extent.read(self.offset * size, self._span() * size).view(self.dtype)
+        plain = np.dtype(f"u{size}") if size <= 8 else self.dtype  # NumPy knows no strides of a float8
+        elements = self.extent.read(self.offset * size, self._span() * size).view(plain)
         steps = tuple(step * size for step in self.strides)
-        return np.asarray(np.lib.stride_tricks.as_strided(elements, self.shape, steps), order="C")
+        return np.asarray(np.lib.stride_tricks.as_strided(elements, self.shape, steps), order="C").view(self.dtype)
 
 
 @dataclass(frozen=True)

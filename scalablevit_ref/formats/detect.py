@@ -104,7 +104,7 @@ def _read_msgpack(source: Source) -> Opened:
 
 
 def _starts_legacy(head: bytes) -> bool:
-    return head[:1] == b"\x80" and LEGACY_MAGIC in head
+    return head[:1] == b"\x80" and LEGACY_MAGIC in head[:32]
 
 
 _READERS: Readers = (

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -366,7 +366,7 @@ class Rebuilder:
     def _view(self, args: tuple[Any, ...], dtype: str, metadata: Any) -> Array | Opaque:
         storage, offset, shape, strides = args[:4]
         if not isinstance(storage, Storage):
-            return Opaque(f"a tensor in {storage.name}, which is no storage")
+            return Opaque(f"a tensor whose storage is {storage.name}")
         if f"torch.{dtype}" not in _DTYPES:
             return Opaque(f"a tensor of {dtype}")
         tensor = StoredTensor(storage.extent, numpy_dtype(dtype), offset, shape, strides, self._limit)
@@ -402,14 +402,15 @@ class Rebuilder:
     def _storage_in_bytes(self, args: tuple[Any, ...]) -> Opaque:
         """`_load_from_bytes(data)`: a torch file of one storage, inside a plain pickle."""
         data = args[0] if args else None
-        if self._load_bytes is None or (isinstance(data, Span) and data.encoding) or not isinstance(data, bytes | Span):
-            return Opaque("a storage of a plain pickle")
-        if isinstance(data, bytes):
-            found = self._load_bytes(io.BytesIO(data), 0, len(data))
-        else:
-            start = data.extent.start or 0
+        found: Any = None
+        if type(data) is Span and data.encoding is not None:
+            return Opaque("bytes of protocol 2")
+        if self._load_bytes is not None and type(data) is Span:
+            start = cast("int", data.extent.start)
             found = self._load_bytes(data.extent.file, start, start + data.extent.size)
-        return found if isinstance(found, Storage) else Opaque("a storage of a plain pickle")
+        elif self._load_bytes is not None and type(data) is bytes:
+            found = self._load_bytes(io.BytesIO(data), 0, len(data))
+        return found if type(found) is Storage else Opaque("bytes that are no storage")
 
     def _numpy_dtype(self, args: tuple[Any, ...]) -> Dtype:
         kind = args[0] if args else None

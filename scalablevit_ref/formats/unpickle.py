@@ -20,8 +20,8 @@ from scalablevit_ref.formats.rebuild import Global, Placeholder, Rebuilder, Span
 MOST_BYTES = 8 << 20
 """Largest part of a pickle that is held in memory, in bytes; what arrays are made of is not."""
 
-_LARGEST_TEXT = 4300
-"""Longest number or line of an opcode that is text, in characters: Python's own limit for numbers."""
+_LONGEST_LINE = 4300
+"""Longest number or name that is written as a line of text, in characters: Python's own limit for numbers."""
 
 _LONGEST_NUMBER = 255
 """Longest whole number, in bytes."""
@@ -110,11 +110,12 @@ class _Machine:
     def _number(self, form: struct.Struct) -> Any:
         return form.unpack(self._take(form.size))[0]
 
-    def _line(self) -> bytes:
-        end = self._data.find(b"\n", self._at, self._at + _LARGEST_TEXT)
+    def _line(self, longest: int = _LONGEST_LINE) -> bytes:
+        end = self._data.find(b"\n", self._at, self._at + longest)
         if end < 0:
-            self._need(min(_LARGEST_TEXT, self._end - self.position()))
-            end = self._data.find(b"\n", 0, _LARGEST_TEXT)
+            start = self.position()
+            self._need(min(longest, self._end - start, MOST_BYTES + self._first + self._left_in_file - start))
+            end = self._data.find(b"\n", 0, longest)
         if end < 0:
             raise CheckpointError("damaged pickle: a line without end")
         return self._take(end + 1 - self._at)[:-1]
@@ -223,13 +224,13 @@ class _Machine:
         self._stack.append(float(self._line()))
 
     def _string(self) -> None:
-        line = self._line()
+        line = self._line(MOST_BYTES)
         if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"":
             raise CheckpointError("damaged pickle: text without quotes")
         self._stack.append(_text(codecs.escape_decode(line[1:-1])[0]))
 
     def _unicode(self) -> None:
-        self._stack.append(str(self._line(), "raw-unicode-escape"))
+        self._stack.append(str(self._line(MOST_BYTES), "raw-unicode-escape"))
 
     def _size(self, form: struct.Struct) -> int:
         size: int = self._number(form)

@@ -216,7 +216,11 @@ def _without_names(networks: list[Found], leaves: Sequence[Leaf]) -> list[Found]
 
 
 def _shape(leaf: Leaf) -> tuple[int, ...]:
-    return tuple(leaf.value.shape) if leaf.is_array else ()
+    """Its sizes; none of what has none to tell."""
+    try:
+        return tuple(leaf.value.shape) if leaf.is_array else ()
+    except Exception:  # an array of any library
+        return ()
 
 
 def choose(networks: list[Found], *, key: str | None, use_ema: bool) -> Found:
@@ -344,11 +348,11 @@ def sort_extras(network: Found, leaves: Sequence[Leaf], others: list[Found]) -> 
 
 def _is_weight(value: Any) -> bool:
     """Whether it can be a parameter: floating point, and more than one number."""
-    if not is_array(value) or math.prod(value.shape) <= 1:
+    if not is_array(value):
         return False
     try:
-        return dtype_name(value) in FLOATS
-    except TypeError:
+        return math.prod(value.shape) > 1 and dtype_name(value) in FLOATS
+    except Exception:  # an array of any library, which then is refused by its name
         return True
 
 

@@ -99,7 +99,7 @@ def test_weights_stay_an_ema_s(tmp_path: Path, suffix: str) -> None:
         for file in (path, tmp_path / "again.npz", tmp_path / f"saved{suffix}"):
             told = load_checkpoint(file).metadata
             assert (told["ema"], told.get("ema_from")) == (ema is not None, ema)
-            assert told["wrapper"] == ("model" if file.suffix == ".pth" else None)
+            assert told["wrapper"] == {".pth": "model", ".msgpack": "params"}.get(file.suffix)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -132,6 +132,6 @@ STAGES = ("embed_dims", "num_heads", "mlp_ratios", "sr_ratios", "c_ratios", "win
 
 
 def configured(config: Any) -> bytes:
-    names = [f"stages.0.{i}.x" for i in range(40)]
+    names = [f"stages.0.{i}.attn.qkv.weight" for i in range(40)]
     entries = {name: entry(offsets=(8 * i, 8 * i + 8)) for i, name in enumerate(names)}
     return header(entries | noted(json.dumps({"config": config})), bytes(8 * len(names)))

@@ -84,6 +84,8 @@ PICKLES: list[tuple[bytes, str]] = [
     (b"", "damaged pickle"),
 ]
 
+QKV = "stages.0.0.attn.qkv.weight"
+
 SAFETENSORS: list[tuple[bytes, str]] = [
     (header({"a": entry()}, bytes(7)), "a: bytes that do not fit"),
     (header({"a": entry(offsets=(0, 4))}, bytes(8)), "a: bytes that do not fit"),
@@ -98,15 +100,15 @@ SAFETENSORS: list[tuple[bytes, str]] = [
     (header(b'{"a": 1, "a": 2}'), "a: two entries of one name"),
     (header(b"{" * 100_000), "damaged safetensors header"),
     (header(b'{"a":' * 100_000), "damaged safetensors header"),
-    (header({"a": entry(), **noted("{")}, bytes(8)), "damaged scalablevit_ref"),
-    (header({"a": entry(), **noted('{"metadata": 1}')}, bytes(8)), "metadata: damaged metadata"),
-    (header({"a": entry(), **noted("[" * 100_000)}, bytes(8)), "damaged scalablevit_ref"),
-    (header({"a": entry(), **noted('{"version": 2}')}, bytes(8)), "a later version of this package"),
+    (header({QKV: entry(), **noted("{")}, bytes(8)), "damaged scalablevit_ref"),
+    (header({QKV: entry(), **noted('{"metadata": 1}')}, bytes(8)), "metadata: damaged metadata"),
+    (header({QKV: entry(), **noted("[" * 100_000)}, bytes(8)), "damaged scalablevit_ref"),
+    (header({QKV: entry(), **noted('{"version": 2}')}, bytes(8)), "a later version of this package"),
     (
-        header({"norm.weight": entry(), "stages.0": entry(offsets=(8, 16)), **noted('{"config": "{}}"}')}, bytes(16)),
+        header({"norm.weight": entry(), QKV: entry(offsets=(8, 16)), **noted('{"config": "{}}"}')}, bytes(16)),
         "config: not a configuration",
     ),
-    (header({"stages.0": entry(), **noted('{"config": {"depth": 3}}')}, bytes(8)), "config: not a configuration"),
+    (header({QKV: entry(), **noted('{"config": {"depth": 3}}')}, bytes(8)), "config: not a configuration"),
     (header({}), "no state dict"),
 ]
 
@@ -119,6 +121,8 @@ NPZ: list[tuple[bytes, str]] = [
     (npz(a=b"hello world"), "damaged npy header"),
     (npz(a=npy("(" * 200)), "damaged npy header"),
 ]
+
+KERNEL = {"stages": {"0": {"0": {"attn": {"qkv": {"kernel": SOUND}}}}}}
 
 MSGPACK: list[tuple[bytes, str]] = [
     (packed({"a": ext([2], "float32", bytes(7))}), "array and its bytes differ"),
@@ -138,7 +142,7 @@ MSGPACK: list[tuple[bytes, str]] = [
     (b"\x81\xa1a" * 40 + b"\xc0", "levels at most"),
     (b"\x81\xa1a" + b"\x91" * 50_000, "levels at most"),
     (b"\x82\xa1a\xc0\xa1a\xc0", "two entries of one name"),
-    (packed({"a.b": SOUND, "a": {"b": SOUND}}), "two arrays of one path"),
+    (packed({"stages.0.0.attn.qkv.kernel": SOUND} | KERNEL), "two arrays of one path"),
     (b"\x81\xa1a\xdd\xff\xff\xff\xff", "ends inside its msgpack"),
     (b"\x81\xa1a\xdf\xff\xff\xff\xff", "ends inside its msgpack"),
     (b"\x81\xa1a\xc6\xff\xff\xff\xff", "ends inside its msgpack"),
@@ -149,9 +153,9 @@ MSGPACK: list[tuple[bytes, str]] = [
     (packed({"a": SOUND}) + b"!", "bytes after the msgpack's end"),
     (packed({"a": SOUND})[:-1], "ends inside its msgpack"),
     (packed({"a": 1}), "no state dict"),
-    (packed({"stages": {"0": {"scale": SOUND}}}), "the shapes fit no variant"),
+    (packed(KERNEL), "the shapes fit no variant"),
     (packed({"params": {"stages": 3}}), "no state dict"),
-    (packed({"scalablevit_ref": {"config": 3}, "params": {"stages": {"0": SOUND}}}), "config: not a configuration"),
+    (packed({"scalablevit_ref": {"config": 3}, "params": KERNEL}), "config: not a configuration"),
 ]
 
 

@@ -31,6 +31,9 @@ _MOST_FORESEEN = 1_000
 _MOST_ENCODED = 8 << 20
 """Most characters of all texts that are bytes in protocol 2, arrays' apart."""
 
+_MOST_FILES = 5_000
+"""Most torch files inside of a plain pickle, one for each storage."""
+
 _LONGEST_KEY = 16
 """Longest tuple that is a key, in items."""
 
@@ -146,7 +149,7 @@ class Left:
 
     def __init__(self, limit: int) -> None:
         self.opcodes, self.copied, self.foreseen, self.encoded = MOST_OPCODES, _MOST_COPIED, _MOST_FORESEEN, _MOST_ENCODED
-        self.bytes = limit
+        self.bytes, self.files = limit, _MOST_FILES
 
 
 class Rebuilder:
@@ -405,6 +408,9 @@ class Rebuilder:
         found: Any = None
         if type(data) is Span and data.encoding is not None:
             return Opaque("bytes of protocol 2")
+        self.left.files -= 1
+        if self.left.files < 0:
+            raise CheckpointError("the pickle holds more storages than a checkpoint's", expected=f"at most {_MOST_FILES}")
         if self._load_bytes is not None and type(data) is Span:
             start = cast("int", data.extent.start)
             found = self._load_bytes(data.extent.file, start, start + data.extent.size)

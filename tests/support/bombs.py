@@ -7,11 +7,11 @@ import json
 import pickle
 import struct
 import tarfile
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
 from tests.support.bombs_pickle import KEY, PICKLE_BOMBS
+from tests.support.bombs_torch import TORCH_BOMBS, deflated
 from tests.support.flax_files import SOUND, ext, packed
 from tests.support.hostile import FOUR, archive, entry, header, noted, npy, npz, program, tensor
 
@@ -19,14 +19,6 @@ from tests.support.hostile import FOUR, archive, entry, header, noted, npy, npz,
 def doubled(start: bytes, join: bytes, depth: int = 60) -> bytes:
     """A value that holds the last one twice, `depth` deep: 2^depth leaves in a few bytes."""
     return start + b"q\x00" + b"".join(b"0h%c(h%ch%c%bq%c" % (i, i, i, join, i + 1) for i in range(depth))
-
-
-def deflated(records: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as out:
-        for name, content in records.items():
-            out.writestr(name, content)
-    return file.getvalue()
 
 
 def changed_directory(offset: int, value: bytes) -> bytes:
@@ -66,7 +58,7 @@ def equal_names() -> bytes:
     return b",".join(b'"%d":0' % i for i in range(300_000))
 
 
-BOMBS: dict[str, tuple[Callable[[], bytes], str]] = PICKLE_BOMBS | {
+BOMBS: dict[str, tuple[Callable[[], bytes], str]] = PICKLE_BOMBS | TORCH_BOMBS | {
     "tuples as a key": (lambda: archive(program(doubled(b")", b"t") + b"}h\x3cNs")), KEY),
     "tuples beside": (lambda: archive(program(doubled(b"N", b"t"))), "no state dict; .* found tuple"),
     "deep tuples": (lambda: archive(program(b"}N" + b"\x85" * 400_000 + b"Ns")), KEY),

@@ -69,6 +69,8 @@ FILES: dict[str, tuple[bytes, str]] = {
     "TorchScript for mobiles": (b"\x1c\0\0\0PTMF" + bytes(40), "the file is a TorchScript program for mobiles"),
     "TensorRT": (b"ftrt" + bytes(40), "the file is a TensorRT engine"),
     "OpenVINO": (b'<?xml version="1.0"?>\n<net name="m" version="11">', "the file is an OpenVINO model without its weights"),
+    "TensorFlow": (b"\0\0\x06\x08\x01\x1a\x02\x08\x01\0\x1c\x11", "the file is a part of a TensorFlow checkpoint: give its folder"),
+    "Keras' config.json": (b'{"module": "keras", "registered_name": null}', "the file is a config.json, settings and no weights"),
     "Core ML": (b"\x08\x04\x12\x10\x0a\x05", "the file is a Core ML model"),
     "MATLAB": (b"MATLAB 5.0 MAT-file, Platform", "the file is a MATLAB file: .*scipy.io.loadmat"),
     "Parquet": (b"PAR1" + bytes(9), "the file is a Parquet file"),

@@ -50,9 +50,9 @@ def resolve_config(
         source, words, said = stated[0]
         for another, others, other in stated[1:]:
             if other != said:
-                remedy = (": correct or remove that file", Spelling(", or give config=", ""))
-                remedy = remedy if "config.json" in (source, another) else ()
-                raise CheckpointError(f"{words} is not {others}", *remedy, **differing(other, said))
+                file = "config.json" in (source, another)
+                remedy = Spelling(": correct or remove that file, or give config=", ": correct or remove that file") if file else ""
+                raise CheckpointError(f"{words} is not {others}", remedy, **differing(other, said))
         return _fitting(found.state, said, layout, words), source
     if own is not None:
         return _fitting(found.state, own, layout, "the stored configuration"), GUESSED

@@ -9,6 +9,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from inspect import signature
 from pathlib import Path
@@ -45,8 +46,9 @@ _TOLD_BY_READING = {
 }
 """Metadata that is not kept, since it describes the file that was read."""
 
-LONGEST_WRITTEN = 1 << 20
-"""Longest notes that are written, in characters of JSON: an npz holds longer ones as an array, of which its reader takes 4 MB."""
+LONGEST_METADATA = 1_000_000
+"""Longest metadata that are written, in characters of JSON. With a configuration they are a text that every format's reader takes:
+the npz's takes an array of 4 MB."""
 
 MOST_ARRAYS = 9_000
 """Most arrays that are written: as many as every format's reader takes."""
@@ -176,16 +178,16 @@ def write_state(
 
     if not allow_nonfinite:
         check_finite({name: x for name, x in state.items() if not is_lazy(x)})
-    kept = _kept(metadata or {})
+    kept, others = keepable(metadata or {})
+    if others:
+        expected, found = f"at most {LONGEST_METADATA:,} characters of JSON", type((metadata or {}).get(others[0])).__name__
+        raise CheckpointError("metadata must be plain values under names", key=others[0], expected=expected, found=found)
     if path.suffix not in WRITERS:
         raise CheckpointError("unknown suffix", expected=", ".join(WRITERS), found=repr(path.suffix))
     if len(state) > MOST_ARRAYS:
         raise CheckpointError("more arrays than can be read again", expected=f"at most {MOST_ARRAYS}", found=len(state))
     variant, settings = exact_variant(config), asdict(config) if config else None
     notes = noted(settings, layout=layout, variant=variant, guessed=guessed, metadata=kept)
-    if (length := len(json.dumps(notes))) > LONGEST_WRITTEN:
-        expected = f"at most {LONGEST_WRITTEN} characters of JSON"
-        raise CheckpointError("configuration and metadata longer than can be read again", expected=expected, found=length)
     count = counter(progress, byte_count(state.values()))
 
     def read(name: str) -> Iterator[np.ndarray]:
@@ -206,19 +208,24 @@ def write_state(
     write_atomically(writes, force=force)
 
 
-def _kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata that is written beside the weights, as JSON has it. Raises CheckpointError for what it cannot be."""
-    kept = {name: value for name, value in metadata.items() if name not in _TOLD_BY_READING}
+def keepable(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The metadata that can be written beside the weights, as JSON has it, and the names of what cannot.
+
+    That is what is no plain value, a number of thousands of digits, and what would make it all longer than can be read again.
+    """
+    given = {name: value for name, value in metadata.items() if name not in _TOLD_BY_READING}
     if metadata.get("ema") and metadata.get("wrapper"):
-        kept.setdefault(EMA_FROM, metadata["wrapper"])
-    for name, value in kept.items():
-        if not isinstance(name, str) or not is_plain(value):
-            raise CheckpointError("metadata must be plain values under names", key=str(name), found=type(value).__name__)
-        try:
-            kept[name] = json.loads(json.dumps(value))
-        except ValueError as error:  # of a number with thousands of digits
-            raise CheckpointError(f"metadata that cannot be written ({error})", key=name) from error
-    return kept
+        given.setdefault(EMA_FROM, metadata["wrapper"])
+    kept: dict[str, Any] = {}
+    left = LONGEST_METADATA
+    for name, value in given.items():
+        if isinstance(name, str) and is_plain(value):
+            with suppress(ValueError):
+                text = json.dumps({name: value})
+                if len(text) <= left:
+                    kept |= json.loads(text)
+                    left -= len(text)
+    return kept, [str(name) for name in given if name not in kept]
 
 
 def counter(progress: Progress | None, total: int) -> Callable[[int], None]:

@@ -93,10 +93,10 @@ def tensor_of(name: str, value: Any) -> Tensor:
     if is_lazy(value):
         return value  # type: ignore[no-any-return]
     try:
-        array = _numbers(value)
+        array = _numbers(value, dtype)
     except Exception as error:
         raise _refusal(name, value, error, dtype) from error
-    if dtype == "bfloat16" and array.dtype == np.uint16:  # the bits, which is how Paddle gives them to NumPy
+    if dtype == "bfloat16" and array.dtype == np.uint16:  # the bits, as Paddle gives them to NumPy
         array = array.view(numpy_dtype("bfloat16"))
     if array.dtype.name not in FLOATS:
         raise _refusal(name, value, dtype=array.dtype.name)
@@ -205,7 +205,7 @@ def _is_sparse(value: Any) -> bool:
     return callable(asked) and bool(asked())
 
 
-def _numbers(value: Any) -> np.ndarray:
+def _numbers(value: Any, dtype: str | None) -> np.ndarray:
     """In the machine's byte order. Raises whatever the array's library does."""
     try:
         library = backend(value)
@@ -217,6 +217,8 @@ def _numbers(value: Any) -> np.ndarray:
         array = np.asarray(library.to_numpy(value))
     elif _is_sparse(value):
         raise TypeError("sparse")
+    elif dtype == "bfloat16" and (bits := getattr(sys.modules.get(type(value).__module__), "uint16", None)) and _has(value, "view"):
+        array = np.asarray(value.view(bits))  # MLX, which gives NumPy no bfloat16
     elif hasattr(type(value), "__array__"):
         array = np.asarray(value)
     elif hasattr(type(value), "__dlpack__"):

@@ -32,7 +32,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 import scalablevit_ref as sv
 from scalablevit_ref.adapters.torch import ScalableViT
 from scalablevit_ref.checkpoints import CheckpointError, from_state_dict, save_checkpoint, to_state_dict
-from scalablevit_ref.checkpoints.in_memory import is_array, tensor_of
+from scalablevit_ref.checkpoints.in_memory import dtype_of, is_array, shape_of, tensor_of
 from tests.support.checkpoints import DIGITS
 
 KEY = "head.weight"
@@ -380,3 +380,17 @@ def test_is_array_never_raises_nor_waits() -> None:
         assert is_array(other) is False
     for array in (W, np.float32(1), tensor(), torch.nn.UninitializedParameter(), Closed(), deleted()):
         assert is_array(array) is True
+
+
+def test_what_arrays_claim_is_asked_for_without_harm(tmp_path: Path) -> None:
+    for name, (make, expected) in NUMBERS.items():
+        assert shape_of(make()) == (expected.shape if name != "DLPack" else ())
+    assert dtype_of(tensor().bfloat16()) == dtype_of(Given(BF16, "paddle.bfloat16")) == "bfloat16"
+    boxed = linen.Partitioned(tensor().half(), names=("out", "in"))
+    assert (shape_of(boxed), dtype_of(boxed), dtype_of(W.astype(">f4"))) == (W.shape, "float16", "float32")
+    for lost in (torch.nn.UninitializedParameter(), Closed(), tensor().as_subclass(Raises), {}, None, "x"):
+        assert shape_of(lost) == ()
+    assert dtype_of(Exported(tensor())) == dtype_of(3) == ""
+    safetensors.numpy.save_file({"a": W}, tmp_path / "x.safetensors")
+    with safetensors.safe_open(tmp_path / "x.safetensors", "numpy") as file:
+        assert shape_of(file.get_slice("a")) == W.shape

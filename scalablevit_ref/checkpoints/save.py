@@ -23,7 +23,7 @@ from scalablevit_ref.checkpoints.load import to_state_dict
 from scalablevit_ref.checkpoints.notes import NOTES, as_texts, noted
 from scalablevit_ref.checkpoints.recognise import EMA_FROM, is_plain
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.errors import CheckpointError, in_file
+from scalablevit_ref.errors import CheckpointError, Spelling, in_file
 from scalablevit_ref.formats.lazy import Blocks, blocks, byte_count, check_finite, is_lazy
 from scalablevit_ref.weights import GUESSED
 
@@ -176,9 +176,8 @@ def write_state(
 
     if not allow_nonfinite:
         check_finite({name: x for name, x in state.items() if not is_lazy(x)})
-    kept = _kept(metadata or {})
-    if path.suffix not in WRITERS:
-        raise CheckpointError("unknown suffix", expected=", ".join(WRITERS), found=repr(path.suffix))
+    kept = kept_metadata(metadata or {})
+    check_target(path, layout)
     if len(state) > MOST_ARRAYS:
         raise CheckpointError("more arrays than can be read again", expected=f"at most {MOST_ARRAYS}", found=len(state))
     variant, settings = exact_variant(config), asdict(config) if config else None
@@ -206,7 +205,7 @@ def write_state(
     write_atomically(writes, force=force)
 
 
-def _kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def kept_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata that is written beside the weights, as JSON has it. Raises CheckpointError for what it cannot be."""
     kept = {name: value for name, value in metadata.items() if name not in _TOLD_BY_READING}
     if metadata.get("ema") and metadata.get("wrapper"):
@@ -301,11 +300,41 @@ def _write_msgpack(file: BinaryIO, contents: _Contents) -> None:
     write_msgpack(file, contents.state, as_texts(contents.notes), contents.read)
 
 
+def _write_h5(file: BinaryIO, contents: _Contents) -> None:
+    from scalablevit_ref.formats.keras import write_h5
+
+    write_h5(file, contents.state, {NOTES: json.dumps(contents.notes)}, contents.read)
+
+
+def _write_pdparams(file: BinaryIO, contents: _Contents) -> None:
+    from scalablevit_ref.formats.paddle import write_pdparams
+
+    write_pdparams(file, contents.state, {NOTES: json.dumps(contents.notes)}, contents.read)
+
+
 WRITERS: dict[str, Callable[[BinaryIO, _Contents], None]] = {
     ".pth": _write_pth,
     ".pt": _write_pth,
     ".safetensors": _write_safetensors,
     ".npz": _write_npz,
     ".msgpack": _write_msgpack,
+    ".h5": _write_h5,
+    ".pdparams": _write_pdparams,
 }
 """By the suffix of the file."""
+
+ONLY_LAYOUTS = {".h5": "keras", ".pdparams": "paddle"}
+"""Of the formats that one framework reads, by the suffix of the file: any other layout would be taken for this one."""
+
+
+def check_target(path: Path, layout: str) -> None:
+    """Raise CheckpointError for a suffix that names no format, or one that does not hold this layout."""
+    if path.suffix not in WRITERS:
+        raise CheckpointError("unknown suffix", expected=", ".join(WRITERS), found=repr(path.suffix))
+    if path.name.endswith(".weights.h5"):
+        remedy = "give the name without `.weights`, and load it by load_weights(path, by_name=True)"
+        raise CheckpointError(f"Keras finds what is in a .weights.h5 by the classes and the order of a model's layers: {remedy}")
+    if layout != ONLY_LAYOUTS.get(path.suffix, layout):
+        expected = ONLY_LAYOUTS[path.suffix]
+        problem = f"a {path.suffix} file is read by layout {expected!r} alone: give "
+        raise CheckpointError(problem, Spelling(f"layout={expected!r}", f"--to {expected}"), expected=expected, found=layout)

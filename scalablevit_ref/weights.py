@@ -108,6 +108,10 @@ class StateDict:
         What this package wrote beside the weights.
     beside
         Plain values.
+    others
+        Keys of the other networks in the file.
+    unread
+        Keys under which an average of the weights seems to lie, but none that could be read.
     """
 
     kind: type[Weights]

@@ -95,7 +95,7 @@ def tensor_of(name: str, value: Any) -> Tensor:
     try:
         array = _numbers(value)
     except Exception as error:
-        raise _refusal(name, value, error) from error
+        raise _refusal(name, value, error, dtype) from error
     if dtype == "bfloat16" and array.dtype == np.uint16:  # the bits, which is how Paddle gives them to NumPy
         array = array.view(numpy_dtype("bfloat16"))
     if array.dtype.name not in FLOATS:
@@ -111,12 +111,19 @@ def tensor_of(name: str, value: Any) -> Tensor:
     return array
 
 
+def tensors_in(params: Any) -> dict[str, Tensor]:
+    """Each parameter's numbers (`tensor_of`). Raises TypeError for no mapping, CheckpointError naming the first that has none."""
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params must be a mapping of names to arrays, got {type(params).__name__}")
+    return {name: tensor_of(name, x) for name, x in params.items()}
+
+
 def check_names(names: Iterable[str]) -> None:
     """Raise CheckpointError for the first name that a module's own parameter has while another one is computed from it."""
     for name in names:
-        for part, (made_by, remedy) in _COMPUTED.items():
-            if f".{part}." in f".{name}.":
-                raise CheckpointError(f"{made_by}, from which the module computes its weight; {remedy}", key=name)
+        if part := next(filter(_COMPUTED.get, name.split(".")), None):
+            made_by, remedy = _COMPUTED[part]
+            raise CheckpointError(f"{made_by}, from which the module computes its weight; {remedy}", key=name)
 
 
 _COMPUTED = {
@@ -125,7 +132,6 @@ _COMPUTED = {
         "torch.nn.utils.parametrize.remove_parametrizations(module, …) makes it a weight again",
     ),
     "weight_g": ("a weight norm", "torch.nn.utils.remove_weight_norm(module) makes it a weight again"),
-    "weight_mask": ("a pruning mask", "torch.nn.utils.prune.remove(module, 'weight') applies it"),
     "weight_orig": (
         "a pruned or spectrally normed weight",
         "torch.nn.utils.prune.remove or remove_spectral_norm makes it a weight again",
@@ -174,7 +180,7 @@ def _unboxed(value: Any) -> Any:
             if value.device_mesh.size() > 1 and not all(placement.is_replicate() for placement in value.placements):
                 return value
             value = value.to_local()
-        elif is_array(held := _inside(value)):
+        elif not hasattr(type(value), "__dlpack__") and is_array(held := _inside(value)):
             value = held
         else:
             return value
@@ -185,12 +191,18 @@ def _claimed(value: Any) -> tuple[tuple[int, ...] | None, str | None]:
     """The shape and the name of the dtype that a value claims, None for what it does not say."""
     shape = getattr(value, "shape", None)
     dtype = getattr(value, "dtype", None)
-    name = None if dtype is None else str(getattr(dtype, "name", dtype)).rpartition(".")[2]
+    name = None if dtype is None else str(getattr(dtype, "name", dtype)).rpartition(".")[2].lower()
     return None if shape is None else tuple(int(n) for n in shape), name
 
 
 def _masked(value: Any) -> bool:
     return isinstance(value, np.ndarray) and bool(np.any(getattr(value, "mask", False)))
+
+
+def _is_sparse(value: Any) -> bool:
+    """Of Paddle, which ends the process when NumPy asks for the numbers."""
+    asked = getattr(value, "is_sparse", None)
+    return callable(asked) and bool(asked())
 
 
 def _numbers(value: Any) -> np.ndarray:
@@ -199,23 +211,25 @@ def _numbers(value: Any) -> np.ndarray:
         library = backend(value)
     except TypeError:
         library = None
-    if library is not None:
+    if library is not None and library.NAME != "array_api":
         if library.NAME == "torch":
             _check_storage(value)
         array = np.asarray(library.to_numpy(value))
+    elif _is_sparse(value):
+        raise TypeError("sparse")
     elif hasattr(type(value), "__array__"):
         array = np.asarray(value)
     elif hasattr(type(value), "__dlpack__"):
         array = np.from_dlpack(value)
     else:
-        raise TypeError("it has no numbers that NumPy could take")
+        raise TypeError("it has a shape and a dtype but no numbers")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _check_storage(x: Any) -> None:
     """Raise ValueError for a tensor of torch whose memory has been freed: reading it would end the process."""
     if x.device.type == "cpu" and x.numel():
-        last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+        last = x.numel() - 1 if x.is_contiguous() else sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
         if x.data_ptr() == 0 or x.untyped_storage().nbytes() < (x.storage_offset() + last + 1) * x.itemsize:
             raise ValueError("its memory has been freed; FSDP gives whole weights under FSDP.summon_full_params(model)")
 
@@ -229,10 +243,16 @@ _KINDS: tuple[tuple[Callable[[Any], Any], str], ...] = (
     (lambda x: x.is_nested, "a nested tensor, which has no one shape; .unbind() gives its parts"),
     (lambda x: x.is_quantized, "a quantised tensor; .dequantize() gives its numbers"),
     (lambda x: x.get_mask, "a masked tensor; .to_tensor(…) gives its masked numbers a value"),
-    (lambda x: str(x.layout) != "torch.strided", "a tensor that is not dense; .to_dense() makes it so"),
+    (lambda x: _is_sparse(x) or "sparse" in str(x.layout), "a sparse tensor; .to_dense() gives its numbers"),
+    (lambda x: str(x.layout) != "torch.strided", "a tensor in a layout of its own; .to_dense() gives its numbers"),
+    (lambda x: x._is_zerotensor(), "a tensor of zeros that has no memory; .clone() gives it some"),
     (
-        lambda x: sys.modules["torch"]._C._functorch.is_functorch_wrapped_tensor(x),
-        "a tensor inside of torch.func; take its numbers outside of the function that is transformed",
+        lambda x: _torch()._is_functional_tensor(x) or _torch()._C._functorch.is_functorch_wrapped_tensor(x),
+        "a tensor inside of torch.func or torch.compile; take its numbers outside of the function that is transformed",
+    ),
+    (
+        lambda x: x.__tensor_flatten__,
+        "a tensor of a class that keeps other tensors and computes its numbers from them; .dequantize() may give a plain one",
     ),
     (_masked, "a masked array, some of whose numbers are masked; .filled(…) gives them a value"),
     (
@@ -249,9 +269,10 @@ _KINDS: tuple[tuple[Callable[[Any], Any], str], ...] = (
 )
 """What has no numbers to give: how it is known, and what it is and what to do, in words."""
 
-_DTYPES = (
+_DTYPES: tuple[tuple[str | tuple[str, ...], str], ...] = (
     ("complex", "complex, and weights are real; .real gives them where .imag is 0"),
     (("float4", "float6", "float8"), "a float of few bits, whose scale is kept apart; multiply it by its scale in float32"),
+    ("float", "of more digits than weights have; numpy.asarray(x, dtype='float64') rounds it"),
     (("int4", "int8", "uint4", "uint8"), "not floating point; dequantise it if it is a quantised weight"),
     ("object", "an array of Python objects; numpy.asarray(x, dtype='float32') makes numbers of them"),
 )
@@ -271,8 +292,19 @@ def _refusal(name: str, value: Any, error: Exception | None = None, dtype: str |
         words = next((words for start, words in _DTYPES if str(dtype).startswith(start)), "not floating point")
         return CheckpointError(words, key=name, expected=", ".join(FLOATS), found=dtype)
     said = " ".join(str(error).split()) or "no more is said"
-    closed = "; read it while its file is open" if type(value).__module__.partition(".")[0] in ("h5py", "zarr") else ""
-    return CheckpointError(f"an array that cannot be read ({said[:_LONGEST_SAID]}){closed}", key=name, found=_type_name(value))
+    library = type(value).__module__.partition(".")[0]
+    remedy = (
+        "; read it while its file is open"
+        if library in ("h5py", "zarr")
+        else "; convert it to float32"
+        if dtype == "bfloat16"
+        else ""
+    )
+    return CheckpointError(f"an array that cannot be read ({said[:_LONGEST_SAID]}){remedy}", key=name, found=_type_name(value))
+
+
+def _torch() -> Any:
+    return sys.modules["torch"]
 
 
 def _type_name(value: Any) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from scalablevit_ref.backends.dispatch import dtype_name
 from scalablevit_ref.checkpoints.hub import described
-from scalablevit_ref.checkpoints.in_memory import tensor_of
+from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checkpoints.layouts import check_layout, from_canonical
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.checkpoints.recognise import EMA_FROM, find_state
@@ -45,10 +45,11 @@ class Checkpoint:
     metadata
         Plain values. `layout`; `variant` (None unless `config` is exactly one); `config_from`, where the configuration comes from
         ("config", "metadata", "config.json", "variant", "args.model", or "shapes", also where the file notes that its configuration
-        was such a guess); `wrapper`, where the mapping of the weights lay ("model", "ema.module", …, None for a bare state dict); `ema`, whether they are an average over training (`ema_from`: under which key
-        they lay when they were first read); `prefixes` cut off the names, outermost first; `ignored`, what was beside the network
-        and left out; `others`, keys of other networks in the file; `unread`, keys of averages that could not be read; `dtype`; for
-        a file its `format`; and plain entries beside the weights, such as `epoch`.
+        was such a guess); `wrapper`, where the mapping of the weights lay ("model", "ema.module", …, None for a bare state dict);
+        `ema`, whether they are an average over training (`ema_from`: where they lay when they were first read); `prefixes` cut off
+        the names, outermost first; `ignored`, what was beside the network and left out; `others`, keys of other networks in the
+        file; `unread`, keys of averages that could not be read; `dtype`; for a file its `format`; and plain entries beside the
+        weights, such as `epoch`.
     """
 
     params: dict[str, np.ndarray]
@@ -182,13 +183,13 @@ def to_state_dict(params: Mapping[str, Any], config: ScalableViTConfig, *, layou
     CheckpointError
         For parameters that do not fit the config, or a layout in which its network does not exist.
     """
+    params = tensors_in(params)
     problems = parameter_problems(params, parameter_shapes(config))
     if problems:
         raise CheckpointError("parameters do not fit: " + "; ".join(problems))
     _dtypes(params)
-    tensors = {name: tensor_of(name, x) for name, x in params.items()}
-    one_dtype(OfficialWeights(tensors, config, {}))
-    return from_canonical(tensors, config, layout)
+    one_dtype(OfficialWeights(params, config, {}))
+    return from_canonical(params, config, layout)
 
 
 def load_checkpoint(

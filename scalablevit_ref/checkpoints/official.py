@@ -66,7 +66,7 @@ class OfficialWeights(Weights):
 
     @property
     def assumed(self) -> str | None:
-        return f"{UNSEEN}; taken from the variant" if self.guessed else None
+        return f"{UNSEEN} and are not told; taken from the variant" if self.guessed else None
 
     def facts(self) -> dict[str, str]:
         config, variant = self.config, self.metadata["variant"] or "none of the published"

@@ -63,8 +63,8 @@ FRAMEWORKS = {
     "mlx": "mlx",
     "paddle": "pt",
 }
-"""What a safetensors header calls the framework whose axes a layout has; accelerate and transformers refuse a file without one of
-these words. Of what is no layout it is "np"."""
+"""What a safetensors header calls the framework whose axes a layout has; accelerate and transformers refuse a file without such a
+word, and accelerate one whose kernels are not torch's. Of what is no layout it is "np"."""
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with the bytes that are done and those that there are."""

@@ -17,7 +17,17 @@ from scalablevit_ref.checkpoints.load import open_checkpoint
 from scalablevit_ref.checks import FLOATS
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.json_output import print_json
-from scalablevit_ref.cli.options import EmaOption, HeadsOption, JsonOption, VariantOption, WindowsOption, ema_said, per_stage
+from scalablevit_ref.cli.options import (
+    EmaOption,
+    HeadsOption,
+    JsonOption,
+    KeyOption,
+    VariantOption,
+    WindowsOption,
+    ema_said,
+    per_stage,
+    summarised,
+)
 from scalablevit_ref.cli.progress import bytes_bar
 from scalablevit_ref.cli.summary import parse_size
 from scalablevit_ref.dialects.weights import PORT_LAYOUTS
@@ -65,6 +75,7 @@ def convert(
         int | None,
         typer.Option("--num-classes", "--num-classes-check", help="Refuse another number of classes.", show_default=False),
     ] = None,
+    key: KeyOption = None,
     use_ema: EmaOption = True,
     config_json: Annotated[
         bool | None,
@@ -98,6 +109,7 @@ def convert(
             fold_scale=fold_scale,
             one_way=one_way,
             num_classes=num_classes,
+            key=key,
             use_ema=use_ema,
             force=force,
             allow_nonfinite=allow_nonfinite,
@@ -199,7 +211,7 @@ def _print(done: Converted, source: Path, target: Path, found: dict[str, Any] | 
         typer.echo(f"replaced in the {CONFIG_JSON} beside it: {', '.join(done.config_json_replaced)}; its other entries are kept")
     for what, names in (("left out", metadata["ignored"]), ("head stripped", done.dropped)):
         if names:
-            typer.echo(printable(f"{what}: {', '.join(names)}"))
+            typer.echo(printable(f"{what}: {summarised(names)}"))
     if found:
         console = Console(highlight=False)
         why = f"; {done.dtype} is narrower than {metadata['dtype']}" if found["narrower"] else ""

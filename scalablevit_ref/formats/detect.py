@@ -16,7 +16,7 @@ from scalablevit_ref.formats.keras import WEIGHTS, read_keras, read_keras_zip
 from scalablevit_ref.formats.msgpack import read_msgpack, starts_msgpack
 from scalablevit_ref.formats.npz import read_npz
 from scalablevit_ref.formats.onnx import read_onnx, starts_onnx
-from scalablevit_ref.formats.pth import LEGACY_MAGIC, is_pickle_record, read_legacy, read_zip
+from scalablevit_ref.formats.pth import LEGACY_MAGIC, PICKLES, is_pickle_record, program_archive, read_legacy, read_pickle, read_zip
 from scalablevit_ref.formats.safetensors import read_safetensors, starts_safetensors
 from scalablevit_ref.formats.sharded import read_index, starts_json
 from scalablevit_ref.formats.source import HEAD, Opened, Source
@@ -62,6 +62,8 @@ def _opened(path: Path, files: ExitStack, readers: Readers) -> Opened:
 
 def _read_archive(source: Source) -> Opened:
     records = zip_records(source.file)
+    if (refusal := program_archive(records)) is not None:
+        raise refusal
     if sum(map(is_pickle_record, records)) == 1:
         return read_zip(source.file, records, source.size), {}, "torch zip"
     if records and all(name.endswith(".npy") for name in records):
@@ -73,6 +75,10 @@ def _read_archive(source: Source) -> Opened:
 
 def _read_legacy(source: Source) -> Opened:
     return read_legacy(source.file, source.size), {}, "torch legacy"
+
+
+def _read_pickle(source: Source) -> Opened:
+    return read_pickle(source.file, source.size), {}, "pickle"
 
 
 def _read_safetensors(source: Source) -> Opened:
@@ -98,12 +104,13 @@ def _read_msgpack(source: Source) -> Opened:
 
 
 def _starts_legacy(head: bytes) -> bool:
-    return head[:1] == b"\x80" and LEGACY_MAGIC in head
+    return head[:1] == b"\x80" and LEGACY_MAGIC in head[:32]
 
 
 _READERS: Readers = (
     (lambda head: head.startswith(b"PK"), _read_archive),
     (_starts_legacy, _read_legacy),
+    (lambda head: head.startswith(PICKLES), _read_pickle),
     (starts_safetensors, _read_safetensors),
     (starts_json, _read_json),
     (starts_hdf5, _read_hdf5),

@@ -261,8 +261,12 @@ _FOLDERS = (
     _Kind("a checkpoint of torch.distributed (DCP)", _has(r"\.metadata", r".+\.distcp"), _DCP),
     _Kind("an orbax checkpoint", _has(r"_METADATA|manifest\.ocdbt"), _ORBAX),
     _Kind(
+        "a part of a checkpoint of DeepSpeed ZeRO: give the folder above, which holds zero_to_fp32.py",
+        _has(r"(bf16_)?zero_pp_rank_.+"),
+    ),
+    _Kind(
         "a checkpoint of DeepSpeed ZeRO, whose own program makes a file of it that can be read: python zero_to_fp32.py . weights",
-        _has(r"(bf16_)?zero_pp_rank_.*|zero_to_fp32\.py"),
+        _has(r"zero_to_fp32\.py"),
         beside=True,
     ),
     _Kind("a TensorFlow SavedModel", _has(r"saved_model\.pb(txt)?"), _SAVED_MODEL),

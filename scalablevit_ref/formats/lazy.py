@@ -136,9 +136,6 @@ class StoredTensor:
         if size > self.limit:
             raise CheckpointError("tensor is larger than the file", expected=f"at most {self.limit} bytes", found=brief(size))
 
-    def __setstate__(self, state: object) -> None:
-        raise CheckpointError("pickle sets the state of a tensor")
-
     def _span(self) -> int:
         """Elements from the first to the last, both included."""
         return 1 + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)) if 0 not in self.shape else 0

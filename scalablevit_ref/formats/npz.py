@@ -30,7 +30,7 @@ from scalablevit_ref.formats.lazy import (
     write_blocks,
 )
 from scalablevit_ref.formats.opaque import Opaque
-from scalablevit_ref.formats.zip_archive import raw_extent, record_extent, zip_comment
+from scalablevit_ref.formats.zip_archive import deflated_extent, inflate, inflated_size, record_extent, zip_comment
 
 NOTES = "scalablevit_ref"
 """First word of the archive's comment, which is this package's notes; texts among the arrays disturb most libraries. The name of
@@ -48,18 +48,6 @@ _LONGEST_NOTE = 1 << 22
 _MOST_NOTES = 4 * _LONGEST_NOTE
 """Most bytes of all texts beside the weights that are kept."""
 
-_MOST_INFLATION = 100
-"""Largest ratio of a record's size to its compressed size: weights hardly compress at all."""
-
-_SMALL_RECORD = 1 << 20
-"""Size of a record, in bytes, up to which that ratio is not looked at."""
-
-_MOST_INFLATION_TOGETHER = 8
-"""Largest ratio of all compressed records' size to the file's: bfloat16 values stored as float64 compress by 4."""
-
-_SMALL_TOGETHER = 32 << 20
-"""Size of all compressed records, in bytes, up to which that ratio is not looked at."""
-
 
 def read_npz(
     file: BinaryIO, records: Mapping[str, zipfile.ZipInfo], limit: int
@@ -70,12 +58,7 @@ def read_npz(
     """
     state: dict[str, Tensor | Opaque] = {}
     notes: dict[str, str] = {}
-    inflated = sum(info.file_size for info in records.values() if info.compress_type != zipfile.ZIP_STORED)
-    most = max(_SMALL_TOGETHER, _MOST_INFLATION_TOGETHER * limit)
-    if inflated > most:
-        raise CheckpointError(
-            f"npz that inflates more than weights can, from {limit} bytes", expected=f"at most {most} bytes", found=inflated
-        )
+    inflated_size(records.values(), limit, "npz")
     left = _MOST_NOTES
     for record, info in records.items():
         name = record.removesuffix(".npy")
@@ -158,26 +141,13 @@ def _stored(file: BinaryIO, record: str, info: zipfile.ZipInfo, limit: int) -> t
 
 
 def _compressed(file: BinaryIO, record: str, info: zipfile.ZipInfo, limit: int) -> tuple[_Header, _Array]:
-    if info.compress_type != zipfile.ZIP_DEFLATED:
-        raise CheckpointError("zip record compressed by an unusual method", key=record, expected="stored or deflated")
-    if info.file_size > max(_SMALL_RECORD, _MOST_INFLATION * info.compress_size):
-        raise CheckpointError(
-            "zip record that inflates more than weights can", key=record, found=f"{info.compress_size} to {info.file_size} bytes"
-        )
-
-    extent = raw_extent(file, info)
-
-    def inflated(size: int, most: int) -> bytes:
-        """At most `most` bytes, made from the first `size` bytes of the record."""
-        with _damage_is_an_error(record):
-            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(extent.read(0, size).data, most)
-
-    head = inflated(min(extent.size, _LONGEST_HEADER), _LONGEST_HEADER)
+    extent = deflated_extent(file, info)
+    head = inflate(extent, min(extent.size, _LONGEST_HEADER), _LONGEST_HEADER)
     header, begin = _npy_header(io.BytesIO(head), record, info.file_size)
 
     def array(dtype: np.dtype[Any]) -> LazyTensor:
         def read() -> np.ndarray:
-            body = inflated(extent.size, info.file_size + 1)
+            body = inflate(extent, extent.size, info.file_size + 1)
             if len(body) != info.file_size or zlib.crc32(body) != info.CRC:
                 raise CheckpointError("truncated or damaged npz (wrong size or checksum)", key=record)
             return np.frombuffer(body, dtype, offset=begin).reshape(header.shape, order="F" if header.fortran else "C").copy()

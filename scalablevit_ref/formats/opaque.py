@@ -35,6 +35,10 @@ class Opaque:
         return f"<{self.name}>"
 
 
+class Namespace:
+    """Stands in for `argparse.Namespace`: plain attributes, to be read with `vars`."""
+
+
 def described(value: Any) -> str:
     """What a value of a file is, in words for an error: no name of a class of this package, no content.
 
@@ -58,6 +62,7 @@ _WORDS = {
     str: "text",
     bytes: "bytes",
     dict: "a dict",
+    Namespace: "an argparse.Namespace",
     list: "a list",
     tuple: "a tuple",
 }

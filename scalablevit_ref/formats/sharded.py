@@ -18,7 +18,7 @@ from scalablevit_ref.formats.lazy import Extent, LazyTensor, StoredTensor, byte_
 from scalablevit_ref.formats.opaque import described
 from scalablevit_ref.formats.pth import is_pickle_record
 from scalablevit_ref.formats.source import Opened, Source
-from scalablevit_ref.formats.unpickle import MOST_OPCODES
+from scalablevit_ref.formats.rebuild import MOST_OPCODES
 from scalablevit_ref.formats.zip_archive import zip_records
 
 MOST_JSON = 4 << 20

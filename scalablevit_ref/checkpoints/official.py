@@ -84,8 +84,8 @@ class OfficialWeights(Weights):
         return layout_table(self.config, self.layout)
 
     def default_layout(self, suffix: str) -> str:
-        """Flax users' kernels have their channels last."""
-        return "channels_last" if suffix == ".msgpack" else "official"
+        """That of the framework whose format it is; Flax users' kernels have their channels last."""
+        return {".msgpack": "channels_last", ".h5": "keras", ".pdparams": "paddle"}.get(suffix, "official")
 
     def changed(self, *, strip_head: bool = False, fold_scale: bool = False) -> Self:
         """`fold_scale`: each SSA's r_c^-½ goes into its q, which is then float64 and not yet rounded; r_c = 1 changes nothing."""

@@ -24,7 +24,7 @@ from scalablevit_ref.checkpoints.load import to_state_dict
 from scalablevit_ref.checkpoints.notes import NOTES, as_texts, noted
 from scalablevit_ref.checkpoints.recognise import EMA_FROM, is_plain
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.errors import CheckpointError, in_file
+from scalablevit_ref.errors import CheckpointError, Spelling, in_file
 from scalablevit_ref.formats.lazy import Blocks, blocks, byte_count, check_finite, is_lazy
 from scalablevit_ref.weights import GUESSED
 
@@ -182,8 +182,7 @@ def write_state(
     if others:
         expected, found = f"at most {LONGEST_METADATA:,} characters of JSON", type((metadata or {}).get(others[0])).__name__
         raise CheckpointError("metadata must be plain values under names", key=others[0], expected=expected, found=found)
-    if path.suffix not in WRITERS:
-        raise CheckpointError("unknown suffix", expected=", ".join(WRITERS), found=repr(path.suffix))
+    check_target(path, layout)
     if len(state) > MOST_ARRAYS:
         raise CheckpointError("more arrays than can be read again", expected=f"at most {MOST_ARRAYS}", found=len(state))
     variant, settings = exact_variant(config), asdict(config) if config else None
@@ -308,11 +307,41 @@ def _write_msgpack(file: BinaryIO, contents: _Contents) -> None:
     write_msgpack(file, contents.state, as_texts(contents.notes), contents.read)
 
 
+def _write_h5(file: BinaryIO, contents: _Contents) -> None:
+    from scalablevit_ref.formats.keras import write_h5
+
+    write_h5(file, contents.state, {NOTES: json.dumps(contents.notes)}, contents.read)
+
+
+def _write_pdparams(file: BinaryIO, contents: _Contents) -> None:
+    from scalablevit_ref.formats.paddle import write_pdparams
+
+    write_pdparams(file, contents.state, {NOTES: json.dumps(contents.notes)}, contents.read)
+
+
 WRITERS: dict[str, Callable[[BinaryIO, _Contents], None]] = {
     ".pth": _write_pth,
     ".pt": _write_pth,
     ".safetensors": _write_safetensors,
     ".npz": _write_npz,
     ".msgpack": _write_msgpack,
+    ".h5": _write_h5,
+    ".pdparams": _write_pdparams,
 }
 """By the suffix of the file."""
+
+ONLY_LAYOUTS = {".h5": "keras", ".pdparams": "paddle"}
+"""Of the formats that one framework reads, by the suffix of the file: any other layout would be taken for this one."""
+
+
+def check_target(path: Path, layout: str) -> None:
+    """Raise CheckpointError for a suffix that names no format, or one that does not hold this layout."""
+    if path.suffix not in WRITERS:
+        raise CheckpointError("unknown suffix", expected=", ".join(WRITERS), found=repr(path.suffix))
+    if path.name.endswith(".weights.h5"):
+        remedy = "give the name without `.weights`, and load it by load_weights(path, by_name=True)"
+        raise CheckpointError(f"Keras finds what is in a .weights.h5 by the classes and the order of a model's layers: {remedy}")
+    if layout != ONLY_LAYOUTS.get(path.suffix, layout):
+        expected = ONLY_LAYOUTS[path.suffix]
+        problem = f"a {path.suffix} file is read by layout {expected!r} alone: give "
+        raise CheckpointError(problem, Spelling(f"layout={expected!r}", f"--to {expected}"), expected=expected, found=layout)

@@ -262,9 +262,12 @@ def _listed(group: Group, name: str) -> list[str]:
 def write_h5(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[str, str], read: Blocks) -> None:
     """Arrays as the older `.h5`, which `model.load_weights(path, by_name=True)` gives to the layers of these names.
 
-    All arrays are in memory at once. Equal weights and notes make equal files. bfloat16 is an opaque type of two bytes, as Keras
-    itself writes it. Raises ModuleNotFoundError without h5py.
+    All arrays are in memory at once. Equal weights and notes make equal files. Raises ModuleNotFoundError without h5py, and
+    CheckpointError for bfloat16, which Keras writes there but does not read.
     """
+    for name, x in state.items():
+        if x.dtype == numpy_dtype("bfloat16"):
+            raise CheckpointError("Keras reads no bfloat16 from a .h5: convert to float32, or write another format", key=name)
     try:
         import h5py
     except ModuleNotFoundError as error:
@@ -289,6 +292,5 @@ def write_h5(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[str, str],
             for leaf, name in leaves.items():
                 x = state[name]
                 value = np.concatenate([np.empty(0, x.dtype), *map(np.copy, read(name))]).reshape(x.shape)
-                opaque = x.dtype == numpy_dtype("bfloat16")
-                group.create_dataset(f"{layer}/{leaf}", data=value.view("V2") if opaque else value, track_times=False)
+                group.create_dataset(f"{layer}/{leaf}", data=value, track_times=False)
     file.write(buffer.getbuffer())

@@ -28,7 +28,7 @@ from scalablevit_ref.checkpoints.load import open_checkpoint, weights_in
 from scalablevit_ref.checkpoints.notes import NOTES, noted
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.checkpoints.recognise import find_state
-from scalablevit_ref.checkpoints.save import kept_metadata
+from scalablevit_ref.checkpoints.save import keepable
 from scalablevit_ref.checks import check_count, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.errors import in_file
@@ -116,7 +116,7 @@ def export(
     outputs = _outputs(images, config, taps)
     said, name = metadata or {}, exact_variant(config)
     guessed = said.get("config_from") == GUESSED and said.get("variant") == name
-    notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata=kept_metadata(said))
+    notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata=keepable(said)[0])
 
     def write(file: BinaryIO) -> None:
         model = _model(images, weights, config, outputs, opset=opset, dynamic=batch == "dynamic")

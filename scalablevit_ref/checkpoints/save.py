@@ -202,7 +202,7 @@ def write_state(
     if config_json is not None:
         text = json.dumps(merged(beside, config_json)[0], indent=2) + "\n"
         writes[beside] = lambda file: file.write(text.encode())
-    elif not guessed:
+    else:
         refuse_contradiction(path, state, layout, config)
     write_atomically(writes, force=force)
 

@@ -142,6 +142,8 @@ def test_no_file_is_written_that_would_be_refused(folder: Path) -> None:
     )
     with pytest.raises(CheckpointError, match=said + " ssa_scale='scaled', found ssa_scale='head_dim'"):
         convert_file(source, path, variant="digits", force=True)
+    with pytest.raises(CheckpointError, match=said):  # a guess, over which that of config.json would be believed
+        convert_file(source, path, force=True)
     with pytest.raises(CheckpointError, match=said):
         save_checkpoint(path, init_params(DIGITS), DIGITS, force=True)
     assert (path.read_bytes(), (folder / "config.json").read_bytes()) == before

@@ -23,6 +23,7 @@ from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions
 from scalablevit_ref.checkpoints.convert import convert_file as convert
+from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checkpoints.infer import exact_variant
 from scalablevit_ref.checkpoints.load import open_checkpoint, weights_in
 from scalablevit_ref.checkpoints.notes import NOTES, noted
@@ -106,6 +107,7 @@ def export(
         raise ValueError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}, got {opset!r}")
     if batch != "dynamic":
         check_count("batch", batch)
+    params = tensors_in(params)
     check_shapes(params, parameter_shapes(config))
     dtype = "float16" if float16 else "float32"
     weights = to_backend(params, "torch", dtype)

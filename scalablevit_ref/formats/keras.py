@@ -201,14 +201,15 @@ def _class(name: str) -> str:
 
 def _leaves(variables: Group, component: str) -> list[tuple[str, Array]]:
     """A layer's variables by Keras' names, which the file has not: it numbers them."""
-    arrays = [part for _, part in sorted(variables.members.items(), key=_number) if not isinstance(part, Group)]
+    numbered = {name: part for name, part in sorted(variables.members.items(), key=_number) if not isinstance(part, Group)}
+    arrays = list(numbered.values())
     ranks = [len(array.shape) for array in arrays]
     if ranks and ranks[0] > 1 and ranks[1:] in ([], [1]):
         names: Sequence[str] = ("kernel", "bias")
     elif ranks in ([1, 1], [1, 1, 1, 1]) or (ranks == [1] and _class(component).endswith("normalization")):
         names = ("gamma", "beta", "moving_mean", "moving_variance")
     else:
-        names = list(variables.members)
+        names = list(numbered)
     return list(zip(names, arrays, strict=False))
 
 

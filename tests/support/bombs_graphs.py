@@ -144,7 +144,7 @@ GRAPH_BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         "a damaged HDF5 file",
     ),
     "HDF5 heap of 2^60 bytes": (
-        lambda: hdf5([attribute(struct.pack("<IQI", 9, place(1), 1), VARIABLE)], tail=b"GCOL" + bytes(4) + struct.pack("<Q", 2**60)),
+        lambda: hdf5([attribute(struct.pack("<IQI", 9, place(1), 1), VARIABLE)], tail=b"GCOL\0\0\0\0" + struct.pack("<Q", 2**60)),
         "a heap that is none",
     ),
     "ONNX without weights": (lambda: onnx(node("Identity", ("a",), "b")), "no state dict|names of no known layout"),

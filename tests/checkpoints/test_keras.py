@@ -141,6 +141,7 @@ KERNEL, BIAS = np.ones((3, 4), "float32"), np.ones(4, "float32")
         ({"layers/dense_4": "dense_9"}, ["dense_4.kernel", "dense_4.bias"]),
         ({"attn/qkv": "dense_9", "attn": "attention"}, ["attn.qkv.kernel", "attn.qkv.bias"]),
         ({"blocks/block_1/qkv": "dense_9", "blocks/block_1": "block_1"}, ["blocks.block_1.qkv.kernel", "blocks.block_1.qkv.bias"]),
+        ({"layers/own_norm_2": "norm"}, ["norm.kernel", "norm.bias"]),
         ({"parts/dense_1": "norm"}, ["norm.kernel", "norm.bias"]),
         ({"layers/block_3": "stages.0.1", "layers/block_3/attn": "attn"}, ["stages.0.1.kernel", "stages.0.1.attn.kernel"]),
         ({"layers/block_3": "stages.0.1", "layers/block_3/q": "attn.q"}, ["stages.0.1.kernel", "stages.0.1.attn.q.kernel"]),

@@ -86,7 +86,8 @@ def save_checkpoint(
 ) -> None:
     """Write parameters with their configuration as `.pth` (needs torch), `.safetensors`, `.npz` or Flax `.msgpack`, by the suffix.
 
-    The file appears whole or not at all.
+    Also as Keras' `.h5` (needs h5py) in layout "keras", and PaddlePaddle's `.pdparams` in layout "paddle". The file appears whole
+    or not at all.
 
     Parameters
     ----------

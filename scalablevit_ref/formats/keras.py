@@ -201,19 +201,16 @@ def _class(name: str) -> str:
 
 def _leaves(variables: Group, component: str) -> list[tuple[str, Array]]:
     """A layer's variables by Keras' names, which the file has not: it numbers them."""
-    arrays = [part for _, part in sorted(variables.members.items(), key=_number) if not isinstance(part, Group)]
+    numbered = {name: part for name, part in sorted(variables.members.items()) if not isinstance(part, Group)}
+    arrays = list(numbered.values())
     ranks = [len(array.shape) for array in arrays]
     if ranks and ranks[0] > 1 and ranks[1:] in ([], [1]):
         names: Sequence[str] = ("kernel", "bias")
     elif ranks in ([1, 1], [1, 1, 1, 1]) or (ranks == [1] and _class(component).endswith("normalization")):
         names = ("gamma", "beta", "moving_mean", "moving_variance")
     else:
-        names = list(variables.members)
+        names = list(numbered)
     return list(zip(names, arrays, strict=False))
-
-
-def _number(item: tuple[str, object]) -> tuple[int, str]:
-    return (int(item[0]) if item[0].isdecimal() and item[0].isascii() and len(item[0]) < 10 else 0), item[0]
 
 
 def _unique(variables: Iterable[_Variable]) -> dict[str, Array]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tests.support.bombs import BOMBS
+from tests.support.bombs_graphs import GRAPH_BOMBS
 from tests.support.bombs_pickle import text
 from tests.support.flax_files import SOUND, ext, msgpack, packed
 from tests.support.hostile import FOUR, archive, entry, header, noted, npy, npz, op, plain, program, storage, tensor
@@ -233,6 +234,7 @@ MSGPACK: list[tuple[bytes, str]] = [
 
 HOSTILE_FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     **BOMBS,
+    **GRAPH_BOMBS,
     **{f"pickle {i}": (partial(archive, program(body), FOUR), message) for i, (body, message) in enumerate(PICKLES)},
     **{
         f"{kind} {i}": (partial(bytes, content), message)

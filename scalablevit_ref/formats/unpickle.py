@@ -61,7 +61,7 @@ class _Machine:
         self._below: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self._handlers: list[Callable[[], None]] = [self._unknown] * 256
-        for code, name in _OPCODES.items():
+        for code, name in OPCODES.items():
             self._handlers[code[0]] = getattr(self, f"_{name}")
 
     def position(self) -> int:
@@ -413,7 +413,7 @@ def _text(data: bytes) -> str | bytes:
 _STOP = ord(".")
 _U2, _I4, _U4, _U8, _F8 = (struct.Struct(form) for form in ("<H", "<i", "<I", "<Q", ">d"))
 
-_OPCODES = {
+OPCODES = {
     b"\x80": "proto", b"\x95": "frame", b"(": "mark", b"0": "pop", b"1": "pop_mark", b"2": "dup",
     b"\x94": "memoize", b"q": "binput", b"r": "long_binput", b"p": "put", b"h": "binget", b"j": "long_binget", b"g": "get",
     b"N": "none", b"\x88": "true", b"\x89": "false",

@@ -249,7 +249,7 @@ class Rebuilder:
     def build(self, target: Any, state: Any) -> Any:
         """The object after the pickle has set its state."""
         if type(target) is Placeholder:
-            return self._filled(target, state)
+            return self._filled(state)
         if type(target) is Dtype:
             _set_byte_order(target, state)
         elif type(target) is Namespace:
@@ -426,7 +426,7 @@ class Rebuilder:
             return Dtype(numpy_dtype(kind.name.removeprefix("ml_dtypes.")))
         return Dtype(np.dtype(kind) if type(kind) is str and _NUMBER.fullmatch(kind) else None)
 
-    def _filled(self, array: Placeholder, state: Any) -> Any:
+    def _filled(self, state: Any) -> Any:
         """`ndarray.__setstate__((version, shape, dtype, is_fortran, data))`, of old files without the version."""
         if type(state) is not tuple or len(state) not in (4, 5):
             raise CheckpointError("damaged pickle: the state of a NumPy array")
@@ -472,7 +472,7 @@ class Rebuilder:
 
     def _jax_array(self, args: tuple[Any, ...]) -> Any:
         """`_reconstruct_array(function, arguments, array_state, aval_state)`."""
-        return self._filled(Placeholder("an array of JAX"), args[2]) if len(args) == 4 else self._instance("jax.Array", ())
+        return self._filled(args[2]) if len(args) == 4 else self._instance("jax.Array", ())
 
     def _scalar(self, args: tuple[Any, ...]) -> Any:
         """`scalar(dtype, data)`: a number."""

@@ -111,13 +111,13 @@ class _Machine:
         return form.unpack(self._take(form.size))[0]
 
     def _line(self, longest: int = _LONGEST_LINE) -> bytes:
-        end = self._data.find(b"\n", self._at, self._at + longest)
-        if end < 0:
-            start = self.position()
-            self._need(min(longest, self._end - start, MOST_BYTES + self._first + self._left_in_file - start))
-            end = self._data.find(b"\n", 0, longest)
-        if end < 0:
-            raise CheckpointError("damaged pickle: a line without end")
+        start, size = self.position(), 0
+        room = min(longest, self._end - start, MOST_BYTES + self._first + self._left_in_file - start)
+        while (end := self._data.find(b"\n", self._at, self._at + longest)) < 0:
+            if size >= room:
+                raise CheckpointError("damaged pickle: a line without end")
+            size = min(room, max(_CHUNK, 4 * size))  # lines are short: no more is read than is needed
+            self._need(size)
         return self._take(end + 1 - self._at)[:-1]
 
     def _span(self, size: int, encoding: str | None) -> Span:

@@ -71,7 +71,7 @@ def test_the_table_has_every_limit_that_is_named_so() -> None:
 
 
 def test_other_numbers() -> None:
-    assert said(r"(\d+) of the (\d+) that exist are known here") == [len(unpickle._OPCODES) + len("."), len(pickletools.opcodes)]
+    assert said(r"(\d+) of the (\d+) that exist are known here") == [len(unpickle.OPCODES) + len("."), len(pickletools.opcodes)]
     assert said(r"(\d+) broken and hostile files") == [len(HOSTILE_FILES)]
     assert said(r"(\d+) files with sound weights and something hostile beside them") == [len(HARMLESS_FILES)]
     assert said(r"So are (\d+) folders and indexes of shards") == [len(HOSTILE_FOLDERS)]

@@ -65,6 +65,11 @@ def in_a_list(count: int) -> bytes:
     )
 
 
+def lines_between_arrays() -> bytes:
+    """Lines that are longer than what is read at a time, each followed by bytes that stay in the file."""
+    return b"\x80\x04](" + (b"V" + b"x" * 17_000 + b"\nB\x00\x04\x00\x00" + bytes(1024)) * 400 + b"e." + bytes(30 << 20)
+
+
 def in_a_pickle() -> bytes:
     """A torch file in a torch file in a torch file."""
     inner = storage()[:-2] + b"NtQ"
@@ -80,5 +85,6 @@ TORCH_BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "storages deflated again and again": (again_and_again, "inflated again and again"),
     "a deflated pickle too large": (lambda: deflated({"archive/data.pkl": unlike(9 << 20)}), "compressed pickle larger"),
     "a torch file in a torch file": (in_a_pickle, "storages listed are not those used"),
+    "lines between arrays": (lines_between_arrays, "no state dict"),
     "one torch file often": (lambda: in_a_list(120_000), "more storages than a checkpoint's"),
 }

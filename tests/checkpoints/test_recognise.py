@@ -121,7 +121,7 @@ def test_ema_is_preferred_and_said(tmp_path: Path, plain: str, ema: str) -> None
         ({"optimizer": {}, "epoch": 1}, "no state dict.*found keys 'optimizer', 'epoch'"),
         ([1], "no state dict; expected a dict of names to arrays, found a list"),
         (np.zeros(3), "no state dict; expected a dict of names to arrays, found a tensor"),
-        ({"model": {"stages.0.0.attn.qkv.weight": 3}}, r"stages\.0\.0\.attn\.qkv\.weight: not an array; found a whole number"),
+        ({"model": {"stages.0.0.attn.qkv.weight": 3}}, r"stages\.0\.0\.attn\.qkv\.weight: not an array; found int"),
         ({"norm.weight": np.zeros(1), "x": None}, r"names of no known layout.*found norm\.weight"),
         ({1: np.zeros(1)}, "names of no known layout.*found 1$"),
         ({"conv1.weight": np.zeros(1)}, r"names of no known layout.*found conv1\.weight"),
@@ -140,9 +140,8 @@ def test_dtypes() -> None:
     assert from_state_dict(params, dtype="float32").params["norm.bias"].dtype == "float32"
     with pytest.raises(CheckpointError, match=r"unknown dtype 'float31'.*did you mean 'float32'"):
         from_state_dict(params, dtype="float31")
-    mixed = (
-        r"norm\.bias: mixed dtypes; give dtype= to have one; expected float32, as patch_embeds\.0\.proj\.weight is, found float16"
-    )
+    mixed = r"norm\.bias: mixed dtypes; dtype='float32' makes them one and rounds nothing; "
+    mixed += r"expected float32, as patch_embeds\.0\.proj\.weight is, found float16"
     for refuse in (lambda: from_state_dict(params), lambda: to_state_dict(params, DIGITS)):
         with pytest.raises(CheckpointError, match=mixed):
             refuse()

@@ -184,7 +184,13 @@ def implied_config(shapes: Mapping[str, tuple[int, ...]]) -> ScalableViTConfig |
     norms = any(name.startswith("norm_list.") for name in shapes)
     try:
         config = ScalableViTConfig(
-            embed_dims=dims, depths=depths, num_heads=ones, window_sizes=ones, stage_norms=norms, patch_size=patch, **ratios
+            embed_dims=tuple(dims),
+            depths=tuple(depths),
+            num_heads=ones,
+            window_sizes=ones,
+            stage_norms=norms,
+            patch_size=patch,
+            **ratios,
         )
         return _adapted(config, shapes)
     except (TypeError, ValueError, OverflowError):

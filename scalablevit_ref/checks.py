@@ -24,7 +24,7 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 def check_patch_embed(x: Any, params: Mapping[str, Any], *, patch_size: int) -> None:
     check_map("x", x, "b h w c")
     check_count("patch_size", patch_size)
-    dim = parameters.width(params, "proj.weight")
+    dim = width(params, "proj.weight")
     check_parameters(params, parameters.patch_embed_shapes(x.shape[-1], dim, patch_size), x)
 
 
@@ -35,7 +35,7 @@ def check_peg(x: Any, params: Mapping[str, Any]) -> None:
 
 def check_mlp(x: Any, params: Mapping[str, Any]) -> None:
     check_map("x", x, "b h w c")
-    hidden = parameters.width(params, "fc1.weight")
+    hidden = width(params, "fc1.weight")
     check_parameters(params, parameters.mlp_shapes(x.shape[-1], hidden), x)
 
 
@@ -86,7 +86,7 @@ def check_ssa(
 
 
 def _check_block(x: Any, params: Mapping[str, Any], **settings: Any) -> None:
-    hidden, biased = parameters.width(params, "mlp.fc1.weight"), parameters.has_qkv_bias(params, "attn.")
+    hidden, biased = width(params, "mlp.fc1.weight"), parameters.has_qkv_bias(params, "attn.")
     check_parameters(params, parameters.block_shapes(x.shape[-1], hidden=hidden, qkv_bias=biased, **settings), x)
 
 
@@ -160,6 +160,11 @@ def parameter_problems(params: Mapping[str, Any], shapes: Mapping[str, tuple[int
     ]
     found = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen}
     return [f"{kind} ({len(names)}): {_some(names)}" for kind, names in found.items() if names]
+
+
+def width(params: Mapping[str, Any], name: str) -> int:
+    """Output width of a layer, from its weight; 0, which is then reported as missing or misshapen, where there is none."""
+    return int(params[name].shape[0]) if name in params and params[name].shape else 0
 
 
 def check_count(name: str, value: object) -> None:

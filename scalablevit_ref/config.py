@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from scalablevit_ref.errors import did_you_mean
+
 Head = Literal["mlp", "linear", "none"]
 SSAValues = Literal["unscaled", "scaled"]
 SSAScale = Literal["scaled", "head_dim"]
@@ -240,15 +242,12 @@ _ALIASES = {"s": "small", "b": "base", "l": "large", "half": "float16", "float":
 
 
 def near_matches(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'small'?)`, or nothing."""
-    import difflib  # only errors need it
-
+    """` (did you mean 'small'?)`, or nothing; other names of variants and of dtypes are known too."""
     known = list(known)
     plain = re.sub(r"^scalable[_-]?vit[_-]?", "", word.lower()).replace("-", "_")
     plain = re.sub(r"^(b?)fp?(16|32|64)$", r"\1float\2", plain)
     alias = _ALIASES.get(plain, plain)
-    close = [alias] if alias in known else difflib.get_close_matches(word, known)
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+    return did_you_mean(alias if alias in known else word, known)
 
 
 def choice(name: str, value: object) -> None:

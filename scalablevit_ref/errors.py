@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -151,6 +151,21 @@ class _Brief(reprlib.Repr):
 
 _BRIEF = _Brief()
 _BRIEF.maxlevel = 2
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` (did you mean 'qkv'?)`, or nothing.
+
+    Examples
+    --------
+    >>> did_you_mean("modle.pth", ["model.pth", "notes.txt"])
+    " (did you mean 'model.pth'?)"
+    """
+    import difflib  # only errors need it
+
+    known = list(known)
+    close = [word] if word in known else difflib.get_close_matches(word, known)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
 def _short(text: str, longest: int = _LONGEST) -> str:

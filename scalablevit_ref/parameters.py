@@ -122,11 +122,6 @@ def has_qkv_bias(params: Mapping[str, Any], prefix: str = "") -> bool:
     return any(f"{prefix}{name}.bias" in params for name in ("q", "k", "v", "kv", "qkv"))
 
 
-def width(params: Mapping[str, Any], name: str) -> int:
-    """Output width of a layer, from its weight; 0, which is then reported as missing or misshapen, where there is none."""
-    return int(params[name].shape[0]) if name in params and params[name].shape else 0
-
-
 def head_shapes(config: ScalableViTConfig) -> Shapes:
     """Parameters of the classifier, under their full names."""
     dim, classes = config.num_features, config.num_classes
@@ -201,8 +196,3 @@ def is_gain(name: str) -> bool:
 def is_depthwise(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a parameter of this name and shape is a depthwise kernel; a stem's, of one channel, is none."""
     return len(shape) == 4 and shape[1] == 1 and not name.startswith("patch_embeds")
-
-
-def is_norm(module: str) -> bool:
-    """Whether the parameters of a module of this name are a LayerNorm's."""
-    return module == "head.1" or [part for part in module.split(".") if not part.isdecimal()][-1].startswith("norm")

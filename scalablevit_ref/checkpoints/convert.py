@@ -29,8 +29,8 @@ class ConvertOptions:
     Parameters
     ----------
     layout
-        Of the target; None is "channels_last" for `.msgpack`, "official" for all others. A port's weights go into a port's layouts
-        only; None is their own, and "flax_port_patched" from vit_pytorch to `.msgpack`.
+        Of the target; None is "channels_last" for `.msgpack`, "keras" for `.h5`, "paddle" for `.pdparams`, "official" for others.
+        A port's weights go into a port's layouts only; None is their own, and "flax_port_patched" from vit_pytorch to `.msgpack`.
     dtype
         "float16", "bfloat16", "float32" or "float64"; None keeps the file's.
     variant

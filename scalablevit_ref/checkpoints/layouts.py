@@ -17,7 +17,7 @@ import numpy as np
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.moves import IDENTITY, Move, apply, check_bijection, concatenated, rearranged, undo
-from scalablevit_ref.parameters import Shapes, is_depthwise, is_norm, parameter_shapes
+from scalablevit_ref.parameters import Shapes, is_depthwise, parameter_shapes
 
 LAYOUTS = ("official", "mmdet", "split", "channels_last", "keras", "mlx", "paddle")
 """Names that `layout_table` knows."""
@@ -130,11 +130,16 @@ def _channels_last(name: str, shape: tuple[int, ...]) -> Move:
 
 def _keras(name: str, shape: tuple[int, ...]) -> Move:
     module, _, leaf = name.rpartition(".")
-    if is_norm(module):
+    if _is_norm(module):
         return Move((f"{module}.{'beta' if leaf == 'bias' else 'gamma'}",), (name,))
     if is_depthwise(name, shape):
         return Move((f"{module}.kernel",), (name,), _DEPTHWISE)
     return _channels_last(name, shape)
+
+
+def _is_norm(module: str) -> bool:
+    """Whether the parameters of a module of this name are a LayerNorm's."""
+    return module == "head.1" or [part for part in module.split(".") if not part.isdecimal()][-1].startswith("norm")
 
 
 def _mlx(name: str, shape: tuple[int, ...]) -> Move:

@@ -85,7 +85,7 @@ def open_checkpoint(
     Parameters
     ----------
     path
-        A `.pth`, `.safetensors`, `.npz` or Flax `.msgpack` file; which it is shows in its content.
+        A file of any format that is read (`load_checkpoint`), or a folder that holds one; its content shows the format.
     stated
         What the caller knows of the weights.
     use_ema
@@ -204,12 +204,16 @@ def load_checkpoint(
     use_ema: bool = True,
     allow_nonfinite: bool = False,
 ) -> Checkpoint:
-    """Read a `.pth` (without torch, executing nothing), `.safetensors`, `.npz` or Flax `.msgpack` file; told by its content.
+    """Read the official network's weights from a file, without its framework and without executing anything in it.
+
+    The file's content shows its format: torch's `.pth`, `.pt`, `.bin` and `.ckpt` (zip or legacy), other pickles
+    (PaddlePaddle's `.pdparams`), safetensors, NumPy's `.npz`, Flax's msgpack, HDF5 and `.keras` of Keras, ONNX, and the index of
+    a checkpoint in shards.
 
     Parameters
     ----------
     path
-        The file.
+        The file, or a folder that holds one checkpoint.
     variant, layout, config, key, dtype, use_ema
         As in `from_state_dict`; None tells them from the file.
     allow_nonfinite

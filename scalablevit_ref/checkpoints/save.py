@@ -85,10 +85,10 @@ def save_checkpoint(
     config_json: bool = False,
     progress: Progress | Callable[[int], object] | None = None,
 ) -> None:
-    """Write parameters with their configuration as `.pth` (needs torch), `.safetensors`, `.npz` or Flax `.msgpack`, by the suffix.
+    """Write parameters with their configuration. The suffix of the path is the format; the file appears whole or not at all.
 
-    Also as Keras' `.h5` (needs h5py) in layout "keras", and PaddlePaddle's `.pdparams` in layout "paddle". The file appears whole
-    or not at all.
+    There are `.pth` and `.pt` (need torch), `.safetensors`, `.npz`, Flax's `.msgpack`, Keras' `.h5` (needs h5py, takes layout
+    "keras" alone) and PaddlePaddle's `.pdparams` (takes layout "paddle" alone). `adapters.onnx.export` writes ONNX.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def save_checkpoint(
     config
         The configuration that they fit.
     layout
-        "official", "mmdet", "split" or "channels_last".
+        "official", "mmdet", "split", "channels_last", "keras", "mlx" or "paddle".
     metadata
         Plain values to keep beside the weights; those that reading tells by itself (`layout`, …) are left out, but that an EMA's
         were these weights (`wrapper`) is kept as `ema_from`, and that the configuration is a guess (`config_from`) stays noted.

@@ -15,6 +15,7 @@ from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, conve
 from scalablevit_ref.checkpoints.hub import CONFIG_JSON, HUB_FILE
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import open_checkpoint
+from scalablevit_ref.checkpoints.save import WRITERS
 from scalablevit_ref.checks import FLOATS
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.json_output import print_json
@@ -43,15 +44,14 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="The checkpoint to read, of any layout.", show_default=False)],
     target: Annotated[
         Path,
-        typer.Argument(
-            metavar="DST", help="To be written: .safetensors, .npz, .msgpack (Flax), .pth, .pt or .onnx.", show_default=False
-        ),
+        typer.Argument(metavar="DST", help=f"To be written: {', '.join(WRITERS)} or .onnx.", show_default=False),
     ],
     to: Annotated[
         str | None,
         typer.Option(
             metavar="LAYOUT",
-            help=f"{', '.join(LAYOUTS)}; official unless DST is .msgpack. Of a port's weights: {', '.join(PORT_LAYOUTS)}.",
+            help=f"{', '.join(LAYOUTS)}; official unless DST is .msgpack (channels_last), .h5 (keras) or .pdparams (paddle). "
+            f"Of a port's weights: {', '.join(PORT_LAYOUTS)}.",
             show_default=False,
         ),
     ] = None,

@@ -14,10 +14,11 @@ import numpy as np
 from einops import rearrange
 
 from scalablevit_ref.backends import to_numpy
+from scalablevit_ref.checks import width
 from scalablevit_ref.config import SSAScale, choice
 from scalablevit_ref.dialects.weights import Arrays, fitting
 from scalablevit_ref.errors import CheckpointError, option
-from scalablevit_ref.parameters import Shapes, has_qkv_bias, iwsa_shapes, ssa_shapes, width
+from scalablevit_ref.parameters import Shapes, has_qkv_bias, iwsa_shapes, ssa_shapes
 
 
 def fold_ssa_scale(params: Mapping[str, Any], *, c_ratio: float) -> Arrays:

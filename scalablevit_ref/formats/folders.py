@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scalablevit_ref.errors import CheckpointError, printable
+from scalablevit_ref.errors import CheckpointError, did_you_mean, printable
 from scalablevit_ref.formats.sharded import is_index, shard_of
 from scalablevit_ref.formats.source import ENDINGS
 
@@ -84,8 +84,6 @@ _DOWNLOADS = {
 
 def _missing(path: Path) -> str:
     """Why there is no such file, and which one was meant, perhaps."""
-    from scalablevit_ref.config import near_matches
-
     said = printable(str(path))
     if address := _ADDRESS.fullmatch(said):
         scheme, rest = address[1].lower(), address[2]
@@ -102,7 +100,7 @@ def _missing(path: Path) -> str:
             names = [entry.name for entry, _ in zip(entries, range(1000), strict=False)]
     except OSError:
         names = []
-    return f"{said}: there is no such file{near_matches(path.name, names)}"
+    return f"{said}: there is no such file{did_you_mean(path.name, names)}"
 
 
 _PARTS: dict[re.Pattern[str], str] = {

@@ -16,7 +16,8 @@ PACKAGE = "scalablevit_ref"
 LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(level.split())
     for level in (
-        "_moved _typing config edits errors",
+        "_moved _typing edits errors",
+        "config",
         "backends image_sizes parameters",
         "ops checks formats",
         "attention cost images",

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scalablevit_ref.parameters import block_shapes, has_qkv_bias, iwsa_shapes, ssa_shapes, width
+from scalablevit_ref.checks import width
+from scalablevit_ref.parameters import block_shapes, has_qkv_bias, iwsa_shapes, ssa_shapes
 
 SSA: dict[str, Any] = {"num_heads": 2, "sr_ratio": 2, "c_ratio": 0.5}
 

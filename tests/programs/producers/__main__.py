@@ -18,7 +18,9 @@ FAMILY_NAMES = (
     "hugging_face",
     "jax_files",
     "onnx_files",
-    "other_frameworks",
+    "keras_files",
+    "mlx_files",
+    "paddle_files",
 )
 QUIET = {
     "OMP_NUM_THREADS": "1",

@@ -137,7 +137,7 @@ def widened(state: Weights) -> dict[str, torch.Tensor]:
     return {name: x.float() for name, x in state.items()}
 
 
-def file(path: Path, truth: Weights | None = None, *, tell: tuple[str, ...] = (), **at_hand: Any) -> Made:
+def file(path: Path, truth: Weights | None = None, /, *, tell: tuple[str, ...] = (), **at_hand: Any) -> Made:
     """A file that must be read without an option as these weights, by default those of `network(0)`."""
     return Made(path, (Reading(weights() if truth is None else truth),), at_hand, tell)
 

@@ -84,7 +84,7 @@ def outcome(made: Made, folder: Path) -> dict[str, str]:
         one = _read(made, reading, folder)
         if one["result"] in BAD:
             return one
-        options = ", ".join(f"{name}={value!r}" for name, value in reading.options.items())
+        options = ", ".join(f"{name}={value!r}" if name != "config" else "config=…" for name, value in reading.options.items())
         if one["result"] == READ and options and "option" not in found:
             found["option"] = options
         if one["result"] != READ:
@@ -146,7 +146,7 @@ def _refused(said: str, made: Made, reading: Reading, folder: Path) -> dict[str,
     if faults or str(made.path) not in said:
         return {"result": HELPLESS, "said": f"(names {faults}, or not the file) {short}"}
     if made.tell:
-        named = all(word.lower() in said.lower() for word in made.tell)
+        named = "found b" not in said and all(word.lower() in said.lower() for word in made.tell)
         return {"result": NAMED if named else HELPLESS, "said": short}
     if reading.may_refuse:
         keys = [other.options["key"] for other in made.readings if "key" in other.options]

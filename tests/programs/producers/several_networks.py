@@ -74,7 +74,7 @@ def detector(folder: Path) -> Made:
     state |= behind("neck.", nn.ModuleList([nn.Conv2d(c, 8, 1) for c in CONFIG.embed_dims]).state_dict())
     state |= behind("bbox_head.", nn.Conv2d(8, 4, 3).state_dict())
     torch.save({"meta": {"epoch": 12, "CLASSES": ("a", "b")}, "state_dict": state}, folder / "epoch_12.pth")
-    return Made(folder / "epoch_12.pth", (Reading(weights(0, BACKBONE), said="bbox_head"),))
+    return Made(folder / "epoch_12.pth", (Reading(weights(0, BACKBONE), {"config": BACKBONE}, said="bbox_head"),))
 
 
 def _mmdet(name: str) -> str:

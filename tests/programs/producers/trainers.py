@@ -121,7 +121,7 @@ def lightning_ema(folder: Path) -> Made:
     average = EMAWeightAveraging(decay=0.5)
     path, task, _ = lightning_file(folder, callbacks=[average])
     held = torch.load(path, weights_only=False)
-    raw = {k.removeprefix("module.model."): x for k, x in held["current_model_state"].items() if "module.model." in k}
+    raw = {k.removeprefix("model."): x for k, x in held["current_model_state"].items() if k.startswith("model.")}
     ema = {k.removeprefix("model."): x for k, x in held["state_dict"].items() if k.startswith("model.")}
     assert any(not torch.equal(raw[k], x) for k, x in ema.items()), "the average is the model"
     return Made(path, (Reading(ema), Reading(raw, {"key": "current_model_state"})))
@@ -186,7 +186,7 @@ def timm_for_hf(folder: Path) -> Made:
 
     model = network()
     model.pretrained_cfg = {"architecture": "scalablevit", "num_classes": 10, "input_size": (1, 112, 112), "mean": (0.5,), "std": (0.5,)}
-    model.num_features = 64
+    model.num_features, model.num_classes = 64, 10
     save_for_hf(model, str(folder / "hf"), safe_serialization=True)
     return file(folder / "hf" / "model.safetensors")
 
@@ -304,11 +304,9 @@ def profiled(folder: Path) -> Made:
     import thop
 
     model = network()
-    for part in model.modules():
-        part.register_buffer("total_ops", torch.zeros(1, dtype=torch.float64))
-        part.register_buffer("total_params", torch.zeros(1, dtype=torch.float64))
+    thop.profile(model, inputs=(torch.zeros(1, 1, 112, 112),), verbose=False)
     state = model.state_dict()
-    thop.profile(network(), inputs=(torch.zeros(1, 1, 112, 112),), verbose=False)
+    assert "stages.total_ops" in state
     torch.save(state, folder / "x.pth")
     return file(folder / "x.pth")
 

@@ -28,7 +28,7 @@ def save_model(folder: Path) -> Made:
     return file(folder / "m" / "model.safetensors")
 
 
-@producer(**ACCELERATE, writes="the same, `max_shard_size=\"300KB\"`: the folder", form="sharded safetensors")
+@producer(**ACCELERATE, writes='the same, `max_shard_size="300KB"`: the folder', form="sharded safetensors")
 def save_model_sharded(folder: Path) -> Made:
     from accelerate import Accelerator
 
@@ -118,7 +118,7 @@ def save_pretrained_file(folder: Path) -> Made:
     return file(folder / "m" / "model.safetensors", of(model.vit))
 
 
-@producer(**TRANSFORMERS, writes="the same, `max_shard_size=\"300KB\"`", form="sharded safetensors")
+@producer(**TRANSFORMERS, writes='the same, `max_shard_size="300KB"`', form="sharded safetensors")
 def save_pretrained_sharded(folder: Path) -> Made:
     model = pretrained()
     model.save_pretrained(str(folder / "m"), max_shard_size="300KB")
@@ -164,7 +164,7 @@ def hub_mixin(folder: Path) -> Made:
     return file(folder / "m", of(model.encoder))
 
 
-@producer(**HUB, writes="`save_torch_state_dict(…, max_shard_size=\"300KB\")`", form="sharded safetensors")
+@producer(**HUB, writes='`save_torch_state_dict(…, max_shard_size="300KB")`', form="sharded safetensors")
 def hub_sharded(folder: Path) -> Made:
     from huggingface_hub import save_torch_state_dict
 
@@ -226,7 +226,13 @@ def torchao_int8(folder: Path) -> Made:
     return file(folder / "x.pth", tell=("attn.qkv.weight", "Int8Tensor"))
 
 
-@producer("Hugging Face", writes="a folder with `config.json` and `README.md` only", form="folder", distribution="huggingface-hub", needs=("huggingface_hub",))
+@producer(
+    "Hugging Face",
+    writes="a folder with `config.json` and `README.md` only",
+    form="folder",
+    distribution="huggingface-hub",
+    needs=("huggingface_hub",),
+)
 def empty_repository(folder: Path) -> Made:
     (folder / "m").mkdir()
     (folder / "m" / "config.json").write_text(json.dumps({"architectures": ["ViT"]}))
@@ -234,7 +240,13 @@ def empty_repository(folder: Path) -> Made:
     return file(folder / "m", tell=("config.json",))
 
 
-@producer("Hugging Face", writes="a folder with `pytorch_model.bin` and `model.safetensors`", form="folder", distribution="safetensors", needs=("safetensors",))
+@producer(
+    "Hugging Face",
+    writes="a folder with `pytorch_model.bin` and `model.safetensors`",
+    form="folder",
+    distribution="safetensors",
+    needs=("safetensors",),
+)
 def two_formats(folder: Path) -> Made:
     import safetensors.torch
 

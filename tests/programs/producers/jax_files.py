@@ -326,7 +326,12 @@ def safetensors_notes(folder: Path) -> Made:
     return file(folder / "x.safetensors")
 
 
-@producer("safetensors", writes="`safetensors.flax.save_file(flatten_dict(params, sep='.'))`", form=".safetensors", needs=("safetensors", "flax"))
+@producer(
+    "safetensors",
+    writes="`safetensors.flax.save_file(flatten_dict(params, sep='.'))`",
+    form=".safetensors",
+    needs=("safetensors", "flax"),
+)
 def safetensors_flax(folder: Path) -> Made:
     import safetensors.flax
     from flax.traverse_util import flatten_dict
@@ -343,7 +348,13 @@ def equinox(folder: Path) -> Made:
     return file(folder / "x.eqx", tell=("name",))
 
 
-@producer("Haiku", writes="`pickle.dump` of a Haiku parameter dict (`w`, `b`, `~`)", form=".pkl", distribution="dm-haiku", needs=("haiku", "jax"))
+@producer(
+    "Haiku",
+    writes="`pickle.dump` of a Haiku parameter dict (`w`, `b`, `~`)",
+    form=".pkl",
+    distribution="dm-haiku",
+    needs=("haiku", "jax"),
+)
 def haiku(folder: Path) -> Made:
     import haiku as hk
     import jax

@@ -1,4 +1,4 @@
-"""MLX and tinygrad: modules with the official names, saved by themselves."""
+"""MLX: modules with the official names, saved by themselves."""
 
 from __future__ import annotations
 
@@ -84,12 +84,3 @@ def mlx_module() -> Any:
         return part
 
     return held(tree(arrays(weights())), "")
-
-
-@producer("tinygrad", writes="`nn.state.safe_save(state_dict)`", form=".safetensors")
-def tinygrad_safe(folder: Path) -> Made:
-    from tinygrad import Tensor
-    from tinygrad.nn.state import safe_save
-
-    safe_save({k: Tensor(x, device="PYTHON") for k, x in arrays(weights()).items()}, str(folder / "x.safetensors"))
-    return file(folder / "x.safetensors")

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 import scalablevit_ref as sv
-from tests.programs.producers.made import FAMILIES, Made, Producer, Reading, Weights
+from tests.programs.producers.made import Made, Producer, Reading, Weights
 
 READ, ASKED, REMEDY, NAMED, LISTED = "read", "read with an option", "refused, remedy run", "refused, named", "refused, listed"
-WRONG, HELPLESS, CRASHED, NOT_MADE = "WRONG", "REFUSED WITHOUT REMEDY", "CRASHED", "NOT MADE"
-BAD = {WRONG, HELPLESS, CRASHED, NOT_MADE}
+WRONG, HELPLESS, CRASHED, NOT_MADE, NOT_OPENED = "WRONG", "REFUSED WITHOUT REMEDY", "CRASHED", "NOT MADE", "NOT OPENED"
+BAD = {WRONG, HELPLESS, CRASHED, NOT_MADE, NOT_OPENED}
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,11 @@ class Row:
 
 
 def installed(row: Producer) -> bool:
-    return all(_there(name) for name in row.needs)
+    return all(there(name) for name in row.needs)
 
 
-def _there(name: str) -> bool:
+def there(name: str) -> bool:
+    """Whether a module could be imported."""
     try:
         return find_spec(name) is not None
     except (ImportError, ValueError):
@@ -107,7 +108,9 @@ def _read(made: Made, reading: Reading, folder: Path) -> dict[str, str]:
     for truth, said in ((reading.truth, reading.said), *reading.instead):
         difference = differs(checkpoint.params, truth)
         if not difference:
-            return {"result": READ} if said.lower() in told.lower() else {"result": WRONG, "said": f"nothing said of {said!r}: {told}"}
+            return (
+                {"result": READ} if said.lower() in told.lower() else {"result": WRONG, "said": f"nothing said of {said!r}: {told}"}
+            )
     return {"result": WRONG, "said": f"{differs(checkpoint.params, reading.truth)}; {told}"}
 
 
@@ -198,11 +201,6 @@ def remedies(said: str, made: Made, folder: Path) -> Iterator[tuple[str, list[Pa
 
 def _files(folder: Path) -> dict[Path, tuple[int, int]]:
     return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def rows(family: str, only: str = "") -> list[Row]:
-    """All rows of a family whose libraries are installed."""
-    return [run(row, family) for row in FAMILIES[family] if only in row.name and installed(row)]
 
 
 def record(row: Row) -> dict[str, str]:

@@ -67,7 +67,7 @@ def checkpoint_wrapped(folder: Path) -> Made:
         for i in range(len(blocks)):
             blocks[i] = checkpoint_wrapper(blocks[i])
     assert isinstance(model.stages[0][0], CheckpointWrapper)
-    names = {name: x for name, x in model.named_parameters()}  # with the wrapper's names, which state_dict leaves out
+    names = dict(model.named_parameters())  # with the wrapper's names, which state_dict leaves out
     assert any("_checkpoint_wrapped_module" in name for name in names)
     torch.save(names, folder / "x.pt")
     return file(folder / "x.pt")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
-import datetime
+import datetime as dt
 import enum
 import io
 import pathlib
@@ -188,7 +188,7 @@ class TrainingArguments:
     path: pathlib.Path = pathlib.Path("runs/1")
 
 
-Metrics = collections.namedtuple("Metrics", "top1 top5")  # noqa: PYI024  # as people write it
+Metrics = collections.namedtuple("Metrics", "top1 top5")  # as people write it
 Metrics.__module__ = __name__
 
 
@@ -203,7 +203,7 @@ def python_objects(folder: Path) -> Made:
             "path": pathlib.Path("runs/1"),
             "seen": {1, 2, 3},
             "frozen": frozenset({"head"}),
-            "date": datetime.datetime(2024, 5, 6, 7, 8, 9, tzinfo=datetime.UTC),
+            "date": dt.datetime(2024, 5, 6, 7, 8, 9, tzinfo=dt.UTC),
             "metrics": Metrics(0.8, 0.9),
             "counts": Counter("aabc"),
             "history": history,
@@ -225,7 +225,7 @@ def python_objects(folder: Path) -> Made:
     return file(folder / "x.pth")
 
 
-@producer(**TORCH, writes="`model.half()`, LayerNorms kept in float32, `dtype=\"float32\"` asked for", form=".pth")
+@producer(**TORCH, writes='`model.half()`, LayerNorms kept in float32, `dtype="float32"` asked for', form=".pth")
 def half_with_float_norms(folder: Path) -> Made:
     model = network().half()
     for part in model.modules():

@@ -37,7 +37,9 @@ def batches() -> Any:
 # Lightning
 
 
-def lightning_file(folder: Path, *, schedule: Any = None, callbacks: Any = (), compile_inside: bool = False) -> tuple[Path, Any, Any]:
+def lightning_file(
+    folder: Path, *, schedule: Any = None, callbacks: Any = (), compile_inside: bool = False
+) -> tuple[Path, Any, Any]:
     """A Trainer's checkpoint after an epoch of two steps: the file, the module, the trainer."""
     without_torchvision()
     import lightning as L
@@ -116,10 +118,11 @@ def lightning_swa(folder: Path) -> Made:
 @producer(**LIGHTNING, writes="the callback `EMAWeightAveraging`", form=".ckpt")
 def lightning_ema(folder: Path) -> Made:
     without_torchvision()
-    from lightning.pytorch.callbacks import EMAWeightAveraging
+    from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
-    average = EMAWeightAveraging(decay=0.5)
-    path, task, _ = lightning_file(folder, callbacks=[average])
+    save = ModelCheckpoint(folder, "while_training", every_n_train_steps=2, save_top_k=-1, enable_version_counter=False)
+    lightning_file(folder, callbacks=[EMAWeightAveraging(decay=0.5), save])
+    path = folder / "while_training.ckpt"
     held = torch.load(path, weights_only=False)
     raw = {k.removeprefix("model."): x for k, x in held["current_model_state"].items() if k.startswith("model.")}
     ema = {k.removeprefix("model."): x for k, x in held["state_dict"].items() if k.startswith("model.")}
@@ -185,7 +188,13 @@ def timm_for_hf(folder: Path) -> Made:
     from timm.models import save_for_hf
 
     model = network()
-    model.pretrained_cfg = {"architecture": "scalablevit", "num_classes": 10, "input_size": (1, 112, 112), "mean": (0.5,), "std": (0.5,)}
+    model.pretrained_cfg = {
+        "architecture": "scalablevit",
+        "num_classes": 10,
+        "input_size": (1, 112, 112),
+        "mean": (0.5,),
+        "std": (0.5,),
+    }
     model.num_features, model.num_classes = 64, 10
     save_for_hf(model, str(folder / "hf"), safe_serialization=True)
     return file(folder / "hf" / "model.safetensors")
@@ -207,7 +216,9 @@ def lucidrains(folder: Path) -> Made:
     return Made(folder / "x.pt", (Reading(weights(1), said="ema"), Reading(of(model), {"use_ema": False})))
 
 
-@producer("ema-pytorch", writes="`EMA(model).state_dict()` alone: `online_model.`, `ema_model.`", form=".pt", needs=("ema_pytorch",))
+@producer(
+    "ema-pytorch", writes="`EMA(model).state_dict()` alone: `online_model.`, `ema_model.`", form=".pt", needs=("ema_pytorch",)
+)
 def lucidrains_alone(folder: Path) -> Made:
     from ema_pytorch import EMA
 
@@ -217,7 +228,12 @@ def lucidrains_alone(folder: Path) -> Made:
     return Made(folder / "x.pt", (Reading(weights(1), said="ema"), Reading(weights(0), {"use_ema": False})))
 
 
-@producer("torch-ema", writes="`ExponentialMovingAverage.state_dict()` (a list without names) beside the model", form=".pt", needs=("torch_ema",))
+@producer(
+    "torch-ema",
+    writes="`ExponentialMovingAverage.state_dict()` (a list without names) beside the model",
+    form=".pt",
+    needs=("torch_ema",),
+)
 def torch_ema(folder: Path) -> Made:
     from torch_ema import ExponentialMovingAverage
 
@@ -243,6 +259,7 @@ def diffusers_ema(folder: Path) -> Made:
 
 @producer(**MMENGINE, writes="`Runner` with CheckpointHook, EMAHook, HistoryBuffer: `epoch_1.pth`", form=".pth")
 def mmengine_runner(folder: Path) -> Made:
+    without_torchvision()
     from mmengine.model import BaseModel
     from mmengine.runner import Runner
 
@@ -320,7 +337,13 @@ def fvcore_checkpointer(folder: Path) -> Made:
     return file(folder / "x.pth")
 
 
-@producer("detectron2", writes="a model zoo's `.pkl`: `model` of NumPy arrays, `__author__`", form=".pkl", distribution="torch", needs=("torch",))
+@producer(
+    "detectron2",
+    writes="a model zoo's `.pkl`: `model` of NumPy arrays, `__author__`",
+    form=".pkl",
+    distribution="torch",
+    needs=("torch",),
+)
 def detectron2(folder: Path) -> Made:
     import pickle
 
@@ -343,7 +366,8 @@ def omega_conf(folder: Path) -> Made:
     from omegaconf import OmegaConf
 
     torch.save(
-        {"state_dict": weights(), "cfg": OmegaConf.create({"a": [1, "${b}"], "b": 2}), "l": OmegaConf.create([1])}, folder / "x.ckpt"
+        {"state_dict": weights(), "cfg": OmegaConf.create({"a": [1, "${b}"], "b": 2}), "l": OmegaConf.create([1])},
+        folder / "x.ckpt",
     )
     return file(folder / "x.ckpt")
 
@@ -381,7 +405,13 @@ def fastai_of(folder: Path) -> Any:
     return learner, model
 
 
-@producer("DeepSpeed", writes="`engine.save_checkpoint(folder)`: its `mp_rank_00_model_states.pt`", form=".pt", distribution="deepspeed", needs=("deepspeed",))
+@producer(
+    "DeepSpeed",
+    writes="`engine.save_checkpoint(folder)`: its `mp_rank_00_model_states.pt`",
+    form=".pt",
+    distribution="deepspeed",
+    needs=("deepspeed",),
+)
 def deepspeed_engine(folder: Path) -> Made:
     import os
 
@@ -396,7 +426,9 @@ def deepspeed_engine(folder: Path) -> Made:
     return file(folder / "global_step1" / "mp_rank_00_model_states.pt", of(model))
 
 
-@producer("DeepSpeed", writes="the same file as it documents it, written by hand", form=".pt", distribution="torch", needs=("torch",))
+@producer(
+    "DeepSpeed", writes="the same file as it documents it, written by hand", form=".pt", distribution="torch", needs=("torch",)
+)
 def deepspeed_by_hand(folder: Path) -> Made:
     torch.save(
         {
@@ -456,15 +488,30 @@ def catalyst_file(folder: Path) -> Made:
     from catalyst.utils.torch import pack_checkpoint, save_checkpoint
 
     model = network()
-    save_checkpoint(pack_checkpoint(model=model, optimizer=torch.optim.SGD(model.parameters(), 0.1), epoch=1), str(folder / "x.pth"))
+    save_checkpoint(
+        pack_checkpoint(model=model, optimizer=torch.optim.SGD(model.parameters(), 0.1), epoch=1), str(folder / "x.pth")
+    )
     return file(folder / "x.pth")
 
 
-@producer("YOLO", writes="Ultralytics' layout: `ema` and `model` are whole half modules", form=".pt", distribution="torch", needs=("torch",))
+@producer(
+    "YOLO",
+    writes="Ultralytics' layout: `ema` and `model` are whole half modules",
+    form=".pt",
+    distribution="torch",
+    needs=("torch",),
+)
 def yolo(folder: Path) -> Made:
     ema = network(1)
     torch.save(
-        {"epoch": -1, "best_fitness": None, "model": network(0), "ema": ema, "updates": 9, "train_args": vars(SimpleNamespace(a=1))},
+        {
+            "epoch": -1,
+            "best_fitness": None,
+            "model": network(0),
+            "ema": ema,
+            "updates": 9,
+            "train_args": vars(SimpleNamespace(a=1)),
+        },
         folder / "best.pt",
     )
     return file(folder / "best.pt", of(ema), model=ema)

@@ -12,6 +12,8 @@ FAMILY_NAMES = (
     "torch_saves",
     "torch_modules",
     "several_networks",
+    "averages",
+    "around_a_file",
     "trainers",
     "hugging_face",
     "jax_files",

@@ -253,4 +253,4 @@ def two_formats(folder: Path) -> Made:
     (folder / "m").mkdir()
     torch.save(network().state_dict(), folder / "m" / "pytorch_model.bin")
     safetensors.torch.save_file(network().state_dict(), folder / "m" / "model.safetensors", metadata={"format": "pt"})
-    return Made(folder / "m", (Reading(weights()),))
+    return Made(folder / "m", (Reading(weights(), may_refuse=True),))

@@ -345,7 +345,7 @@ def equinox(folder: Path) -> Made:
     import equinox as eqx
 
     eqx.tree_serialise_leaves(folder / "x.eqx", params())
-    return file(folder / "x.eqx", tell=("name",))
+    return file(folder / "x.eqx", tell=("without names",))
 
 
 @producer(
@@ -365,4 +365,4 @@ def haiku(folder: Path) -> Made:
     found = hk.transform(forward).init(jax.random.PRNGKey(0), np.zeros((1, 4), np.float32))
     with (folder / "x.pkl").open("wb") as out:
         pickle.dump(found, out)
-    return file(folder / "x.pkl", tell=("no ScalableViT",))
+    return file(folder / "x.pkl", tell=("no known layout", "linear_0.w"))

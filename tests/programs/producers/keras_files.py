@@ -158,4 +158,4 @@ def saved_model(folder: Path) -> Made:
     module = tf.Module()
     module.all = [tf.Variable(x, name=name) for name, x in arrays(weights()).items()]
     tf.saved_model.save(module, str(folder / "saved"))
-    return file(folder / "saved", tell=("SavedModel",))
+    return file(folder / "saved")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
+import pickle
 import re
 import shlex
 import subprocess
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import scalablevit_ref as sv
 from tests.programs.producers.made import Made, Producer, Reading, Weights
@@ -127,8 +130,6 @@ def differs(params: Weights, truth: Weights) -> str:
 
 
 def _bits(x: Any) -> tuple[str, tuple[int, ...], bytes]:
-    import torch
-
     if isinstance(x, torch.Tensor):
         x = x.detach().contiguous().cpu()
         raw = x.reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -137,10 +138,12 @@ def _bits(x: Any) -> tuple[str, tuple[int, ...], bytes]:
     return x.dtype.name, x.shape, x.astype(x.dtype.newbyteorder("="), copy=False).tobytes()
 
 
-CODE = re.compile(r"`([^`]+)`")
-COMMAND = re.compile(r"(scalablevit-ref [^;`]+|python -m [^;`]+|gunzip [^;`]+|tar -?x[^;`]+|unzip [^;`]+)")
-OPTION = re.compile(r"\b(key|variant|layout|dtype|use_ema)=(\"[^\"]*\"|'[^']*'|True|False)")
-FLAG = re.compile(r"--(key|variant|layout|dtype)[ =]([^\s,;)]+)")
+PYTHON = re.compile(r"\b(?:torch|np|numpy|sv|jax|joblib|pickle|safetensors|onnx)\.[a-z_.]+\(")
+"""Where a line of Python may begin."""
+COMMAND = re.compile(r"\b(?:scalablevit-ref|python -m|python -c|gunzip|bunzip2|unxz|tar -|unzip|git lfs) ?[^`]*")
+"""A command, up to the end of its quotation or of the message."""
+UNPACKERS = {"gunzip", "bunzip2", "unxz", "tar", "unzip"}
+OPTION = re.compile(r"\b(key|variant|layout|dtype|use_ema)= ?(?:one of )?(\"[^\"]+\"|'[^']+'|[^\s,;]+)")
 
 
 def _refused(said: str, made: Made, reading: Reading, folder: Path) -> dict[str, str]:
@@ -156,17 +159,17 @@ def _refused(said: str, made: Made, reading: Reading, folder: Path) -> dict[str,
         listed = all(str(key).rpartition(".")[2] in said for key in keys)
         return {"result": LISTED if listed else HELPLESS, "said": short}
     tried = []
-    for remedy, files, options in remedies(said, made, folder):
+    for remedy, files, options in remedies(said.replace(str(made.path), made.path.name), made, folder):
         for path in files:
             try:
                 params = sv.load_checkpoint(path, **{**reading.options, **options}).params
             except Exception as error:
                 tried.append(f"[{remedy}] then {type(error).__name__}: {error}")
                 continue
-            difference = differs(params, reading.truth)
-            if not difference:
+            differences = [differs(params, truth) for truth in (reading.truth, *(truth for truth, _ in reading.instead))]
+            if not all(differences):
                 return {"result": REMEDY, "remedy": remedy.replace(str(folder) + "/", ""), "said": short}
-            return {"result": WRONG, "said": f"after {remedy}: {difference}; {short}"}
+            return {"result": WRONG, "said": f"after {remedy}: {differences[0]}; {short}"}
         if not files:
             tried.append(f"[{remedy}] wrote nothing")
     return {"result": HELPLESS, "said": " || ".join([short, *tried]).replace(str(folder), ".")}
@@ -175,28 +178,48 @@ def _refused(said: str, made: Made, reading: Reading, folder: Path) -> dict[str,
 def remedies(said: str, made: Made, folder: Path) -> Iterator[tuple[str, list[Path], dict[str, Any]]]:
     """What the message offers, run: each with the files that it left and the options that it says to give."""
     for name, value in OPTION.findall(said):
-        text = value.strip("\"'")
-        yield f"{name}={value}", [made.path], {name: {"True": True, "False": False}.get(value, text)}
-    for name, value in FLAG.findall(said):
-        yield f"--{name} {value}", [made.path], {name: value.strip("\"'`")}
-    lines = CODE.findall(said) or [said.rpartition(": ")[2]]
-    for line in dict.fromkeys([*lines, *COMMAND.findall(said)]):
-        before = _files(folder)
-        if re.match(r"(scalablevit-ref|python|gunzip|tar|unzip|git) ", line):
-            words = shlex.split(line)
-            words = [sys.executable, "-m", "scalablevit_ref", *words[1:]] if words[0] == "scalablevit-ref" else words
-            words = [sys.executable, *words[1:]] if words[0] == "python" else words
-            with contextlib.suppress(OSError):
-                subprocess.run(words, cwd=folder, capture_output=True, check=False)
-        elif "(" in line or "=" in line:
+        text = value.strip("\"'`")
+        yield f"{name}={text!r}", [made.path], {name: {"True": True, "False": False}.get(text, text)}
+    commands = list(COMMAND.finditer(said))
+    for found in commands:
+        words = shlex.split(found[0].strip(" .)"))
+        if words[0] in UNPACKERS and not (made.path.parent / words[-1]).exists():
+            words.append(made.path.name)  # as whoever reads it does
+        shown = shlex.join(words)
+        words = [sys.executable, "-m", "scalablevit_ref", *words[1:]] if words[0] == "scalablevit-ref" else words
+        words = [sys.executable, *words[1:]] if words[0] == "python" else words
+        before = _files(made.path.parent)
+        with contextlib.suppress(OSError):
+            subprocess.run(words, cwd=made.path.parent, capture_output=True, check=False)
+        yield shown, _new(made.path.parent, before), {}
+    for found in () if commands else PYTHON.finditer(said):
+        if line := _longest_python(said[found.start() :]):
+            names = {"torch": torch, "np": np, "numpy": np, "sv": sv, "pickle": pickle, "FILE": str(made.path)}
+            before = _files(made.path.parent)
             try:
-                exec(line, {"torch": __import__("torch"), "np": np, "sv": sv, **made.at_hand})
+                exec(line, {**names, "OUT": str(made.path.parent / "out.pth"), **made.at_hand})
             except Exception as error:
                 yield f"{line} ({type(error).__name__}: {error})", [], {}
-                continue
-        else:
-            continue
-        yield line, [path for path, stamp in _files(folder).items() if before.get(path) != stamp], {}
+            else:
+                yield line, _new(made.path.parent, before), {}
+
+
+def _longest_python(text: str) -> str:
+    """The longest beginning that is a call in Python, without words after it in parentheses."""
+    depth = 0
+    for i, letter in enumerate(text):
+        depth += (letter in "([{") - (letter in ")]}")
+        if depth == 0 and letter == ")" and text[i + 1 : i + 2] not in {".", "["}:
+            try:
+                ast.parse(text[: i + 1])
+            except SyntaxError:
+                return ""
+            return text[: i + 1]
+    return ""
+
+
+def _new(folder: Path, before: dict[Path, tuple[int, int]]) -> list[Path]:
+    return [path for path, stamp in _files(folder).items() if before.get(path) != stamp]
 
 
 def _files(folder: Path) -> dict[Path, tuple[int, int]]:

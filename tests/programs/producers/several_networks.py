@@ -1,11 +1,7 @@
-"""Checkpoints that hold more than the network: student and teacher, detectors, heads of others, and what is around a file."""
+"""Checkpoints that hold more than the network: student and teacher, detectors, heads of others."""
 
 from __future__ import annotations
 
-import gzip
-import io
-import tarfile
-import zipfile
 from pathlib import Path
 
 import torch
@@ -54,7 +50,6 @@ def moco(folder: Path) -> Made:
         (
             Reading(weights(0), {"key": "state_dict.module.encoder_q"}),
             Reading(weights(1), {"key": "state_dict.module.encoder_k"}),
-            Reading(weights(0), {"key": "encoder_q"}),
             Reading(weights(0), said="encoder_k", instead=((weights(1), "encoder_q"),), may_refuse=True),
         ),
     )
@@ -127,60 +122,3 @@ def generator(folder: Path) -> Made:
         folder / "x.pt",
     )
     return file(folder / "x.pt", weights(0, HEADLESS))
-
-
-def _bytes() -> bytes:
-    out = io.BytesIO()
-    torch.save(network().state_dict(), out)
-    return out.getvalue()
-
-
-@producer("gzip", writes="`gzip.open(…, 'wb')` around torch.save", form=".pth.gz", distribution="torch")
-def gzipped(folder: Path) -> Made:
-    with gzip.open(folder / "x.pth.gz", "wb") as out:
-        out.write(_bytes())
-    return file(folder / "x.pth.gz")
-
-
-@producer("tar", writes="`tarfile.add` of one checkpoint", form=".tar.gz", distribution="torch")
-def tarred(folder: Path) -> Made:
-    with tarfile.open(folder / "x.tar.gz", "w:gz") as out:
-        info = tarfile.TarInfo("weights/model.pth")
-        info.size = len(data := _bytes())
-        out.addfile(info, io.BytesIO(data))
-    return file(folder / "x.tar.gz")
-
-
-@producer("zip", writes="a CI artefact: the `.pth` inside a `.zip`", form=".zip", distribution="torch")
-def zipped(folder: Path) -> Made:
-    with zipfile.ZipFile(folder / "artifact.zip", "w", zipfile.ZIP_DEFLATED) as out:
-        out.writestr("model.pth", _bytes())
-    return file(folder / "artifact.zip")
-
-
-@producer("zip", writes="`zip -r` of the unpacked `.pth`: deflated", form=".pth, deflated", distribution="torch")
-def repacked(folder: Path) -> Made:
-    with zipfile.ZipFile(io.BytesIO(_bytes())) as old, zipfile.ZipFile(folder / "x.pth", "w", zipfile.ZIP_DEFLATED) as new:
-        for entry in old.infolist():
-            new.writestr(entry.filename, old.read(entry))
-    return file(folder / "x.pth")
-
-
-@producer("Git LFS", writes="the pointer of a clone without `git lfs`", form="pointer", distribution="torch")
-def lfs_pointer(folder: Path) -> Made:
-    text = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "4d7a" * 16 + "\nsize 818000\n"
-    (folder / "model.safetensors").write_text(text)
-    return file(folder / "model.safetensors", tell=("git lfs",))
-
-
-@producer("a web server", writes="its error page, saved as `.pth`", form="HTML", distribution="torch")
-def error_page(folder: Path) -> Made:
-    page = "<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>\n"
-    (folder / "x.pth").write_text(page)
-    return file(folder / "x.pth", tell=("HTML", "download"))
-
-
-@producer("a browser", writes="a download that broke off in the middle", form=".pth", distribution="torch")
-def broken_off(folder: Path) -> Made:
-    (folder / "x.pth").write_bytes(_bytes()[:300_000])
-    return file(folder / "x.pth", tell=("cut off",))

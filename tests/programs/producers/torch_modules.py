@@ -92,7 +92,7 @@ def fsdp_sharded(folder: Path) -> Made:
         model = FullyShardedDataParallel(network(), use_orig_params=True, device_id=torch.device("cpu"))
         with FullyShardedDataParallel.state_dict_type(model, StateDictType.SHARDED_STATE_DICT):
             torch.save(model.state_dict(), folder / "x.pt")
-    return file(folder / "x.pt", tell=("shard",))
+    return file(folder / "x.pt")
 
 
 @producer(**DISTRIBUTED, writes="FSDP2 `fully_shard`: DTensors with torch.save, one rank", form=".pt")
@@ -107,6 +107,22 @@ def dtensors(folder: Path) -> Made:
         assert all(isinstance(x, DTensor) for x in state.values())
         torch.save({"model": state}, folder / "x.pt")
     return file(folder / "x.pt")
+
+
+@producer(**DISTRIBUTED, writes="the same, rank 0 of two: half of each weight", form=".pt")
+def half_of_the_dtensors(folder: Path) -> Made:
+    torch.multiprocessing.start_processes(_save_shards, (str(folder),), nprocs=2, start_method="spawn")
+    return file(folder / "rank0.pt", tell=("shard",))
+
+
+def _save_shards(rank: int, folder: str) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    model = network()
+    fully_shard(model, mesh=dist.init_device_mesh("cpu", (2,)))
+    torch.save({"model": model.state_dict()}, f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
 
 
 @producer(**DISTRIBUTED, writes="`torch.distributed.checkpoint.save`: a folder", form="DCP folder")
@@ -166,7 +182,7 @@ def packaged(folder: Path) -> Made:
     with torch.package.PackageExporter(folder / "x.pt") as out:
         out.extern("**")
         out.save_pickle("model", "model.pkl", network())
-    return file(folder / "x.pt", model=network())
+    return file(folder / "x.pt", PACKAGE="model", RESOURCE="model.pkl")
 
 
 @producer(**TORCH, writes="`quantize_dynamic` to int8", form=".pth")
@@ -222,14 +238,14 @@ def optimizer_alone(folder: Path) -> Made:
     model = network()
     optimizer = torch.optim.AdamW(model.parameters())
     train(model, optimizer)
-    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-    return file(folder / "optimizer.pt", tell=("optimi",))
+    torch.save(optimizer.state_dict(), folder / "x.pt")
+    return file(folder / "x.pt", tell=("optimi",))
 
 
 @producer(**TORCH, writes="`list(model.parameters())`: no names", form=".pt")
 def no_names(folder: Path) -> Made:
     torch.save(list(network().parameters()), folder / "x.pt")
-    return file(folder / "x.pt", tell=("name",))
+    return file(folder / "x.pt", tell=("without names",))
 
 
 class Wrapper(nn.Module):

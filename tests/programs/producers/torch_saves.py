@@ -111,7 +111,7 @@ def authors(folder: Path) -> Made:
     optimizer = torch.optim.AdamW(model.parameters(), 5e-4, weight_decay=0.05)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
     train(model, optimizer, scheduler)
-    args = argparse.Namespace(model="scalable_vit_small", lr=5e-4, output_dir=pathlib.Path("out"), dist_url="env://", aa=None)
+    args = argparse.Namespace(model="my_scalable_vit", lr=5e-4, output_dir=pathlib.Path("out"), dist_url="env://", aa=None)
     scaler = torch.amp.GradScaler("cpu")
     torch.save(
         {

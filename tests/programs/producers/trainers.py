@@ -127,7 +127,9 @@ def lightning_ema(folder: Path) -> Made:
     raw = {k.removeprefix("model."): x for k, x in held["current_model_state"].items() if k.startswith("model.")}
     ema = {k.removeprefix("model."): x for k, x in held["state_dict"].items() if k.startswith("model.")}
     assert any(not torch.equal(raw[k], x) for k, x in ema.items()), "the average is the model"
-    return Made(path, (Reading(ema), Reading(raw, {"key": "current_model_state"})))
+    return Made(
+        path, (Reading(ema, may_refuse=True), Reading(ema, {"key": "state_dict"}), Reading(raw, {"key": "current_model_state"}))
+    )
 
 
 @producer(**LIGHTNING, writes="`Fabric.save({'model': model, 'optimizer': …})`", form=".ckpt")

@@ -63,7 +63,7 @@ def from_numpy(x: np.ndarray, dtype: str | None, device: Any) -> torch.Tensor:
 
 
 def to_numpy(x: torch.Tensor) -> np.ndarray:
-    x = x.detach().cpu().contiguous()
+    x = x.detach().cpu().resolve_conj().resolve_neg().contiguous()
     if x.dtype == torch.bfloat16:
         import ml_dtypes
 

@@ -91,7 +91,8 @@ def _commands() -> str:
         words = [x.metavar or x.name.upper() for x in arguments]
         parts += [f"## {name}", "", dedent(command.help or ""), "", f"`scalablevit-ref {' '.join([name, *words])}`", ""]
         parts += ["| | |", "|---|---|"]
-        parts += [f"| `{word}` | {getattr(x, 'help', '')} |" for word, x in zip(words, arguments, strict=True)]
+        cells = [f"<code>{word}</code>".replace("|", "&#124;") for word in words]
+        parts += [f"| {cell} | {getattr(x, 'help', '')} |" for cell, x in zip(cells, arguments, strict=True)]
         parts += [_option(x) for x in options if x.name != "help"] + [""]
     return "\n".join(parts)
 

@@ -13,6 +13,7 @@ from typing import Any
 PACKAGE = __name__.partition(".")[0]
 
 MOVED = {
+    "adapters.onnx_reader": "formats.onnx",
     "benchmark.module": "adapters.plain",
     "checkpoints.checkpoint": "checkpoints.load",
     "checkpoints.casting": "checkpoints.convert",

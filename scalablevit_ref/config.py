@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -234,11 +235,23 @@ def scaled_dim(dim: int, num_heads: int, c_ratio: float, where: str = "") -> int
     return width
 
 
+_ALIASES = {
+    "s": "small", "b": "base", "l": "large",
+    "fp16": "float16", "f16": "float16", "half": "float16", "bf16": "bfloat16",
+    "fp32": "float32", "f32": "float32", "float": "float32", "single": "float32",
+    "fp64": "float64", "f64": "float64", "double": "float64",
+}  # fmt: skip
+"""Other names of variants (the paper's ScalableViT-S) and of dtypes."""
+
+
 def near_matches(word: str, known: Iterable[str]) -> str:
     """` (did you mean 'small'?)`, or nothing."""
     import difflib  # only errors need it
 
-    close = difflib.get_close_matches(word, list(known))
+    known = list(known)
+    plain = re.sub(r"^scalable[_-]?vit[_-]?", "", word.lower()).replace("-", "_")
+    alias = _ALIASES.get(plain, plain)
+    close = [alias] if alias in known else difflib.get_close_matches(word, known)
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 

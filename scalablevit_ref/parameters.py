@@ -187,8 +187,7 @@ def init_params(config: ScalableViTConfig, seed: int = 0, dtype: Any = "float32"
         else:
             rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
             values = rng.standard_normal(shape)
-            depthwise = shape[1] == 1 and not name.startswith("patch_embeds")
-            fan_out = np.prod(shape[2:]) * (1 if depthwise else shape[0])
+            fan_out = np.prod(shape[2:]) * (1 if is_depthwise(name, shape) else shape[0])
             values *= 0.02 if len(shape) == 2 else (2.0 / fan_out) ** 0.5
         params[name] = values.astype(dtype)
     return params
@@ -197,3 +196,13 @@ def init_params(config: ScalableViTConfig, seed: int = 0, dtype: Any = "float32"
 def is_gain(name: str) -> bool:
     """Whether a one-dimensional parameter of this name is a LayerNorm's gain (every other weight has more axes)."""
     return name.endswith("weight")
+
+
+def is_depthwise(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter of this name and shape is a depthwise kernel; a stem's, of one channel, is none."""
+    return len(shape) == 4 and shape[1] == 1 and not name.startswith("patch_embeds")
+
+
+def is_norm(module: str) -> bool:
+    """Whether the parameters of a module of this name are a LayerNorm's."""
+    return module == "head.1" or [part for part in module.split(".") if not part.isdecimal()][-1].startswith("norm")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
@@ -19,6 +19,9 @@ from scalablevit_ref.formats.lazy import Tensor, Tensors
 Heads: TypeAlias = int | Sequence[int] | None
 Windows: TypeAlias = int | Sequence[int | None] | None
 Cast: TypeAlias = Callable[[str, Tensor], Tensor]
+
+GUESSED = "shapes"
+"""`config_from` of settings that no one has stated: those of the one variant whose shapes fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,10 @@ class Stated:
         Of the official network's.
     heads, window_size
         Settings of a port, which show in no shape, one number or one a stage; no window is the whole map.
+    key
+        Where in the file the weights lie, in parts joined by dots (`teacher.backbone`), or what that begins with.
+    dtype
+        What weights of several dtypes are made, as NumPy names it.
     """
 
     variant: str | None = None
@@ -38,34 +45,85 @@ class Stated:
     layout: str | None = None
     heads: Heads = None
     window_size: Windows = None
+    key: str | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
+class Stored:
+    """This package's notes on weights; empty where there are none.
+
+    Attributes
+    ----------
+    config
+        The configuration as JSON, of the official network or of a port; None if it was unknown.
+    config_from
+        "shapes" where the configuration was a guess when the notes were written, and so still is one; None where it was stated.
+    metadata
+        Plain values that were kept beside the weights.
+    layout, variant
+        Of the weights, when they were written.
+    config_json
+        What a `config.json` beside the file says of the same weights (`hub.described`), None without one.
+    """
+
+    config: str | None = None
+    config_from: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    layout: str | None = None
+    variant: str | None = None
+    config_json: Stored | None = None
+
+    @property
+    def guessed(self) -> bool:
+        """Whether the configuration is a guess."""
+        return self.config_from == GUESSED
+
+
+@dataclass(frozen=True, kw_only=True)
 class StateDict:
     """Arrays by their layout's own names, and what surrounded them.
 
     Attributes
     ----------
+    kind
+        Whose names these are.
+    state
+        NumPy arrays, or tensors still in their file.
     wrapper
-        Under which name they lay, None for a bare state dict.
+        Where the mapping that holds them lies, None for a bare state dict.
     prefixes
-        Cut off all names, outermost first.
+        Cut off all names, outermost first, and out of some.
     ignored
-        What was beside the network.
+        What was beside the network in that mapping.
+    others
+        Keys of the other networks in the file.
+    unread
+        Keys under which an average of the weights seems to lie, but none that could be read.
+    average
+        Where they lay, if they are an average over training.
     model_name
         Of `args.model`.
     stored
         What this package wrote beside the weights.
     beside
         Plain values.
+    others
+        Keys of the other networks in the file.
+    unread
+        Keys under which an average of the weights seems to lie, but none that could be read.
     """
 
-    state: dict[str, Any]
+    kind: type[Weights]
+    state: dict[str, Tensor]
     wrapper: str | None
     prefixes: list[str]
     ignored: list[str]
+    others: list[str]
+    unread: list[str]
+    average: str | None
     model_name: str | None
-    stored: dict[str, Any]
+    stored: Stored
     beside: dict[str, Any]
 
 
@@ -99,20 +157,34 @@ class Weights(ABC):
     rounds: ClassVar[bool] = False
     """Whether the network computes the same in another layout only up to the rounding of float64."""
 
+    hallmarks: ClassVar[frozenset[str]]
+    """Parts of names by which the network is known wherever they occur, with `#` for a number at their end."""
+
+    head: ClassVar[str]
+    """The first part of the classifier's names."""
+
+    last_norm: ClassVar[str] = ""
+    """The norm before the classifier, for a network that exists without it."""
+
     @classmethod
     @abstractmethod
-    def layout_of(cls, names: Collection[str]) -> str | None:
-        """The layout that a state dict's names are of, None for another network's names."""
+    def names(cls) -> Collection[str]:
+        """Every name that a parameter can have in any layout, for each whole number in it one example."""
+
+    @classmethod
+    @abstractmethod
+    def layout_of(cls, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        """The layout that a state dict of this network is in, by its names and shapes."""
+
+    @classmethod
+    def widths(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """The channels of each norm, by its name, where it is of use to know them."""
+        return {}
 
     @classmethod
     def whose(cls, layout: str) -> str:
         """Who publishes weights in that layout."""
         return layout
-
-    @classmethod
-    def holds_tree(cls, tree: Mapping[Any, Any]) -> bool:
-        """Whether dicts of dicts are this network's parameters, as a framework with modules for names keeps them."""
-        return False
 
     @classmethod
     @abstractmethod
@@ -125,6 +197,11 @@ class Weights(ABC):
     @property
     def layout(self) -> str:
         return str(self.metadata["layout"])
+
+    @property
+    def guessed(self) -> bool:
+        """Whether nothing states the configuration, which is that of the one variant whose shapes fit."""
+        return False
 
     @property
     def assumed(self) -> str | None:
@@ -159,8 +236,8 @@ class Weights(ABC):
         Raises CheckpointError where what is computed would change, unless `one_way` asks for it.
         """
 
-    def hub_config(self, layout: str) -> dict[str, Any] | None:
-        """The `config.json` of the Hugging Face hub, if the network has one."""
+    def hub_config(self, layout: str, file: str) -> dict[str, Any] | None:
+        """The `config.json` of the Hugging Face hub beside a file of that name, if the network has one."""
         return None
 
     @abstractmethod

@@ -5,33 +5,45 @@ Writing takes torch, onnx and onnxscript; reading takes NumPy.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from scalablevit_ref.adapters import extra
-from scalablevit_ref.adapters.onnx_reader import Reader
 from scalablevit_ref.backends import to_backend
-from scalablevit_ref.checkpoints import Checkpoint, CheckpointError, from_state_dict
-from scalablevit_ref.checkpoints.infer import config_to_json
+from scalablevit_ref.checkpoints import Checkpoint, CheckpointError, load_checkpoint
+from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions
+from scalablevit_ref.checkpoints.convert import convert_file as convert
+from scalablevit_ref.checkpoints.infer import exact_variant
+from scalablevit_ref.checkpoints.load import open_checkpoint, weights_in
+from scalablevit_ref.checkpoints.notes import NOTES, noted
+from scalablevit_ref.checkpoints.official import OfficialWeights
+from scalablevit_ref.checkpoints.recognise import find_state
 from scalablevit_ref.checks import check_count, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.errors import in_file
-from scalablevit_ref.formats.atomic import write_atomically
+from scalablevit_ref.formats.atomic import check_overwriting, write_atomically
+from scalablevit_ref.formats.lazy import in_memory
+from scalablevit_ref.formats.onnx import read_onnx
+from scalablevit_ref.image_sizes import usual_image_size
 from scalablevit_ref.network import trace
 from scalablevit_ref.parameters import parameter_shapes
+from scalablevit_ref.weights import GUESSED, Stated
 
 OPSETS = range(18, 24)
 """Versions of ONNX's operators that `export` writes."""
 
-CONFIG = "scalablevit_ref.config"
-"""The file's metadata that holds the configuration, as JSON."""
+CONFIG = f"{NOTES}.config"
+"""Metadata that held the configuration, as JSON, in files of earlier versions; `NOTES` is the key now."""
 
 
 def export(
@@ -44,12 +56,13 @@ def export(
     opset: int = 20,
     batch: int | str = "dynamic",
     taps: Sequence[str] | bool = (),
+    metadata: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> None:
     """Write the network as ONNX: input `images` b c h w, output `logits` b classes, initialisers under the official names.
 
-    The configuration is kept in the metadata. Equal arguments make equal files. torch's exporter takes some 45 s for `small`, half
-    with a fixed batch.
+    The configuration is kept in the metadata, as this package's other files keep it. Equal arguments make equal files. torch's
+    exporter takes some 45 s for `small`, half with a fixed batch.
 
     Parameters
     ----------
@@ -69,6 +82,8 @@ def export(
         "dynamic", or a fixed size.
     taps
         Intermediates, by their names in `sv.trace`, to be outputs after `logits`; True for all. Maps are b h w c.
+    metadata
+        A `Checkpoint`'s: a configuration that was guessed by shapes (`config_from`) is noted as a guess.
     force
         Overwrite an existing file.
 
@@ -82,8 +97,8 @@ def export(
         Names the extra.
     """
     with extra("onnx"):
-        import onnx  # noqa: F401  (it and onnxscript are what torch's exporter is written in)
-        import onnxscript  # noqa: F401
+        import onnx
+        import onnxscript  # noqa: F401  (torch's exporter is written in it)
         import torch
 
     if opset not in OPSETS:
@@ -98,9 +113,13 @@ def export(
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     images = torch.zeros(2 if batch == "dynamic" else int(batch), config.in_chans, *size, dtype=getattr(torch, dtype))
     outputs = _outputs(images, config, taps)
+    said, name = metadata or {}, exact_variant(config)
+    guessed = said.get("config_from") == GUESSED and said.get("variant") == name
+    notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata={})
 
     def write(file: BinaryIO) -> None:
         model = _model(images, weights, config, outputs, opset=opset, dynamic=batch == "dynamic")
+        onnx.helper.set_model_props(model, {NOTES: json.dumps(notes)})
         file.write(model.SerializeToString())
 
     write_atomically({Path(path): write}, force=force)
@@ -110,7 +129,6 @@ def _model(
     images: Any, weights: Mapping[str, Any], config: ScalableViTConfig, outputs: list[str], *, opset: int, dynamic: bool
 ) -> Any:
     """The `onnx.ModelProto`."""
-    import onnx
     import torch
 
     from scalablevit_ref.adapters.torch import ScalableViT
@@ -135,7 +153,6 @@ def _model(
     assert program is not None
     model: Any = program.model_proto
     _clean(model, list(parameter_shapes(config)))
-    onnx.helper.set_model_props(model, {CONFIG: config_to_json(config)})
     return model
 
 
@@ -186,10 +203,11 @@ def load_params(
 
 
 def load(path: str | os.PathLike[str], *, variant: str | None = None, config: ScalableViTConfig | None = None) -> Checkpoint:
-    """Parameters and configuration of an ONNX file of `export`, or of any other whose initialisers have the official names.
+    """Parameters and configuration of an ONNX file of `export`, or of any other whose parameters have the official names.
 
-    Initialisers without a dot in their name are constants, and left out. Weights may lie in other files of the same folder; no link
-    is followed out of it.
+    Those of torch's exporters have them, also where a weight's transposition is folded or equal tensors are merged
+    (`formats.onnx.read_onnx`). Other constants are left out. Weights may lie in other files of the same folder; no link is followed
+    out of it. `sv.load_checkpoint` reads the same files, told by their content.
 
     Parameters
     ----------
@@ -206,8 +224,93 @@ def load(path: str | os.PathLike[str], *, variant: str | None = None, config: Sc
         If there is none.
     """
     with in_file(path), ExitStack() as files:
-        state, notes = Reader(Path(path), files).parameters()
+        state, notes = read_onnx(Path(path), files)
         if not state:
             raise CheckpointError("an ONNX file without the official parameters", expected="initialisers such as norm.weight")
-        stored = {"scalablevit_ref": {"config": notes[CONFIG]}} if CONFIG in notes else {}
-        return from_state_dict({"model": state, **stored}, variant=variant, config=config)
+        stated = Stated(variant=variant, config=config)
+        weights = weights_in(find_state(state, notes=notes), stated, only=OfficialWeights, format="onnx")
+        return Checkpoint({name: in_memory(x) for name, x in weights.params.items()}, weights.config, weights.metadata)
+
+
+def convert_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    options: ConvertOptions | None = None,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+) -> Converted:
+    """A checkpoint as an ONNX file of the official network: `sv.convert_file` into the official layout, then `export`.
+
+    Parameters
+    ----------
+    source, target
+        The file to read, and the one to write.
+    options
+        What is to be done. The dtype is float32 or float16; None is float16 of weights that are, else float32.
+    image_size
+        Height and width in pixels, or one number for both; None is the usual one of the network.
+
+    Raises
+    ------
+    CheckpointError, FileExistsError, FileNotFoundError, ValueError
+        Before anything is written.
+    ModuleNotFoundError
+        Names the extra.
+    """
+    with extra("onnx"):
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+        import torch  # noqa: F401
+
+    options, target = options or ConvertOptions(), Path(target)
+    if options.layout not in (None, "official") or options.config_json:
+        problem = "an ONNX file holds the official layout, and no config.json beside it"
+        raise CheckpointError(problem, file=target, expected="official", found=options.layout or "config.json")
+    if options.dtype not in (None, "float32", "float16"):
+        raise CheckpointError("dtype", file=target, expected="float32 or float16 for ONNX", found=options.dtype)
+    for path in (target, *([Path(options.sha256)] if options.sha256 else ())):
+        check_overwriting(path, force=options.force)
+        if path.resolve() == Path(source).resolve() or path.is_dir():
+            raise CheckpointError("the file is read, or is a directory", file=path, expected="the name of another file")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+    with open_checkpoint(source, options.stated, use_ema=options.use_ema) as weights:
+        dtype = options.dtype or ("float16" if weights.metadata["dtype"] == "float16" else "float32")
+    with TemporaryDirectory() as folder:
+        middle, manifest = Path(folder) / "weights.safetensors", Path(folder) / "weights.sha256"
+        sha256 = manifest if options.sha256 else None
+        try:
+            done = convert(source, middle, replace(options, layout="official", dtype=dtype, config_json=False, sha256=sha256))
+        except CheckpointError as error:
+            raise (error.in_file(target) if error.file == str(middle) else error) from error.__cause__
+        checkpoint = load_checkpoint(middle, allow_nonfinite=True)
+        size = image_size if image_size is not None else usual_image_size(checkpoint.config)
+        export(
+            checkpoint.params,
+            checkpoint.config,
+            target,
+            image_size=size,
+            float16=dtype == "float16",
+            metadata=checkpoint.metadata,
+            force=options.force,
+        )
+        if options.sha256:
+            write_atomically({Path(options.sha256): lambda file: file.write(manifest.read_bytes())}, force=options.force)
+    return replace(done, config_json=None)
+
+
+def run(path: str | os.PathLike[str], images: np.ndarray) -> np.ndarray:
+    """What a file of `export` gives in ONNX Runtime, without its optimisations: the first output, of images in the file's dtype.
+
+    Raises ModuleNotFoundError that names the extra.
+    """
+    with extra("onnx"):
+        import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.log_severity_level = 4
+    session = onnxruntime.InferenceSession(os.fspath(path), settings, providers=["CPUExecutionProvider"])
+    dtype = {"tensor(float16)": "float16"}.get(session.get_inputs()[0].type, "float32")
+    found: np.ndarray = session.run(None, {session.get_inputs()[0].name: images.astype(dtype)})[0]
+    return found

@@ -13,6 +13,7 @@ from scalablevit_ref.adapters import extra
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.blocks import patch_embed, peg
 from scalablevit_ref.checkpoints import load_checkpoint
+from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checks import check_map, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.image_sizes import check_image_size
@@ -79,7 +80,7 @@ class ScalableViT(nn.Module):
             if not 0 <= rate < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {rate!r}")
         shapes = parameter_shapes(config)
-        params = init_params(config, seed) if params is None else params
+        params = init_params(config, seed) if params is None else tensors_in(params)
         check_shapes(params, shapes)
         self.config, self.features_only = config, features_only
 

@@ -9,21 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.checkpoints.hub import CONFIG_JSON, says
+from scalablevit_ref.checkpoints.hub import CONFIG_JSON, merged, says, written_unasked
 from scalablevit_ref.checkpoints.inspect import manifest
 from scalablevit_ref.checkpoints.layouts import check_layout
-from scalablevit_ref.checkpoints.load import open_checkpoint
-from scalablevit_ref.checkpoints.recognise import kinds
+from scalablevit_ref.checkpoints.load import check_dtype, one_dtype, open_checkpoint
 from scalablevit_ref.checkpoints.save import WRITERS, Progress, write_state
-from scalablevit_ref.checks import FLOATS
+from scalablevit_ref.checkpoints.search import kinds
 from scalablevit_ref.config import near_matches
 from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.formats.atomic import check_overwriting, write_atomically
 from scalablevit_ref.formats.lazy import LazyTensor, Tensor, in_memory, is_finite, numpy_dtype
 from scalablevit_ref.weights import Heads, Stated, Weights, Windows
-
-HUB_FILE = "model.safetensors"
-"""The name by which the Hugging Face hub and timm know a folder's weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +45,16 @@ class ConvertOptions:
         Leave out what the other port lacks, and so change the function.
     num_classes
         Refuse a checkpoint of another number.
-    use_ema
-        Prefer an EMA's weights where the file holds both.
+    key, use_ema
+        Where the weights lie, and whether an average of them is preferred, as in `load_checkpoint`.
     force
         Overwrite files, as `save_checkpoint` does.
     allow_nonfinite
         Let NaN and infinite weights pass.
     config_json
-        Write a `config.json` beside the target, likewise; None does so for the official network's `model.safetensors`. Without it,
-        one that is there is left as it is (`Converted.config_json`).
+        Write a `config.json` beside the target, likewise, into one that is there: what has other names in it is kept. None does so
+        for the official network's `model.safetensors`, unless another tool's is there, and where one of this package is there that
+        describes the target. One that is not written is left as it is (`Converted.config_json`).
     sha256
         Write a manifest of the target's tensors (`sha256sum`'s format, official names) to this file.
     """
@@ -71,6 +68,7 @@ class ConvertOptions:
     fold_scale: bool = False
     one_way: bool = False
     num_classes: int | None = None
+    key: str | None = None
     use_ema: bool = True
     force: bool = False
     allow_nonfinite: bool = False
@@ -79,7 +77,7 @@ class ConvertOptions:
 
     @property
     def stated(self) -> Stated:
-        return Stated(variant=self.variant, heads=self.heads, window_size=self.window_size)
+        return Stated(variant=self.variant, heads=self.heads, window_size=self.window_size, key=self.key)
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,8 @@ class Converted:
         Values that were not zero and are, or that were finite and are infinite, in the dtype written.
     config_json
         "written"; "stale" where there is one beside the target that does not describe it, and was left alone; or None.
+    config_json_replaced
+        Entries of the one that was there which are others now.
     """
 
     metadata: dict[str, Any]
@@ -108,6 +108,7 @@ class Converted:
     underflowed: int
     overflowed: int
     config_json: str | None
+    config_json_replaced: list[str]
 
 
 def convert_file(
@@ -154,12 +155,13 @@ def convert_file(
         layout = options.layout or weights.default_layout(target.suffix)
         _refuse_other_network(weights, layout)
         changed = weights.changed(strip_head=options.strip_head, fold_scale=options.fold_scale)
-        casts = _Casts(options.dtype or weights.metadata["dtype"], finite=not options.allow_nonfinite)
+        casts = _Casts(options.dtype or one_dtype(weights), finite=not options.allow_nonfinite)
         state = changed.in_layout(layout, one_way=options.one_way, cast=casts)
-        config_json = options.config_json
-        if config_json is None:
-            config_json = target.name == HUB_FILE and weights.other_network is None
-        document = changed.hub_config(layout) if config_json else None
+        config_json, beside = options.config_json, target.with_name(CONFIG_JSON)
+        if config_json is None and weights.other_network is None:
+            config_json = written_unasked(target)
+        document = changed.hub_config(layout, target.name) if config_json else None
+        replaced = merged(beside, document)[1] if document else []
         with in_file(target):
             if config_json and document is None:
                 raise CheckpointError(f"{CONFIG_JSON} is for the official network's weights", found=layout)
@@ -169,6 +171,7 @@ def convert_file(
                 None if changed.unknown else changed.config,
                 layout=layout,
                 metadata=weights.metadata,
+                guessed=weights.guessed,
                 force=options.force,
                 allow_nonfinite=options.allow_nonfinite,
                 config_json=document,
@@ -176,8 +179,7 @@ def convert_file(
             )
     if options.sha256 is not None:
         _write_manifest(target, Path(options.sha256), force=options.force)
-    beside = target.with_name(CONFIG_JSON)
-    stale = not config_json and os.path.lexists(beside) and not says(beside, changed.hub_config(layout))
+    stale = not config_json and os.path.lexists(beside) and not says(beside, changed.hub_config(layout, target.name))
     return Converted(
         metadata=weights.metadata,
         config=changed.config,
@@ -189,6 +191,7 @@ def convert_file(
         underflowed=sum(casts.underflowed.values()),
         overflowed=sum(casts.overflowed.values()),
         config_json="written" if config_json else "stale" if stale else None,
+        config_json_replaced=replaced,
     )
 
 
@@ -196,9 +199,8 @@ def _check_options(options: ConvertOptions, source: Path, target: Path) -> None:
     """Raise for what could not be done or written, before the source is opened."""
     if target.suffix not in WRITERS:
         raise CheckpointError("unknown suffix", file=target, expected=", ".join(WRITERS), found=repr(target.suffix))
-    dtype = options.dtype
-    if dtype is not None and dtype not in FLOATS:
-        raise CheckpointError(f"unknown dtype {dtype!r}{near_matches(dtype, FLOATS)}; there are {', '.join(FLOATS)}")
+    if options.dtype is not None:
+        check_dtype(options.dtype)
     if options.layout is not None:
         check_layout(options.layout, tuple(layout for kind in kinds() for layout in kind.layouts))
     if options.sha256 is not None:

@@ -1,27 +1,58 @@
-"""The `config.json` that timm and the Hugging Face hub keep beside `model.safetensors`."""
+"""The `config.json` that timm and the Hugging Face hub keep beside `model.safetensors`: written, merged into one that is there, and
+read back for weights whose file has lost its notes.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from scalablevit_ref.checkpoints.infer import exact_variant
-from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.checkpoints.infer import config_beside, differing, exact_variant
+from scalablevit_ref.checkpoints.notes import NOTES
+from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.errors import CheckpointError, option
 from scalablevit_ref.image_sizes import nearest_image_size, usual_image_size
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD
+from scalablevit_ref.weights import GUESSED, StateDict, Stored
 
 CONFIG_JSON = "config.json"
+
+HUB_FILE = "model.safetensors"
+"""The name by which the Hugging Face hub and timm know a folder's weights."""
+
+FILE_NOTES = f"{NOTES}_notes"
+"""Entry of `config.json`: which file beside it the settings under `scalablevit_ref` are of, and whether they were a guess."""
 
 _LONGEST = 1 << 20
 """Largest `config.json` that is looked into, in bytes."""
 
+_GREY_DIGITS = (0.296, 0.317)
+"""Mean and deviation of the embedded example's images (`digits.MEAN`, `digits.STD`)."""
 
-def hub_config(config: ScalableViTConfig, layout: str = "official") -> dict[str, Any]:
+
+def hub_config(
+    config: ScalableViTConfig, layout: str = "official", *, file: str = HUB_FILE, guessed: bool = False
+) -> dict[str, Any]:
     """timm's keys (architecture, num_classes, num_features, pretrained_cfg), `layout`, the whole config as `scalablevit_ref`.
 
-    The preprocessing is the official evaluation's: resize to 256, crop to 224, ImageNet mean and deviation (for three channels).
+    The preprocessing is the official evaluation's: resize to 256, crop to 224, ImageNet mean and deviation. For other than three
+    channels those are not known, but for the digits'; a mean of 0 and a deviation of 1 then leave pixels as they are.
+
+    Parameters
+    ----------
+    config
+        Settings of the network.
+    layout
+        Of the weights.
+    file
+        Name of the file beside it that it describes.
+    guessed
+        Whether the settings were found by shapes alone.
 
     Examples
     --------
@@ -33,12 +64,16 @@ def hub_config(config: ScalableViTConfig, layout: str = "official") -> dict[str,
     """
     nearest = nearest_image_size(config, 224)
     size = nearest if nearest == 224 else usual_image_size(config)  # the digits': 112
+    mean, deviation = (IMAGENET_MEAN, IMAGENET_STD) if config.in_chans == 3 else ((0.0,), (1.0,))
+    if config == variant("digits"):
+        mean, deviation = ((value,) for value in _GREY_DIGITS)
+    each = config.in_chans // len(mean)
     pretrained = {
         "input_size": [config.in_chans, size, size],
         "interpolation": "bicubic",
         "crop_pct": 224 / 256,
-        "mean": list(IMAGENET_MEAN) if config.in_chans == 3 else None,
-        "std": list(IMAGENET_STD) if config.in_chans == 3 else None,
+        "mean": [*mean] * each,
+        "std": [*deviation] * each,
         "num_classes": config.num_classes,
         "first_conv": "patch_embeds.0.proj",
         "classifier": {"mlp": "head.3", "linear": "head", "none": None}[config.head] if config.num_classes else None,
@@ -49,17 +84,82 @@ def hub_config(config: ScalableViTConfig, layout: str = "official") -> dict[str,
         "num_features": config.out_features if not config.num_classes else config.num_features,
         "pretrained_cfg": pretrained,
         "layout": layout,
-        "scalablevit_ref": asdict(config),
+        NOTES: asdict(config),
+        FILE_NOTES: {"file": file} | ({"config_from": GUESSED} if guessed else {}),
     }
+
+
+def merged(path: Path, document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """What is to be written to a `config.json`, and which entries of the one that is there it replaces by others.
+
+    Its other entries are kept, since another tool may need them (`id2label`, `model_type`). One that is no JSON object is replaced
+    altogether.
+    """
+    there, ours = _document(path) or {}, json.loads(json.dumps(document))
+    return there | ours, [name for name in ours if name in there and there[name] != ours[name]]
+
+
+def written_unasked(target: Path) -> bool:
+    """Whether official weights get a `config.json` where nobody says: beside the hub's file, and where there is one that describes
+    the target; never over another tool's.
+    """
+    beside = target.with_name(CONFIG_JSON)
+    if isinstance((_document(beside) or {}).get(NOTES), dict):
+        return target.name == HUB_FILE or _noted_of(target) is not None
+    return target.name == HUB_FILE and not os.path.lexists(beside)
 
 
 def says(path: Path, document: dict[str, Any] | None) -> bool:
     """Whether a `config.json` is of the same configuration and layout as that document, whatever else it says."""
-    if document is None or not path.is_file() or path.stat().st_size > _LONGEST:
-        return False
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+    found = _document(path)
+    if document is None or found is None:
         return False
     wanted = json.loads(json.dumps(document))
-    return isinstance(found, dict) and all(found.get(name) == wanted[name] for name in ("layout", "scalablevit_ref"))
+    return all(found.get(name) == wanted[name] for name in ("layout", NOTES))
+
+
+def described(found: StateDict, path: Path) -> StateDict:
+    """A file's state dict with what the `config.json` beside it notes of that file."""
+    return replace(found, stored=replace(found.stored, config_json=_noted_of(path)))
+
+
+def refuse_contradiction(path: Path, state: Mapping[str, Any], layout: str, config: Any) -> None:
+    """Raise CheckpointError where the `config.json` that is left beside a file to be written states other settings of it."""
+    stored = _noted_of(path)
+    beside = None if stored is None or stored.guessed else config_beside(stored, state, layout)
+    if beside is not None and beside != config:
+        remedy = ("the config.json beside it states other settings of this file: ", option("config_json", True), " updates it")
+        raise CheckpointError(*remedy, **differing(config, beside))
+
+
+def _noted_of(path: Path) -> Stored | None:
+    """What the `config.json` in a file's folder notes of that file, or in a folder of its weights; None where it notes nothing.
+
+    It describes the file that it names, in one piece or in several with an index, and no other of the folder: that may be what the
+    weights were converted from. Earlier versions named none, and meant `model.safetensors`.
+    """
+    folder = path if path.is_dir() else path.parent
+    document = _document(folder / CONFIG_JSON) or {}
+    settings, notes = document.get(NOTES), document.get(FILE_NOTES, {"file": HUB_FILE})
+    if not isinstance(settings, dict) or not isinstance(notes, dict) or not isinstance(notes.get("file"), str):
+        return None
+    if folder != path and path.name not in (notes["file"], f"{notes['file']}.index.json"):
+        return None
+    return Stored(json.dumps(settings), GUESSED if notes.get("config_from") == GUESSED else None)
+
+
+def _document(path: Path) -> dict[str, Any] | None:
+    """A `config.json`'s object; None where there is none that may be read.
+
+    A link is followed within its folder, and into the hub's cache, whose files are links to `blobs`.
+    """
+    try:
+        target = path.resolve()
+        inside = target.parent in (path.parent.resolve(), path.parent.resolve().parent.parent / "blobs")
+        found = target.stat()
+        if not inside or not stat.S_ISREG(found.st_mode) or found.st_size > _LONGEST:
+            return None
+        document = json.loads(target.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None

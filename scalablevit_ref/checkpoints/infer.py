@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from scalablevit_ref.checkpoints.layouts import layout_shapes, official_shape
+from scalablevit_ref.checkpoints.layouts import layout_shapes, official_shapes
 from scalablevit_ref.checks import parameter_problems
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
 from scalablevit_ref.errors import CheckpointError, Spelling, option
-from scalablevit_ref.weights import StateDict
+from scalablevit_ref.weights import GUESSED, StateDict, Stored
 
 OFFICIAL_MODEL = "scalable_vit_"
 """Before a variant's name, the name of its model in the authors' training script (`args.model`)."""
@@ -25,33 +25,56 @@ def resolve_config(
 ) -> tuple[ScalableViTConfig, str]:
     """The configuration of a state dict and where it comes from, the first of these that applies; its shapes are checked.
 
-    "config": `config` as it is. "metadata": stored beside the weights. "variant": `variant_name`. "args.model": the model that the
-    training script names. "shapes": the one variant whose shapes fit. A variant's num_classes, head, in_chans, qkv_bias and SSA
-    version are adapted to the shapes.
+    "config": `config` as it is. "metadata": stored beside the weights. "config.json": stated in that file, which this package
+    wrote. "variant": `variant_name`. "args.model": the model that the training script names. "shapes": the one variant whose
+    shapes fit, now or when the file was written. What "metadata", "config.json" and "variant" state must be the same. A variant's
+    num_classes, head, in_chans, qkv_bias and SSA version are adapted to the shapes, and so are those of a `config.json`.
 
-    Raises CheckpointError with every missing, unexpected and misshapen parameter in one report.
+    Raises CheckpointError with every missing, unexpected and misshapen parameter in one report, or the settings that are disputed.
     """
     if config is not None and variant_name is not None:
         raise CheckpointError("give ", option("variant"), " or config=, not both")
     if config is not None:
         return _fitting(found.state, config, layout, "config"), "config"
-    wanted = None if variant_name is None else adapted(named_variant(variant_name), found.state)
-    if "config" in found.stored:
-        stored = config_from_json(found.stored["config"])
-        if wanted is not None and wanted != stored:
-            differ = [name for name, value in asdict(wanted).items() if value != getattr(stored, name)]
-            raise CheckpointError(
-                f"the stored configuration is not variant {variant_name!r}",
-                expected=", ".join(f"{name}={getattr(wanted, name)!r}" for name in differ),
-                found=", ".join(f"{name}={getattr(stored, name)!r}" for name in differ),
-            )
-        return _fitting(found.state, stored, layout, "the stored configuration"), "metadata"
-    if wanted is not None:
-        return _fitting(found.state, wanted, layout, f"variant {variant_name!r}"), "variant"
+    stored, beside = found.stored, found.stored.config_json
+    own = None if stored.config is None else config_from_json(stored.config)
+    noted = None if beside is None else config_beside(beside, found.state, layout)
+    wanted = None if variant_name is None else adapted(named_variant(variant_name), found.state, layout)
+    statements = [
+        ("metadata", "the stored configuration", None if stored.guessed else own),
+        ("config.json", "that of config.json beside it", None if beside is None or beside.guessed else noted),
+        ("variant", f"variant {variant_name!r}", wanted),
+    ]
+    stated = [(source, words, said) for source, words, said in statements if said is not None]
+    if stated:
+        source, words, said = stated[0]
+        for _, others, other in stated[1:]:
+            if other != said:
+                raise CheckpointError(f"{words} is not {others}", **differing(other, said))
+        return _fitting(found.state, said, layout, words), source
+    if own is not None:
+        return _fitting(found.state, own, layout, "the stored configuration"), GUESSED
     name = (found.model_name or "").removeprefix(OFFICIAL_MODEL)
     if name in VARIANTS:
-        return _fitting(found.state, adapted(variant(name), found.state), layout, f"args.model = {name!r}"), "args.model"
-    return _by_shapes(found.state, layout), "shapes"
+        return _fitting(found.state, adapted(variant(name), found.state, layout), layout, f"args.model = {name!r}"), "args.model"
+    return noted or _by_shapes(found.state, layout), GUESSED
+
+
+def config_beside(stored: Stored, state: Mapping[str, Any], layout: str) -> ScalableViTConfig | None:
+    """The settings that a `config.json` notes, with the head that the weights have; None where they are of other weights."""
+    try:
+        return _fitting(state, adapted(config_from_json(stored.config), state, layout), layout, "config.json")
+    except (TypeError, ValueError):
+        return None
+
+
+def differing(wanted: ScalableViTConfig, found: ScalableViTConfig) -> dict[str, str]:
+    """The settings in which two configurations differ, as an error's `expected` and `found`."""
+    names = [name for name, value in asdict(wanted).items() if value != getattr(found, name)]
+    return {
+        side: ", ".join(f"{name}={getattr(config, name)!r}" for name in names)
+        for side, config in (("expected", wanted), ("found", found))
+    }
 
 
 def named_variant(name: str) -> ScalableViTConfig:
@@ -79,7 +102,7 @@ def _by_shapes(state: Mapping[str, Any], layout: str) -> ScalableViTConfig:
     Nobody puts that head on by fine-tuning. A linear one for other classes, or none, says nothing: `small` and `small_0` then have
     equal shapes, but not an equal scale.
     """
-    configs = {name: adapted(variant(name), state) for name in VARIANTS}
+    configs = {name: adapted(variant(name), state, layout) for name in VARIANTS}
     wrong: dict[str, list[str]] = {}
     for name, config in configs.items():
         if layout != "mmdet" or (config.stage_norms and config.head == "none"):
@@ -109,9 +132,9 @@ def _wrong_names(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     return surplus + [name for name, shape in shapes.items() if name not in state or tuple(state[name].shape) != shape]
 
 
-def adapted(config: ScalableViTConfig, state: Mapping[str, Any]) -> ScalableViTConfig:
+def adapted(config: ScalableViTConfig, state: Mapping[str, Any], layout: str) -> ScalableViTConfig:
     """The config with what fine-tuning changes taken from the shapes: num_classes, head, in_chans, qkv_bias and SSA's version."""
-    shapes = dict(official_shape(name, tuple(x.shape)) for name, x in state.items())
+    shapes = official_shapes(state, layout)
     head, num_classes = _head(shapes)
     stem = shapes.get("patch_embeds.0.proj.weight", ())
     in_chans = stem[1] if len(stem) == 4 and stem[1] > 0 else config.in_chans

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.backends.dispatch import dtype_name
+from scalablevit_ref.checkpoints.hub import described
 from scalablevit_ref.checkpoints.infer import named_variant
+from scalablevit_ref.checkpoints.layouts import layout_table
 from scalablevit_ref.checkpoints.load import NOTHING, weights_in
-from scalablevit_ref.checkpoints.recognise import find_state, told_by_names
+from scalablevit_ref.checkpoints.official import OfficialWeights
+from scalablevit_ref.checkpoints.recognise import find_state
 from scalablevit_ref.checkpoints.save import Progress, counter
 from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.formats.detect import open_file
@@ -35,6 +39,25 @@ def manifest(params: Mapping[str, Any], progress: Progress | None = None) -> dic
 
 
 @dataclass(frozen=True)
+class StoredAs:
+    """One tensor as the file has it.
+
+    Attributes
+    ----------
+    official
+        The parameters of the official network that it holds, or is a part of; none where that is not known.
+    is_part
+        Whether it is only a part of that parameter.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    official: tuple[str, ...] = ()
+    is_part: bool = False
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What shows in a file without reading its weights.
 
@@ -48,8 +71,12 @@ class Inspection:
         By the names alone where it cannot.
     other_network
         What their network differs in from the official one.
-    shapes, dtypes, parameters
-        Of the tensors as the file has them.
+    others
+        Keys of other networks in the file, which were not taken.
+    unread
+        Keys under which an average of the weights seems to lie, but none that can be read.
+    tensors, parameters
+        As the file has them, by the names that it has without wrapper and prefixes.
     sha256
         Of each, if asked for.
     """
@@ -59,13 +86,19 @@ class Inspection:
     wrapper: str | None
     prefixes: list[str]
     ignored: list[str]
-    shapes: dict[str, tuple[int, ...]]
-    dtypes: list[str]
+    others: list[str]
+    unread: list[str]
+    tensors: dict[str, StoredAs]
     parameters: int
     other_network: str | None
     weights: Weights | None
     problem: CheckpointError | None
     sha256: dict[str, str] | None
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """Each dtype, the most frequent first, and how many tensors have it."""
+        return dict(Counter(tensor.dtype for tensor in self.tensors.values()).most_common())
 
 
 def inspect_file(
@@ -79,10 +112,10 @@ def inspect_file(
         named_variant(stated.variant)
     layout, other_network, weights, problem = None, None, None, None
     with in_file(path), open_file(path) as (tree, notes, format_):
-        found = find_state(tree, use_ema=use_ema, notes=notes)
+        found = described(find_state(tree, use_ema=use_ema, key=stated.key, notes=notes), path)
+        other_network = found.kind.other_network
         try:
-            kind, layout = told_by_names(list(found.state))
-            other_network = kind.other_network
+            layout = found.kind.layout_of({name: tuple(x.shape) for name, x in found.state.items()})
             weights = weights_in(found, stated, format=format_)
             layout = weights.layout
         except CheckpointError as error:
@@ -93,14 +126,27 @@ def inspect_file(
             wrapper=found.wrapper,
             prefixes=found.prefixes,
             ignored=found.ignored,
-            shapes={name: tuple(x.shape) for name, x in found.state.items()},
-            dtypes=sorted({dtype_name(x) for x in found.state.values()}),
+            others=found.others,
+            unread=found.unread,
+            tensors=_stored_as(found.state, weights),
             parameters=sum(math.prod(x.shape) for x in found.state.values()),
             other_network=other_network,
             weights=weights,
             problem=problem,
             sha256=manifest(weights.comparable() if weights else found.state, progress) if sha256 else None,
         )
+
+
+def _stored_as(state: Mapping[str, Any], weights: Weights | None) -> dict[str, StoredAs]:
+    """Each tensor of a state dict, with its official names where the layout is known."""
+    official: dict[str, tuple[tuple[str, ...], bool]] = {}
+    if isinstance(weights, OfficialWeights):
+        for move in layout_table(weights.config, weights.layout):
+            official |= {source: (move.targets, len(move.sources) > 1) for source in move.sources}
+    return {
+        name: StoredAs(tuple(x.shape), dtype_name(x), byte_count([x]), *official.get(name, ((), False)))
+        for name, x in state.items()
+    }
 
 
 @dataclass(frozen=True)

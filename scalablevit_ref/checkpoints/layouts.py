@@ -7,17 +7,19 @@ bijection on the config's names. Names are compared component by component; noth
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.errors import CheckpointError, brief
-from scalablevit_ref.formats.moves import Move, apply, check_bijection, concatenated, rearranged, undo
-from scalablevit_ref.parameters import Shapes, parameter_shapes
+from scalablevit_ref.formats.moves import IDENTITY, Move, apply, check_bijection, concatenated, rearranged, undo
+from scalablevit_ref.parameters import Shapes, is_depthwise, is_norm, parameter_shapes
 
-LAYOUTS = ("official", "mmdet", "split", "channels_last")
+LAYOUTS = ("official", "mmdet", "split", "channels_last", "keras", "mlx", "paddle")
 """Names that `layout_table` knows."""
 
 _MMDET = {"stages": "blocks", "lim_func": "lepe_func"}
@@ -27,18 +29,44 @@ _MOST_ELEMENTS = 1 << 56
 
 
 _KERNELS = {2: rearranged("i o -> o i"), 4: rearranged("h w i o -> o i h w")}
-"""By the number of axes: of a Linear and of a convolution, whose i is in / groups."""
+"""By the number of axes: of a Linear and of a convolution, whose i is in / groups. As Flax and Keras have them."""
+
+_DEPTHWISE = rearranged("h w o i -> o i h w")
+"""Keras' depthwise kernel: (h, w, channels, 1)."""
+
+_MLX_KERNEL = rearranged("o h w i -> o i h w")
 
 
-def layout_of(names: Collection[str]) -> str | None:
-    """The layout that a state dict's names are of, None for another network's names."""
-    if any(name.startswith("blocks.") or "lepe_func" in name.split(".") for name in names):
+def layout_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The layout of a state dict of this network, by its names; where those are the official ones, by its shapes."""
+    leaves = {name.rpartition(".")[2] for name in shapes}
+    if any(name.startswith("blocks.") or "lepe_func" in name.split(".") for name in shapes):
         return "mmdet"
-    if not any(name.startswith("stages.") for name in names):
-        return None
-    if any(name.endswith(".kernel") for name in names):
+    if "gamma" in leaves:
+        return "keras"
+    if "kernel" in leaves:
         return "channels_last"
-    return "split" if "stages.0.0.attn.q.weight" in names else "official"  # block 0 is IWSA, whose q, k, v are one there
+    if "stages.0.0.attn.q.weight" in shapes:  # block 0 is IWSA, whose q, k, v are one there
+        return "split"
+    if shapes.get("pos_block.0.proj.0.weight", ())[1:] == (3, 3, 1):
+        return "mlx"
+    rows, columns = (*shapes.get("stages.0.0.attn.qkv.weight", ()), 0, 0)[:2]
+    return "paddle" if columns > rows else "official"
+
+
+@cache
+def layout_names() -> frozenset[str]:
+    """The names of all layouts: of a network with two blocks a stage, with either head and either version of SSA."""
+    two: Any = {"embed_dims": (8, 8), "depths": (2, 2), "sr_ratios": (2, 1)}
+    two |= dict.fromkeys(("num_heads", "mlp_ratios", "c_ratios", "window_sizes"), (1, 1))
+    small = ScalableViTConfig(**two)
+    configs = (
+        small,
+        replace(small, ssa_values="scaled", head="linear"),
+        replace(small, stage_norms=True, head="none", num_classes=0),
+    )
+    shapes = {name: shape for config in configs for name, shape in parameter_shapes(config).items()}
+    return frozenset(source for move in _MOVES.values() for name, shape in shapes.items() for source in move(name, shape).sources)
 
 
 def layout_table(config: ScalableViTConfig, layout: str) -> tuple[Move, ...]:
@@ -49,6 +77,9 @@ def layout_table(config: ScalableViTConfig, layout: str) -> tuple[Move, ...]:
     "split": `attn.q`, `attn.k` and `attn.v`, each a Linear of its own, for IWSA's `attn.qkv` and SSA's `attn.kv`.
     "channels_last": the kernels of Flax, Keras and JAX users. A Linear's or convolution's `kernel` is (in, out) or
         (h, w, in / groups, out); a LayerNorm's gain is `scale`; `bias` is `bias`.
+    "keras": the same with Keras' own names: a LayerNorm's `gamma` and `beta`, and (h, w, channels, 1) of a depthwise kernel.
+    "mlx": the official names; a convolution's `weight` is (out, h, w, in / groups).
+    "paddle": the official names; a Linear's `weight` is (in, out).
 
     Raises
     ------
@@ -97,11 +128,31 @@ def _channels_last(name: str, shape: tuple[int, ...]) -> Move:
     return Move((f"{module}.kernel",), (name,), _KERNELS[len(shape)])
 
 
+def _keras(name: str, shape: tuple[int, ...]) -> Move:
+    module, _, leaf = name.rpartition(".")
+    if is_norm(module):
+        return Move((f"{module}.{'beta' if leaf == 'bias' else 'gamma'}",), (name,))
+    if is_depthwise(name, shape):
+        return Move((f"{module}.kernel",), (name,), _DEPTHWISE)
+    return _channels_last(name, shape)
+
+
+def _mlx(name: str, shape: tuple[int, ...]) -> Move:
+    return Move((name,), (name,), _MLX_KERNEL if len(shape) == 4 else IDENTITY)
+
+
+def _paddle(name: str, shape: tuple[int, ...]) -> Move:
+    return Move((name,), (name,), _KERNELS[2] if len(shape) == 2 else IDENTITY)
+
+
 _MOVES: dict[str, Callable[[str, tuple[int, ...]], Move]] = {
     "official": lambda name, shape: Move((name,), (name,)),
     "mmdet": _mmdet,
     "split": _split,
     "channels_last": _channels_last,
+    "keras": _keras,
+    "mlx": _mlx,
+    "paddle": _paddle,
 }
 
 
@@ -125,12 +176,24 @@ def layout_shapes(config: ScalableViTConfig, layout: str) -> Shapes:
     return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
-def official_shape(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
-    """The official name and shape of one array whose name and shape are channels-last's; others stay as they are."""
+def official_shapes(state: Mapping[str, Any], layout: str) -> Shapes:
+    """The official names and shapes of those arrays of a layout that are each one parameter; of all others their own."""
+    return dict(_official_shape(name, tuple(x.shape), layout) for name, x in state.items())
+
+
+def _official_shape(name: str, shape: tuple[int, ...], layout: str) -> tuple[str, tuple[int, ...]]:
     module, _, leaf = name.rpartition(".")
-    if leaf == "kernel" and len(shape) in _KERNELS:
-        return f"{module}.weight", (shape[-1], shape[-2], *shape[:-2])
-    return (f"{module}.weight" if leaf == "scale" else name), shape
+    if layout in ("channels_last", "keras") and leaf != "bias":
+        if layout == "keras" and len(shape) == 4 and shape[3] == 1 and shape[2] > 1:
+            shape = (shape[2], 1, *shape[:2])
+        elif leaf == "kernel" and len(shape) in _KERNELS:
+            shape = (shape[-1], shape[-2], *shape[:-2])
+        return f"{module}.{'bias' if leaf == 'beta' else 'weight'}", shape
+    if layout == "paddle" and len(shape) == 2:
+        return name, shape[::-1]
+    if layout == "mlx" and len(shape) == 4:
+        return name, (shape[0], shape[3], shape[1], shape[2])
+    return name, shape
 
 
 def to_canonical(state: Mapping[str, Any], config: ScalableViTConfig, layout: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalablevit_ref.backends import backend
 from scalablevit_ref.backends.dispatch import dtype_name
+from scalablevit_ref.checkpoints.hub import described
+from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checkpoints.layouts import check_layout, from_canonical
 from scalablevit_ref.checkpoints.official import OfficialWeights
-from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS, find_state, told_by_names
+from scalablevit_ref.checkpoints.recognise import EMA_FROM, find_state
 from scalablevit_ref.checks import FLOATS, parameter_problems
-from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.errors import CheckpointError, in_file, option
-from scalablevit_ref.formats.lazy import check_finite, in_memory, is_lazy
+from scalablevit_ref.formats.lazy import check_finite, in_memory, numpy_dtype
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.weights import Heads, Stated, StateDict, Weights, Windows
 
@@ -42,10 +44,12 @@ class Checkpoint:
         The configuration that they fit.
     metadata
         Plain values. `layout`; `variant` (None unless `config` is exactly one); `config_from`, where the configuration comes from
-        ("config", "metadata", "variant", "args.model" or "shapes"); `wrapper` ("model", "model_ema", …, None for a bare state
-        dict) and `ema`, whether it is an EMA's (`ema_from`: the wrapper it had in the file it was converted from); `prefixes` cut
-        off the names, outermost first; `ignored`, what was beside the network and left out; `dtype`; for a file its `format`; and
-        plain entries beside the weights, such as `epoch`.
+        ("config", "metadata", "config.json", "variant", "args.model", or "shapes", also where the file notes that its configuration
+        was such a guess); `wrapper`, where the mapping of the weights lay ("model", "ema.module", …, None for a bare state dict);
+        `ema`, whether they are an average over training (`ema_from`: where they lay when they were first read); `prefixes` cut off
+        the names, outermost first; `ignored`, what was beside the network and left out; `others`, keys of other networks in the
+        file; `unread`, keys of averages that could not be read; `dtype`; for a file its `format`; and plain entries beside the
+        weights, such as `epoch`.
     """
 
     params: dict[str, np.ndarray]
@@ -99,7 +103,8 @@ def open_checkpoint(
     from scalablevit_ref.formats.detect import open_file
 
     with in_file(path), open_file(Path(path)) as (tree, notes, format_):
-        yield weights_in(find_state(tree, use_ema=use_ema, notes=notes), stated, only=only, format=format_)
+        found = described(find_state(tree, use_ema=use_ema, key=stated.key, notes=notes), Path(path))
+        yield weights_in(found, stated, only=only, format=format_)
 
 
 def weights_in(
@@ -109,36 +114,49 @@ def weights_in(
 
     Raises CheckpointError unless they fit.
     """
-    if stated.layout is not None:
-        kind, layout = only or OfficialWeights, stated.layout
-        check_layout(layout, kind.layouts)
-    else:
-        kind, layout = told_by_names(list(found.state))
-        if only not in (None, kind):
-            raise CheckpointError(
-                f"these are {kind.whose(layout)}'s weights, of {kind.other_network}, into which they cannot be converted; "
-                "scalablevit_ref.dialects runs them"
-            )
+    kind = found.kind
+    layout = stated.layout or kind.layout_of({name: tuple(x.shape) for name, x in found.state.items()})
+    if only not in (None, kind):
+        raise CheckpointError(
+            f"these are {kind.whose(layout)}'s weights, of {kind.other_network}, into which they cannot be converted; "
+            "scalablevit_ref.dialects runs them"
+        )
+    check_layout(layout, kind.layouts)
     weights = kind.of(found, layout, stated)
-    ema = found.wrapper in EMA_WRAPPERS or found.beside.get(EMA_FROM) in EMA_WRAPPERS
-    around = {"wrapper": found.wrapper, "ema": ema, "prefixes": found.prefixes, "ignored": found.ignored}
-    around |= {"dtype": _dtype(found.state)} | ({"format": format} if format else {})
+    average = found.average or found.beside.get(EMA_FROM)
+    around: dict[str, Any] = {"wrapper": found.wrapper, "ema": average is not None, "prefixes": found.prefixes}
+    around |= {EMA_FROM: average} if average is not None else {}
+    around |= {"ignored": found.ignored, "others": found.others, "unread": found.unread}
+    around |= {"dtype": _dtypes(found.state)} | ({"format": format} if format else {})
     return replace(weights, metadata=found.beside | weights.metadata | around)
 
 
 def from_state_dict(
-    state: Mapping[str, Any], *, layout: str | None = None, variant: str | None = None, config: ScalableViTConfig | None = None
+    state: Mapping[Any, Any],
+    *,
+    layout: str | None = None,
+    variant: str | None = None,
+    config: ScalableViTConfig | None = None,
+    key: str | None = None,
+    dtype: str | None = None,
+    use_ema: bool = True,
 ) -> Checkpoint:
-    """A state dict of any array library, bare or wrapped (a whole training checkpoint), as official parameters, copied to NumPy.
+    """A state dict of any array library as official parameters, copied to NumPy.
 
     Parameters
     ----------
     state
-        Names to arrays.
+        Names to arrays; or what holds such a mapping somewhere: a whole training checkpoint, a Flax tree, a flattened one.
     layout
-        "official", "mmdet", "split" or "channels_last"; None tells it from the names.
+        One of `layout_table`'s; None tells it from names and shapes.
     variant, config
         What the weights are of; with neither it is told from `args.model` or from the shapes.
+    key
+        Where the weights lie, if there are several networks (`teacher.backbone`), or what that begins with; "." is the top.
+    dtype
+        "float16", "bfloat16", "float32" or "float64", of which all are made; None keeps theirs, which must be one.
+    use_ema
+        Prefer an average of the weights over training where there are both.
 
     Raises
     ------
@@ -151,8 +169,8 @@ def from_state_dict(
     >>> from_state_dict(init_params(variant("digits"))).metadata["variant"]
     'digits'
     """
-    stated = Stated(layout=layout, variant=variant, config=config)
-    return _read(weights_in(find_state(state), stated, only=OfficialWeights))
+    stated = Stated(layout=layout, variant=variant, config=config, key=key, dtype=dtype)
+    return _read(weights_in(find_state(state, key=key, use_ema=use_ema), stated, only=OfficialWeights), dtype)
 
 
 def to_state_dict(params: Mapping[str, Any], config: ScalableViTConfig, *, layout: str = "official") -> dict[str, np.ndarray]:
@@ -165,11 +183,13 @@ def to_state_dict(params: Mapping[str, Any], config: ScalableViTConfig, *, layou
     CheckpointError
         For parameters that do not fit the config, or a layout in which its network does not exist.
     """
+    params = tensors_in(params)
     problems = parameter_problems(params, parameter_shapes(config))
     if problems:
         raise CheckpointError("parameters do not fit: " + "; ".join(problems))
-    _dtype(params)
-    return from_canonical({name: x if is_lazy(x) else backend(x).to_numpy(x) for name, x in params.items()}, config, layout)
+    _dtypes(params)
+    one_dtype(OfficialWeights(params, config, {}))
+    return from_canonical(params, config, layout)
 
 
 def load_checkpoint(
@@ -178,6 +198,8 @@ def load_checkpoint(
     variant: str | None = None,
     layout: str | None = None,
     config: ScalableViTConfig | None = None,
+    key: str | None = None,
+    dtype: str | None = None,
     use_ema: bool = True,
     allow_nonfinite: bool = False,
 ) -> Checkpoint:
@@ -187,10 +209,8 @@ def load_checkpoint(
     ----------
     path
         The file.
-    variant, layout, config
+    variant, layout, config, key, dtype, use_ema
         As in `from_state_dict`; None tells them from the file.
-    use_ema
-        Prefer an EMA's weights where the file holds both; False takes the others.
     allow_nonfinite
         Let NaN and infinite weights pass.
 
@@ -201,16 +221,22 @@ def load_checkpoint(
     FileNotFoundError
         If there is no such file.
     """
-    stated = Stated(variant=variant, layout=layout, config=config)
+    stated = Stated(variant=variant, layout=layout, config=config, key=key, dtype=dtype)
     with open_checkpoint(path, stated, use_ema=use_ema, only=OfficialWeights) as weights:
-        checkpoint = _read(weights)
+        checkpoint = _read(weights, dtype)
         if not allow_nonfinite:
             check_finite(checkpoint.params)
     return checkpoint
 
 
 def load_port(
-    path: str | os.PathLike[str], *, heads: Heads = None, window_size: Windows = None, use_ema: bool = True
+    path: str | os.PathLike[str],
+    *,
+    heads: Heads = None,
+    window_size: Windows = None,
+    key: str | None = None,
+    dtype: str | None = None,
+    use_ema: bool = True,
 ) -> PortCheckpoint:
     """Read a port's weights from any file that `load_checkpoint` reads, wrappers and prefixes included, executing nothing.
 
@@ -221,7 +247,7 @@ def load_port(
     heads, window_size
         The port's settings, which show in no shape, as the port takes them (no window is the whole map); without heads both are
         taken from what this package wrote into the file.
-    use_ema
+    key, dtype, use_ema
         As in `load_checkpoint`.
 
     Raises
@@ -231,28 +257,46 @@ def load_port(
     FileNotFoundError
         If there is no such file.
     """
-    with open_checkpoint(path, Stated(heads=heads, window_size=window_size), use_ema=use_ema) as weights:
+    stated = Stated(heads=heads, window_size=window_size, key=key, dtype=dtype)
+    with open_checkpoint(path, stated, use_ema=use_ema) as weights:
         if weights.other_network is None:
             raise CheckpointError("these names are of neither port", found=", ".join(list(weights.params)[:4]))
         if weights.unknown:
             told = (option("heads"), " and ", option("window_size"))
             raise CheckpointError(f"{' and '.join(weights.unknown)} show in no shape: give ", *told)
-        found = _read(weights)
+        found = _read(weights, dtype)
     return PortCheckpoint("vit_pytorch" if weights.layout == "vit_pytorch" else "flax_port", found.params, weights.config)
 
 
-def _read(weights: Weights) -> Checkpoint:
-    return Checkpoint({name: in_memory(x) for name, x in weights.params.items()}, weights.config, weights.metadata)
+def _read(weights: Weights, dtype: str | None) -> Checkpoint:
+    dtype = dtype or one_dtype(weights)
+    check_dtype(dtype)
+    params = {name: in_memory(x).astype(numpy_dtype(dtype), copy=False) for name, x in weights.params.items()}
+    return Checkpoint(params, weights.config, weights.metadata | {"dtype": dtype})
 
 
-def _dtype(state: Mapping[str, Any]) -> str:
-    """The one floating dtype of all arrays."""
-    first, of_first = "", ""
-    for name, x in state.items():
-        dtype = dtype_name(x)
-        if dtype not in FLOATS:
-            raise CheckpointError("not floating point", key=name, expected=", ".join(FLOATS), found=dtype)
-        first, of_first = (first, of_first) if first else (name, dtype)
+def one_dtype(weights: Weights) -> str:
+    """The dtype of all weights. Raises CheckpointError where there are several."""
+    first = next(iter(weights.params))
+    for name, x in weights.params.items():
+        of_first, dtype = dtype_name(weights.params[first]), dtype_name(x)
         if dtype != of_first:
-            raise CheckpointError("mixed dtypes", key=name, expected=f"{of_first}, as {first} is", found=dtype)
-    return of_first
+            raise CheckpointError(
+                "mixed dtypes; give ", option("dtype"), " to have one", key=name, expected=f"{of_first}, as {first} is", found=dtype
+            )
+    return dtype_name(weights.params[first])
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise CheckpointError unless weights can be made of it."""
+    if dtype not in FLOATS:
+        raise CheckpointError(f"unknown dtype {dtype!r}{near_matches(dtype, FLOATS)}; there are {', '.join(FLOATS)}")
+
+
+def _dtypes(state: Mapping[str, Any]) -> str:
+    """The floating dtypes of all arrays, the most frequent first."""
+    found = Counter(dtype_name(x) for x in state.values())
+    for name, x in state.items():
+        if dtype_name(x) not in FLOATS:
+            raise CheckpointError("not floating point", key=name, expected=", ".join(FLOATS), found=dtype_name(x))
+    return ", ".join(name for name, _ in found.most_common())

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from scalablevit_ref.checkpoints.infer import UNSEEN, exact_variant, resolve_config
-from scalablevit_ref.checkpoints.layouts import LAYOUTS, from_canonical, layout_of, to_canonical
+from scalablevit_ref.checkpoints.layouts import LAYOUTS, from_canonical, layout_names, layout_of, to_canonical
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, option
 from scalablevit_ref.formats.lazy import LazyTensor, Tensor, Tensors, in_memory, tensors_of
 from scalablevit_ref.parameters import parameter_shapes
-from scalablevit_ref.weights import Cast, Stated, StateDict, Weights
+from scalablevit_ref.weights import GUESSED, Cast, Stated, StateDict, Weights
 
 CONFIG_FROM = {
     "config": "as given",
     "metadata": "stored in the file",
+    "config.json": "stated in config.json beside the file",
     "variant": "as given",
     "args.model": "named by args.model in the file",
     "shapes": "the one whose shapes fit",
@@ -33,9 +34,22 @@ class OfficialWeights(Weights):
     config: ScalableViTConfig
     layouts: ClassVar = LAYOUTS
 
+    hallmarks: ClassVar = frozenset({"attn"})
+    head: ClassVar = "head"
+    last_norm: ClassVar = "norm"
+
     @classmethod
-    def layout_of(cls, names: Collection[str]) -> str | None:
-        return layout_of(names)
+    def names(cls) -> Collection[str]:
+        return layout_names()
+
+    @classmethod
+    def layout_of(cls, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        return layout_of(shapes)
+
+    @classmethod
+    def widths(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        norms = {name.rpartition(".")[0]: shape for name, shape in shapes.items() if len(shape) == 1}
+        return {name: shape[0] for name, shape in norms.items() if name.rpartition(".")[2].startswith("norm")}
 
     @classmethod
     def of(cls, found: StateDict, layout: str, stated: Stated) -> Self:
@@ -47,8 +61,12 @@ class OfficialWeights(Weights):
         return cls(params, config, {"layout": layout, "variant": exact_variant(config), "config_from": config_from})
 
     @property
+    def guessed(self) -> bool:
+        return bool(self.metadata["config_from"] == GUESSED)
+
+    @property
     def assumed(self) -> str | None:
-        return f"{UNSEEN}; taken from the variant" if self.metadata["config_from"] == "shapes" else None
+        return f"{UNSEEN} and are not told; taken from the variant" if self.guessed else None
 
     def facts(self) -> dict[str, str]:
         config, variant = self.config, self.metadata["variant"] or "none of the published"
@@ -88,10 +106,10 @@ class OfficialWeights(Weights):
             )
         return from_canonical({name: cast(name, x) for name, x in self.params.items()}, self.config, layout)
 
-    def hub_config(self, layout: str) -> dict[str, Any]:
+    def hub_config(self, layout: str, file: str) -> dict[str, Any]:
         from scalablevit_ref.checkpoints.hub import hub_config
 
-        return hub_config(self.config, layout)
+        return hub_config(self.config, layout, file=file, guessed=self.guessed)
 
     def outputs(self, images: np.ndarray) -> Any:
         from scalablevit_ref.networks import Official

@@ -1,150 +1,141 @@
-"""What a mapping of names to arrays is: its wrapper, prefixes, and the network whose weights it holds."""
+"""What a file's tree is: the weights of one network, and what was said beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from scalablevit_ref.checkpoints.official import OfficialWeights
-from scalablevit_ref.errors import CheckpointError, brief, option
+from scalablevit_ref.checkpoints.in_memory import check_names, is_array, tensor_of
+from scalablevit_ref.checkpoints.notes import read_notes
+from scalablevit_ref.checkpoints.search import (
+    Found,
+    choose,
+    find_networks,
+    key_text,
+    sort_extras,
+    unread_averages,
+    with_head,
+)
+from scalablevit_ref.checkpoints.tree import WRAPPERS, Leaf, leaves
+from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.lazy import LONGEST_NAME, StoredTensor, byte_count
-from scalablevit_ref.formats.unpickle import Namespace
-from scalablevit_ref.weights import StateDict, Weights
-
-EMA_WRAPPERS = ("model_ema", "state_dict_ema")
-WRAPPERS = ("model", "state_dict")
-EMA_FROM = "ema_from"
-"""Metadata: under which of EMA_WRAPPERS the weights were, in the file that they were converted or loaded from."""
-
-PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "params.")
-"""Put before all names by DistributedDataParallel, torch.compile, modules that hold the network, and Flax."""
-
-_MOST_PREFIXES = 8
-"""Most prefixes before a name."""
+from scalablevit_ref.formats.opaque import Opaque, described
+from scalablevit_ref.weights import StateDict
 
 _MOST_PLAIN = 1_000_000
 """Most parts and characters of all plain values beside the weights."""
 
-_MOST_LEAVES = 100_000
-"""Most arrays of a tree, each as often as it is reached."""
-
-_LONGEST_CONFIG = 2 << 20
-"""Longest configuration stored in a file, in characters."""
-
 _MOST_SHARED = 32 << 20
 """Bytes that all tensors may be together beyond the file's size, since they can share storages."""
 
-TRAINING_STATE = ("optimizer", "lr_scheduler", "scaler", "args", "meta", "scalablevit_ref")
+EMA_FROM = "ema_from"
+"""Metadata: the key under which the weights lay, of an average over training, in the file that they were first read from."""
+
+NOT_KEPT = ("optimizer", "lr_scheduler", "scaler", "args", "meta", "scalablevit_ref")
 """Entries beside the weights that are not metadata of theirs."""
 
 
-def kinds() -> Iterator[type[Weights]]:
-    """Every network whose weights are read; the dialects, which few need, are loaded when they are asked for."""
-    yield OfficialWeights
-    from scalablevit_ref.dialects import weights
+def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes: Mapping[str, Any] | None = None) -> StateDict:
+    """The weights inside what a file (or `torch.load`) gave, wherever they lie in it.
 
-    yield from weights.KINDS
+    Parameters
+    ----------
+    tree
+        Mappings and sequences of arrays and plain values.
+    use_ema
+        Prefer an average of the weights over training where there are both.
+    key
+        Where the weights lie, or what that begins with; None finds them.
+    notes
+        What the file says beside its arrays.
 
-
-def told_by_names(names: list[str]) -> tuple[type[Weights], str]:
-    """The network whose names these are, and the layout. Raises CheckpointError for nobody's."""
-    for kind in kinds():
-        if layout := kind.layout_of(names):
-            return kind, layout
-    raise CheckpointError(
-        "names of no known layout",
-        expected="stages.0.0.attn.qkv.weight (official) or blocks.0.0.attn.qkv.weight (mmdet)",
-        found=", ".join(names[:4]) + (", …" if len(names) > 4 else ""),
+    Raises
+    ------
+    CheckpointError
+        Where there are no weights, or those of several networks.
+    """
+    if is_array(tree) or not isinstance(tree, Mapping | list | tuple | Opaque):
+        raise CheckpointError("no state dict", expected="a dict of names to arrays", found=described(tree))
+    found = list(leaves(tree))
+    networks = find_networks(found)
+    if not networks:
+        raise _nothing(tree, found)
+    network = with_head(choose(networks, key=key, use_ema=use_ema), found)
+    others = [other for other in networks if other.key != network.key]
+    unexpected, ignored = sort_extras(network, found, others)
+    check_names(unexpected)
+    state = {name: _tensor(name, leaf) for name, leaf in (network.members | unexpected).items()}
+    _check_together([x for x in state.values() if isinstance(x, StoredTensor)])
+    top = tree if isinstance(tree, Mapping) else {}
+    args = top.get("args")
+    settings = args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
+    named = settings.get("model")
+    stored = read_notes({name: value for name, value in top.items() if name == "scalablevit_ref"} | dict(notes or {}))
+    cut = _prefixes(network)
+    return StateDict(
+        kind=network.kind,
+        state=state,
+        wrapper=".".join(network.container) or None,
+        prefixes=cut,
+        ignored=ignored,
+        others=[key_text(other.key) for other in others],
+        unread=unread_averages(found, networks),
+        average=(".".join(network.container) or key_text(network.key)) if network.average else None,
+        model_name=named if isinstance(named, str) else None,
+        stored=stored,
+        beside=_plain_entries(top) | stored.metadata,
     )
 
 
-def find_state(tree: Any, *, use_ema: bool = True, notes: Mapping[str, Any] | None = None) -> StateDict:
-    """The state dict inside what a file (or `torch.load`) gave: itself, or under a wrapper, with its names' prefixes cut off.
-
-    EMA weights are preferred unless `use_ema` is False. notes: what a bare state dict's file says beside it.
-
-    Raises CheckpointError where there is no state dict.
-    """
-    if not isinstance(tree, Mapping):
-        raise CheckpointError("no state dict", expected="a mapping of names to arrays", found=type(tree).__name__)
-    tree = _flat(tree)
-    wrapper = _wrapper(tree, use_ema)
-    state = tree if wrapper is None else tree[wrapper]
-    for name, value in state.items():
-        if not isinstance(name, str):
-            raise CheckpointError("names must be strings", found=brief(name))
-        if len(name) > LONGEST_NAME:
-            raise CheckpointError("a longer name than any parameter's", key=name)
-        if not is_array(value):
-            raise CheckpointError("not an array", key=name, found=type(value).__name__)
-    _check_together([value for value in state.values() if isinstance(value, StoredTensor)])
-    names, prefixes, ignored = _strip(list(state))
-    named = {short: state[name] for name, short in names.items()}
-    outside = (notes or {}) if wrapper is None else tree
-    args, stored = outside.get("args"), outside.get("scalablevit_ref")
-    settings = args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
-    model_name = settings.get("model") if isinstance(settings.get("model"), str) else None
-    if isinstance(stored, Mapping) and len(str(stored.get("config"))) > _LONGEST_CONFIG:
-        raise CheckpointError("a longer configuration than any", key="config")
-    stored = dict(stored) if isinstance(stored, Mapping) else {}
-    return StateDict(named, wrapper, prefixes, ignored, model_name, stored, _plain_entries(outside))
+def _tensor(name: str, leaf: Leaf) -> Any:
+    if not leaf.is_array:
+        raise CheckpointError("not an array", key=name, found=described(leaf.value))
+    if len(name) > LONGEST_NAME:
+        raise CheckpointError("a longer name than any parameter's", key=name)
+    return tensor_of(name, leaf.value)
 
 
-def _plain_entries(outside: Mapping[Any, Any]) -> dict[str, Any]:
+def _prefixes(network: Found) -> list[str]:
+    """What was cut off the names, outermost first, and what out of them."""
+    before = network.key[len(network.container) :]
+    inside = {part for name, leaf in network.members.items() for part in leaf.path[len(network.key) :] if part in WRAPPERS}
+    return [f"{part}." for part in (*before, *sorted(inside))]
+
+
+def _nothing(tree: Any, found: Iterable[Leaf]) -> CheckpointError:
+    """What the file holds instead of weights."""
+    found = list(found)
+    for leaf in found:
+        if isinstance(leaf.value, Opaque) and leaf.value.remedy:
+            where = f", under {key_text(leaf.path)}" if leaf.path else ""
+            return CheckpointError(f"no state dict, but {leaf.value.name}{where}: {leaf.value.remedy}")
+    names = [key_text(leaf.path) for leaf in found if leaf.is_array]
+    if names:
+        return CheckpointError(
+            "names of no known layout",
+            expected="stages.0.0.attn.qkv.weight (official) or blocks.0.0.attn.qkv.weight (mmdet)",
+            found=", ".join(names[:4]) + (", …" if len(names) > 4 else ""),
+        )
+    if isinstance(tree, Mapping):
+        keys = ", ".join(brief(key) for key in list(tree)[:8])
+        return CheckpointError(
+            "no state dict", expected="a dict of names to arrays", found=f"keys {keys}" if keys else "an empty dict"
+        )
+    return CheckpointError("no state dict", expected="a dict of names to arrays", found=described(tree))
+
+
+def _plain_entries(top: Mapping[Any, Any]) -> dict[str, Any]:
     """What lies beside the weights and is metadata of theirs; mmdet keeps the epoch elsewhere."""
     beside: dict[str, Any] = {}
     left = _MOST_PLAIN
-    for name, value in outside.items():
-        if isinstance(name, str) and name not in (*TRAINING_STATE, *WRAPPERS, *EMA_WRAPPERS):
+    for name, value in top.items():
+        if isinstance(name, str) and name not in NOT_KEPT:
             plain, left = _plain(value, left - len(name))
             beside |= {name: value} if plain else {}
-    meta = outside.get("meta")
+    meta = top.get("meta")
     if isinstance(meta, Mapping) and isinstance(meta.get("epoch"), int):
         beside.setdefault("epoch", meta["epoch"])
     return beside
-
-
-def _wrapper(tree: Mapping[Any, Any], use_ema: bool) -> str | None:
-    if tree and all(is_array(value) for value in tree.values()):
-        return None
-    there = [name for name in (*EMA_WRAPPERS, *WRAPPERS) if isinstance(tree.get(name), Mapping) and tree[name]]
-    wanted = [name for name in there if use_ema or name in WRAPPERS]
-    if wanted:
-        return wanted[0]
-    if there:
-        expected, found = " or ".join(WRAPPERS), ", ".join(there)
-        raise CheckpointError(option("use_ema", False), " but there are only EMA weights", expected=expected, found=found)
-    if any(is_array(value) for value in tree.values()):
-        return None
-    keys = ", ".join(brief(key) for key in list(tree)[:8])
-    raise CheckpointError(
-        "no state dict",
-        expected=f"arrays, or a mapping of them under {', '.join((*WRAPPERS, *EMA_WRAPPERS))}",
-        found=f"keys {keys}" if keys else "an empty mapping",
-    )
-
-
-def _strip(names: list[str]) -> tuple[dict[str, str], list[str], list[str]]:
-    """Full name to the name without prefixes, the prefixes, and what is not the network's.
-
-    A detector's checkpoint holds `backbone.*` beside `neck.*`, an averaged model's `module.*` beside `n_averaged`.
-    """
-    short = {name: name for name in names}
-    prefixes: list[str] = []
-    ignored: list[str] = []
-    while len(prefixes) < _MOST_PREFIXES:
-        heads = [p for p in PREFIXES if any(name.startswith(p) for name in short.values())]
-        prefix = next((p for p in heads if p == "backbone." or _all_but_counter(short, p)), None)
-        if prefix is None:
-            break
-        prefixes.append(prefix)
-        ignored += sorted({name.partition(".")[0] for name in short.values() if not name.startswith(prefix)})
-        short = {full: name.removeprefix(prefix) for full, name in short.items() if name.startswith(prefix)}
-    return short, prefixes, ignored
-
-
-def _all_but_counter(short: dict[str, str], prefix: str) -> bool:
-    return all(name.startswith(prefix) or name == "n_averaged" for name in short.values())
 
 
 def _check_together(tensors: list[StoredTensor]) -> None:
@@ -154,39 +145,6 @@ def _check_together(tensors: list[StoredTensor]) -> None:
         raise CheckpointError(
             "tensors that are together larger than the file", expected=f"at most {tensors[0].limit} bytes", found=size
         )
-
-
-def _flat(tree: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """A network's dicts of dicts with their dotted paths for names; anything else as it is.
-
-    Raises CheckpointError for a tree with more arrays or longer paths than a network's, each as often as it is reached.
-    """
-    wrapped = any(isinstance(tree.get(name), Mapping) for name in (*EMA_WRAPPERS, *WRAPPERS))
-    if wrapped or all(is_array(value) for value in tree.values()) or not any(kind.holds_tree(tree) for kind in kinds()):
-        return tree
-    flat: dict[str, Any] = {}
-    left, level = _MOST_LEAVES, [("", tree)]
-    while level:
-        below: list[tuple[str, Mapping[Any, Any]]] = []
-        for path, branch in level:
-            left -= len(branch)
-            if left < 0:
-                raise CheckpointError("a tree larger than a network's", expected=f"{_MOST_LEAVES} arrays at most")
-            for name, value in branch.items():
-                if not isinstance(name, str) or len(path) + len(name) > LONGEST_NAME:
-                    raise CheckpointError("a path that is no parameter's", found=brief(name))
-                if isinstance(value, Mapping):
-                    below.append((f"{path}{name}.", value))
-                elif path + name in flat:
-                    raise CheckpointError("two arrays of one path", key=path + name)
-                else:
-                    flat[path + name] = value
-        level = below
-    return flat
-
-
-def is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, Namespace)
 
 
 def is_plain(value: Any) -> bool:

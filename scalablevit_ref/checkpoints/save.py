@@ -9,7 +9,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -17,19 +17,54 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 
 from scalablevit_ref.backends import to_backend
-from scalablevit_ref.checkpoints.infer import OFFICIAL_MODEL, config_to_json, exact_variant
+from scalablevit_ref.checkpoints.infer import OFFICIAL_MODEL, exact_variant
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import to_state_dict
-from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS, TRAINING_STATE, WRAPPERS, is_plain
+from scalablevit_ref.checkpoints.notes import NOTES, as_texts, noted
+from scalablevit_ref.checkpoints.recognise import EMA_FROM, is_plain
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.formats.lazy import Blocks, blocks, byte_count, check_finite, is_lazy
+from scalablevit_ref.weights import GUESSED
 
 OFFICIAL_VARIANTS = ("small", "small_0", "base", "large")
 """Those that the authors' training script can name."""
 
-_TOLD_BY_READING = ("layout", "variant", "config_from", "wrapper", "ema", "prefixes", "ignored", "dtype", "format")
+_TOLD_BY_READING = {
+    "layout",
+    "variant",
+    "config_from",
+    "wrapper",
+    "ema",
+    "prefixes",
+    "ignored",
+    "others",
+    "unread",
+    "dtype",
+    "format",
+}
 """Metadata that is not kept, since it describes the file that was read."""
+
+LONGEST_WRITTEN = 1 << 20
+"""Longest notes that are written, in characters of JSON: an npz holds longer ones as an array, of which its reader takes 4 MB."""
+
+MOST_ARRAYS = 9_000
+"""Most arrays that are written: as many as every format's reader takes."""
+
+FRAMEWORKS = {
+    "official": "pt",
+    "mmdet": "pt",
+    "split": "pt",
+    "vit_pytorch": "pt",
+    "channels_last": "flax",
+    "flax_port": "flax",
+    "flax_port_patched": "flax",
+    "keras": "tf",
+    "mlx": "mlx",
+    "paddle": "pt",
+}
+"""What a safetensors header calls the framework whose axes a layout has; accelerate and transformers refuse a file without such a
+word, and accelerate one whose kernels are not torch's. Of what is no layout it is "np"."""
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with the bytes that are done and those that there are."""
@@ -63,13 +98,14 @@ def save_checkpoint(
         "official", "mmdet", "split" or "channels_last".
     metadata
         Plain values to keep beside the weights; those that reading tells by itself (`layout`, …) are left out, but that an EMA's
-        were these weights (`wrapper`) is kept as `ema_from`.
+        were these weights (`wrapper`) is kept as `ema_from`, and that the configuration is a guess (`config_from`) stays noted.
     force
         Overwrite an existing file, whose permissions are kept. A symbolic link is replaced, and what it points to left alone.
     allow_nonfinite
         Let NaN and infinite weights pass.
     config_json
-        Write a `config.json` beside it, as timm and the Hugging Face hub have it (`hub_config`).
+        Write a `config.json` beside it, as timm and the Hugging Face hub have it (`hub_config`); entries that are in one already
+        and have other names are kept.
     progress
         Called with the bytes that are written and those that there are; a function of one argument with those of each tensor.
 
@@ -78,11 +114,13 @@ def save_checkpoint(
     FileExistsError
         Unless `force`.
     CheckpointError
-        For parameters that do not fit, an unknown suffix, a layout in which the network does not exist, metadata that is not plain,
-        or bfloat16 in an npz.
+        For parameters that do not fit, an unknown suffix, a layout in which the network does not exist, metadata that is not plain
+        or longer than can be read again, bfloat16 in an npz, or a `config.json` of this package that says otherwise of this file.
     """
     from scalablevit_ref.checkpoints.hub import hub_config
 
+    metadata = metadata or {}
+    guessed = metadata.get("config_from") == GUESSED and metadata.get("variant") == exact_variant(config)
     with in_file(path):
         state = to_state_dict(params, config, layout=layout)
         write_state(
@@ -90,10 +128,11 @@ def save_checkpoint(
             state,
             config,
             layout=layout,
-            metadata=metadata or {},
+            metadata=metadata,
+            guessed=guessed,
             force=force,
             allow_nonfinite=allow_nonfinite,
-            config_json=hub_config(config, layout) if config_json else None,
+            config_json=hub_config(config, layout, file=Path(path).name, guessed=guessed) if config_json else None,
             progress=progress and _of_both(progress),
         )
 
@@ -121,6 +160,7 @@ def write_state(
     *,
     layout: str,
     metadata: Mapping[str, Any] | None = None,
+    guessed: bool = False,
     force: bool,
     allow_nonfinite: bool,
     config_json: Mapping[str, Any] | None = None,
@@ -128,17 +168,24 @@ def write_state(
 ) -> None:
     """Arrays, or tensors still in a file, that are in their layout already, in the format that the suffix says.
 
-    `config` is that of any network, None if it is unknown; `config_json` is written to a file of that name beside the weights.
-    Nothing is left behind where that fails. Raises as `save_checkpoint` does.
+    `config` is that of any network, None if it is unknown, `guessed` by its shapes alone; `config_json` goes into a file of that
+    name beside the weights. Nothing is left behind where that fails. Raises as `save_checkpoint` does.
     """
-    from scalablevit_ref.checkpoints.hub import CONFIG_JSON
+    from scalablevit_ref.checkpoints.hub import CONFIG_JSON, merged, refuse_contradiction
     from scalablevit_ref.formats.atomic import write_atomically
 
     if not allow_nonfinite:
         check_finite({name: x for name, x in state.items() if not is_lazy(x)})
-    beside = _kept(metadata or {})
+    kept = _kept(metadata or {})
     if path.suffix not in WRITERS:
         raise CheckpointError("unknown suffix", expected=", ".join(WRITERS), found=repr(path.suffix))
+    if len(state) > MOST_ARRAYS:
+        raise CheckpointError("more arrays than can be read again", expected=f"at most {MOST_ARRAYS}", found=len(state))
+    variant, settings = exact_variant(config), asdict(config) if config else None
+    notes = noted(settings, layout=layout, variant=variant, guessed=guessed, metadata=kept)
+    if (length := len(json.dumps(notes))) > LONGEST_WRITTEN:
+        expected = f"at most {LONGEST_WRITTEN} characters of JSON"
+        raise CheckpointError("configuration and metadata longer than can be read again", expected=expected, found=length)
     count = counter(progress, byte_count(state.values()))
 
     def read(name: str) -> Iterator[np.ndarray]:
@@ -148,25 +195,30 @@ def write_state(
             yield block
             count(block.nbytes)
 
-    contents = _Contents(state, config, layout, beside, read)
+    contents = _Contents(state, notes, read)
     writes: dict[Path, Callable[[BinaryIO], object]] = {path: lambda file: WRITERS[path.suffix](file, contents)}
+    beside = path.with_name(CONFIG_JSON)
     if config_json is not None:
-        text = json.dumps(config_json, indent=2) + "\n"
-        writes[path.with_name(CONFIG_JSON)] = lambda file: file.write(text.encode())
+        text = json.dumps(merged(beside, config_json)[0], indent=2) + "\n"
+        writes[beside] = lambda file: file.write(text.encode())
+    elif not guessed:
+        refuse_contradiction(path, state, layout, config)
     write_atomically(writes, force=force)
 
 
 def _kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata that is written beside the weights, as JSON has it. Raises CheckpointError for what it cannot be."""
-    beside = {name: value for name, value in metadata.items() if name not in _TOLD_BY_READING}
-    if metadata.get("wrapper") in EMA_WRAPPERS:
-        beside[EMA_FROM] = metadata["wrapper"]
-    for name, value in beside.items():
+    kept = {name: value for name, value in metadata.items() if name not in _TOLD_BY_READING}
+    if metadata.get("ema") and metadata.get("wrapper"):
+        kept.setdefault(EMA_FROM, metadata["wrapper"])
+    for name, value in kept.items():
         if not isinstance(name, str) or not is_plain(value):
             raise CheckpointError("metadata must be plain values under names", key=str(name), found=type(value).__name__)
-        if name in (*TRAINING_STATE, *WRAPPERS, *EMA_WRAPPERS):
-            raise CheckpointError("metadata under a name that a checkpoint uses itself", key=name)
-    return dict(json.loads(json.dumps(beside)))
+        try:
+            kept[name] = json.loads(json.dumps(value))
+        except ValueError as error:  # of a number with thousands of digits
+            raise CheckpointError(f"metadata that cannot be written ({error})", key=name) from error
+    return kept
 
 
 def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
@@ -187,36 +239,33 @@ class _Contents:
     """What a file is to hold. `state` says names, shapes and dtypes, in a layout's order; `read` gives its values."""
 
     state: Mapping[str, Any]
-    config: Any
-    layout: str
-    metadata: dict[str, Any]
+    notes: dict[str, Any]
     read: Blocks
 
-    def notes(self) -> dict[str, str]:
-        """Configuration, where it is known, and metadata as texts."""
-        notes = {"layout": self.layout, "metadata": json.dumps(self.metadata)}
-        notes |= {"config": config_to_json(self.config)} if self.config else {}
-        name = exact_variant(self.config)
-        return notes | ({"variant": name} if name else {})
+    @property
+    def layout(self) -> str:
+        return str(self.notes["layout"])
 
 
 def _write_pth(file: BinaryIO, contents: _Contents) -> None:
     """As the authors' training script (wrapper `model`) or mmdet (wrapper `state_dict`) writes; a port's as a bare state dict.
 
+    Nothing but tensors and plain containers, so that torch loads it with `weights_only`: the script's `args` is a dict here.
     All tensors are in memory at once.
 
     torch is given a file: given a path, it would name its records after it, and equal weights would make unequal files.
     """
-    import argparse
-
     tensors = OrderedDict((name, to_backend(_whole(x, contents.read(name)), "torch")) for name, x in contents.state.items())
     if contents.layout not in LAYOUTS:
         _torch_save(tensors, file)
         return
-    variant = exact_variant(contents.config)
-    args = argparse.Namespace(model=f"{OFFICIAL_MODEL}{variant}") if variant in OFFICIAL_VARIANTS else argparse.Namespace()
-    wrapped = {"meta": {}, "state_dict": tensors} if contents.layout == "mmdet" else {"model": tensors, "args": args}
-    _torch_save(wrapped | contents.metadata | {"scalablevit_ref": {"config": config_to_json(contents.config)}}, file)
+    notes = contents.notes
+    wrapped: dict[str, Any] = {"meta": {}, "state_dict": tensors} if contents.layout == "mmdet" else {"model": tensors}
+    if notes.get("variant") in OFFICIAL_VARIANTS and "config_from" not in notes:
+        wrapped |= {"args": {"model": f"{OFFICIAL_MODEL}{notes['variant']}"}}
+    if type(epoch := notes["metadata"].get("epoch")) is int and abs(epoch) < 1 << 63:
+        wrapped |= {"epoch": epoch}
+    _torch_save(wrapped | {NOTES: as_texts(notes)}, file)
 
 
 def _whole(like: Any, blocks: Iterable[np.ndarray]) -> np.ndarray:
@@ -236,19 +285,20 @@ def _torch_save(value: Any, file: BinaryIO) -> None:
 def _write_safetensors(file: BinaryIO, contents: _Contents) -> None:
     from scalablevit_ref.formats.safetensors import write_safetensors
 
-    write_safetensors(file, contents.state, contents.notes() | {"format": "np"}, contents.read)
+    framework = FRAMEWORKS.get(contents.layout, "np")
+    write_safetensors(file, contents.state, {"format": framework, NOTES: json.dumps(contents.notes)}, contents.read)
 
 
 def _write_npz(file: BinaryIO, contents: _Contents) -> None:
     from scalablevit_ref.formats.npz import write_npz
 
-    write_npz(file, contents.state, contents.notes(), contents.read)
+    write_npz(file, contents.state, {NOTES: json.dumps(contents.notes)}, contents.read)
 
 
 def _write_msgpack(file: BinaryIO, contents: _Contents) -> None:
     from scalablevit_ref.formats.msgpack import write_msgpack
 
-    write_msgpack(file, contents.state, contents.notes(), contents.read)
+    write_msgpack(file, contents.state, as_texts(contents.notes), contents.read)
 
 
 WRITERS: dict[str, Callable[[BinaryIO, _Contents], None]] = {

@@ -13,6 +13,7 @@ import typer
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints import load_checkpoint
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
+from scalablevit_ref.cli.options import KeyOption
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.image_sizes import check_image_size
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD, load_image
@@ -47,6 +48,7 @@ def attend(
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A checkpoint. Not given: for digit:N the embedded one.", show_default=False)
     ] = None,
+    key: KeyOption = None,
     variant_name: Annotated[
         str | None, typer.Option("--variant", help="This variant with untrained weights; with --weights: what the file holds.")
     ] = None,
@@ -78,7 +80,7 @@ def attend(
 
     with bad_input_is_one_line():
         check_picture(output, theme)
-        config, params, what = _network(image, weights, variant_name, seed)
+        config, params, what = _network(image, weights, variant_name, key, seed)
         x, grey, name = _image(image, config, image_size)
         found = layer_attention(x, params(), config, layer)
         prediction = "" if weights is None and variant_name else _prediction(found.logits[0], config, image)
@@ -90,7 +92,7 @@ def attend(
 
 
 def _network(
-    image: str, weights: Path | None, variant_name: str | None, seed: int
+    image: str, weights: Path | None, variant_name: str | None, key: str | None, seed: int
 ) -> tuple[ScalableViTConfig, Callable[[], dict[str, np.ndarray]], str]:
     """The config, what gives the parameters in float32, and where they are from."""
     if weights is None and variant_name is not None:
@@ -98,7 +100,7 @@ def _network(
         return config, partial(init_params, config, seed), f"{variant_name}, untrained (seed {seed}): the maps tell nothing"
     if weights is None and not image.startswith(DIGIT):
         raise ValueError("which network? --weights reads it, --variant takes untrained weights")
-    checkpoint = load_checkpoint(weights or digits.CHECKPOINT, variant=variant_name)
+    checkpoint = load_checkpoint(weights or digits.CHECKPOINT, variant=variant_name, key=key)
     what = f"weights of {_short(weights.name)}" if weights else "the embedded digits checkpoint"
     return checkpoint.config, lambda: {name: x.astype("float32") for name, x in checkpoint.params.items()}, what
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import typer
 
 from scalablevit_ref.config import near_matches
 from scalablevit_ref.errors import OptionError, printable
+
+MOST_NAMES = 1000
+"""Most names of a folder among which one like a missing file's is looked for."""
 
 
 @contextmanager
@@ -21,9 +26,41 @@ def bad_input_is_one_line() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
-        said = error.in_flags() if isinstance(error, OptionError) else str(error)
+        said = error.in_flags() if isinstance(error, OptionError) else _said(error)
         typer.echo(f"scalablevit-ref: {printable(' '.join(said.split()))}", err=True)
         raise typer.Exit(2) from None
+
+
+def _said(error: Exception) -> str:
+    """The message of an error; where the system raised it of a file, what is wrong with that file, without the system's number."""
+    if not isinstance(error, OSError) or error.errno is None or error.filename is None:
+        return str(error)
+    path = Path(os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else str(error.filename))
+    match error:
+        case FileNotFoundError() if path.is_symlink():
+            return f"{path} is a link to {path.readlink()}, which is not there"
+        case FileNotFoundError() if not path.parent.exists():
+            return f"{path}: there is no folder {path.parent}"
+        case FileNotFoundError():
+            return f"there is no file {path}{near_matches(path.name, _beside(path))}"
+        case PermissionError():
+            return f"{path}: you have no permission to read or write it"
+        case IsADirectoryError():
+            return f"{path} is a folder, and not a file"
+        case NotADirectoryError():
+            return f"{path}: {path.parent} is a file, and not a folder"
+        case FileExistsError():
+            return f"{path} exists already"
+    return f"{path}: {(error.strerror or type(error).__name__).lower()}"
+
+
+def _beside(path: Path) -> list[str]:
+    """Names in the folder of a file, of a large folder some."""
+    try:
+        with os.scandir(path.parent) as entries:
+            return [entry.name for entry in islice(entries, MOST_NAMES)]
+    except OSError:
+        return []
 
 
 def check_folder(option: str, path: Path | None) -> None:

@@ -9,20 +9,32 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from scalablevit_ref.checkpoints.convert import HUB_FILE, Converted, ConvertOptions, convert_file
-from scalablevit_ref.checkpoints.hub import CONFIG_JSON
+from scalablevit_ref.adapters import onnx
+from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, convert_file
+from scalablevit_ref.checkpoints.hub import CONFIG_JSON, HUB_FILE
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import open_checkpoint
 from scalablevit_ref.checks import FLOATS
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.json_output import print_json
-from scalablevit_ref.cli.options import EmaOption, HeadsOption, JsonOption, VariantOption, WindowsOption, ema_said, per_stage
+from scalablevit_ref.cli.options import (
+    EmaOption,
+    HeadsOption,
+    JsonOption,
+    KeyOption,
+    VariantOption,
+    WindowsOption,
+    ema_said,
+    per_stage,
+    summarised,
+)
 from scalablevit_ref.cli.progress import bytes_bar
+from scalablevit_ref.cli.summary import parse_size
 from scalablevit_ref.dialects.weights import PORT_LAYOUTS
 from scalablevit_ref.errors import CheckpointError, option, printable
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.testing import random_images
-from scalablevit_ref.testing.arrays import EPS, relative_l2
+from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, relative_l2
 from scalablevit_ref.weights import Weights
 
 
@@ -30,7 +42,9 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="The checkpoint to read, of any layout.", show_default=False)],
     target: Annotated[
         Path,
-        typer.Argument(metavar="DST", help="To be written: .safetensors, .npz, .msgpack (Flax), .pth or .pt.", show_default=False),
+        typer.Argument(
+            metavar="DST", help="To be written: .safetensors, .npz, .msgpack (Flax), .pth, .pt or .onnx.", show_default=False
+        ),
     ],
     to: Annotated[
         str | None,
@@ -46,6 +60,10 @@ def convert(
     variant: VariantOption = None,
     heads: HeadsOption = None,
     window_size: WindowsOption = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(metavar="N|HxW", help="Of an .onnx: pixels, height before width; the usual size if not given."),
+    ] = None,
     strip_head: Annotated[bool, typer.Option("--strip-head", help="Leave the classifier out.")] = False,
     fold_scale: Annotated[
         bool, typer.Option("--fold-scale", help="One-way: fold SSA's r_c^-½ into q, for code that scales by d^-½.")
@@ -57,6 +75,7 @@ def convert(
         int | None,
         typer.Option("--num-classes", "--num-classes-check", help="Refuse another number of classes.", show_default=False),
     ] = None,
+    key: KeyOption = None,
     use_ema: EmaOption = True,
     config_json: Annotated[
         bool | None,
@@ -66,7 +85,10 @@ def convert(
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite files that exist, but not what a symbolic link points to.")
     ] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Run both files' networks in float64 and print the error.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Run both files' networks in float64 (an .onnx in ONNX Runtime too) and print the error."),
+    ] = False,
     sha256: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the SHA-256 of every tensor of DST.", show_default=False)
     ] = None,
@@ -87,18 +109,27 @@ def convert(
             fold_scale=fold_scale,
             one_way=one_way,
             num_classes=num_classes,
+            key=key,
             use_ema=use_ema,
             force=force,
             allow_nonfinite=allow_nonfinite,
             config_json=config_json,
             sha256=sha256,
         )
+        to_onnx, size = target.suffix == ".onnx", parse_size(image_size) if image_size else None
+        if size and not to_onnx:
+            raise ValueError(f"--image-size is for a target that is an .onnx file, got {target.name!r}")
         if verify:
             with open_checkpoint(source, options.stated, use_ema=use_ema) as weights:
                 _images(weights)
-        with bytes_bar("converting") as progress:
-            done = convert_file(source, target, options, progress=progress)
+        if to_onnx:
+            done = onnx.convert_file(source, target, options, image_size=size)
+        else:
+            with bytes_bar("converting") as progress:
+                done = convert_file(source, target, options, progress=progress)
         found = _verified(done, source, target, options) if verify else None
+        if found and to_onnx:
+            found |= _ran(done, target, found, size)
     if as_json:
         print_json(_document(done, source, target, found))
     else:
@@ -136,6 +167,17 @@ def _verified(done: Converted, source: Path, target: Path, options: ConvertOptio
     return {"error": error, "size": images.shape[-1], "narrower": narrower, "agrees": bool(agrees)}
 
 
+def _ran(done: Converted, target: Path, found: dict[str, Any], size: tuple[int, int] | None) -> dict[str, Any]:
+    """The relative error of the ONNX file in ONNX Runtime to its weights' network in float64, and whether all agrees."""
+    height, width = size or (found["size"], found["size"])
+    with open_checkpoint(target) as written:
+        images = random_images((1, network_of(written.config).in_chans, height, width)).astype(done.dtype)
+        expected = _row(written.outputs(images.astype(np.float64)))
+    error = relative_l2(_row(onnx.run(target, images)), expected)
+    agrees = error <= NETWORK_TOLERANCE[done.dtype] * EPS[done.dtype]
+    return {"onnx_runtime": error, "agrees": bool(found["agrees"] and agrees)}
+
+
 def _row(outputs: Any) -> np.ndarray:
     """Logits, or all maps of a backbone, in one row."""
     return np.concatenate([np.ravel(x) for x in outputs]) if isinstance(outputs, tuple) else np.ravel(outputs)
@@ -145,6 +187,7 @@ def _document(done: Converted, source: Path, target: Path, found: dict[str, Any]
     document = {"source": str(source), "target": str(target), "bytes": target.stat().st_size, "layout": done.layout}
     document |= {"dtype": done.dtype, "parameters": done.parameters, "head_stripped": done.dropped, "scale_folded": done.folded}
     document |= {"underflowed": done.underflowed, "overflowed": done.overflowed, "config_json": done.config_json}
+    document |= {"config_json_replaced": done.config_json_replaced}
     return document | {"metadata": done.metadata, "verify": found}
 
 
@@ -164,11 +207,15 @@ def _print(done: Converted, source: Path, target: Path, found: dict[str, Any] | 
             typer.echo(f"{count:,} values {became} in {done.dtype}")
     if done.config_json == "stale":
         typer.echo(f"the {CONFIG_JSON} beside it is left as it was, and does not describe these weights")
+    if done.config_json_replaced:
+        typer.echo(f"replaced in the {CONFIG_JSON} beside it: {', '.join(done.config_json_replaced)}; its other entries are kept")
     for what, names in (("left out", metadata["ignored"]), ("head stripped", done.dropped)):
         if names:
-            typer.echo(printable(f"{what}: {', '.join(names)}"))
+            typer.echo(printable(f"{what}: {summarised(names)}"))
     if found:
         console = Console(highlight=False)
         why = f"; {done.dtype} is narrower than {metadata['dtype']}" if found["narrower"] else ""
         console.print(f"verify: relative error {found['error']:.2g} in float64 at {found['size']} x {found['size']}{why}", end="")
+        if "onnx_runtime" in found:
+            console.print(f"; {found['onnx_runtime']:.2g} of {done.dtype} in ONNX Runtime", end="")
         console.print(" [green bold]agrees[/]" if found["agrees"] else " [red bold]DIFFERS[/]")

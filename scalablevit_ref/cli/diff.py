@@ -24,7 +24,17 @@ from scalablevit_ref.weights import Stated, Weights
 def diff(
     a: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint, of any layout and format.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one.", show_default=False)],
-    variant: Annotated[str | None, typer.Option(help="What both are of, where the files do not tell.", show_default=False)] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="What both are of, where the files do not say it.", show_default=False)
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Where in both files the weights lie, if they hold several networks: inspect lists them.",
+            show_default=False,
+        ),
+    ] = None,
     use_ema: EmaOption = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
 ) -> None:
@@ -34,7 +44,7 @@ def diff(
 
     Exit code 0 if configuration and numbers are the same, 1 if they differ, 2 for bad usage or a bad file.
     """
-    stated = Stated(variant=variant)
+    stated = Stated(variant=variant, key=key)
     with bad_input_is_one_line(), bytes_bar("comparing") as progress:
         with open_checkpoint(a, stated, use_ema=use_ema) as one, open_checkpoint(b, stated, use_ema=use_ema) as other:
             if one.layouts != other.layouts:

@@ -1,13 +1,20 @@
-"""Options that several commands have in common, and how a port's settings are written."""
+"""Options that several commands have in common, how a port's settings are written, and how long lists of names are said."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from scalablevit_ref.checkpoints.recognise import EMA_FROM, EMA_WRAPPERS
 from scalablevit_ref.config import VARIANTS
+
+FEW = 4
+"""Names that are told one by one; of more with a common first or last part, that part is told with their number."""
+
+MOST_TOLD = 12
+"""Most names, or groups of names, that a line tells."""
 
 VariantOption: TypeAlias = Annotated[
     str | None, typer.Option(help=f"What the weights are of: {', '.join(VARIANTS)}.", show_default=False)
@@ -29,6 +36,14 @@ WindowsOption: TypeAlias = Annotated[
     ),
 ]
 EmaOption: TypeAlias = Annotated[bool, typer.Option(help="Prefer an EMA's weights where the file holds both.")]
+KeyOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="Where in the file the weights lie, if it holds several networks: inspect lists them.",
+        show_default=False,
+    ),
+]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
 
 
@@ -45,6 +60,39 @@ def per_stage(option: str, text: str | None) -> Any:
 
 def ema_said(metadata: dict[str, Any]) -> str:
     """Behind the words that weights are an EMA's: what becomes of the others."""
-    if metadata["wrapper"] in EMA_WRAPPERS:
+    if metadata["others"]:
         return "; --no-use-ema takes the others"
-    return f", {metadata[EMA_FROM]} of the file that they were converted from"
+    return f", {metadata['ema_from']} of the file that they were converted from"
+
+
+def summarised(names: Sequence[str], own: Collection[str] = ()) -> str:
+    """Names in one line: those of many that begin alike, or end alike, as one with their number.
+
+    Parameters
+    ----------
+    names
+        With dots between their parts.
+    own
+        First parts that say nothing, since the network's own weights have them too.
+
+    Examples
+    --------
+    >>> summarised([f"optimizer.{i}.exp_avg" for i in range(9)] + ["criterion.weight"])
+    'optimizer.* (9), criterion.weight'
+    >>> summarised([f"stages.0.{i}.{what}" for i in range(9) for what in ("total_ops", "total_params")], own=["stages"])
+    '*.total_ops (9), *.total_params (9)'
+    """
+    parts = {name: name.split(".") for name in names}
+    firsts = Counter(first for first, *rest in parts.values() if rest and first not in own)
+    lasts = Counter(rest[-1] for _, *rest in parts.values() if rest)
+    told: Counter[str] = Counter()
+    for name, (first, *rest) in parts.items():
+        if rest and firsts[first] >= FEW:
+            told[f"{first}.*"] += 1
+        elif rest and lasts[rest[-1]] >= FEW:
+            told[f"*.{rest[-1]}"] += 1
+        else:
+            told[name] += 1
+    words = [name if count == 1 else f"{name} ({count})" for name, count in told.items()]
+    more = len(words) - MOST_TOLD
+    return ", ".join([*words[:MOST_TOLD], f"… and {more} more"] if more > 1 else words)

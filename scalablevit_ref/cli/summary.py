@@ -1,4 +1,4 @@
-"""`scalablevit-ref summary`: a variant's layers with their shapes and costs, and its totals beside the authors' table."""
+"""`scalablevit-ref summary`: the layers of a variant or a file, their shapes and costs, and totals beside the authors' table."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -16,10 +17,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from scalablevit_ref.checkpoints.load import open_checkpoint
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
+from scalablevit_ref.cli.options import KeyOption
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
 from scalablevit_ref.cost import NOTE_ON_COUNTING, PUBLISHED, PUBLISHED_SIZE, Cost, LayerCost, LayerKind, cost, stage_of
+from scalablevit_ref.errors import CheckpointError, printable
+from scalablevit_ref.image_sizes import nearest_image_size, usual_image_size
 from scalablevit_ref.parameters import block_kind
+from scalablevit_ref.weights import Stated
 
 DEFAULT_SIZES = {"digits": (112, 112)}
 WIDE = 110  # columns from which the table has room for a bar
@@ -31,39 +37,76 @@ NOTE_ON_S = (
 
 
 def summary(
-    name: Annotated[str, typer.Argument(metavar="VARIANT", help=f"One of {', '.join(VARIANTS)}.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="VARIANT|FILE", help=f"One of {', '.join(VARIANTS)}; or a checkpoint, of any layout.", show_default=False
+        ),
+    ],
     image_size: Annotated[
         str | None,
         typer.Option(metavar="N|HxW", help="Pixels, height before width; 224 (digits: 112) if not given.", show_default=False),
     ] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer, not one line per stage and kind of block.")] = False,
+    variant: Annotated[
+        str | None, typer.Option(help="What a file's weights are of, where it does not say it.", show_default=False)
+    ] = None,
+    key: KeyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document with every layer, and nothing else.")] = False,
 ) -> None:
-    """Show a variant's layers, shapes, parameters, multiply-adds and activations, beside the authors' figures.
+    """Show the layers, shapes, parameters, multiply-adds and activations of a variant, beside the authors' figures, or of a file.
 
     Nothing is run: all is told from the configuration, for one image.
     """
     with bad_input_is_one_line():
-        config = variant(name)
-        size = size_of(name, image_size)
+        published, config, file = _network(name, variant, key)
+        size = size_of(published, image_size) if published else _size_for(config, image_size)
         total = cost(config, size)
     if as_json:
-        typer.echo(json.dumps(_document(name, config, size, total), indent=2))
+        typer.echo(json.dumps(_document(published, config, size, total, file), indent=2))
         return
     console = Console()
-    console.print(f"[bold]ScalableViT {name}[/], one image of {size[0]} x {size[1]} pixels", highlight=False)
+    title = Text(f"{printable(file)}: " if file else "")
+    title.append(f"ScalableViT {published}" if published else "no published variant", "bold")
+    title.append(f", one image of {size[0]} x {size[1]} pixels")
+    console.print(title)
     console.print()
     console.print(_layer_table((_each_layer if layers else _each_kind_of_block)(total.layers), total, console))
     console.print()
-    console.print(_totals_table(name, config, size, total))
-    if name in PUBLISHED:
+    console.print(_totals_table(published, config, size, total))
+    if published in PUBLISHED:
         console.print()
-        console.print(Text(NOTE_ON_COUNTING + (f" {NOTE_ON_S}" if name == "small" else ""), style="dim"))
+        console.print(Text(NOTE_ON_COUNTING + (f" {NOTE_ON_S}" if published == "small" else ""), style="dim"))
+
+
+def _network(name: str, stated: str | None, key: str | None) -> tuple[str | None, ScalableViTConfig, str | None]:
+    """The variant that it is exactly, the configuration, and the file that it is from, for a variant's name or a file's.
+
+    Raises ValueError for what is neither, CheckpointError for a file whose weights are not of the official network.
+    """
+    if name in VARIANTS or not (Path(name).exists() or Path(name).suffix or Path(name).parent.name):
+        if stated is not None or key is not None:
+            raise ValueError("--variant and --key are for a file")
+        return name, variant(name), None
+    with open_checkpoint(name, Stated(variant=stated, key=key)) as weights:
+        if not isinstance(weights.config, ScalableViTConfig):
+            raise CheckpointError(
+                f"costs are counted of the official network alone; these weights are of {weights.other_network}", file=name
+            )
+        return weights.metadata["variant"], weights.config, name
 
 
 def size_of(name: str, given: str | None) -> tuple[int, int]:
     """The images' size as it was given, or the one that a variant's pictures and tables are for. Raises ValueError."""
     return DEFAULT_SIZES.get(name, PUBLISHED_SIZE) if given is None else parse_size(given)
+
+
+def _size_for(config: ScalableViTConfig, given: str | None) -> tuple[int, int]:
+    """Of a network that is no variant: as given, or the published size where the network takes it."""
+    if given is not None:
+        return parse_size(given)
+    near = nearest_image_size(config, PUBLISHED_SIZE[0])
+    return PUBLISHED_SIZE if near == PUBLISHED_SIZE[0] else (usual_image_size(config),) * 2
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -74,9 +117,9 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
-def remarks(name: str, config: ScalableViTConfig) -> dict[str, str]:
+def remarks(name: str | None, config: ScalableViTConfig) -> dict[str, str]:
     """Whether the counts at 224 x 224 round to the authors' figures and, where not, whether those of SSA v1 do."""
-    if name not in PUBLISHED:
+    if name is None or name not in PUBLISHED:
         return {}
     counts, counts_v1 = (cost(c, PUBLISHED_SIZE) for c in (config, replace(config, ssa_values="scaled")))
 
@@ -156,8 +199,8 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:,.{1 if count >= 1e9 else 2}f}" if count else ""
 
 
-def _totals_table(name: str, config: ScalableViTConfig, size: tuple[int, int], total: Cost) -> Table:
-    published, remark = PUBLISHED.get(name), remarks(name, config)
+def _totals_table(name: str | None, config: ScalableViTConfig, size: tuple[int, int], total: Cost) -> Table:
+    published, remark = None if name is None else PUBLISHED.get(name), remarks(name, config)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
     table.add_column("totals", no_wrap=True)
     table.add_column("counted", justify="right", no_wrap=True)
@@ -186,8 +229,9 @@ def _totals_table(name: str, config: ScalableViTConfig, size: tuple[int, int], t
     return table
 
 
-def _document(name: str, config: ScalableViTConfig, size: tuple[int, int], total: Cost) -> dict[str, Any]:
+def _document(name: str | None, config: ScalableViTConfig, size: tuple[int, int], total: Cost, file: str | None) -> dict[str, Any]:
     document: dict[str, Any] = {"variant": name, "config": asdict(config), "image_size": size}
+    document |= {} if file is None else {"file": file}
     sums = (
         "parameters",
         "multiply_adds",
@@ -198,7 +242,7 @@ def _document(name: str, config: ScalableViTConfig, size: tuple[int, int], total
     )
     document |= {what: getattr(total, what) for what in sums}
     document["published"] = None
-    if name in PUBLISHED:
+    if name is not None and name in PUBLISHED:
         parameters, multiply_adds, top1 = PUBLISHED[name]
         document["published"] = {
             "image_size": PUBLISHED_SIZE,

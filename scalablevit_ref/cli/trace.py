@@ -11,6 +11,7 @@ from rich.console import Console
 
 from scalablevit_ref.checkpoints import load_checkpoint, save_checkpoint
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
+from scalablevit_ref.cli.options import KeyOption
 from scalablevit_ref.config import variant
 from scalablevit_ref.image_sizes import check_image_size, usual_image_size
 from scalablevit_ref.parameters import parameter_shapes
@@ -24,6 +25,7 @@ def trace(
     output: Annotated[Path, typer.Argument(metavar="FILE", help="Where to: .npz or .safetensors.", show_default=False)],
     variant_name: Annotated[str | None, typer.Option("--variant", help="Trace this variant, with random weights.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Trace the network of a checkpoint.", metavar="FILE")] = None,
+    key: KeyOption = None,
     save_weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the weights that were used, for the port to load.")
     ] = None,
@@ -47,7 +49,7 @@ def trace(
             config = variant(str(variant_name))
             params = random_params(parameter_shapes(config), seed, dtype)
         else:
-            checkpoint = load_checkpoint(weights, variant=variant_name)
+            checkpoint = load_checkpoint(weights, variant=variant_name, key=key)
             config, params = checkpoint.config, {name: x.astype(dtype) for name, x in checkpoint.params.items()}
         size = usual_image_size(config)
         x = random_images((2, config.in_chans, size, size), seed) if images is None else trace_images(images)

@@ -15,6 +15,7 @@ from rich.table import Table
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints import load_checkpoint
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
+from scalablevit_ref.cli.options import KeyOption
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.image_sizes import check_image_size, usual_image_size
@@ -34,7 +35,8 @@ def verify(
     variant_name: Annotated[
         str | None, typer.Option("--variant", help="Verify this variant with random weights; with --weights: what the file holds.")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="A checkpoint: official .pth, safetensors or npz.")] = None,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="A checkpoint, of any layout and format.")] = None,
+    key: KeyOption = None,
     image: Annotated[
         list[Path] | None, typer.Option(help="Classify this image file (official preprocessing); may be repeated.")
     ] = None,
@@ -52,7 +54,7 @@ def verify(
     """
     with bad_input_is_one_line():
         candidates = _select(backend, dtype)
-        params, config, what = _network(variant_name, weights, seed)
+        params, config, what = _network(variant_name, weights, key, seed)
         images, labels = _images(config, image, seed, embedded=not (variant_name or weights))
     with spinner(total=steps(candidates, len(images), BATCH)) as step:
         results = agreement(images, params, config, candidates, batch=BATCH, progress=step)
@@ -73,11 +75,13 @@ def _select(backends: list[str] | None, dtypes: list[str] | None) -> list[Candid
     return [c for c in CANDIDATES if c == ORACLE or ((not backends or c.library in backends) and (not dtypes or c.dtype in dtypes))]
 
 
-def _network(variant_name: str | None, weights: Path | None, seed: int) -> tuple[dict[str, np.ndarray], ScalableViTConfig, str]:
+def _network(
+    variant_name: str | None, weights: Path | None, key: str | None, seed: int
+) -> tuple[dict[str, np.ndarray], ScalableViTConfig, str]:
     if weights is None and variant_name is not None:
         config = variant(variant_name)
         return random_params(parameter_shapes(config), seed, "float32"), config, f"{variant_name} with random weights (seed {seed})"
-    checkpoint = load_checkpoint(weights or digits.CHECKPOINT, variant=variant_name)
+    checkpoint = load_checkpoint(weights or digits.CHECKPOINT, variant=variant_name, key=key)
     what = f"{weights}" if weights else "the embedded digits checkpoint"
     return checkpoint.params, checkpoint.config, what
 

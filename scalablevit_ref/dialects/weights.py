@@ -43,24 +43,23 @@ class PortWeights(Weights):
         "GELU; its LIM is dense; its head is another)"
     )
 
+    hallmarks: ClassVar = frozenset({"to_q", "ScalableSelfAttention_#"})
+    head: ClassVar = "mlp_head"
+
     @classmethod
-    def layout_of(cls, names: Collection[str]) -> str | None:
-        """The Flax port's names are joined by dots or slashes."""
-        parts = [set(name.replace("/", ".").split(".")) for name in names]
-        if any({"layers", "to_q"} <= part for part in parts):
-            return "vit_pytorch"
-        return "flax_port" if any("ScalableSelfAttention_0" in part for part in parts) else None
+    def names(cls) -> Collection[str]:
+        """Of a network that has all kinds of layers. The Flax port's root is a key like any other."""
+        config = Config(num_classes=1, dim=1, depth=(2, 1), heads=1, reduction_factor=1)
+        flax = flax_port.parameter_shapes(config)
+        return {*shapes(config), *(name.removeprefix("params.") for name in flax)}
+
+    @classmethod
+    def layout_of(cls, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        return "vit_pytorch" if any(".to_q." in name for name in shapes) else "flax_port"
 
     @classmethod
     def whose(cls, layout: str) -> str:
         return "vit_pytorch" if layout == "vit_pytorch" else "the Flax port"
-
-    @classmethod
-    def holds_tree(cls, tree: Mapping[Any, Any]) -> bool:
-        modules = tree.get("params", tree)
-        return isinstance(modules, Mapping) and any(
-            isinstance(module, Mapping) and "ScalableSelfAttention_0" in module for module in modules.values()
-        )
 
     @classmethod
     def of(cls, found: StateDict, layout: str, stated: Stated) -> Self:
@@ -140,10 +139,10 @@ KINDS: tuple[type[Weights], ...] = (PortWeights,)
 
 def _stored_settings(found: StateDict) -> tuple[Any, Windows] | None:
     """Heads and windows that this package wrote beside the weights."""
-    if "config" not in found.stored:
+    if found.stored.config is None:
         return None
     try:
-        settings = json.loads(found.stored["config"])
+        settings = json.loads(found.stored.config)
         return tuple(settings["heads"]), tuple(settings["window_size"])
     except (TypeError, ValueError, KeyError, RecursionError) as error:
         raise CheckpointError(f"not a port's settings ({error})", key="config") from error

@@ -1,96 +1,120 @@
-"""Checkpoint files opened for reading, told by their first bytes; and what a file is that is no checkpoint."""
+"""Checkpoints opened for reading: what a file is shows in its first bytes, and each format has one line in a list of readers."""
 
 from __future__ import annotations
 
 import io
-import json
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
-from scalablevit_ref.errors import CheckpointError
+from scalablevit_ref.errors import in_file
+from scalablevit_ref.formats.folders import check_no_part, weights_file
+from scalablevit_ref.formats.foreign import foreign, foreign_zip
+from scalablevit_ref.formats.hdf5 import starts_hdf5
+from scalablevit_ref.formats.keras import WEIGHTS, read_keras, read_keras_zip
 from scalablevit_ref.formats.msgpack import read_msgpack, starts_msgpack
 from scalablevit_ref.formats.npz import read_npz
-from scalablevit_ref.formats.pth import LEGACY_MAGIC, is_pickle_record, read_legacy, read_zip
+from scalablevit_ref.formats.onnx import read_onnx, starts_onnx
+from scalablevit_ref.formats.pth import LEGACY_MAGIC, PICKLES, is_pickle_record, program_archive, read_legacy, read_pickle, read_zip
 from scalablevit_ref.formats.safetensors import read_safetensors, starts_safetensors
+from scalablevit_ref.formats.sharded import read_index, starts_json
+from scalablevit_ref.formats.source import HEAD, Opened, Source
 from scalablevit_ref.formats.zip_archive import zip_records
 
-_NOT_CHECKPOINTS = {
-    b"version https://git-lfs": "a git-LFS pointer, not the file it points to: fetch that with `git lfs pull`",
-    b"<!doctype html": "an HTML page (a download page, as Google Drive shows for large files): download the file itself",
-    b"<html": "an HTML page (a download page, as Google Drive shows for large files): download the file itself",
-    b"<?xml": "an XML document (a storage server's error message, perhaps): download the file itself",
-    b"\x1f\x8b": "gzip-compressed: unpack it first",
-    b"\x89hdf\r\n": "HDF5, which no layout of this network uses",
-}
-
-_KINDS = {stat.S_ISDIR: "a directory", stat.S_ISFIFO: "a FIFO", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device"}
+Readers: TypeAlias = tuple[tuple[Callable[[bytes], bool], Callable[[Source], Opened]], ...]
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[tuple[Any, dict[str, Any], str]]:
-    """The object a checkpoint file holds, what is noted beside a bare state dict, and the format.
+def open_file(path: Path) -> Iterator[Opened]:
+    """What a checkpoint holds: its tree, the texts noted beside it, and the format. Nothing in it is interpreted, or cut off.
 
-    Tensors may be StoredTensors or LazyTensors, readable until the file is closed.
+    The tree is made of mappings and sequences; its leaves are arrays, plain values, and Opaques for all else. Arrays may be
+    StoredTensors or LazyTensors, readable until the file is closed. A folder that holds one checkpoint is read, and shards through
+    their index.
+
+    Raises
+    ------
+    CheckpointError
+        For what is no checkpoint, naming the file if that is not `path`.
+    FileNotFoundError, PermissionError
+        If there is no such file, or it may not be read.
     """
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):  # opening a FIFO would wait for ever
-        raise CheckpointError(
-            next((kind for is_kind, kind in _KINDS.items() if is_kind(mode)), "no file"), expected="a checkpoint file"
-        )
-    with path.open("rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        head = file.read(512)
-        if head.startswith(b"PK"):
-            records = zip_records(file)
-            pickles = [name for name in records if is_pickle_record(name)]
-            if len(pickles) == 1:
-                yield read_zip(file, records, size), {}, "torch zip"
-            elif records and all(name.endswith(".npy") for name in records):
-                state, notes = read_npz(file, records, size)
-                yield state, _noted(notes), "npz"
-            else:
-                names = ", ".join(list(records)[:4]) or "an empty archive"
-                raise CheckpointError("a zip archive, but neither torch.save's nor NumPy's", found=names)
-        elif head[:1] == b"\x80" and LEGACY_MAGIC in head:
-            yield read_legacy(file, size), {}, "torch legacy"
-        elif starts_safetensors(head):
-            state, notes = read_safetensors(file, size)
-            yield state, _noted(notes), "safetensors"
-        elif starts_msgpack(head):
-            state, notes = read_msgpack(file, size)
-            beside = notes.pop("beside")
-            yield state, beside | _noted(notes), "msgpack"
-        else:
-            raise _not_a_checkpoint(head)
+    file = weights_file(path)
+    check_no_part(file)
+    with ExitStack() as files:
+        if file != path:
+            files.enter_context(in_file(file))
+        yield _opened(file, files, _READERS)
 
 
-def _not_a_checkpoint(head: bytes) -> CheckpointError:
-    if not head:
-        return CheckpointError("the file is empty", expected="a checkpoint")
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    for magic, meaning in _NOT_CHECKPOINTS.items():
-        if text.startswith(magic):
-            return CheckpointError(f"the file is {meaning}")
-    if head[257:262] == b"ustar":
-        return CheckpointError("the file is a tar archive (torch's before 0.1.10, perhaps): load it with torch and save it again")
-    if head[:1] == b"\x80":
-        return CheckpointError("the file is a pickle, but not torch.save's: pickles are programs, and this one is not run")
-    return CheckpointError(
-        "not a checkpoint", expected="torch.save's zip or legacy format, safetensors, npz or Flax's msgpack", found=repr(head[:16])
-    )
+def _opened(path: Path, files: ExitStack, readers: Readers) -> Opened:
+    file = files.enter_context(path.open("rb"))
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    source = Source(path, file, size, file.read(HEAD), files)
+    file.seek(0)
+    for tells, read in readers:
+        if tells(source.head):
+            return read(source)
+    raise foreign(source)
 
 
-def _noted(notes: dict[str, Any]) -> dict[str, Any]:
-    """The configuration and metadata that this package wrote beside the weights, laid out as its `.pth` is."""
-    beside: Any = {}
-    if "metadata" in notes:
-        try:
-            beside = json.loads(notes["metadata"])
-        except (TypeError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"damaged metadata ({error})", key="metadata") from error
-    stored = {"config": notes["config"]} if "config" in notes else {}
-    return (beside if isinstance(beside, dict) else {}) | {"scalablevit_ref": stored}
+def _read_archive(source: Source) -> Opened:
+    records = zip_records(source.file)
+    if (refusal := program_archive(records)) is not None:
+        raise refusal
+    if sum(map(is_pickle_record, records)) == 1:
+        return read_zip(source.file, records, source.size), {}, "torch zip"
+    if records and all(name.endswith(".npy") for name in records):
+        return *read_npz(source.file, records, source.size), "npz"
+    if WEIGHTS in records:
+        return *read_keras_zip(source.file, records[WEIGHTS], source.size), "keras"
+    raise foreign_zip(records)
+
+
+def _read_legacy(source: Source) -> Opened:
+    return read_legacy(source.file, source.size), {}, "torch legacy"
+
+
+def _read_pickle(source: Source) -> Opened:
+    return read_pickle(source.file, source.size), {}, "pickle"
+
+
+def _read_safetensors(source: Source) -> Opened:
+    return *read_safetensors(source.file, source.size), "safetensors"
+
+
+def _read_json(source: Source) -> Opened:
+    """The shards that an index names, none of which may be another index."""
+    readers = tuple(reader for reader in _READERS if reader[1] is not _read_json)
+    return read_index(source, lambda path: _opened(path, source.files, readers))
+
+
+def _read_hdf5(source: Source) -> Opened:
+    return *read_keras(source.file, 0, source.size), "hdf5"
+
+
+def _read_onnx(source: Source) -> Opened:
+    return *read_onnx(source.path, source.files), "onnx"
+
+
+def _read_msgpack(source: Source) -> Opened:
+    return *read_msgpack(source.file, source.size), "msgpack"
+
+
+def _starts_legacy(head: bytes) -> bool:
+    return head[:1] == b"\x80" and LEGACY_MAGIC in head[:32]
+
+
+_READERS: Readers = (
+    (lambda head: head.startswith(b"PK"), _read_archive),
+    (_starts_legacy, _read_legacy),
+    (lambda head: head.startswith(PICKLES), _read_pickle),
+    (starts_safetensors, _read_safetensors),
+    (starts_json, _read_json),
+    (starts_hdf5, _read_hdf5),
+    (starts_onnx, _read_onnx),
+    (starts_msgpack, _read_msgpack),
+)
+"""How a head tells a format, and its reader; msgpack is the last since it has no mark of its own."""

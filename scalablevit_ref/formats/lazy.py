@@ -27,12 +27,19 @@ _BLOCK = 1 << 16
 """Elements looked at at a time, so that the mask stays in the cache."""
 
 
+_OF_ML_DTYPES = ("bfloat16", "float4_", "float6_", "float8_", "int2", "int4", "uint2", "uint4")
+"""How the names of ml_dtypes' dtypes begin."""
+
+
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """`np.dtype(name)`, which knows bfloat16 only once ml_dtypes is loaded."""
-    if name == "bfloat16":
+    """`np.dtype(name)`, which knows bfloat16 and other narrow dtypes only once ml_dtypes is loaded.
+
+    Raises TypeError for a name that is no dtype's.
+    """
+    if name.startswith(_OF_ML_DTYPES):
         import ml_dtypes
 
-        name = ml_dtypes.bfloat16
+        return np.dtype(getattr(ml_dtypes, name, name))
     return np.dtype(name)
 
 
@@ -129,9 +136,6 @@ class StoredTensor:
         if size > self.limit:
             raise CheckpointError("tensor is larger than the file", expected=f"at most {self.limit} bytes", found=brief(size))
 
-    def __setstate__(self, state: object) -> None:
-        raise CheckpointError("pickle sets the state of a tensor")
-
     def _span(self) -> int:
         """Elements from the first to the last, both included."""
         return 1 + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)) if 0 not in self.shape else 0
@@ -148,9 +152,9 @@ class StoredTensor:
     def read(self) -> np.ndarray:
         """The values, C-contiguous and owned by nobody else."""
         size = self.dtype.itemsize
-        elements = self.extent.read(self.offset * size, self._span() * size).view(self.dtype)
+        data = self.extent.read(self.offset * size, self._span() * size)
         steps = tuple(step * size for step in self.strides)
-        return np.asarray(np.lib.stride_tricks.as_strided(elements, self.shape, steps), order="C")
+        return np.asarray(np.ndarray(self.shape, self.dtype, data.data, strides=steps), order="C")
 
 
 @dataclass(frozen=True)

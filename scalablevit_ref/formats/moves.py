@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
+from scalablevit_ref.errors import CheckpointError
 from scalablevit_ref.formats.lazy import LazyTensor, in_memory, is_lazy
 
 
@@ -83,7 +84,11 @@ def undo(table: Iterable[Move], arrays: Mapping[str, Any], shapes: Mapping[str, 
 def _moved(
     given: list[Any], names: tuple[str, ...], operate: Callable[[list[Any]], list[Any]], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """One move's results by their names."""
+    """One move's results by their names. Raises CheckpointError for arrays of several dtypes that would become one."""
+    if len(given) > 1 and len({x.dtype for x in given}) > 1:
+        raise CheckpointError(
+            "parts of one parameter in several dtypes", key=names[0], found=", ".join(str(x.dtype) for x in given)
+        )
     if not any(is_lazy(x) for x in given) or operate in (IDENTITY.forward, IDENTITY.inverse):
         return dict(zip(names, operate(given), strict=True))
     made: dict[str, np.ndarray] = {}

@@ -1,7 +1,8 @@
 """Flax's `serialization` format, a msgpack map of maps whose leaves are arrays; read lazily, written as a stream, without msgpack.
 
-An array is extension type 1: the msgpack of (shape, dtype's name, bytes). One of more than a gigabyte is a map with
-`__msgpack_chunked_array__`, its shape and its pieces as maps from "0", "1", … .
+An array is extension type 1: the msgpack of (shape, dtype's name, bytes), a NumPy scalar type 3, a complex number type 2. An array
+of more than a gigabyte is a map with `__msgpack_chunked_array__`, its shape and its pieces as maps from "0", "1", …; one in a box
+(`flax.linen.Partitioned`, `nnx.Param`) is a map with the one entry `value`.
 Source: `flax.serialization.msgpack_serialize`; https://github.com/msgpack/msgpack/blob/master/spec.md.
 """
 
@@ -16,7 +17,6 @@ import numpy as np
 
 from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.lazy import (
-    LONGEST_NAME,
     MOST_AXES,
     Blocks,
     Extent,
@@ -26,13 +26,17 @@ from scalablevit_ref.formats.lazy import (
     row_major,
     write_blocks,
 )
+from scalablevit_ref.formats.opaque import Opaque, described
 
 PARAMS = "params"
 NOTES = "scalablevit_ref"
 """Top-level entries: Flax's collection of parameters, and what this package notes beside it."""
 
-_ARRAY, _SCALAR = 1, 3
+_ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 _CHUNKED = "__msgpack_chunked_array__"
+_BOXED = {"value"}
+"""Entries of a box."""
+
 _MOST_DEPTH = 32
 """Most levels of a file's maps and arrays."""
 
@@ -48,50 +52,56 @@ MOST_ARRAY = 1 << 30
 _NUMBERS = {0xCA: ">f", 0xCB: ">d", 0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q", 0xD0: ">b", 0xD1: ">h", 0xD2: ">i", 0xD3: ">q"}
 _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 _SIZES = {0: ">B", 1: ">H", 2: ">I"}
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
-_DTYPES = (*_FLOATS, "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
+_LONGEST_DTYPE = 30
+"""Longest name of a dtype, in characters."""
 
 
 def starts_msgpack(head: bytes) -> bool:
-    """Whether the file may begin with a map whose first key is a string; the format has no mark of its own."""
+    """Whether the file may begin with a map whose first key is text or a small whole number; the format has no mark of its own.
+
+    A whole number may begin other files too: it counts where a map or an array follows, as in `nnx.to_pure_dict` of a list.
+    """
     skip = {0xDE: 3, 0xDF: 5}.get(head[0] if head else 0, 1 if head and 0x81 <= head[0] <= 0x8F else 0)
-    return bool(skip) and len(head) > skip and (0xA0 <= head[skip] <= 0xBF or head[skip] in (0xD9, 0xDA, 0xDB))
+    key, value = head[skip : skip + 1], head[skip + 1 : skip + 2]
+    if not skip or not key or not value:
+        return False
+    return _is_text(key[0]) or (key[0] <= 0x7F and _is_tree(value[0]))
 
 
-def read_msgpack(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arrays, still in the file, by their dotted path in the tree (under `params` if that is there); and the notes beside."""
+def _is_text(code: int) -> bool:
+    return 0xA0 <= code <= 0xBF or 0xD9 <= code <= 0xDB
+
+
+def _is_tree(code: int) -> bool:
+    """A map, or an extension, as Flax's arrays are."""
+    return 0x80 <= code <= 0x8F or code in (0xDE, 0xDF) or 0xC7 <= code <= 0xC9 or 0xD4 <= code <= 0xD8
+
+
+def read_msgpack(file: BinaryIO, size: int) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """Flax's tree as it is, its arrays still in the file and out of their boxes; and this package's notes, also in the tree.
+
+    Keys are text or numbers. What is no array and no plain value is an Opaque: bytes, complex numbers, arrays of other things.
+    """
     reader = _Reader(file, size)
     tree = reader.value()
     if not isinstance(tree, dict):
-        raise CheckpointError("no state dict", expected="a map at the top of the msgpack", found=type(tree).__name__)
+        raise CheckpointError("no state dict", expected="a map at the top of the msgpack", found=described(tree))
     if reader.at != size:
         raise CheckpointError("bytes after the msgpack's end", expected=f"{reader.at} bytes", found=size)
-    notes = tree.pop(NOTES, {}) if isinstance(tree.get(NOTES), dict) else {}
-    weights = tree[PARAMS] if isinstance(tree.get(PARAMS), dict) else tree
-    state: dict[str, Any] = {}
-    _flatten(weights, "", state)
-    beside = {} if weights is tree else {name: x for name, x in tree.items() if name != PARAMS and not isinstance(x, dict)}
-    return state, {**notes, "beside": beside}
-
-
-def _flatten(tree: dict[str, Any], prefix: str, state: dict[str, Any]) -> None:
-    for name, x in tree.items():
-        path = f"{prefix}{name}"
-        if len(path) > LONGEST_NAME:
-            raise CheckpointError("a longer path than any parameter's", key=path)
-        if isinstance(x, dict):
-            _flatten(x, f"{path}.", state)
-        elif path in state:
-            raise CheckpointError("two arrays of one path", key=path)
-        else:
-            state[path] = x
+    return tree, {NOTES: tree[NOTES]} if isinstance(tree.get(NOTES), dict) else {}
 
 
 class _Reader:
-    """Values one after the other; `at` is the next one's place. Maps become dicts, arrays of numbers StoredTensors."""
+    """Values one after the other; `at` is the next one's place. Maps become dicts, arrays of numbers StoredTensors.
 
-    def __init__(self, file: BinaryIO, size: int, at: int = 0) -> None:
-        self._file, self._size, self.at, self._left = file, size, at, _MOST_VALUES
+    Parameters
+    ----------
+    inside
+        An extension, whose bytes are an Extent; elsewhere they are an Opaque.
+    """
+
+    def __init__(self, file: BinaryIO, size: int, at: int = 0, *, inside: bool = False) -> None:
+        self._file, self._size, self.at, self._left, self._inside = file, size, at, _MOST_VALUES, inside
 
     def value(self, depth: int = 0) -> Any:
         self._left -= 1
@@ -114,7 +124,8 @@ class _Reader:
         if code <= 0xBF or 0xD9 <= code <= 0xDB:
             return self._text(code & 31 if code <= 0xBF else self._number(_SIZES[code - 0xD9]))
         if 0xC4 <= code <= 0xC6:
-            return self._extent(self._number(_SIZES[code - 0xC4]))
+            extent = self._extent(self._number(_SIZES[code - 0xC4]))
+            return extent if self._inside else Opaque("bytes")
         if 0xC7 <= code <= 0xC9 or 0xD4 <= code <= 0xD8:
             return self._extension(self._number(_SIZES[code - 0xC7]) if code <= 0xC9 else 1 << (code - 0xD4), depth)
         raise CheckpointError("damaged msgpack", found=f"byte {code:#x} at {self.at - 1}")
@@ -146,38 +157,61 @@ class _Reader:
         return Extent(self._file, self.at - count, count)
 
     def _map(self, count: int, depth: int) -> Any:
-        found: dict[str, Any] = {}
+        found: dict[Any, Any] = {}
         for _ in range(count):
             name = self.value(depth + 1)
-            if not isinstance(name, str):
-                raise CheckpointError("names must be strings", found=brief(name))
+            if not (name is None or isinstance(name, str | int | float)):
+                raise CheckpointError("names must be text or numbers", found=described(name))
             if name in found:
-                raise CheckpointError("two entries of one name", key=name)
+                raise CheckpointError("two entries of one name", key=str(name))
             found[name] = self.value(depth + 1)
-        return _unchunked(found) if _CHUNKED in found else found
+        if _CHUNKED in found:
+            return _unchunked(found)
+        return found["value"] if found.keys() == _BOXED and isinstance(found["value"], _TENSORS) else found
 
     def _extension(self, count: int, depth: int) -> Any:
         kind = self._number(">b")
         extent = self._extent(count)
+        if kind == _COMPLEX:
+            return Opaque("a complex number")
         if kind not in (_ARRAY, _SCALAR):
-            raise CheckpointError("msgpack extension that Flax does not use for arrays", expected=_ARRAY, found=kind)
-        inner = _Reader(self._file, self.at, self.at - count)
+            return Opaque(f"a msgpack extension of type {kind}")
+        inner = _Reader(self._file, self.at, self.at - count, inside=True)
         inner._left = self._left
         parts = inner.value(depth + 1)
         self._left = inner._left
         shape, dtype, data = parts if isinstance(parts, list) and len(parts) == 3 else (None, None, None)
-        if not isinstance(shape, list) or not isinstance(data, Extent) or dtype not in _DTYPES or inner.at != self.at:
-            raise CheckpointError(
-                "damaged array in the msgpack", expected=f"(shape, dtype, bytes) in {extent.size} bytes", found=brief(parts)
-            )
-        element = numpy_dtype(dtype)
+        named = isinstance(dtype, str) and dtype.isprintable() and len(dtype) <= _LONGEST_DTYPE
+        if not isinstance(shape, list) or not isinstance(data, Extent) or not named or inner.at != self.at:
+            raise CheckpointError("damaged array in the msgpack", expected=f"(shape, dtype, bytes) in {extent.size} bytes")
+        element = _dtype(str(dtype))
+        if element is None:
+            return Opaque(f"an array of dtype {dtype}")
         whole = len(shape) <= MOST_AXES and all(type(n) is int and n >= 0 for n in shape)
         if not whole or math.prod(shape) * element.itemsize != data.size:
             raise CheckpointError("array and its bytes differ", expected=f"{brief(shape)} of {dtype}", found=f"{data.size} bytes")
-        return StoredTensor(data, element, 0, tuple(shape), row_major(tuple(shape)), self._size)
+        tensor = StoredTensor(data, element, 0, tuple(shape), row_major(tuple(shape)), self._size)
+        return _scalar(tensor) if kind == _SCALAR and tensor.shape == () and element.kind != "c" else tensor
 
 
-def _unchunked(found: dict[str, Any]) -> LazyTensor:
+_TENSORS = (StoredTensor, LazyTensor)
+
+
+def _dtype(name: str) -> np.dtype[Any] | None:
+    """The dtype of numbers that has this name; None if none has."""
+    try:
+        dtype = numpy_dtype(name)
+    except (TypeError, ValueError):
+        return None
+    return dtype if dtype.name == name and dtype.kind in "biufcV" else None
+
+
+def _scalar(tensor: StoredTensor) -> bool | int | float:
+    number = tensor.read()
+    return number.item() if tensor.dtype.kind in "biu" else float(number)
+
+
+def _unchunked(found: dict[Any, Any]) -> LazyTensor:
     shape, chunks = (found.get(name) for name in ("shape", "chunks"))
     if isinstance(shape, dict) and len(shape) <= MOST_AXES and isinstance(chunks, dict) and chunks:
         sizes: list[Any] = [shape.get(str(i)) for i in range(len(shape))]
@@ -186,7 +220,7 @@ def _unchunked(found: dict[str, Any]) -> LazyTensor:
             dtypes, whole = {x.dtype for x in pieces}, tuple(sizes)
             if len(dtypes) == 1 and math.prod(whole) == sum(x.shape[0] for x in pieces):
                 return LazyTensor(whole, dtypes.pop(), lambda: np.concatenate([x.read() for x in pieces]).reshape(whole))
-    raise CheckpointError("damaged array in the msgpack", expected="a shape and chunks that fill it", found=brief(found))
+    raise CheckpointError("damaged array in the msgpack", expected="a shape and chunks that fill it")
 
 
 def write_msgpack(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[str, str], read: Blocks) -> None:

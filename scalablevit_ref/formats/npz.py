@@ -9,109 +9,152 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, BinaryIO, cast
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 
 from scalablevit_ref.errors import CheckpointError, brief
-from scalablevit_ref.formats.lazy import MOST_AXES, Blocks, Extent, LazyTensor, StoredTensor, in_memory, row_major, write_blocks
-from scalablevit_ref.formats.zip_archive import raw_extent, record_extent
+from scalablevit_ref.formats.lazy import (
+    MOST_AXES,
+    Blocks,
+    Extent,
+    LazyTensor,
+    StoredTensor,
+    Tensor,
+    in_memory,
+    numpy_dtype,
+    row_major,
+    write_blocks,
+)
+from scalablevit_ref.formats.opaque import Opaque
+from scalablevit_ref.formats.zip_archive import deflated_extent, inflate, inflated_size, record_extent, zip_comment
 
-_CONFIG = "__config__"
-_METADATA = "__metadata__"
-"""Entries that hold JSON text, and no weights."""
+NOTES = "scalablevit_ref"
+"""First word of the archive's comment, which is this package's notes; texts among the arrays disturb most libraries. The name of
+an entry where the notes are too long for a comment."""
+
+_LONGEST_COMMENT = (1 << 16) - 1
+"""Longest comment of a zip archive, in bytes."""
 
 _LONGEST_HEADER = 1 << 14
 """Longest header of an array, in bytes."""
 
 _LONGEST_NOTE = 1 << 22
-"""Longest text beside the weights, in bytes."""
+"""Longest text beside the weights that is kept, in bytes."""
 
-_MOST_INFLATION = 100
-"""Largest ratio of a record's size to its compressed size: weights hardly compress at all."""
-
-_SMALL_RECORD = 1 << 20
-"""Size of a record, in bytes, up to which that ratio is not looked at."""
-
-_MOST_INFLATION_TOGETHER = 8
-"""Largest ratio of all compressed records' size to the file's: bfloat16 values stored as float64 compress by 4."""
-
-_SMALL_TOGETHER = 32 << 20
-"""Size of all compressed records, in bytes, up to which that ratio is not looked at."""
+_MOST_NOTES = 4 * _LONGEST_NOTE
+"""Most bytes of all texts beside the weights that are kept."""
 
 
-def read_npz(file: BinaryIO, records: Mapping[str, zipfile.ZipInfo], limit: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arrays by name, still in the file, and the notes beside them. limit: bytes that no stored array may exceed."""
-    state: dict[str, Any] = {}
-    notes: dict[str, Any] = {}
-    inflated = sum(info.file_size for info in records.values() if info.compress_type != zipfile.ZIP_STORED)
-    most = max(_SMALL_TOGETHER, _MOST_INFLATION_TOGETHER * limit)
-    if inflated > most:
-        raise CheckpointError(
-            f"npz that inflates more than weights can, from {limit} bytes", expected=f"at most {most} bytes", found=inflated
-        )
+def read_npz(
+    file: BinaryIO, records: Mapping[str, zipfile.ZipInfo], limit: int
+) -> tuple[dict[str, Tensor | Opaque], dict[str, str]]:
+    """The arrays by name, still in the file, and the texts beside them. limit: bytes that no stored array may exceed.
+
+    An array of something other than numbers (objects, records, texts, dates) is an Opaque: nothing of it is read.
+    """
+    state: dict[str, Tensor | Opaque] = {}
+    notes: dict[str, str] = {}
+    inflated_size(records.values(), limit, "npz")
+    left = _MOST_NOTES
     for record, info in records.items():
         name = record.removesuffix(".npy")
-        stored = info.compress_type == zipfile.ZIP_STORED
-        tensor = _stored(file, record, info, limit) if stored else _compressed(file, record, info)
-        if name not in (_CONFIG, _METADATA):
-            state[name] = tensor
-        elif tensor.dtype.kind != "U" or tensor.shape or tensor.dtype.itemsize > _LONGEST_NOTE:
-            raise CheckpointError("not a text", key=record, found=f"{brief(tensor.shape)} of {tensor.dtype.str}")
+        header, array = (_stored if info.compress_type == zipfile.ZIP_STORED else _compressed)(file, record, info, limit)
+        size = header.dtype.itemsize
+        if header.dtype.kind == "U" and not header.shape and 0 < size <= min(left, _LONGEST_NOTE):
+            notes[name] = _text(array(header.dtype), record)
+            left -= size
         else:
-            with _damage_is_an_error(record):
-                text = in_memory(tensor)
-            points = np.frombuffer(text.tobytes(), np.dtype("u4").newbyteorder(text.dtype.byteorder))
-            if np.any(points > sys.maxunicode):  # Python makes a string of it all the same, and fails where that is used
-                raise CheckpointError("not a text", key=record, found="characters beyond Unicode")
-            notes[name.strip("_")] = str(text)
+            state[name] = _numbers(header, array)
+    word, _, comment = zip_comment(file).partition(b" ")
+    if word == NOTES.encode():
+        notes.setdefault(NOTES, comment.decode(errors="replace"))
     return state, notes
 
 
-def _stored(file: BinaryIO, record: str, info: zipfile.ZipInfo, limit: int) -> StoredTensor:
+@dataclass(frozen=True)
+class _Header:
+    """What a record says of its array."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+
+
+_Array: TypeAlias = Callable[[np.dtype[Any]], StoredTensor | LazyTensor]
+"""Gives a record's array, its numbers taken as a dtype of the same size."""
+
+_BFLOAT16 = np.dtype("V2")
+"""What NumPy writes of ml_dtypes' bfloat16; `jax.numpy.load` takes it as that too."""
+
+_PICKLED = "it is a pickle, and pickles are programs, so it is not run: save the arrays themselves with numpy.savez"
+
+_OTHERS = {
+    "U": "an array of texts",
+    "S": "an array of bytes",
+    "M": "an array of dates",
+    "m": "an array of times",
+    "V": "an array whose dtype NumPy could not name (float8, perhaps)",
+}
+"""Kinds of dtypes that are no numbers."""
+
+
+def _numbers(header: _Header, array: _Array) -> Tensor | Opaque:
+    """The array, the bytes of its numbers in this machine's order; an Opaque if it holds no numbers."""
+    dtype = header.dtype
+    if dtype.hasobject or dtype.names is not None or dtype.subdtype is not None:
+        return Opaque("an array of Python objects", remedy=_PICKLED) if dtype.kind == "O" else Opaque("an array of records")
+    if dtype == _BFLOAT16:
+        return array(numpy_dtype("bfloat16"))
+    if dtype.kind not in "biufc":
+        return Opaque(_OTHERS[dtype.kind])
+    stored = array(dtype)
+    native = dtype.newbyteorder("=")
+    return stored if dtype == native else LazyTensor(header.shape, native, lambda: in_memory(stored).byteswap().view(native))
+
+
+def _text(tensor: StoredTensor | LazyTensor, record: str) -> str:
+    with _damage_is_an_error(record):
+        text = in_memory(tensor)
+    points = np.frombuffer(text.tobytes(), np.dtype("u4").newbyteorder(text.dtype.byteorder))
+    if np.any(points > sys.maxunicode):  # Python makes a string of it all the same, and fails where that is used
+        raise CheckpointError("not a text", key=record, found="characters beyond Unicode")
+    return str(text)
+
+
+def _stored(file: BinaryIO, record: str, info: zipfile.ZipInfo, limit: int) -> tuple[_Header, _Array]:
     extent = record_extent(file, info)
     file.seek(cast("int", extent.start))
     head = file.read(min(extent.size, _LONGEST_HEADER))
-    shape, fortran, dtype, data = _npy_header(io.BytesIO(head), record, extent.size)
-    body = Extent(
-        file,
-        cast("int", extent.start) + data,
-        extent.size - data,
-        name=record,
-        crc=extent.crc,
-        before=zlib.crc32(head[:data]),
-    )
-    steps = row_major(shape[::-1])[::-1] if fortran else row_major(shape)
-    return StoredTensor(body, dtype, 0, shape, steps, limit)
+    header, begin = _npy_header(io.BytesIO(head), record, extent.size)
+
+    def array(dtype: np.dtype[Any]) -> StoredTensor:
+        start, size, before = cast("int", extent.start) + begin, extent.size - begin, zlib.crc32(head[:begin])
+        body = Extent(file, start, size, name=record, crc=extent.crc, before=before)
+        steps = row_major(header.shape[::-1])[::-1] if header.fortran else row_major(header.shape)
+        return StoredTensor(body, dtype, 0, header.shape, steps, limit)
+
+    return header, array
 
 
-def _compressed(file: BinaryIO, record: str, info: zipfile.ZipInfo) -> LazyTensor:
-    if info.compress_type != zipfile.ZIP_DEFLATED:
-        raise CheckpointError("zip record compressed by an unusual method", key=record, expected="stored or deflated")
-    if info.file_size > max(_SMALL_RECORD, _MOST_INFLATION * info.compress_size):
-        raise CheckpointError(
-            "zip record that inflates more than weights can", key=record, found=f"{info.compress_size} to {info.file_size} bytes"
-        )
+def _compressed(file: BinaryIO, record: str, info: zipfile.ZipInfo, limit: int) -> tuple[_Header, _Array]:
+    extent = deflated_extent(file, info)
+    head = inflate(extent, min(extent.size, _LONGEST_HEADER), _LONGEST_HEADER)
+    header, begin = _npy_header(io.BytesIO(head), record, info.file_size)
 
-    extent = raw_extent(file, info)
+    def array(dtype: np.dtype[Any]) -> LazyTensor:
+        def read() -> np.ndarray:
+            body = inflate(extent, extent.size, info.file_size + 1)
+            if len(body) != info.file_size or zlib.crc32(body) != info.CRC:
+                raise CheckpointError("truncated or damaged npz (wrong size or checksum)", key=record)
+            return np.frombuffer(body, dtype, offset=begin).reshape(header.shape, order="F" if header.fortran else "C").copy()
 
-    def inflated(size: int, most: int) -> bytes:
-        """At most `most` bytes, made from the first `size` bytes of the record."""
-        with _damage_is_an_error(record):
-            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(extent.read(0, size).data, most)
+        return LazyTensor(header.shape, dtype, read)
 
-    head = inflated(min(extent.size, _LONGEST_HEADER), _LONGEST_HEADER)
-    shape, fortran, dtype, data = _npy_header(io.BytesIO(head), record, info.file_size)
-
-    def read() -> np.ndarray:
-        body = inflated(extent.size, info.file_size + 1)
-        if len(body) != info.file_size or zlib.crc32(body) != info.CRC:
-            raise CheckpointError("truncated or damaged npz (wrong size or checksum)", key=record)
-        return np.frombuffer(body, dtype, offset=data).reshape(shape, order="F" if fortran else "C").copy()
-
-    return LazyTensor(shape, dtype, read)
+    return header, array
 
 
 @contextmanager
@@ -124,38 +167,42 @@ def _damage_is_an_error(record: str) -> Iterator[None]:
         raise CheckpointError(f"truncated or damaged npz ({error})", key=record) from error
 
 
-def _npy_header(head: io.BytesIO, record: str, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Shape, whether in Fortran's order, dtype and where the data begin, held against the record's size."""
+def _npy_header(head: io.BytesIO, record: str, size: int) -> tuple[_Header, int]:
+    """What the header says, held against the record's size, and where the numbers begin."""
+    shape, fortran, dtype = npy_header(head, record)
+    left = size - head.tell()
+    whole = len(shape) <= MOST_AXES and all(type(n) is int and n >= 0 for n in shape)
+    if not whole or (math.prod(shape) * dtype.itemsize != left and not dtype.hasobject):
+        found = f"{brief(shape)} of {brief(dtype.str)}"
+        raise CheckpointError("npy header and record differ", key=record, expected=f"{left} bytes", found=found)
+    return _Header(shape, fortran, dtype), head.tell()
+
+
+def npy_header(head: BinaryIO, record: str | None = None) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and dtype, as NumPy reads them. Raises CheckpointError for a damaged header."""
     try:
         version = np.lib.format.read_magic(head)
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote
-            shape, fortran, dtype = read_header(head)
+            return read_header(head)
     except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:
         raise CheckpointError(f"damaged npy header ({error})", key=record) from error
-    if dtype.hasobject:
-        raise CheckpointError("an array of Python objects, which only a pickle could read", key=record)
-    if dtype.names is not None or dtype.subdtype is not None or not dtype.itemsize:
-        raise CheckpointError("an array of something other than numbers", key=record, found=brief(dtype.str))
-    left = size - head.tell()
-    whole = len(shape) <= MOST_AXES and all(type(n) is int and n >= 0 for n in shape)
-    if not whole or math.prod(shape) * dtype.itemsize != left:
-        found = f"{brief(shape)} of {dtype}"
-        raise CheckpointError("npy header and record differ", key=record, expected=f"{left} bytes", found=found)
-    return shape, fortran, dtype, head.tell()
 
 
 def write_npz(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[str, str], read: Blocks) -> None:
-    """`numpy.savez`'s format, array after array; `savez` itself takes names as keyword arguments. notes: `config`, `metadata`."""
+    """`numpy.savez`'s format, array after array; `savez` itself takes names as keyword arguments. notes: the text of `NOTES`."""
     for name, x in state.items():
         if x.dtype.name == "bfloat16":
             raise CheckpointError("npz cannot hold bfloat16: write .safetensors, .msgpack or .pth, or convert to float32", key=name)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, x in state.items():
             _write_npy(archive, name, x, read(name))
-        for entry in (entry for entry in (_CONFIG, _METADATA) if entry.strip("_") in notes):
-            text = np.array(notes[entry.strip("_")])
-            _write_npy(archive, entry, text, [text.reshape(-1)])
+        comment = f"{NOTES} {notes[NOTES]}".encode()
+        if len(comment) <= _LONGEST_COMMENT:
+            archive.comment = comment
+        else:
+            text = np.array(notes[NOTES])
+            _write_npy(archive, NOTES, text, [text.reshape(-1)])
 
 
 def _write_npy(archive: zipfile.ZipFile, name: str, like: Any, blocks: Iterable[np.ndarray]) -> None:

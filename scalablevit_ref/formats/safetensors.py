@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.lazy import MOST_AXES, Blocks, Extent, StoredTensor, numpy_dtype, row_major, write_blocks
+from scalablevit_ref.formats.opaque import Opaque
 
 MOST_HEADER = 4 << 20
 """Largest header, in bytes; that of `large` has 70,000. The library's own limit of 100 MB would take gigabytes to parse."""
@@ -27,8 +28,17 @@ _DTYPES = {
     "I32": "int32",
     "I16": "int16",
     "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
     "U8": "uint8",
     "BOOL": "bool",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
 }
 _CODES = {name: code for code, name in _DTYPES.items()}
 
@@ -37,8 +47,18 @@ def starts_safetensors(head: bytes) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and 2 <= struct.unpack("<Q", head[:8])[0] < 1 << 40
 
 
+_PACKED = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+"""Bits of an element of the dtypes that share bytes."""
+
+_LONGEST_DTYPE = 20
+"""Longest name of a dtype, in characters."""
+
+
 def read_safetensors(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The tensors by name, and the metadata. Raises CheckpointError unless they fill the file without gap or overlap."""
+    """The tensors by name, and the metadata. Raises CheckpointError unless they fill the file without gap or overlap.
+
+    A tensor of a dtype that NumPy lacks is an Opaque.
+    """
     file.seek(0)
     (length,) = struct.unpack("<Q", file.read(8))
     if length > MOST_HEADER:
@@ -54,35 +74,44 @@ def read_safetensors(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[st
             raise
         raise CheckpointError(f"damaged safetensors header ({error})") from error
     notes = header.pop("__metadata__", {})
-    state = {name: _tensor(file, 8 + length, size, name, entry) for name, entry in header.items()}
-    end = 8 + length
-    for name, tensor in sorted(state.items(), key=lambda item: (item[1].extent.start, item[1].extent.size)):
-        if tensor.extent.start != end:
-            found = f"byte {tensor.extent.start}"
-            raise CheckpointError("a gap or an overlap before its bytes", key=name, expected=f"byte {end}", found=found)
-        end += tensor.extent.size
-    if end != size:
-        raise CheckpointError("bytes after the last tensor", expected=f"{end} bytes", found=size)
+    entries = {name: _entry(8 + length, size, name, entry) for name, entry in header.items()}
+    at = 8 + length
+    for name, (_, _, begin, end) in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if begin != at:
+            found = f"byte {begin}"
+            raise CheckpointError("a gap or an overlap before its bytes", key=name, expected=f"byte {at}", found=found)
+        at = end
+    if at != size:
+        raise CheckpointError("bytes after the last tensor", expected=f"{at} bytes", found=size)
+    state = {name: _tensor(file, size, name, *entry) for name, entry in entries.items()}
     return state, notes if isinstance(notes, dict) else {}
 
 
-def _tensor(file: BinaryIO, start: int, size: int, name: str, entry: Any) -> Any:
+def _entry(start: int, size: int, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """Dtype, shape, first byte in the file and the one after the last. start: of the tensors' bytes."""
     try:
         kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         whole = len(shape) <= MOST_AXES and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
     except (TypeError, KeyError, ValueError) as error:
         raise CheckpointError("damaged safetensors entry", key=name, expected="dtype, shape, data_offsets") from error
-    if not isinstance(kind, str) or kind not in _DTYPES:
+    if not isinstance(kind, str) or not kind.replace("_", "").isalnum() or len(kind) > _LONGEST_DTYPE:
         raise CheckpointError("dtype", key=name, expected=", ".join(_DTYPES), found=brief(kind))
-    dtype = numpy_dtype(_DTYPES[kind])
-    if not whole or begin > end or start + end > size or end - begin != math.prod(shape) * dtype.itemsize:
+    bits = 8 * numpy_dtype(_DTYPES[kind]).itemsize if kind in _DTYPES else _PACKED.get(kind)  # None of a dtype of times to come
+    if not whole or begin > end or start + end > size or (bits and 8 * (end - begin) != bits * math.prod(shape)):
         raise CheckpointError(
             "bytes that do not fit shape, dtype or file",
             key=name,
-            expected=f"{brief(shape)} of {dtype}",
+            expected=f"{brief(shape)} of {_DTYPES.get(kind, kind)}",
             found=f"bytes {brief(begin)} to {brief(end)}",
         )
-    return StoredTensor(Extent(file, start + begin, end - begin, name=name), dtype, 0, shape, row_major(shape), size)
+    return kind, shape, start + begin, start + end
+
+
+def _tensor(file: BinaryIO, size: int, name: str, kind: str, shape: tuple[int, ...], begin: int, end: int) -> StoredTensor | Opaque:
+    if kind not in _DTYPES:
+        return Opaque(f"a tensor of dtype {kind}")
+    dtype = numpy_dtype(_DTYPES[kind])
+    return StoredTensor(Extent(file, begin, end - begin, name=name), dtype, 0, shape, row_major(shape), size)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

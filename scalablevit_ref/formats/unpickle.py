@@ -1,314 +1,432 @@
-"""The part of pickle that a torch file needs, and nothing that runs code.
+"""A pickle read by a machine of this package's own, which can build plain values and name the rest.
 
-A pickle is a program. Its opcodes are read first (`next_pickle`): which there are, how many, and what they make keys of dicts. Then
-it is run (`load_pickle`) with stand-ins for the few globals that a checkpoint needs. A stand-in makes plain values out of plain
-values, and refuses to have its own state set.
+A pickle is a program. Python's `pickle` runs it with the world at its disposal; here its opcodes move plain values about (texts,
+numbers, tuples, lists, dicts), and whatever it asks for by name is an `Opaque`. Of these, `rebuild` knows the few that stand for
+tensors and arrays. No opcode imports, calls, hashes, compares or iterates an object that a file describes.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
-import pickletools
+import codecs
+import struct
 from collections.abc import Callable
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
-import numpy as np
-
-from scalablevit_ref.errors import CheckpointError, brief
-from scalablevit_ref.formats.lazy import MOST_AXES, Extent, StoredTensor, numpy_dtype
-
-_NEEDED = """
-    PROTO FRAME STOP MARK POP POP_MARK MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE NEWFALSE BININT BININT1 BININT2
-    LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES EMPTY_TUPLE TUPLE TUPLE1 TUPLE2
-    TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID
-"""
-_OPCODES = frozenset(_NEEDED.split())
-
-MOST_OPCODES = 500_000
-"""Most opcodes of a pickle; that of `large` with its optimizer has some 60,000."""
+from scalablevit_ref.errors import CheckpointError
+from scalablevit_ref.formats.lazy import Extent
+from scalablevit_ref.formats.opaque import Opaque, described
+from scalablevit_ref.formats.rebuild import Global, Placeholder, Rebuilder, Span
 
 MOST_BYTES = 8 << 20
-"""Largest pickle, in bytes."""
+"""Largest part of a pickle that is held in memory, in bytes; what arrays are made of is not."""
 
-_MOST_LONG_INTEGERS = 1_000
-"""Most whole numbers of more than 64 bits in a pickle: any number of them can have one hash."""
+_LONGEST_LINE = 4300
+"""Longest number or name that is written as a line of text, in characters: Python's own limit for numbers."""
 
-_MOST_BUILDS = 1_000
-"""Most objects whose state a pickle sets, which copies it; a checkpoint does so for `_metadata` and the Namespace only."""
+_LONGEST_NUMBER = 255
+"""Longest whole number, in bytes."""
+
+_LONG_PAYLOAD = 1 << 10
+"""Size of an array's bytes, in bytes, from which they stay in the file."""
+
+_CHUNK = 1 << 14
+"""Bytes read at a time."""
+
+_NEWEST = 5
+"""Newest protocol."""
 
 
-def next_pickle(file: BinaryIO) -> bytes:
-    """The bytes of the pickle that starts here, its opcodes checked; the file is left at its end."""
-    start = file.tell()
-    size = file.seek(0, io.SEEK_END)
-    file.seek(start)
-    stack = _Stack()
-    long_integers = builds = 0
+def load_pickle(file: BinaryIO, rebuilder: Rebuilder, start: int, end: int) -> tuple[Any, int]:
+    """What the pickle says that lies between two positions of a file, and where it ends.
+
+    Raises CheckpointError for one that is damaged, or larger than a checkpoint's.
+    """
+    machine = _Machine(file, rebuilder, start, end)
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("Any", _Bounded(file, size)))):
-            if opcode.name not in _OPCODES:
-                raise CheckpointError(f"the pickle uses opcode {opcode.name}, which no checkpoint needs; nothing was executed")
-            if opcode.name == "LONG_BINPUT" and cast("int", argument) > count:  # the memo is an array that grows to this index
-                raise CheckpointError("damaged pickle: memo index beyond its length", found=argument)
-            long_integers += opcode.name == "LONG1" and cast("int", argument).bit_length() > 63
-            builds += opcode.name == "BUILD"
-            too_long = count >= MOST_OPCODES or file.tell() - start > MOST_BYTES
-            if too_long or long_integers > _MOST_LONG_INTEGERS or builds > _MOST_BUILDS:
-                raise CheckpointError(
-                    "the pickle is larger than a checkpoint's", expected=f"{MOST_OPCODES} opcodes, {MOST_BYTES} bytes at most"
-                )
-            stack.run(opcode, argument)
+        return machine.run(), machine.position()
     except CheckpointError:
         raise
-    except Exception as error:  # pickletools raises ValueError and what its argument readers let through
-        raise CheckpointError(f"damaged pickle ({error})") from error
-    end = file.tell()
-    file.seek(start)
-    return file.read(end - start)
+    except Exception as error:  # whatever a damaged pickle makes of the stack and of a decoder
+        raise CheckpointError(f"damaged pickle ({type(error).__name__}: {error})") from error
 
 
-class _Bounded:
-    """A file that never tries to read past its end, whatever length a pickle claims."""
+class _Machine:
+    """The stack, the memo and the bytes of a pickle that is being read."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._size = file, size
-        self.tell = file.tell
+    def __init__(self, file: BinaryIO, rebuilder: Rebuilder, start: int, end: int) -> None:
+        self._file, self._rebuilder, self._first, self._end = file, rebuilder, start, end
+        self._data, self._at, self._base = b"", 0, start
+        self._left_in_file = 0
+        self._stack: list[Any] = []
+        self._below: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+        self._handlers: list[Callable[[], None]] = [self._unknown] * 256
+        for code, name in _OPCODES.items():
+            self._handlers[code[0]] = getattr(self, f"_{name}")
 
-    def read(self, n: int) -> bytes:
-        if n > self._size - self._file.tell():
+    def position(self) -> int:
+        """Where in the file the next opcode lies."""
+        return self._base + self._at
+
+    def run(self) -> Any:
+        """Read opcodes until one says stop; give what is on top of the stack."""
+        handlers, left = self._handlers, self._rebuilder.left.opcodes
+        try:
+            while left:
+                left -= 1
+                at = self._at
+                try:
+                    code = self._data[at]
+                except IndexError:
+                    self._need(1)
+                    at, code = self._at, self._data[self._at]
+                self._at = at + 1
+                if code == _STOP:
+                    return self._stack.pop()
+                handlers[code]()
+        finally:
+            self._rebuilder.left.opcodes = left
+        raise CheckpointError("the pickle has more opcodes than a checkpoint's")
+
+    def _need(self, size: int) -> None:
+        """Have this many bytes at hand."""
+        start = self.position()
+        if size > self._end - start:
             raise CheckpointError("the file ends inside a pickle")
-        if n > MOST_BYTES:
-            raise CheckpointError("the pickle is larger than a checkpoint's", expected=f"{MOST_BYTES} bytes at most", found=n)
-        return self._file.read(n)
+        if start + size - self._first - self._left_in_file > MOST_BYTES:
+            raise CheckpointError("the pickle is larger than a checkpoint's", expected=f"at most {MOST_BYTES} bytes beside arrays")
+        self._file.seek(start)
+        self._data, self._at, self._base = self._file.read(min(max(size, _CHUNK), self._end - start)), 0, start
+        if len(self._data) < size:
+            raise CheckpointError("the file ends inside a pickle")
 
-    def readline(self) -> bytes:
-        return self._file.readline(1 << 16)
+    def _take(self, size: int) -> bytes:
+        if self._at + size > len(self._data):
+            self._need(size)
+        start = self._at
+        self._at = start + size
+        return self._data[start : self._at]
 
+    def _number(self, form: struct.Struct) -> Any:
+        return form.unpack(self._take(form.size))[0]
 
-_NO_ATOMS = {"any", "tuple", "list", "dict"}
-_ATOMS = {o.name for o in pickletools.opcodes if not o.stack_before and not _NO_ATOMS & {kind.name for kind in o.stack_after}}
+    def _line(self, longest: int = _LONGEST_LINE) -> bytes:
+        end = self._data.find(b"\n", self._at, self._at + longest)
+        if end < 0:
+            start = self.position()
+            self._need(min(longest, self._end - start, MOST_BYTES + self._first + self._left_in_file - start))
+            end = self._data.find(b"\n", 0, longest)
+        if end < 0:
+            raise CheckpointError("damaged pickle: a line without end")
+        return self._take(end + 1 - self._at)[:-1]
 
+    def _span(self, size: int, encoding: str | None) -> Span:
+        """Bytes that stay in the file."""
+        start = self.position()
+        if size > self._end - start:
+            raise CheckpointError("the file ends inside a pickle")
+        self._data, self._at, self._base = b"", 0, start + size
+        self._left_in_file += size
+        return Span(Extent(self._file, start, size, name="a pickled array"), encoding)
 
-class _Stack:
-    """The stack of a pickle's machine, each object by whether it is a text, a number or a constant; None is a mark.
+    def _marked(self) -> list[Any]:
+        """What lies above the topmost mark."""
+        items, self._stack = self._stack, self._below.pop()
+        return items
 
-    Only these may be keys: any number of tuples, and of objects made of numbers, can have one hash, and one can take for ever to
-    hash.
-    """
+    def _mark(self) -> None:
+        self._below.append(self._stack)
+        self._stack = []
 
-    def __init__(self) -> None:
-        self._stack: list[bool | None] = []
-        self._memo: dict[int, bool | None] = {}
-
-    def run(self, opcode: Any, argument: Any) -> None:
-        name = opcode.name
-        if name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            self._memo[len(self._memo) if name == "MEMOIZE" else argument] = self._stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            self._stack.append(self._memo[argument])
-        elif name == "MARK":
-            self._stack.append(None)
-        elif name == "POP":
+    def _pop(self) -> None:
+        if self._stack:
             self._stack.pop()
         else:
-            taken = self._take(opcode.stack_before)
-            if name in ("SETITEM", "SETITEMS") and not all(taken[1:-1:2]):
-                raise CheckpointError("the pickle has a key that is neither text nor number, which no checkpoint needs")
-            self._stack += [name in _ATOMS] * len(opcode.stack_after)
+            self._stack = self._below.pop()
 
-    def _take(self, before: list[Any]) -> list[bool]:
-        """What the opcode takes off the stack, the top first: a number of objects, or a number beneath a mark and all above it."""
-        taken: list[bool] = []
-        if any(kind is pickletools.markobject for kind in before):
-            while (top := self._stack.pop()) is not None:
-                taken.append(top)
-            before = before[: before.index(pickletools.markobject)]
-        for _ in before:
-            if (top := self._stack.pop()) is None:
-                raise CheckpointError("damaged pickle: a mark where an object should be")
-            taken.append(top)
-        return taken
+    def _pop_mark(self) -> None:
+        self._marked()
+
+    def _dup(self) -> None:
+        self._stack.append(self._stack[-1])
+
+    def _proto(self) -> None:
+        if (protocol := self._take(1)[0]) > _NEWEST:
+            raise CheckpointError("a pickle of an unknown protocol", expected=f"at most {_NEWEST}", found=protocol)
+
+    def _frame(self) -> None:
+        self._take(8)
+
+    def _remember(self, key: int) -> None:
+        value = self._stack[-1]
+        if type(value) is Placeholder:
+            value.memo_keys.append(key)
+        self._memo[key] = value
+
+    def _memoize(self) -> None:
+        self._remember(len(self._memo))
+
+    def _binput(self) -> None:
+        self._remember(self._take(1)[0])
+
+    def _long_binput(self) -> None:
+        self._remember(self._number(_U4))
+
+    def _put(self) -> None:
+        self._remember(int(self._line()))
+
+    def _binget(self) -> None:
+        self._stack.append(self._memo[self._take(1)[0]])
+
+    def _long_binget(self) -> None:
+        self._stack.append(self._memo[self._number(_U4)])
+
+    def _get(self) -> None:
+        self._stack.append(self._memo[int(self._line())])
+
+    def _none(self) -> None:
+        self._stack.append(None)
+
+    def _true(self) -> None:
+        self._stack.append(True)
+
+    def _false(self) -> None:
+        self._stack.append(False)
+
+    def _binint(self) -> None:
+        self._stack.append(self._number(_I4))
+
+    def _binint1(self) -> None:
+        self._stack.append(self._take(1)[0])
+
+    def _binint2(self) -> None:
+        self._stack.append(self._number(_U2))
+
+    def _binfloat(self) -> None:
+        self._stack.append(self._number(_F8))
+
+    def _long1(self) -> None:
+        self._stack.append(int.from_bytes(self._take(self._take(1)[0]), "little", signed=True))
+
+    def _long4(self) -> None:
+        data = self._take(self._size(_I4))
+        long = len(data) > _LONGEST_NUMBER
+        self._stack.append(Opaque("a long number") if long else int.from_bytes(data, "little", signed=True))
+
+    def _int(self) -> None:
+        line = self._line()
+        self._stack.append({b"00": False, b"01": True}[line] if line in (b"00", b"01") else int(line))
+
+    def _long(self) -> None:
+        self._stack.append(int(self._line().removesuffix(b"L")))
+
+    def _float(self) -> None:
+        self._stack.append(float(self._line()))
+
+    def _string(self) -> None:
+        line = self._line(MOST_BYTES)
+        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"":
+            raise CheckpointError("damaged pickle: text without quotes")
+        self._stack.append(_text(codecs.escape_decode(line[1:-1])[0]))
+
+    def _unicode(self) -> None:
+        self._stack.append(str(self._line(MOST_BYTES), "raw-unicode-escape"))
+
+    def _size(self, form: struct.Struct) -> int:
+        size: int = self._number(form)
+        if size < 0:
+            raise CheckpointError("damaged pickle: a negative length")
+        return size
+
+    def _push_text(self, size: int) -> None:
+        """Protocol 2 writes bytes as a text to be encoded; those of an array stay in the file."""
+        if size >= _LONG_PAYLOAD and self._stack and type(self._stack[-1]) is Global and self._stack[-1].name == "_codecs.encode":
+            self._stack.append(self._span(size, "latin-1"))
+        else:
+            self._stack.append(str(self._take(size), "utf-8", "surrogatepass"))
+
+    def _push_bytes(self, size: int) -> None:
+        self._stack.append(self._span(size, None) if size >= _LONG_PAYLOAD else self._take(size))
+
+    def _short_binunicode(self) -> None:
+        self._stack.append(str(self._take(self._take(1)[0]), "utf-8", "surrogatepass"))
+
+    def _binunicode(self) -> None:
+        self._push_text(self._number(_U4))
+
+    def _binunicode8(self) -> None:
+        self._push_text(self._number(_U8))
+
+    def _short_binbytes(self) -> None:
+        self._stack.append(self._take(self._take(1)[0]))
+
+    def _binbytes(self) -> None:
+        self._push_bytes(self._number(_U4))
+
+    def _binbytes8(self) -> None:
+        self._push_bytes(self._number(_U8))
+
+    def _short_binstring(self) -> None:
+        self._stack.append(_text(self._take(self._take(1)[0])))
+
+    def _binstring(self) -> None:
+        """Python 2's text, which is also its bytes."""
+        size = self._size(_I4)
+        rebuilds = size >= _LONG_PAYLOAD and any(type(x) is Placeholder for x in (self._below[-1][-1:] if self._below else ()))
+        self._stack.append(self._span(size, None) if rebuilds else _text(self._take(size)))
+
+    def _tuple(self) -> None:
+        items = self._marked()
+        self._stack.append(tuple(items))
+
+    def _tuple1(self) -> None:
+        self._stack[-1] = (self._stack[-1],)
+
+    def _tuple2(self) -> None:
+        self._last(2)
+
+    def _tuple3(self) -> None:
+        self._last(3)
+
+    def _last(self, count: int) -> None:
+        if len(self._stack) < count:
+            raise CheckpointError("damaged pickle: a mark where an object should be")
+        items = tuple(self._stack[-count:])
+        del self._stack[-count:]
+        self._stack.append(items)
+
+    def _empty_tuple(self) -> None:
+        self._stack.append(())
+
+    def _empty_list(self) -> None:
+        self._stack.append([])
+
+    def _empty_dict(self) -> None:
+        self._stack.append({})
+
+    def _empty_set(self) -> None:
+        self._stack.append(Opaque("a set"))
+
+    def _list(self) -> None:
+        items = self._marked()
+        self._stack.append(items)
+
+    def _dict(self) -> None:
+        items = self._marked()
+        self._stack.append({})
+        self._set_items(items)
+
+    def _frozenset(self) -> None:
+        self._marked()
+        self._stack.append(Opaque("a frozenset"))
+
+    def _append(self) -> None:
+        item = self._stack.pop()
+        self._extend([item])
+
+    def _appends(self) -> None:
+        self._extend(self._marked())
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) is list:
+            target += items
+        elif not isinstance(target, Opaque):
+            raise CheckpointError(f"damaged pickle: it appends to {described(target)}")
+
+    def _additems(self) -> None:
+        self._marked()
+        if not isinstance(self._stack[-1], Opaque):
+            raise CheckpointError(f"damaged pickle: it adds to {described(self._stack[-1])}")
+
+    def _setitem(self) -> None:
+        value, key = self._stack.pop(), self._stack.pop()
+        self._set_items([key, value])
+
+    def _setitems(self) -> None:
+        self._set_items(self._marked())
+
+    def _set_items(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        entries = target if type(target) is dict else target.entries if isinstance(target, Opaque) else None
+        if entries is None or len(items) % 2:
+            raise CheckpointError(f"damaged pickle: it sets an item of {described(target)}")
+        may_be_key = self._rebuilder.may_be_key
+        for i in range(0, len(items), 2):
+            key = items[i]
+            if type(key) is str or may_be_key(key):
+                entries[key] = items[i + 1]
+
+    def _global(self) -> None:
+        module, name = str(self._line(), "utf-8"), str(self._line(), "utf-8")
+        self._stack.append(self._rebuilder.named(module, name))
+
+    def _stack_global(self) -> None:
+        name, module = self._stack.pop(), self._stack.pop()
+        if type(name) is not str or type(module) is not str:
+            raise CheckpointError("damaged pickle: a name that is no text")
+        self._stack.append(self._rebuilder.named(module, name))
+
+    def _reduce(self) -> None:
+        arguments, function = self._stack.pop(), self._stack.pop()
+        self._stack.append(self._rebuilder.call(function, arguments))
+
+    def _newobj_ex(self) -> None:
+        _, arguments, kind = self._stack.pop(), self._stack.pop(), self._stack.pop()
+        self._stack.append(self._rebuilder.call(kind, arguments))
+
+    def _inst(self) -> None:
+        module, name = str(self._line(), "ascii"), str(self._line(), "ascii")
+        arguments = tuple(self._marked())
+        self._stack.append(self._rebuilder.call(self._rebuilder.named(module, name), arguments))
+
+    def _obj(self) -> None:
+        kind, *arguments = self._marked()
+        self._stack.append(self._rebuilder.call(kind, tuple(arguments)))
+
+    def _build(self) -> None:
+        state = self._stack.pop()
+        target = self._stack[-1]
+        built = self._rebuilder.build(target, state)
+        if built is not target:
+            self._stack[-1] = built
+            for key in target.memo_keys:
+                if self._memo[key] is target:
+                    self._memo[key] = built
+
+    def _binpersid(self) -> None:
+        self._stack.append(self._rebuilder.persistent(self._stack.pop()))
+
+    def _unknown(self) -> None:
+        code = self._data[self._at - 1]
+        raise CheckpointError(f"damaged pickle, or one that needs more than its file: opcode 0x{code:02x}; nothing was executed")
 
 
-_STORAGES = {
-    "FloatStorage": "float32",
-    "DoubleStorage": "float64",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-}
-
-_DTYPES = tuple(_STORAGES.values())
-
-_MOST_ENTRIES = 1_000
-"""Most entries of a Namespace."""
-
-_MOST_PAIRS = 100_000
-"""Most pairs of all OrderedDicts that are made of pairs; a few opcodes make another one of the same pairs."""
-
-_LONGEST_DEVICE = 100
-"""Longest name of a device, in characters."""
-
-Storages = Callable[[str, int, int], Extent]
-
-
-class _Inert:
-    """No attributes to set, and no state."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: object) -> None:
-        raise CheckpointError(f"pickle sets the state of {type(self).__name__.lstrip('_')}")
-
-
-class StorageType(_Inert):
-    """Stands in for a class such as `torch.FloatStorage`."""
-
-    __slots__ = ("dtype",)
-
-    def __init__(self, dtype: str) -> None:
-        self.dtype = dtype
-
-
-class Storage(_Inert):
-    """Numbers in the file, of one dtype."""
-
-    __slots__ = ("dtype", "extent")
-
-    def __init__(self, extent: Extent, dtype: np.dtype[Any]) -> None:
-        self.extent, self.dtype = extent, dtype
-
-
-class _Function(_Inert):
-    """A global that a pickle may call. Not a Python function, whose code and defaults a pickle could replace."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self._call = call
-
-    def __call__(self, *args: Any) -> Any:
-        return self._call(*args)
-
-
-class _Mapping(dict[Any, Any]):
-    """Stands in for an OrderedDict. A state dict's `_metadata` attribute, module versions that nothing here needs, is dropped."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: object) -> None:
-        if not isinstance(state, dict):
-            raise CheckpointError("pickle sets an odd state on an OrderedDict", found=type(state).__name__)
-
-
-class Namespace:
-    """Stands in for `argparse.Namespace`: plain attributes, to be read with `vars`."""
-
-    def __setstate__(self, state: object) -> None:
-        if not isinstance(state, dict) or not all(isinstance(name, str) and not name.startswith("__") for name in state):
-            raise CheckpointError("argparse.Namespace with an odd state", found=type(state).__name__)
-        if len(state) > _MOST_ENTRIES:
-            raise CheckpointError("argparse.Namespace larger than a checkpoint's", found=f"{len(state)} entries")
-        self.__dict__.update(state)
-
-
-def _size(*args: Any) -> tuple[int, ...]:
-    (sizes,) = args
-    if type(sizes) not in (list, tuple) or len(sizes) > MOST_AXES or not all(type(n) is int for n in sizes):
-        raise CheckpointError("torch.Size of something other than whole numbers", found=type(sizes).__name__)
-    return tuple(sizes)
-
-
-def _device(*args: Any) -> str:
-    if not 1 <= len(args) <= 2 or not all(type(arg) in (str, int) for arg in args):
-        raise CheckpointError("odd arguments to torch.device")
-    if any(type(arg) is str and len(arg) > _LONGEST_DEVICE for arg in args):
-        raise CheckpointError("odd arguments to torch.device")
-    return ":".join(map(str, args))
-
-
-def _parameter(*args: Any) -> StoredTensor:
-    if len(args) != 3 or not isinstance(args[0], StoredTensor):
-        raise CheckpointError("odd arguments to torch._utils._rebuild_parameter", expected="a tensor, requires_grad, hooks")
-    return args[0]
-
-
-class CheckpointUnpickler(pickle.Unpickler):
-    """Loads a torch pickle into plain containers, `Namespace` and `StoredTensor`.
-
-    Parameters
-    ----------
-    storage
-        Gives a storage's extent from its key, number of elements and bytes an element.
-    limit
-        Bytes that no tensor may exceed.
-    """
-
-    def __init__(self, data: bytes, storage: Storages, limit: int) -> None:
-        super().__init__(io.BytesIO(data), encoding="utf-8")
-        self._storage, self._limit, self._pairs_left = storage, limit, _MOST_PAIRS
-        self._globals: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): _Function(self._ordered_dict),
-            ("argparse", "Namespace"): Namespace,
-            ("torch", "Size"): _Function(_size),
-            ("torch", "device"): _Function(_device),
-            ("torch._utils", "_rebuild_tensor_v2"): _Function(self._tensor),
-            ("torch._utils", "_rebuild_parameter"): _Function(_parameter),
-        }
-
-    def find_class(self, module: str, name: str, /) -> Any:
-        if module == "torch" and name in _STORAGES:
-            return StorageType(_STORAGES[name])
-        if module == "torch" and name in _DTYPES:
-            return name
-        try:
-            return self._globals[module, name]
-        except KeyError:
-            raise CheckpointError(f"the pickle asks for {module}.{name}, which no checkpoint needs; nothing was executed") from None
-
-    def persistent_load(self, pid: Any, /) -> Storage:
-        if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage" or not isinstance(pid[1], StorageType):
-            raise CheckpointError("odd persistent id in the pickle", expected="a storage")
-        key, elements = pid[2], pid[4]
-        if type(key) is not str or type(elements) is not int or elements < 0 or pid[5:] not in ((), (None,)):
-            raise CheckpointError("odd storage in the pickle", found=f"key {brief(key)}, {brief(elements)} elements")
-        dtype = numpy_dtype(pid[1].dtype)
-        return Storage(self._storage(key, elements, dtype.itemsize), dtype)
-
-    def _ordered_dict(self, *args: Any) -> _Mapping:
-        if not args:
-            return _Mapping()
-        (pairs,) = args
-        self._pairs_left -= len(pairs)
-        if self._pairs_left < 0:
-            raise CheckpointError("OrderedDicts larger than a checkpoint's", expected=f"{_MOST_PAIRS} pairs at most")
-        if type(pairs) is not list or not all(
-            type(pair) in (list, tuple) and len(pair) == 2 and type(pair[0]) in (str, int) for pair in pairs
-        ):
-            raise CheckpointError("OrderedDict of something other than pairs", found=type(pairs).__name__)
-        return _Mapping(pairs)
-
-    def _tensor(self, *args: Any) -> StoredTensor:
-        """`_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, metadata=None)`."""
-        if len(args) not in (6, 7) or not isinstance(args[0], Storage) or type(args[2]) is not tuple or type(args[3]) is not tuple:
-            raise CheckpointError("odd arguments to torch._utils._rebuild_tensor_v2")
-        if len(args) == 7 and args[6]:
-            raise CheckpointError("a tensor with its negative or conjugate bit set")
-        storage, offset, shape, strides = args[:4]
-        return StoredTensor(storage.extent, storage.dtype, offset, shape, strides, self._limit)
-
-
-def load_pickle(data: bytes, storage: Storages, limit: int) -> Any:
-    """What a torch pickle describes. Raises CheckpointError for one that is damaged, or asks for more than a checkpoint needs."""
+def _text(data: bytes) -> str | bytes:
+    """Python 2's texts are bytes: as text where they are UTF-8."""
     try:
-        return CheckpointUnpickler(data, storage, limit).load()
-    except CheckpointError:
-        raise
-    except Exception as error:  # whatever a damaged or hostile pickle makes of the stand-ins
-        raise CheckpointError(f"damaged pickle ({type(error).__name__}: {error})") from error
+        return str(data, "utf-8")
+    except UnicodeDecodeError:
+        return data
+
+
+_STOP = ord(".")
+_U2, _I4, _U4, _U8, _F8 = (struct.Struct(form) for form in ("<H", "<i", "<I", "<Q", ">d"))
+
+_OPCODES = {
+    b"\x80": "proto", b"\x95": "frame", b"(": "mark", b"0": "pop", b"1": "pop_mark", b"2": "dup",
+    b"\x94": "memoize", b"q": "binput", b"r": "long_binput", b"p": "put", b"h": "binget", b"j": "long_binget", b"g": "get",
+    b"N": "none", b"\x88": "true", b"\x89": "false",
+    b"J": "binint", b"K": "binint1", b"M": "binint2", b"\x8a": "long1", b"\x8b": "long4", b"G": "binfloat",
+    b"I": "int", b"L": "long", b"F": "float",
+    b"\x8c": "short_binunicode", b"X": "binunicode", b"\x8d": "binunicode8", b"V": "unicode",
+    b"U": "short_binstring", b"T": "binstring", b"S": "string",
+    b"C": "short_binbytes", b"B": "binbytes", b"\x8e": "binbytes8", b"\x96": "binbytes8",
+    b")": "empty_tuple", b"\x85": "tuple1", b"\x86": "tuple2", b"\x87": "tuple3", b"t": "tuple",
+    b"]": "empty_list", b"l": "list", b"a": "append", b"e": "appends",
+    b"}": "empty_dict", b"d": "dict", b"s": "setitem", b"u": "setitems",
+    b"\x8f": "empty_set", b"\x90": "additems", b"\x91": "frozenset",
+    b"c": "global", b"\x93": "stack_global", b"R": "reduce", b"\x81": "reduce", b"\x92": "newobj_ex", b"i": "inst", b"o": "obj",
+    b"b": "build", b"Q": "binpersid",
+}  # fmt: skip
+"""Opcodes that are run: all but those that need more than the file (EXT1, EXT2, EXT4, PERSID, NEXT_BUFFER, READONLY_BUFFER)."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.checkpoints.infer import config_from_json
+from scalablevit_ref.checkpoints.notes import read_notes
 from scalablevit_ref.checkpoints.save import write_state
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, in_file
@@ -60,7 +61,7 @@ def save_trace(path: str | Path, trace: Mapping[str, Any], config: ScalableViTCo
 def trace_config(path: str | Path) -> ScalableViTConfig | None:
     """The settings that a trace's file notes, or None. Raises CheckpointError for a broken file."""
     with in_file(path), open_file(Path(path)) as (_, notes, _):
-        noted = notes.get("scalablevit_ref", {}).get("config")
+        noted = read_notes(notes).config
         return None if noted is None else config_from_json(noted)
 
 

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import scalablevit_ref as sv
 from scalablevit_ref.adapters import onnx as adapter
-from scalablevit_ref.adapters import onnx_reader
 from scalablevit_ref.checkpoints.infer import config_to_json
+from scalablevit_ref.formats import onnx as reader
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, random_images, random_params, relative_l2
 
 CONFIG = sv.ScalableViTConfig(
@@ -321,7 +321,7 @@ def test_no_onnx(content: bytes, problem: str, tmp_path: Path) -> None:
 
 def test_more_fields_than_a_network_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes without end, each of which a protobuf library would give a hundred bytes of memory, or a tensor's axes."""
-    monkeypatch.setattr(onnx_reader, "MOST_FIELDS", 10_000)
+    monkeypatch.setattr(reader, "MOST_FIELDS", 10_000)
     empty_nodes = b"\x3a\xc0\x9a\x0c" + b"\x0a\x00" * 100_000
     axes = b"\x3a\xc8\x9a\x0c\x2a\xc4\x9a\x0c\x0a\xc0\x9a\x0c" + b"\x01" * 200_000
     for content in (empty_nodes, axes):
@@ -338,7 +338,7 @@ def test_no_regular_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(FileNotFoundError):
         adapter.load_params(tmp_path / "none")
     path = written(tmp_path)
-    monkeypatch.setattr(onnx_reader, "MOST_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(reader, "MOST_BYTES", path.stat().st_size - 1)
     with pytest.raises(sv.CheckpointError, match="at most 2 GiB"):
         adapter.load_params(path)
 

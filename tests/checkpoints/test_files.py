@@ -80,8 +80,9 @@ def test_safetensors_library_agrees(tmp_path: Path) -> None:
     assert all(np.array_equal(theirs[name], x) for name, x in params.items())
     with safetensors.safe_open(path, "np") as file:
         notes = file.metadata()
-    assert notes["variant"] == "digits"
-    assert json.loads(notes["config"])["c_ratios"] == list(DIGITS.c_ratios)
+    ours = json.loads(notes["scalablevit_ref"])
+    assert (set(notes), ours["variant"]) == ({"format", "scalablevit_ref"}, "digits")
+    assert ours["config"]["c_ratios"] == list(DIGITS.c_ratios)
 
 
 def test_files_of_other_programs(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_what_is_no_checkpoint(tmp_path: Path, content: bytes, message: str) -> 
 def test_missing_files_and_directories(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_checkpoint(tmp_path / "none.pth")
-    with pytest.raises(CheckpointError, match="a directory; expected a checkpoint file"):
+    with pytest.raises(CheckpointError, match="an empty folder; expected a checkpoint file"):
         load_checkpoint(tmp_path)
     (tmp_path / "x.pth").mkdir()
     with pytest.raises(CheckpointError, match="a directory"):

@@ -103,7 +103,7 @@ def test_an_explicit_config_is_taken_as_it_is() -> None:
 def test_all_problems_in_one_report() -> None:
     params = init_params(DIGITS)
     del params["stages.0.1.attn.q.weight"], params["head.bias"]
-    params["surplus"] = np.zeros(3, "float32")
+    params["surplus"] = np.zeros(DIGITS.num_features, "float32")
     params["norm.bias"] = np.zeros(63, "float32")
     report = (
         r"missing \(2\): stages\.0\.1\.attn\.q\.weight, head\.bias; unexpected \(1\): surplus; "

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,11 @@ def test_values_that_are_looked_at_for_no_longer_than_needed() -> None:
 
 def test_what_is_no_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path, what in ((tmp_path / "pipe", "a FIFO"), (Path("/dev/zero"), "a device"), (tmp_path, "a directory")):
+    for path, what in (
+        (tmp_path / "pipe", "a FIFO"),
+        (Path("/dev/zero"), "a device"),
+        (tmp_path, "a folder that holds no checkpoint"),
+    ):
         with pytest.raises(CheckpointError, match=f"{what}; expected a checkpoint file"):
             load_checkpoint(path)
 
@@ -69,7 +74,8 @@ def test_truncated_at_every_byte(tmp_path: Path, suffix: str) -> None:
 
     def read(file: Path) -> Any:
         with open_file(file) as (tree, _, _):
-            return {name: in_memory(x) for name, x in tree.get("model", tree).items()}
+            weights = tree.get("model", tree.get("params", tree))
+            return {".".join(path): in_memory(x) for path, x in leaves(weights)}
 
     assert {name: x.tolist() for name, x in read(path).items()} == {name: x.tolist() for name, x in state.items()}
     for size in reversed(range(path.stat().st_size)):
@@ -83,6 +89,11 @@ def test_prefixes_that_collide(names: list[str]) -> None:
     """A prefix is cut off all names or none: two of them never become one."""
     with pytest.raises(CheckpointError, match=r"norm\.bias|more blocks than"):
         from_state_dict({"stages.0.0.x": np.zeros(1)} | {name: np.zeros(1, "float32") for name in names}, config=TINY_MMDET)
+
+
+def leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, x in tree.items():
+        yield from leaves(x, (*path, name)) if isinstance(x, dict) else [((*path, name), x)]
 
 
 def test_hostile_files_in_a_process_of_its_own(tmp_path: Path) -> None:

@@ -61,10 +61,14 @@ def test_prefixes(prefixes: list[str]) -> None:
     assert checkpoint.metadata["prefixes"] == prefixes
 
 
-def test_a_prefix_on_some_names_only_is_no_prefix() -> None:
-    params = init_params(DIGITS)
-    params["module.norm.weight"] = params.pop("norm.weight")
-    with pytest.raises(CheckpointError, match=r"missing \(1\): norm\.weight; unexpected \(1\): module\.norm\.weight"):
+def test_a_prefix_on_some_names_only() -> None:
+    """What wraps one module is cut off; of other words none is."""
+    params = numbered(DIGITS)
+    checkpoint = from_state_dict({name.replace("norm.weight", "module.norm.weight", 1): x for name, x in params.items()})
+    assert_same(checkpoint, params)
+    assert checkpoint.metadata["prefixes"] == ["module."]
+    params["net.norm.weight"] = params.pop("norm.weight")
+    with pytest.raises(CheckpointError, match=r"missing \(1\): norm\.weight; unexpected \(1\): net\.norm\.weight"):
         from_state_dict(params, variant="digits")
 
 
@@ -88,8 +92,6 @@ def test_wrappers(wrapper: str) -> None:
     assert (told["wrapper"], told["ema"], told["epoch"], told["best"]) == (wrapper, wrapper.endswith("_ema"), 3, [81.5, "top1"])
     assert "optimizer" not in told
     json.dumps(told)
-    both = {"state_dict": init_params(DIGITS), "model": params}
-    assert_same(from_state_dict(both), params)
 
 
 @pytest.mark.parametrize(("plain", "ema"), [("model", "model_ema"), ("state_dict", "state_dict_ema")])
@@ -115,12 +117,13 @@ def test_ema_is_preferred_and_said(tmp_path: Path, plain: str, ema: str) -> None
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({}, "no state dict.*empty mapping"),
+        ({}, "no state dict.*empty dict"),
         ({"optimizer": {}, "epoch": 1}, "no state dict.*found keys 'optimizer', 'epoch'"),
-        ([1], "no state dict; expected a mapping of names to arrays, found list"),
-        ({"model": {"norm.weight": 3}}, r"norm\.weight: not an array; found int"),
-        ({"norm.weight": np.zeros(1), "x": None}, "x: not an array; found NoneType"),
-        ({1: np.zeros(1)}, "names must be strings; found 1"),
+        ([1], "no state dict; expected a dict of names to arrays, found a list"),
+        (np.zeros(3), "no state dict; expected a dict of names to arrays, found a tensor"),
+        ({"model": {"stages.0.0.attn.qkv.weight": 3}}, r"stages\.0\.0\.attn\.qkv\.weight: not an array; found a whole number"),
+        ({"norm.weight": np.zeros(1), "x": None}, r"names of no known layout.*found norm\.weight"),
+        ({1: np.zeros(1)}, "names of no known layout.*found 1$"),
         ({"conv1.weight": np.zeros(1)}, r"names of no known layout.*found conv1\.weight"),
         ({"layers.0.0.layers.0.0.to_q.weight": np.zeros(1)}, "vit_pytorch's weights, of another network"),
         ({"Transformer_0.ScalableSelfAttention_0.Conv_0.kernel": np.zeros(1)}, "the Flax port's weights, of another network"),
@@ -134,7 +137,12 @@ def test_what_is_no_state_dict(state: Any, message: str) -> None:
 def test_dtypes() -> None:
     params: dict[str, Any] = init_params(DIGITS)
     params["norm.bias"] = params["norm.bias"].astype("float16")
-    mixed = r"norm\.bias: mixed dtypes; expected float32, as patch_embeds\.0\.proj\.weight is, found float16"
+    assert from_state_dict(params, dtype="float32").params["norm.bias"].dtype == "float32"
+    with pytest.raises(CheckpointError, match=r"unknown dtype 'float31'.*did you mean 'float32'"):
+        from_state_dict(params, dtype="float31")
+    mixed = (
+        r"norm\.bias: mixed dtypes; give dtype= to have one; expected float32, as patch_embeds\.0\.proj\.weight is, found float16"
+    )
     for refuse in (lambda: from_state_dict(params), lambda: to_state_dict(params, DIGITS)):
         with pytest.raises(CheckpointError, match=mixed):
             refuse()

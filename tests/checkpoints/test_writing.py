@@ -136,7 +136,8 @@ def test_refusals_before_anything_is_written(tmp_path: Path) -> None:
         ("x.pth", surplus, {}, r"parameters do not fit: unexpected \(1\): surplus"),
         ("x.pth", params, {"layout": "mmdet"}, "layout 'mmdet'"),
         ("x.pth", params, {"metadata": {"epoch": np.zeros(2)}}, "epoch: metadata must be plain values"),
-        ("x.pth", params, {"metadata": {"model": 1}}, "model: metadata under a name that a checkpoint uses itself"),
+        ("x.npz", params, {"metadata": {"epoch": 10**5000}}, r"epoch: metadata that cannot be written \(Exceeds the limit"),
+        ("x.npz", params, {"metadata": {"a": "\u20ac" * 200_000}}, "configuration and metadata longer than can be read again"),
     ):
         with pytest.raises(CheckpointError, match=re.escape(str(tmp_path / name)) + ": .*" + message):
             save_checkpoint(tmp_path / name, given, DIGITS, **options)

@@ -130,12 +130,12 @@ def test_verify_finds_a_difference(run: Any, official: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("inspect", "none.pth"), "none.pth"),
+        (("inspect", "none.pth"), "no file none.pth"),
         (("inspect", "checkpoint.pth", "--variant", "smal"), "unknown variant 'smal' (did you mean 'small'"),
         (("inspect", "page.pth"), "page.pth: the file is an HTML page"),
         (("diff", "checkpoint.pth", "page.pth"), "page.pth: the file is an HTML page"),
         (("convert", "page.pth", "x.npz"), "page.pth: the file is an HTML page"),
-        (("convert", "checkpoint.pth", "x.onnx"), "x.onnx: unknown suffix; expected .pth, .pt, .safetensors"),
+        (("convert", "checkpoint.pth", "x.tflite"), "x.tflite: unknown suffix; expected .pth, .pt, .safetensors"),
         (
             ("convert", "checkpoint.pth", "x.npz", "--to", "chanels_last"),
             "unknown layout 'chanels_last' (did you mean 'channels_last'",
@@ -209,15 +209,15 @@ def test_json_of_a_conversion(run: Any, official: Path, tmp_path: Path) -> None:
 
 def test_help_names_every_option(run: Any) -> None:
     for command, options in (
-        ("inspect", ("--variant", "--heads", "--window-size", "--use-ema", "--sha256", "--json")),
+        ("inspect", ("--tensors", "--filter", "--variant", "--heads", "--window-size", "--key", "--use-ema", "--sha256", "--json")),
         (
             "convert",
             (
                 *("--to", "--dtype", "--variant", "--heads", "--strip-head", "--fold-scale", "--one-way", "--num-classes"),
-                *("--use-ema", "--config-json", "--allow-nonfinite", "--force", "--verify", "--sha256", "--json"),
+                *("--key", "--use-ema", "--config-json", "--allow-nonfinite", "--force", "--verify", "--sha256", "--json"),
             ),
         ),
-        ("diff", ("--variant", "--use-ema", "--json")),
+        ("diff", ("--variant", "--key", "--use-ema", "--json")),
     ):
         code, out, _ = run(command, "--help")
         assert code == 0

@@ -65,7 +65,7 @@ def test_inspect(run: Any, folder: Path, file: str, layout: str) -> None:
     assert code == 1  # heads and windows are not told
     assert f"layout {layout} network {OTHER}" in said
     assert "stages 1 / 2 layers from 8 channels head linear, 5 classes" in said
-    assert "not told heads and window_size show in no shape; --heads and --window-size tell them" in said
+    assert "open heads and window_size show in no shape and are not told: give --heads and --window-size" in said
     code, out, _ = run("inspect", file, *SETTINGS)
     assert (code, "not told" in out) == (0, False)
     assert "heads 1 / 2 windows 3 / whole map" in " ".join(out.split())

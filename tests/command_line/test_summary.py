@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner, Result
@@ -12,6 +14,9 @@ import scalablevit_ref as sv
 from scalablevit_ref.cli.summary import parse_size, summary
 from scalablevit_ref.config import VARIANTS
 from scalablevit_ref.cost import cost
+from scalablevit_ref.image_sizes import usual_image_size
+from tests.support.checkpoints import zeros
+from tests.support.dialects import unbiased
 
 APP = typer.Typer()
 APP.command()(summary)
@@ -146,3 +151,50 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], messa
     assert result.stdout == ""
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its configuration in place of a variant's; the figures of the authors only where it is that variant."""
+    monkeypatch.chdir(tmp_path)
+    digits, small = sv.variant("digits"), sv.variant("small", num_classes=10, head="linear")
+    sv.save_checkpoint("digits.safetensors", sv.init_params(digits), digits, layout="split")
+    printed = lines("digits.safetensors")
+    assert printed[0] == "digits.safetensors: ScalableViT digits, one image of 112 x 112 pixels"
+    assert printed[1:] == lines("digits")[1:]
+    document = json.loads(run("digits.safetensors", "--json").stdout)
+    assert document.pop("file") == "digits.safetensors"
+    assert document == json.loads(run("digits", "--json").stdout)
+    np.savez("small.npz", **zeros(small))
+    refused = run("small.npz")
+    assert (refused.exit_code, "give --variant (small, small_0)" in refused.stderr) == (2, True)
+    printed = lines("small.npz", "--variant", "small")
+    assert printed[0] == "small.npz: no published variant, one image of 224 x 224 pixels"
+    assert line(printed, "total ")[1] == f"{cost(small, 224).parameters:,}"
+    assert "authors" not in " ".join(printed)
+    document = json.loads(run("small.npz", "--variant", "small", "--json", "--image-size", "448x224").stdout)
+    assert (document["variant"], document["published"], document["image_size"]) == (None, None, [448, 224])
+    assert document["config"]["num_classes"] == 10
+
+
+def test_a_network_that_takes_no_images_of_the_published_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    odd = sv.variant("digits", window_sizes=(5, 5, 5, 5), pad_windows=False)
+    sv.save_checkpoint("odd.npz", sv.init_params(odd), odd)
+    assert (
+        lines("odd.npz")[0]
+        == f"odd.npz: no published variant, one image of {usual_image_size(odd)} x {usual_image_size(odd)} pixels"
+    )
+
+
+def test_what_is_neither_a_variant_nor_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("port.npz", **{name: np.float32(x) for name, x in unbiased().items()})
+    for arguments, said in (
+        (("ScalableViT-S",), "unknown variant 'ScalableViT-S' (did you mean 'small'?)"),
+        (("scalable_vit_large",), "(did you mean 'large'?)"),
+        (("small.pth",), "there is no file small.pth"),
+        (("small", "--key", "model"), "--variant and --key are for a file"),
+        (("port.npz",), "port.npz: costs are counted of the official network alone"),
+    ):
+        result = run(*arguments)
+        assert (result.exit_code, result.stdout, said in result.stderr) == (2, "", True), result.stderr

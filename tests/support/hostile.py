@@ -77,6 +77,11 @@ def header(entries: Any, data: bytes = b"") -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
+def noted(text: str) -> dict[str, dict[str, str]]:
+    """The header's entry with this package's notes."""
+    return {"__metadata__": {"scalablevit_ref": text}}
+
+
 def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 

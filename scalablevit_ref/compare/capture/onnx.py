@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ import numpy as np
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions, Module, aligned, by_mapping, by_name, by_parameters
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
+from scalablevit_ref.formats.onnx import SCOPES, module_path
 from scalablevit_ref.layers import POOL
 
 try:
@@ -28,9 +28,6 @@ try:
 except ModuleNotFoundError as error:
     message = f"an ONNX model needs {error.name}: pip install 'scalablevit-ref[onnx]'"
     raise ModuleNotFoundError(message, name=error.name) from error
-
-SCOPES = "pkg.torch.onnx.name_scopes"
-"""The newer exporter's note on a node: the modules' paths from the outermost to the innermost, then the node's own name."""
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
@@ -233,17 +230,7 @@ class Parameter:
 
 def scope(node: Any) -> str:
     """The path of the module that made a node; empty for the outermost, or if nothing tells."""
-    for note in node.metadata_props:
-        if note.key == SCOPES:
-            paths: list[str] = re.findall(r"'([^']*)'", note.value)[:-1]
-            return paths[-1] if paths else ""
-    if not node.name.startswith("/"):
-        return ""
-    path = part = ""
-    for name in node.name.split("/")[1:-1]:  # the older exporter's: a child of a list or a Sequential repeats its parent's name
-        path = path.removesuffix(part) + name if part and name.startswith(f"{part}.") else f"{path}.{name}".removeprefix(".")
-        part = name
-    return path
+    return module_path(node.name, next((note.value for note in node.metadata_props if note.key == SCOPES), None))
 
 
 def outputs(graph: Any) -> dict[str, str]:

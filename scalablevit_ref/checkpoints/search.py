@@ -1,0 +1,364 @@
+"""Where in a file the weights of a network lie: behind which wrappers and prefixes, and which of several networks is meant.
+
+Nothing here lists wrappers. A network is where names of its own are, and what stands before them is its key. What the parts of a
+key say (an EMA's, an optimizer's) decides only between several.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
+from typing import Any
+
+from scalablevit_ref.backends.dispatch import dtype_name
+from scalablevit_ref.checkpoints.in_memory import is_array
+from scalablevit_ref.checkpoints.official import OfficialWeights
+from scalablevit_ref.checkpoints.tree import WRAPPERS, Leaf, Path, parts_of, unwrapped
+from scalablevit_ref.checks import FLOATS
+from scalablevit_ref.errors import CheckpointError, option
+from scalablevit_ref.formats.lazy import StoredTensor
+from scalablevit_ref.formats.opaque import Opaque
+from scalablevit_ref.weights import Weights
+
+_AVERAGES = ("ema", "averaged", "average", "avg", "swa", "shadow", "polyak")
+"""Words for an average of the weights over training, in the key under which it lies."""
+
+_OPTIMIZERS = ("opt", "optim", "optimizer", "optimizers", "grad", "grads")
+"""Words for what training keeps for each weight, under the weight's own name."""
+
+_LONGEST_WORDS = 100
+"""Longest part of a key that is looked at for words, in characters."""
+
+_COUNTERS = ("n_averaged", "num_updates", "decay")
+"""What an average keeps beside its weights."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One network in a file.
+
+    Attributes
+    ----------
+    kind
+        Whose names these are.
+    key
+        What stands before all of its names, in parts.
+    members
+        Its parameters' leaves by name.
+    extras
+        What lies under its key and is no parameter's.
+    average
+        Whether its weights are an average over training (EMA, SWA).
+    named
+        Whether the caller names this very key: then what lies outside of it is none of its parts.
+    """
+
+    kind: type[Weights]
+    key: Path
+    members: dict[str, Leaf] = field(default_factory=dict)
+    extras: list[Leaf] = field(default_factory=list)
+    average: bool = False
+    named: bool = False
+
+    def widths(self) -> dict[str, int]:
+        """Channels of each norm, by its name."""
+        return self.kind.widths({name: _shape(leaf) for name, leaf in self.members.items()})
+
+    @property
+    def container(self) -> Path:
+        """The key of the mapping that holds all of its weights."""
+        shortest = min((len(leaf.path) - leaf.keys[-1] for leaf in self.members.values() if leaf.keys), default=0)
+        return self.key[:shortest]
+
+
+def kinds() -> Iterator[type[Weights]]:
+    """Every network whose weights are read; the dialects, which few need, are loaded when they are asked for."""
+    yield OfficialWeights
+    from scalablevit_ref.dialects import weights
+
+    yield from weights.KINDS
+
+
+def template(name: Iterable[str]) -> Path:
+    """A name's parts with `#` for each whole number.
+
+    Examples
+    --------
+    >>> template(("Transformer_0", "12", "norm1"))
+    ('Transformer_#', '#', 'norm1')
+    """
+    return tuple(_numbered(part) for part in name)
+
+
+def _numbered(part: str) -> str:
+    head, _, tail = part.rpartition("_")
+    return f"{head}_#" * bool(head) or "#" if tail.isdecimal() and tail.isascii() else part
+
+
+@cache
+def _names(kind: type[Weights]) -> frozenset[Path]:
+    """All names of a network, with `#` for whole numbers."""
+    return frozenset(template(name.split(".")) for name in kind.names())
+
+
+def find_networks(leaves: Sequence[Leaf]) -> list[Found]:
+    """Every network in a file, in its order; all of one kind, the official one if it is there.
+
+    Raises CheckpointError for two arrays of one name.
+    """
+    paths = [(leaf, unwrapped(leaf.path)) for leaf in leaves]
+    templates = [(leaf, path, template(path)) for leaf, path in paths]
+    return next((networks for kind in kinds() if (networks := _networks(kind, templates))), [])
+
+
+def _networks(kind: type[Weights], templates: list[tuple[Leaf, Path, Path]]) -> list[Found]:
+    hallmarks = {name for name in _names(kind) if kind.hallmarks.intersection(name)}
+    lengths = sorted({len(name) for name in hallmarks})
+    keys = {
+        _before(leaf.path, path[:-length])
+        for leaf, path, shape in templates
+        for length in lengths
+        if length <= len(shape) and shape[-length:] in hallmarks
+    }
+    leaves = [leaf for leaf, *_ in templates]
+    found = {key: Found(kind, key) for key in sorted(keys)}
+    for leaf, *_ in templates if found else ():
+        key = next((leaf.path[:n] for n in range(len(leaf.path), -1, -1) if leaf.path[:n] in found), None)
+        if key is None:
+            continue
+        network, name = found[key], unwrapped(leaf.path[len(key) :])
+        if template(name) not in _names(kind):
+            network.extras.append(leaf)
+        elif (dotted := ".".join(name)) in network.members:
+            raise CheckpointError("two arrays of one path", key=dotted)
+        else:
+            network.members[dotted] = leaf
+    counters = {leaf.path[:-1] for leaf in leaves if leaf.path[-1:] and leaf.path[-1] in _COUNTERS and not _is_weight(leaf.value)}
+    networks = [replace(network, average=_is_average(network.key, counters)) for network in found.values()]
+    return networks + _without_names(networks, leaves)
+
+
+def _before(path: Path, unwrapped_key: Path) -> Path:
+    """The part of a path before a name, given without the parts of wrappers; those that end it belong to it."""
+    n = 0
+    for part in unwrapped_key:
+        n = path.index(part, n) + 1
+    rest = path[n:]
+    return path[: n + len(rest) - len(_lstripped(rest))]
+
+
+def _lstripped(path: Path) -> Path:
+    """Without the wrappers' parts that it begins with."""
+    while path and path[0] in WRAPPERS:
+        path = path[1:]
+    return path
+
+
+def _is_average(key: Path, counters: set[Path]) -> bool:
+    """Whether the words of a key say so, or what counts the average lies beside the weights or the module around them."""
+    around = key[:-1] if key and key[-1] in WRAPPERS else key
+    return _says_average(key) or key in counters or around in counters
+
+
+def _says_average(key: Path) -> bool:
+    return any(word in _AVERAGES for part in key for word in _words(part))
+
+
+@lru_cache(maxsize=4096)
+def _words(part: str) -> tuple[str, ...]:
+    """The words of a key's part in small letters, without numbers at their ends.
+
+    Examples
+    --------
+    >>> _words("state_dict_ema2"), _words("EMACallback"), _words("emaModel")
+    (('state', 'dict', 'ema'), ('ema', 'callback'), ('ema', 'model'))
+    """
+    if part.isdecimal() or len(part) > _LONGEST_WORDS:
+        return ()
+    spaced = ""
+    for i, c in enumerate(part):
+        begins = c.isupper() and i and (part[i - 1].islower() or part[i + 1 : i + 2].islower())
+        spaced += (" " if begins or not c.isalnum() else "") + (c.lower() if c.isalnum() else "")
+    return tuple(word.rstrip("0123456789") for word in spaced.split())
+
+
+def is_training_state(key: Path) -> bool:
+    """Whether it is what an optimizer keeps."""
+    return any(word in _OPTIMIZERS for part in key for word in _words(part))
+
+
+def _without_names(networks: list[Found], leaves: Sequence[Leaf]) -> list[Found]:
+    """Averages that are kept without the weights' names and in their order (`shadow_params`), or under names without dots.
+
+    The names come from the file's one network that is no average.
+    """
+    named = [network for network in networks if not network.average and not is_training_state(network.key)]
+    taken = {network.key for network in networks}
+    groups: dict[Path, list[Leaf]] = {}
+    for leaf in leaves:
+        if leaf.is_array and leaf.path and leaf.path[:-1] not in taken and _says_average(leaf.path[:-1]):
+            groups.setdefault(leaf.path[:-1], []).append(leaf)
+    found = []
+    for network in named if len(named) == 1 else ():
+        squeezed = {name.replace(".", ""): name for name in network.members}
+        sizes = [_shape(leaf) for leaf in network.members.values()]
+        for key, group in groups.items():
+            by_name = {squeezed[leaf.path[-1]]: leaf for leaf in group if leaf.path[-1] in squeezed}
+            in_order = [str(i) for i in range(len(group))] == [leaf.path[-1] for leaf in group]
+            if len(by_name) == len(squeezed) == len(network.members):
+                found.append(Found(network.kind, key, {name: by_name[name] for name in network.members}, [], average=True))
+            elif in_order and [_shape(leaf) for leaf in group] == sizes:
+                found.append(Found(network.kind, key, dict(zip(network.members, group, strict=True)), [], average=True))
+    return found
+
+
+def _shape(leaf: Leaf) -> tuple[int, ...]:
+    return tuple(leaf.value.shape) if leaf.is_array else ()
+
+
+def choose(networks: list[Found], *, key: str | None, use_ema: bool) -> Found:
+    """The network that is meant. Raises CheckpointError, listing them, where that is not one."""
+    if key is not None:
+        wanted = () if key in ("", ".") else parts_of(key) or ()
+        exactly = [network for network in networks if network.key == wanted]
+        exactly = exactly or [network for network in networks if unwrapped(network.key) == unwrapped(wanted)]
+        under = exactly or [network for network in networks if network.key[: len(wanted)] == wanted]
+        if not under:
+            raise CheckpointError(option("key"), f" {key!r}: no network lies there", expected=listed(networks), found=key)
+        return replace(_one_of(under), named=bool(exactly))
+    sound = [network for network in networks if not is_training_state(network.key)]
+    if not sound:
+        raise CheckpointError("only what an optimizer keeps for each weight, not the weights", found=listed(networks))
+    plain = [network for network in sound if not network.average]
+    averages = [network for network in sound if network.average]
+    if not use_ema and not plain:
+        raise CheckpointError(option("use_ema", False), " but there are only EMA weights", found=listed(averages))
+    return _one_of((averages if use_ema else plain) or plain)
+
+
+def _one_of(networks: list[Found]) -> Found:
+    different = [network for i, network in enumerate(networks) if not any(_same(network, other) for other in networks[:i])]
+    if len(different) > 1:
+        raise CheckpointError(
+            f"{len(different)} networks in one file: give ", option("key"), f" one of {listed(different)}, or what it begins with"
+        )
+    return different[0]
+
+
+def _same(a: Found, b: Found) -> bool:
+    """Whether both are the same tensors, under two keys."""
+    return a.members.keys() == b.members.keys() and all(
+        _is_same(leaf.value, b.members[name].value) for name, leaf in a.members.items()
+    )
+
+
+def _is_same(x: Any, y: Any) -> bool:
+    return x is y or (isinstance(x, StoredTensor) and isinstance(y, StoredTensor) and x == y)
+
+
+def listed(networks: Iterable[Found]) -> str:
+    """Their keys, as the option takes them."""
+    return ", ".join(key_text(network.key) for network in networks)
+
+
+def key_text(key: Path) -> str:
+    """A key as the option takes it; a dot is the top of the file."""
+    return ".".join(key) or "."
+
+
+def with_head(network: Found, leaves: Sequence[Leaf]) -> Found:
+    """A backbone with the head that lies beside it in the file, under the names that it has in the network.
+
+    Raises CheckpointError for a head of another kind, which would otherwise be lost without a word.
+    """
+    head, features = network.kind.head, network.widths().get(network.kind.last_norm)
+    if network.named or not features or any(name.split(".")[0] == head for name in network.members):
+        return network
+    names = _names(network.kind)
+    for n in range(len(network.key), -1, -1):
+        level = [leaf for leaf in leaves if leaf.path[:n] == network.key[:n] and _beside(leaf, network) and leaf.is_array]
+        own = {unwrapped(leaf.path[n:]): leaf for leaf in level if leaf.path[n : n + 1] == (head,)}
+        kept = {".".join(name): leaf for name, leaf in own.items() if template(name) in names}
+        if any(features in _shape(leaf) for leaf in kept.values()):
+            return replace(network, members=network.members | kept)
+        if other := _classifier(level, features):
+            raise CheckpointError(
+                f"a classifier beside the network, under other names: rename its arrays to {head}.weight and {head}.bias, or give ",
+                option("key"),
+                f" {key_text(network.key)} to leave it out",
+                key=".".join(other.path),
+                found=f"{_shape(other)} behind {features} features",
+            )
+    return network
+
+
+def _beside(leaf: Leaf, network: Found) -> bool:
+    if is_training_state(leaf.path):
+        return False
+    return leaf.path[: len(network.key)] != network.key or leaf in network.extras
+
+
+def _classifier(leaves: list[Leaf], features: int) -> Leaf | None:
+    """A Linear that takes the features: a matrix with that many columns (or rows), and a bias beside it for the other axis."""
+    shapes = {leaf.path: _shape(leaf) for leaf in leaves}
+    for leaf in leaves:
+        shape = shapes[leaf.path]
+        if len(shape) == 2 and features in shape:
+            out = shape[0] if shape[1] == features else shape[1]
+            if shapes.get((*leaf.path[:-1], "bias")) == (out,):
+                return leaf
+    return None
+
+
+def sort_extras(network: Found, leaves: Sequence[Leaf], others: list[Found]) -> tuple[dict[str, Leaf], list[str]]:
+    """What is beside a network's weights in their mapping: weights that belong to it and are not its own, and what is left out.
+
+    Left out, and given in words, are numbers, counters and arrays of whole numbers, whatever lies outside of its key, and beside
+    its modules what none of its features can meet: no axis is as long as any of its norms.
+    """
+    modules, widths = {name[0] for name in _names(network.kind)}, network.widths().values()
+    kept = {id(leaf) for leaf in network.members.values()}
+    unexpected: dict[str, Leaf] = {}
+    left_out: Counter[str] = Counter()
+    for leaf in network.extras:
+        name = unwrapped(leaf.path[len(network.key) :])
+        if id(leaf) in kept or not name:
+            continue
+        within = name[0] in modules and not (network.named and name[0] == network.kind.head)
+        meets = not widths or any(size in widths for size in _shape(leaf))
+        if _is_weight(leaf.value) and (within or (meets and not network.named)):
+            unexpected[".".join(name)] = leaf
+        elif leaf.is_array:
+            left_out[name[-1] if within else name[0]] += 1
+    container = network.container
+    theirs = {id(leaf) for other in others for leaf in (*other.members.values(), *other.extras)}
+    for leaf in leaves:
+        outside = leaf.path[: len(container)] == container and leaf.path[: len(network.key)] != network.key
+        if outside and leaf.is_array and id(leaf) not in theirs | kept:
+            left_out[leaf.path[len(container)]] += 1
+    return unexpected, [f"{name} ({count} arrays)" if count > 1 else name for name, count in sorted(left_out.items())]
+
+
+def _is_weight(value: Any) -> bool:
+    """Whether it can be a parameter: floating point, and more than one number."""
+    if not is_array(value) or math.prod(value.shape) <= 1:
+        return False
+    try:
+        return dtype_name(value) in FLOATS
+    except TypeError:
+        return True
+
+
+def unread_averages(leaves: Iterable[Leaf], networks: Iterable[Found]) -> list[str]:
+    """Keys whose words say that an average lies there, without a network that could be read."""
+    read = [network.key for network in networks if network.average]
+    keys: dict[Path, None] = {}
+    for leaf in leaves:
+        if leaf.is_array or isinstance(leaf.value, Opaque):
+            n = next((n for n in range(len(leaf.path)) if _says_average(leaf.path[n : n + 1])), None)
+            if n is not None and not is_training_state(leaf.path[:n]):
+                keys[leaf.path[: n + 1]] = None
+    return [key_text(key) for key in keys if not any(one[: len(key)] == key for one in read)]

@@ -1,0 +1,280 @@
+"""What a path leads to: the file that is read, a folder's one checkpoint; or what a folder is, and how it becomes a file."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from scalablevit_ref.errors import CheckpointError, printable
+from scalablevit_ref.formats.sharded import is_index, shard_of
+from scalablevit_ref.formats.source import ENDINGS
+
+_MOST_ENTRIES = 10_000
+"""Most entries of a folder that are looked at, those of its folders counted."""
+
+_DEEPEST = 4
+"""Levels of folders that are looked through for checkpoints to name in an error."""
+
+_NAMED = 8
+"""Most names that an error lists."""
+
+_KINDS = {stat.S_ISFIFO: "a FIFO", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device", stat.S_ISSOCK: "a socket"}
+
+_TRAINING = re.compile(
+    r"(optimizer|scheduler|scaler|sampler|dataloader|random_states?|rng_state|training_args|custom_checkpoint)(?![a-z])",
+    re.IGNORECASE,
+)
+"""How the files of a training's state begin, which lie beside the weights and hold none."""
+
+
+def weights_file(path: Path) -> Path:
+    """The file that is read for this path: itself, or a folder's one checkpoint (the index, where that is in shards).
+
+    Raises
+    ------
+    CheckpointError
+        For a folder without a checkpoint or with several, and for what is no regular file.
+    FileNotFoundError, PermissionError
+        If there is no such file, or it may not be looked at.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            return _one_checkpoint(path)
+        if stat.S_ISREG(mode):
+            with path.open("rb"):
+                return path
+    except FileNotFoundError:
+        raise FileNotFoundError(_missing(path)) from None
+    except PermissionError:
+        raise PermissionError(f"{printable(str(path))}: you have no permission to read it") from None
+    except NotADirectoryError:
+        raise FileNotFoundError(
+            f"{printable(str(path))}: there is no such file: {printable(str(path.parent))} is no folder"
+        ) from None
+    except CheckpointError:
+        raise
+    except (OSError, ValueError) as error:  # links in a circle, a name that is too long or holds a null character
+        raise FileNotFoundError(f"{printable(str(path))}: no file can be opened ({_said(error)})") from None
+    # opening a FIFO would wait for ever
+    raise CheckpointError(
+        next((kind for is_kind, kind in _KINDS.items() if is_kind(mode)), "no file"), expected="a checkpoint file"
+    )
+
+
+def _said(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+_ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+(.+)")
+
+_DOWNLOADS = {
+    "http": "`curl -LO {address}`",
+    "https": "`curl -LO {address}`",
+    "hf": "`hf download` of its repository and file",
+    "s3": "`aws s3 cp {address} .`",
+    "gs": "`gcloud storage cp {address} .`",
+}
+
+
+def _missing(path: Path) -> str:
+    """Why there is no such file, and which one was meant, perhaps."""
+    from scalablevit_ref.config import near_matches
+
+    said = printable(str(path))
+    if address := _ADDRESS.fullmatch(said):
+        scheme, rest = address[1].lower(), address[2]
+        how = _DOWNLOADS.get(scheme, "").format(address=shlex.quote(f"{scheme}://{rest}"))
+        return (
+            f"{scheme}://{rest} is an address, and no file here: download it first{how and f', as with {how}'}, and give the file"
+        )
+    if path.is_symlink():
+        return f"{said}: a link to {printable(str(path.readlink()))}, which is not there"
+    if not path.parent.is_dir():
+        return f"{said}: there is no such file, and no folder {printable(str(path.parent))}"
+    try:
+        with os.scandir(path.parent) as entries:
+            names = [entry.name for entry, _ in zip(entries, range(1000), strict=False)]
+    except OSError:
+        names = []
+    return f"{said}: there is no such file{near_matches(path.name, names)}"
+
+
+_PARTS: dict[re.Pattern[str], str] = {
+    re.compile(r".*\.distcp"): "a part of a checkpoint of torch.distributed: give its folder",
+    re.compile(r"(bf16_)?zero_pp_rank_\d+_.*\.pt"): "a part of a checkpoint of DeepSpeed ZeRO: give its folder",
+    re.compile(r".*\.data-\d{5}-of-\d{5}"): "a part of a TensorFlow checkpoint: give its folder",
+    re.compile(r"_METADATA|_CHECKPOINT_METADATA|_sharding|manifest\.ocdbt"): "a part of an orbax checkpoint: give its folder",
+}
+"""Files that hold a part of a checkpoint, by name."""
+
+
+def check_no_part(path: Path) -> None:
+    """Raise CheckpointError for a file that is one part of a checkpoint, by its name: a shard, or a rank's state."""
+    for pattern, what in _PARTS.items():
+        if pattern.fullmatch(path.name):
+            raise CheckpointError(f"the file is {what}")
+    if shard := shard_of(path.name):
+        index, number, count = shard
+        others = [name for name in _names(path.parent) if is_index(name)]
+        index = index if index in others or not others else others[0]
+        where = "or the folder" if others else "which is not in this folder"
+        raise CheckpointError(
+            f"the file is one shard ({number} of {count}) of a sharded checkpoint", expected=f"its index, {index}, {where}"
+        )
+
+
+def _names(folder: Path) -> list[str]:
+    """Names of a folder's entries, in order, those of folders with a slash; few enough to be looked at."""
+    names: list[str] = []
+    with os.scandir(folder) as entries:
+        for count, entry in enumerate(entries):
+            if count == _MOST_ENTRIES:
+                raise CheckpointError(
+                    "a folder of more entries than are looked at", expected=f"at most {_MOST_ENTRIES}; name the file"
+                )
+            names.append(entry.name + ("" if entry.is_file() else "/" if entry.is_dir() else " (no file)"))
+    return sorted(names)
+
+
+def _checkpoints(names: list[str]) -> list[str]:
+    """The checkpoints among a folder's files: indexes, and what is neither a shard nor a training's state."""
+    indexes = [name for name in names if is_index(name)]
+    whole = [
+        name
+        for name in names
+        if name.lower().endswith(ENDINGS) and not name.startswith(".") and not _TRAINING.match(name) and not shard_of(name)
+    ]
+    return indexes + whole
+
+
+def _one_checkpoint(folder: Path) -> Path:
+    names = _names(folder)
+    checkpoints = _checkpoints(names)
+    kind = _kind(names)
+    if kind is not None and not (checkpoints and kind.beside):
+        raise kind.error(folder, folder)
+    if len(checkpoints) == 1:
+        return folder / checkpoints[0]
+    if checkpoints:
+        raise CheckpointError("a folder of several checkpoints: name one of them", found=_listed(checkpoints))
+    if shards := [name for name in names if shard_of(name)]:
+        raise CheckpointError("a folder of shards without their index", expected=shard_of(shards[0])[0], found=_listed(shards))  # type: ignore[index]
+    below = list(_below(folder))
+    for sub, _, kind in below:
+        if kind is not None:
+            raise kind.error(folder, sub)
+    if found := [str(sub.relative_to(folder) / name) for sub, checkpoints, _ in below for name in checkpoints]:
+        raise CheckpointError("a folder whose checkpoints lie in folders below it: name one of them", found=_listed(found))
+    raise CheckpointError(
+        "a folder that holds no checkpoint" if names else "an empty folder",
+        expected="a checkpoint file",
+        found=_listed(names) or None,
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f", … ({len(names)} in all)" if len(names) > _NAMED else "")
+
+
+def _below(folder: Path) -> Iterator[tuple[Path, list[str], _Kind | None]]:
+    """The folders below that hold checkpoints, or are one, the nearest first; links are not followed."""
+    level, left = [folder], _MOST_ENTRIES
+    for _ in range(_DEEPEST):
+        subs: list[Path] = []
+        for parent in level:
+            try:
+                names = _names(parent)
+            except (OSError, CheckpointError):
+                continue
+            left -= len(names)
+            if left < 0:
+                return
+            checkpoints, kind = _checkpoints(names), _kind(names)
+            if parent != folder and (checkpoints or kind):
+                yield parent, checkpoints, kind
+            else:
+                subs += [parent / name for name in names if name.endswith("/") and not (parent / name).is_symlink()]
+        level = subs
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of folder that is no checkpoint of files.
+
+    Attributes
+    ----------
+    what
+        In words.
+    remedy
+        A command that makes a file of it, FOLDER for its path.
+    beside
+        Whether checkpoints in the folder are read all the same.
+    """
+
+    what: str
+    tells: Callable[[list[str]], bool]
+    remedy: str = ""
+    beside: bool = False
+
+    def error(self, folder: Path, where: Path) -> CheckpointError:
+        """What is said of `folder` if this kind of folder is it, or lies `where` in it."""
+        is_one = "is" if where == folder else f"holds, as {where.relative_to(folder)},"
+        command = self.remedy.replace("FOLDER", shlex.quote(str(where.resolve())))
+        return CheckpointError(f"the folder {is_one} {self.what}{command and f'; this makes a file of it: {command}'}")
+
+
+def _has(*wanted: str) -> Callable[[list[str]], bool]:
+    """Whether names of a folder match all of these patterns."""
+    patterns = [re.compile(pattern) for pattern in wanted]
+    return lambda names: all(any(pattern.fullmatch(name) for name in names) for pattern in patterns)
+
+
+def _kind(names: list[str]) -> _Kind | None:
+    return next((kind for kind in _FOLDERS if kind.tells(names)), None)
+
+
+_DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth"
+
+_ORBAX = (
+    "python -c 'import sys, flax.serialization as s, jax, numpy, orbax.checkpoint as o; "
+    "tree = jax.tree.map(numpy.asarray, o.PyTreeCheckpointer().restore(sys.argv[1])); "
+    'open("weights.msgpack", "wb").write(s.msgpack_serialize(tree))\' FOLDER'
+)
+
+_SAVED_MODEL = (
+    "python -c 'import sys, numpy, tensorflow as tf; "
+    'numpy.savez("weights.npz", **{v.name: v.numpy() for v in tf.saved_model.load(sys.argv[1]).variables})\' FOLDER'
+)
+
+_TENSORFLOW = (
+    "python -c 'import sys, numpy, tensorflow as tf; r = tf.train.load_checkpoint(sys.argv[1]); "
+    'numpy.savez("weights.npz", **{n: r.get_tensor(n) for n in r.get_variable_to_shape_map()})\' FOLDER'
+)
+
+_FOLDERS = (
+    _Kind("a checkpoint of torch.distributed (DCP)", _has(r"\.metadata", r".+\.distcp"), _DCP),
+    _Kind("an orbax checkpoint", _has(r"_METADATA|manifest\.ocdbt"), _ORBAX),
+    _Kind(
+        "a part of a checkpoint of DeepSpeed ZeRO: give the folder above, which holds zero_to_fp32.py",
+        _has(r"(bf16_)?zero_pp_rank_.+"),
+    ),
+    _Kind(
+        "a checkpoint of DeepSpeed ZeRO, whose own program makes a file of it that can be read: python zero_to_fp32.py . weights",
+        _has(r"zero_to_fp32\.py"),
+        beside=True,
+    ),
+    _Kind("a TensorFlow SavedModel", _has(r"saved_model\.pb(txt)?"), _SAVED_MODEL),
+    _Kind("a TensorFlow checkpoint", _has(r".+\.index", r".+\.data-\d{5}-of-\d{5}"), _TENSORFLOW),
+    _Kind(
+        "a Core ML package, a program with its weights: take the weights from where it was exported",
+        _has(r"Manifest\.json", "Data/"),
+    ),
+    _Kind("the Hugging Face cache of a repository: name a file in snapshots", _has("blobs/", "snapshots/")),
+)
+"""Kinds of folders, told by the names in them."""

@@ -1,0 +1,250 @@
+"""What a file is that is no checkpoint: told by its first bytes, by the names in an archive, or by what JSON holds."""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
+
+from scalablevit_ref.errors import CheckpointError, brief
+from scalablevit_ref.formats.npz import npy_header
+from scalablevit_ref.formats.source import ENDINGS, HEAD, Source
+
+_FORMATS = "torch.save's zip or legacy format, safetensors, npz, Flax's msgpack, HDF5 or ONNX"
+
+_EXPORTED = "take the weights from where it was exported"
+_UNPACK = "unpack it first"
+
+_MAGIC: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"GGUF", f"GGUF, llama.cpp's format for language models: {_EXPORTED}"),
+    (4, b"TFL3", f"a TFLite model, a program with its weights: {_EXPORTED}"),
+    (4, b"ET12", f"an ExecuTorch program with its weights: {_EXPORTED}"),
+    (4, b"PTMF", f"a TorchScript program for mobiles: {_EXPORTED}"),
+    (0, b"ptrt", f"a TensorRT engine, compiled for one kind of GPU: {_EXPORTED}"),
+    (0, b"ftrt", f"a TensorRT engine, compiled for one kind of GPU: {_EXPORTED}"),
+    (0, b"ARROW1", "an Arrow file, a table: no checkpoint"),
+    (0, b"PAR1", "a Parquet file, a table: no checkpoint"),
+    (0, b"SQLite format 3", "an SQLite database: no checkpoint"),
+    (0, b"MATLAB 5.0 MAT-file", "a MATLAB file: `numpy.savez` of what `scipy.io.loadmat` gives can be read"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"\x89PNG", "a PNG image"),
+    (0, b"\xff\xd8\xff", "a JPEG image"),
+    (0, b"GIF8", "a GIF image"),
+    (8, b"WEBP", "a WebP image"),
+    (0, b"\x7fELF", "a compiled program or library"),
+    (0, b"7z\xbc\xaf\x27\x1c", f"a 7z archive: {_UNPACK}"),
+    (0, b"Rar!", f"a RAR archive: {_UNPACK}"),
+    (0, b"\x28\xb5\x2f\xfd", f"compressed by zstd: {_UNPACK} (`zstd -d`)"),
+    (0, b"\x04\x22\x4d\x18", f"compressed by lz4: {_UNPACK} (`lz4 -d`)"),
+)
+"""Where in the file, which bytes, what it is."""
+
+_TEXTS: tuple[tuple[str, str], ...] = (
+    (r"version https://git-lfs", "a git-LFS pointer, not the file it points to: fetch that with `git lfs pull`"),
+    (r"<!doctype html|<html", "an HTML page (a download page, as Google Drive shows for large files): download the file itself"),
+    (r"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<net\b", f"an OpenVINO model without its weights: {_EXPORTED}"),
+    (r"<\?xml|<error>", "an XML document (a storage server's error message, perhaps): download the file itself"),
+    (
+        r"#!.*python|import [\w., ]+$|from [\w.]+ import .+$|(async )?def \w+\(|class \w+.*:\s*$",
+        "a Python program, and no weights",
+    ),
+    (r"[{[]", "JSON, and no weights"),
+    (r"---\s*$|[\w.-]+:( .*)?$(\s*^[\w\s.-]*:)", "YAML, settings and no weights"),
+)
+"""How a text begins, line by line and whatever its case; what it is."""
+
+
+def _text(head: bytes) -> str | None:
+    """The beginning of a text, whole characters of it; None for other bytes."""
+    try:
+        text = head.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3 or len(head) < HEAD:
+            return None
+        text = head[: error.start].decode("utf-8-sig")
+    return text if all(c.isprintable() or c in "\r\n\t\f" for c in text) and text.strip() else None
+
+
+def _of_text(text: str) -> CheckpointError:
+    text = text.strip()
+    for pattern, what in _TEXTS:
+        if re.match(pattern, text, re.IGNORECASE | re.MULTILINE):
+            return CheckpointError(f"the file is {what}")
+    line = text.splitlines()[0]
+    return CheckpointError(
+        "not a checkpoint but a text (a server's error message, perhaps)", expected=_FORMATS, found=repr(line[:80])
+    )
+
+
+def foreign_json(document: Any) -> CheckpointError:
+    """What is said of JSON that is no index of shards."""
+    if not isinstance(document, dict):
+        return CheckpointError("the file is JSON that holds no weights", expected="a checkpoint", found=brief(document))
+    for keys, what in _DOCUMENTS:
+        if keys & document.keys():
+            return CheckpointError(f"the file is {what}", found=_some(document) if keys is not _ERROR else brief(document))
+    return CheckpointError("the file is JSON that holds no weights", expected="a checkpoint", found=_some(document))
+
+
+def _some(document: Mapping[Any, Any]) -> str:
+    keys = [brief(key) for key, _ in zip(document, range(6), strict=False)]
+    return f"the keys {', '.join(keys)}{', …' if len(document) > len(keys) else ''}"
+
+
+_ERROR = {"error", "errors", "message", "detail"}
+
+_DOCUMENTS = (
+    ({"nbformat"}, "a Jupyter notebook, and no weights"),
+    ({"modelTopology", "weightsManifest"}, f"a TensorFlow.js model: {_EXPORTED}"),
+    (
+        {"architecture", "architectures", "model_type", "_class_name", "pretrained_cfg"},
+        "a config.json, settings and no weights: give the weights beside it",
+    ),
+    (_ERROR, "a server's error message: download the file itself"),
+)
+"""Keys of which one tells what a JSON document is."""
+
+
+_FEW = 4
+"""Names of an archive's files that are said."""
+
+
+def foreign_zip(names: Iterable[str]) -> CheckpointError:
+    """What is said of a zip archive that is no checkpoint itself."""
+    names = [name for name in names if not name.endswith("/") and not name.startswith("__MACOSX/")]
+    if names and ("[Content_Types].xml" in names or "mimetype" in names):
+        return CheckpointError("the file is an office document", found=", ".join(names[:_FEW]))
+    if any(name.endswith("com.apple.CoreML/model.mlmodel") for name in names):
+        return CheckpointError(f"the file is a Core ML package, a program with its weights: {_EXPORTED}")
+    return _archive("zip", names) or CheckpointError(
+        "a zip archive, but neither torch.save's nor NumPy's", found=", ".join(names[:_FEW]) or "an empty archive"
+    )
+
+
+def _archive(kind: str, names: list[str]) -> CheckpointError | None:
+    """What is said of an archive around weights; None if it holds none."""
+    weights = [name for name in names if name.lower().endswith(ENDINGS)]
+    if not weights:
+        return None
+    around = f"around {brief(weights[0])}" if len(weights) == 1 else f"of {len(weights)} files that may be checkpoints"
+    return CheckpointError(f"the file is a {kind} archive {around}: {_UNPACK}", found=", ".join(names[:_FEW]))
+
+
+_TAR = 257
+"""Where in a tar archive its magic lies."""
+
+_MOST_MEMBERS = 50
+"""Members of a tar archive whose names are read."""
+
+
+def _of_tar(source: Source) -> CheckpointError:
+    names = list(_members(source.file))
+    if "storages" in names and "tensors" in names:
+        return CheckpointError("the file is a tar archive of torch's before 0.1.10: load it with torch and save it again")
+    return _archive("tar", names) or CheckpointError(
+        "the file is a tar archive (torch's before 0.1.10, perhaps): load it with torch and save it again",
+        found=", ".join(names[:_FEW]),
+    )
+
+
+def _members(file: BinaryIO) -> Iterator[str]:
+    """Names of the regular files of a tar archive, the first of them."""
+    at = 0
+    for _ in range(_MOST_MEMBERS):
+        file.seek(at)
+        block = file.read(512)
+        if len(block) < 512 or block[_TAR : _TAR + 5] != b"ustar":
+            return
+        size = re.match(rb"[0-7]+", block[124:136].strip(b" \0"))
+        if block[156:157] in (b"0", b"\0"):
+            yield block[:100].rstrip(b"\0").decode("utf-8", "replace")
+        at += 512 + -(-int(size[0], 8) // 512) * 512 if size else 512
+
+
+_MOST_XZ = 16 << 20
+"""Most memory that an xz archive's first bytes may need, in bytes."""
+
+_INFLATED = 4 * HEAD
+"""First bytes of what is compressed that are inflated to tell what it is."""
+
+
+def _of_compressed(kind: str, program: str, inflate: Callable[[bytes], bytes]) -> Callable[[Source], CheckpointError]:
+    """Says what is compressed, as far as its first bytes tell."""
+
+    def describe(source: Source) -> CheckpointError:
+        try:
+            inside = inflate(source.head)
+        except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
+            inside = b""
+        if inside[_TAR : _TAR + 5] == b"ustar":
+            names = ", ".join(_members(io.BytesIO(inside)))
+            return CheckpointError(f"the file is a tar archive, {kind}-compressed: {_UNPACK} (`tar -xf`)", found=names or None)
+        name = source.head[10:].split(b"\0")[0] if kind == "gzip" and source.head[3] & 0x0C == 0x08 else b""  # FNAME, no FEXTRA
+        around = f" around {brief(name.decode('latin-1'))}" if name else ""
+        return CheckpointError(f"the file is {kind}-compressed{around}: {_UNPACK} (`{program}`)")
+
+    return describe
+
+
+def _of_npy(source: Source) -> CheckpointError:
+    source.file.seek(0)
+    shape, _, dtype = npy_header(source.file)
+    if dtype.hasobject:
+        return CheckpointError(
+            "the file is a pickle in a .npy, as `numpy.save` makes of a dict: pickles are programs, and this one is not run; "
+            'if you trust it: numpy.savez("weights.npz", **numpy.load("x.npy", allow_pickle=True).item())'
+        )
+    return CheckpointError(
+        "the file is one array, not a mapping of names to arrays: save them by `numpy.savez`",
+        found=f"{brief(shape)} of {dtype.name}",
+    )
+
+
+def _of_pickle(source: Source) -> CheckpointError:
+    return CheckpointError("the file is a pickle, but not torch.save's: pickles are programs, and this one is not run")
+
+
+def _of_core_ml(source: Source) -> CheckpointError:
+    """Field 1 is a version, field 2 a message that begins with one."""
+    return CheckpointError(f"the file is a Core ML model, a program with its weights: {_EXPORTED}")
+
+
+_STRUCTURES: tuple[tuple[Callable[[bytes], bool], Callable[[Source], CheckpointError]], ...] = (
+    (lambda head: head[_TAR : _TAR + 5] == b"ustar", _of_tar),
+    (
+        lambda head: head.startswith(b"\x1f\x8b") and len(head) > 3,
+        _of_compressed("gzip", "gunzip", lambda head: zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, _INFLATED)),
+    ),
+    (
+        lambda head: re.match(rb"BZh[1-9]1AY&SY", head) is not None,
+        _of_compressed("bzip2", "bunzip2", lambda head: bz2.BZ2Decompressor().decompress(head, _INFLATED)),
+    ),
+    (
+        lambda head: head.startswith(b"\xfd7zXZ\0"),
+        _of_compressed("xz", "unxz", lambda head: lzma.LZMADecompressor(lzma.FORMAT_XZ, _MOST_XZ).decompress(head, _INFLATED)),
+    ),
+    (lambda head: head.startswith(b"\x93NUMPY"), _of_npy),
+    (lambda head: head[:1] == b"\x80", _of_pickle),
+    (lambda head: head[:1] == b"\x08" and head[2:3] == b"\x12" and head[4:5] == b"\x0a", _of_core_ml),
+)
+"""How a head tells files whose contents say more; what is said of them."""
+
+
+def foreign(source: Source) -> CheckpointError:
+    """What is said of a file that no reader takes."""
+    head = source.head
+    if not head:
+        return CheckpointError("the file is empty", expected="a checkpoint")
+    for at, magic, what in _MAGIC:
+        if head.startswith(magic, at):
+            return CheckpointError(f"the file is {what}")
+    for starts, describe in _STRUCTURES:
+        if starts(head):
+            return describe(source)
+    if (text := _text(head)) is not None:
+        return _of_text(text)
+    return CheckpointError("not a checkpoint", expected=_FORMATS, found=repr(head[:16]))

@@ -1,4 +1,4 @@
-"""Make the files, read them, record what came of it, write the tables; `--page` only the latter, `--family` prints one family's rows."""
+"""Make the files, read them, record what came of it and write the tables; `--page` only writes these."""
 
 from __future__ import annotations
 

@@ -136,10 +136,10 @@ def from_pretrained(folder: Path) -> Weights:
     without_torchvision()
     from transformers import PretrainedConfig, PreTrainedModel
 
-    class Config(PretrainedConfig):  # type: ignore[misc]
+    class Config(PretrainedConfig):
         model_type = "scalablevit"
 
-    class Task(PreTrainedModel):  # type: ignore[misc]
+    class Task(PreTrainedModel):
         config_class = Config
 
         def __init__(self, config: Any) -> None:
@@ -216,7 +216,7 @@ def hub_mixin(folder: Path) -> Weights:
 
     from scalablevit_ref.adapters.plain import ScalableViT
 
-    class Task(ScalableViT, PyTorchModelHubMixin):  # type: ignore[misc]
+    class Task(ScalableViT, PyTorchModelHubMixin):
         def __init__(self) -> None:
             super().__init__(CONFIG)
 

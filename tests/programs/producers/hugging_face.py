@@ -83,10 +83,10 @@ def pretrained() -> Any:
     without_torchvision()
     from transformers import PretrainedConfig, PreTrainedModel
 
-    class Config(PretrainedConfig):  # type: ignore[misc]
+    class Config(PretrainedConfig):
         model_type = "scalablevit_task"
 
-    class Task(PreTrainedModel):  # type: ignore[misc]
+    class Task(PreTrainedModel):
         config_class = Config
 
         def __init__(self, config: Any) -> None:
@@ -154,7 +154,7 @@ def training_args(folder: Path) -> Made:
 def hub_mixin(folder: Path) -> Made:
     from huggingface_hub import PyTorchModelHubMixin
 
-    class Task(nn.Module, PyTorchModelHubMixin):  # type: ignore[misc]
+    class Task(nn.Module, PyTorchModelHubMixin):
         def __init__(self, num_classes: int = 10) -> None:
             super().__init__()
             self.encoder = network()

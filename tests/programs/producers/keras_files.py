@@ -80,7 +80,7 @@ def keras_nested() -> Any:
     """A subclassed model whose attributes are the official modules."""
     import keras
 
-    class Part(keras.layers.Layer):  # type: ignore[misc]
+    class Part(keras.layers.Layer):
         def build(self, _: Any = None) -> None:
             self.built = True
 
@@ -99,7 +99,7 @@ def keras_nested() -> Any:
         part.build()
         return part
 
-    class Network(keras.Model):  # type: ignore[misc]
+    class Network(keras.Model):
         def __init__(self) -> None:
             super().__init__()
             for key, value in tree(arrays(weights())).items():
@@ -126,8 +126,8 @@ def keras_archive(folder: Path) -> Made:
 
 @producer(**KERAS, writes="`save_weights` of a subclassed model with official attributes", form=".weights.h5")
 def keras_subclass(folder: Path) -> Made:
-    keras_nested().save_weights(str(folder / "x.weights.h5"))
-    return file(folder / "x.weights.h5")
+    keras_nested().save_weights(str(folder / "x.weights.h5"))  # a list's layers lose their names
+    return file(folder / "x.weights.h5", tell=("layer_normalization",))
 
 
 @producer(**KERAS, writes="`model.save('x.h5')`: the legacy HDF5 of Keras 2", form=".h5")
@@ -146,16 +146,29 @@ def keras_sharded(folder: Path) -> Made:
 def tf_checkpoint(folder: Path) -> Made:
     import tensorflow as tf
 
-    variables = {name.replace(".", "_"): tf.Variable(x) for name, x in arrays(weights()).items()}
-    tf.train.Checkpoint(**variables).write(str(folder / "ckpt"))
-    return file(folder / "ckpt.index", tell=("TensorFlow",))
+    tf.train.Checkpoint(tf_module()).write(str(folder / "ckpt"))
+    return file(folder / "ckpt.index")
+
+
+def tf_module() -> Any:
+    """Modules with the official attributes that hold variables."""
+    import tensorflow as tf
+
+    def held(node: Mapping[str, Any]) -> Any:
+        inner = {key: held(x) if isinstance(x, Mapping) else tf.Variable(x) for key, x in node.items()}
+        if all(key.isdecimal() for key in inner):
+            return [inner.get(str(i), tf.Module()) for i in range(1 + max(map(int, inner)))]
+        part = tf.Module()
+        for key, value in inner.items():
+            setattr(part, key, value)
+        return part
+
+    return held(tree(arrays(weights())))
 
 
 @producer(**TENSORFLOW, writes="`tf.saved_model.save`: a folder", form="SavedModel")
 def saved_model(folder: Path) -> Made:
     import tensorflow as tf
 
-    module = tf.Module()
-    module.all = [tf.Variable(x, name=name) for name, x in arrays(weights()).items()]
-    tf.saved_model.save(module, str(folder / "saved"))
+    tf.saved_model.save(tf_module(), str(folder / "saved"))
     return file(folder / "saved")

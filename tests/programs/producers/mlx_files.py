@@ -58,7 +58,7 @@ def mlx_module() -> Any:
     import mlx.core as mx
     import mlx.nn as nn
 
-    class Part(nn.Module):  # type: ignore[misc]
+    class Part(nn.Module):
         pass
 
     def held(node: Mapping[str, Any], name: str) -> Any:

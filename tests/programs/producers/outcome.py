@@ -76,7 +76,7 @@ def run(row: Producer, family: str) -> Row:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """What the libraries print and warn of is not this program's."""
-    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         warnings.simplefilter("ignore")
         yield
 

@@ -17,9 +17,9 @@ def producers(rows: Rows) -> str:
     """What was written by whom, and what came of it."""
     counts = Counter(row["result"] for row in rows)
     sentence = (
-        f"{len(rows)} files of {len({row['library'] for row in rows})} producers: {counts[READ]} are read as they are, {counts[ASKED]} with an "
-        f"option; {counts[REMEDY]} are refused with a line that was run and gave weights that are read, {counts[LISTED]} with the list of the "
-        f"networks that they hold, and {counts[NAMED]} hold no weights that could be read, which the refusal names."
+        f"{len(rows)} files of {len({row['library'] for row in rows})} producers. {counts[READ]} are read as they are, "
+        f"{counts[ASKED]} with an option. {counts[REMEDY]} are refused with a line that was run, after which the weights are read, and "
+        f"{counts[LISTED]} with the list of what they hold. {counts[NAMED]} hold no weights that could be read; the refusal says what they are."
     )
     lines = [
         f"| {row['library']}{_version(row)} | {_cell(row['writes'])} | {_cell(row['form'])} | {_result(row)} |" for row in rows

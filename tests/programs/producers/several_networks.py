@@ -14,7 +14,7 @@ CHANNELS = CONFIG.embed_dims[-1]
 
 
 def behind(prefix: str, state: object) -> dict[str, torch.Tensor]:
-    return {f"{prefix}{name}": x for name, x in dict(state).items()}  # type: ignore[call-overload]
+    return {f"{prefix}{name}": x for name, x in dict(state).items()}
 
 
 def pair(path: Path, a: str, b: str) -> Made:

@@ -265,7 +265,7 @@ def mmengine_runner(folder: Path) -> Made:
     from mmengine.model import BaseModel
     from mmengine.runner import Runner
 
-    class Task(BaseModel):  # type: ignore[misc]
+    class Task(BaseModel):
         def __init__(self) -> None:
             super().__init__()
             self.backbone = network()

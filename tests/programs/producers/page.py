@@ -12,14 +12,18 @@ from tests.programs.producers.outcome import ASKED, LISTED, NAMED, READ, REMEDY
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "converting.md"
 Rows = Sequence[Mapping[str, str]]
 
+LONGEST = 120
+"""Longest part of a refusal in the table, in characters."""
+
 
 def producers(rows: Rows) -> str:
     """What was written by whom, and what came of it."""
     counts = Counter(row["result"] for row in rows)
     sentence = (
         f"{len(rows)} files of {len({row['library'] for row in rows})} producers. {counts[READ]} are read as they are, "
-        f"{counts[ASKED]} with an option. {counts[REMEDY]} are refused with a line that was run, after which the weights are read, and "
-        f"{counts[LISTED]} with the list of what they hold. {counts[NAMED]} hold no weights that could be read; the refusal says what they are."
+        f"{counts[ASKED]} with an option. {counts[REMEDY]} are refused with a line that was run, after which the weights are read, "
+        f"and {counts[LISTED]} with the list of what they hold. {counts[NAMED]} hold no weights that could be read; the refusal "
+        "says what they are."
     )
     lines = [
         f"| {row['library']}{_version(row)} | {_cell(row['writes'])} | {_cell(row['form'])} | {_result(row)} |" for row in rows
@@ -59,7 +63,7 @@ def _version(row: Mapping[str, str]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return re.sub(r"([|<*\[\]])(?=[^`]*(?:`[^`]*`[^`]*)*$)", r"\\\1", text)  # but in code
 
 
 def _result(row: Mapping[str, str]) -> str:
@@ -69,4 +73,7 @@ def _result(row: Mapping[str, str]) -> str:
         return f"read with `{row['option']}`"
     if row["result"] == REMEDY:
         return f"refused; `{_cell(row['remedy'])}`"
+    if row["result"] in {NAMED, LISTED}:
+        words = row["said"].partition(": ")[2].replace("`", "")
+        return f"refused: {_cell(words if len(words) <= LONGEST else words[: LONGEST - 1] + '…')}"
     return _cell(row["result"])

@@ -240,9 +240,9 @@ def torch_ema(folder: Path) -> Made:
     from torch_ema import ExponentialMovingAverage
 
     model = network()
-    ema = ExponentialMovingAverage(model.parameters(), 0.9)
+    ema = ExponentialMovingAverage(network(1).parameters(), 0.9)
     torch.save({"model": model.state_dict(), "ema": ema.state_dict()}, folder / "x.pt")
-    return file(folder / "x.pt")
+    return Made(folder / "x.pt", (Reading(weights(1), said="ema", instead=((weights(0), "ema"),)),))
 
 
 @producer("diffusers", writes="`EMAModel.state_dict()` (`shadow_params`) beside the model", form=".pt")
@@ -251,9 +251,9 @@ def diffusers_ema(folder: Path) -> Made:
     from diffusers.training_utils import EMAModel
 
     model = network()
-    ema = EMAModel(model.parameters())
+    ema = EMAModel(network(1).parameters())
     torch.save({"state_dict": model.state_dict(), "ema": ema.state_dict()}, folder / "x.pt")
-    return file(folder / "x.pt")
+    return Made(folder / "x.pt", (Reading(weights(1), said="ema", instead=((weights(0), "ema"),)),))
 
 
 # OpenMMLab

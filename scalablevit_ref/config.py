@@ -235,13 +235,8 @@ def scaled_dim(dim: int, num_heads: int, c_ratio: float, where: str = "") -> int
     return width
 
 
-_ALIASES = {
-    "s": "small", "b": "base", "l": "large",
-    "fp16": "float16", "f16": "float16", "half": "float16", "bf16": "bfloat16",
-    "fp32": "float32", "f32": "float32", "float": "float32", "single": "float32",
-    "fp64": "float64", "f64": "float64", "double": "float64",
-}  # fmt: skip
-"""Other names of variants (the paper's ScalableViT-S) and of dtypes."""
+_ALIASES = {"s": "small", "b": "base", "l": "large", "half": "float16", "float": "float32", "double": "float64"}
+"""Other names of variants (the paper's ScalableViT-S) and of dtypes; fp16, f16 and bf16 are told by a pattern."""
 
 
 def near_matches(word: str, known: Iterable[str]) -> str:
@@ -250,6 +245,7 @@ def near_matches(word: str, known: Iterable[str]) -> str:
 
     known = list(known)
     plain = re.sub(r"^scalable[_-]?vit[_-]?", "", word.lower()).replace("-", "_")
+    plain = re.sub(r"^(b?)fp?(16|32|64)$", r"\1float\2", plain)
     alias = _ALIASES.get(plain, plain)
     close = [alias] if alias in known else difflib.get_close_matches(word, known)
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""

@@ -142,8 +142,11 @@ class _Brief(reprlib.Repr):
         return repr(x) if x.bit_length() < 128 else f"a number of {x.bit_length()} bits"
 
     def repr_instance(self, x: Any, level: int) -> str:
-        """Also of a subclass of dict, whose own `repr` knows no bounds."""
-        return super().repr_instance(x, level) if isinstance(x, float | bool | bytes | None) else f"<{type(x).__name__}>"
+        """Also of a subclass of dict, whose own `repr` knows no bounds; what a file holds is called what users call it."""
+        if isinstance(x, float | bool | bytes | None):
+            return super().repr_instance(x, level)
+        known_as = getattr(type(x), "known_as", None)
+        return f"<{type(x).__name__ if known_as is None else known_as(x)}>"
 
 
 _BRIEF = _Brief()

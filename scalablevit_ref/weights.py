@@ -15,6 +15,7 @@ import numpy as np
 
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.formats.lazy import Tensor, Tensors
+from scalablevit_ref.formats.moves import Move
 
 Heads: TypeAlias = int | Sequence[int] | None
 Windows: TypeAlias = int | Sequence[int | None] | None
@@ -220,6 +221,10 @@ class Weights(ABC):
     @abstractmethod
     def comparable(self) -> Tensors:
         """Under the names by which weights of this network are compared, whatever their layout."""
+
+    def table(self) -> Sequence[Move]:
+        """How the names of the file's layout become those by which weights are compared; empty where they are the same."""
+        return ()
 
     @abstractmethod
     def default_layout(self, suffix: str) -> str:

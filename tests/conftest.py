@@ -111,6 +111,7 @@ LONGEST = (
     "comparison/test_comparison.py",
     "specification/test_package.py",
     "adapters/test_onnx.py",
+    "checkpoints/test_onnx_files.py",
 )
 """The files that take longest, which begin where several processes share the tests: no process waits for another's last file."""
 

@@ -11,6 +11,7 @@ import numpy as np
 from scalablevit_ref.adapters import extra
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.blocks import Tap, untapped
+from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checks import check_shapes
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.network import scalable_vit, stage_features
@@ -53,6 +54,7 @@ class ScalableViT(nnx.Module):
     ) -> None:
         self.config = variant(config, **overrides) if isinstance(config, str) else replace(config, **overrides)
         params = init_params(self.config, seed) if params is None else params
+        params = tensors_in(params)
         check_shapes(params, parameter_shapes(self.config))
         _hold(self, to_backend(params, "jax"))
 

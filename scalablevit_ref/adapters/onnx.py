@@ -23,11 +23,13 @@ from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions
 from scalablevit_ref.checkpoints.convert import convert_file as convert
+from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checkpoints.infer import exact_variant
 from scalablevit_ref.checkpoints.load import open_checkpoint, weights_in
 from scalablevit_ref.checkpoints.notes import NOTES, noted
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.checkpoints.recognise import find_state
+from scalablevit_ref.checkpoints.save import keepable
 from scalablevit_ref.checks import check_count, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.errors import in_file
@@ -83,7 +85,7 @@ def export(
     taps
         Intermediates, by their names in `sv.trace`, to be outputs after `logits`; True for all. Maps are b h w c.
     metadata
-        A `Checkpoint`'s: a configuration that was guessed by shapes (`config_from`) is noted as a guess.
+        Plain values to keep beside the weights, as in `sv.save_checkpoint`: a `Checkpoint`'s.
     force
         Overwrite an existing file.
 
@@ -105,6 +107,7 @@ def export(
         raise ValueError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}, got {opset!r}")
     if batch != "dynamic":
         check_count("batch", batch)
+    params = tensors_in(params)
     check_shapes(params, parameter_shapes(config))
     dtype = "float16" if float16 else "float32"
     weights = to_backend(params, "torch", dtype)
@@ -115,7 +118,7 @@ def export(
     outputs = _outputs(images, config, taps)
     said, name = metadata or {}, exact_variant(config)
     guessed = said.get("config_from") == GUESSED and said.get("variant") == name
-    notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata={})
+    notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata=keepable(said)[0])
 
     def write(file: BinaryIO) -> None:
         model = _model(images, weights, config, outputs, opset=opset, dynamic=batch == "dynamic")

@@ -13,7 +13,7 @@ from scalablevit_ref.checkpoints.hub import CONFIG_JSON, merged, says, written_u
 from scalablevit_ref.checkpoints.inspect import manifest
 from scalablevit_ref.checkpoints.layouts import check_layout
 from scalablevit_ref.checkpoints.load import check_dtype, one_dtype, open_checkpoint
-from scalablevit_ref.checkpoints.save import WRITERS, Progress, write_state
+from scalablevit_ref.checkpoints.save import WRITERS, Progress, keepable, write_state
 from scalablevit_ref.checkpoints.search import kinds
 from scalablevit_ref.config import near_matches
 from scalablevit_ref.errors import CheckpointError, in_file
@@ -149,6 +149,7 @@ def convert_file(
     target = Path(target)
     _check_options(options, Path(source), target)
     with open_checkpoint(source, options.stated, use_ema=options.use_ema) as weights:
+        metadata, unkept = keepable(weights.metadata)
         classes = weights.config.num_classes
         if options.num_classes is not None and classes != options.num_classes:
             raise CheckpointError("number of classes", key="num_classes", expected=options.num_classes, found=classes)
@@ -170,7 +171,7 @@ def convert_file(
                 state,
                 None if changed.unknown else changed.config,
                 layout=layout,
-                metadata=weights.metadata,
+                metadata=metadata,
                 guessed=weights.guessed,
                 force=options.force,
                 allow_nonfinite=options.allow_nonfinite,
@@ -181,7 +182,7 @@ def convert_file(
         _write_manifest(target, Path(options.sha256), force=options.force)
     stale = not config_json and os.path.lexists(beside) and not says(beside, changed.hub_config(layout, target.name))
     return Converted(
-        metadata=weights.metadata,
+        metadata=weights.metadata | {"ignored": [*weights.metadata["ignored"], *unkept]},
         config=changed.config,
         layout=layout,
         dtype=casts.dtype,

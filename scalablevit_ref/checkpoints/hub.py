@@ -92,10 +92,13 @@ def hub_config(
 def merged(path: Path, document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """What is to be written to a `config.json`, and which entries of the one that is there it replaces by others.
 
-    Its other entries are kept, since another tool may need them (`id2label`, `model_type`). One that is no JSON object is replaced
-    altogether.
+    Its other entries are kept, since another tool may need them (`id2label`, `model_type`). Raises CheckpointError for a file that
+    is no JSON object, of which nothing could be kept; an empty one and a link out of the folder are replaced.
     """
-    there, ours = _document(path) or {}, json.loads(json.dumps(document))
+    there, ours = _document(path), json.loads(json.dumps(document))
+    if there is None and path.is_file() and not path.is_symlink() and path.stat().st_size:
+        raise CheckpointError("no JSON object, to which entries could be added: remove it", file=path)
+    there = there or {}
     return there | ours, [name for name in ours if name in there and there[name] != ours[name]]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from scalablevit_ref.backends import backend
 from scalablevit_ref.checks import FLOATS
 from scalablevit_ref.errors import CheckpointError
 from scalablevit_ref.formats.lazy import Tensor, is_lazy, numpy_dtype
+
+Claim = TypeVar("Claim")
 
 _MOST_BOXES = 4
 """Most boxes around one array: a variable of Flax that holds a partitioned array, which may be a DTensor's."""
@@ -46,6 +48,27 @@ def is_array(value: Any) -> bool:
             return True
         value = _inside(value)
     return False
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """The shape that an array claims, in its boxes too; () where it claims none. Never raises, and reads no numbers."""
+    return _claim(value, lambda x: tuple(int(n) for n in (x.get_shape() if _is_slice(x) else x.shape))) or ()
+
+
+def dtype_of(value: Any) -> str:
+    """The name of the dtype that an array claims, in its boxes too; "" where it claims none. Never raises, and reads no numbers."""
+    return _claim(value, lambda x: str(x.get_dtype()) if _is_slice(x) else _dtype_name(x.dtype)) or ""
+
+
+def _claim(value: Any, ask: Callable[[Any], Claim]) -> Claim | None:
+    for _ in range(_MOST_BOXES):
+        try:
+            return ask(value)
+        except AttributeError:
+            value = _inside(value)
+        except Exception:
+            return None
+    return None
 
 
 def tensor_of(name: str, value: Any) -> Tensor:
@@ -93,10 +116,10 @@ def tensor_of(name: str, value: Any) -> Tensor:
     if is_lazy(value):
         return value  # type: ignore[no-any-return]
     try:
-        array = _numbers(value)
+        array = _numbers(value, dtype)
     except Exception as error:
         raise _refusal(name, value, error, dtype) from error
-    if dtype == "bfloat16" and array.dtype == np.uint16:  # the bits, which is how Paddle gives them to NumPy
+    if dtype == "bfloat16" and array.dtype == np.uint16:  # the bits, as Paddle gives them to NumPy
         array = array.view(numpy_dtype("bfloat16"))
     if array.dtype.name not in FLOATS:
         raise _refusal(name, value, dtype=array.dtype.name)
@@ -189,10 +212,12 @@ def _unboxed(value: Any) -> Any:
 
 def _claimed(value: Any) -> tuple[tuple[int, ...] | None, str | None]:
     """The shape and the name of the dtype that a value claims, None for what it does not say."""
-    shape = getattr(value, "shape", None)
-    dtype = getattr(value, "dtype", None)
-    name = None if dtype is None else str(getattr(dtype, "name", dtype)).rpartition(".")[2].lower()
-    return None if shape is None else tuple(int(n) for n in shape), name
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    return None if shape is None else tuple(int(n) for n in shape), None if dtype is None else _dtype_name(dtype)
+
+
+def _dtype_name(dtype: Any) -> str:
+    return str(getattr(dtype, "name", dtype)).rpartition(".")[2].lower()
 
 
 def _masked(value: Any) -> bool:
@@ -205,7 +230,7 @@ def _is_sparse(value: Any) -> bool:
     return callable(asked) and bool(asked())
 
 
-def _numbers(value: Any) -> np.ndarray:
+def _numbers(value: Any, dtype: str | None) -> np.ndarray:
     """In the machine's byte order. Raises whatever the array's library does."""
     try:
         library = backend(value)
@@ -217,6 +242,8 @@ def _numbers(value: Any) -> np.ndarray:
         array = np.asarray(library.to_numpy(value))
     elif _is_sparse(value):
         raise TypeError("sparse")
+    elif dtype == "bfloat16" and (bits := getattr(sys.modules.get(type(value).__module__), "uint16", None)) and _has(value, "view"):
+        array = np.asarray(value.view(bits))  # MLX, which gives NumPy no bfloat16
     elif hasattr(type(value), "__array__"):
         array = np.asarray(value)
     elif hasattr(type(value), "__dlpack__"):

@@ -48,9 +48,11 @@ def resolve_config(
     stated = [(source, words, said) for source, words, said in statements if said is not None]
     if stated:
         source, words, said = stated[0]
-        for _, others, other in stated[1:]:
+        for another, others, other in stated[1:]:
             if other != said:
-                raise CheckpointError(f"{words} is not {others}", **differing(other, said))
+                file = "config.json" in (source, another)
+                remedy = Spelling(": correct or remove that file, or give config=", ": correct or remove that file") if file else ""
+                raise CheckpointError(f"{words} is not {others}", remedy, **differing(other, said))
         return _fitting(found.state, said, layout, words), source
     if own is not None:
         return _fitting(found.state, own, layout, "the stored configuration"), GUESSED

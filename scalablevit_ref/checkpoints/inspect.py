@@ -15,9 +15,7 @@ import numpy as np
 from scalablevit_ref.backends.dispatch import dtype_name
 from scalablevit_ref.checkpoints.hub import described
 from scalablevit_ref.checkpoints.infer import named_variant
-from scalablevit_ref.checkpoints.layouts import layout_table
 from scalablevit_ref.checkpoints.load import NOTHING, weights_in
-from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.checkpoints.recognise import find_state
 from scalablevit_ref.checkpoints.save import Progress, counter
 from scalablevit_ref.errors import CheckpointError, in_file
@@ -140,9 +138,8 @@ def inspect_file(
 def _stored_as(state: Mapping[str, Any], weights: Weights | None) -> dict[str, StoredAs]:
     """Each tensor of a state dict, with its official names where the layout is known."""
     official: dict[str, tuple[tuple[str, ...], bool]] = {}
-    if isinstance(weights, OfficialWeights):
-        for move in layout_table(weights.config, weights.layout):
-            official |= {source: (move.targets, len(move.sources) > 1) for source in move.sources}
+    for move in weights.table() if weights else ():
+        official |= {source: (move.targets, len(move.sources) > 1) for source in move.sources}
     return {
         name: StoredAs(tuple(x.shape), dtype_name(x), byte_count([x]), *official.get(name, ((), False)))
         for name, x in state.items()

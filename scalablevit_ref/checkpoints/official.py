@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from scalablevit_ref.checkpoints.infer import UNSEEN, exact_variant, resolve_config
-from scalablevit_ref.checkpoints.layouts import LAYOUTS, from_canonical, layout_names, layout_of, to_canonical
+from scalablevit_ref.checkpoints.layouts import LAYOUTS, from_canonical, layout_names, layout_of, layout_table, to_canonical
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, option
 from scalablevit_ref.formats.lazy import LazyTensor, Tensor, Tensors, in_memory, tensors_of
+from scalablevit_ref.formats.moves import Move
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.weights import GUESSED, Cast, Stated, StateDict, Weights
 
@@ -79,9 +80,12 @@ class OfficialWeights(Weights):
     def comparable(self) -> Tensors:
         return self.params
 
+    def table(self) -> Sequence[Move]:
+        return layout_table(self.config, self.layout)
+
     def default_layout(self, suffix: str) -> str:
-        """Flax users' kernels have their channels last."""
-        return "channels_last" if suffix == ".msgpack" else "official"
+        """That of the framework whose format it is; Flax users' kernels have their channels last."""
+        return {".msgpack": "channels_last", ".h5": "keras", ".pdparams": "paddle"}.get(suffix, "official")
 
     def changed(self, *, strip_head: bool = False, fold_scale: bool = False) -> Self:
         """`fold_scale`: each SSA's r_c^-½ goes into its q, which is then float64 and not yet rounded; r_c = 1 changes nothing."""

@@ -88,7 +88,7 @@ def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes
 
 
 def _tensor(name: str, leaf: Leaf) -> Any:
-    if not leaf.is_array:
+    if isinstance(leaf.value, Opaque):
         raise CheckpointError("not an array", key=name, found=described(leaf.value))
     if len(name) > LONGEST_NAME:
         raise CheckpointError("a longer name than any parameter's", key=name)

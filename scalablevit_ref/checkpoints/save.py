@@ -9,6 +9,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from inspect import signature
 from pathlib import Path
@@ -23,7 +24,7 @@ from scalablevit_ref.checkpoints.load import to_state_dict
 from scalablevit_ref.checkpoints.notes import NOTES, as_texts, noted
 from scalablevit_ref.checkpoints.recognise import EMA_FROM, is_plain
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.errors import CheckpointError, in_file
+from scalablevit_ref.errors import CheckpointError, Spelling, in_file
 from scalablevit_ref.formats.lazy import Blocks, blocks, byte_count, check_finite, is_lazy
 from scalablevit_ref.weights import GUESSED
 
@@ -45,8 +46,9 @@ _TOLD_BY_READING = {
 }
 """Metadata that is not kept, since it describes the file that was read."""
 
-LONGEST_WRITTEN = 1 << 20
-"""Longest notes that are written, in characters of JSON: an npz holds longer ones as an array, of which its reader takes 4 MB."""
+LONGEST_METADATA = 1_000_000
+"""Longest metadata that are written, in characters of JSON. With a configuration they are a text that every format's reader takes:
+the npz's takes an array of 4 MB."""
 
 MOST_ARRAYS = 9_000
 """Most arrays that are written: as many as every format's reader takes."""
@@ -84,7 +86,8 @@ def save_checkpoint(
 ) -> None:
     """Write parameters with their configuration as `.pth` (needs torch), `.safetensors`, `.npz` or Flax `.msgpack`, by the suffix.
 
-    The file appears whole or not at all.
+    Also as Keras' `.h5` (needs h5py) in layout "keras", and PaddlePaddle's `.pdparams` in layout "paddle". The file appears whole
+    or not at all.
 
     Parameters
     ----------
@@ -176,16 +179,15 @@ def write_state(
 
     if not allow_nonfinite:
         check_finite({name: x for name, x in state.items() if not is_lazy(x)})
-    kept = _kept(metadata or {})
-    if path.suffix not in WRITERS:
-        raise CheckpointError("unknown suffix", expected=", ".join(WRITERS), found=repr(path.suffix))
+    kept, others = keepable(metadata or {})
+    if others:
+        expected, found = f"at most {LONGEST_METADATA:,} characters of JSON", type((metadata or {}).get(others[0])).__name__
+        raise CheckpointError("metadata must be plain values under names", key=others[0], expected=expected, found=found)
+    check_target(path, layout)
     if len(state) > MOST_ARRAYS:
         raise CheckpointError("more arrays than can be read again", expected=f"at most {MOST_ARRAYS}", found=len(state))
     variant, settings = exact_variant(config), asdict(config) if config else None
     notes = noted(settings, layout=layout, variant=variant, guessed=guessed, metadata=kept)
-    if (length := len(json.dumps(notes))) > LONGEST_WRITTEN:
-        expected = f"at most {LONGEST_WRITTEN} characters of JSON"
-        raise CheckpointError("configuration and metadata longer than can be read again", expected=expected, found=length)
     count = counter(progress, byte_count(state.values()))
 
     def read(name: str) -> Iterator[np.ndarray]:
@@ -201,24 +203,29 @@ def write_state(
     if config_json is not None:
         text = json.dumps(merged(beside, config_json)[0], indent=2) + "\n"
         writes[beside] = lambda file: file.write(text.encode())
-    elif not guessed:
+    else:
         refuse_contradiction(path, state, layout, config)
     write_atomically(writes, force=force)
 
 
-def _kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata that is written beside the weights, as JSON has it. Raises CheckpointError for what it cannot be."""
-    kept = {name: value for name, value in metadata.items() if name not in _TOLD_BY_READING}
+def keepable(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The metadata that can be written beside the weights, as JSON has it, and the names of what cannot.
+
+    That is what is no plain value, a number of thousands of digits, and what would make it all longer than can be read again.
+    """
+    given = {name: value for name, value in metadata.items() if name not in _TOLD_BY_READING}
     if metadata.get("ema") and metadata.get("wrapper"):
-        kept.setdefault(EMA_FROM, metadata["wrapper"])
-    for name, value in kept.items():
-        if not isinstance(name, str) or not is_plain(value):
-            raise CheckpointError("metadata must be plain values under names", key=str(name), found=type(value).__name__)
-        try:
-            kept[name] = json.loads(json.dumps(value))
-        except ValueError as error:  # of a number with thousands of digits
-            raise CheckpointError(f"metadata that cannot be written ({error})", key=name) from error
-    return kept
+        given.setdefault(EMA_FROM, metadata["wrapper"])
+    kept: dict[str, Any] = {}
+    left = LONGEST_METADATA
+    for name, value in given.items():
+        if isinstance(name, str) and is_plain(value):
+            with suppress(ValueError):
+                text = json.dumps({name: value})
+                if len(text) <= left:
+                    kept |= json.loads(text)
+                    left -= len(text)
+    return kept, [str(name) for name in given if name not in kept]
 
 
 def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
@@ -301,11 +308,41 @@ def _write_msgpack(file: BinaryIO, contents: _Contents) -> None:
     write_msgpack(file, contents.state, as_texts(contents.notes), contents.read)
 
 
+def _write_h5(file: BinaryIO, contents: _Contents) -> None:
+    from scalablevit_ref.formats.keras import write_h5
+
+    write_h5(file, contents.state, {NOTES: json.dumps(contents.notes)}, contents.read)
+
+
+def _write_pdparams(file: BinaryIO, contents: _Contents) -> None:
+    from scalablevit_ref.formats.paddle import write_pdparams
+
+    write_pdparams(file, contents.state, {NOTES: json.dumps(contents.notes)}, contents.read)
+
+
 WRITERS: dict[str, Callable[[BinaryIO, _Contents], None]] = {
     ".pth": _write_pth,
     ".pt": _write_pth,
     ".safetensors": _write_safetensors,
     ".npz": _write_npz,
     ".msgpack": _write_msgpack,
+    ".h5": _write_h5,
+    ".pdparams": _write_pdparams,
 }
 """By the suffix of the file."""
+
+ONLY_LAYOUTS = {".h5": "keras", ".pdparams": "paddle"}
+"""Of the formats that one framework reads, by the suffix of the file: any other layout would be taken for this one."""
+
+
+def check_target(path: Path, layout: str) -> None:
+    """Raise CheckpointError for a suffix that names no format, or one that does not hold this layout."""
+    if path.suffix not in WRITERS:
+        raise CheckpointError("unknown suffix", expected=", ".join(WRITERS), found=repr(path.suffix))
+    if path.name.endswith(".weights.h5"):
+        remedy = "give the name without `.weights`, and load it by load_weights(path, by_name=True)"
+        raise CheckpointError(f"Keras finds what is in a .weights.h5 by the classes and the order of a model's layers: {remedy}")
+    if layout != ONLY_LAYOUTS.get(path.suffix, layout):
+        expected = ONLY_LAYOUTS[path.suffix]
+        problem = f"a {path.suffix} file is read by layout {expected!r} alone: give "
+        raise CheckpointError(problem, Spelling(f"layout={expected!r}", f"--to {expected}"), expected=expected, found=layout)

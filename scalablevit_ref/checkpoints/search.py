@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import Any
 
-from scalablevit_ref.backends.dispatch import dtype_name
-from scalablevit_ref.checkpoints.in_memory import is_array
+from scalablevit_ref.checkpoints.in_memory import dtype_of, is_array, shape_of
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.checkpoints.tree import WRAPPERS, Leaf, Path, parts_of, unwrapped
 from scalablevit_ref.checks import FLOATS
@@ -216,7 +215,7 @@ def _without_names(networks: list[Found], leaves: Sequence[Leaf]) -> list[Found]
 
 
 def _shape(leaf: Leaf) -> tuple[int, ...]:
-    return tuple(leaf.value.shape) if leaf.is_array else ()
+    return shape_of(leaf.value) if leaf.is_array else ()
 
 
 def choose(networks: list[Found], *, key: str | None, use_ema: bool) -> Found:
@@ -344,12 +343,7 @@ def sort_extras(network: Found, leaves: Sequence[Leaf], others: list[Found]) -> 
 
 def _is_weight(value: Any) -> bool:
     """Whether it can be a parameter: floating point, and more than one number."""
-    if not is_array(value) or math.prod(value.shape) <= 1:
-        return False
-    try:
-        return dtype_name(value) in FLOATS
-    except TypeError:
-        return True
+    return is_array(value) and math.prod(shape_of(value)) > 1 and dtype_of(value) in (*FLOATS, "")
 
 
 def unread_averages(leaves: Iterable[Leaf], networks: Iterable[Found]) -> list[str]:

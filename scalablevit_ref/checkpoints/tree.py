@@ -77,25 +77,22 @@ def leaves(tree: Any) -> Iterator[Leaf]:
         if parts is None or len(path) + len(parts) > _MOST_PARTS:
             continue
         here, cut = path + parts, (*keys, len(parts)) if parts else keys
-        inside = _entries(value)
-        if inside is None:
-            yield Leaf(here, cut, value)
-        elif id(value) not in seen and len(above) <= _MOST_LEVELS:
+        is_container = isinstance(value, Opaque | Mapping | list | tuple)
+        if is_container and (id(value) in seen or len(above) > _MOST_LEVELS):
+            continue
+        if is_container:
             seen[id(value)] = value
-            above.append((here, cut, inside))
-            if isinstance(value, Opaque):
-                yield Leaf(here, cut, value)
+            above.append((here, cut, _entries(value)))
+        if not isinstance(value, Mapping):  # any other may stand where an array should
+            yield Leaf(here, cut, value)
 
 
-def _entries(value: Any) -> Iterator[tuple[Any, Any]] | None:
-    """What a container holds, by key; None for a leaf. Of sequences only those that hold more than plain values."""
-    if isinstance(value, Opaque):
-        return iter(list(value.entries.items())) if value.entries else None
-    if isinstance(value, Mapping):
-        return iter([(key, value[key]) for key in value])
-    if isinstance(value, list | tuple):
-        return enumerate(value) if any(not isinstance(x, str | int | float | None) for x in value) else None
-    return None
+def _entries(container: Any) -> Iterator[tuple[Any, Any]]:
+    """What a container holds, by key. Of sequences only those that hold more than plain values."""
+    if isinstance(container, list | tuple):
+        return iter(enumerate(container) if any(not isinstance(x, str | int | float | None) for x in container) else ())
+    mapping = container.entries if isinstance(container, Opaque) else container
+    return iter([(key, mapping[key]) for key in mapping])
 
 
 def parts_of(key: Any) -> Path | None:

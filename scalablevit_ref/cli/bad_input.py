@@ -38,19 +38,19 @@ def _said(error: Exception) -> str:
     path = Path(os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else str(error.filename))
     match error:
         case FileNotFoundError() if path.is_symlink():
-            return f"{path} is a link to {path.readlink()}, which is not there"
+            return f"{path}: a link to {path.readlink()}, which is not there"
         case FileNotFoundError() if not path.parent.exists():
-            return f"{path}: there is no folder {path.parent}"
+            return f"{path}: there is no such file, and no folder {path.parent}"
         case FileNotFoundError():
-            return f"there is no file {path}{near_matches(path.name, _beside(path))}"
+            return f"{path}: there is no such file{near_matches(path.name, _beside(path))}"
         case PermissionError():
             return f"{path}: you have no permission to read or write it"
         case IsADirectoryError():
-            return f"{path} is a folder, and not a file"
+            return f"{path}: a folder, and not a file"
         case NotADirectoryError():
-            return f"{path}: {path.parent} is a file, and not a folder"
+            return f"{path}: there is no such file: {path.parent} is no folder"
         case FileExistsError():
-            return f"{path} exists already"
+            return f"{path}: it exists already"
     return f"{path}: {(error.strerror or type(error).__name__).lower()}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,7 +88,10 @@ def convert(
     ] = False,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Run both files' networks in float64 (an .onnx in ONNX Runtime too) and print the error."),
+        typer.Option(
+            "--verify",
+            help="Run both files' networks in float64 (an .onnx in ONNX Runtime too, if that is installed) and print the error.",
+        ),
     ] = False,
     sha256: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the SHA-256 of every tensor of DST.", show_default=False)
@@ -128,7 +132,7 @@ def convert(
             with bytes_bar("converting") as progress:
                 done = convert_file(source, target, options, progress=progress)
         found = _verified(done, source, target, options) if verify else None
-        if found and to_onnx:
+        if found and to_onnx and find_spec("onnxruntime"):
             found |= _ran(done, target, found, size)
     if as_json:
         print_json(_document(done, source, target, found))

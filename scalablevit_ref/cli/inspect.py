@@ -30,6 +30,8 @@ from scalablevit_ref.cli.options import (
 )
 from scalablevit_ref.cli.progress import bytes_bar
 from scalablevit_ref.errors import option, printable
+from scalablevit_ref.formats.folders import weights_file
+from scalablevit_ref.formats.sharded import byte_size
 from scalablevit_ref.weights import Stated
 
 
@@ -87,7 +89,12 @@ def _fitting(tensors: dict[str, StoredAs], patterns: list[str] | None) -> dict[s
 def _document(file: Path, found: Inspection, shown: dict[str, StoredAs] | None) -> dict[str, Any]:
     weights = found.weights
     metadata = weights.metadata if weights else {}
-    document: dict[str, Any] = {"file": str(file), "bytes": file.stat().st_size, "format": found.format, "layout": found.layout}
+    document: dict[str, Any] = {
+        "file": str(file),
+        "bytes": byte_size(weights_file(file)),
+        "format": found.format,
+        "layout": found.layout,
+    }
     document |= {"variant": metadata.get("variant"), "config_from": metadata.get("config_from")}
     document |= {
         "config": asdict(weights.config) if weights and not weights.unknown else None,
@@ -129,7 +136,7 @@ def _print(file: Path, found: Inspection, shown: dict[str, StoredAs] | None) -> 
     weights = found.weights
     lines: dict[str, str | None] = {
         "file": f"{file}",
-        "format": f"{found.format}, {file.stat().st_size / 1e6:,.1f} MB",
+        "format": f"{found.format}, {byte_size(weights_file(file)) / 1e6:,.1f} MB",
         "layout": found.layout or "unknown",
         "network": found.other_network,
     }

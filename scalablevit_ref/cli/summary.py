@@ -18,11 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from scalablevit_ref.checkpoints.load import open_checkpoint
+from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.options import KeyOption
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
 from scalablevit_ref.cost import NOTE_ON_COUNTING, PUBLISHED, PUBLISHED_SIZE, Cost, LayerCost, LayerKind, cost, stage_of
-from scalablevit_ref.errors import CheckpointError, printable
+from scalablevit_ref.errors import printable
 from scalablevit_ref.image_sizes import nearest_image_size, usual_image_size
 from scalablevit_ref.parameters import block_kind
 from scalablevit_ref.weights import Stated
@@ -88,11 +89,7 @@ def _network(name: str, stated: str | None, key: str | None) -> tuple[str | None
         if stated is not None or key is not None:
             raise ValueError("--variant and --key are for a file")
         return name, variant(name), None
-    with open_checkpoint(name, Stated(variant=stated, key=key)) as weights:
-        if not isinstance(weights.config, ScalableViTConfig):
-            raise CheckpointError(
-                f"costs are counted of the official network alone; these weights are of {weights.other_network}", file=name
-            )
+    with open_checkpoint(name, Stated(variant=stated, key=key), only=OfficialWeights) as weights:
         return weights.metadata["variant"], weights.config, name
 
 

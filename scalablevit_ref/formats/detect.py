@@ -16,6 +16,7 @@ from scalablevit_ref.formats.keras import WEIGHTS, read_keras, read_keras_zip
 from scalablevit_ref.formats.msgpack import read_msgpack, starts_msgpack
 from scalablevit_ref.formats.npz import read_npz
 from scalablevit_ref.formats.onnx import read_onnx, starts_onnx
+from scalablevit_ref.formats.paddle import as_paddle_has_it
 from scalablevit_ref.formats.pth import LEGACY_MAGIC, PICKLES, is_pickle_record, program_archive, read_legacy, read_pickle, read_zip
 from scalablevit_ref.formats.safetensors import read_safetensors, starts_safetensors
 from scalablevit_ref.formats.sharded import read_index, starts_json
@@ -78,7 +79,7 @@ def _read_legacy(source: Source) -> Opened:
 
 
 def _read_pickle(source: Source) -> Opened:
-    return read_pickle(source.file, source.size), {}, "pickle"
+    return as_paddle_has_it(read_pickle(source.file, source.size)), {}, "pickle"
 
 
 def _read_safetensors(source: Source) -> Opened:

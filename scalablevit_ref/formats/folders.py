@@ -109,6 +109,7 @@ _PARTS: dict[re.Pattern[str], str] = {
     re.compile(r".*\.distcp"): "a part of a checkpoint of torch.distributed: give its folder",
     re.compile(r"(bf16_)?zero_pp_rank_\d+_.*\.pt"): "a part of a checkpoint of DeepSpeed ZeRO: give its folder",
     re.compile(r".*\.data-\d{5}-of-\d{5}"): "a part of a TensorFlow checkpoint: give its folder",
+    re.compile(r"saved_model\.pb(txt)?"): "a part of a TensorFlow SavedModel: give its folder",
     re.compile(r"_METADATA|_CHECKPOINT_METADATA|_sharding|manifest\.ocdbt"): "a part of an orbax checkpoint: give its folder",
 }
 """Files that hold a part of a checkpoint, by name."""
@@ -170,7 +171,7 @@ def _one_checkpoint(folder: Path) -> Path:
         if kind is not None:
             raise kind.error(folder, sub)
     if found := [str(sub.relative_to(folder) / name) for sub, checkpoints, _ in below for name in checkpoints]:
-        raise CheckpointError("a folder whose checkpoints lie in folders below it: name one of them", found=_listed(found))
+        raise CheckpointError("a folder whose checkpoints lie in folders below it: name one", found=_listed(found))
     raise CheckpointError(
         "a folder that holds no checkpoint" if names else "an empty folder",
         expected="a checkpoint file",
@@ -248,13 +249,16 @@ _ORBAX = (
 )
 
 _SAVED_MODEL = (
-    "python -c 'import sys, numpy, tensorflow as tf; "
-    'numpy.savez("weights.npz", **{v.name: v.numpy() for v in tf.saved_model.load(sys.argv[1]).variables})\' FOLDER'
+    "python -c 'import sys, numpy, tensorflow as tf; variables = tf.saved_model.load(sys.argv[1]).variables; "
+    'numpy.savez("weights.npz", **{v.name.split(":")[0]: v.numpy() for v in variables})\' FOLDER'
 )
 
 _TENSORFLOW = (
-    "python -c 'import sys, numpy, tensorflow as tf; r = tf.train.load_checkpoint(sys.argv[1]); "
-    'numpy.savez("weights.npz", **{n: r.get_tensor(n) for n in r.get_variable_to_shape_map()})\' FOLDER'
+    "python -c 'import sys, glob, os, numpy, tensorflow as tf; "
+    'new = max(glob.glob(sys.argv[1] + "/*.index"), key=os.path.getmtime)[:-6]; '
+    "r = tf.train.load_checkpoint(new); names = r.get_variable_to_shape_map(); "
+    'numpy.savez("weights.npz", **{n.split("/.ATTR")[0].replace(".S", "/"): r.get_tensor(n) for n in names})'
+    "' FOLDER"
 )
 
 _FOLDERS = (

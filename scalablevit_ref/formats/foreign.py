@@ -26,6 +26,7 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (4, b"PTMF", f"a TorchScript program for mobiles: {_EXPORTED}"),
     (0, b"ptrt", f"a TensorRT engine, compiled for one kind of GPU: {_EXPORTED}"),
     (0, b"ftrt", f"a TensorRT engine, compiled for one kind of GPU: {_EXPORTED}"),
+    (0, b"\0\0\x06\x08", "a part of a TensorFlow checkpoint: give its folder"),
     (0, b"ARROW1", "an Arrow file, a table: no checkpoint"),
     (0, b"PAR1", "a Parquet file, a table: no checkpoint"),
     (0, b"SQLite format 3", "an SQLite database: no checkpoint"),
@@ -101,7 +102,7 @@ _DOCUMENTS = (
     ({"nbformat"}, "a Jupyter notebook, and no weights"),
     ({"modelTopology", "weightsManifest"}, f"a TensorFlow.js model: {_EXPORTED}"),
     (
-        {"architecture", "architectures", "model_type", "_class_name", "pretrained_cfg"},
+        {"architecture", "architectures", "model_type", "_class_name", "registered_name", "pretrained_cfg"},
         "a config.json, settings and no weights: give the weights beside it",
     ),
     (_ERROR, "a server's error message: download the file itself"),

@@ -394,15 +394,14 @@ def _undone(number: int, content: bytes, chunk: int, itemsize: int, path: str) -
 def _filters(content: bytes, path: str) -> list[int]:
     """The filters of a data set's chunks, in the order in which they were applied."""
     version, number = _byte(content, 0), _byte(content, 1)
-    at, found = 8 if version == 1 else 2, []
+    at, size = (8, 8) if version == 1 else (2, 6)
+    found: list[int] = []
     for _ in range(number):
-        (kind,) = struct.unpack_from("<H", content, at) if at + 8 <= len(content) else (0,)
+        kind, *rest = struct.unpack_from(f"<{size // 2}H", content.ljust(at + size, b"\0"), at)
         if kind not in (_DEFLATE, _SHUFFLE, _CHECKSUM):
             raise CheckpointError("an HDF5 data set with a filter that is not known", key=path, expected="deflate", found=kind)
-        name, _, values = (
-            struct.unpack_from("<3H", content, at + 2) if version == 1 else (0, *struct.unpack_from("<2H", content, at + 2))
-        )
-        at += 8 + name + -name % 8 + 4 * (values + values % 2) if version == 1 else 6 + 4 * values
+        name, values = rest[0] if version == 1 else 0, rest[-1]
+        at += size + name + -name % 8 + 4 * (values + (values % 2 if version == 1 else 0))
         found.append(kind)
     return found
 

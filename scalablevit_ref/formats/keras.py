@@ -201,19 +201,16 @@ def _class(name: str) -> str:
 
 def _leaves(variables: Group, component: str) -> list[tuple[str, Array]]:
     """A layer's variables by Keras' names, which the file has not: it numbers them."""
-    arrays = [part for _, part in sorted(variables.members.items(), key=_number) if not isinstance(part, Group)]
+    numbered = {name: part for name, part in sorted(variables.members.items()) if not isinstance(part, Group)}
+    arrays = list(numbered.values())
     ranks = [len(array.shape) for array in arrays]
     if ranks and ranks[0] > 1 and ranks[1:] in ([], [1]):
         names: Sequence[str] = ("kernel", "bias")
     elif ranks in ([1, 1], [1, 1, 1, 1]) or (ranks == [1] and _class(component).endswith("normalization")):
         names = ("gamma", "beta", "moving_mean", "moving_variance")
     else:
-        names = list(variables.members)
+        names = list(numbered)
     return list(zip(names, arrays, strict=False))
-
-
-def _number(item: tuple[str, object]) -> tuple[int, str]:
-    return (int(item[0]) if item[0].isdecimal() and item[0].isascii() and len(item[0]) < 10 else 0), item[0]
 
 
 def _unique(variables: Iterable[_Variable]) -> dict[str, Array]:
@@ -262,9 +259,12 @@ def _listed(group: Group, name: str) -> list[str]:
 def write_h5(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[str, str], read: Blocks) -> None:
     """Arrays as the older `.h5`, which `model.load_weights(path, by_name=True)` gives to the layers of these names.
 
-    All arrays are in memory at once. Equal weights and notes make equal files. bfloat16 is an opaque type of two bytes, as Keras
-    itself writes it. Raises ModuleNotFoundError without h5py.
+    All arrays are in memory at once. Equal weights and notes make equal files. Raises ModuleNotFoundError without h5py, and
+    CheckpointError for bfloat16, which Keras writes there but does not read.
     """
+    for name, x in state.items():
+        if x.dtype == numpy_dtype("bfloat16"):
+            raise CheckpointError("Keras reads no bfloat16 from a .h5: convert to float32, or write another format", key=name)
     try:
         import h5py
     except ModuleNotFoundError as error:
@@ -289,6 +289,5 @@ def write_h5(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[str, str],
             for leaf, name in leaves.items():
                 x = state[name]
                 value = np.concatenate([np.empty(0, x.dtype), *map(np.copy, read(name))]).reshape(x.shape)
-                opaque = x.dtype == numpy_dtype("bfloat16")
-                group.create_dataset(f"{layer}/{leaf}", data=value.view("V2") if opaque else value, track_times=False)
+                group.create_dataset(f"{layer}/{leaf}", data=value, track_times=False)
     file.write(buffer.getbuffer())

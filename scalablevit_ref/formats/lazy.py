@@ -66,6 +66,10 @@ class Extent:
     ) -> None:
         self.file, self.start, self.size, self.name, self.crc, self.before = file, start, size, name, crc, before
 
+    def known_as(self) -> str:
+        """What an error calls it."""
+        return f"{self.size} bytes"
+
     def read(self, begin: int, size: int) -> np.ndarray:
         """Bytes `begin` to `begin + size` as uint8."""
         if self.start is None:
@@ -136,6 +140,10 @@ class StoredTensor:
         if size > self.limit:
             raise CheckpointError("tensor is larger than the file", expected=f"at most {self.limit} bytes", found=brief(size))
 
+    def known_as(self) -> str:
+        """What an error calls it."""
+        return "a tensor"
+
     def _span(self) -> int:
         """Elements from the first to the last, both included."""
         return 1 + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)) if 0 not in self.shape else 0
@@ -164,6 +172,10 @@ class LazyTensor:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[], np.ndarray]
+
+    def known_as(self) -> str:
+        """What an error calls it."""
+        return "a tensor"
 
 
 Tensor: TypeAlias = np.ndarray | StoredTensor | LazyTensor

@@ -31,6 +31,10 @@ class Opaque:
     def __init__(self, name: str, entries: dict[Any, Any] | None = None, remedy: str = "") -> None:
         self.name, self.entries, self.remedy = name, {} if entries is None else entries, remedy
 
+    def known_as(self) -> str:
+        """What an error calls it."""
+        return self.name
+
     def __repr__(self) -> str:
         return f"<{self.name}>"
 

@@ -15,6 +15,9 @@ import numpy as np
 
 from scalablevit_ref.formats.lazy import Blocks, LazyTensor, StoredTensor, numpy_dtype, write_blocks
 
+_OTHER_NAMES = "StructuredToParameterName@@"
+"""The entry of a Paddle state dict that holds no array, but the parameters' names in a program."""
+
 _START = b"\x80\x04}("
 _STOP = b"u."
 
@@ -55,13 +58,14 @@ def _number(n: int) -> bytes:
     return b"J" + struct.pack("<i", n) if n < 1 << 31 else b"\x8a\x08" + struct.pack("<q", n)
 
 
-def with_bfloat16(tree: Any, levels: int = 3) -> Any:
+def as_paddle_has_it(tree: Any, levels: int = 3) -> Any:
     """A pickle's tree with the arrays of uint16 in its mappings as the bfloat16 that they are, some levels deep.
 
-    NumPy has no bfloat16, so Paddle pickles its bits; nothing else keeps weights as uint16.
+    NumPy has no bfloat16, so Paddle pickles its bits; nothing else keeps weights as uint16. Its table of other names for the
+    same parameters is left out.
     """
     if isinstance(tree, dict) and levels:
-        return {name: with_bfloat16(value, levels - 1) for name, value in tree.items()}
+        return {name: as_paddle_has_it(value, levels - 1) for name, value in tree.items() if name != _OTHER_NAMES}
     if isinstance(tree, np.ndarray | StoredTensor | LazyTensor) and tree.dtype == np.uint16:
         return _as_bfloat16(tree)
     return tree

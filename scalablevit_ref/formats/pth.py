@@ -13,14 +13,14 @@ from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.lazy import Extent
 from scalablevit_ref.formats.opaque import Opaque, described
 from scalablevit_ref.formats.rebuild import TRUSTED, Rebuilder, is_module, module_remedy
-from scalablevit_ref.formats.unpickle import MOST_BYTES, load_pickle
+from scalablevit_ref.formats.unpickle import MOST_BYTES, OPCODES, load_pickle
 from scalablevit_ref.formats.zip_archive import InflatedExtent, Inflation, inflated_size, record_extent
 
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """torch.save's magic number, 0x1950a86a20f9469cfc6c, as the end of a pickle: the file's first."""
 
-PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-"""How pickles of the protocols that are read begin."""
+PICKLES = tuple(b"\x80" + bytes([protocol]) + opcode for protocol in (2, 3, 4, 5) for opcode in OPCODES)
+"""How pickles of the protocols that are read begin; safetensors with a header of 640 bytes begin with the same two."""
 
 _PROTOCOL = 1001
 
@@ -79,7 +79,7 @@ def program_archive(names: Iterable[str]) -> CheckpointError | None:
     """What to say of a zip archive in which torch keeps a program beside the weights, by its records' names; None for others."""
     ends = {name.partition("/")[2] for name in names}
     if "constants.pkl" in ends and any(end.startswith("code/") for end in ends):
-        remedy = 'torch.save(torch.jit.load(FILE, map_location="cpu").state_dict(), OUT)'
+        remedy = "torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), OUT)"
         return CheckpointError(f"a TorchScript archive (torch.jit.save), no state dict: {remedy} {TRUSTED}")
     if "archive_format" in ends or "serialized_exported_program.json" in ends:
         remedy = "torch.save(dict(torch.export.load(FILE).state_dict), OUT)"

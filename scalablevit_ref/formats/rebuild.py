@@ -25,11 +25,14 @@ MOST_OPCODES = 500_000
 _MOST_COPIED = 100_000
 """Most entries that are copied, by all OrderedDicts made of pairs and all Namespaces; a few opcodes copy the same ones again."""
 
-_MOST_FORESEEN = 1_000
+_MOST_FORESEEN = 4_000
 """Most keys of dicts whose hash can be foreseen: fractions, whole numbers of more than 63 bits, tuples with numbers in them."""
 
 _MOST_ENCODED = 8 << 20
 """Most characters of all texts that are bytes in protocol 2, arrays' apart."""
+
+_MOST_FILES = 5_000
+"""Most torch files inside of a plain pickle, one for each storage."""
 
 _LONGEST_KEY = 16
 """Longest tuple that is a key, in items."""
@@ -146,7 +149,7 @@ class Left:
 
     def __init__(self, limit: int) -> None:
         self.opcodes, self.copied, self.foreseen, self.encoded = MOST_OPCODES, _MOST_COPIED, _MOST_FORESEEN, _MOST_ENCODED
-        self.bytes = limit
+        self.bytes, self.files = limit, _MOST_FILES
 
 
 class Rebuilder:
@@ -223,6 +226,8 @@ class Rebuilder:
             if module == old or module.startswith(f"{old}."):
                 module = new + module.removeprefix(old)
         full = f"{module}.{name}"
+        if not full.isprintable():
+            full = "an object of a class whose name cannot be printed"
         if full not in self._names:
             self._names[full] = _DTYPES.get(full) or Global(full)
         return self._names[full]
@@ -244,14 +249,14 @@ class Rebuilder:
     def build(self, target: Any, state: Any) -> Any:
         """The object after the pickle has set its state."""
         if type(target) is Placeholder:
-            return self._filled(target, state)
+            return self._filled(state)
         if type(target) is Dtype:
             _set_byte_order(target, state)
         elif type(target) is Namespace:
             self._set_attributes(target, state)
         elif type(target) is Instance:
             target.state = state
-            if is_module(target):
+            if is_module(target) and not target.remedy:
                 target.name, target.remedy = f"a whole module ({target.name})", module_remedy("[…]")
         elif not isinstance(target, Opaque) and type(target) is not dict:
             raise CheckpointError(f"the pickle sets the state of {described(target)}")
@@ -404,7 +409,10 @@ class Rebuilder:
         data = args[0] if args else None
         found: Any = None
         if type(data) is Span and data.encoding is not None:
-            return Opaque("bytes of protocol 2")
+            return Opaque("bytes of protocol 2, which torch.save does not write")
+        self.left.files -= 1
+        if self.left.files < 0:
+            raise CheckpointError("the pickle holds more storages than a checkpoint's", expected=f"at most {_MOST_FILES}")
         if self._load_bytes is not None and type(data) is Span:
             start = cast("int", data.extent.start)
             found = self._load_bytes(data.extent.file, start, start + data.extent.size)
@@ -418,7 +426,7 @@ class Rebuilder:
             return Dtype(numpy_dtype(kind.name.removeprefix("ml_dtypes.")))
         return Dtype(np.dtype(kind) if type(kind) is str and _NUMBER.fullmatch(kind) else None)
 
-    def _filled(self, array: Placeholder, state: Any) -> Any:
+    def _filled(self, state: Any) -> Any:
         """`ndarray.__setstate__((version, shape, dtype, is_fortran, data))`, of old files without the version."""
         if type(state) is not tuple or len(state) not in (4, 5):
             raise CheckpointError("damaged pickle: the state of a NumPy array")
@@ -464,7 +472,7 @@ class Rebuilder:
 
     def _jax_array(self, args: tuple[Any, ...]) -> Any:
         """`_reconstruct_array(function, arguments, array_state, aval_state)`."""
-        return self._filled(Placeholder("an array of JAX"), args[2]) if len(args) == 4 else self._instance("jax.Array", ())
+        return self._filled(args[2]) if len(args) == 4 else self._instance("jax.Array", ())
 
     def _scalar(self, args: tuple[Any, ...]) -> Any:
         """`scalar(dtype, data)`: a number."""
@@ -483,7 +491,7 @@ TRUSTED = "(this runs the file's code, so only for a file that you trust)"
 
 def module_remedy(key: str) -> str:
     """How weights are got out of a module that was pickled as an object. key: where in the file it lies, as `["model"]`."""
-    return f"torch.save(torch.load(FILE, weights_only=False){key}.state_dict(), OUT) {TRUSTED}"
+    return f"torch.save(torch.load(FILE, map_location='cpu', weights_only=False){key}.state_dict(), OUT) {TRUSTED}"
 
 
 def is_module(x: Any) -> bool:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from scalablevit_ref.errors import CheckpointError, brief, in_file
 from scalablevit_ref.formats.foreign import foreign_json
@@ -18,7 +18,7 @@ from scalablevit_ref.formats.lazy import Extent, LazyTensor, StoredTensor, byte_
 from scalablevit_ref.formats.opaque import described
 from scalablevit_ref.formats.pth import is_pickle_record
 from scalablevit_ref.formats.rebuild import MOST_OPCODES
-from scalablevit_ref.formats.source import Opened, Source
+from scalablevit_ref.formats.source import HEAD, Opened, Source
 from scalablevit_ref.formats.zip_archive import zip_records
 
 MOST_JSON = 4 << 20
@@ -70,7 +70,7 @@ def read_index(source: Source, open_shard: Callable[[Path], Opened]) -> Opened:
 
     Raises CheckpointError for JSON that is no index, and for shards that are not as it says.
     """
-    names_of = _shards(_document(source))
+    names_of = _shards(_document(source.file, source.size))
     state: dict[str, Any] = {}
     notes: list[dict[str, Any]] = []
     formats: list[str] = []
@@ -96,11 +96,24 @@ def read_index(source: Source, open_shard: Callable[[Path], Opened]) -> Opened:
     return state, agreed, f"sharded {formats[0]}"
 
 
-def _document(source: Source) -> dict[str, Any]:
-    if source.size > MOST_JSON:
-        raise CheckpointError("JSON larger than an index of shards", expected=f"at most {MOST_JSON} bytes", found=source.size)
+def byte_size(path: Path) -> int:
+    """Bytes of a checkpoint's file, or of all shards that it names if it is their index.
+
+    Raises CheckpointError and FileNotFoundError as reading it does.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if not starts_json(file.read(HEAD)):
+            return size
+        file.seek(0)
+        return sum(_in_folder(path.parent, name).stat().st_size for name in _shards(_document(file, size)))
+
+
+def _document(file: BinaryIO, size: int) -> dict[str, Any]:
+    if size > MOST_JSON:
+        raise CheckpointError("JSON larger than an index of shards", expected=f"at most {MOST_JSON} bytes", found=size)
     try:
-        document = json.loads(source.file.read().decode("utf-8-sig"))
+        document = json.loads(file.read().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"the file begins as JSON does, but is none ({error})") from error
     if not isinstance(document, dict) or not isinstance(document.get("weight_map"), dict):

@@ -61,7 +61,7 @@ class _Machine:
         self._below: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self._handlers: list[Callable[[], None]] = [self._unknown] * 256
-        for code, name in _OPCODES.items():
+        for code, name in OPCODES.items():
             self._handlers[code[0]] = getattr(self, f"_{name}")
 
     def position(self) -> int:
@@ -111,13 +111,13 @@ class _Machine:
         return form.unpack(self._take(form.size))[0]
 
     def _line(self, longest: int = _LONGEST_LINE) -> bytes:
-        end = self._data.find(b"\n", self._at, self._at + longest)
-        if end < 0:
-            start = self.position()
-            self._need(min(longest, self._end - start, MOST_BYTES + self._first + self._left_in_file - start))
-            end = self._data.find(b"\n", 0, longest)
-        if end < 0:
-            raise CheckpointError("damaged pickle: a line without end")
+        start, size = self.position(), 0
+        room = min(longest, self._end - start, MOST_BYTES + self._first + self._left_in_file - start)
+        while (end := self._data.find(b"\n", self._at, self._at + longest)) < 0:
+            if size >= room:
+                raise CheckpointError("damaged pickle: a line without end")
+            size = min(room, max(_CHUNK, 4 * size))  # lines are short: no more is read than is needed
+            self._need(size)
         return self._take(end + 1 - self._at)[:-1]
 
     def _span(self, size: int, encoding: str | None) -> Span:
@@ -413,7 +413,7 @@ def _text(data: bytes) -> str | bytes:
 _STOP = ord(".")
 _U2, _I4, _U4, _U8, _F8 = (struct.Struct(form) for form in ("<H", "<i", "<I", "<Q", ">d"))
 
-_OPCODES = {
+OPCODES = {
     b"\x80": "proto", b"\x95": "frame", b"(": "mark", b"0": "pop", b"1": "pop_mark", b"2": "dup",
     b"\x94": "memoize", b"q": "binput", b"r": "long_binput", b"p": "put", b"h": "binget", b"j": "long_binget", b"g": "get",
     b"N": "none", b"\x88": "true", b"\x89": "false",

@@ -91,8 +91,10 @@ def record_extent(file: BinaryIO, info: zipfile.ZipInfo) -> Extent:
 
     A CRC-32 of 0 means none: torch writes that where `set_crc32_options(False)` is in force.
     """
-    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+    if info.compress_type != zipfile.ZIP_STORED:
         raise CheckpointError("compressed zip record", key=info.filename, expected="stored records only")
+    if info.compress_size != info.file_size:
+        raise CheckpointError("damaged zip archive: a stored record of two sizes", key=info.filename)
     extent = raw_extent(file, info)
     extent.crc = info.CRC or None
     return extent

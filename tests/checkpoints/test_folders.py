@@ -77,7 +77,7 @@ def test_a_training_run(tmp_path: Path) -> None:
         tmp_path, "hparams.yaml", "lightning_logs/version_0/checkpoints/epoch=1-step=2.ckpt", "lightning_logs/version_0/metrics.csv"
     )
     assert said(tmp_path).endswith(
-        "a folder whose checkpoints lie in folders below it: name one of them; "
+        "a folder whose checkpoints lie in folders below it: name one; "
         "found lightning_logs/version_0/checkpoints/epoch=1-step=2.ckpt"
     )
 

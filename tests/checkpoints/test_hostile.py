@@ -16,8 +16,12 @@ from typing import Any
 import pytest
 import torch
 
+from scalablevit_ref import init_params, to_backend
+from scalablevit_ref.checkpoints import load_checkpoint
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.pth import LEGACY_MAGIC
+from tests.support.bit_patterns import assert_same_bits
+from tests.support.checkpoints import DIGITS
 from tests.support.hostile import FOUR, Calls, archive, op, plain, program, refuse, storage, tensor
 from tests.support.hostile_files import PICKLES
 
@@ -36,7 +40,24 @@ def test_calls_are_refused_and_not_made(
     for value in (call, {"model": call}, {"model": OrderedDict(a=[call]), "args": 1}, Calls(OrderedDict, [("a", call)])):
         torch.save(value, tmp_path / "hostile.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
         refuse(tmp_path, (tmp_path / "hostile.pth").read_bytes(), rf"asks for [\w.]+\.{named}, .*nothing was executed")
+    params = init_params(DIGITS)
+    beside = {
+        "model": to_backend(params, "torch"),
+        "a": call,
+        "b": [call, {"c": (call,)}],
+        "optimizer": Calls(OrderedDict, [("a", call)]),
+    }
+    torch.save(beside, tmp_path / "beside.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
+    assert_same_bits(load_checkpoint(tmp_path / "beside.pth").params, params)
+    (tmp_path / "beside.pkl").write_bytes(pickle.dumps({"model": params, "a": call}, protocol))
+    assert_same_bits(load_checkpoint(tmp_path / "beside.pkl").params, params)
     assert not touched.exists()
+
+
+def test_a_call_in_place_of_a_weight(tmp_path: Path) -> None:
+    params = to_backend(init_params(DIGITS), "torch")
+    torch.save({"model": params | {"norm.weight": Calls(os.getenv, "HOME")}}, tmp_path / "hostile.pth")
+    refuse(tmp_path, (tmp_path / "hostile.pth").read_bytes(), "norm.weight: not an array")
 
 
 def test_the_calls_would_have_been_made(tmp_path: Path) -> None:
@@ -83,7 +104,7 @@ def test_zip_archives(tmp_path: Path) -> None:
     refuse(tmp_path, archive(sound, FOUR, zipfile.ZIP_BZIP2), "archive/data.pkl: zip record compressed by an unusual method")
     central = archive(sound, FOUR).index(b"PK\x01\x02")  # the directory's entry of archive/data.pkl
     method, size = (10, struct.pack("<H", zipfile.ZIP_DEFLATED)), (20, struct.pack("<I", 7))
-    for (at, value), message in ((method, "damaged zip record"), (size, "compressed zip record")):
+    for (at, value), message in ((method, "damaged zip record"), (size, "a stored record of two sizes")):
         changed = bytearray(archive(sound, FOUR))
         changed[central + at : central + at + len(value)] = value
         refuse(tmp_path, bytes(changed), f"archive/data.pkl: .*{message}")

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from scalablevit_ref.checkpoints.save import write_state
 from scalablevit_ref.errors import brief
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import in_memory
+from tests.support.bombs_beside import HARMLESS_FILES, values
 from tests.support.checkpoints import SUFFIXES, TINY, TINY_MMDET
 from tests.support.hostile import Calls, entry, header
 from tests.support.hostile_files import GUARDED, HOSTILE_FILES
@@ -99,20 +100,37 @@ def leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
 def test_hostile_files_in_a_process_of_its_own(tmp_path: Path) -> None:
     """Each is refused for its own fault in 200 MB and 5 s; no code of it is run, no connection made, no file written."""
     assert len(HOSTILE_FILES) >= 60
-    paths = {name: tmp_path / f"{i}" for i, name in enumerate(HOSTILE_FILES)}
-    for name, path in paths.items():
-        make, _ = HOSTILE_FILES[name]
-        path.write_bytes(make())
-    command = [sys.executable, "-c", textwrap.dedent(GUARDED)]
-    given = json.dumps(list(map(str, paths.values())))
-    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    all_found = read_under_guard(tmp_path, {name: make for name, (make, _) in HOSTILE_FILES.items()})
     limit = 5 * slowness()
-    assert done.stderr == ""
-    for (name, (_, message)), path, found in zip(HOSTILE_FILES.items(), paths.values(), json.loads(done.stdout), strict=True):
+    for i, (name, (_, message)) in enumerate(HOSTILE_FILES.items()):
+        path, found = tmp_path / f"{i}", all_found[name]
         assert found["said"] is not None, f"{name}: was read"
         assert re.search(message, found["said"].removeprefix(str(path))), (name, found)
         assert (found.get("file"), found["events"], "MemoryError" in found["said"]) == (str(path), [], False), (name, found)
         assert found["seconds"] < limit, (name, found)
+
+
+def test_weights_beside_something_hostile_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """Each is read in 200 MB and 5 s, with the right weights; nothing beside them is run or looked into."""
+    found = read_under_guard(tmp_path, HARMLESS_FILES)
+    for name, one in found.items():
+        assert (one["said"], one["events"]) == (None, []), (name, one)
+        assert one["seconds"] < 5 * slowness(), (name, one)
+    for path in tmp_path.iterdir():
+        flat = np.concatenate([x.reshape(-1) for x in load_checkpoint(path).params.values()])
+        assert np.array_equal(flat, values())
+
+
+def read_under_guard(folder: Path, files: Mapping[str, Callable[[], bytes]]) -> dict[str, dict[str, Any]]:
+    """What happens to each file in a process that watches, and that has little memory."""
+    paths = {name: folder / f"{i}" for i, name in enumerate(files)}
+    for name, path in paths.items():
+        path.write_bytes(files[name]())
+    command = [sys.executable, "-c", textwrap.dedent(GUARDED)]
+    given = json.dumps(list(map(str, paths.values())))
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    return dict(zip(files, json.loads(done.stdout), strict=True))
 
 
 def test_the_guard_sees_code_that_runs(tmp_path: Path) -> None:

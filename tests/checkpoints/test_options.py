@@ -16,7 +16,7 @@ from scalablevit_ref import CheckpointError, init_params, load_checkpoint, save_
 from scalablevit_ref.checkpoints.convert import ConvertOptions, convert_file
 from scalablevit_ref.checkpoints.inspect import differences, inspect_file, manifest
 from scalablevit_ref.checkpoints.load import NOTHING, open_checkpoint
-from scalablevit_ref.checkpoints.recognise import kinds
+from scalablevit_ref.checkpoints.search import kinds
 from scalablevit_ref.errors import AlreadyExistsError, OptionError, option
 from scalablevit_ref.formats.lazy import byte_count
 from tests.support.checkpoints import DIGITS, SUFFIXES, listing

@@ -9,10 +9,12 @@ import decimal
 import enum
 import functools
 import io
+import json
 import os
 import pathlib
 import pickle
 import re
+import struct
 import types
 import uuid
 import warnings
@@ -485,6 +487,16 @@ def test_programs_are_refused_with_the_way_out(tmp_path: Path) -> None:
     path.write_bytes(b"\x20\x00\x00\x00ET12" + bytes(100))
     with pytest.raises(CheckpointError, match="an ExecuTorch program"):
         load_checkpoint(path)
+
+
+def test_what_begins_like_a_pickle_and_is_none(tmp_path: Path) -> None:
+    """A safetensors file whose header is 640 bytes long."""
+    header = json.dumps({"norm.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(640)
+    path = tmp_path / "x"
+    path.write_bytes(struct.pack("<Q", 640) + header + bytes(4))
+    assert path.read_bytes().startswith(b"\x80\x02")
+    with open_file(path) as (tree, _, format_):
+        assert (list(tree), format_) == (["norm.weight"], "safetensors")
 
 
 def repacked(path: Path, method: int) -> None:

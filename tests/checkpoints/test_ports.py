@@ -171,7 +171,10 @@ def test_hostile_names_are_refused_in_no_time(tmp_path: Path) -> None:
         [f"Transformer_0.ScalableSelfAttention_{j}.Conv_0.kernel" for j in range(8_000)],
         [f"layers.{k}.0.layers.0.0.to_q.weight" for k in range(8_000)],
         [f"layers.0.0.layers.{j}.0.to_q.weight" for j in range(8_000)],
-        ["params.Transformer_0.ScalableSelfAttention_0/Conv_0.kernel", "params/Transformer_0.ScalableSelfAttention_0.Conv_0.kernel"],
+        [
+            "params.Transformer_0.ScalableSelfAttention_0/Conv_0.kernel",
+            "params/Transformer_0.ScalableSelfAttention_0.Conv_0.kernel",
+        ],
     ):
         path, start = tmp_path / "x.safetensors", time.process_time()
         path.write_bytes(header(dict.fromkeys(names, empty)))

@@ -99,7 +99,7 @@ def test_whole_training_checkpoint(tmp_path: Path, dtype: str, kind: str) -> Non
     assert checkpoint.config == DIGITS
     assert_loaded(checkpoint.params, theirs)
     expected = {"layout": "official", "variant": "digits", "config_from": "shapes", "wrapper": "model", "ema": False}
-    expected |= {"prefixes": [], "ignored": [], "dtype": dtype, "epoch": 37, "format": f"torch {kind}"}
+    expected |= {"prefixes": [], "ignored": [], "others": [], "unread": [], "dtype": dtype, "epoch": 37, "format": f"torch {kind}"}
     assert checkpoint.metadata == expected
     json.dumps(checkpoint.metadata)
 

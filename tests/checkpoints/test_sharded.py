@@ -18,6 +18,7 @@ from scalablevit_ref.checkpoints.inspect import inspect_file
 from scalablevit_ref.checkpoints.load import open_checkpoint
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.folders import weights_file
+from scalablevit_ref.formats.sharded import byte_size
 from tests.support.checkpoints import DIGITS, assert_same
 
 PARAMS = init_params(DIGITS)
@@ -71,15 +72,15 @@ def test_what_shards_say_of_themselves(tmp_path: Path) -> None:
 def test_shards_that_are_larger_than_the_first(tmp_path: Path) -> None:
     """All tensors together are held against all shards: a first shard of a few bytes bounds nothing."""
     first, *others = PARAMS
-    large = np.zeros((40 << 20) // 4, np.float32)
     safetensors.torch.save_file({first: TENSORS[first]}, tmp_path / "1.safetensors")
     safetensors.torch.save_file({name: TENSORS[name] for name in others}, tmp_path / "2.safetensors")
     where = {first: "1.safetensors"} | dict.fromkeys(others, "2.safetensors")
     (tmp_path / "x.index.json").write_text(json.dumps({"weight_map": where}))
     with open_file(tmp_path / "x.index.json") as (tree, _, _):
-        sizes = {x.limit for x in tree.values()}
-        assert sizes == {sum((tmp_path / f"{i}.safetensors").stat().st_size for i in (1, 2))}
-    assert large.nbytes > max(sizes)
+        together = sum((tmp_path / f"{i}.safetensors").stat().st_size for i in (1, 2))
+        assert {x.limit for x in tree.values()} == {together}
+    assert byte_size(tmp_path / "x.index.json") == together
+    assert byte_size(tmp_path / "2.safetensors") == (tmp_path / "2.safetensors").stat().st_size
 
 
 def test_a_tensor_is_read_when_it_is_asked_for(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_verify_finds_a_difference(run: Any, official: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("inspect", "none.pth"), "no file none.pth"),
+        (("inspect", "none.pth"), "none.pth: there is no such file"),
         (("inspect", "checkpoint.pth", "--variant", "smal"), "unknown variant 'smal' (did you mean 'small'"),
         (("inspect", "page.pth"), "page.pth: the file is an HTML page"),
         (("diff", "checkpoint.pth", "page.pth"), "page.pth: the file is an HTML page"),

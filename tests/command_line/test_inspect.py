@@ -161,14 +161,14 @@ def test_the_key_reaches_what_reads(run: Any, folder: Path, monkeypatch: pytest.
 
 
 MISSING = [
-    (("inspect", "oficial.npz"), "no file oficial.npz (did you mean 'official.npz'?)"),
-    (("diff", "official.npz", "nothing"), "no file nothing"),
-    (("verify", "--weights", "nothing.pth"), "no file nothing.pth"),
-    (("summary", "split.np"), "no file split.np (did you mean 'split.npz'"),
-    (("trace", "t.npz", "--weights", "none/x.pth"), "none/x.pth: there is no folder none"),
-    (("convert", "official.npz", "none/x.npz"), "none/x.npz: there is no folder none"),
-    (("inspect", "official.npz/x"), "official.npz/x: official.npz is a file, and not a folder"),
-    (("inspect", "link.npz"), "link.npz is a link to nowhere.npz, which is not there"),
+    (("inspect", "oficial.npz"), "oficial.npz: there is no such file (did you mean 'official.npz'?)"),
+    (("diff", "official.npz", "nothing"), "nothing: there is no such file"),
+    (("verify", "--weights", "nothing.pth"), "nothing.pth: there is no such file"),
+    (("summary", "split.np"), "split.np: there is no such file (did you mean 'split.npz'"),
+    (("trace", "t.npz", "--weights", "none/x.pth"), "none/x.pth: there is no such file, and no folder none"),
+    (("convert", "official.npz", "none/x.npz"), "no folder none"),
+    (("inspect", "official.npz/x"), "official.npz/x: there is no such file: official.npz is no folder"),
+    (("inspect", "link.npz"), "link.npz: a link to nowhere.npz, which is not there"),
     (("compare", "official.npz", "nothing.npz"), "nothing.npz"),
 ]
 
@@ -186,8 +186,8 @@ def test_files_that_are_not_there(run: Any, folder: Path, arguments: tuple[str, 
     ("error", "said"),
     [
         (PermissionError(13, "Permission denied", "a/x.pth"), "a/x.pth: you have no permission to read or write it"),
-        (IsADirectoryError(21, "Is a directory", Path("a")), "a is a folder, and not a file"),
-        (FileExistsError(17, "File exists", b"a"), "a exists already"),
+        (IsADirectoryError(21, "Is a directory", Path("a")), "a: a folder, and not a file"),
+        (FileExistsError(17, "File exists", b"a"), "a: it exists already"),
         (OSError(28, "No space left on device", "x.npz"), "x.npz: no space left on device"),
         (OSError("torch could not write the file"), "torch could not write the file"),
     ],

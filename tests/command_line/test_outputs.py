@@ -66,6 +66,26 @@ def test_a_config_json_that_is_not_written_is_left_and_told(run: Any, official: 
         assert beside.read_bytes() == content
 
 
+def test_another_tool_s_config_json_is_not_replaced_unsaid(run: Any, official: Path, tmp_path: Path) -> None:
+    target, beside = tmp_path / "model.safetensors", tmp_path / "config.json"
+    theirs = {"model_type": "mine", "num_classes": 1000}
+    beside.write_text(json.dumps(theirs))
+    target.touch()
+    code, out, _ = run("convert", str(official), str(target), "--force")
+    assert (code, "the config.json beside it is left as it was, and does not describe these weights\n" in out) == (0, True)
+    assert json.loads(beside.read_text()) == theirs
+    code, out, _ = run("convert", str(official), str(target), "--force", "--config-json")
+    assert (code, "replaced in the config.json beside it: num_classes; its other entries are kept\n" in out) == (0, True)
+    found = json.loads(beside.read_text())
+    assert (found["model_type"], found["num_classes"], found["architecture"]) == ("mine", 10, "scalablevit_digits")
+    document = json.loads(run("convert", str(official), str(target), "--force", "--strip-head", "--json")[1])
+    replaced = ["architecture", "num_classes", "pretrained_cfg", "scalablevit_ref"]
+    assert (document["config_json"], document["config_json_replaced"]) == ("written", replaced)
+    code, _, err = run("convert", str(official), str(target), "--force", "--no-config-json", "--fold-scale")
+    said = "the config.json beside it states other settings of this file: --config-json updates it; expected ssa_scale='head_dim'"
+    assert (code, said in err, err.count("\n")) == (2, True, 1)
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".msgpack"])
 def test_values_that_a_narrower_dtype_lacks_are_counted(run: Any, tmp_path: Path, suffix: str) -> None:
     """Those that become 0 and were not, and those that become infinite and were finite; not what was so before."""

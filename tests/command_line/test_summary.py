@@ -192,9 +192,9 @@ def test_what_is_neither_a_variant_nor_a_checkpoint(tmp_path: Path, monkeypatch:
     for arguments, said in (
         (("ScalableViT-S",), "unknown variant 'ScalableViT-S' (did you mean 'small'?)"),
         (("scalable_vit_large",), "(did you mean 'large'?)"),
-        (("small.pth",), "there is no file small.pth"),
+        (("small.pth",), "small.pth: there is no such file"),
         (("small", "--key", "model"), "--variant and --key are for a file"),
-        (("port.npz",), "port.npz: costs are counted of the official network alone"),
+        (("port.npz",), "port.npz: these are vit_pytorch's weights, of another network"),
     ):
         result = run(*arguments)
         assert (result.exit_code, result.stdout, said in result.stderr) == (2, "", True), result.stderr

@@ -14,9 +14,11 @@ import yaml
 from PIL import Image
 
 from scalablevit_ref.formats import unpickle
-from scalablevit_ref.formats.npz import _SMALL_RECORD, _SMALL_TOGETHER
+from scalablevit_ref.formats.zip_archive import _SMALL_RECORD, _SMALL_TOGETHER
 from scalablevit_ref.testing.arrays import MAX_TOLERANCE, NETWORK_TOLERANCE
+from tests.support.bombs_beside import HARMLESS_FILES
 from tests.support.hostile_files import GUARDED, HOSTILE_FILES
+from tests.support.hostile_folders import HOSTILE_FOLDERS
 from tests.support.recipe import TOLERANCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +40,7 @@ def test_a_limit(number: str, module: str, name: str) -> None:
 
 def test_the_table_has_every_limit_that_is_named_so() -> None:
     """The constants of the readers that are called most or longest, but for what concerns writing, or one line of a parser."""
-    readers = ("zip_archive", "msgpack", "npz", "safetensors", "lazy", "unpickle")
+    readers = ("zip_archive", "msgpack", "npz", "safetensors", "lazy", "unpickle", "rebuild", "sharded", "folders", "foreign")
     modules = [*(f"formats.{reader}" for reader in readers), "checkpoints.recognise"]
     found = {
         (module, name)
@@ -51,7 +53,8 @@ def test_the_table_has_every_limit_that_is_named_so() -> None:
         "_LONGEST_HEADER",
         "_LONGEST_NOTE",
         "_LONGEST_TEXT",
-        "_LONGEST_DEVICE",
+        "_LONGEST_WORD",
+        "_LONGEST_DTYPE",
         "_MOST_PREFIXES",
         "_MOST_PLAIN",
     }
@@ -59,17 +62,19 @@ def test_the_table_has_every_limit_that_is_named_so() -> None:
     imported = {
         ("formats.npz", "MOST_AXES"),
         ("formats.msgpack", "MOST_AXES"),
-        ("formats.msgpack", "LONGEST_NAME"),
+        ("formats.sharded", "MOST_OPCODES"),
         ("formats.safetensors", "MOST_AXES"),
     }
-    imported |= {("formats.unpickle", "MOST_AXES"), ("checkpoints.recognise", "LONGEST_NAME")}
+    imported |= {("formats.rebuild", "MOST_AXES"), ("checkpoints.recognise", "LONGEST_NAME")}
     assert {(module, name) for module, name in found - imported if name not in left_out} <= in_table
     assert (_SMALL_RECORD, _SMALL_TOGETHER) == (1 << 20, 32 << 20)
 
 
 def test_other_numbers() -> None:
-    assert said(r"(\d+) of the (\d+) that exist are known here") == [len(unpickle._OPCODES), len(pickletools.opcodes)]
+    assert said(r"(\d+) of the (\d+) that exist are known here") == [len(unpickle.OPCODES) + len("."), len(pickletools.opcodes)]
     assert said(r"(\d+) broken and hostile files") == [len(HOSTILE_FILES)]
+    assert said(r"(\d+) files with sound weights and something hostile beside them") == [len(HARMLESS_FILES)]
+    assert said(r"So are (\d+) folders and indexes of shards") == [len(HOSTILE_FOLDERS)]
     assert said(r"with (\d+) MB of address space") == [int(re.search(r"\((\d+) << 20\)", GUARDED)[1])]  # type: ignore[index]
     pixels = 2 * int(Image.MAX_IMAGE_PIXELS or 0)
     assert said(r"more than (\d+) million pixels, of which it would need (\d+) MB") == [

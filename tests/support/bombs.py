@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import io
+import bz2
+import gzip
 import json
+import lzma
 import pickle
 import struct
 import tarfile
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
 from tests.support.bombs_pickle import KEY, PICKLE_BOMBS
-from tests.support.flax_files import SOUND, ext, packed
+from tests.support.bombs_torch import TORCH_BOMBS, deflated
+from tests.support.flax_files import SOUND, ext, msgpack, packed
 from tests.support.hostile import FOUR, archive, entry, header, noted, npy, npz, program, tensor
 
 
 def doubled(start: bytes, join: bytes, depth: int = 60) -> bytes:
     """A value that holds the last one twice, `depth` deep: 2^depth leaves in a few bytes."""
     return start + b"q\x00" + b"".join(b"0h%c(h%ch%c%bq%c" % (i, i, i, join, i + 1) for i in range(depth))
-
-
-def deflated(records: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as out:
-        for name, content in records.items():
-            out.writestr(name, content)
-    return file.getvalue()
 
 
 def changed_directory(offset: int, value: bytes) -> bytes:
@@ -37,11 +31,22 @@ def changed_directory(offset: int, value: bytes) -> bytes:
     return bytes(data)
 
 
-def tar() -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as out:
-        out.addfile(tarfile.TarInfo("storages"))
-    return file.getvalue()
+def tar(size: int = 0) -> bytes:
+    """The header of a member of that size, and no more if it has one."""
+    info = tarfile.TarInfo("storages")
+    info.size = size
+    return info.tobuf()
+
+
+def text(length: int) -> bytes:
+    """An array that is one text."""
+    return npy((), f"<U{length}", bytes(4 * length))
+
+
+def colliding_keys() -> bytes:
+    """A map of whole numbers, eight of each hash: as many as 64 bits allow."""
+    keys = [start + k * (2**61 - 1) for start in range(12_400) for k in range(8)]
+    return b"\xdf" + struct.pack(">I", len(keys)) + b"".join(struct.pack(">BQB", 0xCF, key, 0xC0) for key in keys)
 
 
 def colliding_numbers() -> bytes:
@@ -66,7 +71,7 @@ def equal_names() -> bytes:
     return b",".join(b'"%d":0' % i for i in range(300_000))
 
 
-BOMBS: dict[str, tuple[Callable[[], bytes], str]] = PICKLE_BOMBS | {
+BOMBS: dict[str, tuple[Callable[[], bytes], str]] = PICKLE_BOMBS | TORCH_BOMBS | {
     "tuples as a key": (lambda: archive(program(doubled(b")", b"t") + b"}h\x3cNs")), KEY),
     "tuples beside": (lambda: archive(program(doubled(b"N", b"t"))), "no state dict; .* found tuple"),
     "deep tuples": (lambda: archive(program(b"}N" + b"\x85" * 400_000 + b"Ns")), KEY),
@@ -123,7 +128,28 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = PICKLE_BOMBS | {
     "wide network": (lambda: configured({"embed_dims": [1 << 40] * 4}), "a parameter larger than any"),
     "wider network": (lambda: configured({"embed_dims": [1 << 62] * 4}), "a parameter larger than any"),
     "tar": (tar, "a tar archive"),
-    "bare pickle": (lambda: pickle.dumps({"a": 1}, 4), KEY),
+    "tar of a huge member": (lambda: tar(1 << 32), "a tar archive"),
+    "tar without end": (lambda: tar() * 5000, "a tar archive"),
+    "gzip bomb": (lambda: gzip.compress(bytes(80 << 20)), "gzip-compressed"),
+    "bzip2 bomb": (lambda: bz2.compress(bytes(20 << 20)), "bzip2-compressed"),
+    "xz bomb": (lambda: lzma.compress(bytes(80 << 20)), "xz-compressed"),
+    "xz of much memory": (lambda: lzma.compress(bytes(1000), preset=9), "xz-compressed"),
+    "zip in zip": (lambda: deflated({"a.zip": deflated({"b.zip": bytes(50 << 20)})}), "neither torch.save's nor NumPy's"),
+    "zip of many names": (lambda: deflated({f"{i}.pth": b"" for i in range(9_999)}), "9999 files that may be checkpoints"),
+    "npy of no known numbers": (lambda: npz(a=npy((2,), "|V4")), "no state dict|no known layout"),
+    "npy of wide elements": (lambda: npz(a=npy((1,), f"|V{1 << 30}")), "npy header and record differ"),
+    "npy of bfloat16 that is too large": (lambda: npz(a=npy((1 << 40,), "|V2")), "npy header and record differ"),
+    "npz of many texts": (lambda: deflated({f"{i}.npy": text(1 << 18) for i in range(60)}), "npz that inflates more"),
+    "npz of stored texts": (lambda: npz(**{str(i): text(1 << 20) for i in range(12)}), "no state dict|no known layout"),
+    "npy of a pickle": (lambda: b"\x93NUMPY\x01\x00" + npy((), "|O", pickle.dumps(1))[8:], "a pickle in a .npy"),
+    "npy of a deep header": (lambda: npy("(" * 200), "damaged npy header"),
+    "JSON in depth": (lambda: b"[" * 4_000_000, "begins as JSON does, but is none"),
+    "JSON of a long text": (lambda: b'{"' + b"\x7f" * 4_000_000 + b'": 1}', "JSON that holds no weights"),
+    "JSON of digits": (lambda: b"[" + b"9" * 4_000_000 + b"]", "begins as JSON does, but is none"),
+    "text of one line": (lambda: b"a: " + b"\t " * 2_000_000, "a text"),
+    "msgpack of whole-number keys": (lambda: b"\x81\xa1a" + colliding_keys(), "no state dict"),
+    "msgpack of many scalars": (lambda: packed({"a": [msgpack.ExtType(3, SOUND.data)] * 60_000}), "200000 values"),
+    "bare pickle": (lambda: pickle.dumps({"a": 1}, 4), "no state dict"),
 }  # fmt: skip
 
 FAR = {"embed_dims": [10**300] * 4, "num_heads": [1] * 4, "depths": [1] * 4, "mlp_ratios": [1e300] * 4}
@@ -132,6 +158,6 @@ STAGES = ("embed_dims", "num_heads", "mlp_ratios", "sr_ratios", "c_ratios", "win
 
 
 def configured(config: Any) -> bytes:
-    names = [f"stages.0.{i}.x" for i in range(40)]
+    names = [f"stages.0.{i}.attn.qkv.weight" for i in range(40)]
     entries = {name: entry(offsets=(8 * i, 8 * i + 8)) for i, name in enumerate(names)}
     return header(entries | noted(json.dumps({"config": config})), bytes(8 * len(names)))

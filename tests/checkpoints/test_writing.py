@@ -132,7 +132,7 @@ def test_refusals_before_anything_is_written(tmp_path: Path) -> None:
     surplus = params | {"surplus": np.zeros(1, "float32")}
     for name, given, options, message in (
         ("x.npz", half, {}, "npz cannot hold bfloat16"),
-        ("x.onnx", params, {}, r"unknown suffix; expected \.pth, \.pt, \.safetensors, \.npz, \.msgpack, found '\.onnx'"),
+        ("x.onnx", params, {}, r"unknown suffix; expected \.pth, \.pt, \.safetensors, \.npz, \.msgpack, \.h5, \.pdparams, found '\.onnx'"),
         ("x.pth", surplus, {}, r"parameters do not fit: unexpected \(1\): surplus"),
         ("x.pth", params, {"layout": "mmdet"}, "layout 'mmdet'"),
         ("x.pth", params, {"metadata": {"epoch": np.zeros(2)}}, "epoch: metadata must be plain values"),

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 import numpy as np
 
 from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.errors import Words
 from scalablevit_ref.formats.lazy import Tensor, Tensors
 from scalablevit_ref.formats.moves import Move
 
@@ -97,18 +98,24 @@ class StateDict:
         Cut off all names, outermost first, and out of some.
     ignored
         What was beside the network in that mapping.
+    separable
+        The option that leaves out what is beside the network's modules, and what that is.
     others
         Keys of the other networks in the file.
     unread
         Keys under which an average of the weights seems to lie, but none that could be read.
     average
         Where they lay, if they are an average over training.
+    by_position
+        Whether they lay there without names, in the order of the weights beside them.
     model_name
         Of `args.model`.
     stored
         What this package wrote beside the weights.
     beside
         Plain values.
+    separable
+        The option that leaves out what is beside the network's modules, and what that is.
     others
         Keys of the other networks in the file.
     unread
@@ -120,9 +127,11 @@ class StateDict:
     wrapper: str | None
     prefixes: list[str]
     ignored: list[str]
+    separable: tuple[Words, list[str]]
     others: list[str]
     unread: list[str]
     average: str | None
+    by_position: bool
     model_name: str | None
     stored: Stored
     beside: dict[str, Any]
@@ -176,6 +185,11 @@ class Weights(ABC):
     @abstractmethod
     def layout_of(cls, shapes: Mapping[str, tuple[int, ...]]) -> str:
         """The layout that a state dict of this network is in, by its names and shapes."""
+
+    @classmethod
+    def in_own_order(cls, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether a state dict of this network has its names in the order in which its authors' module has its parameters."""
+        return False
 
     @classmethod
     def widths(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

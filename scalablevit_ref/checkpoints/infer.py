@@ -32,6 +32,20 @@ def resolve_config(
 
     Raises CheckpointError with every missing, unexpected and misshapen parameter in one report, or the settings that are disputed.
     """
+    option_, names = found.separable
+    try:
+        return _resolved(found, layout, config, variant_name)
+    except CheckpointError as error:
+        if not any(name in error.problem for name in names):
+            raise
+        some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+        said = {"key": error.key, "expected": error.expected, "found": error.found}
+        raise CheckpointError(*error.words, "; ", option_, f" leaves out {some}", **said) from None
+
+
+def _resolved(
+    found: StateDict, layout: str, config: ScalableViTConfig | None, variant_name: str | None
+) -> tuple[ScalableViTConfig, str]:
     if config is not None and variant_name is not None:
         raise CheckpointError("give ", option("variant"), " or config=, not both")
     if config is not None:
@@ -124,9 +138,63 @@ def _by_shapes(state: Mapping[str, Any], layout: str) -> ScalableViTConfig:
         raise CheckpointError(problem, *choices)
     if not wrong:
         raise CheckpointError("the detection backbone has no head; ", *choices, found=f"a {configs[VARIANTS[0]].head} head")
+    implied = implied_config(official_shapes(state, layout))
+    if implied is not None and not _wrong_names(state, layout_shapes(implied, layout)):
+        told = ", ".join(f"{name}={getattr(implied, name)}" for name in _IMPLIED)
+        raise CheckpointError(f"the shapes fit no variant, but a network of {told}; {UNSEEN}: give config=")
     nearest = min(wrong, key=lambda name: len(wrong[name]))
-    problems = "; ".join(parameter_problems(state, layout_shapes(configs[nearest], layout)))
-    raise CheckpointError(f"the shapes fit no variant; nearest is {nearest!r}: {problems}; ", *choices)
+    problems = "; ".join(parameter_problems(state, layout_shapes(implied or configs[nearest], layout)))
+    like = "nor any other network" if implied else f"nearest is {nearest!r}"
+    raise CheckpointError(f"the shapes fit no variant, {like}: {problems}")
+
+
+_IMPLIED = ("embed_dims", "depths", "mlp_ratios", "sr_ratios", "c_ratios")
+"""Settings that show in shapes."""
+
+
+def implied_config(shapes: Mapping[str, tuple[int, ...]]) -> ScalableViTConfig | None:
+    """The network that most of these official names and shapes are of, with one head and windows of one token; None if of none.
+
+    The names and shapes of that network may still not be these: it is what they are held against.
+    """
+    parts = [name.split(".") for name in shapes if name.startswith("stages.") and name.endswith(".norm1.weight")]
+    blocks = {(int(k), int(i)) for _, k, i, *_ in parts if k.isdecimal() and i.isdecimal() and max(len(k), len(i)) < 5}
+    stages = {k for k, _ in blocks}
+    if not stages or stages != set(range(len(stages))) or max(i for _, i in blocks) >= len(shapes):
+        return None
+    dims, depths, per_stage = [], [], []
+    for k in sorted(stages):
+        mine = {i for stage, i in blocks if stage == k}
+        (dim,) = shapes[f"stages.{k}.{min(mine)}.norm1.weight"][:1] or (0,)
+        layers = (shapes.get(f"stages.{k}.{i}.mlp.fc1.weight", ()) for i in sorted(mine))
+        hidden = next((shape[0] for shape in layers if len(shape) == 2), dim)
+        tile, width = 1, dim
+        for i in sorted(mine):
+            kernel, mixed = (shapes.get(f"stages.{k}.{i}.attn.reduction.{j}.weight", ()) for j in (0, 1))
+            if len(kernel) == len(mixed) == 4:
+                tile, width = kernel[2], mixed[0]
+                break
+        dims.append(dim)
+        depths.append(max(mine) + 1)
+        per_stage.append((hidden / max(dim, 1), tile, width / max(dim, 1)))
+    ratios: dict[str, Any] = dict(zip(("mlp_ratios", "sr_ratios", "c_ratios"), zip(*per_stage, strict=True), strict=True))
+    ones = (1,) * len(dims)
+    stem = shapes.get("patch_embeds.0.proj.weight", ())
+    patch = (stem[2] + 1) // 2 if len(stem) == 4 else 4
+    norms = any(name.startswith("norm_list.") for name in shapes)
+    try:
+        config = ScalableViTConfig(
+            embed_dims=tuple(dims),
+            depths=tuple(depths),
+            num_heads=ones,
+            window_sizes=ones,
+            stage_norms=norms,
+            patch_size=patch,
+            **ratios,
+        )
+        return _adapted(config, shapes)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _wrong_names(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -136,7 +204,10 @@ def _wrong_names(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 
 def adapted(config: ScalableViTConfig, state: Mapping[str, Any], layout: str) -> ScalableViTConfig:
     """The config with what fine-tuning changes taken from the shapes: num_classes, head, in_chans, qkv_bias and SSA's version."""
-    shapes = official_shapes(state, layout)
+    return _adapted(config, official_shapes(state, layout))
+
+
+def _adapted(config: ScalableViTConfig, shapes: Mapping[str, tuple[int, ...]]) -> ScalableViTConfig:
     head, num_classes = _head(shapes)
     stem = shapes.get("patch_embeds.0.proj.weight", ())
     in_chans = stem[1] if len(stem) == 4 and stem[1] > 0 else config.in_chans
@@ -173,6 +244,20 @@ def _head(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Any, int]:
 def exact_variant(config: object) -> str | None:
     """The variant that this config is, setting for setting; of another network's it is none."""
     return next((name for name in VARIANTS if variant(name) == config), None)
+
+
+def near_variant(config: ScalableViTConfig) -> str:
+    """A config that is no variant, in words: the one from which it differs in no more than fine-tuning changes, and in what."""
+    for name in VARIANTS:
+        like = replace(variant(name), **{field: getattr(config, field) for field in _FINE_TUNED})
+        if like == config:
+            other = [field for field in _FINE_TUNED if getattr(variant(name), field) != getattr(config, field)]
+            return f"{name} but for {', '.join(other)}"
+    return "none of the published"
+
+
+_FINE_TUNED = ("head", "num_classes", "in_chans", "qkv_bias", "ssa_values")
+"""Settings that are taken from the shapes whatever the variant."""
 
 
 def config_to_json(config: Any) -> str:

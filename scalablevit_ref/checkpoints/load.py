@@ -20,7 +20,7 @@ from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.checkpoints.recognise import EMA_FROM, find_state
 from scalablevit_ref.checks import FLOATS, parameter_problems
 from scalablevit_ref.config import ScalableViTConfig, near_matches
-from scalablevit_ref.errors import CheckpointError, in_file, option
+from scalablevit_ref.errors import CheckpointError, Spelling, in_file, option
 from scalablevit_ref.formats.lazy import check_finite, in_memory, numpy_dtype
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.weights import Heads, Stated, StateDict, Stored, Weights, Windows
@@ -128,6 +128,7 @@ def weights_in(
     average = found.average or beside.get(EMA_FROM)
     around: dict[str, Any] = {"wrapper": found.wrapper, "ema": average is not None, "prefixes": found.prefixes}
     around |= {EMA_FROM: average} if average is not None else {}
+    around |= {"by_position": True} if found.by_position else {}
     around |= {"ignored": found.ignored, "others": found.others, "unread": found.unread}
     around |= {"dtype": _dtypes(found.state)} | ({"format": format} if format else {})
     return replace(weights, metadata=beside | weights.metadata | around)
@@ -287,10 +288,16 @@ def one_dtype(weights: Weights) -> str:
     for name, x in weights.params.items():
         of_first, dtype = dtype_name(weights.params[first]), dtype_name(x)
         if dtype != of_first:
-            raise CheckpointError(
-                "mixed dtypes; give ", option("dtype"), " to have one", key=name, expected=f"{of_first}, as {first} is", found=dtype
-            )
+            widest = _widest({dtype_name(x) for x in weights.params.values()})
+            remedy = Spelling(f"dtype={widest!r}", f"--dtype {widest}")
+            said = ("mixed dtypes; ", remedy, " makes them one and rounds nothing")
+            raise CheckpointError(*said, key=name, expected=f"{of_first}, as {first} is", found=dtype)
     return dtype_name(weights.params[first])
+
+
+def _widest(dtypes: set[str]) -> str:
+    """The narrowest dtype that holds all numbers of these."""
+    return "float64" if "float64" in dtypes else "float32"
 
 
 def check_dtype(dtype: str) -> None:

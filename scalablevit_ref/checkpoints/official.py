@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from scalablevit_ref.checkpoints.infer import UNSEEN, exact_variant, resolve_config
+from scalablevit_ref.checkpoints.infer import UNSEEN, exact_variant, implied_config, near_variant, resolve_config
 from scalablevit_ref.checkpoints.layouts import LAYOUTS, from_canonical, layout_names, layout_of, layout_table, to_canonical
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, option
@@ -48,6 +48,11 @@ class OfficialWeights(Weights):
         return layout_of(shapes)
 
     @classmethod
+    def in_own_order(cls, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        config = implied_config(shapes)
+        return config is not None and list(parameter_shapes(config)) == list(shapes)
+
+    @classmethod
     def widths(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         norms = {name.rpartition(".")[0]: shape for name, shape in shapes.items() if len(shape) == 1}
         return {name: shape[0] for name, shape in norms.items() if name.rpartition(".")[2].startswith("norm")}
@@ -70,7 +75,7 @@ class OfficialWeights(Weights):
         return f"{UNSEEN} and are not told; taken from the variant" if self.guessed else None
 
     def facts(self) -> dict[str, str]:
-        config, variant = self.config, self.metadata["variant"] or "none of the published"
+        config, variant = self.config, self.metadata["variant"] or near_variant(self.config)
         return {
             "variant": f"{variant} ({CONFIG_FROM[self.metadata['config_from']]})",
             "head": f"{config.head}, {config.num_classes} classes" if config.num_classes else config.head,

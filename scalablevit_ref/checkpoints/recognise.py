@@ -11,6 +11,7 @@ from scalablevit_ref.checkpoints.search import (
     Found,
     choose,
     find_networks,
+    key_option,
     key_text,
     sort_extras,
     unread_averages,
@@ -56,15 +57,15 @@ def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes
     """
     if is_array(tree) or not isinstance(tree, Mapping | list | tuple | Opaque):
         raise CheckpointError("no state dict", expected="a dict of names to arrays", found=described(tree))
-    found = list(leaves(tree))
-    networks = find_networks(found)
+    found, networks = find_networks(list(leaves(tree)))
     if not networks:
         raise _nothing(tree, found)
-    network = with_head(choose(networks, key=key, use_ema=use_ema), found)
+    network = choose(networks, key=key, use_ema=use_ema)
     others = [other for other in networks if other.key != network.key]
-    unexpected, ignored = sort_extras(network, found, others)
+    network = with_head(network, found, others)
+    unexpected, beside, ignored = sort_extras(network, found, others)
     check_names(unexpected)
-    state = {name: _tensor(name, leaf) for name, leaf in (network.members | unexpected).items()}
+    state = {name: _tensor(name, leaf) for name, leaf in (network.members | unexpected | beside).items()}
     _check_together([x for x in state.values() if isinstance(x, StoredTensor)])
     top = tree if isinstance(tree, Mapping) else {}
     args = top.get("args")
@@ -78,9 +79,11 @@ def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes
         wrapper=".".join(network.container) or None,
         prefixes=cut,
         ignored=ignored,
+        separable=(key_option(key_text(network.key)), list(beside)),
         others=[key_text(other.key) for other in others],
         unread=unread_averages(found, networks),
         average=(".".join(network.container) or key_text(network.key)) if network.average else None,
+        by_position=network.by_position,
         model_name=named if isinstance(named, str) else None,
         stored=stored,
         beside=_plain_entries(top) | stored.metadata,

@@ -41,6 +41,7 @@ _TOLD_BY_READING = {
     "ignored",
     "others",
     "unread",
+    "by_position",
     "dtype",
     "format",
 }

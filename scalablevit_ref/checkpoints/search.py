@@ -7,8 +7,9 @@ key say (an EMA's, an optimizer's) decides only between several.
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import Any
@@ -17,7 +18,7 @@ from scalablevit_ref.checkpoints.in_memory import dtype_of, is_array, shape_of
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.checkpoints.tree import WRAPPERS, Leaf, Path, parts_of, unwrapped
 from scalablevit_ref.checks import FLOATS
-from scalablevit_ref.errors import CheckpointError, option
+from scalablevit_ref.errors import CheckpointError, Spelling, option
 from scalablevit_ref.formats.lazy import StoredTensor
 from scalablevit_ref.formats.opaque import Opaque
 from scalablevit_ref.weights import Weights
@@ -25,8 +26,11 @@ from scalablevit_ref.weights import Weights
 _AVERAGES = ("ema", "averaged", "average", "avg", "swa", "shadow", "polyak")
 """Words for an average of the weights over training, in the key under which it lies."""
 
-_OPTIMIZERS = ("opt", "optim", "optimizer", "optimizers", "grad", "grads")
+_OPTIMIZERS = ("opt", "optim", "optimizer", "optimizers", "grad", "grads", "momentum", "mu", "nu")
 """Words for what training keeps for each weight, under the weight's own name."""
+
+_MOMENTS = ("exp", "avg")
+"""Words for an Adam's moments, which are no averages of weights."""
 
 _LONGEST_WORDS = 100
 """Longest part of a key that is looked at for words, in characters."""
@@ -51,6 +55,10 @@ class Found:
         What lies under its key and is no parameter's.
     average
         Whether its weights are an average over training (EMA, SWA).
+    copy
+        Whether they are what an average keeps of the weights that it averages.
+    by_position
+        Whether its arrays have no names of their own: they have those of the weights beside it, in their order.
     named
         Whether the caller names this very key: then what lies outside of it is none of its parts.
     """
@@ -60,11 +68,17 @@ class Found:
     members: dict[str, Leaf] = field(default_factory=dict)
     extras: list[Leaf] = field(default_factory=list)
     average: bool = False
+    copy: bool = False
+    by_position: bool = False
     named: bool = False
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each parameter, by its name."""
+        return {name: _shape(leaf) for name, leaf in self.members.items()}
 
     def widths(self) -> dict[str, int]:
         """Channels of each norm, by its name."""
-        return self.kind.widths({name: _shape(leaf) for name, leaf in self.members.items()})
+        return self.kind.widths(self.shapes())
 
     @property
     def container(self) -> Path:
@@ -103,14 +117,41 @@ def _names(kind: type[Weights]) -> frozenset[Path]:
     return frozenset(template(name.split(".")) for name in kind.names())
 
 
-def find_networks(leaves: Sequence[Leaf]) -> list[Found]:
-    """Every network in a file, in its order; all of one kind, the official one if it is there.
+def find_networks(leaves: list[Leaf]) -> tuple[list[Leaf], list[Found]]:
+    """The leaves, under names as the network spells them, and every network; all of one kind, the official one if it is there.
 
     Raises CheckpointError for two arrays of one name.
     """
-    paths = [(leaf, unwrapped(leaf.path)) for leaf in leaves]
-    templates = [(leaf, path, template(path)) for leaf, path in paths]
-    return next((networks for kind in kinds() if (networks := _networks(kind, templates))), [])
+    as_they_are: Callable[[type[Weights]], list[Leaf]] = lambda kind: leaves  # noqa: E731
+    for spelled in (as_they_are, lambda kind: [_respelled(leaf, kind) for leaf in leaves]):
+        for kind in kinds():
+            named = spelled(kind)
+            paths = [(leaf, unwrapped(leaf.path)) for leaf in named]
+            if networks := _networks(kind, [(leaf, path, template(path)) for leaf, path in paths]):
+                return named, networks
+    return leaves, []
+
+
+@cache
+def _spellings(kind: type[Weights]) -> dict[Path, Path]:
+    """Every name of a network, cut into words, and the name in parts; `#` for whole numbers in both."""
+    return {tuple(word for part in name for word in part.split("_")): name for name in _names(kind)}
+
+
+def _respelled(leaf: Leaf, kind: type[Weights]) -> Leaf:
+    """The leaf of a parameter whose name has other separators than dots and slashes: `stages_0_1_attn_q/kernel:0`.
+
+    Its path ends in the network's name; what stands before that is the words that it begins with.
+    """
+    words = [word for part in leaf.path for word in "".join(c if c.isalnum() else " " for c in part.partition(":")[0]).split()]
+    numbered = template(words)
+    names = _spellings(kind)
+    for n in range(len(words)):
+        if name := names.get(numbered[n:]):
+            numbers = iter([word for word, sign in zip(words[n:], numbered[n:], strict=True) if sign == "#"])
+            parts = tuple(part.replace("#", next(numbers)) if "#" in part else part for part in name)
+            return replace(leaf, path=(*words[:n], *parts), keys=(n + len(parts),))
+    return leaf
 
 
 def _networks(kind: type[Weights], templates: list[tuple[Leaf, Path, Path]]) -> list[Found]:
@@ -129,14 +170,18 @@ def _networks(kind: type[Weights], templates: list[tuple[Leaf, Path, Path]]) -> 
         if key is None:
             continue
         network, name = found[key], unwrapped(leaf.path[len(key) :])
-        if template(name) not in _names(kind):
+        if template(name) not in _names(kind) or (name[0] == kind.head and ".".join(name) not in kind.names()):
             network.extras.append(leaf)
         elif (dotted := ".".join(name)) in network.members:
             raise CheckpointError("two arrays of one path", key=dotted)
         else:
             network.members[dotted] = leaf
+    held = [network for network in found.values() if any(leaf.is_array for leaf in network.members.values())]
     counters = {leaf.path[:-1] for leaf in leaves if leaf.path[-1:] and leaf.path[-1] in _COUNTERS and not _is_weight(leaf.value)}
-    networks = [replace(network, average=_is_average(network.key, counters)) for network in found.values()]
+    networks = [
+        replace(network, average=_is_average(network.key, counters)) for network in held or found.values() if network.members
+    ]
+    networks = [replace(network, copy=_is_copy(network, networks)) for network in networks]
     return networks + _without_names(networks, leaves)
 
 
@@ -162,8 +207,21 @@ def _is_average(key: Path, counters: set[Path]) -> bool:
     return _says_average(key) or key in counters or around in counters
 
 
+def _is_copy(network: Found, networks: list[Found]) -> bool:
+    """Whether another network of the same average says so once more: `ema.online_model` beside `ema.ema_model`."""
+    n = next((n for n in range(len(network.key)) if _says_average(network.key[n : n + 1])), None)
+    if not network.average or n is None or _says_average(network.key[n + 1 :]):
+        return False
+    around = network.key[: n + 1]
+    return any(other.key[: n + 1] == around and _says_average(other.key[n + 1 :]) for other in networks)
+
+
 def _says_average(key: Path) -> bool:
-    return any(word in _AVERAGES for part in key for word in _words(part))
+    return any(word in _AVERAGES for part in key if not _says_moments(part) for word in _words(part))
+
+
+def _says_moments(part: str) -> bool:
+    return all(word in _words(part) for word in _MOMENTS)
 
 
 @lru_cache(maxsize=4096)
@@ -186,13 +244,14 @@ def _words(part: str) -> tuple[str, ...]:
 
 def is_training_state(key: Path) -> bool:
     """Whether it is what an optimizer keeps."""
-    return any(word in _OPTIMIZERS for part in key for word in _words(part))
+    return any(_says_moments(part) or any(word in _OPTIMIZERS for word in _words(part)) for part in key)
 
 
 def _without_names(networks: list[Found], leaves: Sequence[Leaf]) -> list[Found]:
     """Averages that are kept without the weights' names and in their order (`shadow_params`), or under names without dots.
 
-    The names come from the file's one network that is no average.
+    The names come from the file's one network that is no average. Their order is taken for the weights' only where it is the
+    network's own: a file whose names were sorted says nothing of an order.
     """
     named = [network for network in networks if not network.average and not is_training_state(network.key)]
     taken = {network.key for network in networks}
@@ -208,9 +267,10 @@ def _without_names(networks: list[Found], leaves: Sequence[Leaf]) -> list[Found]
             by_name = {squeezed[leaf.path[-1]]: leaf for leaf in group if leaf.path[-1] in squeezed}
             in_order = [str(i) for i in range(len(group))] == [leaf.path[-1] for leaf in group]
             if len(by_name) == len(squeezed) == len(network.members):
-                found.append(Found(network.kind, key, {name: by_name[name] for name in network.members}, [], average=True))
-            elif in_order and [_shape(leaf) for leaf in group] == sizes:
-                found.append(Found(network.kind, key, dict(zip(network.members, group, strict=True)), [], average=True))
+                found.append(Found(network.kind, key, {name: by_name[name] for name in network.members}, average=True))
+            elif in_order and [_shape(leaf) for leaf in group] == sizes and network.kind.in_own_order(network.shapes()):
+                members = dict(zip(network.members, group, strict=True))
+                found.append(Found(network.kind, key, members, average=True, by_position=True))
     return found
 
 
@@ -221,29 +281,40 @@ def _shape(leaf: Leaf) -> tuple[int, ...]:
 def choose(networks: list[Found], *, key: str | None, use_ema: bool) -> Found:
     """The network that is meant. Raises CheckpointError, listing them, where that is not one."""
     if key is not None:
-        wanted = () if key in ("", ".") else parts_of(key) or ()
-        exactly = [network for network in networks if network.key == wanted]
-        exactly = exactly or [network for network in networks if unwrapped(network.key) == unwrapped(wanted)]
-        under = exactly or [network for network in networks if network.key[: len(wanted)] == wanted]
-        if not under:
-            raise CheckpointError(option("key"), f" {key!r}: no network lies there", expected=listed(networks), found=key)
-        return replace(_one_of(under), named=bool(exactly))
+        return _named(networks, key)
     sound = [network for network in networks if not is_training_state(network.key)]
     if not sound:
         raise CheckpointError("only what an optimizer keeps for each weight, not the weights", found=listed(networks))
     plain = [network for network in sound if not network.average]
-    averages = [network for network in sound if network.average]
+    averages = [network for network in sound if network.average and not network.copy]
     if not use_ema and not plain:
         raise CheckpointError(option("use_ema", False), " but there are only EMA weights", found=listed(averages))
-    return _one_of((averages if use_ema else plain) or plain)
+    return _one_of((averages if use_ema else plain) or plain, sound)
 
 
-def _one_of(networks: list[Found]) -> Found:
+def _named(networks: list[Found], key: str) -> Found:
+    """The network whose key is this one; else the one whose key begins or ends with it, or has it in the middle."""
+    wanted = () if key in ("", ".") else parts_of(key) or ()
+    exactly = [network for network in networks if network.key == wanted]
+    exactly = exactly or [network for network in networks if unwrapped(network.key) == unwrapped(wanted)]
+    begun = exactly or [network for network in networks if network.key[: len(wanted)] == wanted]
+    found = begun or [network for network in networks if _holds(network.key, wanted)]
+    if not found:
+        raise CheckpointError(key_option(key), ": no network lies there", expected=listed(networks))
+    return replace(_one_of(found, found), named=bool(exactly))
+
+
+def _holds(key: Path, wanted: Path) -> bool:
+    """Whether a key has these parts somewhere, one after the other."""
+    return any(key[n : n + len(wanted)] == wanted for n in range(len(key)))
+
+
+def _one_of(networks: list[Found], listing: list[Found]) -> Found:
+    """Raises CheckpointError, with those to be listed, unless all are the same tensors."""
     different = [network for i, network in enumerate(networks) if not any(_same(network, other) for other in networks[:i])]
     if len(different) > 1:
-        raise CheckpointError(
-            f"{len(different)} networks in one file: give ", option("key"), f" one of {listed(different)}, or what it begins with"
-        )
+        first = key_option(key_text(different[0].key))
+        raise CheckpointError(f"{len(listing)} networks in one file, {listed(listing)}: give ", first, " or another of them")
     return different[0]
 
 
@@ -268,7 +339,12 @@ def key_text(key: Path) -> str:
     return ".".join(key) or "."
 
 
-def with_head(network: Found, leaves: Sequence[Leaf]) -> Found:
+def key_option(key: str) -> Spelling:
+    """The option that says where the weights lie, with its value."""
+    return Spelling(f"key={key!r}", f"--key {shlex.quote(key)}")
+
+
+def with_head(network: Found, leaves: Sequence[Leaf], others: Sequence[Found]) -> Found:
     """A backbone with the head that lies beside it in the file, under the names that it has in the network.
 
     Raises CheckpointError for a head of another kind, which would otherwise be lost without a word.
@@ -276,18 +352,19 @@ def with_head(network: Found, leaves: Sequence[Leaf]) -> Found:
     head, features = network.kind.head, network.widths().get(network.kind.last_norm)
     if network.named or not features or any(name.split(".")[0] == head for name in network.members):
         return network
-    names = _names(network.kind)
+    names = network.kind.names()
+    theirs = {id(leaf) for other in others for leaf in other.members.values()}
+    around = [leaf for leaf in leaves if leaf.is_array and id(leaf) not in theirs and _beside(leaf, network)]
     for n in range(len(network.key), -1, -1):
-        level = [leaf for leaf in leaves if leaf.path[:n] == network.key[:n] and _beside(leaf, network) and leaf.is_array]
-        own = {unwrapped(leaf.path[n:]): leaf for leaf in level if leaf.path[n : n + 1] == (head,)}
-        kept = {".".join(name): leaf for name, leaf in own.items() if template(name) in names}
-        if any(features in _shape(leaf) for leaf in kept.values()):
-            return replace(network, members=network.members | kept)
+        level = [leaf for leaf in around if leaf.path[:n] == network.key[:n]]
+        own = {".".join(unwrapped(leaf.path[n:])): leaf for leaf in level if leaf.path[n : n + 1] == (head,)}
+        if own.keys() <= set(names) and any(features in _shape(leaf) for leaf in own.values()):
+            return replace(network, members=network.members | own)
         if other := _classifier(level, features):
             raise CheckpointError(
                 f"a classifier beside the network, under other names: rename its arrays to {head}.weight and {head}.bias, or give ",
-                option("key"),
-                f" {key_text(network.key)} to leave it out",
+                key_option(key_text(network.key)),
+                " to leave it out",
                 key=".".join(other.path),
                 found=f"{_shape(other)} behind {features} features",
             )
@@ -312,15 +389,18 @@ def _classifier(leaves: list[Leaf], features: int) -> Leaf | None:
     return None
 
 
-def sort_extras(network: Found, leaves: Sequence[Leaf], others: list[Found]) -> tuple[dict[str, Leaf], list[str]]:
-    """What is beside a network's weights in their mapping: weights that belong to it and are not its own, and what is left out.
+def sort_extras(network: Found, leaves: Sequence[Leaf], others: list[Found]) -> tuple[dict[str, Leaf], dict[str, Leaf], list[str]]:
+    """What is beside a network's weights in their mapping: weights in its modules that it does not have, weights beside its modules
+    that its features can meet, and, in words, what is left out.
 
-    Left out, and given in words, are numbers, counters and arrays of whole numbers, whatever lies outside of its key, and beside
-    its modules what none of its features can meet: no axis is as long as any of its norms.
+    Left out are numbers, counters and arrays of whole numbers, whatever lies outside of its key, and beside its modules what no
+    feature can meet: no axis is as long as any of its norms. Of a network whose key the caller names, all that is beside its
+    modules.
     """
     modules, widths = {name[0] for name in _names(network.kind)}, network.widths().values()
     kept = {id(leaf) for leaf in network.members.values()}
     unexpected: dict[str, Leaf] = {}
+    beside: dict[str, Leaf] = {}
     left_out: Counter[str] = Counter()
     for leaf in network.extras:
         name = unwrapped(leaf.path[len(network.key) :])
@@ -328,8 +408,10 @@ def sort_extras(network: Found, leaves: Sequence[Leaf], others: list[Found]) -> 
             continue
         within = name[0] in modules and not (network.named and name[0] == network.kind.head)
         meets = not widths or any(size in widths for size in _shape(leaf))
-        if _is_weight(leaf.value) and (within or (meets and not network.named)):
+        if _is_weight(leaf.value) and within:
             unexpected[".".join(name)] = leaf
+        elif _is_weight(leaf.value) and meets and not network.named:
+            beside[".".join(name)] = leaf
         elif leaf.is_array:
             left_out[name[-1] if within else name[0]] += 1
     container = network.container
@@ -338,7 +420,8 @@ def sort_extras(network: Found, leaves: Sequence[Leaf], others: list[Found]) -> 
         outside = leaf.path[: len(container)] == container and leaf.path[: len(network.key)] != network.key
         if outside and leaf.is_array and id(leaf) not in theirs | kept:
             left_out[leaf.path[len(container)]] += 1
-    return unexpected, [f"{name} ({count} arrays)" if count > 1 else name for name, count in sorted(left_out.items())]
+    words = [f"{name} ({count} arrays)" if count > 1 else name for name, count in sorted(left_out.items())]
+    return unexpected, beside, words
 
 
 def _is_weight(value: Any) -> bool:

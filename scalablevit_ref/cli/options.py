@@ -59,9 +59,12 @@ def per_stage(option: str, text: str | None) -> Any:
 
 
 def ema_said(metadata: dict[str, Any]) -> str:
-    """Behind the words that weights are an EMA's: what becomes of the others."""
+    """Behind the words that weights are an EMA's: how it was told, and what becomes of the others."""
+    position = " without names, taken by position" if metadata.get("by_position") else ""
     if metadata["others"]:
-        return "; --no-use-ema takes the others"
+        return f"{position}; --no-use-ema takes the others"
+    if metadata["ema_from"] in (metadata["wrapper"], "".join(metadata["prefixes"])[:-1]):
+        return f" ({metadata['ema_from']}); the file holds no others"
     return f", {metadata['ema_from']} of the file that they were converted from"
 
 

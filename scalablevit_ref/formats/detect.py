@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-from scalablevit_ref.errors import in_file
+from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.formats.folders import check_no_part, weights_file
-from scalablevit_ref.formats.foreign import foreign, foreign_zip
+from scalablevit_ref.formats.foreign import foreign, foreign_zip, is_joblib, joblib_file
 from scalablevit_ref.formats.hdf5 import starts_hdf5
 from scalablevit_ref.formats.keras import WEIGHTS, read_keras, read_keras_zip
 from scalablevit_ref.formats.msgpack import read_msgpack, starts_msgpack
@@ -24,6 +24,10 @@ from scalablevit_ref.formats.source import HEAD, Opened, Source
 from scalablevit_ref.formats.zip_archive import zip_records
 
 Readers: TypeAlias = tuple[tuple[Callable[[bytes], bool], Callable[[Source], Opened]], ...]
+
+
+_JOBLIB_HEAD = 1 << 16
+"""First bytes of a pickle that cannot be read in which joblib is looked for."""
 
 
 @contextmanager
@@ -63,23 +67,30 @@ def _opened(path: Path, files: ExitStack, readers: Readers) -> Opened:
 
 def _read_archive(source: Source) -> Opened:
     records = zip_records(source.file)
-    if (refusal := program_archive(records)) is not None:
+    if (refusal := program_archive(records, source.path)) is not None:
         raise refusal
     if sum(map(is_pickle_record, records)) == 1:
-        return read_zip(source.file, records, source.size), {}, "torch zip"
+        return read_zip(source.file, records, source.size, source.path), {}, "torch zip"
     if records and all(name.endswith(".npy") for name in records):
-        return *read_npz(source.file, records, source.size), "npz"
+        return *read_npz(source.file, records, source.size, source.path), "npz"
     if WEIGHTS in records:
         return *read_keras_zip(source.file, records[WEIGHTS], source.size), "keras"
-    raise foreign_zip(records)
+    raise foreign_zip(records, source.path)
 
 
 def _read_legacy(source: Source) -> Opened:
-    return read_legacy(source.file, source.size), {}, "torch legacy"
+    return read_legacy(source.file, source.size, source.path), {}, "torch legacy"
 
 
 def _read_pickle(source: Source) -> Opened:
-    return as_paddle_has_it(read_pickle(source.file, source.size)), {}, "pickle"
+    try:
+        tree = read_pickle(source.file, source.size, source.path)
+    except CheckpointError:
+        source.file.seek(0)
+        if is_joblib(source.file.read(_JOBLIB_HEAD)):
+            raise joblib_file(source.path) from None
+        raise
+    return as_paddle_has_it(tree), {}, "pickle"
 
 
 def _read_safetensors(source: Source) -> Opened:

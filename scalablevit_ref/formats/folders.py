@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scalablevit_ref.errors import CheckpointError, did_you_mean, printable
+from scalablevit_ref.formats.remedies import FILE, OUT, shell
 from scalablevit_ref.formats.sharded import is_index, shard_of
 from scalablevit_ref.formats.source import ENDINGS
 
@@ -91,6 +92,8 @@ def _missing(path: Path) -> str:
         return (
             f"{scheme}://{rest} is an address, and no file here: download it first{how and f', as with {how}'}, and give the file"
         )
+    if path.name and (command := _of_tensorflow(path)):
+        return f"{said}: the prefix of a TensorFlow checkpoint, and no file; this makes a file of it: {command}"
     if path.is_symlink():
         return f"{said}: a link to {printable(str(path.readlink()))}, which is not there"
     if not path.parent.is_dir():
@@ -103,10 +106,24 @@ def _missing(path: Path) -> str:
     return f"{said}: there is no such file{did_you_mean(path.name, names)}"
 
 
+_TENSORFLOW_PART = re.compile(r"(.+)\.(?:data-\d{5}-of-\d{5}|index)")
+"""The files of a TensorFlow checkpoint, by its prefix."""
+
+
+def _of_tensorflow(prefix: Path) -> str:
+    """The command for the TensorFlow checkpoint with this prefix; empty where there is none."""
+    try:
+        names = _names(prefix.parent)
+    except (OSError, CheckpointError):
+        return ""
+    has_data = any(re.fullmatch(rf"{re.escape(prefix.name)}\.data-\d{{5}}-of-\d{{5}}", name) for name in names)
+    return shell(_PREFIX, prefix, "weights.npz") if has_data and f"{prefix.name}.index" in names else ""
+
+
 _PARTS: dict[re.Pattern[str], str] = {
     re.compile(r".*\.distcp"): "a part of a checkpoint of torch.distributed: give its folder",
     re.compile(r"(bf16_)?zero_pp_rank_\d+_.*\.pt"): "a part of a checkpoint of DeepSpeed ZeRO: give its folder",
-    re.compile(r".*\.data-\d{5}-of-\d{5}"): "a part of a TensorFlow checkpoint: give its folder",
+    re.compile(r".*\.data-\d{5}-of-\d{5}"): "a part of a TensorFlow checkpoint, whose index is not there",
     re.compile(r"saved_model\.pb(txt)?"): "a part of a TensorFlow SavedModel: give its folder",
     re.compile(r"_METADATA|_CHECKPOINT_METADATA|_sharding|manifest\.ocdbt"): "a part of an orbax checkpoint: give its folder",
 }
@@ -115,6 +132,8 @@ _PARTS: dict[re.Pattern[str], str] = {
 
 def check_no_part(path: Path) -> None:
     """Raise CheckpointError for a file that is one part of a checkpoint, by its name: a shard, or a rank's state."""
+    if (part := _TENSORFLOW_PART.fullmatch(path.name)) and (command := _of_tensorflow(path.with_name(part[1]))):
+        raise CheckpointError(f"the file is a part of a TensorFlow checkpoint; this makes a file of it: {command}")
     for pattern, what in _PARTS.items():
         if pattern.fullmatch(path.name):
             raise CheckpointError(f"the file is {what}")
@@ -211,7 +230,9 @@ class _Kind:
     what
         In words.
     remedy
-        A command that makes a file of it, FOLDER for its path.
+        A command that makes a file of it.
+    result
+        The name of that file, like which a new one is made.
     beside
         Whether checkpoints in the folder are read all the same.
     """
@@ -219,13 +240,14 @@ class _Kind:
     what: str
     tells: Callable[[list[str]], bool]
     remedy: str = ""
+    result: str = ""
     beside: bool = False
 
     def error(self, folder: Path, where: Path) -> CheckpointError:
         """What is said of `folder` if this kind of folder is it, or lies `where` in it."""
         is_one = "is" if where == folder else f"holds, as {where.relative_to(folder)},"
-        command = self.remedy.replace("FOLDER", shlex.quote(str(where.resolve())))
-        return CheckpointError(f"the folder {is_one} {self.what}{command and f'; this makes a file of it: {command}'}")
+        command = self.remedy and f"; this makes a file of it: {shell(self.remedy, where, self.result)}"
+        return CheckpointError(f"the folder {is_one} {self.what}{command}")
 
 
 def _has(*wanted: str) -> Callable[[list[str]], bool]:
@@ -238,41 +260,47 @@ def _kind(names: list[str]) -> _Kind | None:
     return next((kind for kind in _FOLDERS if kind.tells(names)), None)
 
 
-_DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth"
+_DCP = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {FILE} {OUT}"
 
 _ORBAX = (
-    "python -c 'import sys, flax.serialization as s, jax, numpy, orbax.checkpoint as o; "
-    "tree = jax.tree.map(numpy.asarray, o.PyTreeCheckpointer().restore(sys.argv[1])); "
-    'open("weights.msgpack", "wb").write(s.msgpack_serialize(tree))\' FOLDER'
+    "python -c 'import os, sys, flax.serialization as s, jax, numpy, orbax.checkpoint as o; "
+    "tree = jax.tree.map(numpy.asarray, o.PyTreeCheckpointer().restore(os.path.abspath(sys.argv[1]))); "
+    f'open(sys.argv[2], "wb").write(s.msgpack_serialize(tree))\' {FILE} {OUT}'
 )
 
-_SAVED_MODEL = (
-    "python -c 'import sys, numpy, tensorflow as tf; variables = tf.saved_model.load(sys.argv[1]).variables; "
-    'numpy.savez("weights.npz", **{v.name.split(":")[0]: v.numpy() for v in variables})\' FOLDER'
-)
 
-_TENSORFLOW = (
-    "python -c 'import sys, glob, os, numpy, tensorflow as tf; "
-    'new = max(glob.glob(sys.argv[1] + "/*.index"), key=os.path.getmtime)[:-6]; '
-    "r = tf.train.load_checkpoint(new); names = r.get_variable_to_shape_map(); "
-    'numpy.savez("weights.npz", **{n.split("/.ATTR")[0].replace(".S", "/"): r.get_tensor(n) for n in names})'
-    "' FOLDER"
-)
+def _tensorflow(prefix: str) -> str:
+    """The command for a TensorFlow checkpoint. prefix: where it lies, in Python. In names two dots are one, and .S is a slash."""
+    return (
+        f"python -c 'import sys, glob, os, numpy, tensorflow as tf; r = tf.train.load_checkpoint({prefix}); "
+        'name = lambda n: n.split("/.ATTR")[0].replace(".S", "/").replace("..", "."); '
+        "numpy.savez(sys.argv[2], **{name(n): r.get_tensor(n) for n in r.get_variable_to_shape_map() if n[:2] != "
+        f'"_C"}})\' {FILE} {OUT}'
+    )
+
+
+_PREFIX = _tensorflow("sys.argv[1]")
+
+_NEWEST = _tensorflow('max(glob.glob(glob.escape(sys.argv[1]) + "/*.index"), key=os.path.getmtime)[:-6]')
+
+_SAVED_MODEL = _tensorflow('sys.argv[1] + "/variables/variables"')
 
 _FOLDERS = (
-    _Kind("a checkpoint of torch.distributed (DCP)", _has(r"\.metadata", r".+\.distcp"), _DCP),
-    _Kind("an orbax checkpoint", _has(r"_METADATA|manifest\.ocdbt"), _ORBAX),
+    _Kind("a checkpoint of torch.distributed (DCP)", _has(r"\.metadata", r".+\.distcp"), _DCP, "weights.pth"),
+    _Kind("an orbax checkpoint", _has(r"_METADATA|manifest\.ocdbt"), _ORBAX, "weights.msgpack"),
     _Kind(
         "a part of a checkpoint of DeepSpeed ZeRO: give the folder above, which holds zero_to_fp32.py",
         _has(r"(bf16_)?zero_pp_rank_.+"),
     ),
     _Kind(
-        "a checkpoint of DeepSpeed ZeRO, whose own program makes a file of it that can be read: python zero_to_fp32.py . weights",
+        "a checkpoint of DeepSpeed ZeRO, of which a program in it makes one that can be read",
         _has(r"zero_to_fp32\.py"),
+        f"python {FILE}/zero_to_fp32.py {FILE} {OUT}",
+        "weights",
         beside=True,
     ),
-    _Kind("a TensorFlow SavedModel", _has(r"saved_model\.pb(txt)?"), _SAVED_MODEL),
-    _Kind("a TensorFlow checkpoint", _has(r".+\.index", r".+\.data-\d{5}-of-\d{5}"), _TENSORFLOW),
+    _Kind("a TensorFlow SavedModel", _has(r"saved_model\.pb(txt)?"), _SAVED_MODEL, "weights.npz"),
+    _Kind("a TensorFlow checkpoint", _has(r".+\.index", r".+\.data-\d{5}-of-\d{5}"), _NEWEST, "weights.npz"),
     _Kind(
         "a Core ML package, a program with its weights: take the weights from where it was exported",
         _has(r"Manifest\.json", "Data/"),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.npz import npy_header
+from scalablevit_ref.formats.remedies import FILE, OUT, TRUSTED, python, shell, shell_text
 from scalablevit_ref.formats.source import ENDINGS, HEAD, Source
 
 _FORMATS = "torch.save's zip or legacy format, safetensors, npz, Flax's msgpack, HDF5 or ONNX"
@@ -39,8 +42,6 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x7fELF", "a compiled program or library"),
     (0, b"7z\xbc\xaf\x27\x1c", f"a 7z archive: {_UNPACK}"),
     (0, b"Rar!", f"a RAR archive: {_UNPACK}"),
-    (0, b"\x28\xb5\x2f\xfd", f"compressed by zstd: {_UNPACK} (`zstd -d`)"),
-    (0, b"\x04\x22\x4d\x18", f"compressed by lz4: {_UNPACK} (`lz4 -d`)"),
 )
 """Where in the file, which bytes, what it is."""
 
@@ -114,25 +115,31 @@ _FEW = 4
 """Names of an archive's files that are said."""
 
 
-def foreign_zip(names: Iterable[str]) -> CheckpointError:
-    """What is said of a zip archive that is no checkpoint itself."""
+_PLAIN = r"[\w.][\w .@=+,-]*(/[\w.][\w .@=+,-]*)*"
+"""A file in an archive that is named as it is to the program which unpacks it: no option, and no pattern."""
+
+
+def foreign_zip(names: Iterable[str], path: Path) -> CheckpointError:
+    """What is said of a zip archive that is no checkpoint itself. path: where it lies."""
     names = [name for name in names if not name.endswith("/") and not name.startswith("__MACOSX/")]
     if names and ("[Content_Types].xml" in names or "mimetype" in names):
         return CheckpointError("the file is an office document", found=", ".join(names[:_FEW]))
     if any(name.endswith("com.apple.CoreML/model.mlmodel") for name in names):
         return CheckpointError(f"the file is a Core ML package, a program with its weights: {_EXPORTED}")
-    return _archive("zip", names) or CheckpointError(
+    return _archive("zip", names, f"unzip {FILE}", path) or CheckpointError(
         "a zip archive, but neither torch.save's nor NumPy's", found=", ".join(names[:_FEW]) or "an empty archive"
     )
 
 
-def _archive(kind: str, names: list[str]) -> CheckpointError | None:
-    """What is said of an archive around weights; None if it holds none."""
+def _archive(kind: str, names: list[str], command: str, path: Path) -> CheckpointError | None:
+    """What is said of an archive around weights; None if it holds none. command: unpacks all of it, or the files that it names."""
     weights = [name for name in names if name.lower().endswith(ENDINGS)]
     if not weights:
         return None
     around = f"around {brief(weights[0])}" if len(weights) == 1 else f"of {len(weights)} files that may be checkpoints"
-    return CheckpointError(f"the file is a {kind} archive {around}: {_UNPACK}", found=", ".join(names[:_FEW]))
+    member = weights if len(weights) == 1 and re.fullmatch(_PLAIN, weights[0]) else []
+    unpack = f"{_UNPACK}, {shell(' '.join([command, *map(shell_text, member)]), path)}"
+    return CheckpointError(f"the file is a {kind} archive {around}: {unpack}", found=", ".join(names[:_FEW]))
 
 
 _TAR = 257
@@ -146,7 +153,7 @@ def _of_tar(source: Source) -> CheckpointError:
     names = list(_members(source.file))
     if "storages" in names and "tensors" in names:
         return CheckpointError("the file is a tar archive of torch's before 0.1.10: load it with torch and save it again")
-    return _archive("tar", names) or CheckpointError(
+    return _archive("tar", names, f"tar -xf {FILE}", source.path) or CheckpointError(
         "the file is a tar archive (torch's before 0.1.10, perhaps): load it with torch and save it again",
         found=", ".join(names[:_FEW]),
     )
@@ -174,21 +181,71 @@ _INFLATED = 4 * HEAD
 
 
 def _of_compressed(kind: str, program: str, inflate: Callable[[bytes], bytes]) -> Callable[[Source], CheckpointError]:
-    """Says what is compressed, as far as its first bytes tell."""
+    """Says what is compressed, as far as its first bytes tell. program: unpacks it to its standard output."""
 
     def describe(source: Source) -> CheckpointError:
         try:
             inside = inflate(source.head)
         except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
             inside = b""
+        if is_joblib(inside):
+            return joblib_file(source.path)
         if inside[_TAR : _TAR + 5] == b"ustar":
             names = ", ".join(_members(io.BytesIO(inside)))
-            return CheckpointError(f"the file is a tar archive, {kind}-compressed: {_UNPACK} (`tar -xf`)", found=names or None)
+            unpack = f"{_UNPACK}, {shell(f'tar -xf {FILE}', source.path)}"
+            return CheckpointError(f"the file is a tar archive, {kind}-compressed: {unpack}", found=names or None)
         name = source.head[10:].split(b"\0")[0] if kind == "gzip" and source.head[3] & 0x0C == 0x08 else b""  # FNAME, no FEXTRA
         around = f" around {brief(name.decode('latin-1'))}" if name else ""
-        return CheckpointError(f"the file is {kind}-compressed{around}: {_UNPACK} (`{program}`)")
+        unpack = shell(f"{program} {FILE} > {OUT}", source.path, _without_ending(source.path))
+        return CheckpointError(f"the file is {kind}-compressed{around}: {_UNPACK}, {unpack}")
 
     return describe
+
+
+def _without_ending(path: Path) -> str:
+    """The name in this folder of what is unpacked from a file."""
+    return path.stem if path.suffix.lower() in _COMPRESSED and path.stem else f"unpacked-{path.name}"
+
+
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
+
+_NPY = b"\x93NUMPY"
+
+_JOBLIB = b"joblib.numpy_pickle"
+"""The module whose class stands in joblib's pickles for each array, whose bytes follow amid the opcodes."""
+
+
+def is_joblib(head: bytes) -> bool:
+    """Whether a pickle that begins so is joblib's."""
+    return head[:1] == b"\x80" and _JOBLIB in head
+
+
+def joblib_file(path: Path) -> CheckpointError:
+    """What is said of a file of joblib."""
+    remedy = python(f"import joblib, numpy; numpy.savez({OUT}, **joblib.load({FILE}))", path, "weights.npz")
+    return CheckpointError(f"the file is a pickle of joblib's, with the arrays between its opcodes: {remedy} {TRUSTED}")
+
+
+def _starts_zlib(head: bytes) -> bool:
+    """Whether these bytes are zlib's, as far as they can be inflated."""
+    if len(head) < 3 or head[0] != 0x78 or int.from_bytes(head[:2]) % 31:
+        return False
+    try:
+        return bool(_inflated(head))
+    except zlib.error:
+        return False
+
+
+def _inflated(head: bytes) -> bytes:
+    return zlib.decompressobj().decompress(head, _INFLATED)
+
+
+def _of_zlib(source: Source) -> CheckpointError:
+    if is_joblib(_inflated(source.head)):
+        return joblib_file(source.path)
+    code = f"import zlib; open({OUT}, 'wb').write(zlib.decompress(open({FILE}, 'rb').read()))"
+    unpack = python(code, source.path, f"unpacked-{source.path.name}")
+    return CheckpointError(f"the file is zlib-compressed: {_UNPACK}, {unpack}")
 
 
 def _of_npy(source: Source) -> CheckpointError:
@@ -197,7 +254,17 @@ def _of_npy(source: Source) -> CheckpointError:
     if dtype.hasobject:
         return CheckpointError(
             "the file is a pickle in a .npy, as `numpy.save` makes of a dict: pickles are programs, and this one is not run; "
-            'if you trust it: numpy.savez("weights.npz", **numpy.load("x.npy", allow_pickle=True).item())'
+            + python(
+                f"import numpy; numpy.savez({OUT}, **numpy.load({FILE}, allow_pickle=True).item())", source.path, "weights.npz"
+            )
+            + f" {TRUSTED}"
+        )
+    end = source.file.tell() + math.prod(shape) * dtype.itemsize
+    if 0 <= end < source.size and source.file.seek(end) == end and source.file.read(6) == _NPY:
+        return CheckpointError(
+            "the file is one array of NumPy after another, without their names, as equinox' `tree_serialise_leaves` writes: "
+            "save names too, as by `numpy.savez`",
+            found=f"the first is {brief(shape)} of {dtype.name}",
         )
     return CheckpointError(
         "the file is one array, not a mapping of names to arrays: save them by `numpy.savez`",
@@ -218,17 +285,20 @@ _STRUCTURES: tuple[tuple[Callable[[bytes], bool], Callable[[Source], CheckpointE
     (lambda head: head[_TAR : _TAR + 5] == b"ustar", _of_tar),
     (
         lambda head: head.startswith(b"\x1f\x8b") and len(head) > 3,
-        _of_compressed("gzip", "gunzip", lambda head: zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, _INFLATED)),
+        _of_compressed("gzip", "gunzip -c", lambda head: zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, _INFLATED)),
     ),
     (
         lambda head: re.match(rb"BZh[1-9]1AY&SY", head) is not None,
-        _of_compressed("bzip2", "bunzip2", lambda head: bz2.BZ2Decompressor().decompress(head, _INFLATED)),
+        _of_compressed("bzip2", "bunzip2 -c", lambda head: bz2.BZ2Decompressor().decompress(head, _INFLATED)),
     ),
     (
         lambda head: head.startswith(b"\xfd7zXZ\0"),
-        _of_compressed("xz", "unxz", lambda head: lzma.LZMADecompressor(lzma.FORMAT_XZ, _MOST_XZ).decompress(head, _INFLATED)),
+        _of_compressed("xz", "unxz -c", lambda head: lzma.LZMADecompressor(lzma.FORMAT_XZ, _MOST_XZ).decompress(head, _INFLATED)),
     ),
-    (lambda head: head.startswith(b"\x93NUMPY"), _of_npy),
+    (_starts_zlib, _of_zlib),
+    (lambda head: head.startswith(b"\x28\xb5\x2f\xfd"), _of_compressed("zstd", "zstd -dc", lambda head: b"")),
+    (lambda head: head.startswith(b"\x04\x22\x4d\x18"), _of_compressed("lz4", "lz4 -dc", lambda head: b"")),
+    (lambda head: head.startswith(_NPY), _of_npy),
     (lambda head: head[:1] == b"\x80", _of_pickle),
     (lambda head: head[:1] == b"\x08" and head[2:3] == b"\x12" and head[4:5] == b"\x0a", _of_core_ml),
 )

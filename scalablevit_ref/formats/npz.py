@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
@@ -30,6 +31,7 @@ from scalablevit_ref.formats.lazy import (
     write_blocks,
 )
 from scalablevit_ref.formats.opaque import Opaque
+from scalablevit_ref.formats.remedies import FILE, OUT, TRUSTED, python, python_text
 from scalablevit_ref.formats.zip_archive import deflated_extent, inflate, inflated_size, record_extent, zip_comment
 
 NOTES = "scalablevit_ref"
@@ -38,6 +40,9 @@ an entry where the notes are too long for a comment."""
 
 _LONGEST_COMMENT = (1 << 16) - 1
 """Longest comment of a zip archive, in bytes."""
+
+_LONGEST_NAMED = 200
+"""Longest name that a command repeats, in characters."""
 
 _LONGEST_HEADER = 1 << 14
 """Longest header of an array, in bytes."""
@@ -50,9 +55,10 @@ _MOST_NOTES = 4 * _LONGEST_NOTE
 
 
 def read_npz(
-    file: BinaryIO, records: Mapping[str, zipfile.ZipInfo], limit: int
+    file: BinaryIO, records: Mapping[str, zipfile.ZipInfo], limit: int, path: Path
 ) -> tuple[dict[str, Tensor | Opaque], dict[str, str]]:
-    """The arrays by name, still in the file, and the texts beside them. limit: bytes that no stored array may exceed.
+    """The arrays by name, still in the file, and the texts beside them. limit: bytes that no stored array may exceed;
+    path: the file's, for what an error says to do with it.
 
     An array of something other than numbers (objects, records, texts, dates) is an Opaque: nothing of it is read.
     """
@@ -68,7 +74,7 @@ def read_npz(
             notes[name] = _text(array(header.dtype), record)
             left -= size
         else:
-            state[name] = _numbers(header, array)
+            state[name] = _numbers(header, array, name, path)
     word, _, comment = zip_comment(file).partition(b" ")
     if word == NOTES.encode():
         notes.setdefault(NOTES, comment.decode(errors="replace"))
@@ -90,7 +96,7 @@ _Array: TypeAlias = Callable[[np.dtype[Any]], StoredTensor | LazyTensor]
 _BFLOAT16 = np.dtype("V2")
 """What NumPy writes of ml_dtypes' bfloat16; `jax.numpy.load` takes it as that too."""
 
-_PICKLED = "it is a pickle, and pickles are programs, so it is not run: save the arrays themselves with numpy.savez"
+_PICKLED = "pickles are programs, and this one is not run"
 
 _OTHERS = {
     "U": "an array of texts",
@@ -102,11 +108,13 @@ _OTHERS = {
 """Kinds of dtypes that are no numbers."""
 
 
-def _numbers(header: _Header, array: _Array) -> Tensor | Opaque:
+def _numbers(header: _Header, array: _Array, name: str, path: Path) -> Tensor | Opaque:
     """The array, the bytes of its numbers in this machine's order; an Opaque if it holds no numbers."""
     dtype = header.dtype
+    if dtype.kind == "O":
+        return Opaque("an array of Python objects, in a pickle", remedy=_PICKLED) if header.shape else _pickled_dict(name, path)
     if dtype.hasobject or dtype.names is not None or dtype.subdtype is not None:
-        return Opaque("an array of Python objects", remedy=_PICKLED) if dtype.kind == "O" else Opaque("an array of records")
+        return Opaque("an array of records")
     if dtype == _BFLOAT16:
         return array(numpy_dtype("bfloat16"))
     if dtype.kind not in "biufc":
@@ -114,6 +122,13 @@ def _numbers(header: _Header, array: _Array) -> Tensor | Opaque:
     stored = array(dtype)
     native = dtype.newbyteorder("=")
     return stored if dtype == native else LazyTensor(header.shape, native, lambda: in_memory(stored).byteswap().view(native))
+
+
+def _pickled_dict(name: str, path: Path) -> Opaque:
+    """What `numpy.savez` makes of a dict."""
+    code = f"import numpy; numpy.savez({OUT}, **numpy.load({FILE}, allow_pickle=True)[{python_text(name)}].item())"
+    remedy = f"{_PICKLED}; {python(code, path, 'weights.npz')} {TRUSTED}" if len(name) <= _LONGEST_NAMED else _PICKLED
+    return Opaque("a Python object, such as a dict, in a pickle", remedy=remedy)
 
 
 def _text(tensor: StoredTensor | LazyTensor, record: str) -> str:

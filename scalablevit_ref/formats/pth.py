@@ -7,12 +7,14 @@ import struct
 import zipfile
 from collections import deque
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.lazy import Extent
 from scalablevit_ref.formats.opaque import Opaque, described
-from scalablevit_ref.formats.rebuild import TRUSTED, Rebuilder, is_module, module_remedy
+from scalablevit_ref.formats.rebuild import Rebuilder, Span, is_module
+from scalablevit_ref.formats.remedies import FILE, OUT, TRUSTED, python, python_text
 from scalablevit_ref.formats.unpickle import MOST_BYTES, OPCODES, load_pickle
 from scalablevit_ref.formats.zip_archive import InflatedExtent, Inflation, inflated_size, record_extent
 
@@ -24,12 +26,30 @@ PICKLES = tuple(b"\x80" + bytes([protocol]) + opcode for protocol in (2, 3, 4, 5
 
 _PROTOCOL = 1001
 
+_MOST_LEVELS = 8
+"""Levels of containers that are looked through for modules and for torch files in bytes."""
+
+_LONGEST_KEY = 200
+"""Longest key under which they are looked for, in characters."""
+
+_SMALLEST = 64
+"""First bytes of a torch file by which it is told."""
+
+_MOST_LOOKED_AT = 10_000
+"""Most containers and objects that are looked at."""
+
+_LOOKED_AT = (dict, list, tuple, bytes, Opaque)
+"""Types of values that may hold one or be one."""
+
 _MOST_NAMED = 4
 """Most names of unknown objects that an error repeats."""
 
 
-def read_zip(file: BinaryIO, records: dict[str, zipfile.ZipInfo], limit: int) -> Any:
-    """What torch.save's zip format holds. Each storage is a record of its own, `…/data/KEY`, stored or deflated."""
+def read_zip(file: BinaryIO, records: dict[str, zipfile.ZipInfo], limit: int, path: Path) -> Any:
+    """What torch.save's zip format holds. Each storage is a record of its own, `…/data/KEY`, stored or deflated.
+
+    path: the file's, for what an error says to do with it, here and below.
+    """
     (pickled,) = (name for name in records if is_pickle_record(name))
     root = pickled.removesuffix("data.pkl")
     inflation = Inflation(inflated := inflated_size(records.values(), limit, "torch file"))
@@ -58,7 +78,7 @@ def read_zip(file: BinaryIO, records: dict[str, zipfile.ZipInfo], limit: int) ->
     rebuilder = Rebuilder(storage, limit + inflated)
     program = whole(pickled)
     if program.size <= MOST_BYTES:
-        return _tree(io.BytesIO(_bytes(program)), rebuilder, 0, program.size)
+        return _found(load_pickle(io.BytesIO(_bytes(program)), rebuilder, 0, program.size)[0], rebuilder, path)
     if isinstance(program, InflatedExtent):
         raise CheckpointError(
             "a compressed pickle larger than a checkpoint's: load the file with torch and save it again",
@@ -67,7 +87,7 @@ def read_zip(file: BinaryIO, records: dict[str, zipfile.ZipInfo], limit: int) ->
         )
     deque(program.blocks(0, program.size), maxlen=0)  # for its checksum
     start = cast("int", program.start)
-    return _tree(file, rebuilder, start, start + program.size)
+    return _found(load_pickle(file, rebuilder, start, start + program.size)[0], rebuilder, path)
 
 
 def is_pickle_record(name: str) -> bool:
@@ -75,19 +95,29 @@ def is_pickle_record(name: str) -> bool:
     return name.count("/") == 1 and name.endswith("/data.pkl")
 
 
-def program_archive(names: Iterable[str]) -> CheckpointError | None:
+def program_archive(names: Iterable[str], path: Path) -> CheckpointError | None:
     """What to say of a zip archive in which torch keeps a program beside the weights, by its records' names; None for others."""
+
+    def refusal(what: str, state_dict: str) -> CheckpointError:
+        return CheckpointError(f"{what}, no state dict: {_saved(state_dict, path)}")
+
     ends = {name.partition("/")[2] for name in names}
     if "constants.pkl" in ends and any(end.startswith("code/") for end in ends):
-        remedy = "torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), OUT)"
-        return CheckpointError(f"a TorchScript archive (torch.jit.save), no state dict: {remedy} {TRUSTED}")
+        return refusal("a TorchScript archive (torch.jit.save)", f"torch.jit.load({FILE}, map_location='cpu').state_dict()")
     if "archive_format" in ends or "serialized_exported_program.json" in ends:
-        remedy = "torch.save(dict(torch.export.load(FILE).state_dict), OUT)"
-        return CheckpointError(f"a program of torch.export (.pt2), no state dict: {remedy} {TRUSTED}")
+        return refusal("a program of torch.export (.pt2)", f"dict(torch.export.load({FILE}).state_dict)")
     if ".data/extern_modules" in ends:
-        remedy = "torch.save(torch.package.PackageImporter(FILE).load_pickle(PACKAGE, RESOURCE).state_dict(), OUT)"
-        return CheckpointError(f"a package of torch.package, no state dict: {remedy} {TRUSTED}")
+        resource = next((end for end in sorted(ends) if end.endswith(".pkl") and not end.startswith(".data/")), "model/model.pkl")
+        package, _, name = resource.rpartition("/")
+        where = f"{python_text(package.replace('/', '.'))}, {python_text(name)}, map_location='cpu'"
+        loaded = f"torch.package.PackageImporter({FILE}).load_pickle({where})"
+        return refusal("a package of torch.package", f"{loaded}.state_dict()")
     return None
+
+
+def _saved(state_dict: str, path: Path, modules: str = "torch") -> str:
+    """The line of Python that saves a state dict. modules: that it imports."""
+    return f"{python(f'import {modules}; torch.save({state_dict}, {OUT})', path, 'weights.pth')} {TRUSTED}"
 
 
 def _bytes(extent: Extent) -> bytes:
@@ -96,17 +126,17 @@ def _bytes(extent: Extent) -> bytes:
     return extent.read(0, extent.size).tobytes()
 
 
-def read_legacy(file: BinaryIO, limit: int) -> Any:
+def read_legacy(file: BinaryIO, limit: int, path: Path) -> Any:
     """What torch.save's older format holds: pickles of magic, protocol, system, the object and the storages' keys; then storages.
 
     Each storage is a number of elements (int64) and its bytes, in the order of the keys.
     """
     legacy = _Legacy(file)
     rebuilder = Rebuilder(legacy.storage, limit)
-    return _found(legacy.read(rebuilder, 0, limit), rebuilder)
+    return _found(legacy.read(rebuilder, 0, limit), rebuilder, path)
 
 
-def read_pickle(file: BinaryIO, limit: int) -> Any:
+def read_pickle(file: BinaryIO, limit: int, path: Path) -> Any:
     """What a plain pickle holds, of protocol 2 to 5: `pickle.dump` of arrays of NumPy, JAX or torch, PaddlePaddle's `.pdparams`."""
 
     def no_storage(key: str, elements: int, itemsize: int | None) -> Extent:
@@ -117,7 +147,7 @@ def read_pickle(file: BinaryIO, limit: int) -> Any:
         return legacy.read(rebuilder.inside(legacy.storage), start, end)
 
     rebuilder = Rebuilder(no_storage, limit, load_bytes)
-    return _tree(file, rebuilder, 0, limit)
+    return _found(load_pickle(file, rebuilder, 0, limit)[0], rebuilder, path)
 
 
 class _Legacy:
@@ -173,18 +203,14 @@ def _locate(file: BinaryIO, position: int, end: int, extent: Extent, elements: i
     return extent.start + extent.size
 
 
-def _tree(file: BinaryIO, rebuilder: Rebuilder, start: int, end: int) -> Any:
-    return _found(load_pickle(file, rebuilder, start, end)[0], rebuilder)
-
-
-def _found(tree: Any, rebuilder: Rebuilder) -> Any:
+def _found(tree: Any, rebuilder: Rebuilder, path: Path) -> Any:
     """A file's object: what it holds where it is a dict of a class that is not built.
 
     Raises CheckpointError for a file that is one module, or objects of other programs without a single array.
     """
     if isinstance(tree, Opaque) and tree.entries:
         tree = tree.entries
-    _name_modules(tree)
+    _say_what_holds_weights(tree, path)
     if isinstance(tree, Opaque) and tree.remedy:
         raise CheckpointError(f"no state dict, but {tree.name}: {tree.remedy}")
     if rebuilder.unknown and not rebuilder.arrays:
@@ -195,10 +221,43 @@ def _found(tree: Any, rebuilder: Rebuilder) -> Any:
     return tree
 
 
-def _name_modules(tree: Any) -> None:
-    """Say of the modules that were pickled as objects, at the top and one level below, how weights are got out of them."""
-    if is_module(tree):
-        tree.remedy = module_remedy("")
-    for key, value in tree.items() if type(tree) is dict else ():
-        if is_module(value):
-            value.remedy = module_remedy(f"[{brief(key)}]")
+def _say_what_holds_weights(tree: Any, path: Path) -> None:
+    """Say of modules that were pickled as objects, and of torch files within the file, how weights are got out of them."""
+    level: list[tuple[str, Any]] = [("", tree)]
+    seen: set[int] = set()
+    left = _MOST_LOOKED_AT
+    for _ in range(_MOST_LEVELS):
+        below: list[tuple[str, Any]] = []
+        for where, value in level:
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            left -= 1
+            if left < 0:
+                return
+            loaded = f"torch.load({FILE}, map_location='cpu', weights_only=False){where}"
+            if is_module(value):
+                value.name, value.remedy = f"a whole module ({value.name})", _saved(f"{loaded}.state_dict()", path)
+                continue
+            container = value.entries if isinstance(value, Opaque) else value
+            if type(container) is dict:
+                items: Iterable[tuple[Any, Any]] = container.items()
+            else:
+                items = enumerate(container) if type(container) in (list, tuple) else ()
+            for key, inner in items:
+                if not isinstance(inner, _LOOKED_AT) or type(key) not in (str, int) or len(str(key)) > _LONGEST_KEY:
+                    continue
+                there = f"{where}[{python_text(key) if type(key) is str else key}]"
+                if type(container) is dict and _is_torch_file(inner):
+                    nested = f"torch.load(io.BytesIO(torch.load({FILE}, weights_only=False){there}), map_location='cpu')"
+                    container[key] = Opaque("a torch file as bytes within the file", remedy=_saved(nested, path, "io, torch"))
+                elif len(below) < left:
+                    below.append((there, inner))
+        level = below
+
+
+def _is_torch_file(value: Any) -> bool:
+    if type(value) is Span and value.extent.size > _SMALLEST:
+        encoded, value = value.encoding, value.extent.read(0, _SMALLEST).tobytes()
+        value = value if encoded is None else value.decode("utf-8", "ignore").encode("latin-1", "ignore")
+    return type(value) is bytes and (value.startswith(b"PK\x03\x04") or LEGACY_MAGIC in value[:_SMALLEST])

@@ -256,8 +256,6 @@ class Rebuilder:
             self._set_attributes(target, state)
         elif type(target) is Instance:
             target.state = state
-            if is_module(target) and not target.remedy:
-                target.name, target.remedy = f"a whole module ({target.name})", module_remedy("[…]")
         elif not isinstance(target, Opaque) and type(target) is not dict:
             raise CheckpointError(f"the pickle sets the state of {described(target)}")
         return target
@@ -484,14 +482,6 @@ class Rebuilder:
             raise CheckpointError("a NumPy scalar and its bytes differ", expected=f"{kind.dtype.itemsize} bytes", found=len(data))
         value = np.frombuffer(data, kind.dtype)
         return (value.astype("f8") if kind.dtype.kind == "V" else value)[0].item()
-
-
-TRUSTED = "(this runs the file's code, so only for a file that you trust)"
-
-
-def module_remedy(key: str) -> str:
-    """How weights are got out of a module that was pickled as an object. key: where in the file it lies, as `["model"]`."""
-    return f"torch.save(torch.load(FILE, map_location='cpu', weights_only=False){key}.state_dict(), OUT) {TRUSTED}"
 
 
 def is_module(x: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.lazy import MOST_AXES, Blocks, Extent, StoredTensor, numpy_dtype, row_major, write_blocks
 from scalablevit_ref.formats.opaque import Opaque
+from scalablevit_ref.formats.remedies import BROKEN_OFF
 
 MOST_HEADER = 4 << 20
 """Largest header, in bytes; that of `large` has 70,000. The library's own limit of 100 MB would take gigabytes to parse."""
@@ -66,7 +67,9 @@ def read_safetensors(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[st
             "safetensors header larger than a checkpoint's", expected=f"at most {MOST_HEADER} bytes", found=length
         )
     if 8 + length > size:
-        raise CheckpointError("the file ends inside its header", expected=f"{8 + length} bytes", found=size)
+        raise CheckpointError(
+            f"the file ends inside its header: {BROKEN_OFF}", expected=f"more than {8 + length} bytes", found=size
+        )
     try:
         header = json.loads(file.read(length).decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -74,8 +77,11 @@ def read_safetensors(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[st
             raise
         raise CheckpointError(f"damaged safetensors header ({error})") from error
     notes = header.pop("__metadata__", {})
-    entries = {name: _entry(8 + length, size, name, entry) for name, entry in header.items()}
+    entries = {name: _entry(8 + length, name, entry) for name, entry in header.items()}
     at = 8 + length
+    whole = max((end for *_, end in entries.values()), default=at)
+    if whole > size:
+        raise CheckpointError(f"the file ends before its last tensor: {BROKEN_OFF}", expected=f"{brief(whole)} bytes", found=size)
     for name, (_, _, begin, end) in sorted(entries.items(), key=lambda item: item[1][2:]):
         if begin != at:
             found = f"byte {begin}"
@@ -87,7 +93,7 @@ def read_safetensors(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[st
     return state, notes if isinstance(notes, dict) else {}
 
 
-def _entry(start: int, size: int, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+def _entry(start: int, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
     """Dtype, shape, first byte in the file and the one after the last. start: of the tensors' bytes."""
     try:
         kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
@@ -97,9 +103,9 @@ def _entry(start: int, size: int, name: str, entry: Any) -> tuple[str, tuple[int
     if not isinstance(kind, str) or not kind.replace("_", "").isalnum() or len(kind) > _LONGEST_DTYPE:
         raise CheckpointError("dtype", key=name, expected=", ".join(_DTYPES), found=brief(kind))
     bits = 8 * numpy_dtype(_DTYPES[kind]).itemsize if kind in _DTYPES else _PACKED.get(kind)  # None of a dtype of times to come
-    if not whole or begin > end or start + end > size or (bits and 8 * (end - begin) != bits * math.prod(shape)):
+    if not whole or begin > end or (bits and 8 * (end - begin) != bits * math.prod(shape)):
         raise CheckpointError(
-            "bytes that do not fit shape, dtype or file",
+            "bytes that do not fit shape or dtype",
             key=name,
             expected=f"{brief(shape)} of {_DTYPES.get(kind, kind)}",
             found=f"bytes {brief(begin)} to {brief(end)}",

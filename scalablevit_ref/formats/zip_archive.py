@@ -13,6 +13,7 @@ import numpy as np
 
 from scalablevit_ref.errors import CheckpointError
 from scalablevit_ref.formats.lazy import Extent
+from scalablevit_ref.formats.remedies import BROKEN_OFF
 
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
@@ -52,7 +53,8 @@ def zip_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
     except CheckpointError:
         raise
     except (zipfile.BadZipFile, EOFError, ValueError, OverflowError, NotImplementedError, struct.error) as error:
-        raise CheckpointError(f"truncated or damaged zip archive ({error})") from error
+        why = f"it has no end: {BROKEN_OFF}" if not _has_end(file) else str(error)
+        raise CheckpointError(f"truncated or damaged zip archive ({why})") from error
     if len(infos) > _MOST_RECORDS:
         raise CheckpointError(
             "zip archive of more records than a checkpoint's", expected=f"at most {_MOST_RECORDS}", found=len(infos)
@@ -69,6 +71,12 @@ def zip_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
             raise CheckpointError("encrypted zip record", key=info.filename)
         records[info.filename] = info
     return records
+
+
+def _has_end(file: BinaryIO) -> bool:
+    size = file.seek(0, io.SEEK_END)
+    file.seek(-min(size, _END.size + _LONGEST_COMMENT), io.SEEK_END)
+    return b"PK\x05\x06" in file.read()
 
 
 def zip_comment(file: BinaryIO) -> bytes:

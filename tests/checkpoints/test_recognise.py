@@ -140,9 +140,8 @@ def test_dtypes() -> None:
     assert from_state_dict(params, dtype="float32").params["norm.bias"].dtype == "float32"
     with pytest.raises(CheckpointError, match=r"unknown dtype 'float31'.*did you mean 'float32'"):
         from_state_dict(params, dtype="float31")
-    mixed = (
-        r"norm\.bias: mixed dtypes; give dtype= to have one; expected float32, as patch_embeds\.0\.proj\.weight is, found float16"
-    )
+    mixed = r"norm\.bias: mixed dtypes; dtype='float32' makes them one and rounds nothing; "
+    mixed += r"expected float32, as patch_embeds\.0\.proj\.weight is, found float16"
     for refuse in (lambda: from_state_dict(params), lambda: to_state_dict(params, DIGITS)):
         with pytest.raises(CheckpointError, match=mixed):
             refuse()

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from scalablevit_ref import init_params, to_backend, variant
+from scalablevit_ref import init_params, parameter_shapes, to_backend, variant
 from scalablevit_ref.checkpoints import CheckpointError, from_state_dict, load_checkpoint, to_state_dict
+from scalablevit_ref.checkpoints.infer import implied_config
+from scalablevit_ref.config import VARIANTS
 from scalablevit_ref.dialects import vit_pytorch
 from scalablevit_ref.dialects.config import shapes as port_shapes
 from tests.support.checkpoints import DIGITS, TINY_MMDET, assert_same, numbered
@@ -178,6 +180,55 @@ def test_an_average_without_names_has_those_of_the_weights_beside_it() -> None:
         assert checkpoint.metadata["unread"] == ["ema"]
 
 
+def test_an_average_by_position_is_said_and_needs_the_weights_own_order() -> None:
+    ema = {"shadow_params": list(OTHER.values())}
+    assert from_state_dict({"model": PARAMS, "ema": ema}).metadata["by_position"]
+    checkpoint = from_state_dict({"model": dict(sorted(PARAMS.items())), "ema": ema})
+    assert_same(checkpoint, PARAMS)
+    assert checkpoint.metadata["unread"] == ["ema"]
+
+
+def test_an_average_that_keeps_a_copy_of_the_weights() -> None:
+    """As ema_pytorch does: the copy is neither the average nor the weights, unless the key says so."""
+    copy = {name: x.copy() for name, x in PARAMS.items()}
+    ema = named(lambda name: f"online_model.{name}", copy) | named(lambda name: f"ema_model.{name}", OTHER) | {"step": np.array(3)}
+    whole = {"model": PARAMS, "ema": ema}
+    assert_same(from_state_dict(whole), OTHER)
+    assert_same(from_state_dict(whole, use_ema=False), PARAMS)
+    assert_same(from_state_dict(whole, key="online_model"), PARAMS)
+
+
+@pytest.mark.parametrize("names", [("exp_avg", "exp_avg_sq"), ("mu", "nu"), ("optimizer.momentum",), ("grads",)])
+def test_moments_by_name_are_no_average(names: tuple[str, ...]) -> None:
+    moments = {name: {key: x * 0 for key, x in PARAMS.items()} for name in names}
+    assert_same(from_state_dict({"model": PARAMS} | moments), PARAMS)
+
+
+def test_names_without_arrays_are_no_network() -> None:
+    """Paddle's table of names, and DeepSpeed's of shapes."""
+    assert_same(from_state_dict(PARAMS | {"StructuredToParameterName@@": {name: f"param_{name}" for name in PARAMS}}), PARAMS)
+    shapes = [{f"module.{name}": x.shape for name, x in PARAMS.items()}]
+    assert_same(from_state_dict({"module": named(lambda name: f"module.{name}"), "param_shapes": shapes}), PARAMS)
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        lambda name: f"{name}:0",
+        lambda name: name.replace(".", "_"),
+        lambda name: f"{name.rpartition('.')[0].replace('.', '_')}/{name.rpartition('.')[2]}",
+        lambda name: f"net-{name.replace('.', '-')}",
+        lambda name: f"model.{name.replace('.', '__')}",
+        lambda name: name.replace(".", ":") if ":" in name else name.replace(".", "|"),
+    ],
+)
+def test_other_separators(spelled: Callable[[str], str]) -> None:
+    for beside in ({}, {"step": 4, "loss_scale": np.ones(3, "float32")}):
+        checkpoint = from_state_dict(named(spelled) | beside)
+        assert_same(checkpoint, PARAMS)
+        assert len(checkpoint.metadata["ignored"]) == ("step" in beside)
+
+
 def test_what_an_optimizer_keeps_is_not_taken_for_weights() -> None:
     tree = nested(to_state_dict(PARAMS, DIGITS, layout="channels_last"))
     state = {"params": tree, "opt_state": {"0": {"mu": nested(OTHER), "nu": nested(OTHER)}}}
@@ -193,7 +244,7 @@ def test_several_networks_are_listed_and_the_key_picks() -> None:
         "epoch": 3,
     }
     with pytest.raises(
-        CheckpointError, match=r"2 networks in one file: give key= one of student\.module\.backbone, teacher\.backbone"
+        CheckpointError, match=r"2 networks in one file, student\.module\.backbone, teacher\.backbone: give key='student\.module\.b"
     ):
         from_state_dict(both)
     assert_same(from_state_dict(both, key="teacher"), OTHER)
@@ -202,7 +253,7 @@ def test_several_networks_are_listed_and_the_key_picks() -> None:
     assert_same(from_state_dict(both, key="student.backbone"), PARAMS)
     assert from_state_dict(both, key="teacher").metadata["others"] == ["student.module.backbone"]
     with pytest.raises(
-        CheckpointError, match=r"key= 'teach': no network lies there; expected student\.module\.backbone, teacher\.backbone"
+        CheckpointError, match=r"key='teach': no network lies there; expected student\.module\.backbone, teacher\.backbone"
     ):
         from_state_dict(both, key="teach")
     flat = (
@@ -213,6 +264,7 @@ def test_several_networks_are_listed_and_the_key_picks() -> None:
     with pytest.raises(CheckpointError, match=r"2 networks.*encoder_k, encoder_q"):
         from_state_dict(flat)
     assert_same(from_state_dict(flat, key="encoder_k"), OTHER)
+    assert_same(from_state_dict({"state_dict": named(lambda name: f"module.{name}", flat)}, key="encoder_k"), OTHER)
 
 
 def test_one_network_under_two_keys_is_one(tmp_path: Path) -> None:
@@ -249,11 +301,18 @@ def test_a_head_beside_the_backbone_is_kept(state: State) -> None:
     assert checkpoint.config == DIGITS
 
 
-@pytest.mark.parametrize("name", ["classifier", "fc", "cls_head.fc", "head.fc", "head.0.linear", "linear_probe"])
+def test_the_networks_of_a_file_are_no_classifiers_of_each_other() -> None:
+    """Headless weights and their average."""
+    average = named(lambda name: f"module.{name}", {name: x + 1 for name, x in backbone().items()})
+    checkpoint = from_state_dict({"state_dict": backbone(), "ema_state_dict": average})
+    assert (checkpoint.metadata["ema"], checkpoint.config.head) == (True, "none")
+
+
+@pytest.mark.parametrize("name", ["classifier", "fc", "cls_head.fc", "head.fc", "head.0.linear", "head.7", "linear_probe"])
 @pytest.mark.parametrize("at", ["", "backbone."])
 def test_a_head_under_other_names_is_refused_and_the_key_leaves_it_out(name: str, at: str) -> None:
     state = backbone(at) | {f"{name}.weight": HEAD["head.weight"], f"{name}.bias": HEAD["head.bias"]}
-    with pytest.raises(CheckpointError, match=r"a classifier beside the network, under other names: rename.* or give key= "):
+    with pytest.raises(CheckpointError, match=r"a classifier beside the network, under other names: rename.* or give key='"):
         from_state_dict(state)
     checkpoint = from_state_dict(state, key=at.rstrip(".") or ".")
     assert_same(checkpoint, {name: x for name, x in PARAMS.items() if not name.startswith("head.")})
@@ -294,16 +353,50 @@ def test_what_is_no_weight_of_the_network_is_left_out_and_said(extra: State, lef
 @pytest.mark.parametrize(
     "extra",
     [
-        {"stages.0.0.attn.bias_table": np.zeros((9, 2), "float32")},
         {"cls_token": np.zeros((1, 1, WIDTH), "float32")},
         {"fc_norm.weight": np.zeros(WIDTH, "float32")},
         {"pos_embed": np.zeros((1, 49, DIGITS.embed_dims[0]), "float32")},
         {"norm3.weight": np.zeros(WIDTH, "float32")},
+        {"classifier.weight": PARAMS["head.weight"], "classifier.bias": PARAMS["head.bias"]},
     ],
 )
-def test_weights_of_another_network_are_refused(extra: State) -> None:
-    with pytest.raises(CheckpointError, match=r"unexpected \(1\): " + next(iter(extra)).replace(".", r"\.")):
+def test_weights_of_another_network_are_refused_and_the_key_leaves_them_out(extra: State) -> None:
+    with pytest.raises(
+        CheckpointError, match=rf"unexpected \(\d\): {next(iter(extra))}.*; key='\.' leaves out {next(iter(extra))}"
+    ):
         from_state_dict(PARAMS | extra)
+    assert_same(from_state_dict(PARAMS | extra, key="."), PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("state", "problem"),
+    [
+        (PARAMS | {"stages.0.0.attn.bias_table": np.zeros((9, 2), "float32")}, r"unexpected \(1\): stages\.0\.0\.attn\.bias_table"),
+        (PARAMS | {"stages.0.0.gamma_1": np.zeros(16, "float32")}, r"unexpected \(1\): stages\.0\.0\.gamma_1"),
+        ({name: x for name, x in PARAMS.items() if name != "head.bias"}, r"missing \(1\): head\.bias"),
+        (PARAMS | {"norm.weight": np.zeros(3, "float32")}, r"wrong shape \(1\): norm\.weight expected \(64,\) got \(3,\)"),
+    ],
+)
+def test_no_variant_is_asked_for_where_none_would_help(state: State, problem: str) -> None:
+    with pytest.raises(CheckpointError, match=f"the shapes fit no variant, nor any other network: {problem}$"):
+        from_state_dict(state)
+
+
+def test_a_network_that_is_no_variant_is_told_by_its_shapes() -> None:
+    config = variant("digits", depths=(2, 2, 1, 1), mlp_ratios=(3, 3, 4, 2), in_chans=3)
+    with pytest.raises(CheckpointError, match=r"but a network of embed_dims=\(16, .*depths=\(2, 2, 1, 1\).*: give config=$"):
+        from_state_dict(init_params(config))
+    assert from_state_dict(init_params(config), config=config).config == config
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_every_variant_shows_in_its_shapes(kind: str) -> None:
+    for changed in ({}, {"head": "linear", "num_classes": 3}, {"ssa_values": "scaled"}, {"qkv_bias": False}, {"in_chans": 5}):
+        config = variant(kind) if kind == "mmdet_small" and "head" in changed else variant(kind, **changed)
+        shapes = parameter_shapes(config)
+        found = implied_config(shapes)
+        assert found is not None
+        assert list(parameter_shapes(found).items()) == list(shapes.items())
 
 
 def test_two_arrays_of_one_name() -> None:

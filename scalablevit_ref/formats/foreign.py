@@ -229,8 +229,8 @@ Command: TypeAlias = Callable[[Path, str], str]
 """Gives the command for a file, and for a result of a name like this one."""
 
 
-def _copied(module: str, opened: str) -> Command:
-    code = f"import {module}, shutil; shutil.copyfileobj({module}.{opened}({FILE}), open({OUT}, 'wb'))"
+def _by_module(module: str) -> Command:
+    code = f"import {module}, pathlib; pathlib.Path({OUT}).write_bytes({module}.decompress(pathlib.Path({FILE}).read_bytes()))"
     return lambda path, result: python(code, path, result)
 
 
@@ -272,8 +272,7 @@ def _inflated(head: bytes) -> bytes:
 def _of_zlib(source: Source) -> CheckpointError:
     if is_joblib(_inflated(source.head)):
         return joblib_file(source.path)
-    code = f"import zlib; open({OUT}, 'wb').write(zlib.decompress(open({FILE}, 'rb').read()))"
-    unpack = python(code, source.path, f"unpacked-{source.path.name}")
+    unpack = _by_module("zlib")(source.path, f"unpacked-{source.path.name}")
     return CheckpointError(f"the file is zlib-compressed: {_UNPACK}, {unpack}")
 
 
@@ -314,17 +313,17 @@ _OF_GZIP = _of_compressed(
     "gzip",
     ".gz",
     "gunzip -k",
-    _copied("gzip", "open"),
+    _by_module("gzip"),
     lambda head: zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, _INFLATED),
 )
 _OF_BZIP2 = _of_compressed(
-    "bzip2", ".bz2", "bunzip2 -k", _copied("bz2", "open"), lambda head: bz2.BZ2Decompressor().decompress(head, _INFLATED)
+    "bzip2", ".bz2", "bunzip2 -k", _by_module("bz2"), lambda head: bz2.BZ2Decompressor().decompress(head, _INFLATED)
 )
 _OF_XZ = _of_compressed(
     "xz",
     ".xz",
     "unxz -k",
-    _copied("lzma", "open"),
+    _by_module("lzma"),
     lambda head: lzma.LZMADecompressor(lzma.FORMAT_XZ, _MOST_XZ).decompress(head, _INFLATED),
 )
 _OF_ZSTD = _of_compressed("zstd", ".zst", "zstd -dk", _by_program(f"zstd -d {FILE} -o {OUT}"))

@@ -254,10 +254,9 @@ def _say_what_holds_weights(tree: Any, path: Path) -> None:
                     continue
                 there = f"{where}[{python_text(key) if type(key) is str else key}]"
                 if type(container) is dict and _is_torch_file(inner):
-                    nested = f"torch.load(io.BytesIO(torch.load({FILE}, weights_only=False){there}), map_location='cpu')"
-                    container[key] = Opaque(
-                        "a torch file as bytes within the file", remedy=_saved(nested, path, modules="io, torch", key=key)
-                    )
+                    inside = f"torch.load(io.BytesIO(torch.load({FILE}, weights_only=False){there}), weights_only=False)"
+                    remedy = _saved(inside, path, modules="io, torch", key=key)
+                    container[key] = Opaque("a torch file as bytes within the file", remedy=remedy)
                 elif len(below) < left:
                     below.append((there, key, inner))
         level = below

@@ -23,9 +23,8 @@ def run_command(command: str, folder: Path) -> list[Path]:
             exec(command, {})
         return _made(before, folder)
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-    )
+    words = ["bash", "-c", command]
+    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, f"{command}\n{done.stderr}"
     return _made(before, folder)
 

@@ -153,7 +153,7 @@ _NO_WEIGHTS: tuple[tuple[Callable[[list[Path]], bool], str], ...] = (
         "an optimizer's state (keys state and param_groups): save the model's state dict, or give the file that holds the model",
     ),
     (
-        lambda paths: all(part.isdecimal() for path in paths for part in path),
+        lambda paths: all(path[-1:] and path[-1].isdecimal() for path in paths),
         "arrays without names: save a dict of names to arrays, such as a state dict",
     ),
     (

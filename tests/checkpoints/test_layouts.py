@@ -165,7 +165,7 @@ def test_channels_last_is_what_flax_and_keras_multiply_with() -> None:
 @pytest.mark.parametrize("suffix", [".npz", None])
 @pytest.mark.parametrize("in_chans", [1, 3])
 def test_both_depthwise_kernels_of_keras(tmp_path: Path, suffix: str | None, in_chans: int) -> None:
-    """`DepthwiseConv2D` keeps (h, w, channels, 1), `Conv2D(groups=channels)` (h, w, 1, channels): a file may have either, or both."""
+    """`DepthwiseConv2D` keeps (h, w, channels, 1), `Conv2D(groups=channels)` (h, w, 1, channels): a file may have both."""
     config = variant("digits", in_chans=in_chans)
     params = numbered(config)
     state = to_state_dict(params, config, layout="keras")

@@ -21,6 +21,7 @@ _BESIDE = {
     ".weight.absmax": (".weight", "bitsandbytes"),
     ".weight._data": (".weight", "quanto"),
     "_quantized": ("", "ONNX Runtime"),
+    ".weight_scale": (".weight", "ONNX Runtime or compressed-tensors"),
 }
 """How names beside a quantised parameter end: what the parameter's ends with in their place, and who makes such."""
 

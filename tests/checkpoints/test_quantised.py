@@ -28,7 +28,8 @@ SCALES = np.ones((2, 1), "f4")
         ("bitsandbytes", {"head.weight": CODES.astype("i1"), "head.SCB": SCALES}),
         ("bitsandbytes", {"head.weight": CODES.astype("u1"), "head.weight.absmax": SCALES}),
         ("quanto", {"head.weight._data": CODES.astype("i1"), "head.weight._scale": SCALES}),
-        ("ONNX Runtime", {"head.weight_quantized": CODES.astype("i1"), "head.weight_scale": SCALES}),
+        ("ONNX Runtime", {"head.weight_quantized": CODES.astype("i1")}),
+        ("ONNX Runtime or compressed-tensors", {"head.weight_scale": SCALES[0, 0]}),
     ],
 )
 def test_quantised_weights(tmp_path: Path, library: str, beside: dict[str, Any], wrapper: tuple[str, ...]) -> None:

@@ -41,7 +41,6 @@ TESTS = {
         "tests/properties/test_network.py::test_01_the_parameters_are_the_oracles",
         "tests/specification/test_cost.py",
         "tests/checkpoints/test_recognise.py",
-        "tests/checkpoints/test_layouts.py",
         "tests/properties/test_block.py",
     ),
     "config": (

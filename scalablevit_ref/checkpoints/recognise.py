@@ -31,9 +31,6 @@ _MOST_PLAIN = 1_000_000
 _MOST_SHARED = 32 << 20
 """Bytes that all tensors may be together beyond the file's size, since they can share storages."""
 
-EMA_FROM = "ema_from"
-"""Metadata: the key under which the weights lay, of an average over training, in the file that they were first read from."""
-
 NOT_KEPT = ("optimizer", "lr_scheduler", "scaler", "args", "meta", "scalablevit_ref")
 """Entries beside the weights that are not metadata of theirs."""
 

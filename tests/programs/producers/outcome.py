@@ -140,9 +140,9 @@ def _bits(x: Any) -> tuple[str, tuple[int, ...], bytes]:
 
 PYTHON = re.compile(r"\b(?:torch|np|numpy|sv|jax|joblib|pickle|safetensors|onnx)\.[a-z_.]+\(")
 """Where a line of Python may begin."""
-COMMAND = re.compile(r"\b(?:scalablevit-ref|python -m|python -c|gunzip|bunzip2|unxz|tar -|unzip|git lfs) ?[^`]*")
-"""A command, up to the end of its quotation or of the message."""
-UNPACKERS = {"gunzip", "bunzip2", "unxz", "tar", "unzip"}
+QUOTED = re.compile(r"`([^`]+)`")
+"""A command or a line of Python, as messages give them: whole, between backquotes."""
+COMMAND = re.compile(r"(?:scalablevit-ref|python|gunzip|bunzip2|unxz|tar|unzip|git|zstd|lz4) ")
 OPTION = re.compile(r"\b(key|variant|layout|dtype|use_ema)= ?(?:one of )?(\"[^\"]+\"|'[^']+'|[^\s,;]+)")
 
 
@@ -152,7 +152,7 @@ def _refused(said: str, made: Made, reading: Reading, folder: Path) -> dict[str,
     if faults or str(made.path) not in said:
         return {"result": HELPLESS, "said": f"(names {faults}, or not the file) {short}"}
     if made.tell:
-        named = "found b" not in said and all(word.lower() in said.lower() for word in made.tell)
+        named = not re.search(r"found b['\"]", said) and all(word.lower() in said.lower() for word in made.tell)
         return {"result": NAMED if named else HELPLESS, "said": short}
     if reading.may_refuse:
         keys = [other.options["key"] for other in made.readings if "key" in other.options]
@@ -180,11 +180,11 @@ def remedies(said: str, made: Made, folder: Path) -> Iterator[tuple[str, list[Pa
     for name, value in OPTION.findall(said):
         text = value.strip("\"'`")
         yield f"{name}={text!r}", [made.path], {name: {"True": True, "False": False}.get(text, text)}
-    commands = list(COMMAND.finditer(said))
-    for found in commands:
-        words = shlex.split(found[0].strip(" .)"))
-        if words[0] in UNPACKERS and not (made.path.parent / words[-1]).exists():
-            words.append(made.path.name)  # as whoever reads it does
+    for quoted in QUOTED.findall(said):
+        if not COMMAND.match(quoted):
+            yield _run_python(quoted, made)
+            continue
+        words = shlex.split(quoted)
         shown = shlex.join(words)
         words = [sys.executable, "-m", "scalablevit_ref", *words[1:]] if words[0] == "scalablevit-ref" else words
         words = [sys.executable, *words[1:]] if words[0] == "python" else words
@@ -192,16 +192,21 @@ def remedies(said: str, made: Made, folder: Path) -> Iterator[tuple[str, list[Pa
         with contextlib.suppress(OSError):
             subprocess.run(words, cwd=made.path.parent, capture_output=True, check=False)
         yield shown, _new(made.path.parent, before), {}
-    for found in () if commands else PYTHON.finditer(said):
+    for found in () if QUOTED.search(said) else PYTHON.finditer(said):
         if line := _longest_python(said[found.start() :]):
-            names = {"torch": torch, "np": np, "numpy": np, "sv": sv, "pickle": pickle, "FILE": str(made.path)}
-            before = _files(made.path.parent)
-            try:
-                exec(line, {**names, "OUT": str(made.path.parent / "out.pth"), **made.at_hand})
-            except Exception as error:
-                yield f"{line} ({type(error).__name__}: {error})", [], {}
-            else:
-                yield line, _new(made.path.parent, before), {}
+            yield _run_python(line, made)
+
+
+def _run_python(line: str, made: Made) -> tuple[str, list[Path], dict[str, Any]]:
+    """Run where the file is; what was run, and the files that it left."""
+    names = {"torch": torch, "np": np, "numpy": np, "sv": sv, "pickle": pickle, "FILE": str(made.path)}
+    before = _files(made.path.parent)
+    try:
+        with contextlib.chdir(made.path.parent):
+            exec(line, {**names, "OUT": str(made.path.parent / "out.pth"), **made.at_hand})
+    except Exception as error:
+        return f"{line} ({type(error).__name__}: {error})", [], {}
+    return line, _new(made.path.parent, before), {}
 
 
 def _longest_python(text: str) -> str:

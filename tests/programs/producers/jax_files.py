@@ -338,7 +338,7 @@ def equinox(folder: Path) -> Made:
     import equinox as eqx
 
     eqx.tree_serialise_leaves(folder / "x.eqx", params())
-    return file(folder / "x.eqx", tell=("without names",))
+    return file(folder / "x.eqx", tell=("without their names",))
 
 
 @producer(

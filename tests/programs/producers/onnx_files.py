@@ -51,4 +51,4 @@ def quantised(folder: Path) -> Made:
     from onnxruntime.quantization import quantize_dynamic
 
     quantize_dynamic(str(dynamo(folder).path), str(folder / "q.onnx"))
-    return file(folder / "q.onnx", tell=("quantised", "qkv"))
+    return file(folder / "q.onnx", tell=("quantised",))

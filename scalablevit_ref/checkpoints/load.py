@@ -23,7 +23,7 @@ from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.errors import CheckpointError, Spelling, in_file, option
 from scalablevit_ref.formats.lazy import check_finite, in_memory, numpy_dtype
 from scalablevit_ref.parameters import parameter_shapes
-from scalablevit_ref.weights import Heads, Stated, StateDict, Weights, Windows
+from scalablevit_ref.weights import Heads, Stated, StateDict, Stored, Weights, Windows
 
 if TYPE_CHECKING:
     from scalablevit_ref.dialects.config import Config  # a third of what importing this package would cost
@@ -123,13 +123,15 @@ def weights_in(
         )
     check_layout(layout, kind.layouts)
     weights = kind.of(found, layout, stated)
-    average = found.average or found.beside.get(EMA_FROM)
+    is_ours = found.stored != Stored()  # what others call so is another thing
+    beside = {name: value for name, value in found.beside.items() if name != EMA_FROM or is_ours}
+    average = found.average or beside.get(EMA_FROM)
     around: dict[str, Any] = {"wrapper": found.wrapper, "ema": average is not None, "prefixes": found.prefixes}
     around |= {EMA_FROM: average} if average is not None else {}
     around |= {"by_position": True} if found.by_position else {}
     around |= {"ignored": found.ignored, "others": found.others, "unread": found.unread}
     around |= {"dtype": _dtypes(found.state)} | ({"format": format} if format else {})
-    return replace(weights, metadata=found.beside | weights.metadata | around)
+    return replace(weights, metadata=beside | weights.metadata | around)
 
 
 def from_state_dict(

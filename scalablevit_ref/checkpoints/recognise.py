@@ -11,6 +11,7 @@ from scalablevit_ref.checkpoints.search import (
     Found,
     choose,
     find_networks,
+    is_training_state,
     key_option,
     key_text,
     sort_extras,
@@ -19,7 +20,7 @@ from scalablevit_ref.checkpoints.search import (
 )
 from scalablevit_ref.checkpoints.tree import WRAPPERS, Leaf, leaves
 from scalablevit_ref.errors import CheckpointError, brief
-from scalablevit_ref.formats.lazy import LONGEST_NAME, StoredTensor, byte_count
+from scalablevit_ref.formats.lazy import LONGEST_NAME, StoredTensor, byte_count, is_lazy
 from scalablevit_ref.formats.opaque import Opaque, described
 from scalablevit_ref.weights import StateDict
 
@@ -66,7 +67,7 @@ def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes
     unexpected, beside, ignored = sort_extras(network, found, others)
     check_names(unexpected)
     state = {name: _tensor(name, leaf) for name, leaf in (network.members | unexpected | beside).items()}
-    _check_together([x for x in state.values() if isinstance(x, StoredTensor)])
+    _check_together(state.values())
     top = tree if isinstance(tree, Mapping) else {}
     args = top.get("args")
     settings = args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
@@ -80,7 +81,7 @@ def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes
         prefixes=cut,
         ignored=ignored,
         separable=(key_option(key_text(network.key)), list(beside)),
-        others=[key_text(other.key) for other in others],
+        others=[key_text(other.key) for other in others if not is_training_state(other.key)],
         unread=unread_averages(found, networks),
         average=(".".join(network.container) or key_text(network.key)) if network.average else None,
         by_position=network.by_position,
@@ -141,13 +142,13 @@ def _plain_entries(top: Mapping[Any, Any]) -> dict[str, Any]:
     return beside
 
 
-def _check_together(tensors: list[StoredTensor]) -> None:
+def _check_together(state: Iterable[Any]) -> None:
     """Raise CheckpointError for tensors that share storages so often that reading them would take far more than the file's size."""
-    size = byte_count(tensors)
-    if tensors and size > tensors[0].limit + _MOST_SHARED:
-        raise CheckpointError(
-            "tensors that are together larger than the file", expected=f"at most {tensors[0].limit} bytes", found=size
-        )
+    stored = [x for x in state if is_lazy(x)]
+    limit = max((x.limit for x in stored if isinstance(x, StoredTensor)), default=None)
+    size = byte_count(stored)
+    if limit is not None and size > limit + _MOST_SHARED:
+        raise CheckpointError("tensors that are together larger than the file", expected=f"at most {limit} bytes", found=size)
 
 
 def is_plain(value: Any) -> bool:

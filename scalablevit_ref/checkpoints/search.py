@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import Any
@@ -122,12 +122,10 @@ def find_networks(leaves: list[Leaf]) -> tuple[list[Leaf], list[Found]]:
 
     Raises CheckpointError for two arrays of one name.
     """
-    as_they_are: Callable[[type[Weights]], list[Leaf]] = lambda kind: leaves  # noqa: E731
-    for spelled in (as_they_are, lambda kind: [_respelled(leaf, kind) for leaf in leaves]):
+    for spelled_otherwise in (False, True):
         for kind in kinds():
-            named = spelled(kind)
-            paths = [(leaf, unwrapped(leaf.path)) for leaf in named]
-            if networks := _networks(kind, [(leaf, path, template(path)) for leaf, path in paths]):
+            named = [_respelled(leaf, kind) for leaf in leaves] if spelled_otherwise else leaves
+            if networks := _networks(kind, named):
                 return named, networks
     return leaves, []
 
@@ -154,18 +152,16 @@ def _respelled(leaf: Leaf, kind: type[Weights]) -> Leaf:
     return leaf
 
 
-def _networks(kind: type[Weights], templates: list[tuple[Leaf, Path, Path]]) -> list[Found]:
+def _networks(kind: type[Weights], leaves: list[Leaf]) -> list[Found]:
     hallmarks = {name for name in _names(kind) if kind.hallmarks.intersection(name)}
     lengths = sorted({len(name) for name in hallmarks})
-    keys = {
-        _before(leaf.path, path[:-length])
-        for leaf, path, shape in templates
-        for length in lengths
-        if length <= len(shape) and shape[-length:] in hallmarks
-    }
-    leaves = [leaf for leaf, *_ in templates]
+    keys = set()
+    for leaf in leaves:
+        path = unwrapped(leaf.path)
+        name = template(path[-lengths[-1] :])
+        keys |= {_before(leaf.path, path[:-length]) for length in lengths if length <= len(path) and name[-length:] in hallmarks}
     found = {key: Found(kind, key) for key in sorted(keys)}
-    for leaf, *_ in templates if found else ():
+    for leaf in leaves if found else ():
         key = next((leaf.path[:n] for n in range(len(leaf.path), -1, -1) if leaf.path[:n] in found), None)
         if key is None:
             continue
@@ -181,7 +177,9 @@ def _networks(kind: type[Weights], templates: list[tuple[Leaf, Path, Path]]) -> 
     networks = [
         replace(network, average=_is_average(network.key, counters)) for network in held or found.values() if network.members
     ]
-    networks = [replace(network, copy=_is_copy(network, networks)) for network in networks]
+    twice = {key[: n + 1] for key, n in map(_average_in, networks) if _says_average(key[n + 1 :])}
+    copies = (key[: n + 1] in twice and not _says_average(key[n + 1 :]) for key, n in map(_average_in, networks))
+    networks = [replace(network, copy=network.average and copy) for network, copy in zip(networks, copies, strict=True)]
     return networks + _without_names(networks, leaves)
 
 
@@ -207,13 +205,12 @@ def _is_average(key: Path, counters: set[Path]) -> bool:
     return _says_average(key) or key in counters or around in counters
 
 
-def _is_copy(network: Found, networks: list[Found]) -> bool:
-    """Whether another network of the same average says so once more: `ema.online_model` beside `ema.ema_model`."""
-    n = next((n for n in range(len(network.key)) if _says_average(network.key[n : n + 1])), None)
-    if not network.average or n is None or _says_average(network.key[n + 1 :]):
-        return False
-    around = network.key[: n + 1]
-    return any(other.key[: n + 1] == around and _says_average(other.key[n + 1 :]) for other in networks)
+def _average_in(network: Found) -> tuple[Path, int]:
+    """A network's key, and which part of it is the first that says it is an average; where none does, how many there are.
+
+    Of two networks in one average, `ema.ema_model` and `ema.online_model`, only that which says so twice is it.
+    """
+    return network.key, next((n for n, part in enumerate(network.key) if _says_average((part,))), len(network.key))
 
 
 def _says_average(key: Path) -> bool:
@@ -286,10 +283,15 @@ def choose(networks: list[Found], *, key: str | None, use_ema: bool) -> Found:
     if not sound:
         raise CheckpointError("only what an optimizer keeps for each weight, not the weights", found=listed(networks))
     plain = [network for network in sound if not network.average]
-    averages = [network for network in sound if network.average and not network.copy]
-    if not use_ema and not plain:
+    averages = [network for network in sound if network.average and not network.copy and not _is_part(network, plain)]
+    if not use_ema and averages and not plain:
         raise CheckpointError(option("use_ema", False), " but there are only EMA weights", found=listed(averages))
     return _one_of((averages if use_ema else plain) or plain, sound)
+
+
+def _is_part(average: Found, plain: list[Found]) -> bool:
+    """Whether it averages some of the weights only: the trained ones, or a classifier."""
+    return any(average.members.keys() < network.members.keys() for network in plain)
 
 
 def _named(networks: list[Found], key: str) -> Found:
@@ -310,23 +312,20 @@ def _holds(key: Path, wanted: Path) -> bool:
 
 
 def _one_of(networks: list[Found], listing: list[Found]) -> Found:
-    """Raises CheckpointError, with those to be listed, unless all are the same tensors."""
-    different = [network for i, network in enumerate(networks) if not any(_same(network, other) for other in networks[:i])]
-    if len(different) > 1:
-        first = key_option(key_text(different[0].key))
-        raise CheckpointError(f"{len(listing)} networks in one file, {listed(listing)}: give ", first, " or another of them")
-    return different[0]
+    """Raises CheckpointError, with those to be listed, unless all are the same tensors, under several keys."""
+    different: dict[Any, Found] = {}
+    for network in networks:
+        different.setdefault(tuple(sorted((name, _identity(leaf.value)) for name, leaf in network.members.items())), network)
+    first, *more = different.values()
+    if more:
+        keyed = key_option(key_text(first.key))
+        raise CheckpointError(f"{len(listing)} networks in one file, {listed(listing)}: give ", keyed, " or another of them")
+    return first
 
 
-def _same(a: Found, b: Found) -> bool:
-    """Whether both are the same tensors, under two keys."""
-    return a.members.keys() == b.members.keys() and all(
-        _is_same(leaf.value, b.members[name].value) for name, leaf in a.members.items()
-    )
-
-
-def _is_same(x: Any, y: Any) -> bool:
-    return x is y or (isinstance(x, StoredTensor) and isinstance(y, StoredTensor) and x == y)
+def _identity(value: Any) -> int:
+    """A number that is the same for the same bytes of a file, and for one array in memory."""
+    return hash(value) if isinstance(value, StoredTensor) else id(value)
 
 
 def listed(networks: Iterable[Found]) -> str:
@@ -451,9 +450,10 @@ def _is_weight(value: Any) -> bool:
     return is_array(value) and math.prod(shape_of(value)) > 1 and dtype_of(value) in (*FLOATS, "")
 
 
-def unread_averages(leaves: Iterable[Leaf], networks: Iterable[Found]) -> list[str]:
-    """Keys whose words say that an average lies there, without a network that could be read."""
-    read = [network.key for network in networks if network.average]
+def unread_averages(leaves: Iterable[Leaf], networks: Sequence[Found]) -> list[str]:
+    """Keys whose words say that an average lies there, without a whole network."""
+    plain = [network for network in networks if not network.average]
+    read = [network.key for network in networks if network.average and not _is_part(network, plain)]
     keys: dict[Path, None] = {}
     for leaf in leaves:
         if leaf.is_array or isinstance(leaf.value, Opaque):

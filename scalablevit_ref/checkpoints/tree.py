@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from scalablevit_ref.checkpoints.in_memory import is_array
 from scalablevit_ref.errors import CheckpointError
+from scalablevit_ref.formats.lazy import LONGEST_NAME
 from scalablevit_ref.formats.opaque import Opaque
 
 Path: TypeAlias = tuple[str, ...]
@@ -63,9 +64,9 @@ def leaves(tree: Any) -> Iterator[Leaf]:
     """
     seen: dict[int, Any] = {}  # keeps what it has seen: a mapping may make its containers anew at each access
     left = _MOST_LEAVES
-    above: list[tuple[Path, tuple[int, ...], Iterator[tuple[Any, Any]]]] = [((), (), iter([((), tree)]))]
+    above: list[tuple[Path, tuple[int, ...], int, Iterator[tuple[Any, Any]]]] = [((), (), 0, iter([((), tree)]))]
     while above:
-        path, keys, entries = above[-1]
+        path, keys, size, entries = above[-1]
         key, value = next(entries, _NO_MORE)
         if key is _END:
             above.pop()
@@ -74,7 +75,8 @@ def leaves(tree: Any) -> Iterator[Leaf]:
         if left < 0:
             raise CheckpointError("more entries than a network's checkpoint has", expected=f"{_MOST_LEAVES} at most")
         parts = parts_of(key)
-        if parts is None or len(path) + len(parts) > _MOST_PARTS:
+        longer = size + sum(map(len, parts or ()))
+        if parts is None or len(path) + len(parts) > _MOST_PARTS or longer > LONGEST_NAME:
             continue
         here, cut = path + parts, (*keys, len(parts)) if parts else keys
         is_container = isinstance(value, Opaque | Mapping | list | tuple)
@@ -82,7 +84,7 @@ def leaves(tree: Any) -> Iterator[Leaf]:
             continue
         if is_container:
             seen[id(value)] = value
-            above.append((here, cut, _entries(value)))
+            above.append((here, cut, longer, _entries(value)))
         if not isinstance(value, Mapping):  # any other may stand where an array should
             yield Leaf(here, cut, value)
 
@@ -104,7 +106,7 @@ def parts_of(key: Any) -> Path | None:
     (('stages', '0', 'norm1'), ('0',), ('stages', '0'), None)
     """
     if isinstance(key, str):
-        return tuple(key.replace("/", ".").split(".", _MOST_PARTS))
+        return None if len(key) > LONGEST_NAME else tuple(key.replace("/", ".").split(".", _MOST_PARTS))
     if isinstance(key, int):
         return (str(key),) if 0 <= key < 1 << 31 else None
     if isinstance(key, tuple) and len(key) <= _MOST_PARTS:

@@ -82,6 +82,9 @@ def test_the_hand_made_pickle_is_sound(tmp_path: Path) -> None:
     with open_file(path) as (found, _, _):
         assert vars(found) == {"model": "small"}
         assert type(found).__module__.startswith("scalablevit_ref.")
+    path.write_bytes(archive(program(op("argparse Namespace") + b")\x81" + plain({"model": 1, "__class__": 2}) + b"b")))
+    with open_file(path) as (found, _, _):
+        assert vars(found) == {"model": 1}
 
 
 def test_stand_ins_are_not_poisoned(tmp_path: Path) -> None:

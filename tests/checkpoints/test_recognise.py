@@ -121,7 +121,7 @@ def test_ema_is_preferred_and_said(tmp_path: Path, plain: str, ema: str) -> None
         ({"optimizer": {}, "epoch": 1}, "no state dict.*found keys 'optimizer', 'epoch'"),
         ([1], "no state dict; expected a dict of names to arrays, found a list"),
         (np.zeros(3), "no state dict; expected a dict of names to arrays, found a tensor"),
-        ({"model": {"stages.0.0.attn.qkv.weight": 3}}, r"stages\.0\.0\.attn\.qkv\.weight: not an array; found int"),
+        ({"model": {"stages.0.0.attn.qkv.weight": 3}}, r"stages\.0\.0\.attn\.qkv\.weight: not an array; found int$"),
         ({"norm.weight": np.zeros(1), "x": None}, r"names of no known layout.*found norm\.weight"),
         ({1: np.zeros(1)}, "names of no known layout.*found 1$"),
         ({"conv1.weight": np.zeros(1)}, r"names of no known layout.*found conv1\.weight"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from scalablevit_ref.config import VARIANTS
 from scalablevit_ref.dialects import vit_pytorch
 from scalablevit_ref.dialects.config import shapes as port_shapes
 from tests.support.checkpoints import DIGITS, TINY_MMDET, assert_same, numbered
+from tests.support.waiting import slowness
 
 PARAMS = numbered(DIGITS)
 OTHER = init_params(DIGITS, seed=3)
@@ -421,3 +423,22 @@ def test_sharing_and_depth_are_bounded() -> None:
     loop["self"] = loop
     assert_same(from_state_dict(loop), PARAMS)
     assert variant("digits") == from_state_dict(loop).config
+
+
+def test_an_average_of_some_weights_only_is_not_taken_and_said() -> None:
+    for some in ("head.", "stages.0.0."):
+        ema = {name: x + 1 for name, x in PARAMS.items() if name.startswith(some)}
+        checkpoint = from_state_dict({"model": PARAMS, "ema": {"decay": 0.99, "module": ema}})
+        assert_same(checkpoint, PARAMS)
+        assert checkpoint.metadata["unread"] == ["ema"]
+
+
+def test_many_networks_and_long_names_take_no_time() -> None:
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match="30000 networks in one file"):
+        from_state_dict({f"{i}.stages.0.0.attn.qkv.weight": np.zeros(1, "float32") for i in range(30_000)})
+    deep: Any = {f"{i}": np.zeros(1) for i in range(50_000)}
+    for _ in range(8):
+        deep = {"x" * 400_000: deep}
+    assert_same(from_state_dict(PARAMS | deep), PARAMS)
+    assert time.process_time() - start < 10 * slowness()

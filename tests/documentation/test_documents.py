@@ -47,7 +47,8 @@ def converted(reader: Reader) -> None:
     assert json.loads(Path("facts.json").read_text())["variant"] == json.loads(Path("done.json").read_text())["metadata"]["variant"]
     for name in (
         "model.safetensors",
-        "told.safetensors",
+        "stated.safetensors",
+        "teacher.safetensors",
         "weights.npz",
         "params.msgpack",
         "keras.npz",

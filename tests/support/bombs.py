@@ -73,7 +73,7 @@ def equal_names() -> bytes:
 
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = PICKLE_BOMBS | TORCH_BOMBS | {
     "tuples as a key": (lambda: archive(program(doubled(b")", b"t") + b"}h\x3cNs")), KEY),
-    "tuples beside": (lambda: archive(program(doubled(b"N", b"t"))), "no state dict; .* found tuple"),
+    "tuples beside": (lambda: archive(program(doubled(b"N", b"t"))), "no state dict; .* found a tuple"),
     "deep tuples": (lambda: archive(program(b"}N" + b"\x85" * 400_000 + b"Ns")), KEY),
     "deep lists": (lambda: archive(program(b"]" * 200_000 + b"a" * 199_999)), "no state dict"),
     "opcodes": (lambda: archive(program(b"N0" * 600_000)), "more opcodes than a checkpoint's"),

@@ -134,6 +134,7 @@ HARMLESS_FILES: dict[str, Callable[[], bytes]] = {
     "a module built again and again": beside(
         op("a.b C") + b")\x81q\xf0" + plain({"_modules": {}, "_parameters": {}}) + b"q\xf1b" + b"h\xf1b" * 150_000
     ),
+    "a long tuple as a key": beside(b"(" + b"\x88" * 200_000 + b"tq\xf00}(" + b"h\xf0N" * 60_000 + b"u"),
     "a tuple in itself": beside(b"]q\xf0h\xf0\x85a"),
     "tuples of tuples": beside(b")q\x000" + b"".join(b"h%ch%c\x86q%c0" % (i, i, i + 1) for i in range(60)) + b"h\x3c"),
     "dicts of dicts": beside(dicts()),

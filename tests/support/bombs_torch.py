@@ -14,7 +14,7 @@ from scalablevit_ref.formats.pth import LEGACY_MAGIC
 from scalablevit_ref.parameters import parameter_shapes
 from tests.support.bombs_pickle import text
 from tests.support.checkpoints import TINY
-from tests.support.hostile import op, plain, program, storage, tensor
+from tests.support.hostile import FOUR, archive, op, plain, program, storage, tensor
 
 
 def deflated(records: dict[str, bytes]) -> bytes:
@@ -70,6 +70,22 @@ def lines_between_arrays() -> bytes:
     return b"\x80\x04](" + (b"V" + b"x" * 17_000 + b"\nB\x00\x04\x00\x00" + bytes(1024)) * 400 + b"e." + bytes(30 << 20)
 
 
+def one_span() -> bytes:
+    """Many arrays that are made of the same bytes."""
+    dtype = op("numpy dtype") + b"(" + text("u1") + b"\x89\x88tRq\x000"
+    content = b"B" + struct.pack("<I", 1 << 20) + bytes(1 << 20) + b"q\x010"
+    made = op("numpy.core.multiarray _reconstruct") + b"q\x020]("
+    return b"\x80\x04" + dtype + content + made + (b"h\x02)R(K\x01J\x00\x00\x10\x00\x85h\x00\x89h\x01tb") * 500 + b"e."
+
+
+def a_long_dtype() -> bytes:
+    """Tensors whose dtype has a name of three million characters, which an error would repeat."""
+    view = (
+        op("torch._utils _rebuild_tensor_v3") + b"(" + storage() + b"K\x00K\x01\x85K\x01\x85\x89N" + text("x" * (3 << 20)) + b"tR"
+    )
+    return archive(program(view), FOUR)
+
+
 def in_a_pickle() -> bytes:
     """A torch file in a torch file in a torch file."""
     inner = storage()[:-2] + b"NtQ"
@@ -85,6 +101,8 @@ TORCH_BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "storages deflated again and again": (again_and_again, "inflated again and again"),
     "a deflated pickle too large": (lambda: deflated({"archive/data.pkl": unlike(9 << 20)}), "compressed pickle larger"),
     "a torch file in a torch file": (in_a_pickle, "storages listed are not those used"),
+    "arrays of the same bytes": (one_span, "together larger than the file"),
+    "a dtype's long name": (a_long_dtype, "odd arguments to torch._utils._rebuild_tensor_v3"),
     "lines between arrays": (lines_between_arrays, "no state dict"),
     "one torch file often": (lambda: in_a_list(120_000), "more storages than a checkpoint's"),
 }

@@ -146,8 +146,8 @@ def keras_sharded(folder: Path) -> Made:
 def tf_checkpoint(folder: Path) -> Made:
     import tensorflow as tf
 
-    tf.train.Checkpoint(tf_module()).write(str(folder / "ckpt"))
-    return file(folder / "ckpt.index")
+    tf.train.Checkpoint(tf_module()).write(str(folder / "tf" / "ckpt"))
+    return file(folder / "tf")
 
 
 def tf_module() -> Any:

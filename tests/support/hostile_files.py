@@ -247,7 +247,8 @@ HOSTILE_FILES: dict[str, tuple[Callable[[], bytes], str]] = {
 GUARDED = """
     import json, pathlib, resource, sys, time
     import ml_dtypes, numpy, scalablevit_ref.formats.detect
-    import scalablevit_ref.dialects.weights  # before the watch begins, since dataclasses are made of text
+    # before the watch begins, since dataclasses are made of text
+    import scalablevit_ref.checkpoints.hub, scalablevit_ref.checkpoints.recognise, scalablevit_ref.dialects.weights
     from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint
 
     def guard(event, args):

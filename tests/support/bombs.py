@@ -106,7 +106,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = PICKLE_BOMBS | TORCH_BOMBS |
     "overlap": (lambda: header({"a": entry(), "b": entry(offsets=(4, 12))}, bytes(12)), "b: a gap or an overlap"),
     "gap": (lambda: header({"a": entry(), "b": entry(offsets=(9, 17))}, bytes(17)), "b: a gap or an overlap"),
     "bytes behind": (lambda: header({"a": entry()}, bytes(9)), "bytes after the last tensor"),
-    "nested prefixes": (lambda: header({"module." * 70 + "a": entry()}, bytes(8)), "names of no known layout"),
+    "nested prefixes": (lambda: header({"module." * 70 + "a": entry()}, bytes(8)), "names of no known layout|no state dict"),
     "escape sequences": (lambda: header({"\x1b[2J\nstages.": entry()}, bytes(8)), r"names of no known layout|\\x1b\[2J\\n"),
     "many axes": (lambda: header({"a": entry(shape=(1,) * 300_000, offsets=(0, 4))}, bytes(4)), "bytes that do not fit"),
     "axes of many digits": (lambda: header({"a": entry(shape=(10**4200,) * 900)}, bytes(8)), "bytes that do not fit"),

@@ -436,11 +436,11 @@ def sort_extras(network: Found, leaves: Sequence[Leaf], others: list[Found]) -> 
         elif leaf.is_array:
             left_out[name[-1] if within else name[0]] += 1
     container = network.container
-    theirs = {id(leaf) for other in others for leaf in (*other.members.values(), *other.extras)}
+    known = kept | {id(leaf) for other in others for leaf in (*other.members.values(), *other.extras)}
     for leaf in leaves:
         outside = leaf.path[: len(container)] == container and leaf.path[: len(network.key)] != network.key
-        if outside and leaf.is_array and id(leaf) not in theirs | kept:
-            left_out[leaf.path[len(container)]] += 1
+        if outside and leaf.is_array and id(leaf) not in known:
+            left_out[key_text(leaf.path[len(container) : len(container) + 1])] += 1
     words = [f"{name} ({count} arrays)" if count > 1 else name for name, count in sorted(left_out.items())]
     return unexpected, beside, words
 

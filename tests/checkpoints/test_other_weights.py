@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from scalablevit_ref.formats.lazy import in_memory
 from tests.support.bombs_graphs import field, initialiser, node, onnx
 from tests.support.checkpoints import TINY
 from tests.support.fuzzed import of_network, same
+from tests.support.waiting import slowness
 
 RIGHT, OTHER = of_network(1), of_network(2)
 BACKBONE, OTHER_BACKBONE = ({name: x for name, x in of.items() if not name.startswith("head")} for of in (RIGHT, OTHER))
@@ -67,6 +69,35 @@ def test_weights_of_two_networks_are_not_mixed(kind: str) -> None:
 )
 def test_a_head_beside_its_backbone_is_its_own(beside: dict[str, Any]) -> None:
     assert same(from_state_dict(under("net.", BACKBONE) | HEAD | beside, use_ema=False, config=TINY).params, RIGHT)
+
+
+def test_a_part_that_two_networks_share() -> None:
+    """One dict in two places of a file is in both, whichever is looked into first."""
+    head = {name.removeprefix("head."): x for name, x in HEAD.items()}
+    shared = {"optimizer": {"head": head}, "model": BACKBONE | {"head": head}}
+    assert same(from_state_dict(shared, config=TINY).params, RIGHT)
+    assert same(from_state_dict({"optimizer": RIGHT, "model": RIGHT}, config=TINY).params, RIGHT)
+    found = from_state_dict({"ema": RIGHT, "model": RIGHT}, use_ema=False, config=TINY)
+    assert same(found.params, RIGHT)
+    assert (found.metadata["wrapper"], found.metadata["ema"]) == ("model", False)
+
+
+def test_what_is_shared_does_not_grow() -> None:
+    """Containers in each other, each twice, and one of no entries at many places."""
+    value: Any = {"a": np.ones(3)}
+    for _ in range(25):
+        value = {"l": value, "r": value}
+    beside: dict[str, Any] = {"doubled": value, "many": [[1.0] * 1000] * 20_000}
+    beside["loop"] = {"a": beside, "b": np.ones(1)}
+    begun = time.process_time()
+    assert same(from_state_dict(beside | RIGHT, config=TINY).params, RIGHT)
+    assert time.process_time() - begun < 2 * slowness()
+
+
+def test_an_array_under_an_empty_tuple() -> None:
+    found = from_state_dict(under("net.", RIGHT) | {(): np.ones(3)}, config=TINY)
+    assert same(found.params, RIGHT)
+    assert found.metadata["ignored"] == ["."]
 
 
 # ONNX
@@ -196,3 +227,12 @@ def test_a_checksum_of_hdf5_is_compared(size: int, fill: int | None) -> None:
     found = read_hdf5(io.BytesIO(content), 0, len(content)).members["a"]
     with pytest.raises(CheckpointError, match="a: damaged HDF5 data set: wrong checksum"):
         in_memory(found)
+
+
+def test_an_error_names_no_address_in_memory(tmp_path: Path) -> None:
+    """A header of npy that is an expression: Python's parser names its parts by where they lie."""
+    text = b"{'descr': '<f4', 'fortran_order': False, 'shape': (f'2',)}"
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(8))
+    with pytest.raises(CheckpointError, match=r"a\.npy: damaged npy header \(malformed node .*JoinedStr object>\)"):
+        load_checkpoint(tmp_path / "x.npz")

@@ -356,8 +356,18 @@ def with_head(network: Found, leaves: Sequence[Leaf], others: Sequence[Found]) -
     around = [leaf for leaf in leaves if leaf.is_array and id(leaf) not in theirs and _beside(leaf, network)]
     for n in range(len(network.key), -1, -1):
         level = [leaf for leaf in around if leaf.path[:n] == network.key[:n]]
-        own = {".".join(unwrapped(leaf.path[n:])): leaf for leaf in level if leaf.path[n : n + 1] == (head,)}
+        heads = [(".".join(unwrapped(leaf.path[n:])), leaf) for leaf in level if leaf.path[n : n + 1] == (head,)]
+        own = dict(heads)
         if own.keys() <= set(names) and any(features in _shape(leaf) for leaf in own.values()):
+            if len(own) < len(heads):
+                raise CheckpointError("two arrays of one path", key=Counter(name for name, _ in heads).most_common(1)[0][0])
+            if _shares(network, others, n):
+                raise CheckpointError(
+                    f"a {head} beside several networks, and it may be another one's: give ",
+                    key_option(key_text(network.key)),
+                    " to leave it out",
+                    key=".".join((*network.key[:n], head)),
+                )
             return replace(network, members=network.members | own)
         if other := _classifier(level, features):
             raise CheckpointError(
@@ -368,6 +378,18 @@ def with_head(network: Found, leaves: Sequence[Leaf], others: Sequence[Found]) -
                 found=f"{_shape(other)} behind {features} features",
             )
     return network
+
+
+def _shares(network: Found, others: Sequence[Found], n: int) -> bool:
+    """Whether a head under the first n parts of its key may be another network's: one without a head that lies as near to it."""
+    distance = len(unwrapped(network.key[n:]))
+    return any(
+        other.key[:n] == network.key[:n]
+        and len(unwrapped(other.key[n:])) <= distance
+        and not is_training_state(other.key)
+        and not any(name.split(".")[0] == network.kind.head for name in other.members)
+        for other in others
+    )
 
 
 def _beside(leaf: Leaf, network: Found) -> bool:
@@ -414,11 +436,11 @@ def sort_extras(network: Found, leaves: Sequence[Leaf], others: list[Found]) -> 
         elif leaf.is_array:
             left_out[name[-1] if within else name[0]] += 1
     container = network.container
-    theirs = {id(leaf) for other in others for leaf in (*other.members.values(), *other.extras)}
+    known = kept | {id(leaf) for other in others for leaf in (*other.members.values(), *other.extras)}
     for leaf in leaves:
         outside = leaf.path[: len(container)] == container and leaf.path[: len(network.key)] != network.key
-        if outside and leaf.is_array and id(leaf) not in theirs | kept:
-            left_out[leaf.path[len(container)]] += 1
+        if outside and leaf.is_array and id(leaf) not in known:
+            left_out[key_text(leaf.path[len(container) : len(container) + 1])] += 1
     words = [f"{name} ({count} arrays)" if count > 1 else name for name, count in sorted(left_out.items())]
     return unexpected, beside, words
 

@@ -27,7 +27,10 @@ _MOST_PARTS = 64
 """Most parts of a path; what lies deeper is not looked at."""
 
 _MOST_LEAVES = 1_000_000
-"""Most leaves of a file's mappings and sequences, each container counted once, however often it is reached."""
+"""Most entries of a file's mappings and sequences."""
+
+_MOST_AGAIN = 20_000
+"""Most entries that are looked at again, of containers that are reached more than once: two networks may share a head."""
 
 
 _END: Any = object()
@@ -57,34 +60,60 @@ class Leaf:
         return is_array(self.value)
 
 
+@dataclass(eq=False)
+class _Container:
+    """A container that is being looked into: its entries still to come, and how many there were, those of its containers too.
+
+    Attributes
+    ----------
+    characters
+        Of its path.
+    again
+        Whether it or one around it was looked into before.
+    """
+
+    value: Any
+    path: Path
+    keys: tuple[int, ...]
+    characters: int
+    entries: Iterator[tuple[Any, Any]]
+    again: bool = False
+    count: int = 0
+
+
 def leaves(tree: Any) -> Iterator[Leaf]:
-    """Every leaf, in the file's order. A container that is reached twice is looked into once, and so no sharing makes it grow.
+    """Every leaf, in the file's order. What is reached again is looked into again while little of it is, so that no sharing grows.
 
     Raises CheckpointError for more leaves than a network's file has.
     """
     seen: dict[int, Any] = {}  # keeps what it has seen: a mapping may make its containers anew at each access
-    left = _MOST_LEAVES
-    above: list[tuple[Path, tuple[int, ...], int, Iterator[tuple[Any, Any]]]] = [((), (), 0, iter([((), tree)]))]
+    counts: dict[int, int] = {}  # of the entries of those that were looked through, by identity
+    left, left_again = _MOST_LEAVES, _MOST_AGAIN
+    above = [_Container(None, (), (), 0, iter([((), tree)]))]
     while above:
-        path, keys, size, entries = above[-1]
-        key, value = next(entries, _NO_MORE)
+        around = above[-1]
+        key, value = next(around.entries, _NO_MORE)
         if key is _END:
             above.pop()
+            counts.setdefault(id(around.value), around.count)
+            if above:
+                above[-1].count += around.count
             continue
-        left -= 1
+        around.count += 1
+        left, left_again = left - 1, left_again - around.again
         if left < 0:
             raise CheckpointError("more entries than a network's checkpoint has", expected=f"{_MOST_LEAVES} at most")
         parts = parts_of(key)
-        longer = size + sum(map(len, parts or ()))
-        if parts is None or len(path) + len(parts) > _MOST_PARTS or longer > LONGEST_NAME:
+        characters = around.characters + sum(map(len, parts or ()))
+        if parts is None or len(around.path) + len(parts) > _MOST_PARTS or characters > LONGEST_NAME:
             continue
-        here, cut = path + parts, (*keys, len(parts)) if parts else keys
-        is_container = isinstance(value, Opaque | Mapping | list | tuple)
-        if is_container and (id(value) in seen or len(above) > _MOST_LEVELS):
-            continue
-        if is_container:
+        here, cut = around.path + parts, (*around.keys, len(parts)) if parts else around.keys
+        if isinstance(value, Opaque | Mapping | list | tuple):
+            again = id(value) in seen
+            if len(above) > _MOST_LEVELS or (again and not 0 < counts.get(id(value), 0) <= left_again):
+                continue
             seen[id(value)] = value
-            above.append((here, cut, longer, _entries(value)))
+            above.append(_Container(value, here, cut, characters, _entries(value), again or around.again))
         if not isinstance(value, Mapping):  # any other may stand where an array should
             yield Leaf(here, cut, value)
 

@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -58,6 +58,9 @@ _FLOATS = {
 
 _DEFLATE, _SHUFFLE, _CHECKSUM = 1, 2, 3
 """Filters of a chunk."""
+
+_WORDS = 1 << 16
+"""Words that are summed up at a time for a checksum; the sums fit into 64 bits."""
 
 
 @dataclass
@@ -106,6 +109,7 @@ class _Reader:
             self.parts, self.text_left, self.bytes_left = before.parts, before.text_left, before.bytes_left
         self.inflated = 0
         self.heaps: dict[int, dict[int, tuple[int, int]]] = {}
+        self.runs: dict[int, list[tuple[int, int, str]]] = {}
 
     def at(self, address: int, size: int) -> bytes:
         """These bytes of the file."""
@@ -145,7 +149,15 @@ class _Reader:
         found = self.object(address, "", ())
         if not isinstance(found, Group):
             raise _damaged("a root that is no group")
+        self.check_runs()
         return found
+
+    def check_runs(self) -> None:
+        """Raise CheckpointError where a data set's bytes are another one's too. One that has several names is one."""
+        runs = sorted(run for held in self.runs.values() for run in held if run[0] < run[1])
+        for (_, end, name), (begin, _, other) in pairwise(runs):
+            if begin < end:
+                raise CheckpointError("two HDF5 data sets in one place", key=other, found=brief(name))
 
     def object(self, address: int, path: str, above: tuple[int, ...]) -> Group | StoredTensor | LazyTensor | None:
         """A group or a data set; None for one that holds no numbers."""
@@ -158,9 +170,9 @@ class _Reader:
         for kind, content in self.messages(address):
             messages.setdefault(kind, []).append(content)
         if 8 in messages:  # data layout
-            return self.data_set(messages, path)
+            return self.data_set(messages, path, self.runs.setdefault(address, []))
         group = Group(dict(self.attribute(content) for content in messages.get(12, ())))
-        if any(_number(content, 2 + 8 * (content[1] & 1)) != _NOWHERE for content in messages.get(2, ())):  # link info
+        if any(_number(content, 2 + 8 * (_byte(content, 1) & 1)) != _NOWHERE for content in messages.get(2, ())):  # link info
             raise _newer("a group with an index of its own")
         links = [link for content in messages.get(17, ()) for link in self.table(content)]  # symbol table
         links += [self.link(content) for content in messages.get(6, ())]
@@ -312,8 +324,10 @@ class _Reader:
 
     # Data sets
 
-    def data_set(self, messages: Mapping[int, list[bytes]], path: str) -> StoredTensor | LazyTensor | None:
-        """The numbers of a data set, still in the file."""
+    def data_set(
+        self, messages: Mapping[int, list[bytes]], path: str, runs: list[tuple[int, int, str]]
+    ) -> StoredTensor | LazyTensor | None:
+        """The numbers of a data set, still in the file. runs: of bytes, to which its own are added: where they begin and end."""
         kind, shape = _type(_only(messages, 3, path)), _shape(_only(messages, 1, path))
         if not isinstance(kind.kind, np.dtype) or shape is None:
             return None
@@ -327,7 +341,7 @@ class _Reader:
         if version not in (3, 4) or of not in ((0, 1, 2) if version == 3 else (0, 1)):
             raise _newer("a data set in another form", path)
         if of == 2:
-            return self.chunked(dtype, shape, layout, messages.get(11, []), path)
+            return self.chunked(dtype, shape, layout, messages.get(11, []), path, runs)
         if of == 0:
             values, size = layout[4:], int.from_bytes(layout[2:4], "little")
             if size != needed or len(values) < size:
@@ -338,9 +352,18 @@ class _Reader:
             address, size = 0, 0
         if size != needed or address > self.size - size:
             raise _misfit(path, needed, size)
+        runs[:] = [(address, address + size, path)]
         return StoredTensor(Extent(self.file, self.start + address, size, name=path), dtype, 0, shape, row_major(shape), self.size)
 
-    def chunked(self, dtype: np.dtype[Any], shape: tuple[int, ...], layout: bytes, pipeline: list[bytes], path: str) -> LazyTensor:
+    def chunked(
+        self,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        layout: bytes,
+        pipeline: list[bytes],
+        path: str,
+        runs: list[tuple[int, int, str]],
+    ) -> LazyTensor:
         """A data set in chunks, perhaps compressed; all of them must be there."""
         axes = _byte(layout, 2)
         sides = struct.unpack_from(f"<{axes}I", layout, 11) if len(layout) >= 11 + 4 * axes else ()
@@ -362,6 +385,7 @@ class _Reader:
             found[tuple(offsets[:-1])] = address, size, mask
         if len(found) != expected or set(found) != set(product(*starts)):
             raise CheckpointError("an HDF5 data set without all of its chunks", key=path, expected=expected, found=len(found))
+        runs[:] = [(address, address + size, path) for address, size, _ in found.values()]
         stored = sum(size for _, size, _ in found.values())
         if max(whole, chunk) > max(_SMALL, _MOST_INFLATION * stored):
             raise CheckpointError("a data set that inflates more than weights can", key=path, found=f"{stored} to {whole} bytes")
@@ -391,6 +415,8 @@ class _Reader:
 def _undone(number: int, content: bytes, chunk: int, itemsize: int, path: str) -> bytes:
     """A chunk before a filter, of which none makes more than the chunk's bytes and a checksum."""
     if number == _CHECKSUM:
+        if int.from_bytes(content[-4:], "little") != _fletcher(content[:-4]):
+            raise CheckpointError("damaged HDF5 data set: wrong checksum", key=path)
         return content[:-4]
     if number == _SHUFFLE:
         whole = len(content) // itemsize * itemsize
@@ -399,6 +425,25 @@ def _undone(number: int, content: bytes, chunk: int, itemsize: int, path: str) -
         return zlib.decompressobj().decompress(content, chunk + 4)
     except zlib.error as error:
         raise CheckpointError(f"damaged HDF5 data set ({error})", key=path) from error
+
+
+def _fletcher(content: bytes) -> int:
+    """HDF5's checksum of 32 bits: the sum, modulo 65535, of big-endian words of two bytes, below that of the sums up to each word.
+
+    Source: `H5_checksum_fletcher32` of HDF5's src/H5checksum.c.
+    """
+    words = np.frombuffer(content + b"\0" * (len(content) % 2), ">u2").astype(np.uint64)
+    first = second = 0
+    for at in range(0, words.size, _WORDS):
+        some = words[at : at + _WORDS]
+        second += first * some.size + int(some @ np.arange(some.size, 0, -1, dtype=np.uint64))
+        first += int(some.sum())
+    return _folded(second) << 16 | _folded(first)
+
+
+def _folded(total: int) -> int:
+    """A sum modulo 65535, which is 65535 and not 0 unless all of it is 0."""
+    return (total - 1) % 65535 + 1 if total else 0
 
 
 def _filters(content: bytes, path: str) -> list[int]:

@@ -28,6 +28,9 @@ WEIGHTS = "model.weights.h5"
 _MOST_INFLATION = 8
 """Largest ratio of a compressed archive's weights to the archive."""
 
+_SMALL = 1 << 20
+"""Size of the weights, in bytes, up to which that ratio is not looked at: HDF5 of small layers is mostly empty."""
+
 _LONGEST_NOTE = 60_000
 """Longest text that HDF5 keeps beside the arrays, in bytes."""
 
@@ -132,7 +135,7 @@ def read_keras_zip(file: BinaryIO, info: zipfile.ZipInfo, limit: int) -> tuple[d
         return read_keras(file, cast("int", extent.start), extent.size)
     if info.compress_type != zipfile.ZIP_DEFLATED:
         raise CheckpointError("zip record compressed by an unusual method", key=WEIGHTS, expected="stored or deflated")
-    if info.file_size > _MOST_INFLATION * limit:
+    if info.file_size > max(_SMALL, _MOST_INFLATION * limit):
         found = f"{info.compress_size} to {info.file_size} bytes"
         raise CheckpointError("zip record that inflates more than weights can", key=WEIGHTS, found=found)
     try:

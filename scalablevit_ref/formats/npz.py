@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import sys
 import tokenize
 import warnings
@@ -97,6 +98,8 @@ _BFLOAT16 = np.dtype("V2")
 """What NumPy writes of ml_dtypes' bfloat16; `jax.numpy.load` takes it as that too."""
 
 _PICKLED = "pickles are programs, and this one is not run"
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 _OTHERS = {
     "U": "an array of texts",
@@ -201,7 +204,8 @@ def npy_header(head: BinaryIO, record: str | None = None) -> tuple[tuple[int, ..
         with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote
             return read_header(head)
     except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:
-        raise CheckpointError(f"damaged npy header ({error})", key=record) from error
+        said = _ADDRESS.sub("", str(error))  # Python's own parser names its objects so
+        raise CheckpointError(f"damaged npy header ({said})", key=record) from error
 
 
 def write_npz(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[str, str], read: Blocks) -> None:

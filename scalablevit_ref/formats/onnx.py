@@ -350,9 +350,12 @@ def _laid_out(shape: tuple[int, ...], turned: bool) -> tuple[tuple[int, ...], tu
 def _named(tensors: Mapping[str, _Tensor], nodes: list[_Node]) -> dict[str, tuple[_Tensor, bool]]:
     """Parameters by name, in the order of the initialisers, each with whether it is to be turned.
 
-    Raises CheckpointError where one name is told of two constants.
+    Raises CheckpointError where one name is told of two constants, and where one constant is a weight and its transpose.
     """
-    constants = {**tensors, **{node.output: node.constant for node in nodes if node.constant}}
+    constants = dict(tensors)
+    for node in nodes:
+        if node.constant and node.output and constants.setdefault(node.output, node.constant) is not node.constant:
+            raise CheckpointError("two constants of one name", key=node.output)
     same = {name: name for name in constants}
     for node in nodes:
         if node.operation == "Identity" and node.inputs and node.inputs[0] in same and node.output:
@@ -368,13 +371,16 @@ def _named(tensors: Mapping[str, _Tensor], nodes: list[_Node]) -> dict[str, tupl
     for name, found in uses.items():
         told = list(dict.fromkeys(_told(use, uses) for use in found))
         if not names[name] or name in told:  # else the nodes' notes name modules in another way than the initialisers do
-            names[name] += [other for other in told if other and other not in same]
+            names[name] += [other for other in told if other and (other not in same or not names[name])]
     owners: dict[str, str] = {}
     for constant, mine in names.items():
         for name in mine:
             if owners.setdefault(name, constant) != constant:
                 found_names = f"{brief(owners[name])} and {brief(constant)}"
                 raise CheckpointError("two constants that the graph does not tell apart", key=name, found=found_names)
+    for name in turned:
+        if names[name] and not all(use.turned for use in uses[name] if use.leaf == "weight"):
+            raise CheckpointError("a constant that is one module's weight and the transpose of another's", key=names[name][0])
     return {
         name: (constants[constant], constant in turned and name.endswith(".weight"))
         for constant, mine in names.items()

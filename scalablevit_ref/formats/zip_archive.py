@@ -49,7 +49,7 @@ def zip_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
     """A zip archive's records by name. Raises CheckpointError for a damaged archive, duplicate names and encryption."""
     try:
         with zipfile.ZipFile(cast("IO[bytes]", _Directory(file))) as archive:
-            infos = archive.infolist()
+            infos, directory = archive.infolist(), archive.start_dir
     except CheckpointError:
         raise
     except (zipfile.BadZipFile, EOFError, ValueError, OverflowError, NotImplementedError, struct.error) as error:
@@ -70,7 +70,16 @@ def zip_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
         if info.flag_bits & 1:
             raise CheckpointError("encrypted zip record", key=info.filename)
         records[info.filename] = info
+    _check_apart(infos, directory)
     return records
+
+
+def _check_apart(infos: Iterable[zipfile.ZipInfo], end: int) -> None:
+    """Raise CheckpointError for records that lie in each other, or in the directory, which begins at `end`."""
+    for info in sorted(infos, key=lambda info: info.header_offset, reverse=True):
+        if info.header_offset + _LOCAL_HEADER.size + len(info.filename) + info.compress_size > end:
+            raise CheckpointError("damaged zip archive: a record that reaches into the next", key=info.filename)
+        end = info.header_offset
 
 
 def _has_end(file: BinaryIO) -> bool:

@@ -1,4 +1,6 @@
-"""Fuzz the readers with atheris, by hand: `python -m tests.programs.fuzz_checkpoints TARGET SECONDS [CORPUS]` (pip install atheris).
+"""Fuzz the readers with atheris, by hand: `python -m tests.programs.fuzz_checkpoints TARGET SECONDS [CORPUS]`.
+
+Needs `pip install atheris`.
 
 Whatever the bytes, loading, inspecting and loading them as a port's file gives what they hold or a CheckpointError of one line, in
 at most five seconds and a bounded amount of memory, the same twice, and nothing is run. Targets are the formats by their readers
@@ -8,20 +10,18 @@ read of these has the right bits.
 
 from __future__ import annotations
 
+import atexit
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import atheris
 
 with atheris.instrument_imports(include=["scalablevit_ref", "zipfile", "json"]):
-    import scalablevit_ref  # noqa: F401
-    import scalablevit_ref.checkpoints.inspect
-    import scalablevit_ref.dialects.weights
-    import scalablevit_ref.formats.detect
     from tests.support import fuzzed
 
 FORMATS = {
@@ -46,6 +46,9 @@ def main() -> None:
                 (corpus / name).write_bytes(content)
             path.write_bytes(fuzzed.packed(content))
             fuzzed.read_file(path)  # loads what is loaded when it is needed
+        if target not in FORMATS:
+            for i in range(200):
+                (corpus / f"{i}").write_bytes(Random(i).randbytes(5 + i))
 
         def read_bytes(data: bytes) -> None:
             path.write_bytes(fuzzed.packed(data))
@@ -69,8 +72,6 @@ def main() -> None:
         def report() -> None:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
             sys.stdout.write(f"{target}: {time.time() - begun:.0f} s, slowest {slowest:.2f} s, {peak} MB at most\n")
-
-        import atexit
 
         atexit.register(report)
         options = [f"-max_total_time={seconds}", f"-max_len={fuzzed.LONGEST}", "-timeout=60", "-rss_limit_mb=1024"]

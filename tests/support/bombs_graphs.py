@@ -106,6 +106,7 @@ GRAPH_BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "HDF5 of two equal links": (lambda: hdf5([link("a", place(1)), link("a", place(1))], []), "two HDF5 links of one name"),
     "HDF5 soft link": (lambda: hdf5([(6, b"\x01\x08\x01\x01a\x04\x00/etc")]), "a link of HDF5 that is not followed"),
     "HDF5 external link": (lambda: hdf5([(6, b"\x01\x08\x40\x01a\x04\x00/etc")]), "a link of HDF5 that is not followed"),
+    "HDF5 group of an index without bytes": (lambda: hdf5([(2, b"\0")]), "a message of too few bytes"),
     "HDF5 link beyond the file": (lambda: hdf5([link("a", 2**63)]), "a damaged HDF5 file"),
     "HDF5 array of 2^60": (lambda: hdf5([link("a", place(1))], array((1 << 60,))), "a: bytes that do not fit"),
     "HDF5 array of 2^60 without bytes": (lambda: hdf5([link("a", place(1))], array((1 << 60,), 0, 16)), "a: bytes that do not fit"),

@@ -25,6 +25,9 @@ Cast: TypeAlias = Callable[[str, Tensor], Tensor]
 GUESSED = "shapes"
 """`config_from` of settings that no one has stated: those of the one variant whose shapes fit."""
 
+EMA_FROM = "ema_from"
+"""Metadata: the key under which the weights lay, of an average over training, in the file that they were first read from."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stated:

@@ -16,6 +16,7 @@ import numpy as np
 
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.errors import CheckpointError, brief
+from scalablevit_ref.formats.lazy import LazyTensor, in_memory, is_lazy
 from scalablevit_ref.formats.moves import IDENTITY, Move, apply, check_bijection, concatenated, rearranged, undo
 from scalablevit_ref.parameters import Shapes, is_depthwise, parameter_shapes
 
@@ -77,7 +78,8 @@ def layout_table(config: ScalableViTConfig, layout: str) -> tuple[Move, ...]:
     "split": `attn.q`, `attn.k` and `attn.v`, each a Linear of its own, for IWSA's `attn.qkv` and SSA's `attn.kv`.
     "channels_last": the kernels of Flax, Keras and JAX users. A Linear's or convolution's `kernel` is (in, out) or
         (h, w, in / groups, out); a LayerNorm's gain is `scale`; `bias` is `bias`.
-    "keras": the same with Keras' own names: a LayerNorm's `gamma` and `beta`, and (h, w, channels, 1) of a depthwise kernel.
+    "keras": the same with Keras' own names: a LayerNorm's `gamma` and `beta`, and (h, w, channels, 1) of a depthwise kernel, for
+        which (h, w, 1, channels) is read too.
     "mlx": the official names; a convolution's `weight` is (out, h, w, in / groups).
     "paddle": the official names; a Linear's `weight` is (in, out).
 
@@ -199,6 +201,22 @@ def _official_shape(name: str, shape: tuple[int, ...], layout: str) -> tuple[str
     if layout == "mlx" and len(shape) == 4:
         return name, (shape[0], shape[3], shape[1], shape[2])
     return name, shape
+
+
+def with_table_shapes(state: Mapping[str, Any], layout: str) -> dict[str, Any]:
+    """A layout's arrays in the shapes that its table states, where there are two for the same numbers.
+
+    Keras' `Conv2D(groups=channels)` keeps (h, w, 1, channels), which in memory is `DepthwiseConv2D`'s (h, w, channels, 1).
+    """
+    return {name: _with_table_shape(name, x) for name, x in state.items()} if layout == "keras" else dict(state)
+
+
+def _with_table_shape(name: str, x: Any) -> Any:
+    shape = tuple(x.shape)
+    if not (name.endswith(".kernel") and is_depthwise(name, (*shape[3:], *shape[2:3], *shape[:2])) and shape[3] > 1):
+        return x
+    shape = (*shape[:2], shape[3], shape[2])
+    return LazyTensor(shape, x.dtype, lambda: in_memory(x).reshape(shape)) if is_lazy(x) else np.reshape(x, shape)
 
 
 def to_canonical(state: Mapping[str, Any], config: ScalableViTConfig, layout: str) -> dict[str, Any]:

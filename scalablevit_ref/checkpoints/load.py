@@ -1,4 +1,7 @@
-"""Checkpoints read: two doors, one for files and one for state dicts in memory, and the public names over them."""
+"""Checkpoints read: two doors, one for files and one for state dicts in memory, and the public names over them.
+
+What only reading needs is imported where it is used: the package's import would wait for it.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalablevit_ref.backends.dispatch import dtype_name
-from scalablevit_ref.checkpoints.hub import described
-from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checkpoints.layouts import check_layout, from_canonical
 from scalablevit_ref.checkpoints.official import OfficialWeights
-from scalablevit_ref.checkpoints.recognise import EMA_FROM, find_state
 from scalablevit_ref.checks import FLOATS, parameter_problems
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.errors import CheckpointError, Spelling, in_file, option
 from scalablevit_ref.formats.lazy import check_finite, in_memory, numpy_dtype
 from scalablevit_ref.parameters import parameter_shapes
-from scalablevit_ref.weights import Heads, Stated, StateDict, Stored, Weights, Windows
+from scalablevit_ref.weights import EMA_FROM, Heads, Stated, StateDict, Stored, Weights, Windows
 
 if TYPE_CHECKING:
     from scalablevit_ref.dialects.config import Config  # a third of what importing this package would cost
@@ -100,6 +100,8 @@ def open_checkpoint(
     FileNotFoundError
         If there is no such file.
     """
+    from scalablevit_ref.checkpoints.hub import described
+    from scalablevit_ref.checkpoints.recognise import find_state
     from scalablevit_ref.formats.detect import open_file
 
     with in_file(path), open_file(Path(path)) as (tree, notes, format_):
@@ -172,6 +174,8 @@ def from_state_dict(
     >>> from_state_dict(init_params(variant("digits"))).metadata["variant"]
     'digits'
     """
+    from scalablevit_ref.checkpoints.recognise import find_state
+
     stated = Stated(layout=layout, variant=variant, config=config, key=key, dtype=dtype)
     return _read(weights_in(find_state(state, key=key, use_ema=use_ema), stated, only=OfficialWeights), dtype)
 
@@ -186,6 +190,8 @@ def to_state_dict(params: Mapping[str, Any], config: ScalableViTConfig, *, layou
     CheckpointError
         For parameters that do not fit the config, or a layout in which its network does not exist.
     """
+    from scalablevit_ref.checkpoints.in_memory import tensors_in
+
     params = tensors_in(params)
     problems = parameter_problems(params, parameter_shapes(config))
     if problems:

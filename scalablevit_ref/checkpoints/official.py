@@ -9,7 +9,15 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from scalablevit_ref.checkpoints.infer import UNSEEN, exact_variant, implied_config, near_variant, resolve_config
-from scalablevit_ref.checkpoints.layouts import LAYOUTS, from_canonical, layout_names, layout_of, layout_table, to_canonical
+from scalablevit_ref.checkpoints.layouts import (
+    LAYOUTS,
+    from_canonical,
+    layout_names,
+    layout_of,
+    layout_table,
+    to_canonical,
+    with_table_shapes,
+)
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, option
 from scalablevit_ref.formats.lazy import LazyTensor, Tensor, Tensors, in_memory, tensors_of
@@ -62,6 +70,7 @@ class OfficialWeights(Weights):
         if stated.heads is not None or stated.window_size is not None:
             settings = (option("heads"), " and ", option("window_size"))
             raise CheckpointError(*settings, " are told of a port's weights; the official network's have a variant")
+        found = replace(found, state=with_table_shapes(found.state, layout))
         config, config_from = resolve_config(found, layout, config=stated.config, variant_name=stated.variant)
         params = to_canonical(tensors_of(found.state), config, layout)
         return cls(params, config, {"layout": layout, "variant": exact_variant(config), "config_from": config_from})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from scalablevit_ref.checkpoints.in_memory import check_names, is_array, tensor_of
@@ -18,7 +19,7 @@ from scalablevit_ref.checkpoints.search import (
     unread_averages,
     with_head,
 )
-from scalablevit_ref.checkpoints.tree import WRAPPERS, Leaf, leaves
+from scalablevit_ref.checkpoints.tree import WRAPPERS, Leaf, Path, leaves
 from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.lazy import LONGEST_NAME, StoredTensor, byte_count, is_lazy
 from scalablevit_ref.formats.opaque import Opaque, described
@@ -29,9 +30,6 @@ _MOST_PLAIN = 1_000_000
 
 _MOST_SHARED = 32 << 20
 """Bytes that all tensors may be together beyond the file's size, since they can share storages."""
-
-EMA_FROM = "ema_from"
-"""Metadata: the key under which the weights lay, of an average over training, in the file that they were first read from."""
 
 NOT_KEPT = ("optimizer", "lr_scheduler", "scaler", "args", "meta", "scalablevit_ref")
 """Entries beside the weights that are not metadata of theirs."""
@@ -109,16 +107,19 @@ def _prefixes(network: Found) -> list[str]:
 def _nothing(tree: Any, found: Iterable[Leaf]) -> CheckpointError:
     """What the file holds instead of weights."""
     found = list(found)
-    for leaf in found:
-        if isinstance(leaf.value, Opaque) and leaf.value.remedy:
-            where = f", under {key_text(leaf.path)}" if leaf.path else ""
-            return CheckpointError(f"no state dict, but {leaf.value.name}{where}: {leaf.value.remedy}")
-    names = [key_text(leaf.path) for leaf in found if leaf.is_array]
-    if names:
+    holders = [leaf for leaf in found if isinstance(leaf.value, Opaque) and leaf.value.remedy]
+    if holders:
+        holders.sort(key=lambda leaf: not unread_averages([leaf], []))
+        return CheckpointError("no state dict, but " + "; or ".join(map(_way_out, holders[:2])))
+    paths = [leaf.path for leaf in found if leaf.is_array]
+    if what := next((what for is_it, what in _NO_WEIGHTS if paths and is_it(paths)), None):
+        some = ", ".join(map(key_text, paths[:4])) + (", …" if len(paths) > 4 else "")
+        return CheckpointError(f"names of no known layout: {what}", found=some)
+    if paths:
         return CheckpointError(
             "names of no known layout",
             expected="stages.0.0.attn.qkv.weight (official) or blocks.0.0.attn.qkv.weight (mmdet)",
-            found=", ".join(names[:4]) + (", …" if len(names) > 4 else ""),
+            found=", ".join(map(key_text, paths[:4])) + (", …" if len(paths) > 4 else ""),
         )
     if isinstance(tree, Mapping):
         keys = ", ".join(brief(key) for key in list(tree)[:8])
@@ -126,6 +127,49 @@ def _nothing(tree: Any, found: Iterable[Leaf]) -> CheckpointError:
             "no state dict", expected="a dict of names to arrays", found=f"keys {keys}" if keys else "an empty dict"
         )
     return CheckpointError("no state dict", expected="a dict of names to arrays", found=described(tree))
+
+
+def _way_out(leaf: Leaf) -> str:
+    """What an object that holds weights is, where it lies, and how they are got out of it."""
+    where = f" under {key_text(leaf.path)}" if leaf.path else ""
+    average = ", an average over training" if unread_averages([leaf], []) else ""
+    return f"{leaf.value.name}{where}{average}: {leaf.value.remedy}"
+
+
+def _any_part(pattern: str) -> Callable[[list[Path]], bool]:
+    """Whether one of the paths has a part like this."""
+    part_like = re.compile(pattern).fullmatch
+    return lambda paths: any(part_like(part) for path in paths for part in path)
+
+
+def _is_optimizer(paths: list[Path]) -> bool:
+    """Whether all are what `torch.optim` keeps: state, a parameter's number or name, exp_avg."""
+    return all("state" in path[:-2] or is_training_state(path) for path in paths)
+
+
+_NO_WEIGHTS: tuple[tuple[Callable[[list[Path]], bool], str], ...] = (
+    (
+        _is_optimizer,
+        "an optimizer's state (keys state and param_groups): save the model's state dict, or give the file that holds the model",
+    ),
+    (
+        lambda paths: all(path[-1:] and path[-1].isdecimal() for path in paths),
+        "arrays without names: save a dict of names to arrays, such as a state dict",
+    ),
+    (
+        _any_part(r"base_layer"),
+        "a LoRA adapter beside the weights that it changes: save the state dict of what peft's merge_and_unload() gives",
+    ),
+    (
+        _any_part(r"lora_(embedding_)?[AB]|hada_w[12]_[ab]|lokr_w[12](_[ab])?|ia3_l"),
+        "an adapter (LoRA) alone, without the weights that it changes: save the state dict of what peft's merge_and_unload() gives",
+    ),
+    (
+        _any_part(r"gamma|beta|kernel|moving_mean"),
+        "other layers'; in lists Keras keeps no attribute's name, so name each layer as its weights: name='stages.0.0.norm1'",
+    ),
+)
+"""What arrays are whose names are of no layout, by their paths, the first that fits."""
 
 
 def _plain_entries(top: Mapping[Any, Any]) -> dict[str, Any]:

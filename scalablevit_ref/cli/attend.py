@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from scalablevit_ref import digits
-from scalablevit_ref.checkpoints import load_checkpoint
+from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.options import KeyOption
 from scalablevit_ref.config import ScalableViTConfig, variant
@@ -100,7 +100,7 @@ def _network(
         return config, partial(init_params, config, seed), f"{variant_name}, untrained (seed {seed}): the maps tell nothing"
     if weights is None and not image.startswith(DIGIT):
         raise ValueError("which network? --weights reads it, --variant takes untrained weights")
-    checkpoint = load_checkpoint(weights or digits.CHECKPOINT, variant=variant_name, key=key)
+    checkpoint = load_in_one_dtype(weights or digits.CHECKPOINT, variant=variant_name, key=key)
     what = f"weights of {_short(weights.name)}" if weights else "the embedded digits checkpoint"
     return checkpoint.config, lambda: {name: x.astype("float32") for name, x in checkpoint.params.items()}, what
 

@@ -9,7 +9,8 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from scalablevit_ref.checkpoints import load_checkpoint, save_checkpoint
+from scalablevit_ref.checkpoints import save_checkpoint
+from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
 from scalablevit_ref.cli.options import KeyOption
 from scalablevit_ref.config import variant
@@ -49,7 +50,7 @@ def trace(
             config = variant(str(variant_name))
             params = random_params(parameter_shapes(config), seed, dtype)
         else:
-            checkpoint = load_checkpoint(weights, variant=variant_name, key=key)
+            checkpoint = load_in_one_dtype(weights, variant=variant_name, key=key)
             config, params = checkpoint.config, {name: x.astype(dtype) for name, x in checkpoint.params.items()}
         size = usual_image_size(config)
         x = random_images((2, config.in_chans, size, size), seed) if images is None else trace_images(images)

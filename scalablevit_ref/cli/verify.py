@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scalablevit_ref import digits
-from scalablevit_ref.checkpoints import load_checkpoint
+from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
 from scalablevit_ref.cli.options import KeyOption
 from scalablevit_ref.cli.progress import spinner
@@ -81,7 +81,7 @@ def _network(
     if weights is None and variant_name is not None:
         config = variant(variant_name)
         return random_params(parameter_shapes(config), seed, "float32"), config, f"{variant_name} with random weights (seed {seed})"
-    checkpoint = load_checkpoint(weights or digits.CHECKPOINT, variant=variant_name, key=key)
+    checkpoint = load_in_one_dtype(weights or digits.CHECKPOINT, variant=variant_name, key=key)
     what = f"{weights}" if weights else "the embedded digits checkpoint"
     return checkpoint.params, checkpoint.config, what
 

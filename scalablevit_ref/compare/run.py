@@ -17,7 +17,8 @@ import numpy as np
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.backends.threads import share
-from scalablevit_ref.checkpoints import Checkpoint, load_checkpoint
+from scalablevit_ref.checkpoints import Checkpoint
+from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.compare.capture import Capturable, Captured, CaptureError, Conditions, candidate_of
 from scalablevit_ref.compare.capture.alignment import CanonicalTaps
 from scalablevit_ref.compare.capture.traces import TraceFile, check_images
@@ -131,7 +132,7 @@ def _settled(request: Request, files: ExitStack) -> tuple[Capturable, Conditions
     """
     candidate, variant, weights = candidate_of(request.candidate), request.variant, request.weights
     if isinstance(weights, Path) or (isinstance(weights, str) and weights not in ("random", "own")):
-        weights = load_checkpoint(weights, variant=variant if isinstance(variant, str) else None)
+        weights = load_in_one_dtype(weights, variant=variant if isinstance(variant, str) else None)
     config = named_variant(variant) if isinstance(variant, str) else variant
     if isinstance(weights, Checkpoint):
         config, weights = config or weights.config, weights.params

@@ -18,6 +18,7 @@ from scalablevit_ref.formats.npz import read_npz
 from scalablevit_ref.formats.onnx import read_onnx, starts_onnx
 from scalablevit_ref.formats.paddle import as_paddle_has_it
 from scalablevit_ref.formats.pth import LEGACY_MAGIC, PICKLES, is_pickle_record, program_archive, read_legacy, read_pickle, read_zip
+from scalablevit_ref.formats.quantised import name_quantised
 from scalablevit_ref.formats.safetensors import read_safetensors, starts_safetensors
 from scalablevit_ref.formats.sharded import read_index, starts_json
 from scalablevit_ref.formats.source import HEAD, Opened, Source
@@ -50,7 +51,9 @@ def open_file(path: Path) -> Iterator[Opened]:
     with ExitStack() as files:
         if file != path:
             files.enter_context(in_file(file))
-        yield _opened(file, files, _READERS)
+        opened = _opened(file, files, _READERS)
+        name_quantised(opened[0])
+        yield opened
 
 
 def _opened(path: Path, files: ExitStack, readers: Readers) -> Opened:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scalablevit_ref.errors import CheckpointError, did_you_mean, printable
 from scalablevit_ref.formats.remedies import FILE, OUT, shell
-from scalablevit_ref.formats.sharded import is_index, shard_of
+from scalablevit_ref.formats.sharded import is_index, keras_index, shard_of
 from scalablevit_ref.formats.source import ENDINGS
 
 _MOST_ENTRIES = 10_000
@@ -137,6 +137,8 @@ def check_no_part(path: Path) -> None:
     for pattern, what in _PARTS.items():
         if pattern.fullmatch(path.name):
             raise CheckpointError(f"the file is {what}")
+    if (index := keras_index(path.name)) and path.with_name(index).is_file():
+        raise CheckpointError("the file is one shard of a Keras model's weights", expected=f"its index, {index}, or the folder")
     if shard := shard_of(path.name):
         index, number, count = shard
         others = [name for name in _names(path.parent) if is_index(name)]
@@ -166,7 +168,8 @@ def _checkpoints(names: list[str]) -> list[str]:
     whole = [
         name
         for name in names
-        if name.lower().endswith(ENDINGS) and not name.startswith(".") and not _TRAINING.match(name) and not shard_of(name)
+        if name.lower().endswith(ENDINGS)
+        and not (name.startswith(".") or _TRAINING.match(name) or shard_of(name) or keras_index(name) in indexes)
     ]
     return indexes + whole
 

@@ -6,11 +6,12 @@ import bz2
 import io
 import lzma
 import math
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.npz import npy_header
@@ -33,7 +34,7 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"ARROW1", "an Arrow file, a table: no checkpoint"),
     (0, b"PAR1", "a Parquet file, a table: no checkpoint"),
     (0, b"SQLite format 3", "an SQLite database: no checkpoint"),
-    (0, b"MATLAB 5.0 MAT-file", "a MATLAB file: `numpy.savez` of what `scipy.io.loadmat` gives can be read"),
+    (0, b"MATLAB 5.0 MAT-file", "a MATLAB file: numpy.savez of what scipy.io.loadmat gives can be read"),
     (0, b"%PDF", "a PDF document"),
     (0, b"\x89PNG", "a PNG image"),
     (0, b"\xff\xd8\xff", "a JPEG image"),
@@ -176,38 +177,66 @@ def _members(file: BinaryIO) -> Iterator[str]:
 _MOST_XZ = 16 << 20
 """Most memory that an xz archive's first bytes may need, in bytes."""
 
+_DEFLATED = 1 << 20
+"""First bytes of what is compressed that are read for that: bzip2 gives nothing before 900,000 are unpacked."""
+
 _INFLATED = 4 * HEAD
 """First bytes of what is compressed that are inflated to tell what it is."""
 
 
-def _of_compressed(kind: str, program: str, inflate: Callable[[bytes], bytes]) -> Callable[[Source], CheckpointError]:
-    """Says what is compressed, as far as its first bytes tell. program: unpacks it to its standard output."""
+def _of_compressed(
+    kind: str, ending: str, program: str, otherwise: Command, inflate: Callable[[bytes], bytes] | None = None
+) -> Callable[[Source], CheckpointError]:
+    """Says what is compressed, as far as its first bytes tell.
+
+    Parameters
+    ----------
+    kind
+        The name of the compression.
+    program
+        Unpacks a file beside it, which it keeps.
+    ending
+        Of a file's name, that `program` takes off.
+    otherwise
+        Makes the command for a file of another name, or whose name without the ending is taken.
+    inflate
+        Gives what the first bytes are; None where Python cannot.
+    """
 
     def describe(source: Source) -> CheckpointError:
+        path = source.path
         try:
-            inside = inflate(source.head)
+            source.file.seek(0)
+            inside = inflate(source.file.read(_DEFLATED)) if inflate else b""
         except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
             inside = b""
         if is_joblib(inside):
-            return joblib_file(source.path)
+            return joblib_file(path)
         if inside[_TAR : _TAR + 5] == b"ustar":
             names = ", ".join(_members(io.BytesIO(inside)))
-            unpack = f"{_UNPACK}, {shell(f'tar -xf {FILE}', source.path)}"
+            unpack = f"{_UNPACK}, {shell(f'tar -xf {FILE}', path)}"
             return CheckpointError(f"the file is a tar archive, {kind}-compressed: {unpack}", found=names or None)
         name = source.head[10:].split(b"\0")[0] if kind == "gzip" and source.head[3] & 0x0C == 0x08 else b""  # FNAME, no FEXTRA
         around = f" around {brief(name.decode('latin-1'))}" if name else ""
-        unpack = shell(f"{program} {FILE} > {OUT}", source.path, _without_ending(source.path))
+        known = path.suffix == ending and not os.path.lexists(path.with_suffix(""))
+        unpack = shell(f"{program} {FILE}", path) if known else otherwise(path, f"unpacked-{path.name}")
         return CheckpointError(f"the file is {kind}-compressed{around}: {_UNPACK}, {unpack}")
 
     return describe
 
 
-def _without_ending(path: Path) -> str:
-    """The name in this folder of what is unpacked from a file."""
-    return path.stem if path.suffix.lower() in _COMPRESSED and path.stem else f"unpacked-{path.name}"
+Command: TypeAlias = Callable[[Path, str], str]
+"""Gives the command for a file, and for a result of a name like this one."""
 
 
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
+def _by_module(module: str) -> Command:
+    code = f"import {module}, pathlib; pathlib.Path({OUT}).write_bytes({module}.decompress(pathlib.Path({FILE}).read_bytes()))"
+    return lambda path, result: python(code, path, result)
+
+
+def _by_program(command: str) -> Command:
+    return lambda path, result: shell(command, path, result)
+
 
 _NPY = b"\x93NUMPY"
 
@@ -243,8 +272,7 @@ def _inflated(head: bytes) -> bytes:
 def _of_zlib(source: Source) -> CheckpointError:
     if is_joblib(_inflated(source.head)):
         return joblib_file(source.path)
-    code = f"import zlib; open({OUT}, 'wb').write(zlib.decompress(open({FILE}, 'rb').read()))"
-    unpack = python(code, source.path, f"unpacked-{source.path.name}")
+    unpack = _by_module("zlib")(source.path, f"unpacked-{source.path.name}")
     return CheckpointError(f"the file is zlib-compressed: {_UNPACK}, {unpack}")
 
 
@@ -253,7 +281,7 @@ def _of_npy(source: Source) -> CheckpointError:
     shape, _, dtype = npy_header(source.file)
     if dtype.hasobject:
         return CheckpointError(
-            "the file is a pickle in a .npy, as `numpy.save` makes of a dict: pickles are programs, and this one is not run; "
+            "the file is a pickle in a .npy, as numpy.save makes of a dict: pickles are programs, and this one is not run; "
             + python(
                 f"import numpy; numpy.savez({OUT}, **numpy.load({FILE}, allow_pickle=True).item())", source.path, "weights.npz"
             )
@@ -262,12 +290,12 @@ def _of_npy(source: Source) -> CheckpointError:
     end = source.file.tell() + math.prod(shape) * dtype.itemsize
     if 0 <= end < source.size and source.file.seek(end) == end and source.file.read(6) == _NPY:
         return CheckpointError(
-            "the file is one array of NumPy after another, without their names, as equinox' `tree_serialise_leaves` writes: "
-            "save names too, as by `numpy.savez`",
+            "the file is one array of NumPy after another, without their names, as equinox' tree_serialise_leaves writes: "
+            "save names too, as by numpy.savez",
             found=f"the first is {brief(shape)} of {dtype.name}",
         )
     return CheckpointError(
-        "the file is one array, not a mapping of names to arrays: save them by `numpy.savez`",
+        "the file is one array, not a mapping of names to arrays: save them by numpy.savez",
         found=f"{brief(shape)} of {dtype.name}",
     )
 
@@ -281,23 +309,34 @@ def _of_core_ml(source: Source) -> CheckpointError:
     return CheckpointError(f"the file is a Core ML model, a program with its weights: {_EXPORTED}")
 
 
+_OF_GZIP = _of_compressed(
+    "gzip",
+    ".gz",
+    "gunzip -k",
+    _by_module("gzip"),
+    lambda head: zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, _INFLATED),
+)
+_OF_BZIP2 = _of_compressed(
+    "bzip2", ".bz2", "bunzip2 -k", _by_module("bz2"), lambda head: bz2.BZ2Decompressor().decompress(head, _INFLATED)
+)
+_OF_XZ = _of_compressed(
+    "xz",
+    ".xz",
+    "unxz -k",
+    _by_module("lzma"),
+    lambda head: lzma.LZMADecompressor(lzma.FORMAT_XZ, _MOST_XZ).decompress(head, _INFLATED),
+)
+_OF_ZSTD = _of_compressed("zstd", ".zst", "zstd -dk", _by_program(f"zstd -d {FILE} -o {OUT}"))
+_OF_LZ4 = _of_compressed("lz4", ".lz4", "lz4 -dk", _by_program(f"lz4 -d {FILE} {OUT}"))
+
 _STRUCTURES: tuple[tuple[Callable[[bytes], bool], Callable[[Source], CheckpointError]], ...] = (
     (lambda head: head[_TAR : _TAR + 5] == b"ustar", _of_tar),
-    (
-        lambda head: head.startswith(b"\x1f\x8b") and len(head) > 3,
-        _of_compressed("gzip", "gunzip -c", lambda head: zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, _INFLATED)),
-    ),
-    (
-        lambda head: re.match(rb"BZh[1-9]1AY&SY", head) is not None,
-        _of_compressed("bzip2", "bunzip2 -c", lambda head: bz2.BZ2Decompressor().decompress(head, _INFLATED)),
-    ),
-    (
-        lambda head: head.startswith(b"\xfd7zXZ\0"),
-        _of_compressed("xz", "unxz -c", lambda head: lzma.LZMADecompressor(lzma.FORMAT_XZ, _MOST_XZ).decompress(head, _INFLATED)),
-    ),
+    (lambda head: head.startswith(b"\x1f\x8b") and len(head) > 3, _OF_GZIP),
+    (lambda head: re.match(rb"BZh[1-9]1AY&SY", head) is not None, _OF_BZIP2),
+    (lambda head: head.startswith(b"\xfd7zXZ\0"), _OF_XZ),
+    (lambda head: head.startswith(b"\x28\xb5\x2f\xfd"), _OF_ZSTD),
+    (lambda head: head.startswith(b"\x04\x22\x4d\x18"), _OF_LZ4),
     (_starts_zlib, _of_zlib),
-    (lambda head: head.startswith(b"\x28\xb5\x2f\xfd"), _of_compressed("zstd", "zstd -dc", lambda head: b"")),
-    (lambda head: head.startswith(b"\x04\x22\x4d\x18"), _of_compressed("lz4", "lz4 -dc", lambda head: b"")),
     (lambda head: head.startswith(_NPY), _of_npy),
     (lambda head: head[:1] == b"\x80", _of_pickle),
     (lambda head: head[:1] == b"\x08" and head[2:3] == b"\x12" and head[4:5] == b"\x0a", _of_core_ml),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 from typing import Any, BinaryIO
@@ -76,6 +76,14 @@ def starts_hdf5(head: bytes) -> bool:
     return head.startswith(_SIGNATURE)
 
 
+def read_hdf5_files(files: Iterable[tuple[BinaryIO, int]]) -> Iterator[Group]:
+    """The roots of files, given with their sizes, within the limits of one."""
+    before = None
+    for file, size in files:
+        before = _Reader(file, 0, size, before)
+        yield before.root()
+
+
 def read_hdf5(file: BinaryIO, start: int, size: int) -> Group:
     """The root of an HDF5 file that lies in these bytes of `file`. Data sets of anything but numbers are left out.
 
@@ -94,9 +102,11 @@ class _Type:
 
 
 class _Reader:
-    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+    def __init__(self, file: BinaryIO, start: int, size: int, before: _Reader | None = None) -> None:
         self.file, self.start, self.size = file, start, size
         self.parts, self.text_left, self.bytes_left = _MOST_PARTS, _MOST_TEXT, _MOST_HEADERS
+        if before is not None:  # another file of the same checkpoint
+            self.parts, self.text_left, self.bytes_left = before.parts, before.text_left, before.bytes_left
         self.inflated = 0
         self.heaps: dict[int, dict[int, tuple[int, int]]] = {}
         self.runs: dict[int, list[tuple[int, int, str]]] = {}

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from scalablevit_ref.errors import CheckpointError
-from scalablevit_ref.formats.hdf5 import Group, read_hdf5
+from scalablevit_ref.formats.hdf5 import Group, read_hdf5, read_hdf5_files
 from scalablevit_ref.formats.lazy import Blocks, LazyTensor, StoredTensor, numpy_dtype
 from scalablevit_ref.formats.zip_archive import raw_extent
 
@@ -87,7 +87,31 @@ def read_keras(file: BinaryIO, start: int, size: int) -> tuple[dict[str, Any], d
     given, behind those of the layers that hold it; without one it is the attribute's. What an optimizer holds is under `optimizer`.
     A file of no model of Keras is given as it is, group by group.
     """
-    root = read_hdf5(file, start, size)
+    return _read(read_hdf5(file, start, size))
+
+
+def read_keras_shards(files: Iterable[tuple[BinaryIO, int]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same of a `.weights.json`'s files, given with their sizes; a layer's variables may lie in several."""
+    whole = Group()
+    for root in read_hdf5_files(files):
+        _merge(whole, root, "")
+    return _read(whole)
+
+
+def _merge(whole: Group, shard: Group, path: str) -> None:
+    """Put all that is in a group of a shard into that of the whole."""
+    whole.texts.update(shard.texts)
+    for name, part in shard.members.items():
+        there = whole.members.get(name)
+        if isinstance(there, Group) and isinstance(part, Group):
+            _merge(there, part, f"{path}/{name}")
+        elif there is not None:
+            raise CheckpointError("two shards hold a tensor of this name", key=f"{path}/{name}")
+        else:
+            whole.members[name] = part
+
+
+def _read(root: Group) -> tuple[dict[str, Any], dict[str, Any]]:
     notes = {name: text for name, text in root.texts.items() if isinstance(text, str)}
     inner = root.members.get("model_weights")
     model = inner if isinstance(inner, Group) else root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zipfile
 from collections import deque
@@ -115,9 +116,13 @@ def program_archive(names: Iterable[str], path: Path) -> CheckpointError | None:
     return None
 
 
-def _saved(state_dict: str, path: Path, modules: str = "torch") -> str:
-    """The line of Python that saves a state dict. modules: that it imports."""
-    return f"{python(f'import {modules}; torch.save({state_dict}, {OUT})', path, 'weights.pth')} {TRUSTED}"
+def _saved(state_dict: str, path: Path, *, modules: str = "torch", key: Any = "") -> str:
+    """The line of Python that saves a state dict. modules: that it imports; key: by which the new file is named."""
+    result = f"{key}.pth" if type(key) is str and _WORD.fullmatch(key) else "weights.pth"
+    return f"{python(f'import {modules}; torch.save({state_dict}, {OUT})', path, result)} {TRUSTED}"
+
+
+_WORD = re.compile(r"\w{1,40}", re.ASCII)
 
 
 def _bytes(extent: Extent) -> bytes:
@@ -223,12 +228,12 @@ def _found(tree: Any, rebuilder: Rebuilder, path: Path) -> Any:
 
 def _say_what_holds_weights(tree: Any, path: Path) -> None:
     """Say of modules that were pickled as objects, and of torch files within the file, how weights are got out of them."""
-    level: list[tuple[str, Any]] = [("", tree)]
+    level: list[tuple[str, Any, Any]] = [("", "", tree)]
     seen: set[int] = set()
     left = _MOST_LOOKED_AT
     for _ in range(_MOST_LEVELS):
-        below: list[tuple[str, Any]] = []
-        for where, value in level:
+        below: list[tuple[str, Any, Any]] = []
+        for where, last, value in level:
             if id(value) in seen:
                 continue
             seen.add(id(value))
@@ -237,7 +242,7 @@ def _say_what_holds_weights(tree: Any, path: Path) -> None:
                 return
             loaded = f"torch.load({FILE}, map_location='cpu', weights_only=False){where}"
             if is_module(value):
-                value.name, value.remedy = f"a whole module ({value.name})", _saved(f"{loaded}.state_dict()", path)
+                value.name, value.remedy = f"a whole module ({value.name})", _saved(f"{loaded}.state_dict()", path, key=last)
                 continue
             container = value.entries if isinstance(value, Opaque) else value
             if type(container) is dict:
@@ -249,10 +254,11 @@ def _say_what_holds_weights(tree: Any, path: Path) -> None:
                     continue
                 there = f"{where}[{python_text(key) if type(key) is str else key}]"
                 if type(container) is dict and _is_torch_file(inner):
-                    nested = f"torch.load(io.BytesIO(torch.load({FILE}, weights_only=False){there}), map_location='cpu')"
-                    container[key] = Opaque("a torch file as bytes within the file", remedy=_saved(nested, path, "io, torch"))
+                    inside = f"torch.load(io.BytesIO(torch.load({FILE}, weights_only=False){there}), weights_only=False)"
+                    remedy = _saved(inside, path, modules="io, torch", key=key)
+                    container[key] = Opaque("a torch file as bytes within the file", remedy=remedy)
                 elif len(below) < left:
-                    below.append((there, inner))
+                    below.append((there, key, inner))
         level = below
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from itertools import count, takewhile
+from itertools import count
 from pathlib import Path
 
 BROKEN_OFF = "it broke off while it was downloaded, copied or written; get it again"
@@ -23,7 +23,7 @@ def python(code: str, path: str | os.PathLike[str], result: str = "") -> str:
     >>> python(f"torch.save(torch.load({FILE}).state_dict(), {OUT})", "it's.pth", "a_new_name.pth")
     '`torch.save(torch.load("it\\'s.pth").state_dict(), \\'a_new_name.pth\\')`'
     """
-    return f"`{_filled(code, python_text(os.fspath(path)), python_text(new_name(result)))}`"
+    return f"`{_filled(code, python_text(os.fspath(path)), python_text(new_name(result, path)))}`"
 
 
 def shell(command: str, path: str | os.PathLike[str], result: str = "") -> str:
@@ -34,7 +34,7 @@ def shell(command: str, path: str | os.PathLike[str], result: str = "") -> str:
     >>> shell(f"gunzip -c {FILE} > {OUT}", "-my x.gz", "a_new_name")
     "`gunzip -c './-my x.gz' > a_new_name`"
     """
-    return f"`{_filled(command, shell_file(path), shell_text(new_name(result)))}`"
+    return f"`{_filled(command, shell_file(path), shell_text(new_name(result, path)))}`"
 
 
 def _filled(command: str, file: str, result: str) -> str:
@@ -72,20 +72,16 @@ def shell_file(path: str | os.PathLike[str]) -> str:
     return shell_text(f"./{name}" if name.startswith("-") else name)
 
 
-def new_name(name: str) -> str:
-    """A name like this one of a file that is not there yet.
+def new_name(name: str, path: str | os.PathLike[str]) -> str:
+    """A name like this one of a file that is not there yet, and is not the one at `path`, which may lie in another folder.
 
     Examples
     --------
-    >>> new_name("a_new_name.pth")
-    'a_new_name.pth'
+    >>> new_name("a_new_name.pth", "a/a_new_name.pth")
+    'a_new_name-1.pth'
     """
     if not name:
         return name
-    path = Path(name)
-    taken = takewhile(lambda n: os.path.lexists(_numbered(path, n)), count())
-    return str(_numbered(path, sum(1 for _ in taken)))
-
-
-def _numbered(path: Path, n: int) -> Path:
-    return path.with_stem(f"{path.stem}-{n}") if n else path
+    first = Path(name)
+    names = (str(first.with_stem(f"{first.stem}-{n}")) if n else name for n in count())
+    return next(new for new in names if new != Path(path).name and not os.path.lexists(new))

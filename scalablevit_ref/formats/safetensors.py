@@ -67,9 +67,7 @@ def read_safetensors(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[st
             "safetensors header larger than a checkpoint's", expected=f"at most {MOST_HEADER} bytes", found=length
         )
     if 8 + length > size:
-        raise CheckpointError(
-            f"the file ends inside its header: {BROKEN_OFF}", expected=f"more than {8 + length} bytes", found=size
-        )
+        raise CheckpointError(f"the file ends inside its header: {BROKEN_OFF}", expected=f"{8 + length} bytes", found=size)
     try:
         header = json.loads(file.read(length).decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

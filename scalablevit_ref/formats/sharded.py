@@ -1,6 +1,7 @@
-"""A checkpoint in several files, the shards, with an index that says which tensor lies in which: `*.index.json` of Hugging Face.
+"""A checkpoint in several files, the shards, with an index that says which tensor lies in which.
 
-The index is JSON with a `weight_map`, names of tensors to names of files in the same folder.
+The index is JSON with a `weight_map`: names of tensors to names of files in the same folder in `*.index.json` of Hugging Face, and
+layers to lists of such names in `*.weights.json` of Keras.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any, BinaryIO
 
 from scalablevit_ref.errors import CheckpointError, brief, in_file
 from scalablevit_ref.formats.foreign import foreign_json
+from scalablevit_ref.formats.hdf5 import starts_hdf5
+from scalablevit_ref.formats.keras import read_keras_shards
 from scalablevit_ref.formats.lazy import Extent, LazyTensor, StoredTensor, byte_count
 from scalablevit_ref.formats.opaque import described
 from scalablevit_ref.formats.pth import is_pickle_record
@@ -38,7 +41,9 @@ _FORMATS = ("safetensors", "torch zip", "torch legacy")
 
 _SHARD = re.compile(r"(?P<stem>.+?)[-_.](?P<number>\d{1,6})-of-(?P<count>\d{1,6})(?P<ending>(\.\w+)+)")
 
-_INDEX = re.compile(r".+\.index(\.\w+)?\.json")
+_KERAS_SHARD = re.compile(r"(.+)_\d{5}\.weights\.h5")
+
+_INDEX = re.compile(r".+\.index(\.\w+)?\.json|.+\.weights\.json")
 
 
 def starts_json(head: bytes) -> bool:
@@ -47,7 +52,7 @@ def starts_json(head: bytes) -> bool:
 
 
 def is_index(name: str) -> bool:
-    """Whether a file of this name is the index of shards, as `model.safetensors.index.json` is."""
+    """Whether a file of this name is the index of shards, as `model.safetensors.index.json` and Keras' `x.weights.json` are."""
     return _INDEX.fullmatch(name) is not None
 
 
@@ -65,12 +70,26 @@ def shard_of(name: str) -> tuple[str, int, int] | None:
     return f"{found['stem']}{found['ending']}.index.json", int(found["number"]), int(found["count"])
 
 
+def keras_index(name: str) -> str:
+    """The name of the index of a Keras shard of this name, empty for other names.
+
+    Examples
+    --------
+    >>> keras_index("x_00000.weights.h5")
+    'x.weights.json'
+    """
+    found = _KERAS_SHARD.fullmatch(name)
+    return f"{found[1]}.weights.json" if found else ""
+
+
 def read_index(source: Source, open_shard: Callable[[Path], Opened]) -> Opened:
     """The tensors of all shards that an index names, and the notes on which they agree.
 
     Raises CheckpointError for JSON that is no index, and for shards that are not as it says.
     """
-    names_of = _shards(_document(source.file, source.size))
+    names_of = _shards(document := _document(source.file, source.size))
+    if _is_keras(document):
+        return *_keras(source, names_of), "sharded hdf5"
     state: dict[str, Any] = {}
     notes: list[dict[str, Any]] = []
     formats: list[str] = []
@@ -94,6 +113,22 @@ def read_index(source: Source, open_shard: Callable[[Path], Opened]) -> Opened:
     state = {name: replace(x, limit=size) if isinstance(x, StoredTensor) else x for name, x in state.items()}
     agreed = {key: value for key, value in notes[0].items() if all(noted.get(key) == value for noted in notes)}
     return state, agreed, f"sharded {formats[0]}"
+
+
+def _is_keras(document: Mapping[str, Any]) -> bool:
+    return any(isinstance(files, list) for files in document["weight_map"].values())
+
+
+def _keras(source: Source, names: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What Keras' shards hold together. That none is missing shows in the layers' arrays."""
+    files: list[tuple[BinaryIO, int]] = []
+    for name in names:
+        path = _in_folder(source.path.parent, name)
+        file = source.files.enter_context(path.open("rb"))
+        if not starts_hdf5(file.read(HEAD)):
+            raise CheckpointError("a shard of another format", key=name, expected="hdf5")
+        files.append((file, path.stat().st_size))
+    return read_keras_shards(files)
 
 
 def byte_size(path: Path) -> int:
@@ -124,12 +159,13 @@ def _document(file: BinaryIO, size: int) -> dict[str, Any]:
 def _shards(document: Mapping[str, Any]) -> dict[str, list[str]]:
     """The names of tensors that the index gives to each shard."""
     names_of: dict[str, list[str]] = {}
-    for name, file in document["weight_map"].items():
-        if not isinstance(file, str):
-            raise CheckpointError("the index gives no name of a file", key=name, found=brief(file))
-        names_of.setdefault(file, []).append(name)
-        if len(names_of) > _MOST_SHARDS:
-            raise CheckpointError("an index of more shards than a checkpoint's", expected=f"at most {_MOST_SHARDS}")
+    for name, files in document["weight_map"].items():
+        for file in files if isinstance(files, list) else [files]:
+            if not isinstance(file, str):
+                raise CheckpointError("the index gives no name of a file", key=name, found=brief(file))
+            names_of.setdefault(file, []).append(name)
+            if len(names_of) > _MOST_SHARDS:
+                raise CheckpointError("an index of more shards than a checkpoint's", expected=f"at most {_MOST_SHARDS}")
     if not names_of:
         raise CheckpointError("the index names no tensor", key="weight_map")
     return names_of

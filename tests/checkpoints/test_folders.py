@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,10 @@ import torch
 
 from scalablevit_ref import init_params, to_backend, to_state_dict
 from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from scalablevit_ref.formats.remedies import BROKEN_OFF
 from tests.support.checkpoints import DIGITS, assert_same
 from tests.support.flax_files import nested
+from tests.support.remedies import remedied
 
 PARAMS = init_params(DIGITS)
 TREE = {"params": nested(to_state_dict(PARAMS, DIGITS, layout="channels_last"))}
@@ -55,7 +55,8 @@ def test_the_one_checkpoint_of_a_folder_is_read(tmp_path: Path, name: str) -> No
 
 def test_an_error_names_the_file_in_the_folder(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"\x10" + bytes(7) + b"{}")
-    assert said(tmp_path) == f"{tmp_path / 'model.safetensors'}: the file ends inside its header; expected 24 bytes, found 10"
+    file = tmp_path / "model.safetensors"
+    assert said(tmp_path) == f"{file}: the file ends inside its header: {BROKEN_OFF}; expected 24 bytes, found 10"
 
 
 def test_a_folder_of_several_checkpoints(tmp_path: Path) -> None:
@@ -82,13 +83,10 @@ def test_a_training_run(tmp_path: Path) -> None:
     )
 
 
-def remedied(text: str, folder: Path) -> Path:
-    """Runs the command that an error says, in a folder of its own."""
+def made_by(text: str, folder: Path) -> Path:
+    """What the command of an error makes, in a folder of its own."""
     folder.mkdir()
-    command = shlex.split(text.partition("this makes a file of it: ")[2])
-    assert command[0] == "python"
-    subprocess.run([sys.executable, *command[1:]], cwd=folder, check=True, capture_output=True)
-    return folder
+    return remedied(text, folder)
 
 
 def test_distributed_checkpoints_of_torch(tmp_path: Path) -> None:
@@ -98,7 +96,7 @@ def test_distributed_checkpoints_of_torch(tmp_path: Path) -> None:
         dcp.save({"model": to_backend(PARAMS, "torch")}, checkpoint_id=folder, no_dist=True)
     text = said(folder)
     assert "the folder is a checkpoint of torch.distributed (DCP); this makes a file of it: " in text
-    assert_same(load_checkpoint(remedied(text, tmp_path / "made")), PARAMS)
+    assert_same(load_checkpoint(made_by(text, tmp_path / "made")), PARAMS)
     part = next(folder.glob("*.distcp"))
     assert "a part of a checkpoint of torch.distributed: give its folder" in said(part)
 
@@ -120,7 +118,7 @@ def test_orbax(tmp_path: Path, save: Any) -> None:
     expected = save(orbax, tmp_path / "a folder")
     text = said(tmp_path / "a folder")
     assert expected in text
-    assert_same(load_checkpoint(remedied(text, tmp_path / "made")), PARAMS)
+    assert_same(load_checkpoint(made_by(text, tmp_path / "made")), PARAMS)
     part = next((tmp_path / "a folder").rglob("_METADATA"))
     assert "a part of an orbax checkpoint: give its folder" in said(part)
 
@@ -130,12 +128,12 @@ def test_orbax(tmp_path: Path, save: Any) -> None:
     [
         (
             ["saved_model.pb", "variables/variables.index", "fingerprint.pb"],
-            "is a TensorFlow SavedModel; this makes .*tf.saved_model",
+            "is a TensorFlow SavedModel; this makes .*load_checkpoint",
         ),
         (["checkpoint", "ckpt-1.index", "ckpt-1.data-00000-of-00001"], "is a TensorFlow checkpoint; this makes .*load_checkpoint"),
         (
             ["latest", "zero_to_fp32.py", "global_step9/x"],
-            r"is a checkpoint of DeepSpeed ZeRO, .*python zero_to_fp32\.py \. weights",
+            r"is a checkpoint of DeepSpeed ZeRO, .*`python (\S+)/zero_to_fp32\.py \1 weights`",
         ),
         (["zero_pp_rank_0_mp_rank_00_optim_states.pt", "mp_rank_00_model_states.pt"], "is a part .* ZeRO: give the folder above"),
         (["Manifest.json", "Data/com.apple.CoreML/model.mlmodel"], "is a Core ML package"),
@@ -159,9 +157,38 @@ def test_a_rank_of_deepspeed(tmp_path: Path) -> None:
     assert_same(load_checkpoint(tmp_path), PARAMS)
 
 
-def test_a_folder_of_tensorflow_parts(tmp_path: Path) -> None:
-    touch(tmp_path, "x.data-00000-of-00001")
-    assert said(tmp_path / "x.data-00000-of-00001").endswith("a part of a TensorFlow checkpoint: give its folder")
+def test_parts_of_a_tensorflow_checkpoint(tmp_path: Path) -> None:
+    """Each of its files, its prefix, which is no file, and its folder: all lead to one command. Of one part alone there is none."""
+    part = tmp_path / "x.data-00000-of-00001"
+    touch(tmp_path, part.name)
+    assert said(part).endswith("a part of a TensorFlow checkpoint, whose index is not there")
+    touch(tmp_path, "x.index")
+    expected = shlex.quote(str(tmp_path / "x")) + " weights.npz`"
+    assert said(part).endswith(expected)
+    assert said(tmp_path / "x.index").endswith(expected)
+    with pytest.raises(
+        FileNotFoundError, match=r"the prefix of a TensorFlow checkpoint, and no file; this makes .*load_checkpoint"
+    ):
+        load_checkpoint(tmp_path / "x")
+
+
+def test_tensorflow_checkpoints_and_saved_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tf: Any = pytest.importorskip("tensorflow")
+    monkeypatch.chdir(tmp_path)
+    held = tf.Module()
+    for name, x in to_state_dict(PARAMS, DIGITS, layout="channels_last").items():
+        *parents, leaf = name.split(".")
+        place = held
+        for part in parents:
+            place.__dict__.get(part) is None and setattr(place, part, tf.Module())
+            place = getattr(place, part)
+        setattr(place, leaf, tf.Variable(x))
+    tf.train.Checkpoint(model=held).write("ckpt/x")
+    tf.saved_model.save(held, "saved")
+    for path in ("ckpt", "ckpt/x.index", "ckpt/x.data-00000-of-00001", "saved"):
+        made = remedied(said(Path(path)), tmp_path)
+        assert_same(load_checkpoint(made), PARAMS)
+        made.unlink()
 
 
 def test_folders_are_listed_and_no_link_is_followed(tmp_path: Path) -> None:

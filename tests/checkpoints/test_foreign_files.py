@@ -7,10 +7,11 @@ import gzip
 import io
 import json
 import lzma
-import os
+import re
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from PIL import Image
 from scalablevit_ref import init_params, to_backend
 from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from tests.support.checkpoints import DIGITS, assert_same
+from tests.support.remedies import remedied
 
 
 def zipped(*names: str) -> bytes:
@@ -84,21 +86,21 @@ FILES: dict[str, tuple[bytes, str]] = {
     "zip of one": (zipped("model.pth"), "the file is a zip archive around 'model.pth': unpack it first"),
     "zip of one and more": (zipped("m/", "m/README.md", "m/model.safetensors"), "archive around 'm/model.safetensors': unpack it"),
     "zip of a Mac": (zipped("x.pth", "__MACOSX/._x.pth"), "a zip archive around 'x.pth': unpack it first"),
-    "zip of several": (zipped("a.pth", "b.pth"), "a zip archive of 2 files that may be checkpoints: unpack it first; found a.pth"),
+    "zip of several": (zipped("a.pth", "b.pth"), "a zip archive of 2 files that may be .*, `unzip .*`; found a.pth"),
     "zip in zip": (zipped("a.zip"), "a zip archive, but neither torch.save's nor NumPy's; found a.zip"),
     "zip of Core ML": (zipped("m.mlpackage/Data/com.apple.CoreML/model.mlmodel"), "the file is a Core ML package"),
     "office": (zipped("[Content_Types].xml", "word/document.xml"), "the file is an office document"),
-    "tar of one": (tarred("m/model.pth", "m/README"), "a tar archive around 'm/model.pth': unpack it first; found m/model"),
+    "tar of one": (tarred("m/model.pth", "m/README"), "a tar archive around 'm/model.pth': .*, `tar .* m/model.pth`; found m/"),
     "tar of GNU": (tarred("x" * 200 + ".pth", "y.pth", format_=tarfile.GNU_FORMAT), "a tar archive .*'y.pth'"),
     "tar of old torch": (tarred("sys_info", "pickle", "tensors", "storages"), "a tar archive of torch's before 0.1.10: load it"),
     "tar of text": (tarred("README"), "the file is a tar archive"),
-    "gzip": (gzipped(b"hello", "model.pth"), "the file is gzip-compressed around 'model.pth': unpack it first .`gunzip`"),
+    "gzip": (gzipped(b"hello", "model.pth"), "the file is gzip-compressed around 'model.pth': unpack it first, `import gzip, "),
     "gzip of no name": (gzipped(b"hello", ""), "the file is gzip-compressed: unpack it first"),
-    "tar.gz": (gzipped(tarred("m/model.pth"), "m.tar"), "a tar archive, gzip-compressed: unpack .*`tar -xf`.; found m/model.pth"),
+    "tar.gz": (gzipped(tarred("m/model.pth"), "m.tar"), "a tar archive, gzip-compressed: .*`tar -xf .*`; found m/model.pth"),
     "tar.bz2": (bz2.compress(tarred("model.pth")), "the file is (a tar archive, )?bzip2-compressed"),
     "tar.xz": (lzma.compress(tarred("model.pth")), "the file is (a tar archive, )?xz-compressed"),
     "xz that needs memory": (b"\xfd7zXZ\0" + lzma.compress(b"x", preset=9)[6:], "the file is xz-compressed"),
-    "zstd": (b"\x28\xb5\x2f\xfd\x04", "the file is compressed by zstd: unpack it first"),
+    "zstd": (b"\x28\xb5\x2f\xfd\x04", "the file is zstd-compressed: unpack it first, `zstd -d .*model.bin -o unpacked-model.bin`"),
     "7z": (b"7z\xbc\xaf\x27\x1c\0\x04", "the file is a 7z archive"),
     "RAR": (b"Rar!\x1a\x07\x01\0", "the file is a RAR archive"),
     "gzip that is cut off": (b"\x1f\x8b\x08\x08", "the file is gzip-compressed"),
@@ -141,32 +143,104 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, what: str) -> None:
     assert len(str(caught.value)) < 1000
 
 
-@pytest.mark.parametrize("name", ["model.pth", "model.safetensors", "model.npz", "model.msgpack"])
-def test_what_is_unpacked_is_read(tmp_path: Path, name: str) -> None:
-    """The archive's refusal names the file in it, which is read once it is unpacked."""
-    save_checkpoint(tmp_path / name, init_params(DIGITS), DIGITS)
-    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as out:
-        out.write(tmp_path / name, name)
-    with tarfile.open(tmp_path / "a.tar", "w") as out:
-        out.add(tmp_path / name, name)
-    for archive in ("a.zip", "a.tar"):
-        with pytest.raises(CheckpointError, match=f"archive around '{name}': unpack it first"):
-            load_checkpoint(tmp_path / archive)
-    assert_same(load_checkpoint(tmp_path / name), init_params(DIGITS))
+def refused(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    return str(caught.value)
+
+
+def saved(path: Path) -> bytes:
+    save_checkpoint(path, init_params(DIGITS), DIGITS)
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+@pytest.mark.parametrize("name", ["model.pth", "a folder/model.safetensors", "model.npz", "model.msgpack"])
+@pytest.mark.parametrize("archive", ["a.zip", "it's a.tar", "-a.tar.gz", "`touch x`.tar", "two\nlines.zip"])
+def test_what_is_unpacked_is_read(tmp_path: Path, name: str, archive: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The archive's refusal names the file in it, and gives the command for it, whatever the archive is called."""
+    monkeypatch.chdir(tmp_path)
+    content = saved(tmp_path / Path(name).name)
+    if archive.endswith(".zip"):
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
+            out.writestr(name, content)
+    else:
+        with tarfile.open(archive, "w:gz" if archive.endswith("gz") else "w") as out:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            out.addfile(info, io.BytesIO(content))
+    text = refused(Path(archive))
+    assert archive.endswith("gz") or f"archive around '{name}': unpack it first, `" in text
+    made = remedied(text, tmp_path, number=-1)  # the first may be in the name
+    assert made.relative_to(tmp_path) == Path(name)
+    assert_same(load_checkpoint(made), init_params(DIGITS))
+
+
+COMPRESSED = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+@pytest.mark.parametrize("name", ["model.pth.gz", "a folder/model.npz.bz2", "it's.xz", "model.pth", "-model`.gz"])
+@pytest.mark.parametrize("ending", COMPRESSED)
+def test_what_is_inflated_is_read(tmp_path: Path, name: str, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(COMPRESSED[ending](saved(tmp_path / "x.pth")))
+    assert_same(load_checkpoint(remedied(refused(path), tmp_path, number=-1)), init_params(DIGITS))
+    path.with_suffix("").touch()  # a name that is taken is not overwritten
+    assert_same(load_checkpoint(remedied(refused(path), tmp_path, number=-1)), init_params(DIGITS))
+
+
+def test_zlib(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(zlib.compress(saved(path)))
+    text = refused(path)
+    assert "the file is zlib-compressed: unpack it first, `import zlib" in text
+    assert_same(load_checkpoint(remedied(text, tmp_path)), init_params(DIGITS))
+    path.write_text("x^2 + y^2")
+    assert "a text" in refused(path)
+
+
+@pytest.mark.parametrize("compress", [0, 3, ("gzip", 3), ("bz2", 3), ("xz", 3)])
+def test_joblib(tmp_path: Path, compress: Any) -> None:
+    joblib: Any = pytest.importorskip("joblib")
+    path = tmp_path / "x.joblib"
+    joblib.dump(init_params(DIGITS), path, compress=compress)
+    text = refused(path)
+    assert "a pickle of joblib's" in text
+    assert_same(load_checkpoint(remedied(text, tmp_path)), init_params(DIGITS))
+
+
+def test_one_array_after_another(tmp_path: Path) -> None:
+    """What equinox' `tree_serialise_leaves` writes: no name is in it."""
+    with (tmp_path / "x.eqx").open("wb") as out:
+        for x in init_params(DIGITS).values():
+            np.save(out, x)
+    assert re.search("one array of NumPy after another, without their names.*first is .* of float32", refused(tmp_path / "x.eqx"))
 
 
 def test_the_remedy_for_a_dict_in_a_npy(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", init_params(DIGITS), allow_pickle=True)  # type: ignore[arg-type]
-    with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(tmp_path / "x.npy")
-    line = str(caught.value).partition("if you trust it: ")[2]
-    here = Path.cwd()
-    try:
-        os.chdir(tmp_path)
-        exec(line, {"numpy": np})
-    finally:
-        os.chdir(here)
-    assert_same(load_checkpoint(tmp_path / "weights.npz"), init_params(DIGITS))
+    assert_same(load_checkpoint(remedied(refused(tmp_path / "x.npy"), tmp_path)), init_params(DIGITS))
+
+
+def test_the_remedy_for_a_dict_in_a_npz(tmp_path: Path) -> None:
+    """A tree of several levels takes it twice; the second result has another name than the first."""
+    path = tmp_path / "x.npz"
+    np.savez(path, **{"it's": {"model": init_params(DIGITS)}})  # type: ignore[arg-type]
+    once = remedied(refused(path), tmp_path)
+    assert_same(load_checkpoint(remedied(refused(once), tmp_path)), init_params(DIGITS))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".npz"])
+def test_files_that_broke_off(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    content = saved(path)
+    for size in (len(content) // 2, 60_000):
+        path.write_bytes(content[:size])
+        assert "it broke off while it was downloaded, copied or written; get it again" in refused(path)
+        assert "zip file" not in refused(path)
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,31 @@ def test_channels_last_is_what_flax_and_keras_multiply_with() -> None:
     assert not [name for name in state if name.endswith(".weight")]
 
 
+@pytest.mark.parametrize("suffix", [".npz", None])
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_both_depthwise_kernels_of_keras(tmp_path: Path, suffix: str | None, in_chans: int) -> None:
+    """`DepthwiseConv2D` keeps (h, w, channels, 1), `Conv2D(groups=channels)` (h, w, 1, channels): a file may have both."""
+    config = variant("digits", in_chans=in_chans)
+    params = numbered(config)
+    state = to_state_dict(params, config, layout="keras")
+    depthwise = [name for name, x in state.items() if x.ndim == 4 and x.shape[3] == 1]
+    assert len(depthwise) > 4
+    for grouped in (depthwise, depthwise[::2]):
+        given = state | {name: np.swapaxes(state[name], 2, 3) for name in grouped}
+        assert given[grouped[0]].shape[2] == 1
+        if suffix:
+            np.savez(tmp_path / f"x{suffix}", **given)
+            found = load_checkpoint(tmp_path / f"x{suffix}", config=config)
+        else:
+            found = from_state_dict(given, config=config)
+        assert found.metadata["layout"] == "keras"
+        assert found.params.keys() == params.keys()
+        assert all(np.array_equal(found.params[name], x) for name, x in params.items())
+    given[grouped[0]] = given[grouped[0]][..., :-1]
+    with pytest.raises(CheckpointError, match="wrong shape"):
+        from_state_dict(given, config=config)
+
+
 def test_a_misshapen_kernel_is_reported() -> None:
     state = to_state_dict(numbered(DIGITS), DIGITS, layout="channels_last")
     state["stages.0.0.mlp.fc1.kernel"] = state["stages.0.0.mlp.fc1.kernel"].T

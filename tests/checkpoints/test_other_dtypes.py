@@ -64,7 +64,7 @@ BESIDE = {
     "records": (np.zeros(2, [("a", "f4"), ("b", "i8")]), "records"),
     "parts": (np.zeros(2, [("a", "f4", (2,))]), "records"),
     "objects": (np.array([{"a": 1}, None], object), "Python objects"),
-    "one object": (np.array({"a": 1}, object), "Python objects"),
+    "one object": (np.array({"a": 1}, object), "a Python object"),
     "texts": (np.array(["a", "bc"]), "texts"),
     "bytes": (np.array([b"a", b"bc"]), "bytes"),
     "dates": (np.array(["2024-01-01"], "M8[D]"), "dates"),
@@ -146,7 +146,7 @@ def test_safetensors_of_dtypes_to_come(tmp_path: Path) -> None:
     path.write_bytes(header({"a": entry}, bytes(2)))
     assert opened(path)["a"].name == "a tensor of dtype F2_E1M0"
     for changed, data, said in (
-        (entry | {"data_offsets": [0, 3]}, bytes(2), "a: bytes that do not fit"),
+        (entry | {"data_offsets": [0, 3]}, bytes(2), "the file ends before its last tensor"),
         (entry, bytes(3), "bytes after the last tensor"),
         (entry | {"data_offsets": [1, 3]}, bytes(3), "a: a gap or an overlap"),
         (entry | {"dtype": "F" * 30}, bytes(2), "a: dtype; expected"),

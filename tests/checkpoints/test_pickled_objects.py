@@ -40,6 +40,7 @@ from scalablevit_ref.formats.rebuild import Rebuilder
 from scalablevit_ref.formats.unpickle import load_pickle
 from tests.support.bit_patterns import assert_same_bits
 from tests.support.checkpoints import DIGITS
+from tests.support.remedies import remedied
 
 WEIGHTS = to_backend(init_params(DIGITS), "torch")
 SAVED: dict[str, Callable[[Any, Path], None]] = {
@@ -439,20 +440,59 @@ def test_tensors_of_a_mesh(tmp_path: Path) -> None:
 
 def test_a_whole_module_is_refused_with_the_way_out(tmp_path: Path) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(3, 4))
-    path, out = tmp_path / "x.pth", tmp_path / "out.pth"
+    path = tmp_path / "x.pth"
     for how in SAVED.values():
         how(module, path)
         with pytest.raises(
             CheckpointError, match=r"x\.pth: .*a whole module \(torch\.nn\.modules\.container\.Sequential\): "
         ) as caught:
             load_checkpoint(path)
-        run(str(caught.value), path, out)
-        assert_same_bits({name: in_memory(x) for name, x in opened(out).items()}, to_numpy(module.state_dict()))
-        how({"epoch": 3, "model": module, "deep": {"ema": module}}, path)
+        assert_same_bits(made_by(str(caught.value), tmp_path), to_numpy(module.state_dict()))
+        how({"epoch": 3, "model": module, "deep": {"it's\nFILE": [module]}, "object": BadNews(module)}, path)
         tree = read(path)
-        run(tree["model"].remedy, path, out)
-        assert_same_bits({name: in_memory(x) for name, x in opened(out).items()}, to_numpy(module.state_dict()))
-        assert "state_dict()" in tree["deep"]["ema"].remedy
+        for found in (tree["model"], tree["deep"]["it's\nFILE"][0]):
+            assert_same_bits(made_by(found.remedy, tmp_path), to_numpy(module.state_dict()))
+        assert not tree["object"].remedy
+
+
+class BadNews:
+    """An object with a module in it."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+
+def test_of_two_modules_the_average_is_named_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """YOLO's checkpoints: the remedy takes what the reader takes of state dicts, and names the other too."""
+    monkeypatch.chdir(tmp_path)
+    for i, keys in enumerate((("model", "ema"), ("ema_model", "net"))):
+        modules = {key: torch.nn.Linear(3, 4) for key in keys}
+        torch.save({"epoch": 3, **modules, "optimizer": {}}, f"{i}.pt")
+        with pytest.raises(
+            CheckpointError, match=r"under ema.*, an average over training: `.*; or .* under (model|net): `"
+        ) as caught:
+            load_checkpoint(f"{i}.pt")
+        average, other = sorted(keys, key=lambda key: "ema" not in key)
+        for number, key in enumerate((average, other)):
+            assert_same_bits(made_by(str(caught.value), tmp_path, number=number), to_numpy(modules[key].state_dict()))
+
+
+def test_torch_files_within_a_file(tmp_path: Path) -> None:
+    for how in SAVED.values():
+        content = io.BytesIO()
+        how(WEIGHTS, content)
+        how({"epoch": 3, "weights": content.getvalue(), "text": b"PK"}, tmp_path / "x.pth")
+        with pytest.raises(CheckpointError, match="a torch file as bytes within the file under weights: `") as caught:
+            load_checkpoint(tmp_path / "x.pth")
+        assert_same_bits(made_by(str(caught.value), tmp_path), to_numpy(WEIGHTS))
+
+
+def made_by(said: str, folder: Path, *, number: int = 0) -> dict[str, Any]:
+    """The weights in the file that a command of an error makes."""
+    made = remedied(said, folder, number=number)
+    found = opened(made)
+    made.unlink()
+    return found
 
 
 def opened(path: Path) -> dict[str, Any]:
@@ -460,30 +500,24 @@ def opened(path: Path) -> dict[str, Any]:
         return {name: in_memory(x) for name, x in tree.items()}
 
 
-def run(said: str, path: Path, out: Path) -> None:
-    """The line of Python that an error shows does what it promises."""
-    exec(said[said.index("torch.save(") :].partition(" (this runs")[0], {"torch": torch, "FILE": path, "OUT": out})
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_programs_are_refused_with_the_way_out(tmp_path: Path) -> None:
-    module, path, out = torch.nn.Sequential(torch.nn.Linear(3, 4)).eval(), tmp_path / "x.pt", tmp_path / "out.pth"
+    module, path = torch.nn.Sequential(torch.nn.Linear(3, 4)).eval(), tmp_path / "x.pt"
     example = torch.zeros(1, 3)
     torch.jit.save(torch.jit.trace(module, example), path)
     with pytest.raises(CheckpointError, match=r"a TorchScript archive \(torch\.jit\.save\)") as caught:
         load_checkpoint(path)
-    run(str(caught.value), path, out)
-    assert_same_bits(opened(out), to_numpy(module.state_dict()))
+    assert_same_bits(made_by(str(caught.value), tmp_path), to_numpy(module.state_dict()))
     torch.export.save(torch.export.export(module, (example,)), path := tmp_path / "x.pt2")
     with pytest.raises(CheckpointError, match=r"a program of torch\.export \(\.pt2\)") as caught:
         load_checkpoint(path)
-    run(str(caught.value), path, out)
-    assert_same_bits(opened(out), to_numpy(module.state_dict()))
+    assert_same_bits(made_by(str(caught.value), tmp_path), to_numpy(module.state_dict()))
     with torch.package.PackageExporter(path) as exporter:
         exporter.extern("**")
-        exporter.save_pickle("model", "model.pkl", module)
-    with pytest.raises(CheckpointError, match=r"a package of torch\.package.*PackageImporter"):
+        exporter.save_pickle("a.model", "model.pkl", module)
+    with pytest.raises(CheckpointError, match=r"a package of torch\.package.*PackageImporter") as caught:
         load_checkpoint(path)
+    assert_same_bits(made_by(str(caught.value), tmp_path), to_numpy(module.state_dict()))
     path.write_bytes(b"\x20\x00\x00\x00ET12" + bytes(100))
     with pytest.raises(CheckpointError, match="an ExecuTorch program"):
         load_checkpoint(path)

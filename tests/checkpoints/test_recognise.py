@@ -123,7 +123,7 @@ def test_ema_is_preferred_and_said(tmp_path: Path, plain: str, ema: str) -> None
         (np.zeros(3), "no state dict; expected a dict of names to arrays, found a tensor"),
         ({"model": {"stages.0.0.attn.qkv.weight": 3}}, r"stages\.0\.0\.attn\.qkv\.weight: not an array; found int$"),
         ({"norm.weight": np.zeros(1), "x": None}, r"names of no known layout.*found norm\.weight"),
-        ({1: np.zeros(1)}, "names of no known layout.*found 1$"),
+        ({1: np.zeros(1)}, "names of no known layout: arrays without names.*found 1$"),
         ({"conv1.weight": np.zeros(1)}, r"names of no known layout.*found conv1\.weight"),
         ({"layers.0.0.layers.0.0.to_q.weight": np.zeros(1)}, "vit_pytorch's weights, of another network"),
         ({"Transformer_0.ScalableSelfAttention_0.Conv_0.kernel": np.zeros(1)}, "the Flax port's weights, of another network"),

@@ -139,10 +139,10 @@ def test_the_key_reaches_what_reads(run: Any, folder: Path, monkeypatch: pytest.
     for command, name in (
         ("inspect", "inspect_file"),
         ("convert", "convert_file"),
-        ("verify", "load_checkpoint"),
+        ("verify", "load_in_one_dtype"),
         ("diff", "open_checkpoint"),
-        ("trace", "load_checkpoint"),
-        ("attend", "load_checkpoint"),
+        ("trace", "load_in_one_dtype"),
+        ("attend", "load_in_one_dtype"),
         ("summary", "open_checkpoint"),
     ):
         monkeypatch.setattr(import_module(f"scalablevit_ref.cli.{command}"), name, reads)

@@ -69,6 +69,12 @@ def check_named(code: str) -> None:
             assert set(extras[1].split(",")) <= EXTRAS, code
 
 
+def test_the_first_page_says_what_each_extra_brings() -> None:
+    table = (ROOT / "docs" / "index.md").read_text(encoding="utf-8").partition("| extra |")[2].partition("\n\n")[0]
+    named = [name for row in table.splitlines()[2:] for name in re.findall(r"`([\w-]+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(EXTRAS)
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [

@@ -68,6 +68,7 @@ def test_the_table_has_every_limit_that_is_named_so() -> None:
         "MOST_ARRAY",
         "_LONGEST_COMMENT",
         "_LONGEST_HEADER",
+        "_LONGEST_NAMED",
         "_LONGEST_NOTE",
         "_LONGEST_TEXT",
         "_LONGEST_WORD",

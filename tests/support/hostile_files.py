@@ -160,12 +160,12 @@ PICKLES: list[tuple[bytes, str]] = [
 QKV = "stages.0.0.attn.qkv.weight"
 
 SAFETENSORS: list[tuple[bytes, str]] = [
-    (header({"a": entry()}, bytes(7)), "a: bytes that do not fit"),
+    (header({"a": entry()}, bytes(7)), "ends before its last tensor.* expected 77 bytes, found 76"),
     (header({"a": entry(offsets=(0, 4))}, bytes(8)), "a: bytes that do not fit"),
     (header({"a": entry(offsets=(-8, 0))}, bytes(8)), "a: bytes that do not fit"),
     (header({"a": entry(shape=(-2,), offsets=(8, 0))}, bytes(8)), "a: bytes that do not fit"),
     (header({"a": entry(shape=(2.0,))}, bytes(8)), "a: bytes that do not fit"),
-    (header({"a": entry(shape=(1 << 40,), offsets=(0, 4 << 40))}, bytes(8)), "a: bytes that do not fit"),
+    (header({"a": entry(shape=(1 << 40,), offsets=(0, 4 << 40))}, bytes(8)), "ends before its last tensor"),
     (header({"a": entry(dtype="F8_E4M3")}, bytes(8)), "a: bytes that do not fit .*of float8_e4m3fn"),
     (header({"a": entry(dtype=[])}, bytes(8)), "a: "),
     (header({"a": 1}), "a: damaged safetensors entry"),
@@ -205,6 +205,7 @@ MSGPACK: list[tuple[bytes, str]] = [
     (packed({"a": ext([-2], "float32", bytes(8))}), "array and its bytes differ"),
     (packed({"a": ext([2.0], "float32", bytes(8))}), "array and its bytes differ"),
     (packed({"a": ext([2], "object", bytes(8))}), NO_WEIGHTS),
+    (packed({"a": ext([2], "(,f4", bytes(8))}), NO_WEIGHTS),
     (packed({"a": ext([2], ["float32"], bytes(8))}), "damaged array"),
     (packed({"a": ext([2], "float32")}), "damaged array"),
     (packed({"a": msgpack.ExtType(1, b"")}), "ends inside its msgpack"),
@@ -247,7 +248,8 @@ HOSTILE_FILES: dict[str, tuple[Callable[[], bytes], str]] = {
 GUARDED = """
     import json, pathlib, resource, sys, time
     import ml_dtypes, numpy, scalablevit_ref.formats.detect
-    import scalablevit_ref.dialects.weights  # before the watch begins, since dataclasses are made of text
+    # before the watch begins, since dataclasses are made of text
+    import scalablevit_ref.checkpoints.hub, scalablevit_ref.checkpoints.recognise, scalablevit_ref.dialects.weights
     from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint
 
     def guard(event, args):

@@ -199,6 +199,8 @@ _TENSORS = (StoredTensor, LazyTensor)
 
 def _dtype(name: str) -> np.dtype[Any] | None:
     """The dtype of numbers that has this name; None if none has."""
+    if not name.isidentifier():  # NumPy takes expressions for a dtype too
+        return None
     try:
         dtype = numpy_dtype(name)
     except (TypeError, ValueError):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scalablevit_ref import init_params, to_backend
 from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from tests.support.checkpoints import SUFFIXES, TINY
+from tests.support.fuzzed import check_tree, packed, read_file, read_folder, read_pickled, seeds
 from tests.support.hostile import FOUR, archive, program
 
 LEGACY = "legacy.pth"
@@ -74,3 +75,44 @@ def test_made_up_pickles(tmp_path_factory: Any, data: bytes) -> None:
 @given(data=st.binary(max_size=200))
 def test_any_bytes(tmp_path_factory: Any, start: bytes, data: bytes) -> None:
     read(tmp_path_factory.getbasetemp(), start + data)
+
+
+@cache
+def sound_files(folder: Path) -> dict[str, bytes]:
+    pytest.importorskip("h5py")
+    pytest.importorskip("onnx")
+    return seeds(folder)
+
+
+KINDS = ("keras.h5", "few.weights.h5", "chunks.weights.h5", "stored.keras", "few.onnx", "whole.onnx", "paddle.pdparams",
+         "plain2.pkl", "plain5.pkl", "deflated.official.pth", "dtypes.safetensors", "boxed.msgpack", "big_endian.npz", "void.npz")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(damage=damages())
+def test_damaged_files_of_others(tmp_path_factory: Any, kind: str, damage: list[tuple[float, str, bytes]]) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    content = bytearray(sound_files(folder)[kind])
+    for part, what, data in damage:
+        at = int(part * len(content))
+        content[at : at + {"put": len(data), "insert": 0, "cut": 9 * len(data)}[what]] = b"" if what == "cut" else data
+    path = folder / "fuzzed"
+    path.write_bytes(packed(bytes(content)))
+    read_file(path, whole=False)
+
+
+@given(data=st.binary(max_size=150))
+def test_sound_weights_among_any_opcodes(tmp_path_factory: Any, data: bytes) -> None:
+    read_pickled(tmp_path_factory.getbasetemp() / "fuzzed", data)
+
+
+@given(data=st.binary(max_size=60))
+def test_sound_weights_in_damaged_folders(tmp_path_factory: Any, data: bytes) -> None:
+    folder = tmp_path_factory.getbasetemp() / "fuzzed_folder"
+    folder.mkdir(exist_ok=True)
+    read_folder(folder, data)
+
+
+@given(data=st.binary(min_size=10, max_size=200))
+def test_networks_among_junk(data: bytes) -> None:
+    check_tree(data)

@@ -205,6 +205,7 @@ MSGPACK: list[tuple[bytes, str]] = [
     (packed({"a": ext([-2], "float32", bytes(8))}), "array and its bytes differ"),
     (packed({"a": ext([2.0], "float32", bytes(8))}), "array and its bytes differ"),
     (packed({"a": ext([2], "object", bytes(8))}), NO_WEIGHTS),
+    (packed({"a": ext([2], "(,f4", bytes(8))}), NO_WEIGHTS),
     (packed({"a": ext([2], ["float32"], bytes(8))}), "damaged array"),
     (packed({"a": ext([2], "float32")}), "damaged array"),
     (packed({"a": msgpack.ExtType(1, b"")}), "ends inside its msgpack"),

@@ -456,7 +456,7 @@ def unread_averages(leaves: Iterable[Leaf], networks: Sequence[Found]) -> list[s
     read = [network.key for network in networks if network.average and not _is_part(network, plain)]
     keys: dict[Path, None] = {}
     for leaf in leaves:
-        if leaf.is_array or isinstance(leaf.value, Opaque):
+        if _is_weight(leaf.value) or isinstance(leaf.value, Opaque):
             n = next((n for n in range(len(leaf.path)) if _says_average(leaf.path[n : n + 1])), None)
             if n is not None and not is_training_state(leaf.path[:n]):
                 keys[leaf.path[: n + 1]] = None

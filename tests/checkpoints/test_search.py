@@ -165,7 +165,8 @@ def test_an_average_in_one_state_dict_with_the_weights() -> None:
 
 def test_what_counts_an_average_tells_one() -> None:
     averaged = named(lambda name: f"module.{name}", OTHER) | {"n_averaged": np.array(7)}
-    assert from_state_dict(averaged).metadata["ema"]
+    told = from_state_dict(averaged).metadata
+    assert (told["ema"], told["unread"], told["ignored"]) == (True, [], ["n_averaged"])
     assert from_state_dict({"decay": 0.999, "module": OTHER}).metadata["ema"]
     assert not from_state_dict({"lr": 0.1, "module": OTHER}).metadata["ema"]
 

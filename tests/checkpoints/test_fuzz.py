@@ -84,8 +84,10 @@ def sound_files(folder: Path) -> dict[str, bytes]:
     return seeds(folder)
 
 
-KINDS = ("keras.h5", "few.weights.h5", "chunks.weights.h5", "stored.keras", "few.onnx", "whole.onnx", "paddle.pdparams",
-         "plain2.pkl", "plain5.pkl", "deflated.official.pth", "dtypes.safetensors", "boxed.msgpack", "big_endian.npz", "void.npz")  # fmt: skip
+KINDS = (
+    "keras.h5", "few.weights.h5", "chunks.weights.h5", "stored.keras", "few.onnx", "whole.onnx", "paddle.pdparams", "plain2.pkl",
+    "plain5.pkl", "deflated.official.pth", "dtypes.safetensors", "boxed.msgpack", "big_endian.npz", "void.npz",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)

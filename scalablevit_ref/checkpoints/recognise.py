@@ -23,7 +23,7 @@ from scalablevit_ref.checkpoints.tree import WRAPPERS, Leaf, Path, leaves
 from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.lazy import LONGEST_NAME, StoredTensor, byte_count, is_lazy
 from scalablevit_ref.formats.opaque import Opaque, described
-from scalablevit_ref.weights import StateDict
+from scalablevit_ref.weights import StateDict, Stored
 
 _MOST_PLAIN = 1_000_000
 """Most parts and characters of all plain values beside the weights."""
@@ -71,6 +71,8 @@ def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes
     settings = args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
     named = settings.get("model")
     stored = read_notes({name: value for name, value in top.items() if name == "scalablevit_ref"} | dict(notes or {}))
+    if not _noted(network, others):
+        stored = Stored()
     cut = _prefixes(network)
     return StateDict(
         kind=network.kind,
@@ -87,6 +89,12 @@ def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes
         stored=stored,
         beside=_plain_entries(top) | stored.metadata,
     )
+
+
+def _noted(network: Found, others: list[Found]) -> bool:
+    """Whether a file's notes are of this network: not where another one lies in the place of which this package writes them."""
+    own = ((), *((name,) for name in ("model", "params")))
+    return network.average or network.container in own or not any(other.container in own for other in others)
 
 
 def _tensor(name: str, leaf: Leaf) -> Any:

@@ -173,7 +173,7 @@ def _networks(kind: type[Weights], leaves: list[Leaf]) -> list[Found]:
         else:
             network.members[dotted] = leaf
     held = [network for network in found.values() if any(leaf.is_array for leaf in network.members.values())]
-    counters = {leaf.path[:-1] for leaf in leaves if leaf.path[-1:] and leaf.path[-1] in _COUNTERS and not _is_weight(leaf.value)}
+    counters = {leaf.path[:-1] for leaf in leaves if _counts_an_average(leaf)}
     networks = [
         replace(network, average=_is_average(network.key, counters)) for network in held or found.values() if network.members
     ]
@@ -197,6 +197,13 @@ def _lstripped(path: Path) -> Path:
     while path and path[0] in WRAPPERS:
         path = path[1:]
     return path
+
+
+def _counts_an_average(leaf: Leaf) -> bool:
+    """Whether it is what an average keeps beside its weights; a decay near 0 is an optimizer's."""
+    if leaf.path[-1:] and leaf.path[-1] in _COUNTERS and not _is_weight(leaf.value):
+        return leaf.path[-1] != "decay" or not isinstance(leaf.value, float) or leaf.value > 0.5
+    return False
 
 
 def _is_average(key: Path, counters: set[Path]) -> bool:

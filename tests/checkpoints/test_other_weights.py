@@ -8,6 +8,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,16 @@ def test_an_array_under_an_empty_tuple() -> None:
     found = from_state_dict(under("net.", RIGHT) | {(): np.ones(3)}, config=TINY)
     assert same(found.params, RIGHT)
     assert found.metadata["ignored"] == ["."]
+
+
+def test_notes_are_of_the_network_that_was_written() -> None:
+    """An average has the same settings; a network that somebody put beside it has its own."""
+    config = replace(TINY, norm_eps=1e-3)
+    written = {"model": RIGHT, "scalablevit_ref": {"config": asdict(config)}}
+    assert from_state_dict(written | {"student": OTHER}, key="model").config == config
+    assert from_state_dict(written | {"model_ema": OTHER}).config == config
+    with pytest.raises(CheckpointError, match="the shapes fit no variant"):
+        from_state_dict(written | {"student": OTHER}, key="student")
 
 
 # ONNX

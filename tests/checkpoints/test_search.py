@@ -169,6 +169,7 @@ def test_what_counts_an_average_tells_one() -> None:
     assert (told["ema"], told["unread"], told["ignored"]) == (True, [], ["n_averaged"])
     assert from_state_dict({"decay": 0.999, "module": OTHER}).metadata["ema"]
     assert not from_state_dict({"lr": 0.1, "module": OTHER}).metadata["ema"]
+    assert not from_state_dict({"decay": 0.05, "module": OTHER}).metadata["ema"]
 
 
 def test_an_average_without_names_has_those_of_the_weights_beside_it() -> None:

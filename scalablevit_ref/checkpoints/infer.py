@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -143,8 +144,11 @@ def _by_shapes(state: Mapping[str, Any], layout: str) -> ScalableViTConfig:
         told = ", ".join(f"{name}={getattr(implied, name)}" for name in _IMPLIED)
         raise CheckpointError(f"the shapes fit no variant, but a network of {told}; {UNSEEN}: give config=")
     nearest = min(wrong, key=lambda name: len(wrong[name]))
-    problems = "; ".join(parameter_problems(state, layout_shapes(implied or configs[nearest], layout)))
-    like = "nor any other network" if implied else f"nearest is {nearest!r}"
+    wrong_of_implied = len(state) if implied is None else len(_wrong_names(state, layout_shapes(implied, layout)))
+    like, closest = f"nearest is {nearest!r}", configs[nearest]
+    if implied is not None and wrong_of_implied <= len(wrong[nearest]):
+        like, closest = "nor any other network", implied
+    problems = "; ".join(parameter_problems(state, layout_shapes(closest, layout)))
     raise CheckpointError(f"the shapes fit no variant, {like}: {problems}")
 
 
@@ -167,7 +171,7 @@ def implied_config(shapes: Mapping[str, tuple[int, ...]]) -> ScalableViTConfig |
         mine = {i for stage, i in blocks if stage == k}
         (dim,) = shapes[f"stages.{k}.{min(mine)}.norm1.weight"][:1] or (0,)
         layers = (shapes.get(f"stages.{k}.{i}.mlp.fc1.weight", ()) for i in sorted(mine))
-        hidden = next((shape[0] for shape in layers if len(shape) == 2), dim)
+        ((hidden, _),) = Counter(shape[0] for shape in layers if len(shape) == 2).most_common(1) or [(dim, 0)]
         tile, width = 1, dim
         for i in sorted(mine):
             kernel, mixed = (shapes.get(f"stages.{k}.{i}.attn.reduction.{j}.weight", ()) for j in (0, 1))

@@ -59,7 +59,7 @@ def read_npz(
     file: BinaryIO, records: Mapping[str, zipfile.ZipInfo], limit: int, path: Path
 ) -> tuple[dict[str, Tensor | Opaque], dict[str, str]]:
     """The arrays by name, still in the file, and the texts beside them. limit: bytes that no stored array may exceed;
-    path: the file's, for what an error says to do with it.
+    An error names `path` in what it says to do.
 
     An array of something other than numbers (objects, records, texts, dates) is an Opaque: nothing of it is read.
     """

@@ -49,7 +49,7 @@ _MOST_NAMED = 4
 def read_zip(file: BinaryIO, records: dict[str, zipfile.ZipInfo], limit: int, path: Path) -> Any:
     """What torch.save's zip format holds. Each storage is a record of its own, `…/data/KEY`, stored or deflated.
 
-    path: the file's, for what an error says to do with it, here and below.
+    An error names `path` in what it says to do, here and below.
     """
     (pickled,) = (name for name in records if is_pickle_record(name))
     root = pickled.removesuffix("data.pkl")

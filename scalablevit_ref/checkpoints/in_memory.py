@@ -16,13 +16,14 @@ from scalablevit_ref.backends import backend
 from scalablevit_ref.checks import FLOATS
 from scalablevit_ref.errors import CheckpointError
 from scalablevit_ref.formats.lazy import Tensor, is_lazy, numpy_dtype
+from scalablevit_ref.formats.opaque import Opaque
 
 Claim = TypeVar("Claim")
 
 _MOST_BOXES = 4
 """Most boxes around one array: a variable of Flax that holds a partitioned array, which may be a DTensor's."""
 
-_NO_ARRAYS = (type, Mapping, list, tuple, str, bytes, int, float, complex, type(None))
+_NO_ARRAYS = (Opaque, type, Mapping, list, tuple, str, bytes, int, float, complex, type(None))
 
 _READABLE = ("__array__", "__dlpack__")
 

@@ -108,7 +108,7 @@ def leaves(tree: Any) -> Iterator[Leaf]:
         if parts is None or len(around.path) + len(parts) > _MOST_PARTS or characters > LONGEST_NAME:
             continue
         here, cut = around.path + parts, (*around.keys, len(parts)) if parts else around.keys
-        if isinstance(value, Opaque | Mapping | list | tuple):
+        if isinstance(value, Mapping | list | tuple) or (isinstance(value, Opaque) and value.entries):
             again = id(value) in seen
             if len(above) > _MOST_LEVELS or (again and not 0 < counts.get(id(value), 0) <= left_again):
                 continue

@@ -117,12 +117,6 @@ class StateDict:
         What this package wrote beside the weights.
     beside
         Plain values.
-    separable
-        The option that leaves out what is beside the network's modules, and what that is.
-    others
-        Keys of the other networks in the file.
-    unread
-        Keys under which an average of the weights seems to lie, but none that could be read.
     """
 
     kind: type[Weights]

@@ -19,6 +19,7 @@ from scalablevit_ref.config import VARIANTS
 from scalablevit_ref.dialects import vit_pytorch
 from scalablevit_ref.dialects.config import shapes as port_shapes
 from tests.support.checkpoints import DIGITS, TINY_MMDET, assert_same, numbered
+from tests.support.flax_files import nested
 from tests.support.waiting import slowness
 
 PARAMS = numbered(DIGITS)
@@ -67,17 +68,6 @@ def test_wrappers_inside_of_names(wrapper: str, around: str) -> None:
         checkpoint = from_state_dict({outer + name: x for name, x in inner.items()})
         assert_same(checkpoint, PARAMS)
         assert f"{wrapper}." in checkpoint.metadata["prefixes"]
-
-
-def nested(state: State) -> State:
-    tree: State = {}
-    for name, x in state.items():
-        *path, leaf = name.split(".")
-        branch = tree
-        for part in path:
-            branch = branch.setdefault(part, {})
-        branch[leaf] = x
-    return tree
 
 
 def numbered_keys(tree: Any) -> Any:

@@ -69,7 +69,7 @@ class Stored:
     layout, variant
         Of the weights, when they were written.
     config_json
-        What a `config.json` beside the file says of the same weights (`hub.described`), None without one.
+        What a `config.json` beside the file says of the same weights (`hub.with_config_json`), None without one.
     """
 
     config: str | None = None
@@ -132,6 +132,11 @@ class StateDict:
     model_name: str | None
     stored: Stored
     beside: dict[str, Any]
+
+    @property
+    def layout(self) -> str:
+        """By the names and shapes."""
+        return self.kind.layout_of({name: tuple(x.shape) for name, x in self.state.items()})
 
 
 @dataclass(frozen=True, eq=False)

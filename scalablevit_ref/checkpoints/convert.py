@@ -156,7 +156,7 @@ def convert_file(
         layout = options.layout or weights.default_layout(target.suffix)
         _refuse_other_network(weights, layout)
         changed = weights.changed(strip_head=options.strip_head, fold_scale=options.fold_scale)
-        casts = _Casts(options.dtype or one_dtype(weights), finite=not options.allow_nonfinite)
+        casts = _Casts(options.dtype or one_dtype(weights.params), finite=not options.allow_nonfinite)
         state = changed.in_layout(layout, one_way=options.one_way, cast=casts)
         config_json, beside = options.config_json, target.with_name(CONFIG_JSON)
         if config_json is None and weights.other_network is None:

@@ -121,7 +121,7 @@ def says(path: Path, document: dict[str, Any] | None) -> bool:
     return all(found.get(name) == wanted[name] for name in ("layout", NOTES))
 
 
-def described(found: StateDict, path: Path) -> StateDict:
+def with_config_json(found: StateDict, path: Path) -> StateDict:
     """A file's state dict with what the `config.json` beside it notes of that file."""
     return replace(found, stored=replace(found.stored, config_json=_noted_of(path)))
 

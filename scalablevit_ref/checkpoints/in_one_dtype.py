@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from scalablevit_ref.checkpoints.load import Checkpoint, load_checkpoint, open_checkpoint
+from scalablevit_ref.checkpoints.load import Checkpoint, load_checkpoint, open_checkpoint, widest_of
 from scalablevit_ref.errors import CheckpointError, Spelling, option
 from scalablevit_ref.formats.remedies import FILE, OUT, shell, shell_text
 from scalablevit_ref.weights import Stated
@@ -20,7 +20,7 @@ def load_in_one_dtype(path: str | os.PathLike[str], *, variant: str | None = Non
             raise
     with open_checkpoint(path, Stated(variant=variant, key=key)) as weights:
         dtypes = weights.metadata["dtype"]
-    dtype = "float64" if "float64" in dtypes else "float32"
+    dtype = widest_of(dtypes.split(", "))
     options = "".join(f" --{name} {shell_text(value)}" for name, value in (("variant", variant), ("key", key)) if value is not None)
     command = f"scalablevit-ref convert {FILE} {OUT} --dtype {dtype}{options}"
     remedy = shell(command, path, f"{Path(path).stem}-{dtype}.safetensors")

@@ -139,15 +139,14 @@ def _by_shapes(state: Mapping[str, Any], layout: str) -> ScalableViTConfig:
         raise CheckpointError(problem, *choices)
     if not wrong:
         raise CheckpointError("the detection backbone has no head; ", *choices, found=f"a {configs[VARIANTS[0]].head} head")
-    implied = implied_config(official_shapes(state, layout))
-    if implied is not None and not _wrong_names(state, layout_shapes(implied, layout)):
-        told = ", ".join(f"{name}={getattr(implied, name)}" for name in _IMPLIED)
-        raise CheckpointError(f"the shapes fit no variant, but a network of {told}; {UNSEEN}: give config=")
     nearest = min(wrong, key=lambda name: len(wrong[name]))
-    wrong_of_implied = len(state) if implied is None else len(_wrong_names(state, layout_shapes(implied, layout)))
-    like, closest = f"nearest is {nearest!r}", configs[nearest]
-    if implied is not None and wrong_of_implied <= len(wrong[nearest]):
-        like, closest = "nor any other network", implied
+    like, closest, fewest = f"nearest is {nearest!r}", configs[nearest], wrong[nearest]
+    implied = implied_config(official_shapes(state, layout))
+    if implied is not None and len(of_implied := _wrong_names(state, layout_shapes(implied, layout))) <= len(fewest):
+        like, closest, fewest = "nor any other network", implied, of_implied
+    if not fewest:
+        told = ", ".join(f"{name}={getattr(closest, name)}" for name in _IMPLIED)
+        raise CheckpointError(f"the shapes fit no variant, but a network of {told}; {UNSEEN}: give config=")
     problems = "; ".join(parameter_problems(state, layout_shapes(closest, layout)))
     raise CheckpointError(f"the shapes fit no variant, {like}: {problems}")
 

@@ -13,13 +13,10 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.backends.dispatch import dtype_name
-from scalablevit_ref.checkpoints.hub import described
 from scalablevit_ref.checkpoints.infer import named_variant
-from scalablevit_ref.checkpoints.load import NOTHING, weights_in
-from scalablevit_ref.checkpoints.recognise import find_state
+from scalablevit_ref.checkpoints.load import NOTHING, open_state, weights_in
 from scalablevit_ref.checkpoints.save import Progress, counter
-from scalablevit_ref.errors import CheckpointError, in_file
-from scalablevit_ref.formats.detect import open_file
+from scalablevit_ref.errors import CheckpointError
 from scalablevit_ref.formats.lazy import blocks, byte_count, in_memory
 from scalablevit_ref.weights import Stated, Weights
 
@@ -109,11 +106,10 @@ def inspect_file(
     if stated.variant is not None:
         named_variant(stated.variant)
     layout, other_network, weights, problem = None, None, None, None
-    with in_file(path), open_file(path) as (tree, notes, format_):
-        found = described(find_state(tree, use_ema=use_ema, key=stated.key, notes=notes), path)
+    with open_state(path, stated, use_ema=use_ema) as (found, format_):
         other_network = found.kind.other_network
         try:
-            layout = found.kind.layout_of({name: tuple(x.shape) for name, x in found.state.items()})
+            layout = found.layout
             weights = weights_in(found, stated, format=format_)
             layout = weights.layout
         except CheckpointError as error:

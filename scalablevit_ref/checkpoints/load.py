@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.checks import FLOATS, parameter_problems
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.errors import CheckpointError, Spelling, in_file, option
-from scalablevit_ref.formats.lazy import check_finite, in_memory, numpy_dtype
+from scalablevit_ref.formats.lazy import Tensors, check_finite, in_memory, numpy_dtype
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.weights import EMA_FROM, Heads, Stated, StateDict, Stored, Weights, Windows
 
@@ -100,13 +100,22 @@ def open_checkpoint(
     FileNotFoundError
         If there is no such file.
     """
-    from scalablevit_ref.checkpoints.hub import described
+    with open_state(Path(path), stated, use_ema=use_ema) as (found, format_):
+        yield weights_in(found, stated, only=only, format=format_)
+
+
+@contextmanager
+def open_state(path: Path, stated: Stated = NOTHING, *, use_ema: bool = True) -> Iterator[tuple[StateDict, str]]:
+    """The state dict in a file with what is noted of it, whether or not the weights fit; and the file's format.
+
+    Raises as `open_checkpoint` does.
+    """
+    from scalablevit_ref.checkpoints.hub import with_config_json
     from scalablevit_ref.checkpoints.recognise import find_state
     from scalablevit_ref.formats.detect import open_file
 
-    with in_file(path), open_file(Path(path)) as (tree, notes, format_):
-        found = described(find_state(tree, use_ema=use_ema, key=stated.key, notes=notes), Path(path))
-        yield weights_in(found, stated, only=only, format=format_)
+    with in_file(path), open_file(path) as (tree, notes, format_):
+        yield with_config_json(find_state(tree, use_ema=use_ema, key=stated.key, notes=notes), path), format_
 
 
 def weights_in(
@@ -117,7 +126,7 @@ def weights_in(
     Raises CheckpointError unless they fit.
     """
     kind = found.kind
-    layout = stated.layout or kind.layout_of({name: tuple(x.shape) for name, x in found.state.items()})
+    layout = stated.layout or found.layout
     if only not in (None, kind):
         raise CheckpointError(
             f"these are {kind.whose(layout)}'s weights, of {kind.other_network}, into which they cannot be converted; "
@@ -196,8 +205,7 @@ def to_state_dict(params: Mapping[str, Any], config: ScalableViTConfig, *, layou
     problems = parameter_problems(params, parameter_shapes(config))
     if problems:
         raise CheckpointError("parameters do not fit: " + "; ".join(problems))
-    _dtypes(params)
-    one_dtype(OfficialWeights(params, config, {}))
+    one_dtype(params)
     return from_canonical(params, config, layout)
 
 
@@ -282,26 +290,26 @@ def load_port(
 
 
 def _read(weights: Weights, dtype: str | None) -> Checkpoint:
-    dtype = dtype or one_dtype(weights)
+    dtype = dtype or one_dtype(weights.params)
     check_dtype(dtype)
     params = {name: in_memory(x).astype(numpy_dtype(dtype), copy=False) for name, x in weights.params.items()}
     return Checkpoint(params, weights.config, weights.metadata | {"dtype": dtype})
 
 
-def one_dtype(weights: Weights) -> str:
+def one_dtype(params: Tensors) -> str:
     """The dtype of all weights. Raises CheckpointError where there are several."""
-    first = next(iter(weights.params))
-    for name, x in weights.params.items():
-        of_first, dtype = dtype_name(weights.params[first]), dtype_name(x)
-        if dtype != of_first:
-            widest = _widest({dtype_name(x) for x in weights.params.values()})
+    first = next(iter(params))
+    of_first = dtype_name(params[first])
+    for name, x in params.items():
+        if (dtype := dtype_name(x)) != of_first:
+            widest = widest_of({dtype_name(x) for x in params.values()})
             remedy = Spelling(f"dtype={widest!r}", f"--dtype {widest}")
             said = ("mixed dtypes; ", remedy, " makes them one and rounds nothing")
             raise CheckpointError(*said, key=name, expected=f"{of_first}, as {first} is", found=dtype)
-    return dtype_name(weights.params[first])
+    return of_first
 
 
-def _widest(dtypes: set[str]) -> str:
+def widest_of(dtypes: Collection[str]) -> str:
     """The narrowest dtype that holds all numbers of these."""
     return "float64" if "float64" in dtypes else "float32"
 
@@ -313,9 +321,5 @@ def check_dtype(dtype: str) -> None:
 
 
 def _dtypes(state: Mapping[str, Any]) -> str:
-    """The floating dtypes of all arrays, the most frequent first."""
-    found = Counter(dtype_name(x) for x in state.values())
-    for name, x in state.items():
-        if dtype_name(x) not in FLOATS:
-            raise CheckpointError("not floating point", key=name, expected=", ".join(FLOATS), found=dtype_name(x))
-    return ", ".join(name for name, _ in found.most_common())
+    """The dtypes of all arrays, the most frequent first."""
+    return ", ".join(name for name, _ in Counter(dtype_name(x) for x in state.values()).most_common())

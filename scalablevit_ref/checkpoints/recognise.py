@@ -21,7 +21,7 @@ from scalablevit_ref.checkpoints.search import (
 )
 from scalablevit_ref.checkpoints.tree import WRAPPERS, Leaf, Path, leaves
 from scalablevit_ref.errors import CheckpointError, brief
-from scalablevit_ref.formats.lazy import LONGEST_NAME, StoredTensor, byte_count, is_lazy
+from scalablevit_ref.formats.lazy import StoredTensor, byte_count, is_lazy
 from scalablevit_ref.formats.opaque import Opaque, described
 from scalablevit_ref.weights import StateDict, Stored
 
@@ -73,12 +73,11 @@ def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes
     stored = read_notes({name: value for name, value in top.items() if name == "scalablevit_ref"} | dict(notes or {}))
     if not _noted(network, others):
         stored = Stored()
-    cut = _prefixes(network)
     return StateDict(
         kind=network.kind,
         state=state,
         wrapper=".".join(network.container) or None,
-        prefixes=cut,
+        prefixes=_prefixes(network),
         ignored=ignored,
         separable=(key_option(key_text(network.key)), list(beside)),
         others=[key_text(other.key) for other in others if not is_training_state(other.key)],
@@ -93,15 +92,13 @@ def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes
 
 def _noted(network: Found, others: list[Found]) -> bool:
     """Whether a file's notes are of this network: not where another one lies in the place of which this package writes them."""
-    own = ((), *((name,) for name in ("model", "params")))
+    own: tuple[Path, ...] = ((), ("model",), ("params",))
     return network.average or network.container in own or not any(other.container in own for other in others)
 
 
 def _tensor(name: str, leaf: Leaf) -> Any:
     if isinstance(leaf.value, Opaque):
         raise CheckpointError("not an array", key=name, found=described(leaf.value))
-    if len(name) > LONGEST_NAME:
-        raise CheckpointError("a longer name than any parameter's", key=name)
     return tensor_of(name, leaf.value)
 
 
@@ -112,23 +109,18 @@ def _prefixes(network: Found) -> list[str]:
     return [f"{part}." for part in (*before, *sorted(inside))]
 
 
-def _nothing(tree: Any, found: Iterable[Leaf]) -> CheckpointError:
+def _nothing(tree: Any, found: list[Leaf]) -> CheckpointError:
     """What the file holds instead of weights."""
-    found = list(found)
     holders = [leaf for leaf in found if isinstance(leaf.value, Opaque) and leaf.value.remedy]
     if holders:
         holders.sort(key=lambda leaf: not unread_averages([leaf], []))
         return CheckpointError("no state dict, but " + "; or ".join(map(_way_out, holders[:2])))
-    paths = [leaf.path for leaf in found if leaf.is_array]
-    if what := next((what for is_it, what in _NO_WEIGHTS if paths and is_it(paths)), None):
+    if paths := [leaf.path for leaf in found if leaf.is_array]:
         some = ", ".join(map(key_text, paths[:4])) + (", …" if len(paths) > 4 else "")
-        return CheckpointError(f"names of no known layout: {what}", found=some)
-    if paths:
-        return CheckpointError(
-            "names of no known layout",
-            expected="stages.0.0.attn.qkv.weight (official) or blocks.0.0.attn.qkv.weight (mmdet)",
-            found=", ".join(map(key_text, paths[:4])) + (", …" if len(paths) > 4 else ""),
-        )
+        if what := next((what for is_it, what in _NO_WEIGHTS if is_it(paths)), None):
+            return CheckpointError(f"names of no known layout: {what}", found=some)
+        expected = "stages.0.0.attn.qkv.weight (official) or blocks.0.0.attn.qkv.weight (mmdet)"
+        return CheckpointError("names of no known layout", expected=expected, found=some)
     if isinstance(tree, Mapping):
         keys = ", ".join(brief(key) for key in list(tree)[:8])
         return CheckpointError(

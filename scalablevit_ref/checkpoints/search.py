@@ -112,9 +112,15 @@ def _numbered(part: str) -> str:
 
 
 @cache
+def _examples(kind: type[Weights]) -> frozenset[str]:
+    """All names of a network, each whole number by example."""
+    return frozenset(kind.names())
+
+
+@cache
 def _names(kind: type[Weights]) -> frozenset[Path]:
     """All names of a network, with `#` for whole numbers."""
-    return frozenset(template(name.split(".")) for name in kind.names())
+    return frozenset(template(name.split(".")) for name in _examples(kind))
 
 
 def find_networks(leaves: list[Leaf]) -> tuple[list[Leaf], list[Found]]:
@@ -166,7 +172,7 @@ def _networks(kind: type[Weights], leaves: list[Leaf]) -> list[Found]:
         if key is None:
             continue
         network, name = found[key], unwrapped(leaf.path[len(key) :])
-        if template(name) not in _names(kind) or (name[0] == kind.head and ".".join(name) not in kind.names()):
+        if template(name) not in _names(kind) or (name[0] == kind.head and ".".join(name) not in _examples(kind)):
             network.extras.append(leaf)
         elif (dotted := ".".join(name)) in network.members:
             raise CheckpointError("two arrays of one path", key=dotted)
@@ -188,15 +194,9 @@ def _before(path: Path, unwrapped_key: Path) -> Path:
     n = 0
     for part in unwrapped_key:
         n = path.index(part, n) + 1
-    rest = path[n:]
-    return path[: n + len(rest) - len(_lstripped(rest))]
-
-
-def _lstripped(path: Path) -> Path:
-    """Without the wrappers' parts that it begins with."""
-    while path and path[0] in WRAPPERS:
-        path = path[1:]
-    return path
+    while n < len(path) and path[n] in WRAPPERS:
+        n += 1
+    return path[:n]
 
 
 def _counts_an_average(leaf: Leaf) -> bool:
@@ -322,7 +322,7 @@ def _one_of(networks: list[Found], listing: list[Found]) -> Found:
     """Raises CheckpointError, with those to be listed, unless all are the same tensors, under several keys."""
     different: dict[Any, Found] = {}
     for network in networks:
-        different.setdefault(tuple(sorted((name, _identity(leaf.value)) for name, leaf in network.members.items())), network)
+        different.setdefault(frozenset((name, _identity(leaf.value)) for name, leaf in network.members.items()), network)
     first, *more = different.values()
     if more:
         keyed = key_option(key_text(first.key))
@@ -330,9 +330,9 @@ def _one_of(networks: list[Found], listing: list[Found]) -> Found:
     return first
 
 
-def _identity(value: Any) -> int:
-    """A number that is the same for the same bytes of a file, and for one array in memory."""
-    return hash(value) if isinstance(value, StoredTensor) else id(value)
+def _identity(value: Any) -> StoredTensor | int:
+    """What is equal for the same bytes of a file, and for one array in memory."""
+    return value if isinstance(value, StoredTensor) else id(value)
 
 
 def listed(networks: Iterable[Found]) -> str:
@@ -358,14 +358,21 @@ def with_head(network: Found, leaves: Sequence[Leaf], others: Sequence[Found]) -
     head, features = network.kind.head, network.widths().get(network.kind.last_norm)
     if network.named or not features or any(name.split(".")[0] == head for name in network.members):
         return network
-    names = network.kind.names()
     theirs = {id(leaf) for other in others for leaf in other.members.values()}
-    around = [leaf for leaf in leaves if leaf.is_array and id(leaf) not in theirs and _beside(leaf, network)]
+    extras = {id(leaf) for leaf in network.extras}
+    around = [
+        leaf
+        for leaf in leaves
+        if leaf.is_array
+        and id(leaf) not in theirs
+        and not is_training_state(leaf.path)
+        and (id(leaf) in extras or leaf.path[: len(network.key)] != network.key)
+    ]
     for n in range(len(network.key), -1, -1):
         level = [leaf for leaf in around if leaf.path[:n] == network.key[:n]]
         heads = [(".".join(unwrapped(leaf.path[n:])), leaf) for leaf in level if leaf.path[n : n + 1] == (head,)]
         own = dict(heads)
-        if own.keys() <= set(names) and any(features in _shape(leaf) for leaf in own.values()):
+        if own.keys() <= _examples(network.kind) and any(features in _shape(leaf) for leaf in own.values()):
             if len(own) < len(heads):
                 raise CheckpointError("two arrays of one path", key=Counter(name for name, _ in heads).most_common(1)[0][0])
             if _shares(network, others, n):
@@ -397,12 +404,6 @@ def _shares(network: Found, others: Sequence[Found], n: int) -> bool:
         and not any(name.split(".")[0] == network.kind.head for name in other.members)
         for other in others
     )
-
-
-def _beside(leaf: Leaf, network: Found) -> bool:
-    if is_training_state(leaf.path):
-        return False
-    return leaf.path[: len(network.key)] != network.key or leaf in network.extras
 
 
 def _classifier(leaves: list[Leaf], features: int) -> Leaf | None:

@@ -33,7 +33,7 @@ from scalablevit_ref.checkpoints.save import keepable
 from scalablevit_ref.checks import check_count, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.errors import in_file
-from scalablevit_ref.formats.atomic import check_overwriting, write_atomically
+from scalablevit_ref.files.writing import check_overwriting, write_atomically
 from scalablevit_ref.formats.lazy import in_memory
 from scalablevit_ref.formats.onnx import read_onnx
 from scalablevit_ref.image_sizes import usual_image_size

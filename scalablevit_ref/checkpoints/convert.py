@@ -17,7 +17,7 @@ from scalablevit_ref.checkpoints.save import WRITERS, Progress, keepable, write_
 from scalablevit_ref.checkpoints.search import kinds
 from scalablevit_ref.config import near_matches
 from scalablevit_ref.errors import CheckpointError, in_file
-from scalablevit_ref.formats.atomic import check_overwriting, write_atomically
+from scalablevit_ref.files.writing import check_overwriting, write_atomically
 from scalablevit_ref.formats.lazy import LazyTensor, Tensor, in_memory, is_finite, numpy_dtype
 from scalablevit_ref.weights import Heads, Stated, Weights, Windows
 

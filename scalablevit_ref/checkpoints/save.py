@@ -175,7 +175,7 @@ def write_state(
     name beside the weights. Nothing is left behind where that fails. Raises as `save_checkpoint` does.
     """
     from scalablevit_ref.checkpoints.hub import CONFIG_JSON, merged, refuse_contradiction
-    from scalablevit_ref.formats.atomic import write_atomically
+    from scalablevit_ref.files.writing import write_atomically
 
     if not allow_nonfinite:
         check_finite({name: x for name, x in state.items() if not is_lazy(x)})

@@ -17,7 +17,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(level.split())
     for level in (
         "_moved _typing edits errors",
-        "config",
+        "config files",
         "backends image_sizes parameters",
         "ops checks formats",
         "attention cost images",

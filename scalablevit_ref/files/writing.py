@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""The one way of writing: files appear whole or not at all, and under the names that were given only."""
 
 from __future__ import annotations
 

@@ -13,16 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from scalablevit_ref.adapters import extra
 from scalablevit_ref.backends import to_backend
-from scalablevit_ref.checkpoints import Checkpoint, CheckpointError, load_checkpoint
-from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, inputs
-from scalablevit_ref.checkpoints.convert import convert_file as convert
+from scalablevit_ref.checkpoints import Checkpoint, CheckpointError
+from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, conversion, inputs, manifest_text
 from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checkpoints.infer import exact_variant
 from scalablevit_ref.checkpoints.load import open_checkpoint, weights_in
@@ -34,7 +32,7 @@ from scalablevit_ref.checks import check_count, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.errors import in_file
 from scalablevit_ref.files.writing import check_outputs, write_atomically
-from scalablevit_ref.formats.lazy import in_memory
+from scalablevit_ref.formats.lazy import check_finite, in_memory
 from scalablevit_ref.formats.onnx import read_onnx
 from scalablevit_ref.image_sizes import usual_image_size
 from scalablevit_ref.network import trace
@@ -290,21 +288,18 @@ def convert_file(
     check_outputs((target, options.sha256), inputs=inputs(Path(source), target), force=options.force)
     with open_checkpoint(source, options.stated, use_ema=options.use_ema) as weights:
         dtype = options.dtype or ("float16" if weights.metadata["dtype"] == "float16" else "float32")
-    with TemporaryDirectory() as folder:
-        middle, manifest = Path(folder) / "weights.safetensors", Path(folder) / "weights.sha256"
-        sha256 = manifest if options.sha256 else None
-        try:
-            done = convert(source, middle, replace(options, layout="official", dtype=dtype, config_json=False, sha256=sha256))
-        except CheckpointError as error:
-            raise (error.in_file(target) if error.file == str(middle) else error) from error.__cause__
-        checkpoint = load_checkpoint(middle, allow_nonfinite=True)
-        size = image_size if image_size is not None else usual_image_size(checkpoint.config)
-        float16, kept = dtype == "float16", checkpoint.metadata
-        writes = {target: _export_into(checkpoint.params, checkpoint.config, image_size=size, float16=float16, metadata=kept)}
-        if options.sha256:
-            writes[Path(options.sha256)] = lambda file: file.write(manifest.read_bytes())
-        write_atomically(writes, force=options.force)
-    return replace(done, config_json=None)
+        made = conversion(weights, replace(options, dtype=dtype), "official")
+        params = {name: in_memory(x) for name, x in made.state.items()}
+        if not options.allow_nonfinite:
+            check_finite(params)
+        done, config = made.done(), made.changed.config
+        guess = {"config_from": GUESSED, "variant": exact_variant(config)} if weights.guessed else {}
+    size = image_size if image_size is not None else usual_image_size(config)
+    writes = {target: _export_into(params, config, image_size=size, float16=dtype == "float16", metadata=made.metadata | guess)}
+    if options.sha256:
+        writes[Path(options.sha256)] = lambda file: file.write(manifest_text(params))
+    write_atomically(writes, force=options.force)
+    return done
 
 
 def run(path: str | os.PathLike[str], images: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -152,15 +153,8 @@ def convert_file(
     target = Path(target)
     _check_options(options, Path(source), target)
     with open_checkpoint(source, options.stated, use_ema=options.use_ema) as weights:
-        metadata, unkept = keepable(weights.metadata)
-        classes = weights.config.num_classes
-        if options.num_classes is not None and classes != options.num_classes:
-            raise CheckpointError("number of classes", key="num_classes", expected=options.num_classes, found=classes)
-        layout = options.layout or weights.default_layout(target.suffix)
-        _refuse_other_network(weights, layout)
-        changed = weights.changed(strip_head=options.strip_head, fold_scale=options.fold_scale)
-        casts = _Casts(options.dtype or one_dtype(weights.params), finite=not options.allow_nonfinite)
-        state = changed.in_layout(layout, one_way=options.one_way, cast=casts)
+        made = conversion(weights, options, options.layout or weights.default_layout(target.suffix))
+        changed, layout = made.changed, made.layout
         config_json, beside = options.config_json, target.with_name(CONFIG_JSON)
         if config_json is None and weights.other_network is None:
             config_json = written_unasked(target)
@@ -171,10 +165,10 @@ def convert_file(
                 raise CheckpointError(f"{CONFIG_JSON} is for the official network's weights", found=layout)
             writes = state_writes(
                 target,
-                state,
+                made.state,
                 None if changed.unknown else changed.config,
                 layout=layout,
-                metadata=metadata,
+                metadata=made.metadata,
                 guessed=weights.guessed,
                 allow_nonfinite=options.allow_nonfinite,
                 config_json=document,
@@ -182,21 +176,66 @@ def convert_file(
             )
             with written(writes, force=options.force):
                 if options.sha256 is not None:
-                    write_contents({Path(options.sha256): _manifest(target)}, force=options.force)
+                    with open_checkpoint(target) as there:
+                        sums = manifest_text(there.comparable())
+                    write_contents({Path(options.sha256): sums}, force=options.force)
     stale = not config_json and os.path.lexists(beside) and not says(beside, changed.hub_config(layout, target.name))
-    return Converted(
-        metadata=weights.metadata | {"ignored": [*weights.metadata["ignored"], *unkept]},
-        config=changed.config,
-        layout=layout,
-        dtype=casts.dtype,
-        parameters=sum(int(np.prod(x.shape)) for x in state.values()),
-        dropped=[name for name in weights.params if name not in changed.params],
-        folded=options.fold_scale,
-        underflowed=sum(casts.underflowed.values()),
-        overflowed=sum(casts.overflowed.values()),
-        config_json="written" if config_json else "stale" if stale else None,
-        config_json_replaced=replaced,
-    )
+    said = "written" if config_json else "stale" if stale else None
+    return replace(made.done(), config_json=said, config_json_replaced=replaced)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Weights as they are to be written. `state` is read, and `casts` counts, when they are.
+
+    Attributes
+    ----------
+    weights, changed
+        What was read, and the network that is written.
+    state
+        The tensors that are written, under the names of the layout.
+    metadata, unkept
+        What is written beside them, and the names of what cannot be.
+    """
+
+    weights: Weights
+    changed: Weights
+    options: ConvertOptions
+    layout: str
+    casts: _Casts
+    state: Mapping[str, Tensor]
+    metadata: dict[str, Any]
+    unkept: list[str]
+
+    def done(self) -> Converted:
+        """What was converted, once the state has been read."""
+        read = self.weights.metadata
+        return Converted(
+            metadata=read | {"ignored": [*read["ignored"], *self.unkept]},
+            config=self.changed.config,
+            layout=self.layout,
+            dtype=self.casts.dtype,
+            parameters=sum(int(np.prod(x.shape)) for x in self.state.values()),
+            dropped=[name for name in self.weights.params if name not in self.changed.params],
+            folded=self.options.fold_scale,
+            underflowed=sum(self.casts.underflowed.values()),
+            overflowed=sum(self.casts.overflowed.values()),
+            config_json=None,
+            config_json_replaced=[],
+        )
+
+
+def conversion(weights: Weights, options: ConvertOptions, layout: str) -> Conversion:
+    """Weights of an open file in a layout, changed as the options say. Raises CheckpointError for what is not possible."""
+    metadata, unkept = keepable(weights.metadata)
+    classes = weights.config.num_classes
+    if options.num_classes is not None and classes != options.num_classes:
+        raise CheckpointError("number of classes", key="num_classes", expected=options.num_classes, found=classes)
+    _refuse_other_network(weights, layout)
+    changed = weights.changed(strip_head=options.strip_head, fold_scale=options.fold_scale)
+    casts = _Casts(options.dtype or one_dtype(weights.params), finite=not options.allow_nonfinite)
+    state = changed.in_layout(layout, one_way=options.one_way, cast=casts)
+    return Conversion(weights, changed, options, layout, casts, state, metadata, unkept)
 
 
 def _check_options(options: ConvertOptions, source: Path, target: Path) -> None:
@@ -231,10 +270,9 @@ def inputs(source: Path, target: Path) -> list[Path]:
     return [source, beside] if named and os.path.lexists(beside) else [source]
 
 
-def _manifest(checkpoint: Path) -> bytes:
-    """The manifest of what a checkpoint file holds, as `sha256sum` lays it out."""
-    with open_checkpoint(checkpoint) as weights:
-        return "".join(f"{digest}  {name}\n" for name, digest in manifest(weights.comparable()).items()).encode()
+def manifest_text(params: Mapping[str, Any]) -> bytes:
+    """The SHA-256 of each tensor, as `sha256sum` lays it out."""
+    return "".join(f"{digest}  {name}\n" for name, digest in manifest(params).items()).encode()
 
 
 class _Casts:

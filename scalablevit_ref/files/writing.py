@@ -95,14 +95,14 @@ def write_contents(contents: Mapping[Path, bytes | None], *, force: bool) -> Non
 def written(writes: Mapping[Path, Callable[[BinaryIO], object]], *, force: bool) -> Iterator[None]:
     """Within, the files are there, whole; an exception there, or before, takes all of them back, and what was there is there again.
 
-    A file that is overwritten keeps its permissions, a new one has those of the process's umask. A symbolic link is replaced, not
+    A file that is overwritten keeps its permissions; a new one has those of the umask. A symbolic link is replaced, not
     followed: no file is changed but those named. A process that is killed leaves at most temporary files behind, which the next one
     to write into the folder removes: none where there are unnamed files, but in the moment of a forced renaming. One that is killed
     between the names of two files leaves the first of them; each is whole.
 
     Where the file system has no hard links (FAT), a name is claimed by an empty file, which is then renamed over. A file that
-    appears midway is kept there too; a reader may see the empty one for a moment. What `force` may have to bring back is copied
-    there in place of linked.
+    appears midway is kept there too; a reader may see the empty one for a moment, and a process that is killed in it leaves it.
+    What `force` may have to bring back is copied there in place of linked.
 
     Parameters
     ----------
@@ -232,22 +232,21 @@ class _Temporary:
     """Whether it has this name already."""
 
     def appear(self, path: Path) -> None:
-        """Give it a name that is free. Raises FileExistsError for one that is not."""
+        """Give it a name that is free. Raises AlreadyExistsError for one that is not."""
         try:
             if self.named:
-                os.link(self.path, path)
+                self._link(path)
             else:  # linkat follows /proc's link to the file only if it is given a directory
                 descriptor = self.file.fileno()
                 os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
         except FileExistsError:
             raise _already_exists(path) from None
-        except OSError:
-            if not self.named:
-                raise
-            self._claim(path)
 
-    def _claim(self, path: Path) -> None:
-        """The same where the file system has no hard links."""
+    def _link(self, path: Path) -> None:
+        """Give it a second name, or where there are no hard links move it to a name that an empty file has claimed."""
+        with suppress(OSError):
+            os.link(self.path, path)
+            return
         claimed = os.fstat(descriptor := os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         os.close(descriptor)
         try:

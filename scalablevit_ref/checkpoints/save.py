@@ -21,7 +21,7 @@ from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints.infer import OFFICIAL_MODEL, exact_variant
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import to_state_dict
-from scalablevit_ref.checkpoints.notes import NOTES, as_texts, noted
+from scalablevit_ref.checkpoints.notes import NOTES, as_texts, is_plain, noted
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, Spelling, in_file
 from scalablevit_ref.formats.lazy import Blocks, blocks, byte_count, check_finite, is_lazy
@@ -213,8 +213,6 @@ def keepable(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
     That is what is no plain value, a number of thousands of digits, and what would make it all longer than can be read again.
     """
-    from scalablevit_ref.checkpoints.recognise import is_plain
-
     given = {name: value for name, value in metadata.items() if name not in _TOLD_BY_READING}
     if metadata.get("ema") and metadata.get("wrapper"):
         given.setdefault(EMA_FROM, metadata["wrapper"])

@@ -137,7 +137,9 @@ def _settings(config: Any) -> str | None:
 
 
 def _no_configuration(why: str, config: Any) -> CheckpointError:
-    return CheckpointError(f"not a configuration ({why})", key="config", expected="settings as this package writes them", found=brief(config))
+    return CheckpointError(
+        f"not a configuration ({why})", key="config", expected="settings as this package writes them", found=brief(config)
+    )
 
 
 def _is_flat(config: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Where what a parser raises about a file's content becomes a CheckpointError, and what is no word about a file stays what it is."""
+"""Where what a parser raises about a file's content becomes a CheckpointError, while all other errors stay what they are."""
 
 from __future__ import annotations
 

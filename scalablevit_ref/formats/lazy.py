@@ -186,6 +186,14 @@ class LazyTensor:
         return "a tensor"
 
 
+def in_machine_order(stored: StoredTensor | LazyTensor) -> StoredTensor | LazyTensor:
+    """The same numbers in this machine's byte order, whichever they have in the file."""
+    native = stored.dtype.newbyteorder("=")
+    if stored.dtype == native:
+        return stored
+    return LazyTensor(stored.shape, native, lambda: in_memory(stored).byteswap().view(native))
+
+
 Tensor: TypeAlias = np.ndarray | StoredTensor | LazyTensor
 Tensors: TypeAlias = Mapping[str, Tensor]
 

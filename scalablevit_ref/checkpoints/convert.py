@@ -173,6 +173,7 @@ def convert_file(
                 allow_nonfinite=options.allow_nonfinite,
                 config_json=document,
                 progress=progress,
+                source=source,
             )
             with written(writes, force=options.force):
                 if options.sha256 is not None:

@@ -54,7 +54,7 @@ class TorchModule:
         x = torch.from_numpy(np.ascontiguousarray(conditions.fed)).to(first.device, first.dtype)
         paths = [path for path, _ in model.named_modules() if path]
         found, pairs = aligned(paths, held, lambda: _ran(model, x), conditions)
-        own = dict(model.named_parameters()) | dict(model.named_buffers())
+        own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
         if conditions.weights is not None:
             _load(own, pairs, conditions.weights)
         taps, seconds = _taps(model, x, {path: name for name, path in found.items()})

@@ -66,7 +66,7 @@ class TraceFile:
         """Raises CaptureError as `gathered` does, CheckpointError for a broken file."""
         files.enter_context(in_file(self.path))
         tensors, _, _ = files.enter_context(open_file(self.path))
-        if not isinstance(tensors, Mapping) or not all(hasattr(x, "shape") for x in tensors.values()):
+        if not isinstance(tensors, Mapping):
             raise CaptureError(f"{self.path.name} holds no flat mapping of names to arrays")
         return gathered(tensors, self.path.name, conditions, lambda name: tensors[name])
 
@@ -177,13 +177,16 @@ def gathered(own: Collection[str], what: str, conditions: Conditions, tensor: Ca
     known = network.layers()
     mapped = {}
     if conditions.names is not None:
-        mapped = by_mapping(conditions.names, own, {IMAGES, *nameable(network)}, whose=what, each=False)
+        mapped = by_mapping(conditions.names, own, {IMAGES: None, **nameable(network)}, whose=what, each=False)
     given = merged({name: name for name in (IMAGES, *known) if name in own}, mapped)
     fed = given.pop(IMAGES, None)
     if not given:
         some = ", ".join(map(str, islice(own, 3)))
         raise CaptureError(f"{what} has no layer's name (it has {some or 'none'}); names= maps layers to its names")
     names = {name: given[name] for name in known if name in given}
+    for name in filter(None, (fed, *names.values())):
+        if not hasattr(tensor(name), "shape") or not hasattr(tensor(name), "dtype"):
+            raise CaptureError(f"{what}: {name!r} is no array of numbers")
     dtype = one_dtype({name: np.dtype(tensor(name).dtype).name for name in names.values()}, what)
     shapes = {layer: tuple(tensor(name).shape) for layer, name in names.items()}
     images = None if fed is None else image_batch(in_memory(tensor(fed)), network, f"{what}: {fed!r}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -15,16 +17,21 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import ForceOption, say_written
 from scalablevit_ref.cli.progress import spinner
+from scalablevit_ref.cli.standard_output import ports_output_apart
+from scalablevit_ref.compare.capture.own_code import own_code
 from scalablevit_ref.compare.report import Report, Row
 from scalablevit_ref.compare.run import MODES
 from scalablevit_ref.compare.run import compare as held_against
+from scalablevit_ref.config import near_matches
+from scalablevit_ref.errors import CaptureError, printable
+from scalablevit_ref.files.reading import open_regular
 from scalablevit_ref.files.writing import check_outputs, write_contents
 from scalablevit_ref.testing.arrays import Comparison
 from scalablevit_ref.testing.traces import SUFFIXES, trace_images
@@ -88,8 +95,13 @@ def compare(
         check_folder("--html", html)
         check_outputs((html, plot), inputs=(*_files(candidate, weights), reference, images, names), force=force)
         against = f"{candidate} against {reference.name if reference else 'the reference'}"
-        port = named_candidate(candidate)
-        with spinner("the candidate") as step:
+        here = Path.cwd()
+        with ports_output_apart():
+            port = named_candidate(candidate)
+        if Path.cwd() != here:  # a port's doing; the files are meant from where they were named
+            reference, images, names = (None if path is None else here / path for path in (reference, images, names))
+            weights = weights if weights in (None, "random", "own") else str(here / weights)
+        with ports_output_apart(), spinner("the candidate") as step:
             report = held_against(
                 port,
                 reference=reference,
@@ -104,6 +116,7 @@ def compare(
                 progress=step,
             )
         outputs: dict[Path, bytes | None] = {}
+        os.chdir(here)
         if html:
             from scalablevit_ref.compare.html.page import html as page
 
@@ -131,7 +144,8 @@ def _files(candidate: str, weights: str | None) -> list[Path]:
 def named_candidate(text: str) -> Any:
     """The path of a trace or a model; or what `package.module:name` or `file.py:name` holds, called if it is a class or a factory.
 
-    The module is the user's own and is run. Raises ValueError, ImportError or OSError in words for what is not there.
+    The module is the user's own and is run. Raises ValueError, ImportError or OSError in words for what is not there, CaptureError
+    for what the module itself raises.
     """
     if Path(text).suffix in FILES:
         path = Path(text)
@@ -142,46 +156,71 @@ def named_candidate(text: str) -> Any:
     if not colon or not where or not name:
         raise ValueError(f"candidate {text!r}: expected a file ({', '.join(FILES)}), package.module:name or file.py:name")
     module = _module(where)
-    try:
-        found = module
-        for part in name.split("."):
-            found = getattr(found, part)
-    except AttributeError:
-        raise ValueError(f"candidate: {where} has no {name!r}") from None
-    return _made(found)
+    found: Any = module
+    for part in name.split("."):
+        with own_code(f"looking for {name} in {where}"):
+            try:
+                found = getattr(found, part)
+            except AttributeError:
+                some = [known for known in dir(found) if not known.startswith("_")]
+                raise CaptureError(f"candidate: {where} has no {name!r}{near_matches(part, some)}") from None
+    return _made(found, f"making {text}")
 
 
 def _module(where: str) -> ModuleType:
     path = Path(where)
     if path.suffix != ".py":
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
-        try:
-            return importlib.import_module(where)
-        finally:
-            sys.path.pop(0)
+        with _importable_from(Path.cwd()):  # as `python -m` does
+            return _imported(where)
     if not path.exists():
         raise FileNotFoundError(f"{where}: there is no such file")
+    open_regular(path, "a Python file").close()
     spec = spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))  # as `python FILE` does
-    try:
+    with _importable_from(path.parent.resolve()), own_code(f"importing {where}"):  # as `python FILE` does
         spec.loader.exec_module(module)
-    finally:
-        sys.path.pop(0)
     return module
 
 
-def _made(found: Any) -> Any:
+def _imported(name: str) -> ModuleType:
+    """Raises ModuleNotFoundError for a module that is not there, CaptureError for what one that is there raises."""
+    missing: ModuleNotFoundError | None = None
+    with own_code(f"importing {name}"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise
+            missing = error
+    assert missing is not None
+    raise missing
+
+
+@contextmanager
+def _importable_from(folder: Path) -> Iterator[None]:
+    """While open, modules of this folder come before all others, whatever they do to the search path themselves."""
+    entry = str(folder)
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(entry)
+
+
+def _made(found: Any, doing: str) -> Any:
     """A class or a function without required arguments makes the candidate; another function is it."""
     if not inspect.isclass(found) and not inspect.isfunction(found):
         return found
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = inspect.signature(found).parameters.values()
+    with own_code(doing):  # a class may have a metaclass
+        parameters = inspect.signature(found).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
     if not needed:
-        return found()
+        with own_code(doing):
+            return found()
     if inspect.isclass(found):
         raise ValueError(f"candidate: {found.__name__} needs {needed[0]}: name a function that makes the model")
     return found
@@ -208,19 +247,24 @@ def print_report(console: Console, report: Report, *, every: bool = False) -> No
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("laid out as", no_wrap=True)
         for row in rows if every else rows[:MOST_ROWS]:
-            table.add_row(*_cells(row, report), style="red" if row.layer in wrong else "")
+            table.add_row(*map(_shown, _cells(row)), style="red" if row.layer in wrong else "")
         console.print(table)
         if not every and len(rows) > MOST_ROWS:
             console.print(f"… and {len(rows) - MOST_ROWS} more layers that differ (--all lists every layer)", style="dim")
-    verdict, *lines = str(report).splitlines()
-    console.print(f"[{'green' if report.agrees else 'red'} bold]{escape(verdict)}[/]", highlight=False)
+    verdict, *lines = str(report).split("\n")
+    console.print(_shown(verdict, "bold green" if report.agrees else "bold red"))
     for line in lines:
-        console.print(escape(line), highlight=False)
+        console.print(_shown(line))
 
 
-def _cells(row: Row, report: Report) -> list[str]:
+def _shown(words: str, style: str = "") -> Text:
+    """Words as they are: no markup of rich's, and no escape sequence of a terminal's."""
+    return Text(printable(words), style)
+
+
+def _cells(row: Row) -> list[str]:
     module = "" if row.module in (row.layer, "output") else f" ({row.module})"
-    return [escape(row.layer + module), _error(row.propagated), _error(row.isolated), row.layout]
+    return [row.layer + module, _error(row.propagated), _error(row.isolated), row.layout]
 
 
 def _error(comparison: Comparison | None) -> str:

@@ -14,6 +14,7 @@ from scalablevit_ref import digits
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.options import KeyOption
+from scalablevit_ref.cli.terminal import say
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.image_sizes import check_image_size
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD, load_image
@@ -88,7 +89,7 @@ def attend(
         asks = _query(query, grey if image.startswith(DIGIT) else None, found.tokens, found.stride)
         picture = AttentionPicture(found, grey, asks, shown, each, (name + prediction, what))
         picture.save(output, theme=theme)
-    typer.echo(picture.alt)
+    say(picture.alt)
 
 
 def _network(

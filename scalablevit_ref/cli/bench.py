@@ -19,6 +19,7 @@ from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, c
 from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.summary import size_of
+from scalablevit_ref.cli.terminal import Terminal
 from scalablevit_ref.config import variant
 from scalablevit_ref.drawing.style import ENDINGS, dark_twin
 from scalablevit_ref.image_sizes import check_image_size
@@ -72,7 +73,7 @@ def bench(
     if as_json:
         print_json(found)
     else:
-        print_results(found)
+        print_results(Terminal(), found)
     with bad_input_is_one_line():
         if plot:
             draw(found, plot)

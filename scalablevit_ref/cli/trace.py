@@ -7,12 +7,12 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 
 from scalablevit_ref.checkpoints import save_checkpoint
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
 from scalablevit_ref.cli.options import KeyOption
+from scalablevit_ref.cli.terminal import say
 from scalablevit_ref.config import variant
 from scalablevit_ref.image_sizes import check_image_size, usual_image_size
 from scalablevit_ref.parameters import parameter_shapes
@@ -60,6 +60,6 @@ def trace(
         save_trace(output, found, config, force=force)
         if save_weights:
             save_checkpoint(save_weights, params, config, force=force)
-    Console().print(f"{output}: images {tuple(x.shape)} and {len(found) - 1} layers in {dtype}", highlight=False)
+    say(f"{output}: images {tuple(x.shape)} and {len(found) - 1} layers in {dtype}")
     if save_weights:
-        Console().print(f"{save_weights}: the weights", highlight=False)
+        say(f"{save_weights}: the weights")

@@ -16,7 +16,7 @@ PACKAGE = "scalablevit_ref"
 LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(level.split())
     for level in (
-        "_moved _typing edits errors",
+        "_moved _start _typing edits errors",
         "config files",
         "backends image_sizes parameters",
         "ops checks formats",

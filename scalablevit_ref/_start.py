@@ -14,7 +14,8 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 def is_program() -> bool:
     """Whether this process is `python -m scalablevit_ref` or the installed `scalablevit-ref`, and nobody's who imports us."""
-    first, *_ = [*getattr(sys, "argv", ()), ""]
+    arguments: list[str] = getattr(sys, "argv", [])  # which a program that embeds Python may lack
+    first = arguments[0] if arguments else ""
     if first == "-m":  # as long as Python looks for the module
         pairs = zip(sys.orig_argv, [*sys.orig_argv[1:], ""], strict=True)
         return any(a.startswith("-") and (a.endswith(f"m{PACKAGE}") or (a.endswith("m") and b == PACKAGE)) for a, b in pairs)

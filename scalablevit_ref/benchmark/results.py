@@ -56,7 +56,7 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 def ran(found: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows that were run."""
-    return [row for row in found["forward"] if "absent" not in row]
+    return [row for row in found["forward"] if not {"absent", "failed"} & set(row)]
 
 
 def doubts(found: dict[str, Any]) -> list[str]:
@@ -66,8 +66,10 @@ def doubts(found: dict[str, Any]) -> list[str]:
 
 
 def absences(found: dict[str, Any]) -> list[str]:
-    """What was not run, and why, each once."""
-    said = [f"not run: {r['contender']} ({r['variant']}): {r['absent']}" for r in found["forward"] if "absent" in r]
+    """What was not run or not measured, and why, each once."""
+    heads = {"absent": "not run: ", "failed": "failed: ", "peak_failed": "memory not measured: "}
+    rows = found["forward"]
+    said = [f"{head}{r['contender']} ({r['variant']}): {r[what]}" for r in rows for what, head in heads.items() if what in r]
     return list(dict.fromkeys(said))
 
 

@@ -87,11 +87,23 @@ def _raise(number: int, frame: Any) -> None:
 def _unraisable(dropped: Any) -> None:
     """Inside of a destructor Python can only drop what a signal raised: it is raised once more, a little later and elsewhere."""
     if isinstance(dropped.exc_value, Signalled):
-        again = threading.Timer(AGAIN, _thread.interrupt_main, (_received[-1],))
+        again = threading.Timer(AGAIN, _give_to_main_thread, (_received[-1],))
         again.daemon = True
         again.start()
     else:
         sys.__unraisablehook__(dropped)
+
+
+def _give_to_main_thread(number: int) -> None:
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(int(threading.main_thread().ident or 0), number)  # also wakes it from what it waits for
+    else:
+        _thread.interrupt_main(number)
+
+
+def signalled() -> bool:
+    """Whether a signal is about to end the program, whatever became of its exception."""
+    return bool(_received)
 
 
 def _code_of(error: BaseException) -> int:

@@ -1,4 +1,4 @@
-"""Standard output and error as the commands write to them: every character can be written, and a fault is found where it happens."""
+"""Standard output and error as the commands write to them: any encoding takes all characters, and a fault is seen at once."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ def test_the_page_has_the_same_order() -> None:
     level = {part: i for i, parts in enumerate(LEVELS) for part in parts}
     order = [level[part] for row in named for part in row]
     assert order == sorted(order, reverse=True)
-    assert {part for row in named for part in row} == frozenset().union(*LEVELS) - {"_moved", "_typing", "__main__"}
+    assert {part for row in named for part in row} == frozenset().union(*LEVELS) - {"_moved", "_start", "_typing", "__main__"}
 
 
 def test_files_that_are_read_in_one_go() -> None:

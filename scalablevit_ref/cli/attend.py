@@ -16,6 +16,7 @@ from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.options import KeyOption
 from scalablevit_ref.cli.terminal import say
 from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.errors import printable
 from scalablevit_ref.image_sizes import check_image_size
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD, load_image
 from scalablevit_ref.parameters import init_params
@@ -162,5 +163,7 @@ def _query(text: str | None, ink: np.ndarray | None, tokens: tuple[int, int], st
     return int(words[0]), int(words[1])
 
 
-def _short(line: str) -> str:
+def _short(name: str) -> str:
+    """A file's name as the picture shows it."""
+    line = printable(name)
     return line if len(line) <= MOST_LETTERS else f"{line[: MOST_LETTERS // 2 - 1]}…{line[-MOST_LETTERS // 2 :]}"

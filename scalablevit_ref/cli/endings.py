@@ -45,6 +45,7 @@ class Signalled(BaseException):
 
 
 _received: list[int] = []
+_dropped: list[int] = []
 
 
 def exit_code(command: Callable[[], Any]) -> int:
@@ -71,8 +72,8 @@ def _signals() -> Iterator[None]:
         yield
         return
     sys.unraisablehook, before = _unraisable, sys.unraisablehook
-    _start.listen(_raise)
     try:
+        _start.listen(_raise)
         yield
     finally:
         _start.listen(_start.end_at_once)
@@ -80,14 +81,19 @@ def _signals() -> Iterator[None]:
 
 
 def _raise(number: int, frame: Any) -> None:
+    """The first signal raises. The next finds `finally` blocks at work and is let pass; the third ends them too."""
     _received.append(number)
-    raise Signalled
+    if len(_received) == len(_dropped) + 1:
+        raise Signalled
+    if len(_received) > len(_dropped) + 2:
+        _start.end_at_once(number)
 
 
 def _unraisable(dropped: Any) -> None:
     """Inside of a destructor Python can only drop what a signal raised: it is raised once more, a little later and elsewhere."""
     if isinstance(dropped.exc_value, Signalled):
-        again = threading.Timer(AGAIN, _give_to_main_thread, (_received[-1],))
+        _dropped.append(_received[0])
+        again = threading.Timer(AGAIN, _give_to_main_thread, (_received[0],))
         again.daemon = True
         again.start()
     else:
@@ -98,7 +104,7 @@ def _give_to_main_thread(number: int) -> None:
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(int(threading.main_thread().ident or 0), number)  # also wakes it from what it waits for
     else:
-        _thread.interrupt_main(number)
+        _thread.interrupt_main(signal.Signals(number))
 
 
 def signalled() -> bool:

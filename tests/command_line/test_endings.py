@@ -312,6 +312,13 @@ def test_finally_runs_before_the_end(name: str, code: int, tmp_path: Path) -> No
     assert (tmp_path / "tidy").exists()
 
 
+def test_a_second_interrupt_breaks_nothing_off_and_a_third_does(tmp_path: Path) -> None:
+    tidies = "raised('SIGINT'); open('tidy', 'w').close(); raised('SIGINT'); open('more', 'w').close()"
+    body = f"try: raised('SIGINT')\nfinally: {tidies}"
+    assert ended(program(instead("summary.cost", body), "summary", "digits"), tmp_path) == INTERRUPTED
+    assert [path.name for path in tmp_path.iterdir()] == ["tidy"]
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
 def test_a_signal_that_is_switched_off_stays_so(name: str) -> None:
     """As `nohup` and a shell's `&` do it."""

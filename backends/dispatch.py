@@ -109,8 +109,8 @@ def in_groups(function: Callable[[Any], Result], images: Any) -> Result:
 
 
 def _owned_by(x: Any, library: str, array_type: str) -> bool:
-    module = sys.modules.get(library)
-    return module is not None and isinstance(x, getattr(module, array_type))
+    kind = getattr(sys.modules.get(library), array_type, None)  # a library that did not start may have left a part of itself
+    return kind is not None and isinstance(x, kind)
 
 
 def _type_name(x: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from scalablevit_ref.backends.dispatch import BACKENDS, backend, registered
+from scalablevit_ref.backends.start import FAULTS, said
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 """Names of the dtypes that `to_backend` converts to."""
@@ -33,6 +34,8 @@ def to_backend(params_or_array: Any, name: str, dtype: str | None = None, device
         For an unknown library or dtype.
     ModuleNotFoundError
         Where the library is not installed.
+    ImportError
+        Where it is installed and does not start.
 
     Examples
     --------
@@ -45,12 +48,22 @@ def to_backend(params_or_array: Any, name: str, dtype: str | None = None, device
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
     try:
-        target = registered[name][1] if name in registered else import_module(f"scalablevit_ref.backends.{name}")
+        target = registered[name][1] if name in registered else _started(name)
         return _each(params_or_array, lambda x: target.from_numpy(backend(x).to_numpy(x), dtype, device))
     except ModuleNotFoundError as error:
         if name in registered:
             raise
         raise ModuleNotFoundError(f"backend {name!r} needs {error.name}: pip install 'scalablevit-ref[{name}]'") from error
+
+
+def _started(name: str) -> Any:
+    """The backend's module. Whatever its library raises instead of starting is an ImportError that says so."""
+    try:
+        return import_module(f"scalablevit_ref.backends.{name}")
+    except ModuleNotFoundError:
+        raise
+    except FAULTS as error:
+        raise ImportError(f"backend {name!r} does not start: {said(error)}") from error
 
 
 def to_numpy(params_or_array: Any) -> Any:

@@ -14,6 +14,7 @@ from scalablevit_ref import digits
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.options import ForceOption, KeyOption
+from scalablevit_ref.cli.terminal import say
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.errors import printable
 from scalablevit_ref.files.writing import check_outputs
@@ -93,7 +94,7 @@ def attend(
         asks = _query(query, grey if image.startswith(DIGIT) else None, found.tokens, found.stride)
         picture = AttentionPicture(found, grey, asks, shown, each, (name + prediction, what))
         picture.save(output, theme=theme, force=force)
-    typer.echo(picture.alt)
+    say(picture.alt)
 
 
 def _network(
@@ -166,6 +167,7 @@ def _query(text: str | None, ink: np.ndarray | None, tokens: tuple[int, int], st
     return int(words[0]), int(words[1])
 
 
-def _short(line: str) -> str:
-    line = printable(line)
+def _short(name: str) -> str:
+    """A file's name as the picture shows it."""
+    line = printable(name)
     return line if len(line) <= MOST_LETTERS else f"{line[: MOST_LETTERS // 2 - 1]}…{line[-MOST_LETTERS // 2 :]}"

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from scalablevit_ref.backends.start import why_not_started
 from scalablevit_ref.backends.threads import cores
-from scalablevit_ref.benchmark.contenders import LIBRARIES, Work
+from scalablevit_ref.benchmark.contenders import LIBRARIES, ModuleFailedError, Work
 from scalablevit_ref.benchmark.measure import document
 from scalablevit_ref.benchmark.results import bars, print_results
 from scalablevit_ref.benchmark.results import page as markdown
@@ -19,6 +20,7 @@ from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import ForceOption, say_written
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.summary import size_of
+from scalablevit_ref.cli.terminal import Terminal, complain
 from scalablevit_ref.config import variant
 from scalablevit_ref.drawing.render import picture
 from scalablevit_ref.drawing.style import ENDINGS, dark_twin
@@ -72,12 +74,16 @@ def bench(
         check_folder("--page", page)
         dark = dark_twin(plot) if plot and page else None
         check_outputs((plot, dark, page), force=force)
-    with spinner(logged=True) as step:  # a run may take half an hour: its log says how far it is
-        found = document(works, names, rounds=rounds, count=threads, full=full, step=step)
+    try:
+        with spinner(logged=True) as step:  # a run may take half an hour: its log says how far it is
+            found = document(works, names, rounds=rounds, count=threads, full=full, step=step)
+    except ModuleFailedError as error:
+        complain(str(error))
+        raise typer.Exit(2) from None
     if as_json:
         print_json(found)
     else:
-        print_results(found)
+        print_results(Terminal(), found)
     with bad_input_is_one_line():
         outputs: dict[Path, bytes | None] = {}
         for path, theme in ((plot, "light"), (dark, "dark")):
@@ -117,6 +123,8 @@ def _check_environment(device: str, threads: int | None, plot: Path | None) -> N
     for package, extra in (("torch", "torch"), *([("matplotlib", "plot")] if plot else [])):
         if not find_spec(package):
             raise ModuleNotFoundError(f"bench needs {package}: pip install 'scalablevit-ref[{extra}]'")
+    if (why := why_not_started("torch")) is not None:
+        raise ImportError(f"bench needs torch, which {why}")
     if plot and plot.suffix not in ENDINGS:
         raise ValueError(f"--plot must end in .png, .svg or .pdf, got {str(plot)!r}")
     if device == "cuda":

@@ -18,19 +18,19 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import ForceOption, say_written
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.standard_output import ports_output_apart
+from scalablevit_ref.cli.terminal import Terminal, styled
 from scalablevit_ref.compare.capture.own_code import own_code
 from scalablevit_ref.compare.report import Report, Row
 from scalablevit_ref.compare.run import MODES
 from scalablevit_ref.compare.run import compare as held_against
 from scalablevit_ref.config import near_matches
-from scalablevit_ref.errors import CaptureError, printable
+from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.files.reading import open_regular
 from scalablevit_ref.files.writing import check_outputs, write_contents
 from scalablevit_ref.testing.arrays import Comparison
@@ -130,7 +130,7 @@ def compare(
     if as_json:
         print_json(report.to_json())
     else:
-        print_report(Console(), report, every=all_layers)
+        print_report(Terminal(), report, every=all_layers)
         say_written({html: "the report", plot: "its picture"})
     raise typer.Exit(0 if report.agrees else 1)
 
@@ -247,19 +247,14 @@ def print_report(console: Console, report: Report, *, every: bool = False) -> No
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("laid out as", no_wrap=True)
         for row in rows if every else rows[:MOST_ROWS]:
-            table.add_row(*map(_shown, _cells(row)), style="red" if row.layer in wrong else "")
+            table.add_row(*map(styled, _cells(row)), style="red" if row.layer in wrong else "")
         console.print(table)
         if not every and len(rows) > MOST_ROWS:
             console.print(f"… and {len(rows) - MOST_ROWS} more layers that differ (--all lists every layer)", style="dim")
     verdict, *lines = str(report).split("\n")
-    console.print(_shown(verdict, "bold green" if report.agrees else "bold red"))
+    console.print(styled((verdict, "bold green" if report.agrees else "bold red")))
     for line in lines:
-        console.print(_shown(line))
-
-
-def _shown(words: str, style: str = "") -> Text:
-    """Words as they are: no markup of rich's, and no escape sequence of a terminal's."""
-    return Text(printable(words), style)
+        console.print(styled(line))
 
 
 def _cells(row: Row) -> list[str]:

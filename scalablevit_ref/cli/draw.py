@@ -10,6 +10,7 @@ import typer
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.options import ForceOption
 from scalablevit_ref.cli.summary import size_of
+from scalablevit_ref.cli.terminal import say
 from scalablevit_ref.config import VARIANTS, variant
 
 
@@ -43,4 +44,4 @@ def draw(
 
         size = size_of(name, image_size)
         alt = drawn(variant(name), output, name=name, image_size=size, layer=layer, cost=cost, theme=theme, force=force)
-    typer.echo(alt)
+    say(alt)

@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from scalablevit_ref.cli.terminal import say
 from scalablevit_ref.config import VARIANTS
-from scalablevit_ref.errors import printable
 
 FEW = 4
 """Names that are told one by one; of more with a common first or last part, that part is told with their number."""
@@ -67,7 +67,7 @@ def say_written(files: Mapping[Path | None, str]) -> None:
     """One line for each file that is written, with what it is. None is left out."""
     for path, what in files.items():
         if path is not None:
-            typer.echo(printable(f"{path}: {what}"))
+            say(f"{path}: {what}")
 
 
 def ema_said(metadata: dict[str, Any]) -> str:

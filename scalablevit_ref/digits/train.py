@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.use_deterministic_algorithms(True)
     # the filling of memory that nothing here reads would cost a tenth of the time
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    console = Console()
+    console = Console(markup=False, emoji=False)  # a path is no markup
     params, epoch = train(options.epochs, options.seed, console)
     config = sv.variant("digits")
     images, labels = load_digits()

@@ -35,7 +35,7 @@ _LONGEST_NOTE = 60_000
 """Longest text that HDF5 keeps beside the arrays, in bytes."""
 
 _MOST_TOGETHER = 4_000
-"""Most texts of one attribute. Their references of 16 bytes must fit into the 64 KiB of a header's message; Keras cuts longer ones."""
+"""Most texts of one attribute. Their references of 16 bytes must fit into the 64 KiB of a header's message; Keras cuts longer."""
 
 _LAYERS = ("layers", "_layer_checkpoint_dependencies")
 """Groups that hold a model's layers, which are numbered by their class there, and are no part of a name."""

@@ -40,8 +40,8 @@ def run(*arguments: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
 def test_contenders_compute_what_the_module_does(name: str) -> None:
     told: list[str] = []
-    ready, absent = entered([MODULE, name, "cupy"], WORK, told.append)
-    assert absent == {"cupy": "runs on GPUs"}
+    ready, absent, failed = entered([MODULE, name, "cupy"], WORK, told.append)
+    assert (absent, failed) == ({"cupy": "runs on GPUs"}, {})
     assert told == [f"digits x 2: {one}" for one in (MODULE, name, "cupy")]
     expected = ready[MODULE].logits
     assert expected.shape == (2, 10)

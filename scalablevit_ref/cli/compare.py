@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import sys
-from contextlib import suppress
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -22,9 +20,11 @@ from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, c
 from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import CostlyOption
 from scalablevit_ref.cli.progress import spinner
+from scalablevit_ref.compare.names_file import read_names
 from scalablevit_ref.compare.report import Report, Row
 from scalablevit_ref.compare.run import MODES
 from scalablevit_ref.compare.run import compare as held_against
+from scalablevit_ref.files.reading import open_regular
 from scalablevit_ref.testing.arrays import Comparison
 from scalablevit_ref.testing.traces import SUFFIXES, trace_images
 
@@ -96,7 +96,7 @@ def compare(
                 images=None if images is None else trace_images(images),
                 mode=mode,  # type: ignore[arg-type]
                 dtype=dtype,
-                names=None if names is None else _mapping(names),
+                names=None if names is None else read_names(names),
                 tolerance=tolerance,
                 diagnosis=diagnosis,
                 progress=step,
@@ -123,10 +123,8 @@ def named_candidate(text: str) -> Any:
     The module is the user's own and is run. Raises ValueError, ImportError or OSError in words for what is not there.
     """
     if Path(text).suffix in FILES:
-        path = Path(text)
-        if not path.exists():
-            raise FileNotFoundError(f"{text}: there is no such file")
-        return path
+        open_regular(text, "a trace or a model").close()
+        return Path(text)
     where, colon, name = text.rpartition(":")
     if not colon or not where or not name:
         raise ValueError(f"candidate {text!r}: expected a file ({', '.join(FILES)}), package.module:name or file.py:name")
@@ -148,8 +146,7 @@ def _module(where: str) -> ModuleType:
             return importlib.import_module(where)
         finally:
             sys.path.pop(0)
-    if not path.exists():
-        raise FileNotFoundError(f"{where}: there is no such file")
+    open_regular(path, "a Python file").close()  # which importing it would wait for
     spec = spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -173,16 +170,6 @@ def _made(found: Any) -> Any:
         return found()
     if inspect.isclass(found):
         raise ValueError(f"candidate: {found.__name__} needs {needed[0]}: name a function that makes the model")
-    return found
-
-
-def _mapping(path: Path) -> dict[str, str]:
-    """Raises ValueError unless the file holds one JSON object of strings."""
-    found: Any = None
-    with suppress(ValueError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise ValueError(f"{path}: expected a JSON object from layers' names to the candidate's")
     return found
 
 

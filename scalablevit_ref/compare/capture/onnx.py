@@ -77,7 +77,7 @@ class OnnxModel:
         with open_regular(path, "an ONNX model") as file, _one_line(path, "cannot be read"):
             if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
                 raise CaptureError(f"{path.name} has {size:,} bytes, more than the {MOST_BYTES:,} that a model can have")
-            model = onnx.load(file, load_external_data=False)
+            model = onnx.load_model_from_string(file.read())
             _check_external_data(model, path)
             load_external_data_for_model(model, str(path.parent))  # refuses what lies outside this folder
         graph = model.graph

@@ -49,6 +49,9 @@ KeyOption: TypeAlias = Annotated[
 ForceOption: TypeAlias = Annotated[
     bool, typer.Option("--force", help="Overwrite files that exist, but not what a symbolic link points to.")
 ]
+CostlyOption: TypeAlias = Annotated[
+    bool, typer.Option("--costly", help="Run it also where it takes more work or memory than such weights and images account for.")
+]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
 
 

@@ -12,13 +12,15 @@ from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.checkpoints.load import to_state_dict
 from scalablevit_ref.checkpoints.save import check_target, state_writes
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
-from scalablevit_ref.cli.options import ForceOption, KeyOption
+from scalablevit_ref.cli.options import CostlyOption, ForceOption, KeyOption
 from scalablevit_ref.cli.terminal import say
 from scalablevit_ref.config import variant
 from scalablevit_ref.errors import in_file
 from scalablevit_ref.files.writing import check_outputs, write_atomically
 from scalablevit_ref.image_sizes import check_image_size, usual_image_size
+from scalablevit_ref.networks import network_of
 from scalablevit_ref.parameters import parameter_shapes
+from scalablevit_ref.run_cost import check_run
 from scalablevit_ref.testing import random_images, random_params
 from scalablevit_ref.testing.traces import check_trace_file, reference_trace, trace_images, trace_writes
 
@@ -38,6 +40,7 @@ def trace(
     ] = None,
     dtype: Annotated[str, typer.Option(help="In which to compute: float32 or float64.")] = "float64",
     seed: Annotated[int, typer.Option(help="Of random weights and images.", min=0)] = 0,
+    costly: CostlyOption = False,
     force: ForceOption = False,
 ) -> None:
     """Write what the reference computes, layer by layer, for a port in any language to be held against.
@@ -60,11 +63,15 @@ def trace(
         else:
             checkpoint = load_in_one_dtype(weights, variant=variant_name, key=key)
             config, params = checkpoint.config, {name: x.astype(dtype) for name, x in checkpoint.params.items()}
-        size = usual_image_size(config)
-        x = random_images((2, config.in_chans, size, size), seed) if images is None else trace_images(images)
+        if images is None:
+            shape = (2, config.in_chans, *[usual_image_size(config)] * 2)
+            check_run(network_of(config), shape, dtype=dtype, keeping=True, given=False, costly=costly)
+            x, costly = random_images(shape, seed), True
+        else:
+            x = trace_images(images)
         x = np.asarray(x, dtype)
         check_image_size(config, *x.shape[2:])
-        found = reference_trace(x, params, config)
+        found = reference_trace(x, params, config, costly=costly)
         writes = trace_writes(output, found, config)
         if save_weights:
             with in_file(save_weights):

@@ -26,7 +26,7 @@ from scalablevit_ref.checkpoints.infer import exact_variant
 from scalablevit_ref.checkpoints.load import open_checkpoint, read_weights
 from scalablevit_ref.checkpoints.notes import NOTES, noted
 from scalablevit_ref.checkpoints.official import OfficialWeights
-from scalablevit_ref.checkpoints.save import keepable
+from scalablevit_ref.checkpoints.save import all_kept
 from scalablevit_ref.checks import check_count, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.errors import in_file
@@ -90,6 +90,8 @@ def export(
     ------
     ValueError, TypeError
         For arguments that do not fit.
+    CheckpointError
+        For metadata that cannot be kept.
     FileExistsError
         Without `force`.
     ModuleNotFoundError
@@ -131,7 +133,7 @@ def _export_into(
     outputs = _outputs(images, config, taps)
     name = exact_variant(config)
     guessed = metadata.get("config_from") == GUESSED and metadata.get("variant") == name
-    notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata=keepable(metadata)[0])
+    notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata=all_kept(metadata))
 
     def write(file: BinaryIO) -> None:
         model = _model(images, weights, config, outputs, opset=opset, dynamic=batch == "dynamic")

@@ -7,13 +7,12 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.checkpoints.load import to_state_dict
 from scalablevit_ref.checkpoints.save import check_target, state_writes
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
-from scalablevit_ref.cli.options import ForceOption, KeyOption
+from scalablevit_ref.cli.options import ForceOption, KeyOption, say_written
 from scalablevit_ref.config import variant
 from scalablevit_ref.errors import in_file
 from scalablevit_ref.files.writing import check_outputs, write_atomically
@@ -71,6 +70,4 @@ def trace(
                 state = to_state_dict(params, config)
                 writes |= state_writes(save_weights, state, config, layout="official", allow_nonfinite=False)
         write_atomically(writes, force=force)
-    Console().print(f"{output}: images {tuple(x.shape)} and {len(found) - 1} layers in {dtype}", highlight=False)
-    if save_weights:
-        Console().print(f"{save_weights}: the weights", highlight=False)
+    say_written({output: f"images {tuple(x.shape)} and {len(found) - 1} layers in {dtype}", save_weights: "the weights"})

@@ -12,8 +12,7 @@ from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.checkpoints.load import to_state_dict
 from scalablevit_ref.checkpoints.save import check_target, state_writes
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
-from scalablevit_ref.cli.options import CostlyOption, ForceOption, KeyOption
-from scalablevit_ref.cli.terminal import say
+from scalablevit_ref.cli.options import CostlyOption, ForceOption, KeyOption, say_written
 from scalablevit_ref.config import variant
 from scalablevit_ref.errors import in_file
 from scalablevit_ref.files.writing import check_outputs, write_atomically
@@ -78,6 +77,4 @@ def trace(
                 state = to_state_dict(params, config)
                 writes |= state_writes(save_weights, state, config, layout="official", allow_nonfinite=False)
         write_atomically(writes, force=force)
-    say(f"{output}: images {tuple(x.shape)} and {len(found) - 1} layers in {dtype}")
-    if save_weights:
-        say(f"{save_weights}: the weights")
+    say_written({output: f"images {tuple(x.shape)} and {len(found) - 1} layers in {dtype}", save_weights: "the weights"})

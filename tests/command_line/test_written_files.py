@@ -15,6 +15,7 @@ from PIL import Image
 
 import scalablevit_ref as sv
 from scalablevit_ref import digits
+from scalablevit_ref.errors import printable
 from scalablevit_ref.testing.traces import save_trace
 from tests.support.checkpoints import DIGITS, listing
 from tests.support.waiting import HANGS
@@ -189,6 +190,18 @@ def test_a_second_file_that_cannot_be_named_takes_the_first_back(run: Any, folde
     assert (code, err) == (2, "scalablevit-ref: x.txt exists; --force overwrites it\n")
     assert (folder / "x.txt").read_bytes() == b"theirs"
     assert listing(folder) == sorted([*before, "x.txt"])
+
+
+@pytest.mark.parametrize("stem", ["\udcff\udcfe", "a\nb", "[bold]x", "x" * 240], ids=["no UTF-8", "a line break", "markup", "long"])
+def test_files_of_any_name(stem: str, run: Any, folder: Path) -> None:
+    """They are written under it, and said so that a terminal can show it."""
+    for command, files in OUTPUTS:
+        renamed = {name: stem + name.removeprefix("x").removeprefix("w") for name in files if name != "config.json"}
+        code, out, err = run(*(renamed.get(word, word) for word in command))
+        assert (code, err) == (0, "")
+        for name in renamed.values():
+            assert command[0] in ("draw", "attend") or printable(name) in out
+            (folder / name).unlink()
 
 
 def test_sigterm_ends_a_conversion_and_nothing_is_left(folder: Path) -> None:

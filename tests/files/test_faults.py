@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.waiting import HANGS
-from tests.support.write_faults import SYSTEMS
+from tests.support.write_faults import SYSTEMS, listing
 from tests.support.writers import WRITERS
 
 
@@ -32,6 +34,35 @@ def test_a_full_disk_leaves_the_whole_file_or_what_was_there(writer: str, tmp_pa
     assert found["wrong"] == []
     assert found["outputs"]
     assert found["tried"] >= 16
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_nothing_is_overwritten_unasked_nor_through_a_link(writer: str, tmp_path: Path) -> None:
+    """By no command and no function."""
+    write = WRITERS[writer](tmp_path)
+    sources = set(listing(tmp_path))
+    write(False)
+    whole = listing(tmp_path)
+    for name in whole.keys() - sources:
+        for other in whole.keys() - sources - {name}:
+            (tmp_path / other).unlink()
+        (tmp_path / name).write_bytes(b"{}")
+        before = listing(tmp_path)
+        with pytest.raises(OSError, match=f"{re.escape(name)} exists; "):
+            write(False)
+        assert listing(tmp_path) == before
+        (tmp_path / name).chmod(0o640)
+        write(True)
+        assert listing(tmp_path) == whole
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640
+    precious = {f"precious {name}": b"precious" for name in whole.keys() - sources}
+    for name in whole.keys() - sources:
+        (tmp_path / name).unlink()
+        (tmp_path / f"precious {name}").write_bytes(b"precious")
+        (tmp_path / name).symlink_to(f"precious {name}")
+    write(True)
+    assert listing(tmp_path) == whole | precious
+    assert not any((tmp_path / name).is_symlink() for name in whole)
 
 
 def test_a_kill_leaves_whole_files_and_what_the_next_run_removes(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +28,18 @@ NOBODY = 65534
 def system(request: pytest.FixtureRequest) -> Iterator[str]:
     with SYSTEMS[request.param]():
         yield request.param
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """As a user who may not do everything, if this is root."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 def held(folder: Path) -> dict[str, bytes | str]:
@@ -155,6 +168,22 @@ def test_a_live_writer_s_temporary_file_is_no_leftover(tmp_path: Path) -> None:
     assert held(tmp_path) == {"outer": b"outer", "inner": b"inner"}
 
 
+@pytest.mark.usefixtures("system")
+def test_a_file_that_is_about_to_be_renamed_is_no_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    appear, times = writing._Temporary.appear, []
+
+    def meanwhile_another_writes(temporary: Any, path: Path) -> None:
+        appear(temporary, path)
+        times.append(len(leftovers(tmp_path)))
+        writing._remove_leftovers(tmp_path)
+        assert len(leftovers(tmp_path)) == times[-1]
+
+    monkeypatch.setattr(writing._Temporary, "appear", meanwhile_another_writes)
+    write_contents({tmp_path / "x": b"whole"}, force=True)
+    assert times in ([1], [])  # a file that has a name keeps it
+    assert held(tmp_path) == {"x": b"whole"}
+
+
 def test_what_may_have_to_come_back_is_no_leftover(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"precious")
@@ -265,8 +294,7 @@ def test_a_folder_without_permission_is_told_by_the_target_s_name() -> None:
         (folder / "there").write_bytes(b"precious")
         if os.geteuid() != 0:
             folder.chmod(0o555)
-        try:
-            os.seteuid(NOBODY if os.geteuid() == 0 else os.geteuid())
+        with without_rights():
             for path, force in ((folder / "x", False), (folder / "there", True)):
                 for attempt in (
                     lambda path=path, force=force: check_outputs([path], force=force),
@@ -275,9 +303,7 @@ def test_a_folder_without_permission_is_told_by_the_target_s_name() -> None:
                     with pytest.raises(PermissionError) as caught:
                         attempt()
                     assert caught.value.filename == str(path)
-        finally:
-            os.seteuid(os.getuid())
-            folder.chmod(0o755)
+        folder.chmod(0o755)
         assert held(folder) == {"there": b"precious"}
 
 
@@ -285,12 +311,21 @@ def test_a_folder_that_may_be_written_and_not_listed() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o333)
-        try:
-            os.seteuid(NOBODY if os.geteuid() == 0 else os.geteuid())
+        with without_rights():
             write_contents({folder / "x": b"1"}, force=False)
-        finally:
-            os.seteuid(os.getuid())
-            folder.chmod(0o755)
+        folder.chmod(0o755)
+        assert held(folder) == {"x": b"1"}
+
+
+def test_a_leftover_that_may_only_be_read_is_removed() -> None:
+    """It was to keep the permissions of what it should have overwritten."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        with without_rights():
+            left = folder / writing._temporary_name()
+            left.touch(0o444)
+            write_contents({folder / "x": b"1"}, force=False)
         assert held(folder) == {"x": b"1"}
 
 

@@ -98,5 +98,10 @@ def killed(work: Callable[[], object], after: float, number: int = signal.SIGKIL
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
+def listing(folder: Path) -> dict[str, bytes]:
+    """What each file of a folder holds, temporary ones too."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if LEFTOVER.fullmatch(path.name)]

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from scalablevit_ref.errors import AlreadyExistsError
 from scalablevit_ref.files.writing import unwind_when_terminated, write_atomically, write_contents, written
-from tests.support.write_faults import SYSTEMS, forked, full_disk, killed, leftovers
+from tests.support.write_faults import SYSTEMS, forked, full_disk, killed, leftovers, listing
 
 LINES = 20_000
 """Lines of a file of the trials, all alike, so that one that is torn or mixed shows."""
@@ -156,11 +156,6 @@ def full(folder: Path, kind: str) -> dict[str, Any]:
         if limit < size and not any(name in said for name in outputs):
             wrong.append(f"at byte {limit} of {size}: the error says {said!r}")
     return {"outputs": sorted(outputs), "tried": len(tried), "wrong": wrong[:5]}
-
-
-def listing(folder: Path) -> dict[str, bytes]:
-    """What each file of a folder holds, temporary ones too."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 TRIALS: dict[str, Callable[[Path], Any]] = {

@@ -6,7 +6,9 @@ import dataclasses
 import html
 import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,12 +16,14 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from PIL import Image
 from rich.console import Console
 
 import scalablevit_ref as sv
+from scalablevit_ref import digits
 from scalablevit_ref.cli.compare import print_report
 from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.compare.error_chart import error_chart, error_plot
@@ -183,6 +187,26 @@ def test_a_network_of_any_name_is_drawn(of: dict[str, Any], tmp_path: Path) -> N
     assert alt.isprintable()
     assert printable(EVERYTHING) in alt
     assert ET.parse(tmp_path / "x.svg").getroot()[1].text == alt
+
+
+def test_files_of_any_name_are_drawn(tmp_path: Path) -> None:
+    """Whatever bytes the system lets a name have."""
+    name = os.fsdecode(b"\xff\xfe$x$\x1b\x01<&>[red]")
+    shutil.copy(digits.CHECKPOINT, tmp_path / f"{name}.pth")
+    trace = {"images": np.zeros((1, 1, 112, 112)), "logits": np.ones((1, 10))}
+    for file in (f"{name}.npz", "theirs.npz"):
+        np.savez(tmp_path / file, **trace)
+    calls = {
+        "attend": [*("attend", "digit:1", "--layer", "stages.0.1", "-o", "attend.svg"), "--weights", f"{name}.pth"],
+        "compare": [*("compare", f"{name}.npz", "theirs.npz", "--variant", "digits"), "--plot", "compare.svg"],
+    }
+    for made, arguments in calls.items():
+        command = [sys.executable, "-m", "scalablevit_ref", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert harmless(done.stdout.decode())
+        root = ET.parse(tmp_path / f"{made}.svg").getroot()
+        assert root[0].tag.endswith("title")
 
 
 PLUGIN = """

@@ -65,6 +65,30 @@ class _Guarded(io.RawIOBase):
         return bool(self._raw.isatty())
 
 
+class _Columns(io.TextIOWrapper):
+    """Where a sign of ours becomes a longer one, as many of the spaces that follow are left out: columns of tables stay."""
+
+    def write(self, text: str) -> int:
+        try:
+            text.encode(self.encoding)
+        except UnicodeEncodeError:
+            return super().write("".join(self._narrowed(text)))
+        return super().write(text)
+
+    def _narrowed(self, text: str) -> Iterator[str]:
+        surplus, before = 0, ""
+        for c in text:
+            if c == before == " " and surplus:
+                surplus -= 1
+                continue
+            before = c
+            if c == "\n":
+                surplus = 0
+            elif not c.isascii() and c != c.encode(self.encoding, "ignore").decode(self.encoding) and "\\" not in in_ascii(c):
+                surplus += len(in_ascii(c)) - 1
+            yield c
+
+
 @contextmanager
 def guarded_streams() -> Iterator[None]:
     """Within, `print` and its like write what an encoding lacks in ASCII, and raise OutputError where standard output fails.
@@ -87,7 +111,7 @@ def _guarded(stream: TextIO, *, silent: bool) -> TextIO:
         return stream
     stream.flush()
     writer = io.BufferedWriter(_Guarded(raw, silent=silent))
-    return io.TextIOWrapper(writer, stream.encoding, ESCAPED, line_buffering=silent or stream.isatty())
+    return _Columns(writer, stream.encoding, ESCAPED, line_buffering=silent or stream.isatty())
 
 
 def in_ascii(text: str) -> str:

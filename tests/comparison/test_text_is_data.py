@@ -32,7 +32,7 @@ from scalablevit_ref.compare.html.pictures import inline_svg
 from scalablevit_ref.compare.mistakes.search import Finding
 from scalablevit_ref.compare.report import Cause, LeftOut, Report
 from scalablevit_ref.drawing import draw
-from scalablevit_ref.drawing.diagram import Diagram
+from scalablevit_ref.drawing.diagram import Diagram, Text, Tip
 from scalablevit_ref.drawing.render import drawn, house_style
 from scalablevit_ref.drawing.style import THEMES
 from scalablevit_ref.edits import Mistake
@@ -144,6 +144,10 @@ def test_a_drawing_within_the_page_is_well_formed(text: str) -> None:
     report = full_of(text)
     diagram = error_chart(report, width=900, letters=12)
     diagram.title = diagram.alt = text
+    diagram.texts.append(Text(0, 0, text))
+    diagram.tips.append(Tip(0, 0, 1, 1, (text, text)))
+    shown = [diagram.texts[-1].words, *diagram.tips[-1].lines]
+    assert shown == [printable(text)] * 3
     root = ET.fromstring(inline_svg(diagram, name="wide"))
     assert root[0].text == root[1].text == printable(text)
 

@@ -16,6 +16,7 @@ from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.options import CostlyOption, ForceOption, KeyOption
 from scalablevit_ref.cli.terminal import say
 from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.drawing.remade import remade
 from scalablevit_ref.errors import printable
 from scalablevit_ref.files.writing import check_outputs
 from scalablevit_ref.image_sizes import check_image_size
@@ -88,6 +89,7 @@ def attend(
     with bad_input_is_one_line():
         check_picture(output, theme)
         read = None if image.startswith(DIGIT) else Path(image)
+        force = bool(remade([output], force=force))
         check_outputs([output], inputs=(read, weights), force=force)
         config, params, what = _network(image, weights, variant_name, key, seed)
         x, grey, name = _image(image, config, image_size, costly=costly)

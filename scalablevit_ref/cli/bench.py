@@ -23,6 +23,7 @@ from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.summary import size_of
 from scalablevit_ref.cli.terminal import Terminal, complain
 from scalablevit_ref.config import variant
+from scalablevit_ref.drawing.remade import remade
 from scalablevit_ref.drawing.render import picture
 from scalablevit_ref.drawing.style import ENDINGS, dark_twin
 from scalablevit_ref.files.writing import check_outputs, write_contents
@@ -77,7 +78,8 @@ def bench(
         check_folder("--plot", plot)
         check_folder("--page", page)
         dark = dark_twin(plot) if plot and page else None
-        check_outputs((plot, dark, page), force=force)
+        overwriting = remade((plot, dark), force=force)
+        check_outputs((plot, dark, page), force=overwriting)
     try:
         with spinner(logged=True) as step:  # a run may take half an hour: its log says how far it is
             found = document(works, names, rounds=rounds, count=threads, full=full, step=step)
@@ -96,7 +98,7 @@ def bench(
         if page:
             pictures = [Path(os.path.relpath(path, page.parent)).as_posix() for path in outputs]
             outputs[page] = markdown(found, pictures).encode()
-        write_contents(outputs, force=force)
+        write_contents(outputs, force=overwriting)
     if not as_json:
         say_written({plot: "its picture", dark: "the same for dark pages", page: "the page"})
 

@@ -30,6 +30,7 @@ from scalablevit_ref.compare.report import Report, Row
 from scalablevit_ref.compare.run import MODES
 from scalablevit_ref.compare.run import compare as held_against
 from scalablevit_ref.config import near_matches
+from scalablevit_ref.drawing.remade import remade
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.files.reading import open_regular
 from scalablevit_ref.files.writing import check_outputs, write_contents
@@ -94,7 +95,8 @@ def compare(
             check_picture(plot, theme)
         check_folder("--plot", plot)
         check_folder("--html", html)
-        check_outputs((html, plot), inputs=(*_files(candidate, weights), reference, images, names), force=force)
+        overwriting = remade((html, plot), force=force)
+        check_outputs((html, plot), inputs=(*_files(candidate, weights), reference, images, names), force=overwriting)
         against = f"{candidate} against {reference.name if reference else 'the reference'}"
         here = Path.cwd()
         with ports_output_apart():
@@ -128,7 +130,7 @@ def compare(
             from scalablevit_ref.drawing.render import picture
 
             outputs[plot] = picture(error_picture(report, against), plot.suffix, theme=theme)
-        write_contents(outputs, force=force)
+        write_contents(outputs, force=overwriting)
     if as_json:
         print_json(report.to_json())
     else:

@@ -12,6 +12,7 @@ from scalablevit_ref.cli.options import ForceOption
 from scalablevit_ref.cli.summary import size_of
 from scalablevit_ref.cli.terminal import say
 from scalablevit_ref.config import VARIANTS, variant
+from scalablevit_ref.drawing.remade import remade
 
 
 def draw(
@@ -42,6 +43,7 @@ def draw(
     with bad_input_is_one_line():
         from scalablevit_ref.drawing import draw as drawn
 
+        force = bool(remade([output], force=force))
         size = size_of(name, image_size)
         alt = drawn(variant(name), output, name=name, image_size=size, layer=layer, cost=cost, theme=theme, force=force)
     say(alt)

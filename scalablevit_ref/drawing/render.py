@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalablevit_ref.drawing.diagram import Arrow, Diagram, Grid, Point
+from scalablevit_ref.drawing.remade import MARK
 from scalablevit_ref.drawing.style import TEXT, THEMES, Theme, check_picture
 from scalablevit_ref.files.writing import write_contents
 
@@ -67,12 +68,12 @@ def picture(diagram: Diagram, ending: str, *, theme: str = "light") -> bytes:
     with house_style():
         figure = drawn(diagram, THEMES[theme])
         if ending == ".svg":
-            return _svg(figure, title, alt).encode()
+            return _svg(figure, title, alt).replace("\n", f"\n<!-- Creator: {MARK} -->\n", 1).encode()
         stream = io.BytesIO()
         if ending == ".png":
-            _write(figure, stream, format="png", dpi=192, metadata={"Software": None, "Title": title, "Description": alt})
+            _write(figure, stream, format="png", dpi=192, metadata={"Software": MARK, "Title": title, "Description": alt})
         else:
-            _write(figure, stream, format="pdf", metadata={"CreationDate": None, "Title": title, "Subject": alt})
+            _write(figure, stream, format="pdf", metadata={"CreationDate": None, "Creator": MARK, "Title": title, "Subject": alt})
         return stream.getvalue()
 
 

@@ -13,16 +13,13 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import stat
-import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import BinaryIO, TypeAlias
 
 from scalablevit_ref.errors import AlreadyExistsError, CheckpointError, option
@@ -35,6 +32,9 @@ except ModuleNotFoundError:  # the system is no POSIX
 
 Name: TypeAlias = str | os.PathLike[str]
 
+Force: TypeAlias = bool | Collection[Path]
+"""Whether files that exist are to be overwritten, or which."""
+
 _LEFTOVER = re.compile(r"\.scalablevit_ref\.([0-9a-f]{8})\.[0-9a-f]{16}\.part")
 """Names of temporary files. They tell the machine, and are equally long whatever the target is called."""
 
@@ -45,7 +45,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors that only writing has: the disk, the user's share of it, or the file is full."""
 
 
-def check_outputs(outputs: Iterable[Name | None], *, inputs: Iterable[Name | None] = (), force: bool) -> None:
+def check_outputs(outputs: Iterable[Name | None], *, inputs: Iterable[Name | None] = (), force: Force) -> None:
     """Raise, before anything is computed or written, for files that could not be written or are not to be.
 
     Parameters
@@ -55,7 +55,7 @@ def check_outputs(outputs: Iterable[Name | None], *, inputs: Iterable[Name | Non
     inputs
         What is read. None of them is written over, with `force` neither.
     force
-        Whether files that exist are to be overwritten.
+        Whether files that exist are to be overwritten, or which.
 
     Raises
     ------
@@ -76,13 +76,13 @@ def check_outputs(outputs: Iterable[Name | None], *, inputs: Iterable[Name | Non
             pass
 
 
-def write_atomically(writes: Mapping[Path, Callable[[BinaryIO], object]], *, force: bool) -> None:
+def write_atomically(writes: Mapping[Path, Callable[[BinaryIO], object]], *, force: Force) -> None:
     """Files that appear whole, and all of them or none. `written` says how, and what is raised."""
-    with _written(writes, force=force, keep=force and len(writes) > 1):
+    with _written(writes, force=force, keep=len(writes) > 1):
         pass
 
 
-def write_contents(contents: Mapping[Path, bytes | None], *, force: bool) -> None:
+def write_contents(contents: Mapping[Path, bytes | None], *, force: Force) -> None:
     """Files of these bytes, as `write_atomically` writes them; None is left out."""
 
     def put(content: bytes) -> Callable[[BinaryIO], object]:
@@ -92,7 +92,7 @@ def write_contents(contents: Mapping[Path, bytes | None], *, force: bool) -> Non
 
 
 @contextmanager
-def written(writes: Mapping[Path, Callable[[BinaryIO], object]], *, force: bool) -> Iterator[None]:
+def written(writes: Mapping[Path, Callable[[BinaryIO], object]], *, force: Force) -> Iterator[None]:
     """Within, the files are there, whole; an exception there, or before, takes all of them back, and what was there is there again.
 
     A file that is overwritten keeps its permissions; a new one has those of the umask. A symbolic link is replaced, not
@@ -109,7 +109,7 @@ def written(writes: Mapping[Path, Callable[[BinaryIO], object]], *, force: bool)
     writes
         What writes each file's bytes, by the file's name.
     force
-        Overwrite files that exist.
+        Overwrite files that exist, or these.
 
     Raises
     ------
@@ -118,12 +118,12 @@ def written(writes: Mapping[Path, Callable[[BinaryIO], object]], *, force: bool)
     CheckpointError, FileNotFoundError, PermissionError, OSError
         As `check_outputs`, and for a full disk; they name the target.
     """
-    with _written(writes, force=force, keep=force):
+    with _written(writes, force=force, keep=True):
         yield
 
 
 @contextmanager
-def _written(writes: Mapping[Path, Callable[[BinaryIO], object]], *, force: bool, keep: bool) -> Iterator[None]:
+def _written(writes: Mapping[Path, Callable[[BinaryIO], object]], *, force: Force, keep: bool) -> Iterator[None]:
     """See `written`. keep: whether what is overwritten may have to come back."""
     _check(list(writes), [], force=force)
     folders = {path.parent for path in writes}
@@ -144,11 +144,12 @@ def _written(writes: Mapping[Path, Callable[[BinaryIO], object]], *, force: bool
         undo = stack.enter_context(ExitStack())
         for path, temporary in temporaries.items():
             with _about(path):
-                if not (force and os.path.lexists(path)):
+                forced = _forced(force, path)
+                if not (forced and os.path.lexists(path)):
                     undo.callback(temporary.leave, path)
                 elif keep:
                     _keep(path, kept, undo)
-                if not force:
+                if not forced:
                     temporary.appear(path)
                     continue
                 if not temporary.named:
@@ -160,7 +161,7 @@ def _written(writes: Mapping[Path, Callable[[BinaryIO], object]], *, force: bool
         undo.pop_all()
 
 
-def _check(paths: list[Path], inputs: list[Path], *, force: bool) -> None:
+def _check(paths: list[Path], inputs: list[Path], *, force: Force) -> None:
     """What `check_outputs` raises of names alone."""
     for i, path in enumerate(paths):
         _check_kind(path)
@@ -171,8 +172,12 @@ def _check(paths: list[Path], inputs: list[Path], *, force: bool) -> None:
             if _is_same(path, other):
                 raise CheckpointError("this file is read, and is not written over", file=path, expected="another name")
     for path in paths:
-        if os.path.lexists(path) and not force:
+        if os.path.lexists(path) and not _forced(force, path):
             raise _already_exists(path)
+
+
+def _forced(force: Force, path: Path) -> bool:
+    return force if isinstance(force, bool) else path in force
 
 
 def _check_kind(path: Path) -> None:
@@ -388,22 +393,3 @@ def _synchronise(folder: Path) -> None:
                 raise
         finally:
             os.close(descriptor)
-
-
-def unwind_when_terminated() -> None:
-    """Have SIGTERM and SIGHUP end this process by SystemExit (143, 129), so that what was begun is removed. For programs only.
-
-    Signals that are handled or ignored already stay so, and those that come while it ends are ignored: `timeout` sends two.
-    """
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        for name in names:
-            signal.signal(name, signal.SIG_IGN)
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        return
-    names = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    names = [name for name in names if signal.getsignal(name) == signal.SIG_DFL]
-    for name in names:
-        signal.signal(name, end)

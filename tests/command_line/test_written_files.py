@@ -210,10 +210,10 @@ def test_sigterm_ends_a_conversion_and_nothing_is_left(folder: Path) -> None:
     sv.save_checkpoint("small.safetensors", sv.init_params(config), config)
     (folder / "place").mkdir()
     program = (
-        "import os; del os.O_TMPFILE\n"
-        "from scalablevit_ref.files.writing import unwind_when_terminated\n"
-        "from scalablevit_ref.cli import app\n"
-        "unwind_when_terminated(); app()"
+        "import os, sys; del os.O_TMPFILE\n"
+        "sys.argv[0] = 'scalablevit-ref'  # as the installed program\n"
+        "from scalablevit_ref.cli import main\n"
+        "main()"
     )
     arguments = ["convert", "small.safetensors", "place/x.npz", "--dtype", "float64"]
     process = subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -224,3 +224,23 @@ def test_sigterm_ends_a_conversion_and_nothing_is_left(folder: Path) -> None:
     process.communicate(timeout=HANGS)
     assert process.returncode == 143
     assert listing(folder / "place") == []
+
+
+@pytest.mark.parametrize("name", ["x.svg", "x.png", "x.pdf", "x.html"])
+def test_what_this_program_drew_is_drawn_again(name: str, run: Any, folder: Path) -> None:
+    """A picture or a report of this program can be made again, and is replaced; anybody else's, or a link to ours, is not."""
+    run("trace", "t.npz", "--variant", "digits", "--save-weights", "w.npz")
+    command = ("compare", "t.npz", "--weights", "w.npz", "--html") if name == "x.html" else ("draw", "digits", "-o")
+    path = folder / name
+    assert run(*command, name)[0] == 0
+    drawn = path.read_bytes()
+    assert run(*command, name)[0] == 0
+    for other in (drawn.replace(b"scalablevit-ref", b"somebody else's"), b"precious"):
+        path.write_bytes(other)
+        code, _, err = run(*command, name)
+        assert (code, "--force overwrites it" in err, path.read_bytes()) == (2, True, other)
+    path.unlink()
+    (folder / "kept").write_bytes(drawn)
+    path.symlink_to("kept")
+    assert run(*command, name)[0] == 2
+    assert path.is_symlink()

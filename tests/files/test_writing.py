@@ -358,19 +358,3 @@ def test_looking_whether_a_file_can_be_written_leaves_nothing(tmp_path: Path, sy
     assert system
     check_outputs([tmp_path / "x", None, tmp_path / "y"], force=False)
     assert held(tmp_path) == {}
-
-
-def test_signals_that_are_handled_or_ignored_stay_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    import signal
-
-    found: list[Any] = []
-    handled = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_IGN}
-    monkeypatch.setattr(signal, "getsignal", lambda number: handled[number])
-    monkeypatch.setattr(signal, "signal", lambda number, handler: found.append((number, handler)))
-    writing.unwind_when_terminated()
-    [(number, end)] = found
-    assert number == signal.SIGTERM
-    with pytest.raises(SystemExit) as caught:
-        end(number, None)
-    assert caught.value.code == 143
-    assert found[1:] == [(signal.SIGTERM, signal.SIG_IGN)]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from scalablevit_ref.errors import AlreadyExistsError
-from scalablevit_ref.files.writing import unwind_when_terminated, write_atomically, write_contents, written
+from scalablevit_ref.files.writing import write_atomically, write_contents, written
 from tests.support.write_faults import SYSTEMS, forked, full_disk, killed, leftovers, listing
 
 LINES = 20_000
@@ -54,7 +54,7 @@ def kills(folder: Path, number: int, times: int) -> dict[str, Any]:
     """A signal at drawn moments: files that are torn, how the processes ended, temporary files before and after the next run."""
     found: dict[str, Any] = {}
     draw = random.Random(0)
-    unwind_when_terminated()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # as the command line does
     for name, system in SYSTEMS.items():
         torn: list[str] = []
         left, after, ends = 0, 0, Counter[int]()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import io
 import json
@@ -29,48 +28,15 @@ from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.compare.error_chart import error_chart, error_plot
 from scalablevit_ref.compare.html.page import html as page
 from scalablevit_ref.compare.html.pictures import inline_svg
-from scalablevit_ref.compare.mistakes.search import Finding
-from scalablevit_ref.compare.report import Cause, LeftOut, Report
+from scalablevit_ref.compare.report import Report
 from scalablevit_ref.drawing import draw
 from scalablevit_ref.drawing.diagram import Diagram, Text, Tip
 from scalablevit_ref.drawing.render import drawn, house_style
 from scalablevit_ref.drawing.style import THEMES
-from scalablevit_ref.edits import Mistake
 from scalablevit_ref.errors import CaptureError, printable
-from tests.comparison.test_report_page import Page, chromium, differing
-from tests.support.browser import browser
+from tests.support.browser import browser, chromium
 from tests.support.hostile_text import EVERYTHING, hostile_text
-
-KEYS = {("Row", "layer"), ("Report", "dtype"), ("Comparison", "dtype")}
-"""Fields that are keys of this package's own tables and never hold a user's words."""
-
-
-def full_of(text: str, *, agrees: bool = False) -> Report:
-    """A report in which every field that holds words holds these."""
-    finding = Finding(text, Mistake(text, text), 1e12, 1e5, False)
-    report = dataclasses.replace(
-        differing(),
-        notes=(text, text),
-        left_out=(LeftOut(text, (text, text)),),
-        causes=(Cause(text, (text, text), 1.0, (text,)),),
-        nearest=(finding,),
-        seconds={text: 0.5},
-        tolerance=1e20 if agrees else 32.0,
-    )
-    return worded(report, text)
-
-
-def worded(value: Any, text: str) -> Any:
-    """The same dataclass with these words in place of all others, those of the network's settings kept."""
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return tuple(worded(x, text) for x in value) if isinstance(value, tuple) else value
-    new = {}
-    for field in dataclasses.fields(value):
-        old, place = getattr(value, field.name), (type(value).__name__, field.name)
-        if field.name == "config" or place in KEYS or type(value) is Mistake:
-            continue
-        new[field.name] = text if isinstance(old, str) else worded(old, text)
-    return dataclasses.replace(value, **new)
+from tests.support.reports import Page, full_of
 
 
 def printed(report: Report, *, terminal: bool) -> str:
@@ -215,8 +181,7 @@ def test_files_of_any_name_are_drawn(tmp_path: Path) -> None:
 
 PLUGIN = """
 import numpy as np
-from scalablevit_ref.compare.report import Report, Row
-from tests.comparison.test_text_is_data import full_of
+from tests.support.reports import full_of
 from tests.support.hostile_text import EVERYTHING
 
 def test_it(scalablevit_reference, monkeypatch):

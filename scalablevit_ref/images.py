@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from scalablevit_ref.arguments import check_count, check_path
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -20,6 +22,8 @@ def load_image(path: str | Path, size: int = 224) -> np.ndarray:
 
     Raises OSError naming the file if it cannot be read as an image, or is more than 100 times as long as wide.
     """
+    check_path("path", path)
+    check_count("size", size)
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,9 +19,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from scalablevit_ref.adapters import extra
+from scalablevit_ref.arguments import check_count, check_flag, check_mapping, check_path, check_text, is_whole
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints import Checkpoint, CheckpointError, load_checkpoint
-from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions
+from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, check_options
 from scalablevit_ref.checkpoints.convert import convert_file as convert
 from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checkpoints.infer import exact_variant
@@ -30,13 +31,13 @@ from scalablevit_ref.checkpoints.notes import NOTES, noted
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.checkpoints.recognise import find_state
 from scalablevit_ref.checkpoints.save import keepable
-from scalablevit_ref.checks import check_count, check_shapes
-from scalablevit_ref.config import ScalableViTConfig, near_matches
-from scalablevit_ref.errors import in_file
+from scalablevit_ref.checks import check_map, check_shapes
+from scalablevit_ref.config import ScalableViTConfig, check_config, near_matches
+from scalablevit_ref.errors import brief, in_file
 from scalablevit_ref.files.writing import check_overwriting, write_atomically
 from scalablevit_ref.formats.lazy import in_memory
 from scalablevit_ref.formats.onnx import read_onnx
-from scalablevit_ref.image_sizes import usual_image_size
+from scalablevit_ref.image_sizes import check_image_size, sides, usual_image_size
 from scalablevit_ref.network import trace
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.weights import GUESSED, Stated
@@ -103,17 +104,28 @@ def export(
         import onnxscript  # noqa: F401  (torch's exporter is written in it)
         import torch
 
-    if opset not in OPSETS:
-        raise ValueError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}, got {opset!r}")
-    if batch != "dynamic":
+    if not is_whole(opset) or opset not in OPSETS:
+        raise ValueError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}, got {brief(opset)}")
+    if not (isinstance(batch, str) and batch == "dynamic"):
         check_count("batch", batch)
+    check_config(config)
+    check_path("path", path)
+    for flag, value in (("float16", float16), ("force", force)):
+        check_flag(flag, value)
+    if metadata is not None:
+        check_mapping("metadata", metadata)
+    if not isinstance(taps, bool):
+        if isinstance(taps, str) or not isinstance(taps, Collection):
+            raise TypeError(f"taps must be names, or True for all, got {brief(taps)}")
+        for tap in taps:
+            check_text("taps", tap)
+    check_image_size(config, *(size := sides(image_size)))
     params = tensors_in(params)
     check_shapes(params, parameter_shapes(config))
     dtype = "float16" if float16 else "float32"
     weights = to_backend(params, "torch", dtype)
     if too_large := [name for name, x in weights.items() if not torch.isfinite(x).all()]:
         raise ValueError(f"parameter {too_large[0]!r} has values that are not finite in {dtype}")
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     images = torch.zeros(2 if batch == "dynamic" else int(batch), config.in_chans, *size, dtype=getattr(torch, dtype))
     outputs = _outputs(images, config, taps)
     said, name = metadata or {}, exact_variant(config)
@@ -226,11 +238,12 @@ def load(path: str | os.PathLike[str], *, variant: str | None = None, config: Sc
     FileNotFoundError
         If there is none.
     """
+    check_path("path", path)
+    stated = Stated(variant=variant, config=config)
     with in_file(path), ExitStack() as files:
         state, notes = read_onnx(Path(path), files)
         if not state:
             raise CheckpointError("an ONNX file without the official parameters", expected="initialisers such as norm.weight")
-        stated = Stated(variant=variant, config=config)
         weights = weights_in(find_state(state, notes=notes), stated, only=OfficialWeights, format="onnx")
         return Checkpoint({name: in_memory(x) for name, x in weights.params.items()}, weights.config, weights.metadata)
 
@@ -265,7 +278,9 @@ def convert_file(
         import onnxscript  # noqa: F401
         import torch  # noqa: F401
 
-    options, target = options or ConvertOptions(), Path(target)
+    check_path("source", source)
+    check_path("target", target)
+    options, target = check_options(options), Path(target)
     if options.layout not in (None, "official") or options.config_json:
         problem = "an ONNX file holds the official layout, and no config.json beside it"
         raise CheckpointError(problem, file=target, expected="official", found=options.layout or "config.json")
@@ -310,6 +325,8 @@ def run(path: str | os.PathLike[str], images: np.ndarray) -> np.ndarray:
     with extra("onnx"):
         import onnxruntime
 
+    check_path("path", path)
+    check_map("images", images, "b c h w")
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.log_severity_level = 4

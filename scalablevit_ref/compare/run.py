@@ -15,6 +15,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scalablevit_ref.arguments import (
+    FLOATS,
+    check_choice,
+    check_flag,
+    check_function,
+    check_mapping,
+    check_not_negative,
+    check_text,
+)
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.backends.threads import share
 from scalablevit_ref.checkpoints import Checkpoint
@@ -28,7 +37,7 @@ from scalablevit_ref.compare.mistakes.search import Finding, diagnose
 from scalablevit_ref.compare.report import Report, Row, fewest_causes
 from scalablevit_ref.config import variant as named_variant
 from scalablevit_ref.edits import Mistake
-from scalablevit_ref.errors import option
+from scalablevit_ref.errors import brief, option
 from scalablevit_ref.layers import IMAGES
 from scalablevit_ref.networks import Network, network_of
 from scalablevit_ref.testing.arrays import NETWORK_TOLERANCE, Comparison, compare_arrays, random_images, random_params
@@ -115,8 +124,23 @@ def compare(
         In one line, where the two cannot be compared: other weights, other images, outputs that fit no layer. Of the ValueErrors,
         a CaptureError is about the candidate and a CheckpointError about a file.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if not (isinstance(mode, str) and mode in MODES):
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {brief(mode)}")
+    if dtype is not None:
+        check_choice("dtype", dtype, (*FLOATS, "own"))
+    if names is not None:
+        check_mapping("names", names, of="layers to the candidate's names")
+        for layer in (*names, *names.values()):
+            check_text("a name in names", layer)
+    if tolerance is not None:
+        check_not_negative("tolerance", tolerance)
+    check_flag("diagnosis", diagnosis)
+    check_function("progress", progress)
+    if not (variant is None or isinstance(variant, str)):
+        try:
+            network_of(variant)
+        except TypeError as error:
+            raise TypeError(f"variant: {error}") from None
     request = Request(candidate, reference, variant, weights, images, mode, dtype, names, tolerance, diagnosis, progress)
     with ExitStack() as files:
         port, conditions, trace = _settled(request, files)

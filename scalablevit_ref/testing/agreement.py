@@ -12,9 +12,13 @@ from typing import Any, cast
 
 import numpy as np
 
+from scalablevit_ref.arguments import check_count, check_function
 from scalablevit_ref.backends import to_backend, to_numpy
+from scalablevit_ref.blocks import untapped
 from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.errors import brief
 from scalablevit_ref.network import trace
+from scalablevit_ref.operation_checks import check_network
 from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, ratio
 
 
@@ -152,6 +156,10 @@ def agreement(
     list of Result
         One for each candidate.
     """
+    check_function("progress", progress)
+    check_count("batch", batch)
+    candidates = _checked(candidates)
+    check_network(images, params, config, tap=untapped)
     results = [Result(candidate, why_absent(candidate)) for candidate in candidates]
     oracle_params = _on(ORACLE, params)
     own = [(result, _on(result.candidate, params)) for result in results if result.absent is None and result.candidate != ORACLE]
@@ -171,8 +179,24 @@ def agreement(
 
 def steps(candidates: Sequence[Candidate], images: int, batch: int = 40) -> int:
     """How many times `agreement` will call `progress`."""
+    check_count("images", images, least=0)
+    check_count("batch", batch)
+    candidates = _checked(candidates)
     present = sum(candidate != ORACLE and why_absent(candidate) is None for candidate in candidates)
     return (1 + present) * -(-images // batch)
+
+
+def _checked(candidates: Any) -> list[Candidate]:
+    """Raises TypeError for what are no candidates."""
+    found: list[Any]
+    try:
+        found = [candidates] if isinstance(candidates, str) else list(candidates)
+    except TypeError:
+        found = [candidates]
+    for candidate in found:
+        if not isinstance(candidate, Candidate):
+            raise TypeError(f"candidates must be a sequence of Candidate, got {brief(candidate)}")
+    return found
 
 
 def _on(candidate: Candidate, arrays: Any) -> Any:

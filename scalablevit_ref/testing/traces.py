@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from scalablevit_ref.arguments import check_flag, check_named, check_path
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.checkpoints.infer import config_from_json
 from scalablevit_ref.checkpoints.notes import read_notes
 from scalablevit_ref.checkpoints.save import write_state
-from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.config import ScalableViTConfig, check_config
 from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import in_memory
@@ -35,13 +36,14 @@ def reference_trace(images: np.ndarray, params: Mapping[str, Any], config: Any) 
     config
         A `ScalableViTConfig` or a dialect's `Config`.
     """
+    network = network_of(config)
     found = {IMAGES: images}
 
     def keep(name: str, x: np.ndarray) -> np.ndarray:
         found[name] = x
         return x
 
-    network_of(config).forward(images, params, keep)
+    network.forward(images, params, keep)
     return found
 
 
@@ -50,6 +52,11 @@ def save_trace(path: str | Path, trace: Mapping[str, Any], config: ScalableViTCo
 
     Raises FileExistsError unless `force`, CheckpointError for another suffix or what the format cannot hold.
     """
+    check_path("path", path)
+    check_named("trace", trace)
+    check_flag("force", force)
+    if config is not None:
+        check_config(config)
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise CheckpointError("unknown suffix", file=path, expected=" or ".join(SUFFIXES), found=repr(path.suffix))
@@ -60,6 +67,7 @@ def save_trace(path: str | Path, trace: Mapping[str, Any], config: ScalableViTCo
 
 def trace_config(path: str | Path) -> ScalableViTConfig | None:
     """The settings that a trace's file notes, or None. Raises CheckpointError for a broken file."""
+    check_path("path", path)
     with in_file(path), open_file(Path(path)) as (_, notes, _):
         noted = read_notes(notes).config
         return None if noted is None else config_from_json(noted)
@@ -67,6 +75,7 @@ def trace_config(path: str | Path) -> ScalableViTConfig | None:
 
 def trace_images(path: str | Path) -> np.ndarray:
     """The images of a trace, or of a .npy file. Raises CheckpointError where there are none."""
+    check_path("path", path)
     path = Path(path)
     if path.suffix == ".npy":
         try:

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,22 +18,23 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from scalablevit_ref.adapters import extra
+from scalablevit_ref.arguments import check_count, check_flag, check_mapping, check_path, check_text, is_whole
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints import Checkpoint, CheckpointError
-from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, conversion, inputs, manifest_text
+from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, check_options, conversion, inputs, manifest_text
 from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checkpoints.infer import exact_variant
 from scalablevit_ref.checkpoints.load import open_checkpoint, read_weights
 from scalablevit_ref.checkpoints.notes import NOTES, noted
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.checkpoints.save import all_kept
-from scalablevit_ref.checks import check_count, check_shapes
-from scalablevit_ref.config import ScalableViTConfig, near_matches
-from scalablevit_ref.errors import in_file
+from scalablevit_ref.checks import check_map, check_shapes
+from scalablevit_ref.config import ScalableViTConfig, check_config, near_matches
+from scalablevit_ref.errors import brief, in_file
 from scalablevit_ref.files.reading import open_regular
 from scalablevit_ref.files.writing import check_outputs, write_atomically
 from scalablevit_ref.formats.lazy import check_finite, in_memory
-from scalablevit_ref.image_sizes import usual_image_size
+from scalablevit_ref.image_sizes import check_image_size, sides, usual_image_size
 from scalablevit_ref.network import trace
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.weights import GUESSED, Stated
@@ -97,6 +98,10 @@ def export(
     ModuleNotFoundError
         Names the extra.
     """
+    check_path("path", path)
+    check_flag("force", force)
+    if metadata is not None:
+        check_mapping("metadata", metadata)
     settings: dict[str, Any] = {"image_size": image_size, "float16": float16, "opset": opset, "batch": batch, "taps": taps}
     write_atomically({Path(path): _export_into(params, config, metadata=metadata or {}, **settings)}, force=force)
 
@@ -118,17 +123,24 @@ def _export_into(
         import onnxscript  # noqa: F401  (torch's exporter is written in it)
         import torch
 
-    if opset not in OPSETS:
-        raise ValueError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}, got {opset!r}")
-    if batch != "dynamic":
+    if not is_whole(opset) or opset not in OPSETS:
+        raise ValueError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}, got {brief(opset)}")
+    if not (isinstance(batch, str) and batch == "dynamic"):
         check_count("batch", batch)
+    check_config(config)
+    check_flag("float16", float16)
+    if not isinstance(taps, bool):
+        if isinstance(taps, str) or not isinstance(taps, Collection):
+            raise TypeError(f"taps must be names, or True for all, got {brief(taps)}")
+        for tap in taps:
+            check_text("taps", tap)
+    check_image_size(config, *(size := sides(image_size)))
     params = tensors_in(params)
     check_shapes(params, parameter_shapes(config))
     dtype = "float16" if float16 else "float32"
     weights = to_backend(params, "torch", dtype)
     if too_large := [name for name, x in weights.items() if not torch.isfinite(x).all()]:
         raise ValueError(f"parameter {too_large[0]!r} has values that are not finite in {dtype}")
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     images = torch.zeros(2 if batch == "dynamic" else int(batch), config.in_chans, *size, dtype=getattr(torch, dtype))
     outputs = _outputs(images, config, taps)
     name = exact_variant(config)
@@ -241,6 +253,7 @@ def load(path: str | os.PathLike[str], *, variant: str | None = None, config: Sc
     FileNotFoundError
         If there is none.
     """
+    check_path("path", path)
     with open_checkpoint(path, Stated(variant=variant, config=config), only=OfficialWeights, format="onnx") as weights:
         return read_weights(weights)
 
@@ -275,7 +288,9 @@ def convert_file(
         import onnxscript  # noqa: F401
         import torch  # noqa: F401
 
-    options, target = options or ConvertOptions(), Path(target)
+    check_path("source", source)
+    check_path("target", target)
+    options, target = check_options(options), Path(target)
     if options.layout not in (None, "official") or options.config_json:
         problem = "an ONNX file holds the official layout, and no config.json beside it"
         raise CheckpointError(problem, file=target, expected="official", found=options.layout or "config.json")
@@ -307,6 +322,8 @@ def run(path: str | os.PathLike[str], images: np.ndarray) -> np.ndarray:
     with extra("onnx"):
         import onnxruntime
 
+    check_path("path", path)
+    check_map("images", images, "b c h w")
     open_regular(path, "an ONNX model").close()  # which ONNX Runtime would wait for
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

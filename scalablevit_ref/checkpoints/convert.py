@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from scalablevit_ref.arguments import check_count, check_flag, check_function, check_instance, check_path, check_text
 from scalablevit_ref.checkpoints.hub import CONFIG_JSON, merged, says, written_unasked
 from scalablevit_ref.checkpoints.inspect import manifest
 from scalablevit_ref.checkpoints.layouts import check_layout
@@ -79,6 +80,20 @@ class ConvertOptions:
     config_json: bool | None = False
     sha256: str | os.PathLike[str] | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("layout", "dtype"):
+            if getattr(self, name) is not None:
+                check_text(name, getattr(self, name))
+        for name in ("strip_head", "fold_scale", "one_way", "use_ema", "force", "allow_nonfinite"):
+            check_flag(name, getattr(self, name))
+        if self.num_classes is not None:
+            check_count("num_classes", self.num_classes, least=0)
+        if self.config_json is not None:
+            check_flag("config_json", self.config_json)
+        if self.sha256 is not None:
+            check_path("sha256", self.sha256)
+        self.stated  # noqa: B018  (checks the rest)
+
     @property
     def stated(self) -> Stated:
         return Stated(variant=self.variant, heads=self.heads, window_size=self.window_size, key=self.key)
@@ -115,6 +130,13 @@ class Converted:
     config_json_replaced: list[str]
 
 
+def check_options(options: object) -> ConvertOptions:
+    """The options, or those that ask for nothing. Raises TypeError for anything else."""
+    made = ConvertOptions() if options is None else options
+    check_instance("options", made, ConvertOptions, "ConvertOptions")
+    return cast("ConvertOptions", made)
+
+
 def convert_file(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
@@ -145,11 +167,15 @@ def convert_file(
     TypeError
         For an option that does not exist.
     """
+    check_path("source", source)
+    check_path("target", target)
     known = [field.name for field in fields(ConvertOptions)]
     for name in keywords:
         if name not in known:
             raise TypeError(f"unknown option {name!r}{near_matches(name, known)}; there are {', '.join(known)}")
-    options = replace(options or ConvertOptions(), **keywords)
+    if progress is not None:
+        check_function("progress", progress)
+    options = replace(check_options(options), **keywords)
     target = Path(target)
     _check_options(options, Path(source), target)
     with open_checkpoint(source, options.stated, use_ema=options.use_ema) as weights:

@@ -20,12 +20,13 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
+from scalablevit_ref.arguments import check_flag, check_function, check_mapping, check_path
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints.infer import OFFICIAL_MODEL, exact_variant
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import to_state_dict
 from scalablevit_ref.checkpoints.notes import NOTES, as_texts, is_plain, noted, read_notes
-from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.config import ScalableViTConfig, check_config
 from scalablevit_ref.errors import CheckpointError, Spelling, in_file
 from scalablevit_ref.formats.lazy import Blocks, blocks, byte_count, check_finite, is_lazy
 from scalablevit_ref.weights import EMA_FROM, GUESSED
@@ -125,7 +126,14 @@ def save_checkpoint(
     """
     from scalablevit_ref.checkpoints.hub import hub_config
 
-    metadata = metadata or {}
+    check_path("path", path)
+    for name, value in (("force", force), ("allow_nonfinite", allow_nonfinite), ("config_json", config_json)):
+        check_flag(name, value)
+    metadata = {} if metadata is None else metadata
+    check_mapping("metadata", metadata)
+    check_config(config)
+    if progress is not None:
+        check_function("progress", progress)
     guessed = metadata.get("config_from") == GUESSED and metadata.get("variant") == exact_variant(config)
     with in_file(path):
         state = to_state_dict(params, config, layout=layout)
@@ -147,6 +155,8 @@ def _of_both(progress: Progress | Callable[[int], object]) -> Progress:
     """A function of one argument is told the bytes of each tensor."""
     try:
         signature(progress).bind(0, 0)
+    except ValueError:  # a function of C that does not say
+        return progress  # type: ignore[return-value]
     except TypeError:
         told = 0
 

@@ -10,12 +10,12 @@ import numpy as np
 import typer
 
 from scalablevit_ref.adapters import onnx
+from scalablevit_ref.arguments import FLOATS
 from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, convert_file
 from scalablevit_ref.checkpoints.hub import CONFIG_JSON, HUB_FILE
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import open_checkpoint
 from scalablevit_ref.checkpoints.save import WRITERS
-from scalablevit_ref.checks import FLOATS
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import (

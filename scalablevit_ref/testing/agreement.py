@@ -12,11 +12,15 @@ from typing import Any, cast
 
 import numpy as np
 
+from scalablevit_ref.arguments import check_count, check_function
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.backends.start import FAULTS, gpus, said, why_not_started
+from scalablevit_ref.blocks import untapped
 from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.errors import brief
 from scalablevit_ref.network import trace
 from scalablevit_ref.networks import network_of
+from scalablevit_ref.operation_checks import check_network
 from scalablevit_ref.run_cost import check_run, run_cost
 from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, ratio
 
@@ -177,7 +181,10 @@ def agreement(
     CostError
         As `check_agreement` does, unless `costly`.
     """
-    candidates = tuple(candidates)
+    check_function("progress", progress)
+    check_count("batch", batch)
+    candidates = _checked(candidates)
+    check_network(images, params, config, tap=untapped)
     check_agreement(np.shape(images), config, candidates, batch=batch, costly=costly)
     results = [Result(candidate, why_absent(candidate)) for candidate in candidates]
     oracle_params = _on(ORACLE, params)
@@ -225,8 +232,24 @@ def check_agreement(
 
 def steps(candidates: Sequence[Candidate], images: int, batch: int = 40) -> int:
     """How many times `agreement` will call `progress`."""
+    check_count("images", images, least=0)
+    check_count("batch", batch)
+    candidates = _checked(candidates)
     present = sum(candidate != ORACLE and why_absent(candidate) is None for candidate in candidates)
     return (1 + present) * -(-images // batch)
+
+
+def _checked(candidates: Any) -> list[Candidate]:
+    """Raises TypeError for what are no candidates."""
+    found: list[Any]
+    try:
+        found = [candidates] if isinstance(candidates, str) else list(candidates)
+    except TypeError:
+        found = [candidates]
+    for candidate in found:
+        if not isinstance(candidate, Candidate):
+            raise TypeError(f"candidates must be a sequence of Candidate, got {brief(candidate)}")
+    return found
 
 
 def _on(candidate: Candidate, arrays: Any) -> Any:

@@ -11,11 +11,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from scalablevit_ref.arguments import check_flag, check_named, check_path
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.checkpoints.infer import config_from_json
 from scalablevit_ref.checkpoints.notes import read_notes
 from scalablevit_ref.checkpoints.save import state_writes
-from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.config import ScalableViTConfig, check_config
 from scalablevit_ref.errors import CheckpointError, brief, in_file
 from scalablevit_ref.files.reading import open_regular
 from scalablevit_ref.files.writing import write_atomically
@@ -74,13 +75,19 @@ def save_trace(path: str | Path, trace: Mapping[str, Any], config: ScalableViTCo
 
     Raises FileExistsError unless `force`, CheckpointError for another suffix or what the format cannot hold.
     """
-    write_atomically(trace_writes(Path(path), trace, config), force=force)
+    check_flag("force", force)
+    write_atomically(trace_writes(path, trace, config), force=force)
 
 
 def trace_writes(
-    path: Path, trace: Mapping[str, Any], config: ScalableViTConfig | None = None
+    path: str | Path, trace: Mapping[str, Any], config: ScalableViTConfig | None = None
 ) -> dict[Path, Callable[[BinaryIO], object]]:
     """What writes a trace's file. Raises as `save_trace` does, but for what is there already."""
+    check_path("path", path)
+    check_named("trace", trace)
+    if config is not None:
+        check_config(config)
+    path = Path(path)
     check_trace_file(path)
     arrays = {name: np.asarray(to_numpy(x), order="C") for name, x in trace.items()}
     with in_file(path):
@@ -95,6 +102,7 @@ def check_trace_file(path: Path) -> None:
 
 def trace_config(path: str | Path) -> ScalableViTConfig | None:
     """The settings that a trace's file notes, or None. Raises CheckpointError for a broken file."""
+    check_path("path", path)
     with in_file(path), open_file(Path(path)) as (_, notes, _):
         noted = read_notes(notes).config
         return None if noted is None else config_from_json(noted)
@@ -110,6 +118,7 @@ def trace_images(path: str | Path) -> np.ndarray:
     OSError
         For what is no regular file, or cannot be read.
     """
+    check_path("path", path)
     path = Path(path)
     if path.suffix == ".npy":
         with in_file(path), open_regular(path, "images in a .npy file") as file:

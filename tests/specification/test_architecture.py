@@ -17,9 +17,11 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(level.split())
     for level in (
         "_moved _start _typing edits errors",
+        "arguments",
         "config files",
         "backends image_sizes parameters",
         "ops checks formats",
+        "operation_checks",
         "attention cost images",
         "blocks",
         "network",
@@ -49,7 +51,10 @@ UPWARD = {
 }
 """Backends use definitions: they are loaded when an array first asks for them. `testing` is the public door to the comparator."""
 
-SPECIFICATION = ("config", "image_sizes", "parameters", "ops", "checks", "attention", "blocks", "network", "cost")
+SPECIFICATION = (
+    *("config", "image_sizes", "parameters", "ops", "checks", "operation_checks"),
+    *("attention", "blocks", "network", "cost"),
+)
 
 FRAMEWORKS = {
     "torch": ("backends/torch.py", "adapters/torch", "adapters/plain.py", "compare/capture/torch.py", "digits/train.py"),

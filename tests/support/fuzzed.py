@@ -21,6 +21,7 @@ import scalablevit_ref as sv
 from scalablevit_ref.checkpoints import CheckpointError, from_state_dict, load_checkpoint, load_port
 from scalablevit_ref.checkpoints.hub import hub_config
 from scalablevit_ref.checkpoints.inspect import inspect_file
+from scalablevit_ref.formats.damage import UNFORESEEN
 from scalablevit_ref.formats.opaque import Opaque
 from tests.support.bombs_beside import SHAPES, values, weights
 from tests.support.checkpoints import TINY
@@ -87,6 +88,7 @@ def found(reader: Callable[[], Any], *, missing: bool = False) -> Any:
     except errors as error:
         said = str(error)
     assert said.isprintable(), "an error of more than one line"
+    assert UNFORESEEN not in said, said
     return said
 
 

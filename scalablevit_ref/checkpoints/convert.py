@@ -177,7 +177,7 @@ def convert_file(
         check_function("progress", progress)
     options = replace(check_options(options), **keywords)
     target = Path(target)
-    _check_options(options, Path(source), target)
+    _check_doable(options, Path(source), target)
     with open_checkpoint(source, options.stated, use_ema=options.use_ema) as weights:
         made = conversion(weights, options, options.layout or weights.default_layout(target.suffix))
         changed, layout = made.changed, made.layout
@@ -265,7 +265,7 @@ def conversion(weights: Weights, options: ConvertOptions, layout: str) -> Conver
     return Conversion(weights, changed, options, layout, casts, state, metadata, unkept)
 
 
-def _check_options(options: ConvertOptions, source: Path, target: Path) -> None:
+def _check_doable(options: ConvertOptions, source: Path, target: Path) -> None:
     """Raise for what could not be done or written, before the source is opened."""
     if target.suffix not in WRITERS:
         raise CheckpointError("unknown suffix", file=target, expected=", ".join(WRITERS), found=repr(target.suffix))

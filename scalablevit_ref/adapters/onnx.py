@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from scalablevit_ref.adapters import extra
+from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions
@@ -308,7 +309,7 @@ def run(path: str | os.PathLike[str], images: np.ndarray) -> np.ndarray:
     Raises ModuleNotFoundError that names the extra.
     """
     with extra("onnx"):
-        import onnxruntime
+        onnxruntime = onnx_runtime()
 
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -172,6 +172,23 @@ def test_an_import_of_what_is_not_shared_is_seen(name: str, line: str) -> None:
     assert unshared(f"tests/{name}", line)
 
 
+DOOR = "adapters/onnx_runtime.py"
+
+
+def names_onnx_runtime(tree: ast.AST) -> bool:
+    return any(module.partition(".")[0] == "onnxruntime" for module in imports(tree))
+
+
+def test_one_door_to_onnx_runtime() -> None:
+    """Its telemetry is off only where the door has loaded it: a test that needs a part of it goes through the door first."""
+    assert [name for name, tree in SOURCES.items() if names_onnx_runtime(tree)] == [DOOR]
+    for name, source in TESTS.items():
+        if names_onnx_runtime(tree := ast.parse(source)):
+            for node in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and names_onnx_runtime(node)):
+                assert ast.unparse(node.body[0]) == "onnx_runtime()", f"{name}: {node.name}"
+            assert not any(names_onnx_runtime(node) for node in tree.body if not isinstance(node, ast.FunctionDef)), name
+
+
 @pytest.mark.parametrize("part", SPECIFICATION)
 def test_the_specification_needs_numpy_and_einops_and_no_file(part: str) -> None:
     tree = SOURCES[f"{part}.py"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions, Module, aligned, by_mapping, by_name, by_parameters
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
@@ -22,9 +23,10 @@ from scalablevit_ref.layers import POOL
 
 try:
     import onnx
-    import onnxruntime
     from onnx import TensorProto, numpy_helper
     from onnx.external_data_helper import load_external_data_for_model
+
+    onnxruntime = onnx_runtime()
 except ModuleNotFoundError as error:
     message = f"an ONNX model needs {error.name}: pip install 'scalablevit-ref[onnx]'"
     raise ModuleNotFoundError(message, name=error.name) from error

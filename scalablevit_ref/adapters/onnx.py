@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from scalablevit_ref.adapters import extra
 from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints import Checkpoint, CheckpointError, load_checkpoint
-from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions
+from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, inputs
 from scalablevit_ref.checkpoints.convert import convert_file as convert
 from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checkpoints.infer import exact_variant
@@ -34,7 +34,7 @@ from scalablevit_ref.checkpoints.save import keepable
 from scalablevit_ref.checks import check_count, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.errors import in_file
-from scalablevit_ref.files.writing import check_overwriting, write_atomically
+from scalablevit_ref.files.writing import check_outputs, write_atomically
 from scalablevit_ref.formats.lazy import in_memory
 from scalablevit_ref.formats.onnx import read_onnx
 from scalablevit_ref.image_sizes import usual_image_size
@@ -99,6 +99,22 @@ def export(
     ModuleNotFoundError
         Names the extra.
     """
+    settings: dict[str, Any] = {"image_size": image_size, "float16": float16, "opset": opset, "batch": batch, "taps": taps}
+    write_atomically({Path(path): _export_into(params, config, metadata=metadata or {}, **settings)}, force=force)
+
+
+def _export_into(
+    params: Mapping[str, Any],
+    config: ScalableViTConfig,
+    *,
+    image_size: int | tuple[int, int],
+    float16: bool,
+    opset: int = 20,
+    batch: int | str = "dynamic",
+    taps: Sequence[str] | bool = (),
+    metadata: Mapping[str, Any],
+) -> Callable[[BinaryIO], object]:
+    """What writes the file of `export`. The arguments are checked before, and torch's exporter runs in it."""
     with extra("onnx"):
         import onnx
         import onnxscript  # noqa: F401  (torch's exporter is written in it)
@@ -117,16 +133,16 @@ def export(
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     images = torch.zeros(2 if batch == "dynamic" else int(batch), config.in_chans, *size, dtype=getattr(torch, dtype))
     outputs = _outputs(images, config, taps)
-    said, name = metadata or {}, exact_variant(config)
-    guessed = said.get("config_from") == GUESSED and said.get("variant") == name
-    notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata=keepable(said)[0])
+    name = exact_variant(config)
+    guessed = metadata.get("config_from") == GUESSED and metadata.get("variant") == name
+    notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata=keepable(metadata)[0])
 
     def write(file: BinaryIO) -> None:
         model = _model(images, weights, config, outputs, opset=opset, dynamic=batch == "dynamic")
         onnx.helper.set_model_props(model, {NOTES: json.dumps(notes)})
         file.write(model.SerializeToString())
 
-    write_atomically({Path(path): write}, force=force)
+    return write
 
 
 def _model(
@@ -272,12 +288,7 @@ def convert_file(
         raise CheckpointError(problem, file=target, expected="official", found=options.layout or "config.json")
     if options.dtype not in (None, "float32", "float16"):
         raise CheckpointError("dtype", file=target, expected="float32 or float16 for ONNX", found=options.dtype)
-    for path in (target, *([Path(options.sha256)] if options.sha256 else ())):
-        check_overwriting(path, force=options.force)
-        if path.resolve() == Path(source).resolve() or path.is_dir():
-            raise CheckpointError("the file is read, or is a directory", file=path, expected="the name of another file")
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+    check_outputs((target, options.sha256), inputs=inputs(Path(source), target), force=options.force)
     with open_checkpoint(source, options.stated, use_ema=options.use_ema) as weights:
         dtype = options.dtype or ("float16" if weights.metadata["dtype"] == "float16" else "float32")
     with TemporaryDirectory() as folder:
@@ -289,17 +300,11 @@ def convert_file(
             raise (error.in_file(target) if error.file == str(middle) else error) from error.__cause__
         checkpoint = load_checkpoint(middle, allow_nonfinite=True)
         size = image_size if image_size is not None else usual_image_size(checkpoint.config)
-        export(
-            checkpoint.params,
-            checkpoint.config,
-            target,
-            image_size=size,
-            float16=dtype == "float16",
-            metadata=checkpoint.metadata,
-            force=options.force,
-        )
+        float16, kept = dtype == "float16", checkpoint.metadata
+        writes = {target: _export_into(checkpoint.params, checkpoint.config, image_size=size, float16=float16, metadata=kept)}
         if options.sha256:
-            write_atomically({Path(options.sha256): lambda file: file.write(manifest.read_bytes())}, force=options.force)
+            writes[Path(options.sha256)] = lambda file: file.write(manifest.read_bytes())
+        write_atomically(writes, force=options.force)
     return replace(done, config_json=None)
 
 

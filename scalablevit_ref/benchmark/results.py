@@ -174,8 +174,13 @@ def _rest(found: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def plot(found: dict[str, Any], path: Path, *, theme: str = "light") -> None:
-    """Write a picture of images a second: one bar for each contender, a group for each work. See `drawing.render.save`."""
+def plot(found: dict[str, Any], path: Path, *, theme: str = "light", force: bool = False) -> None:
+    """Write a picture of images a second. See `drawing.render.save`."""
+    save(bars(found), path, theme=theme, force=force)
+
+
+def bars(found: dict[str, Any]) -> Diagram:
+    """Images a second: one bar for each contender, a group for each work."""
     machine = found["machine"]
     diagram = Diagram("Images a second", alt=alt(found))
     y = diagram.heading(f"{found['gpu'] or machine['cpu']}, {machine['threads']} threads")
@@ -197,7 +202,7 @@ def plot(found: dict[str, Any], path: Path, *, theme: str = "light") -> None:
     under = "images a second; the line spans the quartiles"
     diagram.texts.append(Text((LEFT + WIDTH - RIGHT) / 2, y + 44, under, size=SMALL, color="soft"))
     diagram.height = y + 56
-    save(diagram, path, theme=theme)
+    return diagram
 
 
 def _put_bar(diagram: Diagram, row: dict[str, Any], y: float, ends: Sequence[float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from scalablevit_ref.checkpoints.hub import CONFIG_JSON, merged, says, written_u
 from scalablevit_ref.checkpoints.inspect import manifest
 from scalablevit_ref.checkpoints.layouts import check_layout
 from scalablevit_ref.checkpoints.load import check_dtype, one_dtype, open_checkpoint
-from scalablevit_ref.checkpoints.save import WRITERS, Progress, keepable, write_state
+from scalablevit_ref.checkpoints.save import WRITERS, Progress, keepable, state_writes
 from scalablevit_ref.checkpoints.search import kinds
 from scalablevit_ref.config import near_matches
 from scalablevit_ref.errors import CheckpointError, in_file
-from scalablevit_ref.files.writing import check_overwriting, write_atomically
+from scalablevit_ref.files.reading import read_regular
+from scalablevit_ref.files.writing import check_outputs, write_contents, written
 from scalablevit_ref.formats.lazy import LazyTensor, Tensor, in_memory, is_finite, numpy_dtype
+from scalablevit_ref.formats.sharded import MOST_JSON
 from scalablevit_ref.weights import Heads, Stated, Weights, Windows
 
 
@@ -166,20 +169,20 @@ def convert_file(
         with in_file(target):
             if config_json and document is None:
                 raise CheckpointError(f"{CONFIG_JSON} is for the official network's weights", found=layout)
-            write_state(
+            writes = state_writes(
                 target,
                 state,
                 None if changed.unknown else changed.config,
                 layout=layout,
                 metadata=metadata,
                 guessed=weights.guessed,
-                force=options.force,
                 allow_nonfinite=options.allow_nonfinite,
                 config_json=document,
                 progress=progress,
             )
-    if options.sha256 is not None:
-        _write_manifest(target, Path(options.sha256), force=options.force)
+            with written(writes, force=options.force):
+                if options.sha256 is not None:
+                    write_contents({Path(options.sha256): _manifest(target)}, force=options.force)
     stale = not config_json and os.path.lexists(beside) and not says(beside, changed.hub_config(layout, target.name))
     return Converted(
         metadata=weights.metadata | {"ignored": [*weights.metadata["ignored"], *unkept]},
@@ -204,13 +207,8 @@ def _check_options(options: ConvertOptions, source: Path, target: Path) -> None:
         check_dtype(options.dtype)
     if options.layout is not None:
         check_layout(options.layout, tuple(layout for kind in kinds() for layout in kind.layouts))
-    if options.sha256 is not None:
-        path = Path(options.sha256)
-        check_overwriting(path, force=options.force)
-        if path.resolve() in [other.resolve() for other in (source, target, target.with_name(CONFIG_JSON))]:
-            raise CheckpointError("the manifest needs a file of its own", file=path)
-        if not path.parent.is_dir() or path.is_dir():
-            raise CheckpointError("the manifest cannot be written there", file=path, expected="the name of a file in a folder")
+    beside = target.with_name(CONFIG_JSON) if options.config_json else None
+    check_outputs((target, beside, options.sha256), inputs=inputs(source, target), force=options.force)
 
 
 def _refuse_other_network(weights: Weights, layout: str) -> None:
@@ -223,11 +221,20 @@ def _refuse_other_network(weights: Weights, layout: str) -> None:
         )
 
 
-def _write_manifest(checkpoint: Path, target: Path, *, force: bool) -> None:
+def inputs(source: Path, target: Path) -> list[Path]:
+    """What is read, of which the target could be one: the source, or one that lies in it, or that it names if it is an index."""
+    beside = source / target.name if source.is_dir() else source.with_name(target.name)
+    named = source.is_dir()
+    if source.name.endswith(".index.json"):
+        with suppress(OSError):
+            named = f'"{target.name}"'.encode(errors="replace") in read_regular(source, MOST_JSON)
+    return [source, beside] if named and os.path.lexists(beside) else [source]
+
+
+def _manifest(checkpoint: Path) -> bytes:
     """The manifest of what a checkpoint file holds, as `sha256sum` lays it out."""
     with open_checkpoint(checkpoint) as weights:
-        lines = "".join(f"{digest}  {name}\n" for name, digest in manifest(weights.comparable()).items())
-    write_atomically({target: lambda file: file.write(lines.encode())}, force=force)
+        return "".join(f"{digest}  {name}\n" for name, digest in manifest(weights.comparable()).items()).encode()
 
 
 class _Casts:

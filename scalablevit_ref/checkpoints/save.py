@@ -169,13 +169,41 @@ def write_state(
     config_json: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Arrays, or tensors still in a file, that are in their layout already, in the format that the suffix says.
+    """Write what `state_writes` gives. Nothing is left behind where that fails. Raises as `save_checkpoint` does."""
+    from scalablevit_ref.files.writing import write_atomically
+
+    writes = state_writes(
+        path,
+        state,
+        config,
+        layout=layout,
+        metadata=metadata,
+        guessed=guessed,
+        allow_nonfinite=allow_nonfinite,
+        config_json=config_json,
+        progress=progress,
+    )
+    write_atomically(writes, force=force)
+
+
+def state_writes(
+    path: Path,
+    state: Mapping[str, Any],
+    config: Any,
+    *,
+    layout: str,
+    metadata: Mapping[str, Any] | None = None,
+    guessed: bool = False,
+    allow_nonfinite: bool,
+    config_json: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[Path, Callable[[BinaryIO], object]]:
+    """What writes arrays, or tensors still in a file, that are in their layout already, in the format that the suffix says.
 
     `config` is that of any network, None if it is unknown, `guessed` by its shapes alone; `config_json` goes into a file of that
-    name beside the weights. Nothing is left behind where that fails. Raises as `save_checkpoint` does.
+    name beside the weights. Raises as `save_checkpoint` does, but for what is there already.
     """
     from scalablevit_ref.checkpoints.hub import CONFIG_JSON, merged, refuse_contradiction
-    from scalablevit_ref.files.writing import write_atomically
 
     if not allow_nonfinite:
         check_finite({name: x for name, x in state.items() if not is_lazy(x)})
@@ -205,7 +233,7 @@ def write_state(
         writes[beside] = lambda file: file.write(text.encode())
     else:
         refuse_contradiction(path, state, layout, config)
-    write_atomically(writes, force=force)
+    return writes
 
 
 def keepable(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -285,10 +313,26 @@ def _whole(like: Any, blocks: Iterable[np.ndarray]) -> np.ndarray:
 def _torch_save(value: Any, file: BinaryIO) -> None:
     import torch
 
+    failures: list[OSError] = []
+
+    class Told:
+        """The file; its errors are kept, of which torch makes a RuntimeError that does not say why."""
+
+        def write(self, content: Any) -> int:
+            try:
+                return file.write(content)
+            except OSError as error:
+                failures.append(error)
+                raise
+
+        flush = file.flush
+
     try:
-        torch.save(value, file)
-    except RuntimeError as error:  # torch's word for a disk that is full
-        raise OSError(f"torch could not write the file: {str(error).splitlines()[0]}") from error
+        torch.save(value, Told())  # type: ignore[arg-type]
+    except RuntimeError:
+        if not failures:
+            raise
+        raise failures[0] from None
 
 
 def _write_safetensors(file: BinaryIO, contents: _Contents) -> None:

@@ -13,8 +13,9 @@ import typer
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
-from scalablevit_ref.cli.options import KeyOption
+from scalablevit_ref.cli.options import ForceOption, KeyOption
 from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.files.writing import check_outputs
 from scalablevit_ref.image_sizes import check_image_size
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD, load_image
 from scalablevit_ref.parameters import init_params
@@ -67,6 +68,7 @@ def attend(
     ] = None,
     theme: Annotated[str, typer.Option(metavar="light|dark", help="For a light or a dark page.")] = "light",
     seed: Annotated[int, typer.Option(help="Of untrained weights.", min=0)] = 0,
+    force: ForceOption = False,
 ) -> None:
     """Draw where a layer's attention goes, laid over the image, and print the picture's alternative text.
 
@@ -80,6 +82,8 @@ def attend(
 
     with bad_input_is_one_line():
         check_picture(output, theme)
+        read = None if image.startswith(DIGIT) else Path(image)
+        check_outputs([output], inputs=(read, weights), force=force)
         config, params, what = _network(image, weights, variant_name, key, seed)
         x, grey, name = _image(image, config, image_size)
         found = layer_attention(x, params(), config, layer)
@@ -87,7 +91,7 @@ def attend(
         shown, each = _heads(heads, found.heads)
         asks = _query(query, grey if image.startswith(DIGIT) else None, found.tokens, found.stride)
         picture = AttentionPicture(found, grey, asks, shown, each, (name + prediction, what))
-        picture.save(output, theme=theme)
+        picture.save(output, theme=theme, force=force)
     typer.echo(picture.alt)
 
 

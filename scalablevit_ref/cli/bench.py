@@ -12,15 +12,17 @@ import typer
 from scalablevit_ref.backends.threads import cores
 from scalablevit_ref.benchmark.contenders import LIBRARIES, Work
 from scalablevit_ref.benchmark.measure import document
+from scalablevit_ref.benchmark.results import bars, print_results
 from scalablevit_ref.benchmark.results import page as markdown
-from scalablevit_ref.benchmark.results import plot as draw
-from scalablevit_ref.benchmark.results import print_results
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.json_output import print_json
+from scalablevit_ref.cli.options import ForceOption, say_written
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.summary import size_of
 from scalablevit_ref.config import variant
+from scalablevit_ref.drawing.render import picture
 from scalablevit_ref.drawing.style import ENDINGS, dark_twin
+from scalablevit_ref.files.writing import check_outputs, write_contents
 from scalablevit_ref.image_sizes import check_image_size
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -52,6 +54,7 @@ def bench(
     page: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page of Markdown; the picture on it gets a dark twin.")
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Time the backends beside the authors' network in plain `torch.nn`, in turn, on this machine.
 
@@ -67,6 +70,8 @@ def bench(
         _check_environment(device, threads, plot)
         check_folder("--plot", plot)
         check_folder("--page", page)
+        dark = dark_twin(plot) if plot and page else None
+        check_outputs((plot, dark, page), force=force)
     with spinner(logged=True) as step:  # a run may take half an hour: its log says how far it is
         found = document(works, names, rounds=rounds, count=threads, full=full, step=step)
     if as_json:
@@ -74,13 +79,16 @@ def bench(
     else:
         print_results(found)
     with bad_input_is_one_line():
-        if plot:
-            draw(found, plot)
-        if plot and page:
-            draw(found, dark_twin(plot), theme="dark")
+        outputs: dict[Path, bytes | None] = {}
+        for path, theme in ((plot, "light"), (dark, "dark")):
+            if path:
+                outputs[path] = picture(bars(found), path.suffix, theme=theme)
         if page:
-            pictures = [Path(os.path.relpath(path, page.parent)).as_posix() for path in (plot, dark_twin(plot))] if plot else []
-            page.write_text(markdown(found, pictures), encoding="utf-8")
+            pictures = [Path(os.path.relpath(path, page.parent)).as_posix() for path in outputs]
+            outputs[page] = markdown(found, pictures).encode()
+        write_contents(outputs, force=force)
+    if not as_json:
+        say_written({plot: "its picture", dark: "the same for dark pages", page: "the page"})
 
 
 def _words(text: str) -> list[str]:

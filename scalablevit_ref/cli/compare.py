@@ -20,10 +20,12 @@ from rich.table import Table
 
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.json_output import print_json
+from scalablevit_ref.cli.options import ForceOption, say_written
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.compare.report import Report, Row
 from scalablevit_ref.compare.run import MODES
 from scalablevit_ref.compare.run import compare as held_against
+from scalablevit_ref.files.writing import check_outputs, write_contents
 from scalablevit_ref.testing.arrays import Comparison
 from scalablevit_ref.testing.traces import SUFFIXES, trace_images
 
@@ -70,6 +72,7 @@ def compare(
         Path | None, typer.Option(metavar="FILE", help="Write the errors by layer as a picture: .png, .svg or .pdf.")
     ] = None,
     theme: Annotated[str, typer.Option(metavar="light|dark", help="The picture is for a light or a dark page.")] = "light",
+    force: ForceOption = False,
 ) -> None:
     """Hold a port of the network against the reference: which layer goes wrong first, by how much, and why.
 
@@ -83,6 +86,7 @@ def compare(
             check_picture(plot, theme)
         check_folder("--plot", plot)
         check_folder("--html", html)
+        check_outputs((html, plot), inputs=(*_files(candidate, weights), reference, images, names), force=force)
         against = f"{candidate} against {reference.name if reference else 'the reference'}"
         port = named_candidate(candidate)
         with spinner("the candidate") as step:
@@ -99,19 +103,29 @@ def compare(
                 diagnosis=diagnosis,
                 progress=step,
             )
+        outputs: dict[Path, bytes | None] = {}
         if html:
             from scalablevit_ref.compare.html.page import html as page
 
-            html.write_text(page(report, title=against), encoding="utf-8")
+            outputs[html] = page(report, title=against).encode()
         if plot:
-            from scalablevit_ref.compare.error_chart import error_plot
+            from scalablevit_ref.compare.error_chart import error_picture
+            from scalablevit_ref.drawing.render import picture
 
-            error_plot(report, plot, title=against, theme=theme)
+            outputs[plot] = picture(error_picture(report, against), plot.suffix, theme=theme)
+        write_contents(outputs, force=force)
     if as_json:
         print_json(report.to_json())
     else:
         print_report(Console(), report, every=all_layers)
+        say_written({html: "the report", plot: "its picture"})
     raise typer.Exit(0 if report.agrees else 1)
+
+
+def _files(candidate: str, weights: str | None) -> list[Path]:
+    """The files of a candidate and of weights, as the command line names them."""
+    file = candidate if Path(candidate).suffix in FILES else candidate.rpartition(":")[0]
+    return [Path(text) for text in (file, weights) if text and text not in ("random", "own")]
 
 
 def named_candidate(text: str) -> Any:

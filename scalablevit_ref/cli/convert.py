@@ -21,6 +21,7 @@ from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import (
     EmaOption,
+    ForceOption,
     HeadsOption,
     JsonOption,
     KeyOption,
@@ -28,6 +29,7 @@ from scalablevit_ref.cli.options import (
     WindowsOption,
     ema_said,
     per_stage,
+    say_written,
     summarised,
 )
 from scalablevit_ref.cli.progress import bytes_bar
@@ -83,9 +85,7 @@ def convert(
         typer.Option(help=f"Write config.json beside DST; on for the official network's {HUB_FILE}.", show_default=False),
     ] = None,
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Let NaN and infinite weights pass.")] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite files that exist, but not what a symbolic link points to.")
-    ] = False,
+    force: ForceOption = False,
     verify: Annotated[
         bool,
         typer.Option(
@@ -137,7 +137,7 @@ def convert(
     if as_json:
         print_json(_document(done, source, target, found))
     else:
-        _print(done, source, target, found)
+        _print(done, source, target, found, sha256)
     raise typer.Exit(0 if found is None or found["agrees"] else 1)
 
 
@@ -195,13 +195,15 @@ def _document(done: Converted, source: Path, target: Path, found: dict[str, Any]
     return document | {"metadata": done.metadata, "verify": found}
 
 
-def _print(done: Converted, source: Path, target: Path, found: dict[str, Any] | None) -> None:
+def _print(done: Converted, source: Path, target: Path, found: dict[str, Any] | None, sha256: Path | None) -> None:
     metadata = done.metadata
     said = f"{done.parameters:,} parameters, {metadata['layout']} {metadata['dtype']} to {done.layout} {done.dtype}"
     if "config_from" in metadata:
         said += f", {metadata['variant'] or 'no published variant'}, told by {metadata['config_from']}"
     typer.echo(printable(f"{source} -> {target}"))
     typer.echo(said)
+    beside = target.with_name(CONFIG_JSON) if done.config_json == "written" else None
+    say_written({beside: "its configuration", sha256: "the SHA-256 of its tensors"})
     if metadata["ema"]:
         typer.echo(f"these are the EMA's weights{ema_said(metadata)}")
     if done.folded:

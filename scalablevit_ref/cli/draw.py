@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
+from scalablevit_ref.cli.options import ForceOption
 from scalablevit_ref.cli.summary import size_of
 from scalablevit_ref.config import VARIANTS, variant
 
@@ -31,6 +32,7 @@ def draw(
     ] = None,
     theme: Annotated[str, typer.Option(metavar="light|dark", help="For a light or a dark page.")] = "light",
     cost: Annotated[bool, typer.Option("--cost", help="Draw parameters and multiply-adds by stage and kind of layer.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Draw a variant's architecture, one of its layers or its cost, and print the picture's alternative text.
 
@@ -40,5 +42,5 @@ def draw(
         from scalablevit_ref.drawing import draw as drawn
 
         size = size_of(name, image_size)
-        alt = drawn(variant(name), output, name=name, image_size=size, layer=layer, cost=cost, theme=theme)
+        alt = drawn(variant(name), output, name=name, image_size=size, layer=layer, cost=cost, theme=theme, force=force)
     typer.echo(alt)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.checkpoints.infer import config_from_json
 from scalablevit_ref.checkpoints.notes import read_notes
-from scalablevit_ref.checkpoints.save import write_state
+from scalablevit_ref.checkpoints.save import state_writes
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, in_file
+from scalablevit_ref.files.writing import write_atomically
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import in_memory
 from scalablevit_ref.layers import IMAGES
@@ -50,12 +51,23 @@ def save_trace(path: str | Path, trace: Mapping[str, Any], config: ScalableViTCo
 
     Raises FileExistsError unless `force`, CheckpointError for another suffix or what the format cannot hold.
     """
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise CheckpointError("unknown suffix", file=path, expected=" or ".join(SUFFIXES), found=repr(path.suffix))
+    write_atomically(trace_writes(Path(path), trace, config), force=force)
+
+
+def trace_writes(
+    path: Path, trace: Mapping[str, Any], config: ScalableViTConfig | None = None
+) -> dict[Path, Callable[[BinaryIO], object]]:
+    """What writes a trace's file. Raises as `save_trace` does, but for what is there already."""
+    check_trace_file(path)
     arrays = {name: np.asarray(to_numpy(x), order="C") for name, x in trace.items()}
     with in_file(path):
-        write_state(path, arrays, config, layout="trace", force=force, allow_nonfinite=True)
+        return state_writes(path, arrays, config, layout="trace", allow_nonfinite=True)
+
+
+def check_trace_file(path: Path) -> None:
+    """Raise CheckpointError for a name that is no trace's."""
+    if path.suffix not in SUFFIXES:
+        raise CheckpointError("unknown suffix", file=path, expected=" or ".join(SUFFIXES), found=repr(path.suffix))
 
 
 def trace_config(path: str | Path) -> ScalableViTConfig | None:

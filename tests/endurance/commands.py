@@ -1,4 +1,4 @@
-"""Every command that writes, small and quick; and commands run in processes that are forked from one that has loaded their libraries.
+"""Every command that writes, small and quick; and how it is run in a process that is forked from one with the libraries loaded.
 
 The process that forks computes with one thread and never loads JAX: a fork has no thread but its own.
 """
@@ -92,12 +92,8 @@ WRITERS = tuple(
         Writer("draw digits --theme {theme} -o t.png", ("t.png",), ("matplotlib",)),
         Writer("draw digits --theme {theme} -o t.pdf", ("t.pdf",), ("matplotlib",)),
         Writer("attend digit:0 --layer stages.0.1 --weights {x}.npz -o t.svg", ("t.svg",), ("matplotlib",)),
-        Writer(
-            "compare trace_{x}.npz trace_c.npz --no-diagnosis --html t.html --plot t.png", ("t.html", "t.png"), ("matplotlib",)
-        ),
-        Writer(
-            "bench --variants digits --page t.md --plot t.svg", ("t.md", "t.svg", "t-dark.svg"), ("torch", "matplotlib")
-        ),
+        Writer("compare trace_{x}.npz trace_c.npz --no-diagnosis --html t.html --plot t.png", ("t.html", "t.png"), ("matplotlib",)),
+        Writer("bench --variants digits --page t.md --plot t.svg", ("t.md", "t.svg", "t-dark.svg"), ("torch", "matplotlib")),
     )
     if all(find_spec(name) for name in writer.needs)
 )
@@ -131,7 +127,9 @@ def read(path: Path) -> None:
             json.loads(content)
         case ".md" | "":
             assert content.endswith(b"\n")
-        case _ if path.stem == "t" and path.suffix in (".npz", ".safetensors") and b"stages.0.0.norm1" in content and b"images" in content:
+        case _ if (
+            path.stem == "t" and path.suffix in (".npz", ".safetensors") and b"stages.0.0.norm1" in content and b"images" in content
+        ):
             trace_of(path)
         case _:
             assert len(sv.load_checkpoint(path, config=TINY).params) == len(sv.parameter_shapes(TINY))
@@ -213,8 +211,6 @@ def command(words: list[str], folder: Path) -> None:
     """Type this in that folder. `bench` gets figures that were measured before."""
     os.chdir(folder)
     if words[0] == "bench":
-        import scalablevit_ref.cli.bench
-
         figures = measured()
         sys.modules["scalablevit_ref.cli.bench"].document = lambda *args, **kwargs: figures  # type: ignore[attr-defined]
     sys.argv = ["scalablevit-ref", *words]
@@ -231,8 +227,6 @@ def measured() -> Any:
 
 def preload(needs: set[str]) -> None:
     """Load what the commands load, and draw once, before the first fork."""
-    import scalablevit_ref.cli
-
     if "torch" in needs:
         import onnxscript  # noqa: F401
         import torch

@@ -36,7 +36,9 @@ ROWS = {
     "loads": Row("loads of every format, likewise", False, _late("load", "loads")),
     "kills": Row("killed at drawn moments: every target is old, or whole, or absent", True, _late("writing", "kills")),
     "full": Row("a disk that is full at every byte of a small write", True, _late("writing", "full_at_every_byte")),
-    "full_commands": Row("a disk that is full at drawn bytes, for every command that writes", True, _late("writing", "full_for_commands")),
+    "full_commands": Row(
+        "a disk that is full at drawn bytes, for every command that writes", True, _late("writing", "full_for_commands")
+    ),
     "writers": Row("two writers to one name", True, _late("writing", "two_writers")),
     "sources": Row("a source that changes while it is read", True, _late("reading", "changing")),
 }

@@ -9,8 +9,10 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,11 +24,11 @@ import scalablevit_ref as sv
 from scalablevit_ref.checkpoints.save import WRITERS as SUFFIXES
 from scalablevit_ref.testing import random_images, random_params
 from scalablevit_ref.testing.traces import reference_trace, save_trace
-from tests.endurance.commands import AB, OLD, TINY, WRITERS, Ended, Writer, command, forked, preload, read, sources, start
+from tests.endurance.commands import AB, OLD, WRITERS, Ended, Writer, command, forked, preload, read, sources, start
 from tests.endurance.outcome import Outcome, share
 
-KILLS = 240
-"""Kills of all commands together."""
+KILLS = 300
+"""Runs that are to be killed, of all commands together; some end before their moment comes."""
 
 FULL = 200
 """Runs of all commands on a full disk."""
@@ -43,68 +45,92 @@ LIMITS = 400
 """Limits at which larger files are written, evenly spread."""
 
 
-@dataclass
-class Moments:
-    """What happens in a command, counted: calls of functions; and at which call a file was opened to write, named or removed."""
+@dataclass(frozen=True)
+class Length:
+    """Of a whole run: its processor time in seconds, and how many files it opened to write, named or removed."""
 
+    seconds: float
+    files: int
+
+
+@dataclass(frozen=True)
+class Moment:
+    """After so many seconds of processor time; or so many calls of functions after an event of a file, by its number."""
+
+    seconds: float = 0.0
+    event: int = 0
     calls: int = 0
-    files: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.calls} calls after event {self.event}" if self.event else f"after {self.seconds:.3f} s"
 
 
-class Counter:
-    """Counts the calls of this thread, and does something at one of them."""
-
-    def __init__(self, at: int = -1, then: Callable[[], object] = lambda: None) -> None:
-        self.at, self.then, self.moments = at, then, Moments()
-
-    def __enter__(self) -> Moments:
-        sys.addaudithook(self._hears)
-        sys.setprofile(self._sees)
-        return self.moments
-
-    def __exit__(self, *args: object) -> None:
-        sys.setprofile(None)
-
-    def _sees(self, frame: Any, event: str, arg: Any) -> None:
-        self.moments.calls += 1
-        if self.moments.calls == self.at:
-            self.then()
-
-    def _hears(self, event: str, args: tuple[Any, ...]) -> None:
-        writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        if writes or event in ("os.link", "os.rename", "os.remove", "os.chmod", "os.truncate"):
-            self.moments.files.append(self.moments.calls)
+def drawn(length: Length, rng: random.Random) -> Moment:
+    """A third anywhere, the others soon after an event of a file."""
+    if not rng.randrange(3):
+        return Moment(seconds=max(1e-3, rng.random() * length.seconds))
+    return Moment(event=rng.randint(1, length.files), calls=int(rng.expovariate(1 / 30)) if rng.randrange(3) else 0)
 
 
-def drawn(moments: Moments, rng: random.Random) -> int:
-    """A moment: a third anywhere, a third between the first file and the end, a third at an event of a file or just beside it."""
-    kind = rng.randrange(3)
-    if kind == 0 or not moments.files:
-        return rng.randint(1, moments.calls)
-    if kind == 1:
-        return rng.randint(max(1, rng.choice(moments.files)), moments.calls)
-    return min(moments.calls, max(1, rng.choice(moments.files) + rng.randint(-3, 6)))
+def at(moment: Moment, then: Callable[[], object]) -> None:
+    """Have something done at a moment of this process."""
+    events, calls = 0, 0
+
+    def sees(frame: Any, event: str, arg: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == moment.calls:
+            sys.setprofile(None)
+            then()
+
+    def hears(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal events
+        if of_a_file(event, args):
+            events += 1
+            if events == moment.event:
+                sys.setprofile(sees) if moment.calls else then()
+
+    sys.addaudithook(hears)
+    if moment.seconds:
+        signal.signal(signal.SIGPROF, lambda number, frame: then())
+        signal.setitimer(signal.ITIMER_PROF, moment.seconds)
 
 
-def counted(writer: Writer, folder: Path) -> Moments:
+def of_a_file(event: str, args: tuple[Any, ...]) -> bool:
+    """Whether a file is opened to write, gets a name, or loses it."""
+    if event == "open":
+        return isinstance(args[2], int) and bool(args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    return event in ("os.link", "os.rename", "os.remove", "os.chmod", "os.truncate")
+
+
+def measured_length(writer: Writer, folder: Path) -> Length:
     """Of one whole run in a fork."""
     heard, told = os.pipe()
 
     def work() -> None:
-        with Counter() as moments:
-            try:
-                command(writer.typed("a", force=True), folder)
-            finally:
-                sys.setprofile(None)
-                os.write(told, f"{moments.calls} {' '.join(map(str, moments.files[-800:]))}".encode())
+        events, begun = 0, time.process_time()
+
+        def hears(event: str, args: tuple[Any, ...]) -> None:
+            nonlocal events
+            events += of_a_file(event, args)
+
+        sys.addaudithook(hears)
+        try:
+            command(writer.typed("a", force=True), folder)
+        finally:
+            os.write(told, f"{time.process_time() - begun} {events}".encode())
 
     ended = forked(work)
     os.close(told)
-    calls, *files = map(int, os.read(heard, 1 << 16).split() or [0])
+    said = os.read(heard, 1 << 16).split()
     os.close(heard)
-    if ended.code:
+    if ended.code not in (0, 1) or len(said) != 2:
         raise RuntimeError(f"{writer.name} ends with {ended.code}: {ended.said}")
-    return Moments(calls, files)
+    return Length(float(said[0]), int(said[1]))
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 def prepared(folder: Path, targets: Collection[str], *, old: bool) -> set[str]:
@@ -114,7 +140,7 @@ def prepared(folder: Path, targets: Collection[str], *, old: bool) -> set[str]:
             path.unlink()
     for name in targets if old else ():
         (folder / name).write_bytes(OLD)
-    return set(os.listdir(folder))
+    return names(folder)
 
 
 def torn(folder: Path, targets: Collection[str], *, old: bool) -> Iterator[str]:
@@ -137,9 +163,15 @@ def without_unnamed_files() -> None:
         del os.O_TMPFILE
 
 
-def kills(much: float, writers: Collection[Writer] = WRITERS) -> Outcome:
+def chosen(much: float) -> list[Writer]:
+    """All; of less than a tenth those that are quick: no picture, no other library."""
+    return [writer for writer in WRITERS if much >= 0.1 or not writer.needs]
+
+
+def kills(much: float) -> Outcome:
     """SIGKILL and SIGTERM at moments that a seed draws, on a system with unnamed files and on one without."""
     outcome, rng = Outcome(), random.Random(0)
+    writers = chosen(much)
     preload({name for writer in writers for name in writer.needs})
     each = KILLS * much / sum(writer.kills for writer in writers)
     done = {signal.SIGKILL: 0, signal.SIGTERM: 0}
@@ -148,34 +180,36 @@ def kills(much: float, writers: Collection[Writer] = WRITERS) -> Outcome:
         folder = Path(temporary)
         sources(folder)
         for writer in writers:
-            moments = counted(writer, folder)
+            length = measured_length(writer, folder)
             for i in range(share(1, max(2.0, each * writer.kills))):
                 how = (signal.SIGKILL, signal.SIGTERM)[i % 2]
                 old, unnamed = rng.random() < 0.5, rng.random() < 0.5
-                at = drawn(moments, rng)
+                moment = drawn(length, rng)
                 before = prepared(folder, writer.targets, old=old)
 
-                def work(writer: Writer = writer, how: int = how, old: bool = old, unnamed: bool = unnamed, at: int = at) -> None:
+                def work(
+                    writer: Writer = writer, how: int = how, old: bool = old, unnamed: bool = unnamed, moment: Moment = moment
+                ) -> None:
                     if not unnamed:
                         without_unnamed_files()
-                    with Counter(at, partial(os.kill, os.getpid(), how)):
-                        command(writer.typed("a", force=old), folder)
+                    at(moment, partial(os.kill, os.getpid(), how))
+                    command(writer.typed("a", force=old), folder)
 
                 ended = forked(work)
-                done[how] += 1
-                where = f"{writer.name}, {how.name} at call {at:,} of {moments.calls:,}{'' if unnamed else ', no unnamed files'}"
-                expected = {0, -how} if how == signal.SIGKILL else {0, -how, 128 + how}
-                if ended.code not in expected:
+                killed = ended.code in (-how, 128 + how)
+                done[how] += killed
+                where = f"{writer.name}, {how.name} {moment}{'' if unnamed else ', no unnamed files'}"
+                if not killed and ended.code not in (0, 1):
                     outcome.wrong.append(f"{where}: exit code {ended.code}: {ended.said[-200:]}")
                 outcome.wrong += [f"{where}: {what}" for what in torn(folder, writer.targets, old=old)]
-                left = set(os.listdir(folder)) - before - set(writer.targets)
+                left = names(folder) - before - set(writer.targets)
                 if left and (unnamed or how == signal.SIGTERM):
                     outcome.wrong.append(f"{where}: left {', '.join(sorted(left))}")
                 if left:
                     leftovers += 1
                     again = forked(partial(command, writer.typed("a", force=True), folder))
-                    still = set(os.listdir(folder)) - before - set(writer.targets)
-                    if again.code or still:
+                    still = names(folder) - before - set(writer.targets)
+                    if again.code not in (0, 1) or still:
                         outcome.wrong.append(f"{where}: the next run ends with {again.code} and leaves {', '.join(sorted(still))}")
     outcome.done = (
         f"{done[signal.SIGKILL]} by SIGKILL, {done[signal.SIGTERM]} by SIGTERM, of {len(writers)} commands; "
@@ -252,7 +286,7 @@ def _every_byte(folder: Path, much: float) -> int:
                 finally:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
                 problem = problem or ("" if path.read_bytes() == OLD else "torn")
-                problem = problem or ("" if os.listdir(folder) == [name] else f"leaves {os.listdir(folder)}")
+                problem = problem or ("" if names(folder) == {name} else f"leaves {sorted(names(folder))}")
                 if problem:
                     wrong += 1
                     os.write(2, f"{name}, {most} of {size} bytes: {problem}\n".encode() if wrong <= 20 else b"")
@@ -269,9 +303,10 @@ def _saves(params: dict[str, Any], path: Path) -> None:
     sv.save_checkpoint(path, params, SMALL, layout=layout, force=True)
 
 
-def full_for_commands(much: float, writers: Collection[Writer] = WRITERS) -> Outcome:
+def full_for_commands(much: float) -> Outcome:
     """Every command that writes, with limits that a seed draws: 0, 1, one less than its largest file, and others between."""
     outcome, rng, runs = Outcome(), random.Random(1), 0
+    writers = chosen(much)
     preload({name for writer in writers for name in writer.needs})
     each = FULL * much / sum(writer.kills for writer in writers)
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as temporary:
@@ -301,7 +336,7 @@ def full_for_commands(much: float, writers: Collection[Writer] = WRITERS) -> Out
                 changed = [name for name in writer.targets if _content(folder / name) != (OLD if old else None)]
                 if changed:
                     outcome.wrong.append(f"{where}: changed {', '.join(changed)}")
-                if left := set(os.listdir(folder)) - before - set(writer.targets):
+                if left := names(folder) - before - set(writer.targets):
                     outcome.wrong.append(f"{where}: left {', '.join(sorted(left))}")
     outcome.done = f"{runs} runs of {len(writers)} commands: one line, exit code 2, every target as it was"
     return outcome
@@ -319,9 +354,10 @@ def _content(path: Path) -> bytes | None:
 # Two writers
 
 
-def two_writers(much: float, writers: Collection[Writer] = WRITERS) -> Outcome:
+def two_writers(much: float) -> Outcome:
     """Two processes write to one name. Each waits, when its file is written and has no name yet, until the other is as far."""
     outcome = Outcome()
+    writers = chosen(much)
     preload({name for writer in writers for name in writer.needs})
     races = 0
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as temporary:
@@ -353,7 +389,7 @@ def two_writers(much: float, writers: Collection[Writer] = WRITERS) -> Outcome:
                     mine = [one[name] for one, good_ in zip(alone, won, strict=True) if good_]
                     if content not in mine and writer.targets[0] in ("t.pth", "t.npz", "t.safetensors", "t.msgpack"):
                         outcome.wrong.append(f"{where}: {name} is of none that succeeded")
-                if left := set(os.listdir(folder)) - before - set(writer.targets):
+                if left := names(folder) - before - set(writer.targets):
                     outcome.wrong.append(f"{where}: left {', '.join(sorted(left))}")
     outcome.done = f"{races} races of {len(writers)} commands: without `--force` one succeeds, with it both"
     return outcome
@@ -373,10 +409,8 @@ def _race(folder: Path, writer: Writer, *, force: bool) -> list[Ended]:
             brought(descriptor)
             seen += 1
             if seen == len(writer.targets):
-                try:
+                with suppress(threading.BrokenBarrierError):
                     gate.wait(20)
-                except threading.BrokenBarrierError:
-                    pass
 
         os.fsync = fsync  # type: ignore[assignment]
         command(writer.typed(x, force=force), folder)

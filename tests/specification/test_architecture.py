@@ -134,12 +134,12 @@ def test_an_import_that_goes_up_is_seen(name: str, line: str, found: list[str]) 
 
 
 TESTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").rglob("*.py"))}
-SHARED = ("tests.support.", "tests.programs.")
+SHARED = ("tests.support.", "tests.programs.", "tests.endurance.")
 IN_TEXT = re.compile(r"(?:from|import) +tests(?:\.\w+)*\.(?:test_\w+|conftest)")
 
 
 def unshared(name: str, source: str) -> set[str]:
-    """Imports by a module of the tests of what is not shared. Shared is `support`, and, but for `support` itself, `programs`."""
+    """Imports by a module of the tests of what is not shared. Shared is `support`; for others than `support` the programs too."""
     found: set[str] = set(IN_TEXT.findall(source))  # also in programs that it runs as text
     shared = SHARED[:1] if name.startswith("tests/support/") else SHARED
     for node in ast.walk(ast.parse(source)):

@@ -33,7 +33,7 @@ def flax():
 
 @dataclass(frozen=True)
 class Command:
-    """words: what is typed after `scalablevit-ref`. writes: what it is asked to write. needs: libraries that it cannot do without."""
+    """words: what is typed after `scalablevit-ref`. writes: what it is to write. needs: libraries that it cannot do without."""
 
     words: str
     writes: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class Listed:
 CACHES = (
     Listed(
         "matplotlib",
-        r"~/\.(config|cache)/matplotlib(/fontlist-….json(\.matplotlib-lock)?)?|~/\.(config|cache)",
+        r"~/\.(config|cache)/matplotlib(/fontlist-….json(\.matplotlib-lock)?)?",
         "`~/.cache/matplotlib/fontlist-….json` and an empty `~/.config/matplotlib`",
         "the fonts that there are, the first time (`MPLCONFIGDIR` names another folder)",
     ),
@@ -101,7 +101,9 @@ CACHES = (
         "`~/.cupy/kernel_cache`",
         "compiled kernels, where CuPy is installed (`CUPY_CACHE_DIR`)",
     ),
-    Listed("PyTorch", r"\$TMPDIR/torchinductor_USER(/.*)?", "`$TMPDIR/torchinductor_USER`", "compiled code (`TORCHINDUCTOR_CACHE_DIR`)"),
+    Listed(
+        "PyTorch", r"\$TMPDIR/torchinductor_USER(/.*)?", "`$TMPDIR/torchinductor_USER`", "compiled code (`TORCHINDUCTOR_CACHE_DIR`)"
+    ),
     Listed(
         "`$TMPDIR`",
         r"\$TMPDIR/…(/.*)?",
@@ -152,7 +154,7 @@ def unlisted(command: Command, seen: Footprint) -> Iterator[str]:
     yield from (f"a program: {name}" for name in sorted(seen.programs - PROGRAMS.keys()))
     yield from (f"not written: {name}" for name in command.writes if name not in seen.left)
     for path in sorted((seen.left | seen.passing) - set(command.writes)):
-        if not of_caches([path]) and not (path in seen.passing and temporary(path, command.writes)):
+        if not of_caches([path]) and not (command.writes and path in seen.passing and ON_ITS_WAY.fullmatch(path)):
             yield f"written: {path}"
 
 
@@ -160,6 +162,5 @@ def of_caches(paths: Iterable[str]) -> list[Listed]:
     return [listed for listed in CACHES if any(re.fullmatch(listed.path, path) for path in paths)]
 
 
-def temporary(path: str, writes: Iterable[str]) -> bool:
-    """Whether it is a file on its way to one of these names."""
-    return any(re.fullmatch(rf"\..*{re.escape(Path(name).suffix)}.*", path) for name in writes)
+ON_ITS_WAY = re.compile(r"\.scalablevit_ref\.[0-9a-f.]+\.part")
+"""A temporary file of this package beside a target."""

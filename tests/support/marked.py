@@ -8,7 +8,7 @@ from collections.abc import Iterable
 def with_marked(page: str, mark: str, lines: Iterable[str]) -> str:
     """The page with these lines there. Raises ValueError for a page without the mark."""
     before, start, rest = page.partition(f"<!-- {mark} -->\n")
-    inner, end, after = rest.partition("<!-- end -->")
+    _, end, after = rest.partition("<!-- end -->")
     if not start or not end:
         raise ValueError(f"the page has no part <!-- {mark} --> … <!-- end -->")
     return "".join([before, start, *(f"{line}\n" for line in lines), end, after])

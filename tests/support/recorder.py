@@ -22,12 +22,18 @@ from tests.support.waiting import HANGS
 HOOKED = """
 import json, os, runpy, sys
 
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+CONNECTING = {
+    "socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request", "webbrowser.open"
+}
+
 log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 def watch(event, args):
     found = None
-    if event == "open" and isinstance(args[0], (str, bytes)) and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-        found = ["written", os.path.abspath(os.fsdecode(args[0]))]
+    if event == "open":
+        if isinstance(args[0], (str, bytes)) and isinstance(args[2], int) and args[2] & WRITING:
+            found = ["written", os.path.abspath(os.fsdecode(args[0]))]
     elif event in ("os.rename", "os.link", "os.symlink"):
         found = ["written", os.path.abspath(os.fsdecode(args[1]))]
     elif event == "os.mkdir":
@@ -38,8 +44,8 @@ def watch(event, args):
         found = ["program", os.fsdecode(args[0])]
     elif event == "os.system":
         found = ["program", os.fsdecode(args[0])]
-    elif event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request", "webbrowser.open"):
-        found = ["connection", f"{event} {args[-1] if event.startswith('socket.s') or event == 'socket.connect' else args[0]}"]
+    elif event in CONNECTING:
+        found = ["connection", f"{event} {args}"]
     if found:
         os.write(log, (json.dumps(found) + chr(10)).encode())
 
@@ -97,7 +103,9 @@ def without_network() -> tuple[str, ...]:
 
 @cache
 def with_strace() -> bool:
-    return bool(shutil.which("strace")) and not subprocess.run(["strace", "-qq", "true"], capture_output=True, check=False).returncode
+    return (
+        bool(shutil.which("strace")) and not subprocess.run(["strace", "-qq", "true"], capture_output=True, check=False).returncode
+    )
 
 
 def recorded(arguments: Sequence[str], place: Path, *, strace: bool = True) -> Footprint:
@@ -184,7 +192,9 @@ def _events(calls: str, work: Path) -> Iterator[tuple[str, str]]:
 
 def _unescaped(text: str) -> str:
     """As strace writes bytes beyond ASCII."""
-    return text.encode("latin-1", "backslashreplace").decode("unicode_escape").encode("latin-1", "replace").decode("utf-8", "replace")
+    return (
+        text.encode("latin-1", "backslashreplace").decode("unicode_escape").encode("latin-1", "replace").decode("utf-8", "replace")
+    )
 
 
 def _program(path: str) -> str:

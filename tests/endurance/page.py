@@ -28,7 +28,7 @@ def rows(page: str) -> dict[str, str]:
 def lines(page: str, outcomes: Mapping[str, Outcome]) -> list[str]:
     """The table, with these rows new, and on what it was measured."""
     found = rows(page) | {ROWS[name].what: outcome.done for name, outcome in outcomes.items()}
-    table = [f"| {row.what} | {found[row.what]} |" for row in ROWS.values() if row.what in found]
+    table = [f"| {row.what} | {found.get(row.what, 'not run yet')} |" for row in ROWS.values()]
     return [f"Measured on {machine()}.", "", "| what | done |", "|---|---|", *table]
 
 

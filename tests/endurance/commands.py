@@ -227,8 +227,9 @@ def measured() -> Any:
 
 def preload(needs: set[str]) -> None:
     """Load what the commands load, and draw once, before the first fork."""
-    if "torch" in needs:
+    if "torch" in needs and find_spec("onnxscript"):
         import onnxscript  # noqa: F401
+    if find_spec("torch"):  # a .pth is written by it
         import torch
 
         torch.set_num_threads(1)

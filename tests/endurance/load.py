@@ -234,15 +234,15 @@ def forks(much: float) -> Outcome:
     outcome, measured = Outcome(), []
     for name in (*libraries(), "openblas"):
         found = ends(name, "fork") if much >= 1 or name == "numpy" else ""
-        word = "OpenBLAS, while another thread multiplies," if name == "openblas" else said(name)
+        word = "OpenBLAS, while another thread multiplies" if name == "openblas" else said(name)
         if name == "numpy" and found != "equal":
             outcome.wrong.append(f"NumPy, fork: {found}")
         if name in REMEDIES and name in (*libraries(), "openblas"):
             setting, environment, remedy = REMEDIES[name]
             if (after := ends(name, "fork", setting, environment, idle=HANGS)) != "equal":
                 outcome.wrong.append(f"{word}, fork with {remedy}: {after}")
-            found = f"{found}; with {remedy}: {after}"
-        measured.append(f"{word} {found}")
+            found += f" (with {remedy} {after})"
+        measured.append(f"{word}: {found}")
     outcome.done = "; ".join(measured)
     return outcome
 
@@ -280,11 +280,11 @@ def grown(what: str, works: list[Callable[[], object]], count: int) -> tuple[lis
     return wrong, more
 
 
-def held(what: str, works: list[Callable[[], object]], count: int = 40) -> list[str]:
-    """What Python's own objects hold on to between two rounds of these, as tracemalloc sees it: less than 300 bytes a call."""
+def held(what: str, works: list[Callable[[], object]], count: int = 50) -> list[str]:
+    """What Python's own objects hold on to between two rounds of these, as tracemalloc sees it: less than 500 bytes a call."""
     tracemalloc.start()
     try:
-        for work in works * 10:
+        for work in works * count:  # caches of a bounded size fill
             work()
         gc.collect()
         before = tracemalloc.get_traced_memory()[0]
@@ -295,7 +295,7 @@ def held(what: str, works: list[Callable[[], object]], count: int = 40) -> list[
         more = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    return [f"{what}: Python holds {more:,} bytes more"] if more > 300 * count * len(works) else []
+    return [f"{what}: Python holds {more:,} bytes more"] if more > 500 * count * len(works) else []
 
 
 def passes(much: float) -> Outcome:

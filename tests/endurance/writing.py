@@ -203,7 +203,7 @@ def kills(much: float) -> Outcome:
                     outcome.wrong.append(f"{where}: exit code {ended.code}: {ended.said[-200:]}")
                 outcome.wrong += [f"{where}: {what}" for what in torn(folder, writer.targets, old=old)]
                 left = names(folder) - before - set(writer.targets)
-                if left and (unnamed or how == signal.SIGTERM):
+                if left and ((unnamed and not old) or how == signal.SIGTERM):  # `--force` names a file before it renames it
                     outcome.wrong.append(f"{where}: left {', '.join(sorted(left))}")
                 if left:
                     leftovers += 1

@@ -214,6 +214,8 @@ def command(words: list[str], folder: Path) -> None:
         figures = measured()
         sys.modules["scalablevit_ref.cli.bench"].document = lambda *args, **kwargs: figures  # type: ignore[attr-defined]
     sys.argv = ["scalablevit-ref", *words]
+    if start := sys.modules.get("scalablevit_ref._start"):  # this process is the command line, which owns its signals
+        start.OWNS_SIGNALS = start.prepare()  # type: ignore[attr-defined]
     runpy.run_module("scalablevit_ref", run_name="__main__", alter_sys=False)
 
 

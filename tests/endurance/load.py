@@ -42,6 +42,9 @@ LOADS = 500
 GROWTH = 2 << 20
 """Bytes that the process may grow between the second quarter of a long run and the last one: less than 5 kB a pass."""
 
+HELD = 50
+"""Calls of each function between two looks at what Python's objects hold: tracemalloc makes them slow."""
+
 PARAMS = random_params(sv.parameter_shapes(TINY), dtype="float32")
 IMAGES = random_images((2, 1, 112, 112), dtype="float32")
 
@@ -280,7 +283,7 @@ def grown(what: str, works: list[Callable[[], object]], count: int) -> tuple[lis
     return wrong, more
 
 
-def held(what: str, works: list[Callable[[], object]], count: int = 50) -> list[str]:
+def held(what: str, works: list[Callable[[], object]], count: int = HELD) -> list[str]:
     """What Python's own objects hold on to between two rounds of these, as tracemalloc sees it: less than 500 bytes a call."""
     tracemalloc.start()
     try:
@@ -305,7 +308,7 @@ def passes(much: float) -> Outcome:
         works: list[Callable[[], object]] = list(computes.values())
         count = share(PASSES, much)
         outcome.wrong, more = grown("passes", works, count)
-        outcome.wrong += held("passes", works)
+        outcome.wrong += held("passes", works, HELD) if much >= 0.1 else []
     outcome.done = (
         f"{count:,} on {', '.join(said(name) for name in computes)}: {max(0, more) / 1e6:.1f} MB, no descriptor, no thread more"
     )
@@ -334,7 +337,7 @@ def loads(much: float) -> Outcome:
             damaged.write_bytes(path.read_bytes()[:-40])
             works.append(partial(refused, damaged))
         outcome.wrong, more = grown("loads", works, max(count, 4 * len(works)))
-        outcome.wrong += held("loads", works, 10)
+        outcome.wrong += held("loads", works, HELD // 5) if much >= 0.1 else []
     said_of = f"{max(count, 4 * len(works))} of {', '.join(suffixes)}, half of them damaged"
     outcome.done = f"{said_of}: {max(0, more) / 1e6:.1f} MB, no descriptor more"
     return outcome

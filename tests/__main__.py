@@ -1,5 +1,7 @@
 """`python -m tests`: all that CI asks for: lint, types and the site, at the same time, then tests. Further arguments go to pytest.
 
+Of `python -m tests.endurance`, which puts load and faults on the package for minutes, the tests run a small share only.
+
 `python -m tests --quick`, before each commit: lint, types, and the tests that find most mistakes soonest.
 """
 

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from scalablevit_ref.adapters import extra
+from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
 from scalablevit_ref.arguments import check_count, check_flag, check_mapping, check_path, check_text, is_whole
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints import Checkpoint, CheckpointError
@@ -320,7 +321,7 @@ def run(path: str | os.PathLike[str], images: np.ndarray) -> np.ndarray:
     Raises ModuleNotFoundError that names the extra, and OSError for what is no regular file.
     """
     with extra("onnx"):
-        import onnxruntime
+        onnxruntime = onnx_runtime()
 
     check_path("path", path)
     check_map("images", images, "b c h w")

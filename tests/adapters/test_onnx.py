@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import scalablevit_ref as sv
 from scalablevit_ref.adapters import onnx as adapter
+from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
 from scalablevit_ref.checkpoints.infer import config_to_json
 from scalablevit_ref.formats import onnx as reader
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, random_images, random_params, relative_l2
@@ -58,9 +58,9 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def session(path: Path) -> Any:
-    options = onnxruntime.SessionOptions()
+    options = onnx_runtime().SessionOptions()
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(path, options)
+    return onnx_runtime().InferenceSession(path, options)
 
 
 def oracle(images: np.ndarray, params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

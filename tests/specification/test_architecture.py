@@ -140,12 +140,12 @@ def test_an_import_that_goes_up_is_seen(name: str, line: str, found: list[str]) 
 
 
 TESTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").rglob("*.py"))}
-SHARED = ("tests.support.", "tests.programs.")
+SHARED = ("tests.support.", "tests.programs.", "tests.endurance.")
 IN_TEXT = re.compile(r"(?:from|import) +tests(?:\.\w+)*\.(?:test_\w+|conftest)")
 
 
 def unshared(name: str, source: str) -> set[str]:
-    """Imports by a module of the tests of what is not shared. Shared is `support`, and, but for `support` itself, `programs`."""
+    """Imports by a module of the tests of what is not shared. Shared is `support`; for others than `support` the programs too."""
     found: set[str] = set(IN_TEXT.findall(source))  # also in programs that it runs as text
     shared = SHARED[:1] if name.startswith("tests/support/") else SHARED
     for node in ast.walk(ast.parse(source)):
@@ -176,6 +176,23 @@ def test_what_tests_share_is_in_support(name: str) -> None:
 )
 def test_an_import_of_what_is_not_shared_is_seen(name: str, line: str) -> None:
     assert unshared(f"tests/{name}", line)
+
+
+DOOR = "adapters/onnx_runtime.py"
+
+
+def names_onnx_runtime(tree: ast.AST) -> bool:
+    return any(module.partition(".")[0] == "onnxruntime" for module in imports(tree))
+
+
+def test_one_door_to_onnx_runtime() -> None:
+    """Its telemetry is off only where the door has loaded it: a test that needs a part of it goes through the door first."""
+    assert [name for name, tree in SOURCES.items() if names_onnx_runtime(tree)] == [DOOR]
+    for name, source in TESTS.items():
+        if names_onnx_runtime(tree := ast.parse(source)):
+            for node in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and names_onnx_runtime(node)):
+                assert ast.unparse(node.body[0]) == "onnx_runtime()", f"{name}: {node.name}"
+            assert not any(names_onnx_runtime(node) for node in tree.body if not isinstance(node, ast.FunctionDef)), name
 
 
 @pytest.mark.parametrize("part", SPECIFICATION)

@@ -18,7 +18,7 @@ HOST = """
 #include <cstdlib>
 using std::erfc; using std::exp; using std::fmax; using std::sqrt;
 struct Index { unsigned x, y, z; };
-static Index blockIdx, blockDim, threadIdx, gridDim;
+static thread_local Index blockIdx, blockDim, threadIdx, gridDim;
 #define __global__
 #define __device__ static
 static REAL __shfl_xor_sync(unsigned, REAL, int) { std::abort(); }

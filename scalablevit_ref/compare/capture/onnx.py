@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions, Module, aligned, by_name, by_parameters, nameable
 from scalablevit_ref.compare.capture.arrays import array_of, one_dtype
 from scalablevit_ref.compare.capture.names import by_mapping, merged
@@ -26,9 +27,10 @@ from scalablevit_ref.layers import POOL
 
 try:
     import onnx
-    import onnxruntime
     from onnx import TensorProto, numpy_helper
     from onnx.external_data_helper import _get_all_tensors, load_external_data_for_model, uses_external_data
+
+    onnxruntime = onnx_runtime()
 except ModuleNotFoundError as error:
     message = f"an ONNX model needs {error.name}: pip install 'scalablevit-ref[onnx]'"
     raise ModuleNotFoundError(message, name=error.name) from error

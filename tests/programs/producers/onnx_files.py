@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from scalablevit_ref.adapters.onnx import export
+from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
 from tests.programs.producers.made import CONFIG, Made, arrays, file, network, of, producer, weights
 
 ONNX: dict[str, Any] = {"library": "torch.onnx", "distribution": "torch", "needs": ("onnx", "onnxscript")}
@@ -48,6 +49,7 @@ def legacy_unfolded(folder: Path) -> Made:
 
 @producer("onnxruntime", writes="`quantize_dynamic` of an export", form=".onnx", needs=("onnxruntime", "onnxscript"))
 def quantised(folder: Path) -> Made:
+    onnx_runtime()  # without its telemetry
     from onnxruntime.quantization import quantize_dynamic
 
     quantize_dynamic(str(dynamo(folder).path), str(folder / "q.onnx"))

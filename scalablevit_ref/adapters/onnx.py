@@ -10,7 +10,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,17 +25,13 @@ from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions
 from scalablevit_ref.checkpoints.convert import convert_file as convert
 from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checkpoints.infer import exact_variant
-from scalablevit_ref.checkpoints.load import open_checkpoint, weights_in
+from scalablevit_ref.checkpoints.load import open_checkpoint, read_weights
 from scalablevit_ref.checkpoints.notes import NOTES, noted
 from scalablevit_ref.checkpoints.official import OfficialWeights
-from scalablevit_ref.checkpoints.recognise import find_state
 from scalablevit_ref.checkpoints.save import keepable
 from scalablevit_ref.checks import check_count, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, near_matches
-from scalablevit_ref.errors import in_file
 from scalablevit_ref.files.writing import check_overwriting, write_atomically
-from scalablevit_ref.formats.lazy import in_memory
-from scalablevit_ref.formats.onnx import read_onnx
 from scalablevit_ref.image_sizes import usual_image_size
 from scalablevit_ref.network import trace
 from scalablevit_ref.parameters import parameter_shapes
@@ -222,17 +218,12 @@ def load(path: str | os.PathLike[str], *, variant: str | None = None, config: Sc
     Raises
     ------
     CheckpointError
-        Naming the file, for anything else.
+        Naming the file, for anything else, and for parameters of several dtypes.
     FileNotFoundError
         If there is none.
     """
-    with in_file(path), ExitStack() as files:
-        state, notes = read_onnx(Path(path), files)
-        if not state:
-            raise CheckpointError("an ONNX file without the official parameters", expected="initialisers such as norm.weight")
-        stated = Stated(variant=variant, config=config)
-        weights = weights_in(find_state(state, notes=notes), stated, only=OfficialWeights, format="onnx")
-        return Checkpoint({name: in_memory(x) for name, x in weights.params.items()}, weights.config, weights.metadata)
+    with open_checkpoint(path, Stated(variant=variant, config=config), only=OfficialWeights, format="onnx") as weights:
+        return read_weights(weights)
 
 
 def convert_file(

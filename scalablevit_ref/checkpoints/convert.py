@@ -177,6 +177,7 @@ def convert_file(
                 allow_nonfinite=options.allow_nonfinite,
                 config_json=document,
                 progress=progress,
+                source=source,
             )
     if options.sha256 is not None:
         _write_manifest(target, Path(options.sha256), force=options.force)

@@ -78,7 +78,12 @@ class PortCheckpoint:
 
 @contextmanager
 def open_checkpoint(
-    path: str | os.PathLike[str], stated: Stated = NOTHING, *, use_ema: bool = True, only: type[Weights] | None = None
+    path: str | os.PathLike[str],
+    stated: Stated = NOTHING,
+    *,
+    use_ema: bool = True,
+    only: type[Weights] | None = None,
+    format: str | None = None,
 ) -> Iterator[Weights]:
     """The weights in a file, of whichever network; each tensor is read when it is asked for, while the file is open.
 
@@ -92,6 +97,8 @@ def open_checkpoint(
         Whether an EMA's weights are preferred where the file holds both.
     only
         Refuse weights of another network, by their names.
+    format
+        As in `open_file`.
 
     Raises
     ------
@@ -100,22 +107,27 @@ def open_checkpoint(
     FileNotFoundError
         If there is no such file.
     """
-    with open_state(Path(path), stated, use_ema=use_ema) as (found, format_):
+    with open_state(Path(path), stated, use_ema=use_ema, format=format) as (found, format_):
         yield weights_in(found, stated, only=only, format=format_)
 
 
 @contextmanager
-def open_state(path: Path, stated: Stated = NOTHING, *, use_ema: bool = True) -> Iterator[tuple[StateDict, str]]:
+def open_state(
+    path: Path, stated: Stated = NOTHING, *, use_ema: bool = True, format: str | None = None
+) -> Iterator[tuple[StateDict, str]]:
     """The state dict in a file with what is noted of it, whether or not the weights fit; and the file's format.
 
     Raises as `open_checkpoint` does.
     """
     from scalablevit_ref.checkpoints.hub import with_config_json
     from scalablevit_ref.checkpoints.recognise import find_state
+    from scalablevit_ref.formats.damage import damage_is_an_error
     from scalablevit_ref.formats.detect import open_file
 
-    with in_file(path), open_file(path) as (tree, notes, format_):
-        yield with_config_json(find_state(tree, use_ema=use_ema, key=stated.key, notes=notes), path), format_
+    with in_file(path), open_file(path, format) as (tree, notes, format_):
+        with damage_is_an_error():
+            found = find_state(tree, use_ema=use_ema, key=stated.key, notes=notes)
+        yield with_config_json(found, path), format_
 
 
 def weights_in(
@@ -186,7 +198,7 @@ def from_state_dict(
     from scalablevit_ref.checkpoints.recognise import find_state
 
     stated = Stated(layout=layout, variant=variant, config=config, key=key, dtype=dtype)
-    return _read(weights_in(find_state(state, key=key, use_ema=use_ema), stated, only=OfficialWeights), dtype)
+    return read_weights(weights_in(find_state(state, key=key, use_ema=use_ema), stated, only=OfficialWeights), dtype)
 
 
 def to_state_dict(params: Mapping[str, Any], config: ScalableViTConfig, *, layout: str = "official") -> dict[str, np.ndarray]:
@@ -244,7 +256,7 @@ def load_checkpoint(
     """
     stated = Stated(variant=variant, layout=layout, config=config, key=key, dtype=dtype)
     with open_checkpoint(path, stated, use_ema=use_ema, only=OfficialWeights) as weights:
-        checkpoint = _read(weights, dtype)
+        checkpoint = read_weights(weights, dtype)
         if not allow_nonfinite:
             check_finite(checkpoint.params)
     return checkpoint
@@ -285,11 +297,12 @@ def load_port(
         if weights.unknown:
             told = (option("heads"), " and ", option("window_size"))
             raise CheckpointError(f"{' and '.join(weights.unknown)} show in no shape: give ", *told)
-        found = _read(weights, dtype)
+        found = read_weights(weights, dtype)
     return PortCheckpoint("vit_pytorch" if weights.layout == "vit_pytorch" else "flax_port", found.params, weights.config)
 
 
-def _read(weights: Weights, dtype: str | None) -> Checkpoint:
+def read_weights(weights: Weights, dtype: str | None = None) -> Checkpoint:
+    """Weights read whole. dtype: that they are made; None keeps theirs. Raises CheckpointError where they are of several."""
     dtype = dtype or one_dtype(weights.params)
     check_dtype(dtype)
     params = {name: in_memory(x).astype(numpy_dtype(dtype), copy=False) for name, x in weights.params.items()}

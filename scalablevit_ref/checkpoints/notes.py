@@ -26,6 +26,15 @@ LONGEST_NOTES = 2 << 20
 _MOST_SETTINGS = 500_000
 """Most entries of a configuration's lists together, each as often as it is reached."""
 
+MOST_PLAIN = 1_000_000
+"""Most parts and characters of all plain values beside the weights."""
+
+_DEEPEST = 6
+"""Most mappings and lists in each other that a plain value is made of."""
+
+_LONGEST_NUMBER = 2048
+"""Longest whole number of a setting, in bits; no float is above 2^1024."""
+
 _ONNX_CONFIG = f"{NOTES}.config"
 """ONNX's metadata are texts by names, so the configuration has one to itself."""
 
@@ -82,6 +91,8 @@ def _own(notes: Any) -> Stored:
             "notes of a later version of this package, which reads them", key=NOTES, expected=VERSION, found=version
         )
     metadata = _document(found.get("metadata", {}), "metadata")
+    if not plain_within(metadata, MOST_PLAIN, _DEEPEST + 1)[0]:
+        raise CheckpointError("damaged metadata", key="metadata", expected="plain values under names", found=brief(metadata))
     layout, variant, config_from = (
         value if isinstance(value := found.get(name), str) else None for name in ("layout", "variant", "config_from")
     )
@@ -106,12 +117,29 @@ def _document(value: Any, key: str, kind: type = dict) -> Any:
 
 
 def _settings(config: Any) -> str | None:
-    """The configuration as JSON; what is none is refused where it is used (`infer.config_from_json`)."""
-    if config is None or isinstance(config, str):
-        if config is not None and len(config) > LONGEST_NOTES:
+    """The configuration as JSON. Raises CheckpointError for what is no settings by name, whoever may use them.
+
+    Whether a network of these settings exists is told where they are used (`infer.config_from_json`).
+    """
+    if config is None:
+        return None
+    settings = config
+    if isinstance(config, str):
+        if len(config) > LONGEST_NOTES:
             raise CheckpointError("a longer configuration than any", key="config")
-        return config
-    return json.dumps(config) if _is_flat(config) else json.dumps(brief(config))
+        try:
+            settings = json.loads(config)
+        except (ValueError, RecursionError) as error:
+            raise _no_configuration(str(error), config) from error
+    if not _is_flat(settings):
+        raise _no_configuration("settings by name are numbers, texts, and lists of them", settings)
+    return config if isinstance(config, str) else json.dumps(settings)
+
+
+def _no_configuration(why: str, config: Any) -> CheckpointError:
+    return CheckpointError(
+        f"not a configuration ({why})", key="config", expected="settings as this package writes them", found=brief(config)
+    )
 
 
 def _is_flat(config: Any) -> bool:
@@ -119,9 +147,12 @@ def _is_flat(config: Any) -> bool:
     if not isinstance(config, Mapping) or not all(isinstance(name, str) for name in config):
         return False
     lists = [value if isinstance(value, list | tuple) else [value] for value in config.values()]
-    return sum(map(len, lists)) <= _MOST_SETTINGS and all(
-        x is None or isinstance(x, bool | int | float | str) for values in lists for x in values
-    )
+    return sum(map(len, lists)) <= _MOST_SETTINGS and all(_is_setting(x) for values in lists for x in values)
+
+
+def _is_setting(x: Any) -> bool:
+    """Whether JSON takes it; Python makes no text of a number of thousands of digits."""
+    return x is None or isinstance(x, bool | float | str) or (isinstance(x, int) and x.bit_length() <= _LONGEST_NUMBER)
 
 
 def _is_whole(config: Any) -> bool:
@@ -139,3 +170,32 @@ def _is_whole(config: Any) -> bool:
     from scalablevit_ref.dialects.config import Config  # loaded for those who have a port's weights
 
     return set(found) == {setting.name for setting in fields(Config)}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON can hold it (tuples count as lists), in a million parts and characters, each as often as it is reached."""
+    return plain_within(value, MOST_PLAIN)[0]
+
+
+def plain_within(value: Any, left: int, depth: int = _DEEPEST) -> tuple[bool, int]:
+    """Whether JSON can hold it in `left` parts and characters; how many of them are left, also where it cannot."""
+    level = [value]
+    for _ in range(depth + 1):
+        below: list[Any] = []
+        for item in level:
+            left -= 1
+            if isinstance(item, list | tuple | dict | str):
+                if len(item) > left:
+                    return False, left
+                left -= len(item)
+            if isinstance(item, dict):
+                if not all(isinstance(key, str) for key in item) or sum(map(len, item)) > left:
+                    return False, left
+                left -= sum(map(len, item))
+                below += item.values()
+            elif isinstance(item, list | tuple):
+                below += item
+            elif not (item is None or isinstance(item, bool | int | float | str)):
+                return False, left
+        level = below
+    return not level, left

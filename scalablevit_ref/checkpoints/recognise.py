@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from scalablevit_ref.checkpoints.in_memory import check_names, is_array, tensor_of
-from scalablevit_ref.checkpoints.notes import read_notes
+from scalablevit_ref.checkpoints.notes import MOST_PLAIN, plain_within, read_notes
 from scalablevit_ref.checkpoints.search import (
     Found,
     choose,
@@ -24,9 +24,6 @@ from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.lazy import StoredTensor, byte_count, is_lazy
 from scalablevit_ref.formats.opaque import Opaque, described
 from scalablevit_ref.weights import StateDict, Stored
-
-_MOST_PLAIN = 1_000_000
-"""Most parts and characters of all plain values beside the weights."""
 
 _MOST_SHARED = 32 << 20
 """Bytes that all tensors may be together beyond the file's size, since they can share storages."""
@@ -175,10 +172,10 @@ _NO_WEIGHTS: tuple[tuple[Callable[[list[Path]], bool], str], ...] = (
 def _plain_entries(top: Mapping[Any, Any]) -> dict[str, Any]:
     """What lies beside the weights and is metadata of theirs; mmdet keeps the epoch elsewhere."""
     beside: dict[str, Any] = {}
-    left = _MOST_PLAIN
+    left = MOST_PLAIN
     for name, value in top.items():
         if isinstance(name, str) and name not in NOT_KEPT:
-            plain, left = _plain(value, left - len(name))
+            plain, left = plain_within(value, left - len(name))
             beside |= {name: value} if plain else {}
     meta = top.get("meta")
     if isinstance(meta, Mapping) and isinstance(meta.get("epoch"), int):
@@ -193,32 +190,3 @@ def _check_together(state: Iterable[Any]) -> None:
     size = byte_count(stored)
     if limit is not None and size > limit + _MOST_SHARED:
         raise CheckpointError("tensors that are together larger than the file", expected=f"at most {limit} bytes", found=size)
-
-
-def is_plain(value: Any) -> bool:
-    """Whether JSON can hold it (tuples count as lists), in a million parts and characters, each as often as it is reached."""
-    return _plain(value, _MOST_PLAIN)[0]
-
-
-def _plain(value: Any, left: int, depth: int = 6) -> tuple[bool, int]:
-    """Whether JSON can hold it in `left` parts and characters; how many of them are left, also where it cannot."""
-    level = [value]
-    for _ in range(depth + 1):
-        below: list[Any] = []
-        for item in level:
-            left -= 1
-            if isinstance(item, list | tuple | dict | str):
-                if len(item) > left:
-                    return False, left
-                left -= len(item)
-            if isinstance(item, dict):
-                if not all(isinstance(key, str) for key in item) or sum(map(len, item)) > left:
-                    return False, left
-                left -= sum(map(len, item))
-                below += item.values()
-            elif isinstance(item, list | tuple):
-                below += item
-            elif not (item is None or isinstance(item, bool | int | float | str)):
-                return False, left
-        level = below
-    return not level, left

@@ -9,7 +9,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from inspect import signature
 from pathlib import Path
@@ -21,7 +21,7 @@ from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints.infer import OFFICIAL_MODEL, exact_variant
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import to_state_dict
-from scalablevit_ref.checkpoints.notes import NOTES, as_texts, noted
+from scalablevit_ref.checkpoints.notes import NOTES, as_texts, is_plain, noted
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, Spelling, in_file
 from scalablevit_ref.formats.lazy import Blocks, blocks, byte_count, check_finite, is_lazy
@@ -168,11 +168,13 @@ def write_state(
     allow_nonfinite: bool,
     config_json: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    source: str | os.PathLike[str] | None = None,
 ) -> None:
     """Arrays, or tensors still in a file, that are in their layout already, in the format that the suffix says.
 
     `config` is that of any network, None if it is unknown, `guessed` by its shapes alone; `config_json` goes into a file of that
-    name beside the weights. Nothing is left behind where that fails. Raises as `save_checkpoint` does.
+    name beside the weights. Nothing is left behind where that fails. Raises as `save_checkpoint` does; what is wrong with a tensor
+    names `source`, the file that it lies in, if that is told.
     """
     from scalablevit_ref.checkpoints.hub import CONFIG_JSON, merged, refuse_contradiction
     from scalablevit_ref.files.writing import write_atomically
@@ -191,11 +193,12 @@ def write_state(
     count = counter(progress, byte_count(state.values()))
 
     def read(name: str) -> Iterator[np.ndarray]:
-        for block in blocks(state[name]):
-            if is_lazy(state[name]) and not allow_nonfinite:
-                check_finite({name: block})
-            yield block
-            count(block.nbytes)
+        with in_file(source) if source is not None else nullcontext():
+            for block in blocks(state[name]):
+                if is_lazy(state[name]) and not allow_nonfinite:
+                    check_finite({name: block})
+                yield block
+                count(block.nbytes)
 
     contents = _Contents(state, notes, read)
     writes: dict[Path, Callable[[BinaryIO], object]] = {path: lambda file: WRITERS[path.suffix](file, contents)}
@@ -213,8 +216,6 @@ def keepable(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
     That is what is no plain value, a number of thousands of digits, and what would make it all longer than can be read again.
     """
-    from scalablevit_ref.checkpoints.recognise import is_plain
-
     given = {name: value for name, value in metadata.items() if name not in _TOLD_BY_READING}
     if metadata.get("ema") and metadata.get("wrapper"):
         given.setdefault(EMA_FROM, metadata["wrapper"])

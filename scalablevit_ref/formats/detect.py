@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
 from scalablevit_ref.errors import CheckpointError, in_file
+from scalablevit_ref.formats.damage import damage_is_an_error
 from scalablevit_ref.formats.folders import check_no_part, weights_file
 from scalablevit_ref.formats.foreign import foreign, foreign_zip, is_joblib, joblib_file
 from scalablevit_ref.formats.hdf5 import starts_hdf5
@@ -21,7 +21,7 @@ from scalablevit_ref.formats.pth import LEGACY_MAGIC, PICKLES, is_pickle_record,
 from scalablevit_ref.formats.quantised import name_quantised
 from scalablevit_ref.formats.safetensors import read_safetensors, starts_safetensors
 from scalablevit_ref.formats.sharded import read_index, starts_json
-from scalablevit_ref.formats.source import HEAD, Opened, Source
+from scalablevit_ref.formats.source import HEAD, Opened, Source, SourceFile
 from scalablevit_ref.formats.zip_archive import zip_records
 
 Readers: TypeAlias = tuple[tuple[Callable[[bytes], bool], Callable[[Source], Opened]], ...]
@@ -32,12 +32,12 @@ _JOBLIB_HEAD = 1 << 16
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[Opened]:
+def open_file(path: Path, format: str | None = None) -> Iterator[Opened]:
     """What a checkpoint holds: its tree, the texts noted beside it, and the format. Nothing in it is interpreted, or cut off.
 
     The tree is made of mappings and sequences; its leaves are arrays, plain values, and Opaques for all else. Arrays may be
     StoredTensors or LazyTensors, readable until the file is closed. A folder that holds one checkpoint is read, and shards through
-    their index.
+    their index. format: "onnx" reads the file as that, whatever its first bytes say; None tells it from them.
 
     Raises
     ------
@@ -51,16 +51,15 @@ def open_file(path: Path) -> Iterator[Opened]:
     with ExitStack() as files:
         if file != path:
             files.enter_context(in_file(file))
-        opened = _opened(file, files, _READERS)
-        name_quantised(opened[0])
+        with damage_is_an_error():
+            opened = _opened(file, files, _READERS if format is None else _STATED[format])
+            name_quantised(opened[0])
         yield opened
 
 
 def _opened(path: Path, files: ExitStack, readers: Readers) -> Opened:
-    file = files.enter_context(path.open("rb"))
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    source = Source(path, file, size, file.read(HEAD), files)
+    file = files.enter_context(SourceFile(path))
+    source = Source(path, file, file.size, file.read(HEAD), files)
     file.seek(0)
     for tells, read in readers:
         if tells(source.head):
@@ -133,3 +132,6 @@ _READERS: Readers = (
     (starts_msgpack, _read_msgpack),
 )
 """How a head tells a format, and its reader; msgpack is the last since it has no mark of its own."""
+
+_STATED: dict[str, Readers] = {"onnx": ((lambda head: True, _read_onnx),)}
+"""Readers of the formats that the caller may state: protobuf has no mark of its own either."""

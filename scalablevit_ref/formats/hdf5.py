@@ -17,7 +17,16 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from scalablevit_ref.errors import CheckpointError, brief
-from scalablevit_ref.formats.lazy import LONGEST_NAME, MOST_AXES, Extent, LazyTensor, StoredTensor, numpy_dtype, row_major
+from scalablevit_ref.formats.lazy import (
+    LONGEST_NAME,
+    MOST_AXES,
+    Extent,
+    LazyTensor,
+    StoredTensor,
+    in_machine_order,
+    numpy_dtype,
+    row_major,
+)
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -170,7 +179,8 @@ class _Reader:
         for kind, content in self.messages(address):
             messages.setdefault(kind, []).append(content)
         if 8 in messages:  # data layout
-            return self.data_set(messages, path, self.runs.setdefault(address, []))
+            found = self.data_set(messages, path, self.runs.setdefault(address, []))
+            return None if found is None else in_machine_order(found)
         group = Group(dict(self.attribute(content) for content in messages.get(12, ())))
         if any(_number(content, 2 + 8 * (_byte(content, 1) & 1)) != _NOWHERE for content in messages.get(2, ())):  # link info
             raise _newer("a group with an index of its own")

@@ -13,6 +13,8 @@ import numpy as np
 
 from scalablevit_ref.backends import backend, to_numpy
 from scalablevit_ref.errors import CheckpointError, brief, option
+from scalablevit_ref.formats.damage import damage_is_an_error
+from scalablevit_ref.formats.source import SourceFile
 
 MOST_AXES = 64
 """Most axes of an array: NumPy's and torch's limit."""
@@ -83,6 +85,7 @@ class Extent:
             raise self._error("the file ends inside a storage")
         if whole and self.crc is not None:
             self._compare(zlib.crc32(data.data, self.before))
+        self._check_unchanged()
         return data
 
     def blocks(self, begin: int, size: int) -> Iterator[np.ndarray]:
@@ -100,11 +103,16 @@ class Extent:
                 crc = zlib.crc32(block.data, crc)
             yield block
         self._compare(crc)
+        self._check_unchanged()
 
     def _compare(self, crc: int) -> None:
         if self.crc is not None and crc != self.crc:
             raise self._error("damaged: wrong checksum", expected=f"{self.crc:08x}", found=f"{crc:08x}")
         self.crc = None
+
+    def _check_unchanged(self) -> None:
+        if isinstance(self.file, SourceFile):
+            self.file.check_unchanged()
 
     def _error(self, problem: str, **what: str) -> CheckpointError:
         """Names the file, since this comes to light while another one is being written."""
@@ -178,6 +186,14 @@ class LazyTensor:
         return "a tensor"
 
 
+def in_machine_order(stored: StoredTensor | LazyTensor) -> StoredTensor | LazyTensor:
+    """The same numbers in this machine's byte order, whichever they have in the file."""
+    native = stored.dtype.newbyteorder("=")
+    if stored.dtype == native:
+        return stored
+    return LazyTensor(stored.shape, native, lambda: in_memory(stored).byteswap().view(native))
+
+
 Tensor: TypeAlias = np.ndarray | StoredTensor | LazyTensor
 Tensors: TypeAlias = Mapping[str, Tensor]
 
@@ -187,13 +203,17 @@ Blocks: TypeAlias = Callable[[str], Iterable[np.ndarray]]
 
 def in_memory(x: Any) -> np.ndarray:
     """An array of any library or a tensor still in its file, as a C-contiguous NumPy array."""
-    return np.asarray(x.read() if isinstance(x, StoredTensor | LazyTensor) else backend(x).to_numpy(x), order="C")
+    if not isinstance(x, StoredTensor | LazyTensor):
+        return np.asarray(backend(x).to_numpy(x), order="C")
+    with damage_is_an_error():
+        return np.asarray(x.read(), order="C")
 
 
 def blocks(x: Any) -> Iterator[np.ndarray]:
     """`in_memory`, flat and some at a time where they lie in a file as they are; a block is gone when the next is asked for."""
     if isinstance(x, StoredTensor):
-        yield from x.blocks()
+        with damage_is_an_error():  # what is done with a block is not done in here
+            yield from x.blocks()
     else:
         yield in_memory(x).reshape(-1)
 

@@ -26,6 +26,7 @@ from scalablevit_ref.formats.lazy import (
     LazyTensor,
     StoredTensor,
     Tensor,
+    in_machine_order,
     in_memory,
     numpy_dtype,
     row_major,
@@ -122,9 +123,7 @@ def _numbers(header: _Header, array: _Array, name: str, path: Path) -> Tensor | 
         return array(numpy_dtype("bfloat16"))
     if dtype.kind not in "biufc":
         return Opaque(_OTHERS[dtype.kind])
-    stored = array(dtype)
-    native = dtype.newbyteorder("=")
-    return stored if dtype == native else LazyTensor(header.shape, native, lambda: in_memory(stored).byteswap().view(native))
+    return in_machine_order(array(dtype))
 
 
 def _pickled_dict(name: str, path: Path) -> Opaque:

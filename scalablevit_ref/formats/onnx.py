@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 from scalablevit_ref.errors import CheckpointError, brief
 from scalablevit_ref.formats.lazy import LONGEST_NAME, MOST_AXES, Extent, StoredTensor, numpy_dtype, row_major
+from scalablevit_ref.formats.source import SourceFile
 
 MOST_BYTES = 1 << 31
 """Largest ONNX file that is read, in bytes. It is one protobuf message; weights in files beside it are not counted."""
@@ -31,6 +30,9 @@ _LONGEST_TEXT = 1 << 20
 
 _MOST_TEXT = 32 << 20
 """Bytes of all texts that are read together."""
+
+_MOST_FILES = 500
+"""Most files beside an ONNX file that hold its weights, each as often as it is named otherwise; all are open at once."""
 
 _DTYPES = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 
@@ -158,24 +160,18 @@ class Reader:
 
     def __init__(self, path: Path, files: ExitStack) -> None:
         self.folder, self.files, self.left, self.text_left = path.parent, files, MOST_FIELDS, _MOST_TEXT
-        self.opened: dict[Path, tuple[BinaryIO, int]] = {}
-        self.file, self.size = self.open(path)
-
-    def open(self, path: Path) -> tuple[BinaryIO, int]:
-        """A regular file and its size; opening a FIFO would wait for ever."""
-        if path not in self.opened:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
-                raise CheckpointError("no regular file of at most 2 GiB, as an ONNX file is", found=path.name)
-            self.opened[path] = self.files.enter_context(path.open("rb")), status.st_size
-        return self.opened[path]
+        self.locations: dict[str, SourceFile] = {}
+        self.paths: dict[Path, SourceFile] = {}
+        self.file = files.enter_context(SourceFile(path))
+        if self.file.size > MOST_BYTES:
+            raise CheckpointError("larger than an ONNX file", expected=f"at most {MOST_BYTES} bytes", found=self.file.size)
 
     def parameters(self) -> tuple[dict[str, StoredTensor], dict[str, str]]:
         """The tensors of floating point that are parameters, by name, and the metadata."""
         tensors: dict[str, _Tensor] = {}
         nodes: list[_Node] = []
         notes: dict[str, str] = {}
-        for number, begin, size in self.fields(0, self.size):
+        for number, begin, size in self.fields(0, self.file.size):
             if number == 14:  # ModelProto.metadata_props
                 notes.update([self.pair(begin, size)])
             elif number == 7:  # ModelProto.graph
@@ -187,8 +183,10 @@ class Reader:
                             raise CheckpointError("two initialisers of one name", key=found[0])
                         tensors[found[0]] = found[1]
         named = _named(tensors, nodes)
+        if not named:
+            raise CheckpointError("an ONNX file without the official parameters", expected="initialisers such as norm.weight")
         stored = {name: self.stored(name, tensor) for name, (tensor, _) in named.items()}
-        limit = sum(size for _, size in self.opened.values())
+        limit = self.file.size + sum(file.size for file in self.paths.values())
         return {
             name: StoredTensor(stored[name], numpy_dtype(_DTYPES[tensor.kind]), 0, *_laid_out(tensor.shape, turned), limit)
             for name, (tensor, turned) in named.items()
@@ -252,10 +250,11 @@ class Reader:
             raise CheckpointError(
                 "more axes than an array can have", key=name, expected=f"at most {MOST_AXES}", found=len(tensor.shape)
             )
-        file, file_size, data = self.file, self.size, tensor.data
+        file, file_size, data = self.file, self.file.size, tensor.data
         needed = math.prod(tensor.shape) * numpy_dtype(_DTYPES[tensor.kind]).itemsize
         if tensor.elsewhere and not data:
-            file, file_size = self.open(self.beside(name, tensor.elsewhere.get("location", "")))
+            file = self.beside(name, tensor.elsewhere.get("location", ""))
+            file_size = file.size
             try:
                 data = [(int(tensor.elsewhere.get("offset", "0")), int(tensor.elsewhere.get("length", str(needed))))]
             except ValueError as error:
@@ -269,13 +268,27 @@ class Reader:
             raise CheckpointError("bytes that do not fit shape, dtype or file", key=name, expected=brief(needed), found=found)
         return Extent(file, start, length, name=name)
 
-    def beside(self, name: str, location: str) -> Path:
-        """The file of external data: in the model's folder, also once links are followed."""
-        folder = self.folder.resolve()
-        path = (folder / location).resolve() if location and "\0" not in location else folder
-        if path == folder or not path.is_relative_to(folder) or not path.exists():
-            raise CheckpointError("external data", key=name, expected="a file in the model's folder", found=brief(location))
-        return path
+    def beside(self, name: str, location: str) -> SourceFile:
+        """A file of external data: in the model's folder, also once links are followed."""
+        if location in self.locations:
+            return self.locations[location]
+        if len(self.locations) == _MOST_FILES:
+            raise CheckpointError("external data in more files than a network's", key=name, expected=f"at most {_MOST_FILES}")
+        elsewhere = CheckpointError("external data", key=name, expected="a file in the model's folder", found=brief(location))
+        if not location or "\0" in location or len(location) > LONGEST_NAME:
+            raise elsewhere
+        try:
+            folder = self.folder.resolve()
+            path = (folder / location).resolve()
+            if not path.is_relative_to(folder) or not path.exists() or path == folder:
+                raise elsewhere
+            if path not in self.paths:
+                self.paths[path] = self.files.enter_context(SourceFile(path))
+        except PermissionError:
+            raise
+        except (OSError, RuntimeError) as error:  # links in a circle, a name that is too long, more open files than there may be
+            raise CheckpointError(f"external data that cannot be opened ({error})", key=name, found=brief(location)) from error
+        return self.locations.setdefault(location, self.paths[path])
 
     def pair(self, begin: int, size: int) -> tuple[str, str]:
         texts = {number: self.text(start, length, _LONGEST_TEXT) for number, start, length in self.fields(begin, size)}

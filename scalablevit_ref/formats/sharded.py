@@ -21,7 +21,7 @@ from scalablevit_ref.formats.lazy import Extent, LazyTensor, StoredTensor, byte_
 from scalablevit_ref.formats.opaque import described
 from scalablevit_ref.formats.pth import is_pickle_record
 from scalablevit_ref.formats.rebuild import MOST_OPCODES
-from scalablevit_ref.formats.source import HEAD, Opened, Source
+from scalablevit_ref.formats.source import HEAD, Opened, Source, SourceFile
 from scalablevit_ref.formats.zip_archive import zip_records
 
 MOST_JSON = 4 << 20
@@ -124,10 +124,10 @@ def _keras(source: Source, names: Iterable[str]) -> tuple[dict[str, Any], dict[s
     files: list[tuple[BinaryIO, int]] = []
     for name in names:
         path = _in_folder(source.path.parent, name)
-        file = source.files.enter_context(path.open("rb"))
+        file = source.files.enter_context(SourceFile(path))
         if not starts_hdf5(file.read(HEAD)):
             raise CheckpointError("a shard of another format", key=name, expected="hdf5")
-        files.append((file, path.stat().st_size))
+        files.append((file, file.size))
     return read_keras_shards(files)
 
 

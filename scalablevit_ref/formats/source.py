@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
+
+from scalablevit_ref.errors import CheckpointError
+from scalablevit_ref.files.reading import IrregularFileError, open_regular
 
 HEAD = 512
 """First bytes of a file by which it is told, at most."""
@@ -17,6 +22,39 @@ ENDINGS = (
 
 Opened: TypeAlias = tuple[Any, dict[str, Any], str]
 """A file's tree of containers, arrays, plain values and Opaques; its notes, as they are; the name of its format."""
+
+
+class SourceFile(io.BufferedReader):
+    """A regular file that is read, and knows its path, and whether somebody has changed it meanwhile.
+
+    Raises CheckpointError for what is no regular file, and OSError as `open` does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            super().__init__(open_regular(path).detach())  # type: ignore[attr-defined]
+        except IrregularFileError as error:
+            raise CheckpointError("no regular file", file=path, expected="a checkpoint file") from error
+        self.path, self._first = path, self._state()
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return str(self.path)
+
+    @property
+    def size(self) -> int:
+        """In bytes, when it was opened."""
+        return self._first[0]
+
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError where the file was written to since it was opened: what was read of it may be of two files."""
+        if self._state() != self._first:
+            problem = "the file was changed while it was read: try again when nobody writes to it"
+            raise CheckpointError(problem, file=self.path)
+
+    def _state(self) -> tuple[int, int]:
+        found = os.fstat(self.fileno())
+        return found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 
 from scalablevit_ref import init_params, to_backend
 from scalablevit_ref.checkpoints import CheckpointError, from_state_dict, load_checkpoint
-from scalablevit_ref.checkpoints.recognise import is_plain
+from scalablevit_ref.checkpoints.notes import is_plain
 from scalablevit_ref.checkpoints.save import write_state
 from scalablevit_ref.errors import brief
 from scalablevit_ref.formats.detect import open_file

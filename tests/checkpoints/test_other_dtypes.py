@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import ml_dtypes
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from flax import serialization
 
 from scalablevit_ref import init_params, to_backend, to_state_dict
 from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint
+from scalablevit_ref.checkpoints.convert import convert_file
+from scalablevit_ref.checkpoints.inspect import inspect_file, manifest
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import in_memory
 from scalablevit_ref.formats.opaque import Opaque
@@ -49,6 +54,46 @@ def test_npz_of_the_other_order_of_bytes(tmp_path: Path, dtype: str, save: Any) 
     turned = {name: x.byteswap().view(x.dtype.newbyteorder(">")) for name, x in params.items()}
     save(tmp_path / "x.npz", **{name: np.asfortranarray(x) if x.ndim == 2 else x for name, x in turned.items()})
     assert_same_bits(load_checkpoint(tmp_path / "x.npz", allow_nonfinite=True).params, params)
+
+
+def write_hdf5(path: Path, params: dict[str, np.ndarray], **options: Any) -> None:
+    with h5py.File(path, "w") as file:
+        for name, x in params.items():
+            file.create_dataset(name, data=x, **options)
+
+
+def into(save: Callable[..., object]) -> Callable[[Path, dict[str, np.ndarray]], object]:
+    """Under the very name, to which NumPy would add one."""
+
+    def write(path: Path, params: dict[str, np.ndarray]) -> None:
+        with path.open("wb") as file:
+            save(file, **params)
+
+    return write
+
+
+HOLD_BOTH_ORDERS: dict[str, Callable[[Path, dict[str, np.ndarray]], object]] = {
+    "npz": into(np.savez),
+    "compressed npz": into(np.savez_compressed),
+    "pickle": lambda path, params: path.write_bytes(pickle.dumps(params, 2)),
+    "pickle of protocol 5": lambda path, params: path.write_bytes(pickle.dumps(params, 5)),
+    "torch's file of NumPy's arrays": lambda path, params: torch.save({"model": params}, path),
+    "HDF5": write_hdf5,
+    "HDF5 in chunks": lambda path, params: write_hdf5(path, params, compression="gzip", shuffle=True),
+}
+
+
+@pytest.mark.parametrize("save", HOLD_BOTH_ORDERS)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_big_endian_arrays_are_read_bit_for_bit_and_written_as_others_are(tmp_path: Path, dtype: str, save: str) -> None:
+    params = random_bits(DIGITS, dtype)
+    HOLD_BOTH_ORDERS[save](tmp_path / "x", {name: x.byteswap().view(x.dtype.newbyteorder(">")) for name, x in params.items()})
+    assert_same_bits(load_checkpoint(tmp_path / "x", allow_nonfinite=True).params, params)
+    found = inspect_file(tmp_path / "x", sha256=True)
+    assert (found.dtypes, found.sha256) == ({dtype: len(params)}, manifest(params))
+    for suffix in (".npz", ".safetensors", ".msgpack", ".pdparams"):
+        convert_file(tmp_path / "x", tmp_path / f"y{suffix}", allow_nonfinite=True)
+        assert_same_bits(load_checkpoint(tmp_path / f"y{suffix}", allow_nonfinite=True).params, params)
 
 
 def test_npz_of_whole_numbers_in_the_other_order(tmp_path: Path) -> None:

@@ -120,7 +120,13 @@ class CheckpointError(OptionError, ValueError):
 
 
 class CaptureError(OptionError, ValueError):
-    """A candidate that cannot be held against the reference. Its one line says what to do."""
+    """A candidate that cannot be held against the reference. Its one line says what to do.
+
+    The line repeats names of files, of layers and what a port's own code said: all of it is printable.
+    """
+
+    def __init__(self, *words: Words) -> None:
+        super().__init__(*(word if isinstance(word, Spelling) else _short(word, _LONGEST_PROBLEM) for word in words))
 
 
 @contextmanager
@@ -173,5 +179,14 @@ def _short(text: str, longest: int = _LONGEST) -> str:
 
 
 def printable(text: str) -> str:
-    """Without line breaks and a terminal's control characters."""
+    """Text on one line that shows what it is: line breaks, a terminal's control characters, marks that turn the direction of
+    writing, halves of a surrogate pair (a file's name that is not UTF-8) and characters that are none are escaped as in Python.
+
+    Text from files is data: every writer (terminal, page, picture) passes it through here as it enters.
+
+    Examples
+    --------
+    >>> print(printable("norm\x1b[2J \u202eé"))
+    norm\\x1b[2J \\u202eé
+    """
     return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -15,6 +15,7 @@ from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.options import KeyOption
 from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.errors import printable
 from scalablevit_ref.image_sizes import check_image_size
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD, load_image
 from scalablevit_ref.parameters import init_params
@@ -162,4 +163,5 @@ def _query(text: str | None, ink: np.ndarray | None, tokens: tuple[int, int], st
 
 
 def _short(line: str) -> str:
+    line = printable(line)
     return line if len(line) <= MOST_LETTERS else f"{line[: MOST_LETTERS // 2 - 1]}…{line[-MOST_LETTERS // 2 :]}"

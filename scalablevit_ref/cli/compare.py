@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.json_output import print_json
@@ -24,6 +24,7 @@ from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.compare.report import Report, Row
 from scalablevit_ref.compare.run import MODES
 from scalablevit_ref.compare.run import compare as held_against
+from scalablevit_ref.errors import printable
 from scalablevit_ref.testing.arrays import Comparison
 from scalablevit_ref.testing.traces import SUFFIXES, trace_images
 
@@ -194,19 +195,24 @@ def print_report(console: Console, report: Report, *, every: bool = False) -> No
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("laid out as", no_wrap=True)
         for row in rows if every else rows[:MOST_ROWS]:
-            table.add_row(*_cells(row, report), style="red" if row.layer in wrong else "")
+            table.add_row(*map(_shown, _cells(row)), style="red" if row.layer in wrong else "")
         console.print(table)
         if not every and len(rows) > MOST_ROWS:
             console.print(f"… and {len(rows) - MOST_ROWS} more layers that differ (--all lists every layer)", style="dim")
-    verdict, *lines = str(report).splitlines()
-    console.print(f"[{'green' if report.agrees else 'red'} bold]{escape(verdict)}[/]", highlight=False)
+    verdict, *lines = str(report).split("\n")
+    console.print(_shown(verdict, "bold green" if report.agrees else "bold red"))
     for line in lines:
-        console.print(escape(line), highlight=False)
+        console.print(_shown(line))
 
 
-def _cells(row: Row, report: Report) -> list[str]:
+def _shown(words: str, style: str = "") -> Text:
+    """Words as they are: no markup of rich's, and no escape sequence of a terminal's."""
+    return Text(printable(words), style)
+
+
+def _cells(row: Row) -> list[str]:
     module = "" if row.module in (row.layer, "output") else f" ({row.module})"
-    return [escape(row.layer + module), _error(row.propagated), _error(row.isolated), row.layout]
+    return [row.layer + module, _error(row.propagated), _error(row.isolated), row.layout]
 
 
 def _error(comparison: Comparison | None) -> str:

@@ -14,6 +14,7 @@ from scalablevit_ref.cost import stage_of
 from scalablevit_ref.drawing.diagram import MARGIN, Anchor, Diagram, Line, Marks, Point, Text, Tip
 from scalablevit_ref.drawing.render import save
 from scalablevit_ref.drawing.style import SMALL, TITLE, check_picture
+from scalablevit_ref.errors import printable
 from scalablevit_ref.testing.arrays import Comparison
 
 SERIES = {"propagated": "both networks from end to end", "isolated": "each layer on the same input"}
@@ -50,11 +51,13 @@ def error_picture(report: Report, title: str) -> Diagram:
     """The chart under its title, the verdict and what the marks mean."""
     diagram = Diagram(title, alt=description(report))
     top = 4
-    for line in wrap(title, TITLE_LETTERS):
+    for line in wrap(diagram.title, TITLE_LETTERS):
         top += 24
         diagram.texts.append(Text(MARGIN, top + 2, line, "left", TITLE, bold=True, literal=True))
     verdict = [str(report).splitlines()[0], *map(str, [*report.causes, *report.nearest][:1])]
-    for line in (line for words in verdict for line in wrap(words, LETTERS)):
+    if not report.agrees:  # else the verdict says it
+        verdict.append(report.coverage)
+    for line in (line for words in verdict for line in wrap(printable(words), LETTERS)):
         top += 19
         diagram.note(MARGIN, top + 5, line, literal=True)
     for kind in shown(report):
@@ -188,8 +191,8 @@ def _stages(rows: Sequence[Row]) -> Iterator[tuple[int, int, str]]:
         at += len(some)
 
 
-def _tip(row: Row) -> str:
-    return "\n".join([row.layer, *(f"{kind}: {eps_said(c.error)}" for kind in SERIES if (c := getattr(row, kind)))])
+def _tip(row: Row) -> tuple[str, ...]:
+    return (row.layer, *(f"{kind}: {eps_said(c.error)}" for kind in SERIES if (c := getattr(row, kind))))
 
 
 def description(report: Report) -> str:
@@ -205,4 +208,5 @@ def description(report: Report) -> str:
     lines = [f"Errors of {len(rows)} layers, {rows[0].layer} to {rows[-1].layer}, on a logarithmic scale in eps."]
     lines += [f"The {kind} errors are {span([c for row in rows if (c := getattr(row, kind))])}." for kind in shown(report)]
     lines.append(f"Allowed are {report.tolerance:g} eps.")
+    lines += [f"{report.coverage[0].upper()}{report.coverage[1:]}."] if report.coverage else []
     return " ".join([*lines, f"The first to differ is {report.first.layer}." if report.first else "No layer differs."])

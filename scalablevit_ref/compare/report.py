@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from scalablevit_ref.compare.mistakes.search import Finding, eps_said
 from scalablevit_ref.edits import Mistake
+from scalablevit_ref.errors import printable
 from scalablevit_ref.testing.arrays import Comparison
 
 
@@ -85,8 +86,27 @@ def fewest_causes(explained: Mapping[str, Iterable[Finding]]) -> tuple[Cause, ..
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Layers of the network that were not compared, and why, in words that follow "were": "not in the trace"."""
+
+    why: str
+    layers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{len(self.layers)} {'was' if len(self.layers) == 1 else 'were'} {self.why}"
+
+
+@dataclass(frozen=True)
 class Report:
-    """The verdict, the layers in order, and what the mistakes are. Errors are ‖Δ‖ / ‖reference‖ in eps of `dtype`."""
+    """The verdict, the layers in order, and what the mistakes are. Errors are ‖Δ‖ / ‖reference‖ in eps of `dtype`.
+
+    Attributes
+    ----------
+    rows
+        The layers that were compared, in the network's order.
+    left_out
+        Those that were not, and why.
+    """
 
     kind: str
     config: Any
@@ -97,6 +117,7 @@ class Report:
     causes: tuple[Cause, ...] = ()
     nearest: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     actual: np.ndarray | None = field(default=None, repr=False)
     expected: np.ndarray | None = field(default=None, repr=False)
@@ -123,11 +144,37 @@ class Report:
         errors = [c.error for row in self.rows for c in (row.propagated, row.isolated) if c is not None]
         return float(np.max(errors))
 
+    @property
+    def layers_in_all(self) -> int:
+        """How many layers the network has: those compared and those left out."""
+        return len(self.rows) + sum(len(some.layers) for some in self.left_out)
+
+    @property
+    def coverage(self) -> str:
+        """How many of the network's layers were compared, and why not the others; empty if all were."""
+        left_out = ", ".join(map(str, self.left_out))
+        return f"compared: {len(self.rows)} of {self.layers_in_all} layers; {left_out}" if left_out else ""
+
+    @property
+    def unmeasured(self) -> str:
+        """Which of the two errors the layers that were compared lack, in words; empty if none."""
+        lacking = {kind: sum(getattr(row, kind) is None for row in self.rows) for kind in ("propagated", "isolated")}
+        fed_nan = sum(row.isolated is not None and not row.fed_finite for row in self.rows)
+        words = [f"the {kind} error was not measured{_in(n, self.rows)}" for kind, n in lacking.items() if n]
+        words += [f"the isolated error tells nothing{_in(fed_nan, self.rows)}, fed with NaN or infinity"] * bool(fed_nan)
+        return "; ".join(words)
+
     def __str__(self) -> str:
-        """The verdict and the diagnosis, a line each."""
+        """The verdict with what was left out of it, the diagnosis and the notes, a printable line each."""
+        return "\n".join(map(printable, self._lines()))
+
+    def _lines(self) -> list[str]:
         layers = f"{len(self.rows)} layer{'s' * (len(self.rows) != 1)}"
         if self.agrees:
-            return f"agrees with the reference in {layers}, to {eps_said(self.needed)} of {self.dtype} (allowed {self.tolerance:g})"
+            compared = f"{len(self.rows)} of {self.layers_in_all} layers" if self.left_out else layers
+            verdict = f"agrees with the reference in {compared}, to {eps_said(self.needed)} of {self.dtype}"
+            verdict += f" (allowed {self.tolerance:g})"
+            return ["; ".join(filter(None, (verdict, ", ".join(map(str, self.left_out)), self.unmeasured))), *self.notes]
         first = self.diverging[0]
         at = first.layer if first.module in (first.layer, "output") else f"{first.layer} ({first.module})"
         isolated = first.isolated is not None and not first.isolated.error <= self.tolerance
@@ -142,7 +189,7 @@ class Report:
         lines += [str(finding) for finding in self.nearest[:3]]
         if not self.causes and not self.nearest:
             lines.append("none of the known mistakes explains it")
-        return "\n".join([*lines, *self.notes])
+        return [*lines, *filter(None, (self.coverage, self.unmeasured)), *self.notes]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
@@ -161,6 +208,9 @@ class Report:
                 {"layer": f.layer, "words": f.mistake.words, "error_eps": f.before, "with_it_eps": f.after} for f in self.nearest
             ],
             "notes": list(self.notes),
+            "layers_compared": len(self.rows),
+            "layers_in_all": self.layers_in_all,
+            "left_out": [{"why": some.why, "layers": list(some.layers)} for some in self.left_out],
             "seconds": self.seconds,
             "layers": [
                 {
@@ -174,6 +224,11 @@ class Report:
                 for row in self.rows
             ],
         }
+
+
+def _in(count: int, rows: Sequence[Row]) -> str:
+    """Where: nothing if it is everywhere."""
+    return "" if count == len(rows) else f" in {count} of them"
 
 
 def _plain(comparison: Comparison | None) -> dict[str, Any] | None:

@@ -1,4 +1,8 @@
-"""A diagram as data: letters, boxes, lines and maps at places in pixels; y grows downwards."""
+"""A diagram as data: letters, boxes, lines and maps at places in pixels; y grows downwards.
+
+Words are made printable where they enter it, so that whatever draws a diagram, to whatever kind of file, has nothing to escape but
+its own syntax.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from scalablevit_ref.drawing.style import SMALL, TEXT, TITLE, WIDTH
+from scalablevit_ref.errors import printable
 
 Hue = Literal["iwsa", "ssa", "linear", "conv", "norm"]
 Anchor = Literal["left", "center", "right"]
@@ -33,6 +38,9 @@ class Text:
     bold: bool = False
     color: str = "ink"
     literal: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "words", printable(self.words))
 
 
 @dataclass(frozen=True)
@@ -91,9 +99,12 @@ class Picture(Rectangle):
 
 @dataclass(frozen=True)
 class Tip(Rectangle):
-    """Where the report page says something of what the pointer is on."""
+    """Where the report page says something of what the pointer is on, in one or more lines."""
 
-    words: str
+    lines: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lines", tuple(map(printable, self.lines)))
 
 
 @dataclass(frozen=True)
@@ -151,13 +162,17 @@ class Diagram:
     texts: list[Text] = field(default_factory=list)
     tips: list[Tip] = field(default_factory=list)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """The title and the alternative text, whenever they are set, become printable."""
+        super().__setattr__(name, printable(value) if isinstance(value, str) else value)
+
     def note(self, x: float, y: float, words: str, *, color: str = "soft", bold: bool = False, literal: bool = False) -> None:
         """Add a line of small letters that begins at x."""
         self.texts.append(Text(x, y, words, "left", SMALL, bold, color, literal))
 
     def heading(self, *subtitle: str, literal: bool = False) -> float:
         """Add the title and the lines under it at the upper left; returns the y below them."""
-        self.texts.append(Text(MARGIN, 30, self.title, "left", TITLE, bold=True))
+        self.texts.append(Text(MARGIN, 30, self.title, "left", TITLE, bold=True, literal=True))
         for i, words in enumerate(subtitle, 1):
             self.note(MARGIN, 30 + 21 * i, words, literal=literal)
         return 44 + 21 * len(subtitle)

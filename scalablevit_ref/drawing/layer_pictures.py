@@ -8,6 +8,7 @@ from scalablevit_ref.cost import Cost, cost
 from scalablevit_ref.drawing.diagram import Diagram
 from scalablevit_ref.drawing.facts import Stage, amount, figures, several
 from scalablevit_ref.drawing.flow import Rows, Step, placed, told
+from scalablevit_ref.errors import printable
 from scalablevit_ref.parameters import Shapes, block_kind, parameter_shapes
 
 HWC = r"$h \times w \times c$"
@@ -24,9 +25,9 @@ def layer_diagram(config: ScalableViTConfig, layer: str, image_size: tuple[int, 
     _check_layer(config, layer)
     mine = Cost(tuple(found for found in total.layers if f"{found.name}.".startswith(f"{layer}.")))
     title, symbols, rows = _flow(DrawnLayer(config, layer, image_size))
-    where = f"{layer} of ScalableViT {name}, for an image of {figures(*image_size)} pixels"
+    where = printable(f"{layer} of ScalableViT {name}, for an image of {figures(*image_size)} pixels")
     counted = f"{mine.parameters:,} parameters, {amount(mine.multiply_adds)} multiply-adds"
-    diagram = placed(rows, title, where, counted, *symbols)
+    diagram = placed(rows, title, where.replace("$", r"\$"), counted, *symbols)
     diagram.alt = f"{title}: {where}, with {counted}. {told(rows)}"
     return diagram
 

@@ -144,10 +144,9 @@ def drawn(diagram: Diagram, theme: Theme) -> Figure:
         marker: Any = {"marker": "x" if marks.shape == "cross" else "o", "markersize": 2 * marks.radius * PX, "linestyle": "none"}
         line(*marks.points, color=color, markerfacecolor=theme.page if marks.shape == "ring" else color, **marker)
     for text in diagram.texts:
-        words = text.words.replace("$", r"\$") if text.literal else text.words
         weight = "bold" if text.bold else "normal"
         look = {"fontsize": text.size * PX, "fontweight": weight, "color": theme.edge(text.color)}
-        axes.text(text.x, text.y, words, ha=text.anchor, va="baseline", **look)
+        axes.text(text.x, text.y, text.words, ha=text.anchor, va="baseline", parse_math=not text.literal, **look)
     axes.set(xlim=(0, diagram.width), ylim=(diagram.height, 0))
     return figure
 

@@ -14,6 +14,7 @@ from scalablevit_ref.compare.html.pictures import heat_map, histograms, inline_s
 from scalablevit_ref.compare.mistakes.search import eps_said
 from scalablevit_ref.compare.report import Cause, Report, Row
 from scalablevit_ref.drawing.style import THEMES
+from scalablevit_ref.errors import printable
 from scalablevit_ref.testing.arrays import EPS
 
 MOST_FINDINGS = 6
@@ -49,13 +50,24 @@ def html(report: Report, *, title: str = "A port of ScalableViT against the refe
 
 
 def _said(text: object) -> str:
-    """Escaped, without what no HTML file may hold: control characters and lone surrogates."""
-    clean = "".join(c if c.isprintable() or c in "\n\t " else "�" for c in str(text))
-    return escape(clean)
+    """Printable, and without markup. All words that a report holds go through here, or through a diagram."""
+    return escape(printable(str(text)))
+
+
+def _sentence(words: str) -> str:
+    return _said(f"{words[0].upper()}{words[1:]}.")
 
 
 def _code(name: object) -> str:
     return f"<code>{_said(name)}</code>"
+
+
+def _left_out(report: Report) -> str:
+    """The layers that were not compared, by name, where there are some."""
+    return "".join(
+        f"<details><summary>{_sentence(str(some))[:-1]}</summary>{', '.join(map(_code, some.layers))}</details>"
+        for some in report.left_out
+    )
 
 
 def _at(row: Row) -> str:
@@ -79,6 +91,8 @@ def _verdict(report: Report) -> str:
         worst = max(report.rows, key=lambda row: max(c.error for c in (row.propagated, row.isolated) if c))
         headline, mark, kind = "Agrees with the reference", "✓", "pass"
         words = f"{'All' if count > 1 else 'The'} {layers} compared {'are' if count > 1 else 'is'} within what rounding explains."
+        if report.left_out:
+            headline = f"Agrees with the reference in {count} of {report.layers_in_all} layers"
         facts = [("Worst layer", _code(worst.layer)), ("Its error", eps_said(report.needed))]
     else:
         headline, mark, kind = "Differs from the reference", "✗", "fail"
@@ -105,6 +119,7 @@ def _verdict(report: Report) -> str:
         facts.append(("Worst element", f"{own.index} <small>{_number(own.actual)} instead of {_number(own.expected)}</small>"))
     facts.append(("Allowed", f"{report.tolerance:g} eps <small>relative {_relative(report.tolerance, report.dtype)}</small>"))
     listed = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
+    words += "".join(f" {_sentence(said)}" for said in (report.coverage, report.unmeasured) if said)
     return (
         f'<section class="verdict {kind}" aria-labelledby="verdict">'
         f'<h2 id="verdict"><span aria-hidden="true">{mark}</span> {headline}</h2>'
@@ -196,7 +211,7 @@ def _layers(report: Report) -> str:
     body = "\n".join(_layer(row, report, row.layer in wrong) for row in report.rows)
     return (
         '<section aria-labelledby="layers"><h2 id="layers">All layers</h2>'
-        f"<p>Errors in eps of {report.dtype}; {report.tolerance:g} are allowed.</p>{only}"
+        f"<p>Errors in eps of {report.dtype}; {report.tolerance:g} are allowed.</p>{_left_out(report)}{only}"
         '<div class="box" tabindex="0" role="region" aria-labelledby="layers"><table class="layers">'
         f"<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div></section>\n"
     )
@@ -218,7 +233,7 @@ def _layer(row: Row, report: Report, wrong: bool) -> str:
 
 
 def _measured(report: Report) -> str:
-    facts = [("Candidate", _said(report.kind)), ("Images", str(report.rows[0].shape[0])), ("Mode", report.mode)]
+    facts = [("Candidate", _said(report.kind)), ("Images", str(report.rows[0].shape[0])), ("Mode", _said(report.mode))]
     facts += [(kind.capitalize(), MEASURED[kind]) for kind in shown(report)]
     facts += [
         ("Reference", "in float64"),

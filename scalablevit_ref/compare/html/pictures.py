@@ -37,7 +37,7 @@ def inline_svg(diagram: Diagram, *, name: str) -> str:
         parts.append(f'<text {look} x="{text.x:.1f}" y="{text.y:.1f}">{escape(text.words)}</text>')
     for tip in diagram.tips:
         place = f'x="{tip.x:.1f}" y="{tip.y:.1f}" width="{tip.width:.1f}" height="{tip.height:.1f}"'
-        parts.append(f'<rect class="hit" {place}><title>{escape(tip.words)}</title></rect>')
+        parts.append(f'<rect class="hit" {place}><title>{escape(chr(10).join(tip.lines))}</title></rect>')
     width, height = f"{diagram.width:g}", f"{diagram.height:g}"
     head = f'<title id="{name}-title">{escape(diagram.title)}</title><desc id="{name}-desc">{escape(diagram.alt)}</desc>'
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'

@@ -89,6 +89,10 @@ def backend(x: Any) -> Backend:
         from scalablevit_ref.backends import cupy
 
         module = cupy
+    elif _owned_by(x, "scalablevit_ref.backends.sizes", "Sizes"):
+        from scalablevit_ref.backends import sizes
+
+        module = sizes
     elif found := [served for array_type, served in registered.values() if isinstance(x, array_type)]:
         module = found[-1]
     elif hasattr(x, "__array_namespace__"):

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+
+from scalablevit_ref.files.reading import IrregularFileError, open_regular
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -12,30 +20,120 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
 """What is decoded: pixels alone. Pillow would hand an EPS to Ghostscript, which runs it."""
 
+MOST_BYTES = 160 << 20
+"""Largest image file, in bytes: 40 million pixels as they are, without compression, and more than any compressed photograph."""
+
+MOST_DECODED = 188_000_000
+"""Most bytes that decoding may hold: 47 million pixels of a JPEG or a PNG in colours, four bytes each, or 12 million of a WebP."""
+
+MOST_SCANS = 100
+"""Most scans of a JPEG, each of which goes over the whole image; encoders of progressive ones write ten."""
+
+MOST_PLAIN = 8 << 20
+"""Largest PPM whose numbers are written as text, in bytes: Pillow takes a second for two million of them."""
+
 
 def load_image(path: str | Path, size: int = 224) -> np.ndarray:
     """One RGB image as float32 c h w: shorter side to size · 256/224 (bicubic), centre crop, ImageNet mean and deviation.
 
+    A JPEG beyond `MOST_DECODED` is decoded at a half, a quarter or an eighth of its size, which the resizing makes smaller still.
+
     Source: the official evaluation transform (resize to 256, crop to 224). Needs Pillow.
 
-    Raises OSError naming the file if it cannot be read as an image, or is more than 100 times as long as wide.
+    Raises OSError naming the file if it is no regular file, cannot be read as an image, is more than 100 times as long as wide, or
+    beyond one of the limits above.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    try:
-        with Image.open(path, formats=FORMATS) as file:
-            image = file.convert("RGB")
-    except UnidentifiedImageError:
-        raise OSError(f"{path} is not an image in one of the formats {', '.join(FORMATS)}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"cannot read image {path}: {error}") from error
+    with _opened(path) as (image, file):
+        w, h = image.size
+        _bound(image, file)
+        grey = image.mode in ("1", "L")
+        image = image.convert("L" if grey else "RGB") if image.mode not in ("L", "RGB") else image
+        image.load()
     shorter = int(size * 256 / 224)
-    w, h = image.size
-    if max(w, h) > 100 * min(w, h):  # its shorter side is enlarged, and the longer with it
-        raise OSError(f"{path} is {w} x {h} pixels, more than 100 times as long as wide")
     w, h = (shorter, int(shorter * h / w)) if w <= h else (int(shorter * w / h), shorter)
     image = image.resize((w, h), Image.Resampling.BICUBIC)
     left, top = round((w - size) / 2), round((h - size) / 2)
     pixels = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
+    pixels = pixels.reshape(size, size, -1)  # of a grey image one channel, which all three are made of
     pixels = (pixels - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[Any, BinaryIO]]:
+    """Pillow's image and its file, of which only the header is read. Whatever Pillow raises is an OSError that names the file.
+
+    Its warnings, of large images and of damaged metadata, are no business of whoever reads standard error.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with open_regular(path, "an image") as file, warnings.catch_warnings(action="ignore"):
+            size = os.fstat(file.fileno()).st_size
+            if size > MOST_BYTES:
+                raise _RefusedError(f"has {size:,} bytes, more than {MOST_BYTES:,}")
+            with Image.open(file, formats=FORMATS) as image:
+                yield image, file
+    except _RefusedError as error:
+        raise OSError(f"{path} {error}") from None
+    except IrregularFileError as error:
+        raise OSError(f"cannot read image {error}") from None
+    except UnidentifiedImageError:
+        raise OSError(f"{path} is not an image in one of the formats {', '.join(FORMATS)}") from None
+    except Exception as error:
+        raise OSError(f"cannot read image {path}: {error}") from error
+
+
+class _RefusedError(Exception):
+    """An image beyond one of the limits."""
+
+
+def _bound(image: Any, file: BinaryIO) -> None:
+    """Refuse, or have decoded at a smaller size, what its header says is beyond a limit."""
+    w, h = image.size
+    if max(w, h) > 100 * min(w, h):  # its shorter side is enlarged, and the longer with it
+        raise _RefusedError(f"is {w} x {h} pixels, more than 100 times as long as wide")
+    if image.format == "PPM" and image.tile[0][0] == "ppm_plain" and (size := os.fstat(file.fileno()).st_size) > MOST_PLAIN:
+        raise _RefusedError(f"has {size:,} bytes of numbers that are written as text, more than {MOST_PLAIN:,}; write it as PNG")
+    scans = _scans(file) if image.format == "JPEG" else 1
+    if scans > MOST_SCANS:
+        raise _RefusedError(f"is a JPEG of more than {MOST_SCANS} scans")
+    factor = 1
+    while (needed := _decoded(image, file, scans, factor)) > MOST_DECODED:
+        if image.format != "JPEG" or factor == 8:
+            raise _RefusedError(
+                f"is {w} x {h} pixels, which need {needed // 10**6} MB, more than {MOST_DECODED // 10**6}; make it smaller"
+            )
+        factor *= 2
+    if factor > 1:
+        image.draft(image.mode, (w // factor, h // factor))
+
+
+def _decoded(image: Any, file: BinaryIO, scans: int, factor: int) -> int:
+    """Bytes that decoding holds at once, as measured: Pillow's pixels, and a copy in another mode or what the decoder keeps."""
+    pixels: int = prod(image.size)
+    stored = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)
+    copied = {"1": 1, "L": 0, "RGB": 0}.get(image.mode, 4)
+    kept = 0
+    if image.format == "WEBP":  # the file, two canvases and a frame
+        kept = (8 + len(image.getbands())) * pixels + os.fstat(file.fileno()).st_size
+    elif scans > 1:  # all coefficients, two bytes each, of channels that may be stored at half the size
+        across, down = (max(layer[axis] for layer in image.layer) for axis in (1, 2))
+        kept = 2 * pixels * sum(layer[1] * layer[2] for layer in image.layer) // (across * down)
+    return pixels * stored // factor**2 + max(kept, pixels * copied // factor**2)
+
+
+def _scans(file: BinaryIO) -> int:
+    """Scans of a JPEG, `MOST_SCANS` and one more of all that have more. Those of the thumbnails in its metadata do not count."""
+    at, count, last = file.tell(), 0, b""
+    file.seek(2)
+    while (head := file.read(4))[:1] == b"\xff" and head[1:2] != b"\xda" and (length := int.from_bytes(head[2:])) >= 2:
+        file.seek(length - 2, os.SEEK_CUR)
+    file.seek(-len(head), os.SEEK_CUR)
+    while count <= MOST_SCANS and (read := file.read(1 << 20)):
+        count += (last + read).count(b"\xff\xda")
+        last = read[-1:] if read[-1:] == b"\xff" else b""
+    file.seek(at)
+    return count

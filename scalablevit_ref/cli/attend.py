@@ -13,12 +13,14 @@ import typer
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
-from scalablevit_ref.cli.options import KeyOption
+from scalablevit_ref.cli.options import CostlyOption, KeyOption
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.errors import printable
 from scalablevit_ref.image_sizes import check_image_size
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD, load_image
+from scalablevit_ref.networks import network_of
 from scalablevit_ref.parameters import init_params
+from scalablevit_ref.run_cost import check_run
 
 DIGIT = "digit:"
 """What an image of the embedded ones begins with."""
@@ -68,6 +70,7 @@ def attend(
     ] = None,
     theme: Annotated[str, typer.Option(metavar="light|dark", help="For a light or a dark page.")] = "light",
     seed: Annotated[int, typer.Option(help="Of untrained weights.", min=0)] = 0,
+    costly: CostlyOption = False,
 ) -> None:
     """Draw where a layer's attention goes, laid over the image, and print the picture's alternative text.
 
@@ -82,8 +85,8 @@ def attend(
     with bad_input_is_one_line():
         check_picture(output, theme)
         config, params, what = _network(image, weights, variant_name, key, seed)
-        x, grey, name = _image(image, config, image_size)
-        found = layer_attention(x, params(), config, layer)
+        x, grey, name = _image(image, config, image_size, costly=costly)
+        found = layer_attention(x, params(), config, layer, costly=costly)
         prediction = "" if weights is None and variant_name else _prediction(found.logits[0], config, image)
         shown, each = _heads(heads, found.heads)
         asks = _query(query, grey if image.startswith(DIGIT) else None, found.tokens, found.stride)
@@ -106,7 +109,7 @@ def _network(
     return checkpoint.config, lambda: {name: x.astype("float32") for name, x in checkpoint.params.items()}, what
 
 
-def _image(image: str, config: ScalableViTConfig, size: int | None) -> tuple[np.ndarray, np.ndarray, str]:
+def _image(image: str, config: ScalableViTConfig, size: int | None, *, costly: bool) -> tuple[np.ndarray, np.ndarray, str]:
     """The network's input "1 c h w", the same in grey from 0 to 1, and what it is called."""
     channels = 1 if image.startswith(DIGIT) else 3
     if config.in_chans != channels:
@@ -123,6 +126,7 @@ def _image(image: str, config: ScalableViTConfig, size: int | None) -> tuple[np.
         return x, x[0, 0] * digits.STD + digits.MEAN, f"{image}, a {labels[int(number)]}"
     size = size or USUAL_SIZE
     check_image_size(config, size, size)
+    check_run(network_of(config), (1, config.in_chans, size, size), costly=costly)  # before an image of that size is made
     x = load_image(image, size)
     colors = x * np.reshape(IMAGENET_STD, (3, 1, 1)) + np.reshape(IMAGENET_MEAN, (3, 1, 1))
     return x[None], np.tensordot(LUMA, colors, 1), _short(Path(image).name)

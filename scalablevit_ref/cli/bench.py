@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +18,14 @@ from scalablevit_ref.benchmark.results import plot as draw
 from scalablevit_ref.benchmark.results import print_results
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.json_output import print_json
+from scalablevit_ref.cli.options import CostlyOption
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.summary import size_of
 from scalablevit_ref.config import variant
 from scalablevit_ref.drawing.style import ENDINGS, dark_twin
 from scalablevit_ref.image_sizes import check_image_size
+from scalablevit_ref.networks import network_of
+from scalablevit_ref.run_cost import check_run
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
@@ -47,6 +51,7 @@ def bench(
     full: Annotated[
         bool, typer.Option("--full", help="Measure memory, growth, import and conversion too, and compile for PyTorch (minutes).")
     ] = False,
+    costly: CostlyOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a picture: .png, .svg or .pdf.")] = None,
     page: Annotated[
@@ -63,7 +68,7 @@ def bench(
         check_known("--device", [device], DEVICES)
         names = (list(LIBRARIES) if full else list(QUICK)) if backends is None else _words(backends)
         check_known("--backends", names, LIBRARIES)
-        works = _works(_words(variants), batch, image_size, dtype, device)
+        works = _works(_words(variants), batch, image_size, dtype, device, costly=costly)
         _check_environment(device, threads, plot)
         check_folder("--plot", plot)
         check_folder("--page", page)
@@ -88,7 +93,7 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",")]
 
 
-def _works(variants: list[str], batch: str, size: int | None, dtype: str, device: str) -> list[Work]:
+def _works(variants: list[str], batch: str, size: int | None, dtype: str, device: str, *, costly: bool) -> list[Work]:
     """All forward passes asked for. Raises ValueError."""
     sizes = {name: size or size_of(name, None)[0] for name in variants}
     for name in variants:
@@ -99,6 +104,10 @@ def _works(variants: list[str], batch: str, size: int | None, dtype: str, device
         batches = [0]
     if min(batches) < 1:
         raise ValueError(f"--batch must be numbers of at least 1 between commas, got {batch!r}")
+    wide = "float64" if dtype == "float64" else "float32"
+    for name, count in product(variants, batches):
+        shape = (count, variant(name).in_chans, sizes[name], sizes[name])
+        check_run(network_of(variant(name)), shape, dtype=wide, whole=True, costly=costly)
     return [Work(name, count, sizes[name], dtype, device) for name in variants for count in batches]
 
 

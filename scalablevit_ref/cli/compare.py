@@ -20,6 +20,7 @@ from rich.text import Text
 
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.json_output import print_json
+from scalablevit_ref.cli.options import CostlyOption
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.compare.report import Report, Row
 from scalablevit_ref.compare.run import MODES
@@ -64,6 +65,7 @@ def compare(
     names: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON: from the names of layers to the candidate's.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="In eps of the dtype.", min=0, show_default=False)] = None,
     diagnosis: Annotated[bool, typer.Option(help="Look for the mistake.")] = True,
+    costly: CostlyOption = False,
     all_layers: Annotated[bool, typer.Option("--all", help="List every layer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report, one HTML file.")] = None,
@@ -99,6 +101,7 @@ def compare(
                 tolerance=tolerance,
                 diagnosis=diagnosis,
                 progress=step,
+                costly=costly,
             )
         if html:
             from scalablevit_ref.compare.html.page import html as page

@@ -20,6 +20,7 @@ from scalablevit_ref.checks import FLOATS
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import (
+    CostlyOption,
     EmaOption,
     HeadsOption,
     JsonOption,
@@ -35,6 +36,7 @@ from scalablevit_ref.cli.summary import parse_size
 from scalablevit_ref.dialects.weights import PORT_LAYOUTS
 from scalablevit_ref.errors import CheckpointError, option, printable
 from scalablevit_ref.networks import network_of
+from scalablevit_ref.run_cost import check_run
 from scalablevit_ref.testing import random_images
 from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, relative_l2
 from scalablevit_ref.weights import Weights
@@ -93,6 +95,7 @@ def convert(
             help="Run both files' networks in float64 (an .onnx in ONNX Runtime too, if that is installed) and print the error.",
         ),
     ] = False,
+    costly: CostlyOption = False,
     sha256: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the SHA-256 of every tensor of DST.", show_default=False)
     ] = None,
@@ -125,7 +128,7 @@ def convert(
             raise ValueError(f"--image-size is for a target that is an .onnx file, got {target.name!r}")
         if verify:
             with open_checkpoint(source, options.stated, use_ema=use_ema) as weights:
-                _images(weights)
+                _images(weights, size, costly=costly)
         if to_onnx:
             done = onnx.convert_file(source, target, options, image_size=size)
         else:
@@ -141,8 +144,11 @@ def convert(
     raise typer.Exit(0 if found is None or found["agrees"] else 1)
 
 
-def _images(weights: Weights) -> np.ndarray:
-    """An image that the network takes. Raises CheckpointError or ValueError where it cannot be run."""
+def _images(weights: Weights, stated: tuple[int, int] | None = None, *, costly: bool) -> np.ndarray:
+    """An image that the network takes. Raises CheckpointError or ValueError where it cannot be run, or takes too much unasked.
+
+    stated: the height and width that an ONNX file is to be run at too.
+    """
     if weights.unknown:
         raise CheckpointError("--verify runs the network, whose heads and windows show in no shape: give ", option("heads"))
     network = network_of(weights.config)
@@ -150,6 +156,9 @@ def _images(weights: Weights) -> np.ndarray:
         size = network.usual_image_size()
     except ValueError as error:
         raise ValueError(f"--verify: {error}") from error
+    check_run(network, (1, network.in_chans, size, size), given=False, costly=costly)
+    if stated is not None:
+        check_run(network, (1, network.in_chans, *stated), costly=costly)
     return random_images((1, network.in_chans, size, size))
 
 
@@ -161,7 +170,7 @@ def _verified(done: Converted, source: Path, target: Path, options: ConvertOptio
     """
     with open_checkpoint(source, options.stated, use_ema=options.use_ema) as weights:
         given = weights.changed(strip_head=bool(done.dropped))
-        images = _images(given)
+        images = _images(given, costly=True)  # it has been asked before
         expected = _row(given.outputs(images))
     with open_checkpoint(target, given.stated) as written:
         error = relative_l2(_row(written.outputs(images)), expected)

@@ -44,6 +44,9 @@ KeyOption: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+CostlyOption: TypeAlias = Annotated[
+    bool, typer.Option("--costly", help="Run it also where it takes more work or memory than such weights and images account for.")
+]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
 
 

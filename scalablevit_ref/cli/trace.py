@@ -12,10 +12,12 @@ from rich.console import Console
 from scalablevit_ref.checkpoints import save_checkpoint
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
-from scalablevit_ref.cli.options import KeyOption
+from scalablevit_ref.cli.options import CostlyOption, KeyOption
 from scalablevit_ref.config import variant
 from scalablevit_ref.image_sizes import check_image_size, usual_image_size
+from scalablevit_ref.networks import network_of
 from scalablevit_ref.parameters import parameter_shapes
+from scalablevit_ref.run_cost import check_run
 from scalablevit_ref.testing import random_images, random_params
 from scalablevit_ref.testing.traces import reference_trace, save_trace, trace_images
 
@@ -35,6 +37,7 @@ def trace(
     ] = None,
     dtype: Annotated[str, typer.Option(help="In which to compute: float32 or float64.")] = "float64",
     seed: Annotated[int, typer.Option(help="Of random weights and images.", min=0)] = 0,
+    costly: CostlyOption = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files.")] = False,
 ) -> None:
     """Write what the reference computes, layer by layer, for a port in any language to be held against.
@@ -52,11 +55,15 @@ def trace(
         else:
             checkpoint = load_in_one_dtype(weights, variant=variant_name, key=key)
             config, params = checkpoint.config, {name: x.astype(dtype) for name, x in checkpoint.params.items()}
-        size = usual_image_size(config)
-        x = random_images((2, config.in_chans, size, size), seed) if images is None else trace_images(images)
+        if images is None:
+            shape = (2, config.in_chans, *[usual_image_size(config)] * 2)
+            check_run(network_of(config), shape, dtype=dtype, keeping=True, given=False, costly=costly)
+            x, costly = random_images(shape, seed), True
+        else:
+            x = trace_images(images)
         x = np.asarray(x, dtype)
         check_image_size(config, *x.shape[2:])
-        found = reference_trace(x, params, config)
+        found = reference_trace(x, params, config, costly=costly)
         save_trace(output, found, config, force=force)
         if save_weights:
             save_checkpoint(save_weights, params, config, force=force)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,14 +17,14 @@ from rich.table import Table
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
-from scalablevit_ref.cli.options import KeyOption
+from scalablevit_ref.cli.options import CostlyOption, KeyOption
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.image_sizes import check_image_size, usual_image_size
 from scalablevit_ref.images import load_image
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
-from scalablevit_ref.testing.agreement import CANDIDATES, ORACLE, Candidate, Result, agreement, steps
+from scalablevit_ref.testing.agreement import CANDIDATES, ORACLE, Candidate, Result, agreement, check_agreement, steps
 
 RANDOM_IMAGES = 2
 """Images that are drawn for a network that none are given for."""
@@ -45,6 +47,7 @@ def verify(
     ] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype: float64, float32 or bfloat16; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights and images.", min=0)] = 0,
+    costly: CostlyOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
 ) -> None:
     """Show that every backend computes the same network.
@@ -55,9 +58,10 @@ def verify(
     with bad_input_is_one_line():
         candidates = _select(backend, dtype)
         params, config, what = _network(variant_name, weights, key, seed)
-        images, labels = _images(config, image, seed, embedded=not (variant_name or weights))
+        check = partial(check_agreement, config=config, candidates=candidates, batch=BATCH, costly=costly)
+        images, labels = _images(config, image, seed, check, embedded=not (variant_name or weights))
     with spinner(total=steps(candidates, len(images), BATCH)) as step:
-        results = agreement(images, params, config, candidates, batch=BATCH, progress=step)
+        results = agreement(images, params, config, candidates, batch=BATCH, progress=step, costly=True)
     agree = all(result.agrees for result in results if result.absent is None)
     if as_json:
         document = {"network": what, "images": len(images), "agree": agree}
@@ -87,18 +91,21 @@ def _network(
 
 
 def _images(
-    config: ScalableViTConfig, files: list[Path] | None, seed: int, *, embedded: bool
+    config: ScalableViTConfig, files: list[Path] | None, seed: int, check: Callable[..., None], *, embedded: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
+    """The images, and their labels where they are known. `check` is asked about their shape before they are made."""
     if files:
         if config.in_chans != 3:
             raise ValueError(f"--image gives images of 3 channels, the network takes {config.in_chans}; add --variant or --weights")
         check_image_size(config, 224, 224)
+        check((len(files), 3, 224, 224))
         return np.stack([load_image(path) for path in files]), None
     if embedded:
         images, labels = digits.test_images()
         return digits.preprocess(images), labels
-    size = usual_image_size(config)
-    return random_images((RANDOM_IMAGES, config.in_chans, size, size), seed, "float32"), None
+    shape = (RANDOM_IMAGES, config.in_chans, *[usual_image_size(config)] * 2)
+    check(shape, given=False)
+    return random_images(shape, seed, "float32"), None
 
 
 def _row(result: Result, results: list[Result], labels: np.ndarray | None) -> dict[str, Any]:

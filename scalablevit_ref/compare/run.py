@@ -7,7 +7,7 @@ the mistake is searched.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from scalablevit_ref.backends import to_numpy
-from scalablevit_ref.backends.threads import share
+from scalablevit_ref.backends.threads import share, threads_at_hand
 from scalablevit_ref.checkpoints import Checkpoint
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.compare.capture import Capturable, Captured, CaptureError, Conditions, candidate_of
@@ -31,6 +31,7 @@ from scalablevit_ref.edits import Mistake
 from scalablevit_ref.errors import option
 from scalablevit_ref.layers import IMAGES
 from scalablevit_ref.networks import Network, network_of
+from scalablevit_ref.run_cost import check_run, run_cost
 from scalablevit_ref.testing.arrays import NETWORK_TOLERANCE, Comparison, compare_arrays, random_images, random_params
 from scalablevit_ref.testing.traces import SUFFIXES
 
@@ -59,6 +60,7 @@ class Request:
     tolerance: float | None
     diagnosis: bool
     progress: Callable[[str], None]
+    costly: bool
 
 
 def compare(
@@ -74,6 +76,7 @@ def compare(
     tolerance: float | None = None,
     diagnosis: bool = True,
     progress: Callable[[str], None] = lambda step: None,
+    costly: bool = False,
 ) -> Report:
     """Hold a port of the network against the reference in float64: the error of each of its layers, and the likely mistake.
 
@@ -108,19 +111,23 @@ def compare(
         Whether to look for the mistake where a layer differs.
     progress
         Called with each step, in words, when it begins.
+    costly
+        Whether the reference is run also where it takes more than the weights and images account for (`run_cost.check_run`).
 
     Raises
     ------
     ValueError, TypeError
         In one line, where the two cannot be compared: other weights, other images, outputs that fit no layer. Of the ValueErrors,
-        a CaptureError is about the candidate and a CheckpointError about a file.
+        a CaptureError is about the candidate, a CheckpointError about a file, and a CostError about the cost.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-    request = Request(candidate, reference, variant, weights, images, mode, dtype, names, tolerance, diagnosis, progress)
+    request = Request(candidate, reference, variant, weights, images, mode, dtype, names, tolerance, diagnosis, progress, costly)
     with ExitStack() as files:
         port, conditions, trace = _settled(request, files)
         captured = port.capture(conditions, files)
+        if conditions.images is None:
+            _check_cost(request, conditions.network, captured.images.shape)
         params = _common_weights(captured, conditions, trace)
         return _reported(request, captured, SideBySide(conditions.network, captured, params, trace))
 
@@ -147,10 +154,22 @@ def _settled(request: Request, files: ExitStack) -> tuple[Capturable, Conditions
     trace = None
     if request.reference is not None:
         trace, images = _reference(request.reference, Conditions(network, images), files)
-    if images is None and not candidate.brings_images:
-        images = random_images((BATCH, network.in_chans, *[network.usual_image_size()] * 2))
+    if images is not None:
+        _check_cost(request, network, images.shape)
+    elif not candidate.brings_images:
+        shape = (BATCH, network.in_chans, *[network.usual_image_size()] * 2)
+        _check_cost(request, network, shape, given=False)
+        images = random_images(shape)
     dtype = None if request.dtype == "own" or not candidate.takes_weights else request.dtype or "float64"
     return candidate, Conditions(network, images, params, dtype, request.names), trace
+
+
+def _check_cost(request: Request, network: Network, images: Sequence[int], *, given: bool = True) -> None:
+    """Raise CostError, unless asked for, where the reference takes too much beside a candidate; its layers also run in threads."""
+    if request.costly or images[1:2] != (network.in_chans,) or len(images) != 4:  # the comparison says what is wrong with them
+        return
+    layers = threads_at_hand() * run_cost(network, images).memory
+    check_run(network, images, keeping=True, whole=True, beside=layers, given=given)
 
 
 def _known_weights(weights: Any, network: Network, candidate: Capturable) -> dict[str, np.ndarray] | None:

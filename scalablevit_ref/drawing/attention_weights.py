@@ -12,8 +12,10 @@ from einops import rearrange
 from scalablevit_ref.attention import Attend, iwsa, ssa
 from scalablevit_ref.config import BlockKind, ScalableViTConfig, near_matches
 from scalablevit_ref.network import attention_settings, scalable_vit
+from scalablevit_ref.networks import network_of
 from scalablevit_ref.ops import softmax
 from scalablevit_ref.parameters import block_kind
+from scalablevit_ref.run_cost import check_run
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ def attention_layers(config: ScalableViTConfig) -> list[str]:
     return [f"stages.{k}.{i}" for k, depth in enumerate(config.depths) for i in range(depth)]
 
 
-def layer_attention(images: np.ndarray, params: Mapping[str, np.ndarray], config: ScalableViTConfig, layer: str) -> LayerAttention:
+def layer_attention(
+    images: np.ndarray, params: Mapping[str, np.ndarray], config: ScalableViTConfig, layer: str, *, costly: bool = False
+) -> LayerAttention:
     """Run the network on images "b c h w" and keep the attention weights of one block.
 
     Parameters
@@ -95,9 +99,13 @@ def layer_attention(images: np.ndarray, params: Mapping[str, np.ndarray], config
         The network.
     layer : str
         `stages.k.i`, or `stages.k.i.attn`.
+    costly
+        Whether it is run also where it takes more than the weights and images account for (`run_cost.check_run`).
 
     Raises
     ------
+    CostError
+        Unless `costly`.
     ValueError
         For a layer that the network does not have, and what `scalable_vit` raises.
     """
@@ -105,6 +113,7 @@ def layer_attention(images: np.ndarray, params: Mapping[str, np.ndarray], config
     known = attention_layers(config)
     if layer not in known:
         raise ValueError(f"unknown layer {layer!r}{near_matches(layer, known)}; there are {', '.join(known)}")
+    check_run(network_of(config), np.shape(images), dtype=images.dtype, whole=True, costly=costly)
     k, i = map(int, layer.split(".")[1:])
     inputs: dict[str, np.ndarray] = {}
 

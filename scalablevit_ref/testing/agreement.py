@@ -15,6 +15,8 @@ import numpy as np
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.network import trace
+from scalablevit_ref.networks import network_of
+from scalablevit_ref.run_cost import check_run, run_cost
 from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, ratio
 
 
@@ -126,6 +128,7 @@ def agreement(
     *,
     batch: int = 40,
     progress: Callable[[str], None] = lambda step: None,
+    costly: bool = False,
 ) -> list[Result]:
     """Run every candidate on the images and compare each of its taps with the oracle's.
 
@@ -146,12 +149,21 @@ def agreement(
         How many images each takes at a time.
     progress
         Called before each batch of each candidate, with what is run; as often as `steps` says.
+    costly
+        Whether they are run also where it takes more than the parameters and images account for.
 
     Returns
     -------
     list of Result
         One for each candidate.
+
+    Raises
+    ------
+    CostError
+        As `check_agreement` does, unless `costly`.
     """
+    candidates = tuple(candidates)
+    check_agreement(np.shape(images), config, candidates, batch=batch, costly=costly)
     results = [Result(candidate, why_absent(candidate)) for candidate in candidates]
     oracle_params = _on(ORACLE, params)
     own = [(result, _on(result.candidate, params)) for result in results if result.absent is None and result.candidate != ORACLE]
@@ -167,6 +179,27 @@ def agreement(
             taps, seconds = _timed(result.candidate, _on(result.candidate, x), own_params, config)
             result.add(taps, oracle, seconds)
     return results
+
+
+def check_agreement(
+    images: Sequence[int],
+    config: ScalableViTConfig,
+    candidates: Sequence[Candidate] = CANDIDATES,
+    *,
+    batch: int = 40,
+    given: bool = True,
+    costly: bool = False,
+) -> None:
+    """Raise CostError, unless `costly`, where `agreement` on images of this shape would take more than `run_cost.check_run` allows.
+
+    `given` is its own: whether the images are the user's. A candidate's layers are held beside the oracle's.
+    """
+    if costly or not images[0]:
+        return
+    network, shape = network_of(config), (min(batch, images[0]), *images[1:])
+    others = {candidate.library for candidate in candidates if candidate != ORACLE and why_absent(candidate) is None}
+    beside = run_cost(network, shape).kept if others else 0
+    check_run(network, shape, keeping=True, whole=bool(others - {"numpy"}), beside=beside, given=given)
 
 
 def steps(candidates: Sequence[Candidate], images: int, batch: int = 40) -> int:

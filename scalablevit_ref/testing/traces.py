@@ -18,12 +18,13 @@ from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import in_memory
 from scalablevit_ref.layers import IMAGES
 from scalablevit_ref.networks import network_of
+from scalablevit_ref.run_cost import check_run
 
 SUFFIXES = (".npz", ".safetensors")
 """Endings of a trace's file."""
 
 
-def reference_trace(images: np.ndarray, params: Mapping[str, Any], config: Any) -> dict[str, np.ndarray]:
+def reference_trace(images: np.ndarray, params: Mapping[str, Any], config: Any, *, costly: bool = False) -> dict[str, np.ndarray]:
     """The images, b c h w, and every layer's output, computed by NumPy in the images' dtype. A backbone's ends with its maps.
 
     Parameters
@@ -34,14 +35,25 @@ def reference_trace(images: np.ndarray, params: Mapping[str, Any], config: Any) 
         The network's parameters, under its own names.
     config
         A `ScalableViTConfig` or a dialect's `Config`.
+    costly
+        Whether it is run also where it takes more than the weights and images account for (`run_cost.check_run`).
+
+    Raises
+    ------
+    CostError
+        Unless `costly`.
+    ValueError, TypeError
+        For images or parameters that do not fit.
     """
+    network = network_of(config)
+    check_run(network, np.shape(images), dtype=np.asarray(images).dtype, keeping=True, costly=costly)
     found = {IMAGES: images}
 
     def keep(name: str, x: np.ndarray) -> np.ndarray:
         found[name] = x
         return x
 
-    network_of(config).forward(images, params, keep)
+    network.forward(images, params, keep)
     return found
 
 

@@ -25,6 +25,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "network",
         "layers",
         "networks",
+        "run_cost",
         "weights",
         "dialects",
         "checkpoints",

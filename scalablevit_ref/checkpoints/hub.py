@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scalablevit_ref.checkpoints.infer import config_beside, differing, exact_variant
-from scalablevit_ref.checkpoints.notes import NOTES
+from scalablevit_ref.checkpoints.notes import NOTES, in_python
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.errors import CheckpointError, option
 from scalablevit_ref.image_sizes import nearest_image_size, usual_image_size
@@ -62,6 +62,7 @@ def hub_config(
     >>> [hub_config(variant(name))["pretrained_cfg"]["input_size"] for name in ("small", "digits")]
     [[3, 224, 224], [1, 112, 112]]
     """
+    config = ScalableViTConfig(**in_python(asdict(config)))
     nearest = nearest_image_size(config, 224)
     size = nearest if nearest == 224 else usual_image_size(config)  # the digits': 112
     mean, deviation = (IMAGENET_MEAN, IMAGENET_STD) if config.in_chans == 3 else ((0.0,), (1.0,))

@@ -6,6 +6,7 @@ A file's other notes are somebody else's, whatever they are called: not believed
 from __future__ import annotations
 
 import json
+import numbers
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -72,9 +73,23 @@ def noted(config: Any, *, layout: str, variant: str | None, guessed: bool, metad
     metadata
         Plain values.
     """
-    settings = {} if config is None else {"config": dict(config)}
+    settings = {} if config is None else {"config": in_python(config)}
     told = ({"variant": variant} if variant else {}) | ({"config_from": GUESSED} if guessed else {})
     return {"version": VERSION, "layout": layout, **told, **settings, "metadata": dict(metadata)}
+
+
+def in_python(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them: lists for tuples, Python's own numbers for those of other libraries."""
+    found: dict[str, Any] = json.loads(json.dumps(dict(settings), default=_number))
+    return found
+
+
+def _number(x: Any) -> int | float:
+    if isinstance(x, numbers.Integral):
+        return int(x)
+    if isinstance(x, numbers.Real):
+        return float(x)
+    raise TypeError(f"a setting that is no number: {type(x).__name__}")
 
 
 def as_texts(notes: Mapping[str, Any]) -> dict[str, str]:

@@ -5,8 +5,11 @@ What only writing needs is imported where it is used: the package's import would
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext, suppress
@@ -21,7 +24,7 @@ from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints.infer import OFFICIAL_MODEL, exact_variant
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import to_state_dict
-from scalablevit_ref.checkpoints.notes import NOTES, as_texts, is_plain, noted
+from scalablevit_ref.checkpoints.notes import NOTES, as_texts, is_plain, noted, read_notes
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CheckpointError, Spelling, in_file
 from scalablevit_ref.formats.lazy import Blocks, blocks, byte_count, check_finite, is_lazy
@@ -201,6 +204,7 @@ def write_state(
                 count(block.nbytes)
 
     contents = _Contents(state, notes, read)
+    _rehearse(path.suffix, contents)
     writes: dict[Path, Callable[[BinaryIO], object]] = {path: lambda file: WRITERS[path.suffix](file, contents)}
     beside = path.with_name(CONFIG_JSON)
     if config_json is not None:
@@ -229,6 +233,55 @@ def keepable(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
                     kept |= json.loads(text)
                     left -= len(text)
     return kept, [str(name) for name in given if name not in kept]
+
+
+_SMALL = 1 << 10
+"""Size of an array, in bytes, below which a reader may hold it in memory beside the file's other parts."""
+
+
+def _rehearse(suffix: str, contents: _Contents) -> None:
+    """Write the same file with next to no numbers in it, into memory, and read it.
+
+    What the format's reader refuses for its length, its number of parts or its nesting is so refused before there is a file, by
+    the very limits of the reader. Raises CheckpointError.
+    """
+    from scalablevit_ref.checkpoints.tree import leaves
+    from scalablevit_ref.formats.detect import read_bytes
+
+    _check_sizes(suffix, contents)
+    few = {
+        name: np.zeros(x.shape if math.prod(x.shape) * x.dtype.itemsize < _SMALL else (0,) * len(x.shape), x.dtype)
+        for name, x in contents.state.items()
+    }
+    file = io.BytesIO()
+    try:
+        WRITERS[suffix](file, _Contents(few, contents.notes, lambda name: [few[name].reshape(-1)]))
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, OverflowError, struct.error) as error:  # no disk takes part
+        raise CheckpointError(f"a {suffix} file cannot hold this ({' '.join(str(error).split())})") from error
+    tree, notes, _ = read_bytes(file.getvalue())
+    if (held := sum(leaf.is_array for leaf in leaves(tree))) != len(few):
+        raise CheckpointError("arrays that would not all be found again", expected=f"{len(few)} arrays", found=held)
+    if contents.layout in LAYOUTS or suffix not in _WITHOUT_NOTES:
+        stored = read_notes({name: value for name, value in tree.items() if name == NOTES} | notes)
+        if json.dumps(stored.metadata) != json.dumps(contents.notes["metadata"]):
+            raise CheckpointError("metadata that would not be read as they are", key="metadata")
+
+
+_WITHOUT_NOTES = (".pth", ".pt")
+"""Suffixes of the files that hold no notes of a port's weights: they are a bare state dict there."""
+
+
+def _check_sizes(suffix: str, contents: _Contents) -> None:
+    """Raise CheckpointError for what a format cannot hold because of the sizes of its arrays."""
+    from scalablevit_ref.formats.msgpack import check_msgpack
+    from scalablevit_ref.formats.safetensors import check_safetensors
+
+    if suffix == ".msgpack":
+        check_msgpack(contents.state)
+    if suffix == ".safetensors":
+        check_safetensors(contents.state, _safetensors_notes(contents))
 
 
 def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
@@ -295,8 +348,11 @@ def _torch_save(value: Any, file: BinaryIO) -> None:
 def _write_safetensors(file: BinaryIO, contents: _Contents) -> None:
     from scalablevit_ref.formats.safetensors import write_safetensors
 
-    framework = FRAMEWORKS.get(contents.layout, "np")
-    write_safetensors(file, contents.state, {"format": framework, NOTES: json.dumps(contents.notes)}, contents.read)
+    write_safetensors(file, contents.state, _safetensors_notes(contents), contents.read)
+
+
+def _safetensors_notes(contents: _Contents) -> dict[str, str]:
+    return {"format": FRAMEWORKS.get(contents.layout, "np"), NOTES: json.dumps(contents.notes)}
 
 
 def _write_npz(file: BinaryIO, contents: _Contents) -> None:

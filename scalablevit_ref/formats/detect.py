@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -59,8 +60,17 @@ def open_file(path: Path, format: str | None = None) -> Iterator[Opened]:
 
 def _opened(path: Path, files: ExitStack, readers: Readers) -> Opened:
     file = files.enter_context(SourceFile(path))
-    source = Source(path, file, file.size, file.read(HEAD), files)
-    file.seek(0)
+    return _read(Source(path, file, file.size, file.read(HEAD), files), readers)
+
+
+def read_bytes(content: bytes) -> Opened:
+    """What a file of these bytes holds, as `open_file` gives it. Raises CheckpointError as that does."""
+    with ExitStack() as files, damage_is_an_error():
+        return _read(Source(Path("checkpoint"), io.BytesIO(content), len(content), content[:HEAD], files), _READERS)
+
+
+def _read(source: Source, readers: Readers) -> Opened:
+    source.file.seek(0)
     for tells, read in readers:
         if tells(source.head):
             return read(source)

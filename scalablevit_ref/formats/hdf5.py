@@ -194,8 +194,8 @@ class _Reader:
                 raise CheckpointError("two HDF5 links of one name", key=inner)
             if target is None:
                 raise CheckpointError("a link of HDF5 that is not followed: it is symbolic or leads to another file", key=inner)
-            found = self.object(target, inner, (*above, address))
-            group.members |= {name: found} if found is not None else {}
+            part = self.object(target, inner, (*above, address))
+            group.members |= {name: part} if part is not None else {}
         return group
 
     def messages(self, address: int) -> Iterator[tuple[int, bytes]]:

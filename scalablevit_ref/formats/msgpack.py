@@ -225,6 +225,14 @@ def _unchunked(found: dict[Any, Any]) -> LazyTensor:
     raise CheckpointError("damaged array in the msgpack", expected="a shape and chunks that fill it")
 
 
+def check_msgpack(state: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for an array that is too large for one entry, as `write_msgpack` writes it."""
+    for name, x in state.items():
+        if (size := math.prod(x.shape) * x.dtype.itemsize) > MOST_ARRAY:
+            expected = f"at most {MOST_ARRAY} bytes"
+            raise CheckpointError("array too large for one msgpack entry", key=name, expected=expected, found=size)
+
+
 def write_msgpack(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[str, str], read: Blocks) -> None:
     """The arrays as the tree that their dotted names spell, under `params`, and the notes beside it."""
     tree: dict[str, Any] = {}
@@ -253,8 +261,6 @@ def _write_tree(file: BinaryIO, tree: Mapping[str, Any], state: Mapping[str, Any
 
 def _write_array(file: BinaryIO, like: Any, blocks: Iterable[np.ndarray]) -> None:
     size = math.prod(like.shape) * like.dtype.itemsize
-    if size > MOST_ARRAY:
-        raise CheckpointError("array too large for one msgpack entry", expected=f"at most {MOST_ARRAY} bytes", found=size)
     shape = _head(len(like.shape), 0x90, 0xDC) + b"".join(b"\xce" + struct.pack(">I", n) for n in like.shape)
     inner = b"\x93" + shape + _text(like.dtype.name) + b"\xc6" + struct.pack(">I", size)
     file.write(b"\xc9" + struct.pack(">Ib", len(inner) + size, _ARRAY) + inner)

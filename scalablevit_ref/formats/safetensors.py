@@ -127,19 +127,29 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return entries
 
 
-def write_safetensors(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[str, str], read: Blocks) -> None:
-    """Header and then tensor after tensor, in the order of `state`: equal weights and notes make equal files.
+def check_safetensors(state: Mapping[str, Any], notes: Mapping[str, str]) -> None:
+    """Raise CheckpointError for a header that `write_safetensors` would write and `read_safetensors` would refuse."""
+    if (length := len(_header(state, notes))) > MOST_HEADER:
+        raise CheckpointError("a longer header than can be read again", expected=f"at most {MOST_HEADER} bytes", found=length)
 
-    `read` gives a tensor's values, block by block; of `state` only dtypes and shapes are used.
-    """
+
+def _header(state: Mapping[str, Any], notes: Mapping[str, str]) -> bytes:
     header: dict[str, Any] = {"__metadata__": dict(sorted(notes.items()))}
     end = 0
     for name, x in state.items():
         begin, end = end, end + math.prod(x.shape) * x.dtype.itemsize
         header[name] = {"dtype": _CODES[x.dtype.name], "shape": list(x.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
-    file.write(struct.pack("<Q", len(text)) + text)
+    return text + b" " * (-len(text) % 8)  # so that the tensors are aligned
+
+
+def write_safetensors(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[str, str], read: Blocks) -> None:
+    """Header and then tensor after tensor, in the order of `state`: equal weights and notes make equal files.
+
+    `read` gives a tensor's values, block by block; of `state` only dtypes and shapes are used.
+    """
+    header = _header(state, notes)
+    file.write(struct.pack("<Q", len(header)) + header)
     done = 0
     for name in state:
         write_blocks(file, read(name))

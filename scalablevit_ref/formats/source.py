@@ -32,7 +32,7 @@ class SourceFile(io.BufferedReader):
 
     def __init__(self, path: Path) -> None:
         try:
-            super().__init__(open_regular(path).detach())  # type: ignore[attr-defined]
+            super().__init__(open_regular(path).detach())
         except IrregularFileError as error:
             raise CheckpointError("no regular file", file=path, expected="a checkpoint file") from error
         self.path, self._first = path, self._state()

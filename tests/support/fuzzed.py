@@ -21,6 +21,7 @@ import scalablevit_ref as sv
 from scalablevit_ref.checkpoints import CheckpointError, from_state_dict, load_checkpoint, load_port
 from scalablevit_ref.checkpoints.hub import hub_config
 from scalablevit_ref.checkpoints.inspect import inspect_file
+from scalablevit_ref.formats.damage import UNFORESEEN
 from scalablevit_ref.formats.opaque import Opaque
 from tests.support.bombs_beside import SHAPES, values, weights
 from tests.support.checkpoints import TINY
@@ -87,7 +88,12 @@ def found(reader: Callable[[], Any], *, missing: bool = False) -> Any:
     except errors as error:
         said = str(error)
     assert said.isprintable(), "an error of more than one line"
+    assert not any(words in said for words in (UNFORESEEN, NO_MEMORY)), said
     return said
+
+
+NO_MEMORY = "takes more memory than there is"
+"""What is said of a file that a limit on memory ended, and no limit of the reader's."""
 
 
 def bits(checkpoint: Any) -> Any:

@@ -56,7 +56,7 @@ def readers(kinds: set[str]) -> dict[str, Callable[[str], Any]]:
 
         PIL.Image.init()
         found["image"] = load_image
-    if kinds & {"trace", "names", "images"}:
+    if kinds & {"trace", "trace that tells its network", "names", "images"}:
         from scalablevit_ref.compare.run import compare
         from scalablevit_ref.testing.traces import trace_images
         from tests.support import bombs_traces

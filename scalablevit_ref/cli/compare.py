@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -22,10 +24,14 @@ from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, c
 from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import CostlyOption
 from scalablevit_ref.cli.progress import spinner
+from scalablevit_ref.cli.standard_output import ports_output_apart
+from scalablevit_ref.compare.capture.own_code import own_code
 from scalablevit_ref.compare.report import Report, Row
 from scalablevit_ref.compare.run import MODES
 from scalablevit_ref.compare.run import compare as held_against
-from scalablevit_ref.errors import printable
+from scalablevit_ref.config import near_matches
+from scalablevit_ref.errors import CaptureError, printable
+from scalablevit_ref.files.reading import open_regular
 from scalablevit_ref.testing.arrays import Comparison
 from scalablevit_ref.testing.traces import SUFFIXES, trace_images
 
@@ -87,8 +93,13 @@ def compare(
         check_folder("--plot", plot)
         check_folder("--html", html)
         against = f"{candidate} against {reference.name if reference else 'the reference'}"
-        port = named_candidate(candidate)
-        with spinner("the candidate") as step:
+        here = Path.cwd()
+        with ports_output_apart():
+            port = named_candidate(candidate)
+        if Path.cwd() != here:  # a port's doing; the files are meant from where they were named
+            reference, images, names = (None if path is None else here / path for path in (reference, images, names))
+            weights = weights if weights in (None, "random", "own") else str(here / weights)
+        with ports_output_apart(), spinner("the candidate") as step:
             report = held_against(
                 port,
                 reference=reference,
@@ -103,6 +114,7 @@ def compare(
                 progress=step,
                 costly=costly,
             )
+        os.chdir(here)
         if html:
             from scalablevit_ref.compare.html.page import html as page
 
@@ -121,7 +133,8 @@ def compare(
 def named_candidate(text: str) -> Any:
     """The path of a trace or a model; or what `package.module:name` or `file.py:name` holds, called if it is a class or a factory.
 
-    The module is the user's own and is run. Raises ValueError, ImportError or OSError in words for what is not there.
+    The module is the user's own and is run. Raises ValueError, ImportError or OSError in words for what is not there, CaptureError
+    for what the module itself raises.
     """
     if Path(text).suffix in FILES:
         path = Path(text)
@@ -132,46 +145,71 @@ def named_candidate(text: str) -> Any:
     if not colon or not where or not name:
         raise ValueError(f"candidate {text!r}: expected a file ({', '.join(FILES)}), package.module:name or file.py:name")
     module = _module(where)
-    try:
-        found = module
-        for part in name.split("."):
-            found = getattr(found, part)
-    except AttributeError:
-        raise ValueError(f"candidate: {where} has no {name!r}") from None
-    return _made(found)
+    found: Any = module
+    for part in name.split("."):
+        with own_code(f"looking for {name} in {where}"):
+            try:
+                found = getattr(found, part)
+            except AttributeError:
+                some = [known for known in dir(found) if not known.startswith("_")]
+                raise CaptureError(f"candidate: {where} has no {name!r}{near_matches(part, some)}") from None
+    return _made(found, f"making {text}")
 
 
 def _module(where: str) -> ModuleType:
     path = Path(where)
     if path.suffix != ".py":
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
-        try:
-            return importlib.import_module(where)
-        finally:
-            sys.path.pop(0)
+        with _importable_from(Path.cwd()):  # as `python -m` does
+            return _imported(where)
     if not path.exists():
         raise FileNotFoundError(f"{where}: there is no such file")
+    open_regular(path, "a Python file").close()
     spec = spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))  # as `python FILE` does
-    try:
+    with _importable_from(path.parent.resolve()), own_code(f"importing {where}"):  # as `python FILE` does
         spec.loader.exec_module(module)
-    finally:
-        sys.path.pop(0)
     return module
 
 
-def _made(found: Any) -> Any:
+def _imported(name: str) -> ModuleType:
+    """Raises ModuleNotFoundError for a module that is not there, CaptureError for what one that is there raises."""
+    missing: ModuleNotFoundError | None = None
+    with own_code(f"importing {name}"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise
+            missing = error
+    assert missing is not None
+    raise missing
+
+
+@contextmanager
+def _importable_from(folder: Path) -> Iterator[None]:
+    """While open, modules of this folder come before all others, whatever they do to the search path themselves."""
+    entry = str(folder)
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(entry)
+
+
+def _made(found: Any, doing: str) -> Any:
     """A class or a function without required arguments makes the candidate; another function is it."""
     if not inspect.isclass(found) and not inspect.isfunction(found):
         return found
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = inspect.signature(found).parameters.values()
+    with own_code(doing):  # a class may have a metaclass
+        parameters = inspect.signature(found).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
     if not needed:
-        return found()
+        with own_code(doing):
+            return found()
     if inspect.isclass(found):
         raise ValueError(f"candidate: {found.__name__} needs {needed[0]}: name a function that makes the model")
     return found

@@ -7,7 +7,7 @@ the mistake is searched.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,24 +15,24 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.backends.threads import share, threads_at_hand
 from scalablevit_ref.checkpoints import Checkpoint
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.compare.capture import Capturable, Captured, CaptureError, Conditions, candidate_of
 from scalablevit_ref.compare.capture.alignment import CanonicalTaps
-from scalablevit_ref.compare.capture.traces import TraceFile, check_images
+from scalablevit_ref.compare.capture.arrays import array_of, image_batch
+from scalablevit_ref.compare.capture.traces import Trace, TraceFile
 from scalablevit_ref.compare.mistakes.catalogue import limits
 from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.compare.mistakes.search import Finding, diagnose
-from scalablevit_ref.compare.report import Report, Row, fewest_causes
+from scalablevit_ref.compare.report import LeftOut, Report, Row, fewest_causes
 from scalablevit_ref.config import variant as named_variant
 from scalablevit_ref.edits import Mistake
 from scalablevit_ref.errors import option
-from scalablevit_ref.layers import IMAGES
+from scalablevit_ref.layers import POOL
 from scalablevit_ref.networks import Network, network_of
 from scalablevit_ref.run_cost import check_run, run_cost
-from scalablevit_ref.testing.arrays import NETWORK_TOLERANCE, Comparison, compare_arrays, random_images, random_params
+from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, Comparison, compare_arrays, random_images, random_params
 from scalablevit_ref.testing.traces import SUFFIXES
 
 Mode = Literal["both", "propagated", "isolated"]
@@ -122,17 +122,23 @@ def compare(
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if dtype is not None and dtype not in (*EPS, "own"):
+        raise ValueError(f"dtype must be one of {', '.join(EPS)}, or own, got {dtype!r}")
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"tolerance must be at least 0, in eps, got {tolerance!r}")
     request = Request(candidate, reference, variant, weights, images, mode, dtype, names, tolerance, diagnosis, progress, costly)
     with ExitStack() as files:
         port, conditions, trace = _settled(request, files)
         captured = port.capture(conditions, files)
+        if captured.dtype not in EPS:
+            raise CaptureError(f"the candidate computes in {captured.dtype}: expected {', '.join(EPS)}")
         if conditions.images is None:
             _check_cost(request, conditions.network, captured.images.shape)
         params = _common_weights(captured, conditions, trace)
         return _reported(request, captured, SideBySide(conditions.network, captured, params, trace))
 
 
-def _settled(request: Request, files: ExitStack) -> tuple[Capturable, Conditions, Mapping[str, Any] | None]:
+def _settled(request: Request, files: ExitStack) -> tuple[Capturable, Conditions, Captured | None]:
     """The candidate, what it is run with, and the reference's trace if there is one, whose file `files` closes.
 
     All that was given or must be guessed is checked here, before anything runs.
@@ -150,10 +156,11 @@ def _settled(request: Request, files: ExitStack) -> tuple[Capturable, Conditions
         raise CaptureError("which network? ", option("variant"), " names it (small, base, …), or gives its ScalableViTConfig")
     network = network_of(config)
     params = _known_weights(weights, network, candidate)
-    images = None if request.images is None else _checked_images(request.images, network)
+    images = None if request.images is None else image_batch(request.images, network, "images")
     trace = None
     if request.reference is not None:
-        trace, images = _reference(request.reference, Conditions(network, images), files)
+        trace = _reference(request.reference, Conditions(network, images), files)
+        images = trace.images
     if images is not None:
         _check_cost(request, network, images.shape)
     elif not candidate.brings_images:
@@ -180,30 +187,20 @@ def _known_weights(weights: Any, network: Network, candidate: Capturable) -> dic
         return None
     if weights is None or isinstance(weights, str):
         return random_params(network.parameter_shapes())
-    return network.checked_params({name: np.asarray(to_numpy(value)) for name, value in weights.items()})
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"weights must be a mapping of names to arrays, a Checkpoint, a file, random or own, got {weights!r}")
+    return network.checked_params({name: array_of(value, f"weights: {name!r}") for name, value in weights.items()})
 
 
-def _checked_images(images: Any, network: Network) -> np.ndarray:
-    x = np.asarray(to_numpy(images))
-    if x.ndim != 4 or x.shape[1] != network.in_chans:
-        raise ValueError(f"images must be b c h w with {network.in_chans} channels, got shape {x.shape}")
-    network.check_image_size(*x.shape[2:])
-    return x
-
-
-def _reference(reference: Any, conditions: Conditions, files: ExitStack) -> tuple[Mapping[str, Any], np.ndarray | None]:
-    """A reference's trace and its images, which must be those that are given, if any are."""
-    if isinstance(reference, Mapping):
-        own = np.asarray(to_numpy(reference[IMAGES])) if IMAGES in reference else None
-        return reference, conditions.images if own is None else check_images(own, conditions.images, "the reference")
-    trace = candidate_of(reference)
-    if not isinstance(trace, TraceFile):
+def _reference(reference: Any, conditions: Conditions, files: ExitStack) -> Captured:
+    """A reference's trace. Its images must be those that are given, if any are."""
+    trace = Trace(reference, "the reference") if isinstance(reference, Mapping) else candidate_of(reference)
+    if not isinstance(trace, Trace | TraceFile):
         raise CaptureError(f"reference: expected a trace ({', '.join(SUFFIXES)}), got {str(reference)!r}")
-    captured = trace.capture(conditions, files)
-    return captured.taps, captured.images
+    return trace.capture(conditions, files)
 
 
-def _common_weights(captured: Captured, conditions: Conditions, trace: Mapping[str, Any] | None) -> Mapping[str, np.ndarray] | None:
+def _common_weights(captured: Captured, conditions: Conditions, trace: Captured | None) -> Mapping[str, np.ndarray] | None:
     """The weights that both have, checked before any layer is; None if only a reference's trace is known."""
     given = conditions.weights
     own = None if captured.params is None else conditions.network.checked_params(captured.params)
@@ -238,11 +235,13 @@ class SideBySide:
         network: Network,
         captured: Captured,
         params: Mapping[str, np.ndarray] | None,
-        trace: Mapping[str, Any] | None,
+        trace: Captured | None,
     ) -> None:
         """`trace` stands in for the reference's own run, if there is one."""
-        self.network, self.trace = network, trace
-        self.taps = CanonicalTaps(captured, network.layer_shapes(captured.images.shape))
+        self.network, shapes = network, network.layer_shapes(captured.images.shape)
+        self.captured = captured
+        self.taps = CanonicalTaps(captured.taps, captured.modules, captured.dtype, shapes)
+        self.trace = None if trace is None else CanonicalTaps(trace.taps, trace.modules, trace.dtype, shapes)
         self.order = tuple(name for name in network.layers() if name in self.taps)
         self.local = Local(network, params, captured.images, set(self.order), self.taps.wide) if params is not None else None
 
@@ -258,7 +257,7 @@ class SideBySide:
         if self.trace is not None:
             for name in self.order:
                 if name in self.trace:
-                    hold(name, to_numpy(self.trace[name]))
+                    hold(name, self.trace(name))
             return found
         local = self.local
         assert local is not None
@@ -296,7 +295,16 @@ class SideBySide:
         return found, fed_nan
 
     def _held(self, name: str, expected: np.ndarray) -> Comparison:
-        return compare_arrays(self.taps(name, expected), expected, dtype=self.taps.captured.dtype, measure="l2")
+        return compare_arrays(self.taps(name, expected), expected, dtype=self.taps.dtype, measure="l2")
+
+    def left_out(self, compared: Collection[str]) -> tuple[LeftOut, ...]:
+        """The layers that were not compared, by the reason. The mean over tokens, which no module gives, is not asked for."""
+        reasons: dict[str, list[str]] = {}
+        for name in self.network.layers():
+            if name not in compared and name != POOL:
+                why = "not in the reference" if name in self.taps else self.captured.left_out.get(name, self.captured.lacks)
+                reasons.setdefault(why, []).append(name)
+        return tuple(LeftOut(why, tuple(layers)) for why, layers in reasons.items())
 
 
 def _reported(request: Request, captured: Captured, both: SideBySide) -> Report:
@@ -329,8 +337,17 @@ def _reported(request: Request, captured: Captured, both: SideBySide) -> Report:
         raise CaptureError("the candidate's trace and the reference's have no layer in common")
     tolerance = NETWORK_TOLERANCE[captured.dtype] if request.tolerance is None else request.tolerance
     seconds = {"candidate": captured.seconds, "comparison": time.perf_counter() - start}
-    notes = (*captured.notes, *taps.notes)
-    report = Report(captured.kind, both.network.config, mode, captured.dtype, tolerance, rows, seconds=seconds, notes=notes)
+    report = Report(
+        captured.kind,
+        both.network.config,
+        mode,
+        captured.dtype,
+        tolerance,
+        rows,
+        notes=(*captured.notes, *taps.notes),
+        left_out=both.left_out({row.layer for row in rows}),
+        seconds=seconds,
+    )
     if report.agrees or not request.diagnosis or local is None:
         return report
     request.progress("the likely mistake")

@@ -97,9 +97,10 @@ def _names(depth: Sequence[int]) -> tuple[dict[str, str], dict[str, str]]:
                     seen[f"{layer}.{i}"] = f"{port}.{kind}"
                     holders |= {f"{layer}.{i}.{name}": f"{port}.{kind}.Conv_{n}" for n, name in enumerate(inner)}
             holders |= {f"{layer}.{name}": f"{port}.PreNorm_{4 * j + n}.LayerNorm_0" for n, name in enumerate(_NORMS)}
-        seen |= {f"{stage}.0.norm": f"{port}.LayerNorm_0", f"{stage}.0": port, f"{stage}.1": f"Downsample_{k}"}
+        seen |= {f"{stage}.0.norm": f"{port}.LayerNorm_0", f"{stage}.0": port}
         holders[f"{stage}.0.norm"] = f"{port}.LayerNorm_0"
         if k < len(depth) - 1:
+            seen[f"{stage}.1"] = f"Downsample_{k}"
             holders[f"{stage}.1.conv"] = f"Downsample_{k}.Conv_0"
     return seen, holders
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
-from scalablevit_ref.config import near_matches
+from scalablevit_ref.compare.capture.names import by_mapping, merged
 from scalablevit_ref.errors import CaptureError, option
 from scalablevit_ref.networks import Network
 from scalablevit_ref.testing.arrays import relative_l2
@@ -68,6 +68,10 @@ class Captured:
         What it computed in.
     params
         Its weights under the official names, where it tells them.
+    lacks
+        Why it has no output of a layer, in words that follow "were".
+    left_out
+        Layers of which it has none for another reason, and that reason.
     """
 
     kind: str
@@ -78,6 +82,8 @@ class Captured:
     params: Mapping[str, np.ndarray] | None = None
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    lacks: str = "found in no module"
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 # Names
@@ -97,14 +103,14 @@ class Module:
 
 
 def aligned(
-    paths: Iterable[str], params: Collection[str], ran: Callable[[], Sequence[Module]], conditions: Conditions
+    paths: Iterable[str], params: Mapping[str, tuple[int, ...]], ran: Callable[[], Sequence[Module]], conditions: Conditions
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Layers to the candidate's modules, and official parameters to its own.
 
     Parameters
     ----------
     paths, params
-        The names of the candidate's modules and of its parameters.
+        The names of the candidate's modules, and its parameters' shapes by name.
     ran
         Gives the modules in the order in which they ended; called where names do not tell.
     conditions
@@ -120,12 +126,19 @@ def aligned(
     first = next(iter(network.layers()))
     prefix = found.get(first, first).removesuffix(first)
     if conditions.names is None and all(prefix + name in params for name in shapes):
+        for name, shape in shapes.items():
+            if prod(params[prefix + name]) != prod(shape):
+                raise CaptureError(
+                    f"the candidate's {prefix + name} has shape {params[prefix + name]}, the reference's {shape}; ",
+                    option("variant"),
+                    " says which network it is",
+                )
         return found, {name: prefix + name for name in shapes}
     modules = ran()
     if conditions.names is None:
         found = by_parameters(modules, network, conditions.fed.shape)
     else:
-        found |= by_mapping(conditions.names, paths, network)
+        found = merged(found, by_mapping(conditions.names, paths, nameable(network)))
     known = {module.path: module for module in modules}
     pairs = parameter_names({name: path for name, path in found.items() if path in known}, known, network)
     missing = [name for name in shapes if name not in pairs]
@@ -139,39 +152,18 @@ def aligned(
     return found, pairs
 
 
+def nameable(network: Network) -> dict[str, Any]:
+    """The layers that a user may map: the network's, and those that a known mistake in its wiring adds, which ports have."""
+    wrong = [mistake.wiring for mistake in network.mistakes if mistake.wiring is not None]
+    return {name: layer for wiring in (*wrong, None) for name, layer in network.layers(wiring).items()}
+
+
 def by_name(paths: Iterable[str], network: Network) -> dict[str, str]:
     """Layers to paths, where the paths are the official ones, perhaps all behind one prefix ("backbone.")."""
     paths, names = set(paths), [name for name in network.layers() if name != "logits"]
     prefixes = {path.removesuffix(names[0]) for path in paths if path.endswith(names[0])} | {""}
     found = [{name: prefix + name for name in names if prefix + name in paths} for prefix in sorted(prefixes)]
     return max(found, key=len)
-
-
-def by_mapping(mapping: Mapping[str, str], paths: Iterable[str], network: Network) -> dict[str, str]:
-    """A user's mapping of layers to paths; "{k}" and "{i}" stand for every stage and block.
-
-    Raises CaptureError for a layer or a path that does not exist.
-    """
-    paths, known, found = set(paths), network.layers(), expanded(mapping, network.layers())
-    for name, target in found.items():
-        if name not in known:
-            raise CaptureError(f"names: there is no layer {name!r}{near_matches(name, known)}")
-        if target not in paths:
-            raise CaptureError(f"names: {name!r} is mapped to {target!r}, which the candidate lacks{near_matches(target, paths)}")
-    return found
-
-
-def expanded(mapping: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:
-    """A mapping without "{k}" and "{i}": each of its patterns for every known layer of that form."""
-    known = set(known)
-    numbers = range(1 + max((int(number) for name in known for number in re.findall(r"\d+", name)), default=0))
-    found = {}
-    for pattern, path in mapping.items():
-        for k, i in product(numbers, repeat=2) if "{" in pattern else [(0, 0)]:
-            name, target = (text.replace("{k}", str(k)).replace("{i}", str(i)) for text in (pattern, path))
-            if "{" not in pattern or name in known:
-                found[name] = target
-    return found
 
 
 def by_parameters(modules: Sequence[Module], network: Network, images: Sequence[int]) -> dict[str, str]:
@@ -288,24 +280,38 @@ def canonical_map(x: np.ndarray, layout: str, canonical: Sequence[int]) -> np.nd
     return np.asarray(rearrange(x, f"{layout} -> b h w c", b=b, h=h, w=w))
 
 
-class CanonicalTaps:
-    """A candidate's taps as b h w c or b c. The layout of each is settled when it is first held against something."""
+def misfit(own: str, name: str, shape: Sequence[int], canonical: Sequence[int]) -> CaptureError:
+    """An array that is no layout of the layer that it is taken for."""
+    axes = "b h w c" if len(canonical) == 4 else "b c"
+    return CaptureError(
+        f"{own}, taken for {name}, gives shape {tuple(shape)}, which is no layout of {axes} = {tuple(canonical)}; "
+        "names= maps layers by hand"
+    )
 
-    def __init__(self, captured: Captured, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """`shapes` are those of the layers' outputs, by the layers' names."""
-        self.captured, self.shapes = captured, dict(shapes)
+
+class CanonicalTaps:
+    """Taps, of a candidate or of a reference's trace, as b h w c or b c.
+
+    The layout of each is settled when it is first held against something.
+    """
+
+    def __init__(
+        self, taps: Mapping[str, Any], modules: Mapping[str, str], dtype: str, shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        """`modules` are the owner's names of them; `shapes` are those of the layers' outputs, by the layers' names."""
+        self.taps, self.modules, self.dtype, self.shapes = taps, modules, dtype, dict(shapes)
         self.notes: list[str] = []
         self._layouts: dict[str, str] = {}
 
     def __contains__(self, name: str) -> bool:
-        return name in self.captured.taps
+        return name in self.taps
 
     def __call__(self, name: str, expected: np.ndarray | None = None) -> np.ndarray:
         """The tap of this name. expected: what it should be, which settles a layout that its shape leaves open."""
-        x = np.asarray(self.captured.taps[name])
-        if x.dtype.name != self.captured.dtype:
+        x = np.asarray(self.taps[name])
+        if x.dtype.name != self.dtype:
             raise CaptureError(
-                f"{self.captured.modules[name]} gives {x.dtype.name}, the candidate's weights are {self.captured.dtype}: "
+                f"{self.modules[name]} gives {x.dtype.name}, the candidate's weights are {self.dtype}: "
                 "give a candidate that computes in one dtype"
             )
         if name not in self._layouts:
@@ -322,11 +328,7 @@ class CanonicalTaps:
     def _settled(self, name: str, x: np.ndarray, expected: np.ndarray | None) -> str:
         fits = fitting(x.shape, self.shapes[name])
         if not fits:
-            raise CaptureError(
-                f"{self.captured.modules[name]}, taken for {name}, gives shape {x.shape}, "
-                f"which is no layout of {'b h w c' if len(self.shapes[name]) == 4 else 'b c'} = {self.shapes[name]}; "
-                "names= maps layers by hand"
-            )
+            raise misfit(self.modules[name], name, x.shape, self.shapes[name])
         if len(fits) == 1 or expected is None:
             return fits[0]
         errors = {layout: relative_l2(canonical_map(x, layout, self.shapes[name]), expected) for layout in fits}

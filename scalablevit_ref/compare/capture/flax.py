@@ -18,7 +18,9 @@ from flax import linen, nnx, traverse_util
 from jax.extend.core import get_opaque_trace_state
 
 from scalablevit_ref.backends import to_numpy
-from scalablevit_ref.compare.capture.alignment import Captured, Conditions, Module, aligned, by_mapping
+from scalablevit_ref.compare.capture.alignment import Captured, Conditions, Module, aligned, nameable
+from scalablevit_ref.compare.capture.names import by_mapping
+from scalablevit_ref.compare.capture.own_code import RUNNING, own_code, raised
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.networks import Network
@@ -98,7 +100,8 @@ class FlaxModule:
 
     def _captured(self, conditions: Conditions) -> Captured:
         network, dtype = conditions.network, conditions.dtype
-        m = linen_model(self.module, dtype) if isinstance(self.module, linen.Module) else nnx_model(self.module, dtype)
+        with own_code("copying the candidate"):
+            m = linen_model(self.module, dtype) if isinstance(self.module, linen.Module) else nnx_model(self.module, dtype)
         if not m.state:
             raise CaptureError("the candidate holds no parameters: give a function of the images instead")
         state = {path: _cast(value, dtype) for path, value in m.state.items()}
@@ -106,7 +109,8 @@ class FlaxModule:
         known = {_canonical(path): path for path in m.paths | set(ran.sizes)}
         own = {_canonical(path): path for path in state}
         names = None if conditions.names is None else _canonical_targets(conditions.names, known, network)
-        found, pairs = aligned(known, own, lambda: _modules(ran, own, state), replace(conditions, names=names))
+        sizes = {name: tuple(state[path].shape) for name, path in own.items()}
+        found, pairs = aligned(known, sizes, lambda: _modules(ran, own, state), replace(conditions, names=names))
         if conditions.weights is not None:
             for name, theirs in pairs.items():
                 value, path = state[own[theirs]], own[theirs]
@@ -134,13 +138,14 @@ class FlaxModule:
             {name: _turned(to_numpy(state[own[theirs]]), own[theirs], shapes[name]) for name, theirs in pairs.items()},
             seconds,
             tuple(notes),
+            left_out=dict.fromkeys(hidden, "inside jit, scan or remat"),
         )
 
 
 def _ran(m: Functional, state: Mapping[ModulePath, Any], images: np.ndarray) -> Ran:
     """Raises CaptureError if the model runs with no layout of the images."""
     dtype = jnp.result_type(*state.values())
-    errors = {}
+    errors: dict[str, BaseException] = {}
     for layout in m.layouts:
         x = jnp.asarray(images.transpose(IMAGE_LAYOUTS[layout]), dtype)
         sizes: dict[ModulePath, int] = {}
@@ -155,16 +160,20 @@ def _ran(m: Functional, state: Mapping[ModulePath, Any], images: np.ndarray) -> 
 
         traceable = True
         try:
-            try:
-                jax.eval_shape(run, list(state.values()), x)
-            except jax.errors.JAXTypeError:  # it looks at values, so it must be run
-                traceable = False
-                run(list(state.values()), x)
-        except Exception as error:  # whatever the candidate raises
-            errors[layout] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            with own_code(RUNNING):
+                try:
+                    jax.eval_shape(run, list(state.values()), x)
+                except jax.errors.JAXTypeError:  # it looks at values, so it must be run
+                    traceable = False
+                    run(list(state.values()), x)
+        except CaptureError as error:
+            if error.__cause__ is None:  # not what the candidate raises
+                raise
+            errors[layout] = error.__cause__
             continue
         return Ran(layout, x, sizes, traceable)
-    raise CaptureError("the candidate runs with no layout of the images: " + "; ".join(f"{k}: {v}" for k, v in errors.items()))
+    said = "; ".join(f"{layout}: {raised(error)}" for layout, error in errors.items())
+    raise CaptureError(f"the candidate runs with no layout of the images: {said}") from next(iter(errors.values()))
 
 
 def _modules(ran: Ran, own: Mapping[str, ModulePath], state: Mapping[ModulePath, Any]) -> list[Module]:
@@ -202,10 +211,13 @@ def _taps(
 
     run: Callable[..., dict[str, Any]] = forward
     if ran.traceable:
-        options = COMPILED_FAST if jax.default_backend() == "cpu" else None
-        run = jax.jit(forward).lower(list(state.values()), ran.images).compile(compiler_options=options)
-    start = time.perf_counter()
-    taps = wait(run(list(state.values()), ran.images))
+        jitted = jax.jit(forward)
+        with own_code(RUNNING):
+            lowered = jitted.lower(list(state.values()), ran.images)
+        run = lowered.compile(compiler_options=COMPILED_FAST if jax.default_backend() == "cpu" else None)
+    with own_code(RUNNING):
+        start = time.perf_counter()
+        taps = wait(run(list(state.values()), ran.images))
     seconds = time.perf_counter() - start
     return {name: to_numpy(value) for name, value in taps.items()}, seconds
 
@@ -240,7 +252,7 @@ def _canonical(path: ModulePath) -> str:
 def _canonical_targets(names: Mapping[str, str], known: Mapping[str, ModulePath], network: Network) -> dict[str, str]:
     """A user's mapping, which has the candidate's own paths, to the paths as PyTorch would have them."""
     canonical = {_dotted(path): name for name, path in known.items()}
-    return {name: canonical[dotted] for name, dotted in by_mapping(names, canonical, network).items()}
+    return {name: canonical[dotted] for name, dotted in by_mapping(names, canonical, nameable(network)).items()}
 
 
 def _turned(value: np.ndarray, path: ModulePath, shape: tuple[int, ...]) -> np.ndarray:

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.compare.capture.alignment import Captured, Conditions, Module, aligned, by_mapping, by_name, by_parameters
+from scalablevit_ref.compare.capture.alignment import Captured, Conditions, Module, aligned, by_name, by_parameters, nameable
+from scalablevit_ref.compare.capture.arrays import array_of, one_dtype
+from scalablevit_ref.compare.capture.names import by_mapping, merged
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.formats.onnx import SCOPES, module_path
@@ -84,6 +86,7 @@ class OnnxModel:
 
         with _one_line(path, "cannot be read"):
             found, params = _aligned(graph, conditions, modules, run)
+        result = modules.get(found["logits"], found["logits"]) if "logits" in found else result
         source = {name: modules.get(place, place) for name, place in found.items()}
         start = time.perf_counter()
         values = run([*source.values(), result])
@@ -91,12 +94,14 @@ class OnnxModel:
         expected = network.layer_shapes(images.shape)
         misfits = [name for name in found if found[name] in modules and values[source[name]].size != prod(expected[name])]
         notes += [f"{found[name]} gives no value of the size of {name}, which is left out" for name in misfits]
-        taps = {name: values[value] for name, value in source.items() if name not in misfits} | {"logits": values[result]}
-        dtypes = sorted({tap.dtype.name for tap in taps.values()})
-        if len(dtypes) > 1:
-            raise CaptureError(f"{path.name} holds layers in several dtypes: {', '.join(dtypes)}")
-        places = found | {"logits": "output"}
-        return Captured("ONNX model", taps, places, images, dtypes[0], params, seconds, tuple(notes))
+        given = {name: values[value] for name, value in source.items() if name not in misfits} | {"logits": values[result]}
+        places = found | {"logits": found.get("logits", "output")}
+        taps = {name: array_of(value, f"{path.name}: {places[name]!r}") for name, value in given.items()}
+        dtype = one_dtype({name: tap.dtype.name for name, tap in taps.items()}, path.name)
+        left_out = dict.fromkeys(misfits, "of another size in the model")
+        return Captured(
+            "ONNX model", taps, places, images, dtype, params, seconds, tuple(notes), "found in no value of the model", left_out
+        )
 
 
 @contextmanager
@@ -161,7 +166,7 @@ def _aligned(
     network, names = conditions.network, conditions.names
     shapes, held, own = network.parameter_shapes(), constants(graph), parameters(graph)
     values = [value for node in graph.node for value in node.output if value]
-    mapped = by_mapping(names or {}, {*values, *modules}, network)
+    mapped = {} if names is None else by_mapping(names, {*values, *modules}, nameable(network))
 
     @cache
     def ran() -> list[Module]:
@@ -174,13 +179,13 @@ def _aligned(
     inner = None if names is None else {name: target for name, target in mapped.items() if target in modules}
     pairs: dict[str, str] = {}
     try:
-        found, pairs = aligned(modules, own, ran, replace(conditions, names=inner))
+        found, pairs = aligned(modules, {name: own[name].shape for name in own}, ran, replace(conditions, names=inner))
     except CaptureError:  # the graph tells of no module that holds some parameters; layers it may tell all the same
         found = by_name(modules, network)
         if not found and names is None:
             found = by_parameters(ran(), network, conditions.fed.shape)
     named = by_name(values, network)
-    found |= (named if next(iter(network.layers())) in named else {}) | mapped
+    found = merged(found | (named if next(iter(network.layers())) in named else {}), mapped)
     found = found or _by_sizes(graph, conditions, run)
     if pairs:
         return found, {name: own[theirs].value().reshape(shapes[name]) for name, theirs in pairs.items()}

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.checkpoints import from_state_dict
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions, Module, aligned
+from scalablevit_ref.compare.capture.arrays import array_of
+from scalablevit_ref.compare.capture.own_code import RUNNING, own_code
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 
@@ -30,33 +31,41 @@ class TorchModule:
 
     def config(self) -> ScalableViTConfig | None:
         """The settings that an official state dict shows; None for another one."""
+        with own_code("asking the candidate for its weights"):
+            state = self.module.state_dict()
         try:
-            return from_state_dict({name: _values(value) for name, value in self.module.state_dict().items()}).config
+            return from_state_dict({name: array_of(value, name) for name, value in state.items()}).config
         except ValueError:
             return None
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
-        model = copy.deepcopy(self.module).eval()
-        if conditions.dtype is not None:
-            model = model.to(getattr(torch, conditions.dtype))
-        first = next(model.parameters(), None)
+        with own_code("copying the candidate"):
+            model = copy.deepcopy(self.module).eval()
+            if conditions.dtype is not None:
+                model = model.to(getattr(torch, conditions.dtype))
+            parameters = dict(model.named_parameters())
+            held = {name: tuple(x.shape) for name, x in model.state_dict().items() if isinstance(x, torch.Tensor)}
+        first = next(iter(parameters.values()), None)
         if first is None:
             raise CaptureError("the candidate holds no parameters: give a function of the images instead")
+        unreal = [name for name, value in parameters.items() if value.is_meta]
+        if unreal:
+            raise CaptureError(f"the candidate's {unreal[0]} is on the meta device: give it values, or nothing is computed")
         x = torch.from_numpy(np.ascontiguousarray(conditions.fed)).to(first.device, first.dtype)
         paths = [path for path, _ in model.named_modules() if path]
-        found, pairs = aligned(paths, model.state_dict(), lambda: _ran(model, x), conditions)
-        own = dict(model.named_parameters()) | dict(model.named_buffers())
+        found, pairs = aligned(paths, held, lambda: _ran(model, x), conditions)
+        own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
         if conditions.weights is not None:
             _load(own, pairs, conditions.weights)
         taps, seconds = _taps(model, x, {path: name for name, path in found.items()})
         shapes = conditions.network.parameter_shapes()
         return Captured(
             "torch module",
-            {name: _values(value) for name, value in taps.items()},
+            {name: array_of(value, f"the candidate's {name!r}") for name, value in taps.items()},
             {**found, "logits": "output"},
             conditions.fed,
             str(first.dtype).removeprefix("torch."),
-            {name: _values(own[theirs]).reshape(shapes[name]) for name, theirs in pairs.items()},
+            {name: array_of(own[theirs], f"the candidate's {theirs}").reshape(shapes[name]) for name, theirs in pairs.items()},
             seconds,
         )
 
@@ -71,8 +80,8 @@ def _ran(model: nn.Module, x: torch.Tensor) -> list[Module]:
             shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
             ran.setdefault(path, Module(path, shapes, value.numel()))
 
-    with _hooked(model, ended), torch.no_grad():
-        model(x)
+    with _hooked(model, ended), torch.no_grad(), own_code(RUNNING):
+        model(x.clone())  # it may work in place
     return list(ran.values())
 
 
@@ -93,8 +102,8 @@ def _taps(model: nn.Module, x: torch.Tensor, wanted: Mapping[str, str]) -> tuple
             taps[wanted[path]] = value.clone()  # a module behind may work in place
 
     start = time.perf_counter()
-    with _hooked(model, keep), torch.no_grad():
-        logits = _one(model(x))
+    with _hooked(model, keep), torch.no_grad(), own_code(RUNNING):
+        logits = _one(model(x.clone()))
     seconds = time.perf_counter() - start
     if logits is None:
         raise CaptureError("the candidate returns no array")
@@ -121,7 +130,3 @@ def _one(out: Any) -> torch.Tensor | None:
     if isinstance(out, tuple | list) and out:
         out = out[0]
     return out.detach() if isinstance(out, torch.Tensor) else None
-
-
-def _values(x: torch.Tensor) -> np.ndarray:
-    return np.asarray(to_numpy(x.detach()))

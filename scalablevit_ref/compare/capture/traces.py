@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.backends import to_numpy
-from scalablevit_ref.compare.capture.alignment import Captured, Conditions, expanded
+from scalablevit_ref.compare.capture.alignment import Captured, Conditions, fitting, misfit, nameable
+from scalablevit_ref.compare.capture.arrays import array_of, image_batch, one_dtype
+from scalablevit_ref.compare.capture.names import by_mapping, lookalikes, merged
+from scalablevit_ref.compare.capture.own_code import RUNNING, own_code
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError, in_file
 from scalablevit_ref.formats.detect import open_file
@@ -21,6 +25,9 @@ from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD
 from scalablevit_ref.layers import IMAGES
 from scalablevit_ref.testing.traces import SUFFIXES, trace_config
 
+MOST_STRANGE = 3
+"""Names of a trace that look like a layer's and are none: how many of them are told."""
+
 
 class Trace:
     """A mapping of names to arrays of any library."""
@@ -28,17 +35,19 @@ class Trace:
     takes_weights = False
     brings_images = True
 
-    def __init__(self, arrays: Mapping[str, Any]) -> None:
-        self.arrays = arrays
+    def __init__(self, arrays: Mapping[str, Any], what: str = "the trace") -> None:
+        self.arrays, self.what = arrays, what
 
     def config(self) -> ScalableViTConfig | None:
         return None
 
+    def gathered(self, conditions: Conditions, files: ExitStack) -> Gathered:
+        with own_code(f"reading {self.what}"):
+            arrays = dict(self.arrays.items())
+        return gathered(arrays, self.what, conditions, cache(lambda name: array_of(arrays[name], f"{self.what}: {name!r}")))
+
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
-        known = conditions.network.layers()
-        wanted = {IMAGES, *known, *expanded(conditions.names or {}, known).values()}
-        arrays = {name: to_numpy(x) if name in wanted else x for name, x in self.arrays.items()}
-        return of_arrays(arrays, "the trace", conditions)
+        return self.gathered(conditions, files).captured(conditions)
 
 
 class TraceFile:
@@ -53,13 +62,16 @@ class TraceFile:
     def config(self) -> ScalableViTConfig | None:
         return trace_config(self.path)
 
-    def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
-        """Raises CaptureError as `of_arrays` does, CheckpointError for a broken file."""
+    def gathered(self, conditions: Conditions, files: ExitStack) -> Gathered:
+        """Raises CaptureError as `gathered` does, CheckpointError for a broken file."""
         files.enter_context(in_file(self.path))
         tensors, _, _ = files.enter_context(open_file(self.path))
-        if not isinstance(tensors, Mapping) or not all(hasattr(x, "shape") for x in tensors.values()):
+        if not isinstance(tensors, Mapping):
             raise CaptureError(f"{self.path.name} holds no flat mapping of names to arrays")
-        return of_arrays(tensors, self.path.name, conditions)
+        return gathered(tensors, self.path.name, conditions, lambda name: tensors[name])
+
+    def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
+        return self.gathered(conditions, files).captured(conditions)
 
 
 class Function:
@@ -82,21 +94,22 @@ class Function:
             )
         images = conditions.fed
         start = time.perf_counter()
-        found = self.function(images)
+        with own_code(RUNNING):
+            found = self.function(images.copy())  # it may work in place
         seconds = time.perf_counter() - start
-        trace = Trace(found if isinstance(found, Mapping) else {"logits": found})
-        captured = trace.capture(replace(conditions, names=None), files)
-        return replace(captured, kind="function", images=images, seconds=seconds)
+        trace = Trace(found if isinstance(found, Mapping) else {"logits": found}, "what the function gives")
+        captured = replace(trace.gathered(conditions, files), images=None).captured(conditions)
+        return replace(captured, kind="function", seconds=seconds, lacks="not given by the function")
 
 
 class StoredTaps(Mapping[str, np.ndarray]):
-    """Arrays that lie in an open file, by the names of layers; none is kept."""
+    """Arrays that are read when they are asked for, by the names of layers; none is kept."""
 
-    def __init__(self, tensors: Mapping[str, Any], names: Mapping[str, str]) -> None:
-        self._tensors, self._names = tensors, names
+    def __init__(self, tensor: Callable[[str], Any], names: Mapping[str, str]) -> None:
+        self._tensor, self._names = tensor, names
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return in_memory(self._tensors[self._names[name]])
+        return in_memory(self._tensor(self._names[name]))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -105,36 +118,83 @@ class StoredTaps(Mapping[str, np.ndarray]):
         return len(self._names)
 
 
-def of_arrays(tensors: Mapping[str, Any], what: str, conditions: Conditions) -> Captured:
-    """The trace that arrays make, or tensors that still lie in a file.
+@dataclass(frozen=True)
+class Gathered:
+    """The layers that a trace holds.
+
+    Attributes
+    ----------
+    what
+        Says in errors whose they are.
+    taps, names, shapes
+        The arrays, what they are called there, and their shapes, by the names of layers.
+    images
+        What they were computed from, b c h w, where that is told.
+    dtype
+        Of all arrays.
+    notes
+        What looks like a layer and is none.
+    """
+
+    what: str
+    taps: Mapping[str, np.ndarray]
+    names: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+    images: np.ndarray | None
+    dtype: str
+    notes: tuple[str, ...]
+
+    def captured(self, conditions: Conditions) -> Captured:
+        """Raises CaptureError without images, for other images than the given ones, and for an array that fits no layer."""
+        images = check_images(self.images, conditions.images, self.what)
+        expected = conditions.network.layer_shapes(images.shape)
+        for layer, shape in self.shapes.items():
+            if not fitting(shape, expected[layer]):
+                raise misfit(self.names[layer], layer, shape, expected[layer])
+        return Captured("trace", self.taps, self.names, images, self.dtype, notes=self.notes, lacks="not in the trace")
+
+
+def gathered(own: Collection[str], what: str, conditions: Conditions, tensor: Callable[[str], Any]) -> Gathered:
+    """The layers among arrays, or among tensors that still lie in a file.
 
     Parameters
     ----------
-    tensors
-        By the candidate's own names; those that name no layer are left alone.
+    own
+        The trace's names; those that name no layer are left alone.
     what
         Says in errors whose they are.
     conditions
-        Whose images, if there are any, must be the trace's own.
+        Whose `names` may map layers, and the images, to names of the trace.
+    tensor
+        Gives what has one of the names: an array, or a tensor in a file.
 
     Raises
     ------
     CaptureError
-        Without the name of a layer, with arrays of several dtypes, or for other images than the given ones.
+        Without the name of a layer, and with arrays that are none of floating point or of several dtypes.
     """
-    known = conditions.network.layers()
-    given = {name: name for name in known if name in tensors}
-    mapped = expanded(conditions.names or {}, known)
-    given |= {name: own for name, own in mapped.items() if name in known and own in tensors}
+    network = conditions.network
+    known = network.layers()
+    mapped = {}
+    if conditions.names is not None:
+        mapped = by_mapping(conditions.names, own, {IMAGES: None, **nameable(network)}, whose=what, each=False)
+    given = merged({name: name for name in (IMAGES, *known) if name in own}, mapped)
+    fed = given.pop(IMAGES, None)
     if not given:
-        some = ", ".join(list(tensors)[:3])
+        some = ", ".join(map(str, islice(own, 3)))
         raise CaptureError(f"{what} has no layer's name (it has {some or 'none'}); names= maps layers to its names")
-    dtypes = sorted({np.dtype(tensors[own].dtype).name for own in given.values()})
-    if len(dtypes) > 1:
-        raise CaptureError(f"{what} holds layers in several dtypes: {', '.join(dtypes)}; write them as they were computed")
-    x = check_images(in_memory(tensors[IMAGES]) if IMAGES in tensors else None, conditions.images, what)
-    order = {name: given[name] for name in known if name in given}
-    return Captured("trace", StoredTaps(tensors, order), order, x, dtypes[0])
+    names = {name: given[name] for name in known if name in given}
+    for name in filter(None, (fed, *names.values())):
+        if not hasattr(tensor(name), "shape") or not hasattr(tensor(name), "dtype"):
+            raise CaptureError(f"{what}: {name!r} is no array of numbers")
+    dtype = one_dtype({name: np.dtype(tensor(name).dtype).name for name in names.values()}, what)
+    shapes = {layer: tuple(tensor(name).shape) for layer, name in names.items()}
+    images = None if fed is None else image_batch(in_memory(tensor(fed)), network, f"{what}: {fed!r}")
+    taken = {fed, *names.values()}
+    strange = lookalikes((name for name in own if name not in taken), known.keys() - names.keys(), known)
+    strange += [f"{layer!r} is mapped, and is no layer of this network" for layer in given if layer not in known]
+    more = [f"and {len(strange) - MOST_STRANGE} more such names"] if strange[MOST_STRANGE:] else []
+    return Gathered(what, StoredTaps(tensor, names), names, shapes, images, dtype, (*strange[:MOST_STRANGE], *more))
 
 
 def check_images(own: np.ndarray | None, given: np.ndarray | None, what: str) -> np.ndarray:

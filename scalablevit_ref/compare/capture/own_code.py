@@ -1,0 +1,105 @@
+"""What a port's own code raises, told from what is refused: one line with the place in that code."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+import scalablevit_ref
+from scalablevit_ref import backends
+from scalablevit_ref.errors import CaptureError
+
+RUNNING = "running the candidate"
+"""What is done to a candidate when it is fed images, in the words of `own_code`."""
+
+LONGEST_MESSAGE = 300
+"""Longest message of a port's own exception that is repeated, in characters."""
+
+_OURS = tuple(str(Path(package.__file__).parent) for package in (scalablevit_ref, backends) if package.__file__)
+_STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+_FRAMEWORKS = frozenset({"torch", "jax", "jaxlib", "flax", "numpy", "einops"})
+
+
+@contextmanager
+def own_code(doing: str) -> Iterator[None]:
+    """Around a call of a port's own code: what it raises becomes a CaptureError, chained to it, that says where it was raised.
+
+    So does a SystemExit: a port does not end the comparison. KeyboardInterrupt passes, and so does a CaptureError from within.
+    NumPy's handling of floating-point errors is afterwards what it was.
+
+    Parameters
+    ----------
+    doing
+        What is done to the port, "running the candidate".
+
+    Examples
+    --------
+    >>> with own_code("running the candidate"):
+    ...     raise KeyError("stage")
+    Traceback (most recent call last):
+        ...
+    scalablevit_ref.errors.CaptureError: running the candidate raised KeyError: 'stage' (<doctest ...>, line 2, in <module>)
+    """
+    try:
+        with np.errstate():
+            yield
+    except CaptureError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise CaptureError(f"{doing} raised {raised(error)}") from error
+
+
+def raised(error: BaseException) -> str:
+    """An exception's type, message and place, in one line: `ValueError: boom (port.py, line 2, in forward)`."""
+    try:
+        message = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    except Exception:  # its own __str__ is the port's code too
+        message = "it cannot be printed"
+    message = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}…"
+    place = _place(error)
+    return type(error).__name__ + f": {message}" * bool(message) + f" ({place})" * bool(place)
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the innermost frame in the user's own code; else in a package that is no framework; else nothing."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    frames = [
+        (frame.f_code.co_filename, line, frame.f_code.co_name)
+        for frame, line in reversed(list(traceback.walk_tb(error.__traceback__)))
+        if not _is_ours(frame.f_code.co_filename)
+    ]
+    for wanted in (_is_a_users_file, _is_typed_in, _is_a_package_s):
+        for file, line, function in frames:
+            if wanted(file):
+                return f"{file}, line {line}, in {function}"
+    return ""
+
+
+def _within(file: str, folders: tuple[str, ...]) -> bool:
+    return any(Path(file).is_relative_to(folder) for folder in folders)
+
+
+def _is_ours(file: str) -> bool:
+    return _within(file, _OURS)
+
+
+def _is_a_users_file(file: str) -> bool:
+    return not file.startswith("<") and not _INSTALLED & set(Path(file).parts) and not _within(file, _STANDARD)
+
+
+def _is_typed_in(file: str) -> bool:
+    """Code without a file, at a prompt or in a notebook."""
+    return file.startswith("<") and not file.startswith("<frozen")
+
+
+def _is_a_package_s(file: str) -> bool:
+    parts = Path(file).parts
+    return any(part in _INSTALLED and inner not in _FRAMEWORKS for part, inner in pairwise(parts))

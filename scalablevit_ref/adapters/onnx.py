@@ -28,7 +28,7 @@ from scalablevit_ref.checkpoints.infer import exact_variant
 from scalablevit_ref.checkpoints.load import open_checkpoint, read_weights
 from scalablevit_ref.checkpoints.notes import NOTES, noted
 from scalablevit_ref.checkpoints.official import OfficialWeights
-from scalablevit_ref.checkpoints.save import keepable
+from scalablevit_ref.checkpoints.save import all_kept
 from scalablevit_ref.checks import check_count, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.files.writing import check_overwriting, write_atomically
@@ -89,6 +89,8 @@ def export(
     ------
     ValueError, TypeError
         For arguments that do not fit.
+    CheckpointError
+        For metadata that cannot be kept.
     FileExistsError
         Without `force`.
     ModuleNotFoundError
@@ -114,7 +116,7 @@ def export(
     outputs = _outputs(images, config, taps)
     said, name = metadata or {}, exact_variant(config)
     guessed = said.get("config_from") == GUESSED and said.get("variant") == name
-    notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata=keepable(said)[0])
+    notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata=all_kept(said))
 
     def write(file: BinaryIO) -> None:
         model = _model(images, weights, config, outputs, opset=opset, dynamic=batch == "dynamic")

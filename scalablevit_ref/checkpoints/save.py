@@ -184,10 +184,7 @@ def write_state(
 
     if not allow_nonfinite:
         check_finite({name: x for name, x in state.items() if not is_lazy(x)})
-    kept, others = keepable(metadata or {})
-    if others:
-        expected, found = f"at most {LONGEST_METADATA:,} characters of JSON", type((metadata or {}).get(others[0])).__name__
-        raise CheckpointError("metadata must be plain values under names", key=others[0], expected=expected, found=found)
+    kept = all_kept(metadata or {})
     check_target(path, layout)
     if len(state) > MOST_ARRAYS:
         raise CheckpointError("more arrays than can be read again", expected=f"at most {MOST_ARRAYS}", found=len(state))
@@ -213,6 +210,15 @@ def write_state(
     else:
         refuse_contradiction(path, state, layout, config)
     write_atomically(writes, force=force)
+
+
+def all_kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata that are written beside the weights. Raises CheckpointError where some cannot be."""
+    kept, others = keepable(metadata)
+    if others:
+        expected, found = f"at most {LONGEST_METADATA:,} characters of JSON", type(metadata.get(others[0])).__name__
+        raise CheckpointError("metadata must be plain values under names", key=others[0], expected=expected, found=found)
+    return kept
 
 
 def keepable(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -34,8 +34,8 @@ _SMALL = 1 << 20
 _LONGEST_NOTE = 60_000
 """Longest text that HDF5 keeps beside the arrays, in bytes."""
 
-_MOST_TOGETHER = 4_000
-"""Most texts of one attribute, whose references of 16 bytes must fit into the 64 KiB of a header's message; Keras cuts longer lists."""
+_NAMES_TOGETHER = 4_000
+"""Layers' names in one attribute: references of 16 bytes, which must fit into a message of 64 KiB. Keras cuts longer lists too."""
 
 _LAYERS = ("layers", "_layer_checkpoint_dependencies")
 """Groups that hold a model's layers, which are numbered by their class there, and are no part of a name."""
@@ -313,8 +313,8 @@ def write_h5(file: BinaryIO, state: Mapping[str, Any], notes: Mapping[str, str],
                 )
             root.attrs[note] = text
         named = list(layers)
-        for i, start in enumerate(range(0, len(named), _MOST_TOGETHER)):
-            root.attrs[f"layer_names{i if len(named) > _MOST_TOGETHER else ''}"] = named[start : start + _MOST_TOGETHER]
+        for i, start in enumerate(range(0, len(named), _NAMES_TOGETHER)):
+            root.attrs[f"layer_names{i if len(named) > _NAMES_TOGETHER else ''}"] = named[start : start + _NAMES_TOGETHER]
         for layer, leaves in layers.items():
             group = root.create_group(layer)
             group.attrs["weight_names"] = [f"{layer}/{leaf}" for leaf in leaves]

@@ -32,13 +32,13 @@ class SourceFile(io.BufferedReader):
 
     def __init__(self, path: Path) -> None:
         try:
-            super().__init__(open_regular(path).detach())
+            super().__init__(open_regular(path).detach())  # type: ignore[attr-defined]
         except IrregularFileError as error:
             raise CheckpointError("no regular file", file=path, expected="a checkpoint file") from error
         self.path, self._first = path, self._state()
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         return str(self.path)
 
     @property

@@ -24,8 +24,8 @@ from tests.support.bombs_torch import deflated
 from tests.support.hostile import entry, header, npy
 from tests.support.noted_files import NETWORK, NOTES
 
-Made = dict[str, tuple[Callable[[Path], Path], str]]
-"""What makes a path in an empty folder, and what is said of it."""
+Made = dict[str, tuple[Callable[[Path], Path], str | None]]
+"""What makes a path in an empty folder, and what is said of it; None of what is read."""
 
 names_of = _mapping
 """What reads a names file."""
@@ -134,7 +134,7 @@ def of_dtype(dtype: str) -> Callable[[np.ndarray], np.ndarray]:
     return convert
 
 
-NO_DTYPE = "float16|float32|floating"
+NO_DTYPE = "float16|float32|floating|no array of numbers"
 """What is expected of a layer's numbers, in whatever words."""
 
 NOT_IMAGES = "images"
@@ -186,8 +186,11 @@ TRACE_BOMBS: Made = {
     ),
     "empty": (written("x.npz", b""), "empty"),
     "a text": (written("x.npz", b"logits: 1, 2, 3"), "a text"),
-    "a pickle": (lazily("x.npz", lambda: pickle.dumps([sound()["logits"]])), "no flat mapping|no layer's name"),
-    "nested": (lazily("x.npz", lambda: pickle.dumps({"logits": {"a": sound()["logits"]}})), "no flat mapping|no layer's name"),
+    "a pickle": (lazily("x.npz", lambda: pickle.dumps([sound()["logits"]])), "no flat mapping|no layer's name|no array of numbers"),
+    "nested": (
+        lazily("x.npz", lambda: pickle.dumps({"logits": {"a": sound()["logits"]}})),
+        "no flat mapping|no layer's name|no array of numbers",
+    ),
     "a FIFO": (fifo("x.npz"), "a FIFO"),
     "a folder": (folder_called("x.npz"), "an empty folder"),
     "a device": (link("x.npz", "/dev/zero"), "a device"),

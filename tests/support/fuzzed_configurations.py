@@ -71,7 +71,9 @@ def any_setting(choices: Choices, shares: bool, depth: int = 0) -> Any:
     if kind < 9:
         return [any_setting(choices, shares, depth + 1) for _ in range(choices.one_of((2, 2, 2, 0, 1, 3, 4)))]
     if kind == 9:
-        return [choices.one_of(NUMBERS)] * choices.one_of((2, 2, 100, 100, 1000, 1000, 1000, 60_000))
+        number = choices.one_of(NUMBERS)
+        count = choices.one_of((2, 2, 100, 100, 1000, 1000, 1000, 60_000))
+        return [number] * (2 if isinstance(number, int) and number.bit_length() > 100 else count)
     if kind == 10:
         return {choices.one_of(("a", "depths", "config", "")): any_setting(choices, shares, depth + 1)}
     levels = choices.one_of((5, 40, 200, 100_000))

@@ -227,8 +227,9 @@ def read_mapping(folder: Path, data: bytes) -> Any:
             place = places[choices.number(256) % len(places)]
             place.setdefault(choices.one_of(KEYS), made(choices))
     if isinstance(tree, dict) and choices.number(4) == 3:
-        config = any_configuration(choices, True)
-        tree[NOTES] = {"config": dumped(config) if choices.number(2) and _is_short(config) else config, "version": 1}
+        as_text = bool(choices.number(2))
+        config = any_configuration(choices, not as_text)
+        tree[NOTES] = {"config": dumped(config) if as_text else config, "version": 1}
     options: dict[str, Any] = {"use_ema": bool(choices.number(2)), "key": choices.one_of((None, None, None, "model", ".", "a"))}
     options |= {"config": NETWORK} if choices.number(4) else {}
     first = own_or_found(lambda: from_state_dict(tree, **options))
@@ -243,13 +244,6 @@ def read_mapping(folder: Path, data: bytes) -> Any:
 
 def _is_whole(checkpoint: sv.Checkpoint) -> bool:
     return all(x.shape == SHAPES[name] and np.isfinite(x).all() for name, x in checkpoint.params.items())
-
-
-def _is_short(config: Any) -> bool:
-    """Not what is shared so often that its text would be longer than any."""
-    return isinstance(config, dict) and all(
-        not isinstance(x, list) or len(x) != 2 or not isinstance(x[0], list) for x in config.values()
-    )
 
 
 def own_or_found(call: Callable[[], Any]) -> Any:

@@ -17,6 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tests.support.waiting import HANGS
+
 MEGABYTES = 200
 """Address space beyond the libraries, which is less than so many megabytes of memory."""
 
@@ -31,7 +33,8 @@ def run_guarded(inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     """
     command = [sys.executable, "-m", "tests.support.guarded"]
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(command, input=json.dumps(list(inputs)), capture_output=True, text=True, check=False, cwd=root)
+    given = json.dumps(list(inputs))
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False, cwd=root, timeout=HANGS)
     assert done.stderr == "", done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found

@@ -31,6 +31,7 @@ from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.checkpoints.save import all_kept
 from scalablevit_ref.checks import check_count, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, near_matches
+from scalablevit_ref.files.reading import open_regular
 from scalablevit_ref.files.writing import check_overwriting, write_atomically
 from scalablevit_ref.image_sizes import usual_image_size
 from scalablevit_ref.network import trace
@@ -298,11 +299,12 @@ def convert_file(
 def run(path: str | os.PathLike[str], images: np.ndarray) -> np.ndarray:
     """What a file of `export` gives in ONNX Runtime, without its optimisations: the first output, of images in the file's dtype.
 
-    Raises ModuleNotFoundError that names the extra.
+    Raises ModuleNotFoundError that names the extra, and OSError for what is no regular file.
     """
     with extra("onnx"):
         import onnxruntime
 
+    open_regular(path, "an ONNX model").close()  # which ONNX Runtime would wait for
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.log_severity_level = 4

@@ -93,7 +93,7 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",")]
 
 
-def _works(variants: list[str], batch: str, size: int | None, dtype: str, device: str, *, costly: bool) -> list[Work]:
+def _works(variants: list[str], batch: str, size: int | None, dtype: str, device: str, *, costly: bool = False) -> list[Work]:
     """All forward passes asked for. Raises ValueError."""
     sizes = {name: size or size_of(name, None)[0] for name in variants}
     for name in variants:

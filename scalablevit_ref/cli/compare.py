@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from scalablevit_ref.cli.options import CostlyOption
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.standard_output import ports_output_apart
 from scalablevit_ref.compare.capture.own_code import own_code
+from scalablevit_ref.compare.names_file import read_names
 from scalablevit_ref.compare.report import Report, Row
 from scalablevit_ref.compare.run import MODES
 from scalablevit_ref.compare.run import compare as held_against
@@ -108,7 +108,7 @@ def compare(
                 images=None if images is None else trace_images(images),
                 mode=mode,  # type: ignore[arg-type]
                 dtype=dtype,
-                names=None if names is None else _mapping(names),
+                names=None if names is None else read_names(names),
                 tolerance=tolerance,
                 diagnosis=diagnosis,
                 progress=step,
@@ -137,10 +137,8 @@ def named_candidate(text: str) -> Any:
     for what the module itself raises.
     """
     if Path(text).suffix in FILES:
-        path = Path(text)
-        if not path.exists():
-            raise FileNotFoundError(f"{text}: there is no such file")
-        return path
+        open_regular(text, "a trace or a model").close()
+        return Path(text)
     where, colon, name = text.rpartition(":")
     if not colon or not where or not name:
         raise ValueError(f"candidate {text!r}: expected a file ({', '.join(FILES)}), package.module:name or file.py:name")
@@ -161,9 +159,7 @@ def _module(where: str) -> ModuleType:
     if path.suffix != ".py":
         with _importable_from(Path.cwd()):  # as `python -m` does
             return _imported(where)
-    if not path.exists():
-        raise FileNotFoundError(f"{where}: there is no such file")
-    open_regular(path, "a Python file").close()
+    open_regular(path, "a Python file").close()  # which importing it would wait for
     spec = spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -212,16 +208,6 @@ def _made(found: Any, doing: str) -> Any:
             return found()
     if inspect.isclass(found):
         raise ValueError(f"candidate: {found.__name__} needs {needed[0]}: name a function that makes the model")
-    return found
-
-
-def _mapping(path: Path) -> dict[str, str]:
-    """Raises ValueError unless the file holds one JSON object of strings."""
-    found: Any = None
-    with suppress(ValueError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise ValueError(f"{path}: expected a JSON object from layers' names to the candidate's")
     return found
 
 

@@ -37,10 +37,12 @@ def open_regular(path: str | os.PathLike[str], expected: str = "a file") -> Bina
     Raises
     ------
     IrregularFileError
-        For what is no regular file.
+        For what is no regular file, and for a name that no file can have.
     FileNotFoundError, PermissionError, OSError
         As `open` does.
     """
+    if "\0" in os.fsdecode(path):
+        raise IrregularFileError(f"{os.fsdecode(path)}: a name with a NUL character; expected {expected}")
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | os.O_CLOEXEC)
     try:
         kind = stat.S_IFMT(os.fstat(descriptor).st_mode)

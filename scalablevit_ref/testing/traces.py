@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -13,15 +16,23 @@ from scalablevit_ref.checkpoints.infer import config_from_json
 from scalablevit_ref.checkpoints.notes import read_notes
 from scalablevit_ref.checkpoints.save import write_state
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.errors import CheckpointError, in_file
+from scalablevit_ref.errors import CheckpointError, brief, in_file
+from scalablevit_ref.files.reading import open_regular
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import in_memory
+from scalablevit_ref.formats.npz import npy_header
 from scalablevit_ref.layers import IMAGES
 from scalablevit_ref.networks import network_of
-from scalablevit_ref.run_cost import check_run
+from scalablevit_ref.run_cost import check_run, machine_memory
 
 SUFFIXES = (".npz", ".safetensors")
 """Endings of a trace's file."""
+
+LONGEST_NPY_HEADER = 1 << 14
+"""Longest header of a .npy file, in bytes; NumPy's own reader takes 10,000."""
+
+_NPY_VERSION_3 = (b"\x93NUMPY\x03", b"\x93NUMPY\x02")
+"""How a .npy of version 3 begins, whose names of fields alone are in UTF-8, and how one of version 2 does."""
 
 
 def reference_trace(images: np.ndarray, params: Mapping[str, Any], config: Any, *, costly: bool = False) -> dict[str, np.ndarray]:
@@ -78,14 +89,48 @@ def trace_config(path: str | Path) -> ScalableViTConfig | None:
 
 
 def trace_images(path: str | Path) -> np.ndarray:
-    """The images of a trace, or of a .npy file. Raises CheckpointError where there are none."""
+    """The images of a trace, or of a .npy file, b c h w.
+
+    Raises
+    ------
+    CheckpointError
+        Where there are none, for a damaged file, and for more than the machine has memory.
+    OSError
+        For what is no regular file, or cannot be read.
+    """
     path = Path(path)
     if path.suffix == ".npy":
-        try:
-            return np.asarray(np.load(path, allow_pickle=False))
-        except ValueError as error:
-            raise CheckpointError(f"not an array ({error})", file=path, expected="images, b c h w") from error
+        with in_file(path), open_regular(path, "images in a .npy file") as file:
+            return _read_npy(file)
     with in_file(path), open_file(path) as (tensors, _, _):
         if not isinstance(tensors, Mapping) or IMAGES not in tensors:
             raise CheckpointError("no array of this name", key=IMAGES, expected="images, b c h w")
-        return in_memory(tensors[IMAGES])
+        x = tensors[IMAGES]
+        _check_images(tuple(getattr(x, "shape", ())), getattr(x, "dtype", None))
+        return in_memory(x)
+
+
+def _read_npy(file: BinaryIO) -> np.ndarray:
+    """Any version, order of axes and of bytes that NumPy writes. What the header says is held against the file's size first."""
+    size = os.fstat(file.fileno()).st_size
+    head = io.BytesIO(file.read(LONGEST_NPY_HEADER).replace(*_NPY_VERSION_3, 1))
+    shape, fortran, dtype = npy_header(head)
+    _check_images(shape, dtype)
+    count = prod(shape)
+    if count * dtype.itemsize > size - head.tell():
+        found = f"{brief(shape)} of {dtype.name}, {brief(count * dtype.itemsize)} bytes"
+        raise CheckpointError("the array is larger than the file", expected=f"at most {size - head.tell()} bytes", found=found)
+    file.seek(head.tell())
+    x = np.fromfile(file, dtype, count).reshape(shape, order="F" if fortran else "C")
+    return x.astype(dtype.newbyteorder("="), order="C", copy=False)
+
+
+def _check_images(shape: tuple[int, ...], dtype: Any) -> None:
+    """Raise CheckpointError for what cannot be images, before any of it is read."""
+    whole = len(shape) == 4 and all(type(n) is int and n > 0 for n in shape)
+    if not whole or getattr(dtype, "kind", "f") not in "biufV" or (dtype.kind == "V" and dtype.name != "bfloat16"):
+        found = f"{brief(shape)} of {brief(getattr(dtype, 'str', dtype))}"
+        raise CheckpointError("no images", key=IMAGES, expected="numbers, b c h w, no axis empty", found=found)
+    needed, machine = prod(shape) * dtype.itemsize, machine_memory()
+    if machine is not None and needed > machine:
+        raise CheckpointError(f"images of {brief(needed)} bytes", key=IMAGES, expected=f"at most the {machine} of this machine")

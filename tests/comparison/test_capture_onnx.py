@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 import re
 import sys
 import warnings
@@ -18,6 +19,7 @@ import torch
 import scalablevit_ref as sv
 from scalablevit_ref.adapters.plain import ScalableViT
 from scalablevit_ref.compare.capture import CaptureError
+from scalablevit_ref.compare.capture import onnx as capture_onnx
 from scalablevit_ref.compare.report import Report
 from scalablevit_ref.compare.run import compare
 from scalablevit_ref.networks import network_of
@@ -284,3 +286,60 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "scalablevit_ref.compare.capture.onnx", raising=False)
     with pytest.raises(ModuleNotFoundError, match=r"^an ONNX model needs onnxruntime: pip install 'scalablevit-ref\[onnx\]'$"):
         importlib.import_module("scalablevit_ref.compare.capture.onnx")
+
+
+def external(plain: Any, folder: Path, change: Callable[[Any, int], object]) -> Path:
+    """A model whose weights lie beside it, each one's statement of where changed."""
+    path = folder / "port.onnx"
+    onnx.save(copy.deepcopy(plain), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    model = onnx.load(path, load_external_data=False)
+    for i, tensor in enumerate(x for x in model.graph.initializer if x.external_data):
+        entries = {entry.key: entry for entry in tensor.external_data}
+        change(entries, i)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def set_value(key: str, value: Callable[[int], str]) -> Callable[[Any, int], None]:
+    def change(entries: Any, i: int) -> None:
+        entries[key].value = value(i)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (set_value("location", lambda i: "fifo"), "fifo: a FIFO; expected external data"),
+        (set_value("location", lambda i: "folder"), "folder: a folder; expected external data"),
+        (set_value("location", lambda i: ""), "a folder; expected external data"),
+        (set_value("location", lambda i: "x" * 5000), "name too long"),
+        (set_value("location", lambda i: f"{i}.bin"), "external data in more than 3 files"),
+        (set_value("length", lambda i: str(10**30)), r"takes [\d,]+ bytes out of [\d,]+ of external data"),
+        (set_value("length", lambda i: "9" * 5000), "cannot be read: ValueError"),
+        (set_value("length", lambda i: "x"), "cannot be read: ValueError"),
+        (set_value("location", lambda i: "/dev/zero"), "port.onnx cannot be read"),
+    ],
+)
+def test_external_data_is_no_more_than_is_there(
+    change: Any, words: str, plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture_onnx, "MOST_FILES", 3)
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    for i in range(100):
+        (tmp_path / f"{i}.bin").write_bytes(bytes(10**5))
+    with pytest.raises(CaptureError, match=words) as caught:
+        compare(external(plain, tmp_path, change), variant=CONFIG, images=IMAGES)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+def test_a_part_that_is_taken_again_and_again_is_refused(plain: Any, tmp_path: Path) -> None:
+    """10,000 tensors of the same megabyte would take 10 GB."""
+
+    def everything(entries: Any, i: int) -> None:
+        entries["offset"].value, entries["length"].value = "0", str((tmp_path / "weights.bin").stat().st_size)
+
+    with pytest.raises(CaptureError, match=r"port\.onnx takes [\d,]+ bytes out of [\d,]+ of external data"):
+        compare(external(plain, tmp_path, everything), variant=CONFIG, images=IMAGES)

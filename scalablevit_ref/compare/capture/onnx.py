@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,17 +20,21 @@ from scalablevit_ref.compare.capture.arrays import array_of, one_dtype
 from scalablevit_ref.compare.capture.names import by_mapping, merged
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
-from scalablevit_ref.formats.onnx import SCOPES, module_path
+from scalablevit_ref.files.reading import open_regular
+from scalablevit_ref.formats.onnx import MOST_BYTES, SCOPES, module_path
 from scalablevit_ref.layers import POOL
 
 try:
     import onnx
     import onnxruntime
     from onnx import TensorProto, numpy_helper
-    from onnx.external_data_helper import load_external_data_for_model
+    from onnx.external_data_helper import _get_all_tensors, load_external_data_for_model, uses_external_data
 except ModuleNotFoundError as error:
     message = f"an ONNX model needs {error.name}: pip install 'scalablevit-ref[onnx]'"
     raise ModuleNotFoundError(message, name=error.name) from error
+
+MOST_FILES = 100
+"""Most files of external data that a model may have."""
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
@@ -71,8 +76,11 @@ class OnnxModel:
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
         """Raises CaptureError for a file that cannot be read or run, or that takes other images; OSError."""
         path, network, images = self.path, conditions.network, conditions.fed
-        with path.open("rb") as file, _one_line(path, "cannot be read"):
-            model = onnx.load(file, load_external_data=False)
+        with open_regular(path, "an ONNX model") as file, _one_line(path, "cannot be read"):
+            if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
+                raise CaptureError(f"{path.name} has {size:,} bytes, more than the {MOST_BYTES:,} that a model can have")
+            model = onnx.load_model_from_string(file.read())
+            _check_external_data(model, path)
             load_external_data_for_model(model, str(path.parent))  # refuses what lies outside this folder
         graph = model.graph
         taken, x, notes = _fed(path, graph, images)
@@ -113,6 +121,27 @@ def _one_line(path: Path, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise CaptureError(f"{path.name} {what}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _check_external_data(model: Any, path: Path) -> None:
+    """Raise CaptureError or OSError for external data in too many files, in no regular file, or more of it than there is.
+
+    A part that is taken twice counts twice.
+    """
+    folder, sizes, claimed = path.parent.resolve(), dict[str, int](), 0
+    for tensor in filter(uses_external_data, _get_all_tensors(model)):
+        stated = {entry.key: entry.value for entry in tensor.external_data}
+        location = stated.get("location", "")
+        if location not in sizes:
+            if not (folder / location).resolve().is_relative_to(folder):
+                return  # and is refused when it is loaded
+            with open_regular(folder / location, "external data") as file:
+                sizes[location] = os.fstat(file.fileno()).st_size
+        if len(sizes) > MOST_FILES:
+            raise CaptureError(f"{path.name} has external data in more than {MOST_FILES} files")
+        claimed += int(stated.get("length") or sizes[location])
+    if claimed > sum(sizes.values()):
+        raise CaptureError(f"{path.name} takes {claimed:,} bytes out of {sum(sizes.values()):,} of external data")
 
 
 def _fed(path: Path, graph: Any, images: np.ndarray) -> tuple[str, np.ndarray, list[str]]:

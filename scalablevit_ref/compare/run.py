@@ -80,6 +80,8 @@ def compare(
 ) -> Report:
     """Hold a port of the network against the reference in float64: the error of each of its layers, and the likely mistake.
 
+    Layers that the candidate does not show are not compared: the report counts them (`left_out`), its verdict is about the others.
+
     Parameters
     ----------
     candidate
@@ -103,8 +105,9 @@ def compare(
     dtype
         What a module is converted to; by default float64, in which rounding hides nothing. "own" leaves it.
     names
-        From layers to the candidate's names, "{k}" and "{i}" standing for all stages and blocks. Without it the official names are
-        looked for, then modules with parameters of the same sizes in the same order.
+        From layers to the candidate's names, "{k}" and "{i}" standing for all stages and blocks; of a trace, from "images" too.
+        What matches nothing is refused. Without it the official names are looked for, then modules with parameters of the same
+        sizes in the same order.
     tolerance
         In eps of the candidate's dtype, ‖Δ‖ / ‖reference‖; by default `NETWORK_TOLERANCE`.
     diagnosis
@@ -118,7 +121,8 @@ def compare(
     ------
     ValueError, TypeError
         In one line, where the two cannot be compared: other weights, other images, outputs that fit no layer. Of the ValueErrors,
-        a CaptureError is about the candidate, a CheckpointError about a file, and a CostError about the cost.
+        a CaptureError is about the candidate, a CheckpointError about a file, and a CostError about the cost. What the candidate's own
+        code raises is the cause of a CaptureError that says where it was raised.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")

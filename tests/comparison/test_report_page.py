@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
-import math
 import re
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,41 +19,13 @@ from scalablevit_ref.compare.mistakes.search import Finding
 from scalablevit_ref.compare.report import Cause, Report, Row
 from scalablevit_ref.drawing.style import THEMES
 from scalablevit_ref.edits import Mistake
-from scalablevit_ref.networks import network_of
-from scalablevit_ref.testing.arrays import Comparison, compare_arrays
-from tests.support.browser import CHROMIUM, browser
-from tests.support.waiting import HANGS
+from scalablevit_ref.testing.arrays import compare_arrays
+from tests.support.browser import browser, chromium
+from tests.support.reports import Page, comparison, differing, made
 
 DIGITS, SMALL = sv.variant("digits"), sv.variant("small")
 NAN, INF = float("nan"), float("inf")
-VOID = {"meta", "link", "input", "img", "br"}
 HOSTILE = '</title></svg><script>alert("1")</script><img src=x onerror=alert(1)>&amp;\u0000\ud800\u202e'
-
-
-def comparison(error: float) -> Comparison:
-    return Comparison(error, "float64", (0, 1), NAN if math.isnan(error) else 1.5, 1.25)
-
-
-def made(
-    config: Any = DIGITS, errors: Callable[[int], tuple[float | None, float | None]] = lambda i: (2.0, 1.0), **more: Any
-) -> Report:
-    """A report of all layers; `errors` gives the propagated and the isolated error of the i-th."""
-    size = 112 if config is DIGITS else 224
-    shapes = network_of(config).layer_shapes((2, config.in_chans, size, size))
-    rows = []
-    for i, name in enumerate(network_of(config).layers()):
-        propagated, isolated = (None if error is None else comparison(error) for error in errors(i))
-        rows.append(Row(name, f"net.{name}", "b h w c", shapes[name], propagated, isolated))
-    return Report("torch module", config, "both", "float64", 32, tuple(rows), **more)
-
-
-def differing(config: Any = DIGITS, at: int = 9, **more: Any) -> Report:
-    """The layer numbered `at` goes wrong, and those after it inherit that."""
-    report = made(config, lambda i: (1e12 if i >= at else 2.0, 1e12 if i == at else 0.0 if i % 5 == 0 else 0.8))
-    expected = np.random.default_rng(0).standard_normal(report.rows[at].shape)
-    actual = expected + 1e-4 * np.sin(np.arange(expected.size)).reshape(expected.shape)
-    causes = (Cause("GELU is the tanh approximation", (report.rows[at].layer,), 0.5, ("GELU is a sigmoid",)),)
-    return replace(report, **({"causes": causes, "actual": actual, "expected": expected} | more))
 
 
 def logits_only(error: float = 1e12) -> Report:
@@ -104,48 +70,6 @@ def hostile() -> Report:
         causes=(Cause(HOSTILE, (HOSTILE, HOSTILE), 1.0, (HOSTILE,)),),
         nearest=(finding,),
     )
-
-
-class Page(HTMLParser):
-    """Checks that every element is closed in order; collects elements, the tables' cells and the text outside of style."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.tables: list[list[list[str]]] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text += data
-        if {"td", "th"} & set(self.open):
-            self.tables[-1][-1][-1] += data
-
-    def pictures(self) -> list[np.ndarray]:
-        """The data URIs' pixels."""
-        found = [attrs["src"] or "" for tag, attrs in self.elements if tag == "img"]
-        return [np.asarray(Image.open(io.BytesIO(base64.b64decode(src.removeprefix("data:image/png;base64,"))))) for src in found]
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -311,12 +235,6 @@ onload = () => {
 }
 </script>"""
 """Pages as on a phone, 390 pixels wide: a window of Chromium's cannot be so narrow, a frame can."""
-
-
-def chromium(path: Path, *options: str, dark: bool = False) -> subprocess.CompletedProcess[str]:
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--hide-scrollbars"]
-    command += [f"--user-data-dir={path.parent / 'profile'}", f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
-    return subprocess.run([*command, *options, path.as_uri()], capture_output=True, text=True, timeout=HANGS, check=True)
 
 
 def contrast(pair: str) -> float:

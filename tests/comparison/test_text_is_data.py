@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,59 +15,28 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from PIL import Image
 from rich.console import Console
 
 import scalablevit_ref as sv
+from scalablevit_ref import digits
 from scalablevit_ref.cli.compare import print_report
 from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.compare.error_chart import error_chart, error_plot
 from scalablevit_ref.compare.html.page import html as page
 from scalablevit_ref.compare.html.pictures import inline_svg
-from scalablevit_ref.compare.mistakes.search import Finding
-from scalablevit_ref.compare.report import Cause, LeftOut, Report
+from scalablevit_ref.compare.report import Report
 from scalablevit_ref.drawing import draw
-from scalablevit_ref.drawing.diagram import Diagram
+from scalablevit_ref.drawing.diagram import Diagram, Text, Tip
 from scalablevit_ref.drawing.render import drawn, house_style
 from scalablevit_ref.drawing.style import THEMES
-from scalablevit_ref.edits import Mistake
 from scalablevit_ref.errors import CaptureError, printable
-from tests.comparison.test_report_page import Page, chromium, differing
-from tests.support.browser import browser
+from tests.support.browser import browser, chromium
 from tests.support.hostile_text import EVERYTHING, hostile_text
-
-KEYS = {("Row", "layer"), ("Report", "dtype"), ("Comparison", "dtype")}
-"""Fields that are keys of this package's own tables and never hold a user's words."""
-
-
-def full_of(text: str, *, agrees: bool = False) -> Report:
-    """A report in which every field that holds words holds these."""
-    finding = Finding(text, Mistake(text, text), 1e12, 1e5, False)
-    report = dataclasses.replace(
-        differing(),
-        notes=(text, text),
-        left_out=(LeftOut(text, (text, text)),),
-        causes=(Cause(text, (text, text), 1.0, (text,)),),
-        nearest=(finding,),
-        seconds={text: 0.5},
-        tolerance=1e20 if agrees else 32.0,
-    )
-    return worded(report, text)
-
-
-def worded(value: Any, text: str) -> Any:
-    """The same dataclass with these words in place of all others, those of the network's settings kept."""
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return tuple(worded(x, text) for x in value) if isinstance(value, tuple) else value
-    new = {}
-    for field in dataclasses.fields(value):
-        old, place = getattr(value, field.name), (type(value).__name__, field.name)
-        if field.name == "config" or place in KEYS or type(value) is Mistake:
-            continue
-        new[field.name] = text if isinstance(old, str) else worded(old, text)
-    return dataclasses.replace(value, **new)
+from tests.support.reports import Page, full_of
 
 
 def printed(report: Report, *, terminal: bool) -> str:
@@ -140,6 +110,10 @@ def test_a_drawing_within_the_page_is_well_formed(text: str) -> None:
     report = full_of(text)
     diagram = error_chart(report, width=900, letters=12)
     diagram.title = diagram.alt = text
+    diagram.texts.append(Text(0, 0, text))
+    diagram.tips.append(Tip(0, 0, 1, 1, (text, text)))
+    shown = [diagram.texts[-1].words, *diagram.tips[-1].lines]
+    assert shown == [printable(text)] * 3
     root = ET.fromstring(inline_svg(diagram, name="wide"))
     assert root[0].text == root[1].text == printable(text)
 
@@ -185,10 +159,29 @@ def test_a_network_of_any_name_is_drawn(of: dict[str, Any], tmp_path: Path) -> N
     assert ET.parse(tmp_path / "x.svg").getroot()[1].text == alt
 
 
+def test_files_of_any_name_are_drawn(tmp_path: Path) -> None:
+    """Whatever bytes the system lets a name have."""
+    name = os.fsdecode(b"\xff\xfe$x$\x1b\x01<&>[red]")
+    shutil.copy(digits.CHECKPOINT, tmp_path / f"{name}.pth")
+    trace = {"images": np.zeros((1, 1, 112, 112)), "logits": np.ones((1, 10))}
+    for file in (f"{name}.npz", "theirs.npz"):
+        np.savez(tmp_path / file, **trace)
+    calls = {
+        "attend": [*("attend", "digit:1", "--layer", "stages.0.1", "-o", "attend.svg"), "--weights", f"{name}.pth"],
+        "compare": [*("compare", f"{name}.npz", "theirs.npz", "--variant", "digits"), "--plot", "compare.svg"],
+    }
+    for made, arguments in calls.items():
+        command = [sys.executable, "-m", "scalablevit_ref", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert harmless(done.stdout.decode())
+        root = ET.parse(tmp_path / f"{made}.svg").getroot()
+        assert root[0].tag.endswith("title")
+
+
 PLUGIN = """
 import numpy as np
-from scalablevit_ref.compare.report import Report, Row
-from tests.comparison.test_text_is_data import full_of
+from tests.support.reports import full_of
 from tests.support.hostile_text import EVERYTHING
 
 def test_it(scalablevit_reference, monkeypatch):

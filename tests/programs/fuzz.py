@@ -128,7 +128,7 @@ def reader_of(target: str, temporary: Path) -> tuple[Callable[[bytes], object], 
         "trees": fuzzed.check_tree,
         "configurations": lambda data: fuzzed_configurations.read_configuration(folder, data),
         "traces": lambda data: fuzzed_traces.read_trace(folder, data),
-        "names": lambda data: fuzzed_traces.read_names(folder, data),
+        "names": lambda data: fuzzed_traces.read_names_file(folder, data),
         "mappings": lambda data: fuzzed_mappings.read_mapping(folder, data),
     }
     return readers[target], {f"{i}": Random(i).randbytes(5 + i) for i in range(200)}

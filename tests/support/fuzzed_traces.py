@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from scalablevit_ref.checkpoints import save_checkpoint
 from scalablevit_ref.checkpoints.infer import config_to_json
 from scalablevit_ref.cli import app
-from scalablevit_ref.cli.compare import _mapping, print_report
+from scalablevit_ref.cli.compare import print_report
+from scalablevit_ref.compare.names_file import read_names
 from scalablevit_ref.compare.report import Report
 from scalablevit_ref.compare.run import compare
 from scalablevit_ref.errors import CheckpointError
@@ -250,7 +251,7 @@ def of_mapping(mapping: Mapping[str, str]) -> list[tuple[str, list[tuple[str, st
     return found
 
 
-def read_names(folder: Path, data: bytes) -> None:
+def read_names_file(folder: Path, data: bytes) -> None:
     """A trace of other names with a names file: each entry is honoured, or the run is refused."""
     choices = Choices(data)
     trace = dict(sound())
@@ -272,7 +273,7 @@ def read_names(folder: Path, data: bytes) -> None:
         text = choices.rest()
     path, file = folder / "names.json", folder / "trace.npz"
     path.write_bytes(text)
-    names = said_or(lambda: _mapping(path), ValueError, OSError)
+    names = said_or(lambda: read_names(path), ValueError, OSError)
     if isinstance(names, str):
         assert str(path) in names, "a refusal that does not name the file"
     else:

@@ -60,6 +60,7 @@ def readers(kinds: set[str]) -> dict[str, Callable[[str], Any]]:
         PIL.Image.init()
         found["image"] = load_image
     if kinds & {"trace", "trace that tells its network", "names", "images"}:
+        from scalablevit_ref.compare.names_file import read_names
         from scalablevit_ref.compare.run import compare
         from scalablevit_ref.testing.traces import trace_images
         from tests.support import bombs_traces
@@ -68,7 +69,7 @@ def readers(kinds: set[str]) -> dict[str, Callable[[str], Any]]:
         known = settings | {"variant": bombs_traces.NETWORK}
         found["trace"] = lambda path: compare(Path(path), **known)
         found["trace that tells its network"] = lambda path: compare(Path(path), **settings)
-        found["names"] = lambda path: compare(bombs_traces.sound(), names=bombs_traces.names_of(Path(path)), **known)
+        found["names"] = lambda path: compare(bombs_traces.sound(), names=read_names(path), **known)
         found["images"] = trace_images
         compare(bombs_traces.sound(), **known)
     if "memory" in kinds:

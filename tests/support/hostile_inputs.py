@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from scalablevit_ref.errors import _LONGEST_PROBLEM
 from tests.support.bombs_beside import HARMLESS_FILES
 from tests.support.bombs_configurations import CONFIGURATION_BOMBS
 from tests.support.bombs_external import EXTERNAL_BOMBS
@@ -29,8 +30,8 @@ Found = list[tuple[str, str | None, str, dict[str, Any]]]
 MOST_SECONDS = 5
 """Of processor time for one input, scaled by the load."""
 
-LONGEST = 5000
-"""Longest line that a refusal may be, in characters."""
+LONGEST = 5 * _LONGEST_PROBLEM
+"""Longest line that a refusal may be, in characters: one that is not printable is written as four."""
 
 
 def files(makes: Mapping[str, tuple[Callable[[], bytes], str]]) -> Made:

@@ -1,0 +1,126 @@
+"""Reports that are made up, and their page read back."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import scalablevit_ref as sv
+from scalablevit_ref.compare.mistakes.search import Finding
+from scalablevit_ref.compare.report import Cause, LeftOut, Report, Row
+from scalablevit_ref.edits import Mistake
+from scalablevit_ref.networks import network_of
+from scalablevit_ref.testing.arrays import Comparison
+
+DIGITS = sv.variant("digits")
+NAN = float("nan")
+VOID = {"meta", "link", "input", "img", "br"}
+
+
+def comparison(error: float) -> Comparison:
+    return Comparison(error, "float64", (0, 1), NAN if math.isnan(error) else 1.5, 1.25)
+
+
+def made(
+    config: Any = DIGITS, errors: Callable[[int], tuple[float | None, float | None]] = lambda i: (2.0, 1.0), **more: Any
+) -> Report:
+    """A report of all layers; `errors` gives the propagated and the isolated error of the i-th."""
+    size = 112 if config is DIGITS else 224
+    shapes = network_of(config).layer_shapes((2, config.in_chans, size, size))
+    rows = []
+    for i, name in enumerate(network_of(config).layers()):
+        propagated, isolated = (None if error is None else comparison(error) for error in errors(i))
+        rows.append(Row(name, f"net.{name}", "b h w c", shapes[name], propagated, isolated))
+    return Report("torch module", config, "both", "float64", 32, tuple(rows), **more)
+
+
+def differing(config: Any = DIGITS, at: int = 9, **more: Any) -> Report:
+    """The layer numbered `at` goes wrong, and those after it inherit that."""
+    report = made(config, lambda i: (1e12 if i >= at else 2.0, 1e12 if i == at else 0.0 if i % 5 == 0 else 0.8))
+    expected = np.random.default_rng(0).standard_normal(report.rows[at].shape)
+    actual = expected + 1e-4 * np.sin(np.arange(expected.size)).reshape(expected.shape)
+    causes = (Cause("GELU is the tanh approximation", (report.rows[at].layer,), 0.5, ("GELU is a sigmoid",)),)
+    return replace(report, **({"causes": causes, "actual": actual, "expected": expected} | more))
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed in order; collects elements, the tables' cells and the text outside of style."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: list[list[list[str]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+    def pictures(self) -> list[np.ndarray]:
+        """The data URIs' pixels."""
+        found = [attrs["src"] or "" for tag, attrs in self.elements if tag == "img"]
+        return [np.asarray(Image.open(io.BytesIO(base64.b64decode(src.removeprefix("data:image/png;base64,"))))) for src in found]
+
+
+KEYS = {("Row", "layer"), ("Report", "dtype"), ("Comparison", "dtype")}
+"""Fields that are keys of this package's own tables and never hold a user's words."""
+
+
+def full_of(text: str, *, agrees: bool = False) -> Report:
+    """A report in which every field that holds words holds these."""
+    finding = Finding(text, Mistake(text, text), 1e12, 1e5, False)
+    report = dataclasses.replace(
+        differing(),
+        notes=(text, text),
+        left_out=(LeftOut(text, (text, text)),),
+        causes=(Cause(text, (text, text), 1.0, (text,)),),
+        nearest=(finding,),
+        seconds={text: 0.5},
+        tolerance=1e20 if agrees else 32.0,
+    )
+    return worded(report, text)
+
+
+def worded(value: Any, text: str) -> Any:
+    """The same dataclass with these words in place of all others, those of the network's settings kept."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return tuple(worded(x, text) for x in value) if isinstance(value, tuple) else value
+    new = {}
+    for field in dataclasses.fields(value):
+        old, place = getattr(value, field.name), (type(value).__name__, field.name)
+        if field.name == "config" or place in KEYS or type(value) is Mistake:
+            continue
+        new[field.name] = text if isinstance(old, str) else worded(old, text)
+    return dataclasses.replace(value, **new)

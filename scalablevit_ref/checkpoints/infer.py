@@ -102,8 +102,16 @@ def named_variant(name: str) -> ScalableViTConfig:
         raise CheckpointError(str(error)) from None
 
 
+_LISTED = 1000
+"""Blocks and stages up to which all parameters that are missing are listed."""
+
+_LEAST_OF_A_BLOCK = 12
+"""Fewest parameters of a block: two norms and the MLP with biases, the weights of q, k, v and a projection with its bias."""
+
+
 def _fitting(state: Mapping[str, Any], config: ScalableViTConfig, layout: str, source: str) -> ScalableViTConfig:
-    if config.num_stages + sum(config.depths) > len(state):  # a file may claim a depth that takes for ever to list
+    blocks = config.num_stages + sum(config.depths)
+    if max(blocks, _LEAST_OF_A_BLOCK * (blocks - _LISTED)) > len(state):  # a file may claim a depth that takes for ever to list
         raise CheckpointError(
             f"weights do not fit {source}: it has more blocks than there are arrays", found=f"{len(state)} arrays"
         )

@@ -121,8 +121,8 @@ def compare(
     ------
     ValueError, TypeError
         In one line, where the two cannot be compared: other weights, other images, outputs that fit no layer. Of the ValueErrors,
-        a CaptureError is about the candidate, a CheckpointError about a file, and a CostError about the cost. What the candidate's own
-        code raises is the cause of a CaptureError that says where it was raised.
+        a CaptureError is about the candidate, a CheckpointError about a file, and a CostError about the cost. What the candidate's
+        own code raises is the cause of a CaptureError that says where it was raised.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")

@@ -31,6 +31,9 @@ _LONGEST_TEXT = 1 << 20
 _MOST_TEXT = 32 << 20
 """Bytes of all texts that are read together."""
 
+_LONGEST_NODE = 8 * LONGEST_NAME
+"""Longest name of a node in which a module's path is looked for, in characters; it holds the path of each module around it."""
+
 _MOST_FILES = 500
 """Most files beside an ONNX file that hold its weights, each as often as it is named otherwise; all are open at once."""
 
@@ -114,7 +117,7 @@ def module_path(node: str, scopes: str | None) -> str:
     if scopes is not None:
         paths: list[str] = re.findall(r"'([^']*)'", scopes)[:-1]
         return paths[-1] if paths else ""
-    if not node.startswith("/"):
+    if not node.startswith("/") or len(node) > _LONGEST_NODE:
         return ""
     path = part = ""
     for name in node.split("/")[1:-1]:  # the older exporter's: a child of a list or a Sequential repeats its parent's name

@@ -22,6 +22,7 @@ from scalablevit_ref.checkpoints import CheckpointError, from_state_dict, load_c
 from scalablevit_ref.checkpoints.notes import is_plain
 from scalablevit_ref.checkpoints.save import write_state
 from scalablevit_ref.errors import brief
+from scalablevit_ref.formats.damage import UNFORESEEN
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import in_memory
 from tests.support.bombs_beside import HARMLESS_FILES, values
@@ -106,6 +107,7 @@ def test_hostile_files_in_a_process_of_its_own(tmp_path: Path) -> None:
         path, found = tmp_path / f"{i}", all_found[name]
         assert found["said"] is not None, f"{name}: was read"
         assert re.search(message, found["said"].removeprefix(str(path))), (name, found)
+        assert UNFORESEEN not in found["said"], (name, found)
         assert (found.get("file"), found["events"], "MemoryError" in found["said"]) == (str(path), [], False), (name, found)
         assert found["seconds"] < limit, (name, found)
 

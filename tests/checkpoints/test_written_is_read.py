@@ -1,4 +1,4 @@
-"""Whatever is written is read again, with equal bits, configuration and metadata; what cannot be is refused before there is a file."""
+"""What is written is read again, with equal bits, configuration and metadata; what cannot be is refused before there is a file."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.support.bombs_pickle import KEY, PICKLE_BOMBS
+from tests.support.bombs_pickle import text as ptext
 from tests.support.bombs_torch import TORCH_BOMBS, deflated
 from tests.support.flax_files import SOUND, ext, msgpack, packed
 from tests.support.hostile import FOUR, archive, entry, header, noted, npy, npz, program, tensor
@@ -71,6 +72,13 @@ def equal_names() -> bytes:
     return b",".join(b'"%d":0' % i for i in range(300_000))
 
 
+NO_SETTINGS = "config: not a configuration"
+
+TUPLES = b"Nq\x00" + b"".join(b"0h%ch%c\x86q%c" % (i, i, i + 1) for i in range(40))
+
+DEEP = b"]" * 90_000 + b"a" * 89_999
+
+
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = PICKLE_BOMBS | TORCH_BOMBS | {
     "tuples as a key": (lambda: archive(program(doubled(b")", b"t") + b"}h\x3cNs")), KEY),
     "tuples beside": (lambda: archive(program(doubled(b"N", b"t"))), "no state dict; .* found a tuple"),
@@ -124,6 +132,19 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = PICKLE_BOMBS | TORCH_BOMBS |
     "settings beyond floats": (lambda: configured({"mlp_ratios": [10**400] * 4}), "config: not a configuration"),
     "widths beyond floats": (lambda: configured(FAR), "a parameter larger than any"),
     "deep network": (lambda: configured({"depths": [10**9] * 4}), "more blocks than there are arrays"),
+    "lists that hold each other as a configuration": (lambda: noted_in_pickle("config", shared_lists(40)), NO_SETTINGS),
+    "tuples as a configuration": (lambda: noted_in_pickle("config", TUPLES), NO_SETTINGS),
+    "tuples as a setting": (lambda: noted_in_pickle("config", under("depths", TUPLES)), NO_SETTINGS),
+    "a deep configuration": (lambda: noted_in_pickle("config", DEEP), NO_SETTINGS),
+    "tuples as metadata": (lambda: noted_in_pickle("metadata", under("a", TUPLES)), "damaged metadata"),
+    "deep metadata": (lambda: noted_in_pickle("metadata", under("a", DEEP)), "damaged metadata"),
+    "tuples as notes": (lambda: noted_with(TUPLES), "damaged"),
+    "a deep text as a configuration": (lambda: configured("[" * 100_000), NO_SETTINGS),
+    "a text of deep settings": (lambda: configured('{"a":' * 100_000), NO_SETTINGS),
+    "settings of many digits": (lambda: configured({"depths": [10**4000] * 4}), NO_SETTINGS),
+    "settings that are no numbers": (lambda: configured({"norm_eps": float("nan")}), "config: not a configuration"),
+    "negative depths": (lambda: configured({"depths": [-1] * 4}), "config: not a configuration"),
+    "as many stages as arrays": (lambda: as_many_stages(20_000), "more blocks than there are arrays"),
     "many stages": (lambda: configured({"depths": [1] * 60_000} | {name: [1] * 60_000 for name in STAGES}), "more blocks"),
     "wide network": (lambda: configured({"embed_dims": [1 << 40] * 4}), "a parameter larger than any"),
     "wider network": (lambda: configured({"embed_dims": [1 << 62] * 4}), "a parameter larger than any"),
@@ -155,6 +176,34 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = PICKLE_BOMBS | TORCH_BOMBS |
 FAR = {"embed_dims": [10**300] * 4, "num_heads": [1] * 4, "depths": [1] * 4, "mlp_ratios": [1e300] * 4}
 
 STAGES = ("embed_dims", "num_heads", "mlp_ratios", "sr_ratios", "c_ratios", "window_sizes")
+
+
+WEIGHT = ptext("stages.0.0.attn.qkv.weight") + tensor(0, (4,), (1,))
+
+
+def shared_lists(depth: int) -> bytes:
+    """A list that holds the last one twice."""
+    return b"]q\x00" + b"".join(b"0](h%ch%ceq%c" % (i, i, i + 1) for i in range(depth))
+
+
+def noted_in_pickle(name: str, value: bytes) -> bytes:
+    """A torch file with a weight and, in this package's notes, a value by its opcodes."""
+    return noted_with(under(name, value))
+
+
+def noted_with(notes: bytes) -> bytes:
+    return archive(program(b"}" + WEIGHT + b"s" + ptext("scalablevit_ref") + notes + b"s"), FOUR)
+
+
+def under(name: str, value: bytes) -> bytes:
+    """A dict of one entry."""
+    return b"}" + ptext(name) + value + b"s"
+
+
+def as_many_stages(count: int) -> bytes:
+    entries = {f"stages.{k}.0.attn.qkv.weight": entry(shape=(0,), offsets=(0, 0)) for k in range(2 * count + 2)}
+    settings = dict.fromkeys(("embed_dims", "depths", *STAGES[1:]), [1] * count)
+    return header(entries | noted(json.dumps({"config": settings | {"head": "none", "num_classes": 0}})))
 
 
 def configured(config: Any) -> bytes:

@@ -93,6 +93,11 @@ def node(operation: str, inputs: tuple[str, ...], output: str, *more: bytes) -> 
     return field(1, b"".join([*texts, *more]))
 
 
+def beside(location: str) -> bytes:
+    """A weight whose bytes are said to lie in a file of this name."""
+    return onnx(initialiser("a.b", field(1, 4), field(13, field(1, b"location") + field(2, location.encode()))))
+
+
 CHUNK = struct.pack("<II2Q", 8, 0, 0, 0)
 FOUR = bytes(16)
 
@@ -170,6 +175,13 @@ GRAPH_BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         ),
         "fc.weight: two constants that the graph does not tell apart",
     ),
+    "ONNX node of a long name": (
+        lambda: onnx(node("MatMul", ("x", "w"), "y", field(3, b"/a" * 400_000))),
+        NO_PARAMETERS,
+    ),
+    "ONNX external data of a long name": (lambda: beside("a" * 5000), "a.b: external data; expected a file in the model's folder"),
+    "ONNX external data of no name": (lambda: beside("\0"), "a.b: external data; expected a file in the model's folder"),
+    "ONNX external data of a name for no file": (lambda: beside("a" * 400), "a.b: external data that cannot be opened"),
     "ONNX identities in a circle": (
         lambda: onnx(*(node("Identity", (a,), b) for a, b in ("ab", "ba", "aa"))),
         NO_PARAMETERS,

@@ -257,7 +257,7 @@ def long_header(text: bytes) -> bytes:
     return b"\x93NUMPY\x02\x00" + struct.pack("<I", len(text)) + text
 
 
-ARRAY = "not an array|damaged npy|no images"
+ARRAY = "not an array|damaged npy|no images|larger than the file"
 
 NPY_BOMBS: Made = {
     "a FIFO": (fifo("x.npy"), "a FIFO"),

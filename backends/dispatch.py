@@ -6,6 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
+from scalablevit_ref.arguments import check_function
+from scalablevit_ref.errors import brief
+
 Result = TypeVar("Result")
 
 
@@ -60,18 +63,21 @@ def register(array_type: type, module: Any) -> None:
         For the name of a backend that is here.
     """
     if not isinstance(array_type, type):
-        raise TypeError(f"array_type must be a type, got {array_type!r}")
-    missing = [name for name in NEEDED if not hasattr(module, name) and not (name == "zeros" and hasattr(module, "pad"))]
+        raise TypeError(f"array_type must be a type, got {brief(array_type)}")
+    missing = [name for name in NEEDED if not _has(module, name) and not (name == "zeros" and _has(module, "pad"))]
     if missing:
-        raise TypeError(f"a backend must have {', '.join(missing)}; {getattr(module, '__name__', module)} has not")
+        given = module.__name__ if _has(module, "__name__") else brief(module)
+        raise TypeError(f"a backend must have {', '.join(missing)}; {given} has not")
+    if not isinstance(module.NAME, str):
+        raise TypeError(f"module.NAME must be a string, got {brief(module.NAME)}")
     if module.NAME in BACKENDS:
         raise ValueError(f"module.NAME must be none of {', '.join(BACKENDS)}, got {module.NAME!r}")
     registered.pop(module.NAME, None)
     registered[module.NAME] = array_type, module
 
 
-def backend(x: Any) -> Backend:
-    """The backend module that owns array `x`. Raises TypeError for anything else."""
+def backend(x: Any, name: str = "x") -> Backend:
+    """The backend module that owns array `x`. Raises TypeError, which calls it by its `name`, for anything else."""
     module: Any
     if _owned_by(x, "numpy", "ndarray"):
         from scalablevit_ref.backends import numpy
@@ -95,26 +101,34 @@ def backend(x: Any) -> Backend:
         module = sizes
     elif found := [served for array_type, served in registered.values() if isinstance(x, array_type)]:
         module = found[-1]
-    elif hasattr(x, "__array_namespace__"):
+    elif hasattr(type(x), "__array_namespace__"):
         from scalablevit_ref.backends import standard
 
         module = standard
     else:
-        hint = "; torch.from_dlpack(x) or cupy.from_dlpack(x) takes it over where it is" if hasattr(x, "__dlpack__") else ""
+        hint = "; torch.from_dlpack(x) or cupy.from_dlpack(x) takes it over where it is" if hasattr(type(x), "__dlpack__") else ""
         known = ", ".join(("NumPy", "PyTorch", "JAX", "CuPy", *registered))
-        raise TypeError(f"expected an array of {known} or an array-API library, got {_type_name(x)}{hint}")
+        raise TypeError(f"{name}: expected an array of {known} or an array-API library, got {_type_name(x)}{hint}")
     return cast("Backend", module)
 
 
 def in_groups(function: Callable[[Any], Result], images: Any) -> Result:
     """`function(images)`. A backend may call it for some images at a time, to keep what lies between the layers small."""
-    run: Callable[..., Result] | None = getattr(backend(images), "in_groups", None)
+    check_function("function", function)
+    run: Callable[..., Result] | None = getattr(backend(images, "images"), "in_groups", None)
     return function(images) if run is None else run(function, images)
 
 
+def _has(module: Any, name: str) -> bool:
+    try:
+        return hasattr(module, name)
+    except Exception:  # whatever a foreign object says to that
+        return False
+
+
 def _owned_by(x: Any, library: str, array_type: str) -> bool:
-    module = sys.modules.get(library)
-    return module is not None and isinstance(x, getattr(module, array_type))
+    kind = getattr(sys.modules.get(library), array_type, None)  # a library that did not start may have left a part of itself
+    return kind is not None and isinstance(x, kind)
 
 
 def _type_name(x: Any) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from scalablevit_ref import ops
+from scalablevit_ref.errors import brief
 
 NAME = "jax"
 
@@ -114,6 +115,11 @@ def device(x: jax.Array) -> Any:
     return x.devices()
 
 
+def usable(x: jax.Array) -> bool:
+    """Not so: an array that was donated to a function, or deleted."""
+    return isinstance(x, jax.core.Tracer) or not x.is_deleted()
+
+
 class _Anywhere:
     """Equal to every device."""
 
@@ -136,6 +142,8 @@ def from_numpy(x: np.ndarray, dtype: str | None, device: Any) -> jax.Array:
             f"dtype={jax.dtypes.canonicalize_dtype(wanted).name!r} does without"
         )
     place = _named(device) if isinstance(device, str) else device
+    if not isinstance(place, jax.Device | jax.sharding.Sharding | None):
+        raise TypeError(f"device must be a jax.Device, a jax.sharding.Sharding or a platform's name, got {brief(device)}")
     array: jax.Array = jax.device_put(np.array(x, dtype=wanted, order="C"), place)
     return array
 
@@ -143,7 +151,7 @@ def from_numpy(x: np.ndarray, dtype: str | None, device: Any) -> jax.Array:
 def _named(name: str) -> jax.Device:
     platform, _, index = name.partition(":")
     try:
-        return jax.devices(platform)[int(index or 0)]
+        return jax.devices(platform or "none")[int(index or 0)]  # "" would be the default
     except (RuntimeError, ValueError, IndexError):
         present = ", ".join(f"{d.platform}:{d.id}" for d in jax.devices())
         raise ValueError(f"JAX has no device {name!r}, only {present}; a GPU needs pip install 'jax[cuda13]'") from None

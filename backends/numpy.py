@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 from numpy.lib.stride_tricks import sliding_window_view
+from scalablevit_ref.backends.numberless import usable as usable
 from scalablevit_ref.backends.threads import share, threads_at_hand
 
 from scalablevit_ref import ops
 from scalablevit_ref._typing import Array
+from scalablevit_ref.errors import brief
 
 NAME = "numpy"
 
@@ -235,8 +237,8 @@ def device(x: Array) -> Any:
 
 
 def from_numpy(x: Array, dtype: str | None, device: Any) -> Array:
-    if device not in (None, "cpu"):
-        raise ValueError(f"NumPy arrays live on the cpu, not on {device!r}")
+    if not (device is None or (isinstance(device, str) and device == "cpu")):
+        raise ValueError(f"device: NumPy arrays live on the cpu, not on {brief(device)}")
     if dtype == "bfloat16":
         import ml_dtypes
 

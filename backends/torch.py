@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from scalablevit_ref.errors import brief
+
 NAME = "torch"
 
 exp = torch.exp
@@ -54,11 +56,30 @@ def device(x: torch.Tensor) -> Any:
     return x.device
 
 
+def usable(x: torch.Tensor) -> bool:
+    """Not so: sparse, nested, quantised and MKL-DNN's tensors."""
+    return x.layout is torch.strided and not x.is_nested and not x.is_quantized
+
+
+def check_device(device: Any) -> None:
+    """Raise ValueError or TypeError for what is no device of torch's, or one that is not here."""
+    try:
+        torch.empty(0, device=torch.device(device))
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"device must be one that torch has, got {brief(device)} ({str(error).splitlines()[0]})") from None
+
+
 def from_numpy(x: np.ndarray, dtype: str | None, device: Any) -> torch.Tensor:
+    if device is not None:
+        check_device(device)
     if x.dtype.name == "bfloat16":  # NumPy's bfloat16 is ml_dtypes', which torch does not know: hand over the bits
         tensor = torch.from_numpy(x.view(np.uint16).copy()).view(torch.bfloat16)
     else:
-        tensor = torch.from_numpy(np.array(x, order="C"))
+        try:
+            tensor = torch.from_numpy(np.array(x, order="C"))
+        except TypeError:
+            raise TypeError(f"params_or_array holds {x.dtype}, which torch does not have") from None
     return tensor.to(device=device, dtype=None if dtype is None else getattr(torch, dtype))
 
 

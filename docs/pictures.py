@@ -46,7 +46,7 @@ def from_config(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for name, options in FROM_CONFIG.items():
         for theme, path in twins(folder / f"{name}.svg").items():
-            draw(sv.variant("small"), path, name="small", theme=theme, **options)
+            draw(sv.variant("small"), path, name="small", theme=theme, force=True, **options)
 
 
 def verify(path: Path) -> None:
@@ -67,7 +67,7 @@ def attention(folder: Path) -> None:
     """The maps of attention.md, as its commands draw them, for light pages and for dark ones."""
     for name, layer in (("attention-ssa", "stages.2.1"), ("attention-iwsa", "stages.0.0")):
         for theme, path in twins(folder / f"{name}.svg").items():
-            attend("digit:75", layer, path, theme=theme)
+            attend("digit:75", layer, path, theme=theme, force=True)
 
 
 def errors(folder: Path) -> None:
@@ -75,7 +75,7 @@ def errors(folder: Path) -> None:
     with chdir(HERE / "examples"):
         for theme, path in twins(folder / "errors.svg").items():
             try:
-                compare("torch_port.py:DigitsPort", variant_name="digits", plot=path, theme=theme)
+                compare("torch_port.py:DigitsPort", variant_name="digits", plot=path, theme=theme, force=True)
             except typer.Exit as done:
                 if done.exit_code != 1:  # the port differs, and can be compared
                     raise

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from scalablevit_ref import _moved
+from scalablevit_ref import _start as _start  # before all that takes time to import
 from scalablevit_ref.attention import iwsa, ssa
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.blocks import block, mlp, patch_embed, peg

@@ -1,6 +1,6 @@
 """`python -m scalablevit_ref` is the command line."""
 
-from scalablevit_ref.cli import app
+from scalablevit_ref.cli import main
 
 if __name__ == "__main__":
-    app(prog_name="scalablevit-ref")
+    main()

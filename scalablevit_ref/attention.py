@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from einops import rearrange
 
 from scalablevit_ref._typing import Array, Float, Params
-from scalablevit_ref.checks import check_iwsa, check_ssa
 from scalablevit_ref.config import SSAScale, SSAValues
+from scalablevit_ref.operation_checks import check_iwsa, check_ssa
 from scalablevit_ref.ops import attention, conv2d, gelu, layer_norm, linear, pad
 from scalablevit_ref.parameters import modules
 
@@ -64,7 +65,8 @@ def ssa(
         For a shape, a parameter or a setting that does not fit.
     """
     ssa_scale = ssa_scale if scale is None else scale
-    check_ssa(x, params, num_heads=num_heads, sr_ratio=sr_ratio, c_ratio=c_ratio, values=values, ssa_scale=ssa_scale)
+    settings: Any = {"num_heads": num_heads, "sr_ratio": sr_ratio, "c_ratio": c_ratio, "values": values, "ssa_scale": ssa_scale}
+    check_ssa(x, params, **settings, attend=attend)
     _, h, _, c = x.shape
     p = modules(params)
 
@@ -83,7 +85,7 @@ def ssa(
     q, k, v = (rearrange(t, "b h w (heads d) -> b heads (h w) d", heads=num_heads) for t in (q, k, v))
     head_dim = c / num_heads
     width = head_dim * c_ratio if ssa_scale == "scaled" else head_dim
-    z = attend(q, k, v, scale=width**-0.5)
+    z = attend(q, k, v, scale=float(width**-0.5))
     return linear(rearrange(z, "b heads (h w) d -> b h w (heads d)", h=h), **p["proj"])
 
 
@@ -123,7 +125,7 @@ def iwsa(
     ValueError or TypeError
         For a shape, a parameter or a setting that does not fit.
     """
-    check_iwsa(x, params, num_heads=num_heads, window_size=window_size, pad=pad)
+    check_iwsa(x, params, num_heads=num_heads, window_size=window_size, pad=pad, attend=attend)
     _, h, w, c = x.shape
     p = modules(params)
 
@@ -131,7 +133,7 @@ def iwsa(
     qkv = rearrange(linear(x, **p["qkv"]), "b h w (three c) -> three b h w c", three=3)
     cut = {"ph": window_size, "pw": window_size, "heads": num_heads}
     q, k, v = (rearrange(qkv[i, ...], "b (gh ph) (gw pw) (heads d) -> b gh gw heads (ph pw) d", **cut) for i in range(3))
-    z = attend(q, k, v, scale=(c / num_heads) ** -0.5)
+    z = attend(q, k, v, scale=float((c / num_heads) ** -0.5))
     z = rearrange(z, "b gh gw heads (ph pw) d -> b (gh ph) (gw pw) (heads d)", ph=window_size)
     z = z + conv2d(qkv[2, ...], **p["lim_func"], padding=1, groups=c)  # Z + F(V): windows interact
     return linear(z[:, :h, :w, :], **p["proj"])

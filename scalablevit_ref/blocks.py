@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from scalablevit_ref._typing import Array, Float, Params
 from scalablevit_ref.attention import Attend, iwsa, ssa
-from scalablevit_ref.checks import check_iwsa, check_kind, check_mlp, check_patch_embed, check_peg, check_ssa, needed
 from scalablevit_ref.config import BlockKind, SSAScale, SSAValues
+from scalablevit_ref.operation_checks import (
+    check_block,
+    check_iwsa,
+    check_mlp,
+    check_patch_embed,
+    check_peg,
+    check_residual,
+    check_ssa,
+)
 from scalablevit_ref.ops import attention, conv2d, gelu, layer_norm, linear
 from scalablevit_ref.parameters import children, modules
 
@@ -29,9 +37,9 @@ def patch_embed(x: Float[Array, "b h w c_in"], params: Params, *, patch_size: in
 
     Official module: `patch_embeds.k`: kernel 7, stride 4, padding 3 in stage 0; kernel 3, stride 2, padding 1 in the others.
     """
-    check_patch_embed(x, params, patch_size=patch_size)
+    check_patch_embed(x, params, patch_size=patch_size, eps=eps)
     p = modules(params)
-    return layer_norm(conv2d(x, **p["proj"], stride=patch_size, padding=patch_size - 1), **p["norm"], eps=eps)
+    return layer_norm(conv2d(x, **p["proj"], stride=patch_size, padding=patch_size - 1), **p["norm"], eps=float(eps))
 
 
 def peg(x: Float[Array, "b h w c"], params: Params) -> Float[Array, "b h w c"]:
@@ -45,7 +53,7 @@ def peg(x: Float[Array, "b h w c"], params: Params) -> Float[Array, "b h w c"]:
 
 def mlp(x: Float[Array, "b h w c"], params: Params, *, activation: Activation = gelu) -> Float[Array, "b h w c"]:
     """fc2(GELU(fc1(x))), c → m·c → c, with the exact GELU or another `activation`. Official module: `stages.k.i.mlp`."""
-    check_mlp(x, params)
+    check_mlp(x, params, activation=activation)
     p = modules(params)
     return linear(activation(linear(x, **p["fc1"])), **p["fc2"])
 
@@ -63,7 +71,8 @@ def iwsa_block(
     tap: Tap = untapped,
 ) -> Float[Array, "b h w c"]:
     """The block whose attention is `iwsa`: `stages.k.i`, i even. The arguments are those of `block`."""
-    check_iwsa(x, params, num_heads=num_heads, window_size=window_size, pad=pad, in_block=True)
+    check_iwsa(x, params, num_heads=num_heads, window_size=window_size, pad=pad, attend=attend, in_block=True)
+    check_residual(norm_eps=norm_eps, activation=activation, tap=tap)
     attn = partial(iwsa, num_heads=num_heads, window_size=window_size, pad=pad, attend=attend)
     return residual_block(x, params, attn, norm_eps=norm_eps, activation=activation, tap=tap)
 
@@ -84,7 +93,8 @@ def ssa_block(
 ) -> Float[Array, "b h w c"]:
     """The block whose attention is `ssa`: `stages.k.i`, i odd. The arguments are those of `block`."""
     settings: Any = {"num_heads": num_heads, "sr_ratio": sr_ratio, "c_ratio": c_ratio, "values": values, "ssa_scale": ssa_scale}
-    check_ssa(x, params, **settings, in_block=True)
+    check_ssa(x, params, **settings, attend=attend, in_block=True)
+    check_residual(norm_eps=norm_eps, activation=activation, tap=tap)
     attn = partial(ssa, **settings, attend=attend)
     return residual_block(x, params, attn, norm_eps=norm_eps, activation=activation, tap=tap)
 
@@ -99,7 +109,7 @@ def residual_block(
     tap: Tap = untapped,
 ) -> Float[Array, "b h w c"]:
     """x += attn(norm1(x)); x += mlp(norm2(x)), of input that is checked; `attn` is `iwsa` or `ssa` with its settings."""
-    p = children(params)
+    p, norm_eps = children(params), float(norm_eps)
     y = tap("norm1", layer_norm(x, **p["norm1"], eps=norm_eps))
     x = x + tap("attn", attn(y, p["attn"]))
     y = tap("norm2", layer_norm(x, **p["norm2"], eps=norm_eps))
@@ -148,10 +158,15 @@ def block(
     ValueError or TypeError
         For a shape, a parameter or a setting that does not fit.
     """
-    check_kind(x, kind)
+    own: Any = {"window_size": window_size, "sr_ratio": sr_ratio, "c_ratio": c_ratio, "pad": pad}
+    check_block(x, kind=kind, values=values, ssa_scale=ssa_scale, scale=scale, **own)
     shared: Any = {"num_heads": num_heads, "norm_eps": norm_eps, "attend": attend, "activation": activation, "tap": tap}
     if kind == "iwsa":
-        return iwsa_block(x, params, window_size=needed(kind, "window_size", window_size), pad=pad, **shared)
-    s, r_c = needed(kind, "sr_ratio", sr_ratio), needed(kind, "c_ratio", c_ratio)
-    ssa_scale = ssa_scale if scale is None else scale
-    return ssa_block(x, params, sr_ratio=s, c_ratio=r_c, values=values, ssa_scale=ssa_scale, **shared)
+        return iwsa_block(x, params, window_size=cast("int", window_size), pad=pad, **shared)
+    reduction: Any = {
+        "sr_ratio": sr_ratio,
+        "c_ratio": c_ratio,
+        "values": values,
+        "ssa_scale": ssa_scale if scale is None else scale,
+    }
+    return ssa_block(x, params, **reduction, **shared)

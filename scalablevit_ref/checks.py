@@ -1,111 +1,27 @@
-"""Refuse bad input before any work is done: one exception that names the culprit, what was expected and what came.
+"""Refuse arrays and parameters that do not fit: one exception that names the culprit, what was expected and what came.
 
-Each function of the specification calls its check first: `check_ssa` is that of `ssa`, with the same arguments.
+What is no array is checked by `arguments`, and the arguments of each operation by `operation_checks`, before any work is done.
 """
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-from scalablevit_ref import parameters
-from scalablevit_ref.backends import backend
+from scalablevit_ref.arguments import FLOATS, check_named
+from scalablevit_ref.backends import Backend, backend
 from scalablevit_ref.backends.dispatch import dtype_name
-from scalablevit_ref.config import ScalableViTConfig, SSAScale, SSAValues, check_positive, choice
-from scalablevit_ref.image_sizes import check_image_size
-
-Setting = TypeVar("Setting")
-
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-"""Names of the dtypes that the specification computes in."""
+from scalablevit_ref.backends.numberless import what_it_is
+from scalablevit_ref.errors import brief
 
 
-def check_patch_embed(x: Any, params: Mapping[str, Any], *, patch_size: int) -> None:
-    check_map("x", x, "b h w c")
-    check_count("patch_size", patch_size)
-    dim = width(params, "proj.weight")
-    check_parameters(params, parameters.patch_embed_shapes(x.shape[-1], dim, patch_size), x)
-
-
-def check_peg(x: Any, params: Mapping[str, Any]) -> None:
-    check_map("x", x, "b h w c")
-    check_parameters(params, parameters.peg_shapes(x.shape[-1]), x)
-
-
-def check_mlp(x: Any, params: Mapping[str, Any]) -> None:
-    check_map("x", x, "b h w c")
-    hidden = width(params, "fc1.weight")
-    check_parameters(params, parameters.mlp_shapes(x.shape[-1], hidden), x)
-
-
-def check_iwsa(x: Any, params: Mapping[str, Any], *, num_heads: int, window_size: int, pad: bool, in_block: bool = False) -> None:
-    """What `iwsa` is given; with `in_block` what `iwsa_block` is, whose parameters are the whole block's."""
-    check_map("x", x, "b h w c")
-    _, h, w, c = x.shape
-    check_heads(c, num_heads)
-    check_count("window_size", window_size)
-    if not pad and (h % window_size or w % window_size):
-        raise ValueError(
-            f"x is {h} x {w} tokens and does not divide into windows of window_size = {window_size}; "
-            "pad=True pads it with zeros to whole windows"
-        )
-    if in_block:
-        _check_block(x, params, kind="iwsa", num_heads=num_heads)
-    else:
-        biased = parameters.has_qkv_bias(params)
-        check_parameters(params, parameters.iwsa_shapes(c, qkv_bias=biased), x)
-
-
-def check_ssa(
-    x: Any,
-    params: Mapping[str, Any],
-    *,
-    num_heads: int,
-    sr_ratio: int,
-    c_ratio: float,
-    values: SSAValues,
-    ssa_scale: SSAScale,
-    in_block: bool = False,
-) -> None:
-    """What `ssa` is given; with `in_block` what `ssa_block` is, whose parameters are the whole block's."""
-    check_map("x", x, "b h w c")
-    _, h, w, c = x.shape
-    choice("ssa_scale", ssa_scale)
-    check_heads(c, num_heads)
-    check_count("sr_ratio", sr_ratio)
-    check_positive("c_ratio", c_ratio)
-    if min(h, w) < sr_ratio:
-        raise ValueError(f"x is {h} x {w} tokens, less than one tile of sr_ratio = {sr_ratio}")
-    settings: dict[str, Any] = {"num_heads": num_heads, "sr_ratio": sr_ratio, "c_ratio": c_ratio, "values": values}
-    if in_block:
-        _check_block(x, params, kind="ssa", **settings)
-    else:
-        biased = parameters.has_qkv_bias(params)
-        check_parameters(params, parameters.ssa_shapes(c, qkv_bias=biased, **settings), x)
-
-
-def _check_block(x: Any, params: Mapping[str, Any], **settings: Any) -> None:
-    hidden, biased = width(params, "mlp.fc1.weight"), parameters.has_qkv_bias(params, "attn.")
-    check_parameters(params, parameters.block_shapes(x.shape[-1], hidden=hidden, qkv_bias=biased, **settings), x)
-
-
-def check_kind(x: Any, kind: str) -> None:
-    check_map("x", x, "b h w c")
-    choice("kind", kind)
-
-
-def needed(kind: str, name: str, value: Setting | None) -> Setting:
-    """The setting, which a block of this kind cannot do without."""
-    if value is None:
-        raise TypeError(f"a block of kind {kind!r} needs {name}")
-    return value
-
-
-def check_network(images: Any, params: Mapping[str, Any], config: ScalableViTConfig) -> None:
-    check_map("images", images, "b c h w", channels=config.in_chans)
-    check_image_size(config, *images.shape[2:])
-    check_parameters(params, parameters.parameter_shapes(config), images, name="images")
+def check_array(name: str, x: Any) -> Backend:
+    """The backend of an array that can be computed with. Raises TypeError for anything else: no array, or masked, sparse, …"""
+    library = backend(x, name)
+    usable = getattr(library, "usable", None)
+    if usable is not None and not usable(x):
+        raise TypeError(f"{name} is {what_it_is(x) or 'an array of a type with which nothing is computed'}")
+    return library
 
 
 def check_map(name: str, x: Any, axes: str, channels: int | None = None) -> None:
@@ -113,7 +29,10 @@ def check_map(name: str, x: Any, axes: str, channels: int | None = None) -> None
 
     Raises TypeError for a foreign type or a dtype that is not floating, ValueError for a shape.
     """
-    backend(x)
+    check_array(name, x)
+    if not getattr(x.dtype, "isnative", True):
+        dtype = x.dtype.name
+        raise TypeError(f"{name} is {dtype} in the byte order of other machines ({x.dtype}); .astype({dtype!r}) gives this one's")
     if dtype_name(x) not in FLOATS:
         raise TypeError(f"{name} must be floating point ({', '.join(FLOATS)}), got {dtype_name(x)}")
     names = axes.split()
@@ -126,25 +45,42 @@ def check_map(name: str, x: Any, axes: str, channels: int | None = None) -> None
 def check_parameters(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], x: Any, name: str = "x") -> None:
     """`params` must hold exactly the arrays that `shapes` names, and they must be of the library, dtype and device of `x`.
 
-    Raises ValueError with all names that are missing, unexpected or misshapen in one report; TypeError where libraries or dtypes
-    are mixed, ValueError where devices are.
+    Raises as `check_alike` and `check_shapes` do.
     """
+    check_alike(params, x, name)
     check_shapes(params, shapes)
+
+
+def check_alike(params: Mapping[str, Any], x: Any, name: str = "x") -> None:
+    """`params` must hold arrays of the library, dtype and device of `x`.
+
+    Raises TypeError where libraries or dtypes are mixed, ValueError where devices are.
+    """
+    check_named("params", params)
     array_type, library, dtype = type(x), backend(x), x.dtype
-    device = library.device(x)
+    device, usable = library.device(x), getattr(library, "usable", None)
     for key, value in params.items():
-        if type(value) is not array_type and backend(value) is not library:
-            raise TypeError(f"{name} is a {library.NAME} array but parameter {key!r} is a {backend(value).NAME} array")
+        if type(value) is not array_type and (other := backend(value, f"parameter {key!r}")) is not library:
+            raise TypeError(f"{name} is a {library.NAME} array but parameter {key!r} is a {other.NAME} array")
+        if usable is not None and not usable(value):
+            check_array(f"parameter {key!r}", value)
         if value.dtype != dtype:
             raise TypeError(f"{name} is {dtype_name(x)} but parameter {key!r} is {dtype_name(value)}")
         if library.device(value) != device:
             raise ValueError(f"{name} is on device {device} but parameter {key!r} is on {library.device(value)}")
 
 
+def check_arrays(name: str, params: Mapping[str, Any]) -> None:
+    """Raise TypeError for no mapping of names to what has a shape; whose arrays they are is not asked."""
+    check_named(name, params)
+    for key, value in params.items():
+        if not _has_shape(value):
+            raise TypeError(f"{name}: {key!r} must be an array, got {brief(value)}")
+
+
 def check_shapes(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise ValueError with one report of every missing, unexpected and misshapen parameter, TypeError for no mapping."""
-    if not isinstance(params, Mapping):
-        raise TypeError(f"params must be a mapping of names to arrays, got {type(params).__name__}")
+    """Raise ValueError with one report of every missing, unexpected and misshapen parameter, TypeError for no mapping of arrays."""
+    check_arrays("params", params)
     if len(params) != len(shapes) or any(name not in params or params[name].shape != shape for name, shape in shapes.items()):
         raise ValueError("parameters do not fit: " + "; ".join(parameter_problems(params, shapes)))
 
@@ -167,23 +103,15 @@ def width(params: Mapping[str, Any], name: str) -> int:
     return int(params[name].shape[0]) if name in params and params[name].shape else 0
 
 
-def check_count(name: str, value: object) -> None:
-    """A whole number of at least one."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if int(value) < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-def check_heads(channels: int, num_heads: int) -> None:
-    """The channels must split evenly over the heads."""
-    check_count("num_heads", num_heads)
-    if channels % num_heads:
-        raise ValueError(f"c = {channels} channels must be divisible by num_heads = {num_heads}")
-
-
 def _some(names: list[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f", … and {len(names) - most} more" if len(names) > most else "")
+
+
+def _has_shape(x: Any) -> bool:
+    try:
+        return isinstance(x.shape, tuple)
+    except Exception:  # whatever a foreign type, or a nested tensor, says to that
+        return False
 
 
 def _shape(x: Any) -> tuple[int, ...]:

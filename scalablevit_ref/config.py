@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from scalablevit_ref.errors import did_you_mean
+from scalablevit_ref.arguments import LARGEST, check_choice, check_count, check_flag, check_positive, per_stage, plain_number
+from scalablevit_ref.errors import brief, did_you_mean
 
 Head = Literal["mlp", "linear", "none"]
 SSAValues = Literal["unscaled", "scaled"]
@@ -25,6 +25,9 @@ CHOICES = {
 
 MLP_HEAD_WIDTH = 4096
 """Hidden width of the official classifier's two-layer head, in channels."""
+
+MOST_BLOCKS = 10_000
+"""Most blocks of all stages together; `save_checkpoint` writes some 600 of them."""
 
 
 @dataclass(frozen=True)
@@ -98,33 +101,31 @@ class ScalableViTConfig:
     embed_norm_eps: float | None = None
 
     def __post_init__(self) -> None:
-        for name in _PER_STAGE:
-            object.__setattr__(self, name, _per_stage(name, getattr(self, name)))
-        lengths = {name: len(getattr(self, name)) for name in _PER_STAGE}
-        if len(set(lengths.values())) != 1 or not self.depths:
+        stored: dict[str, Any] = {name: per_stage(name, getattr(self, name), whole=name not in _RATIOS) for name in _PER_STAGE}
+        lengths = {name: len(entries) for name, entries in stored.items()}
+        if len(set(lengths.values())) != 1 or not stored["depths"]:
             raise ValueError(f"per-stage settings must all have the same length, one entry a stage; got {lengths}")
-        for name in ("embed_dims", "depths", "num_heads", "sr_ratios", "window_sizes"):
-            for value in getattr(self, name):
-                _whole(name, value, least=1)
-        for name in ("mlp_ratios", "c_ratios"):
-            for value in getattr(self, name):
-                check_positive(name, value)
-        _whole("num_classes", self.num_classes, least=0)
-        _whole("in_chans", self.in_chans, least=1)
-        _whole("patch_size", self.patch_size, least=1)
-        check_positive("norm_eps", self.norm_eps)
-        if self.embed_norm_eps is not None:
-            check_positive("embed_norm_eps", self.embed_norm_eps)
+        for name, least in (("num_classes", 0), ("in_chans", 1), ("patch_size", 1)):
+            check_count(name, getattr(self, name), least)
+            stored[name] = int(getattr(self, name))
+        for name in ("norm_eps",) if self.embed_norm_eps is None else ("norm_eps", "embed_norm_eps"):
+            check_positive(name, getattr(self, name))
+            stored[name] = plain_number(getattr(self, name))
         for name in ("qkv_bias", "pad_windows", "stage_norms"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            check_flag(name, getattr(self, name))
+            stored[name] = bool(getattr(self, name))
         for name in ("head", "ssa_values", "ssa_scale"):
-            choice(name, getattr(self, name))
+            check_choice(name, getattr(self, name), CHOICES[name])
+        vars(self).update(stored)
+        if sum(self.depths) > MOST_BLOCKS:
+            raise ValueError(f"depths must be at most {MOST_BLOCKS} blocks together, got {brief(sum(self.depths))}")
         for stage in range(self.num_stages):
-            self._check_heads(stage)
+            self._check_widths(stage)
 
-    def _check_heads(self, stage: int) -> None:
+    def _check_widths(self, stage: int) -> None:
         dim, heads = self.embed_dims[stage], self.num_heads[stage]
+        if dim * self.mlp_ratios[stage] > LARGEST:
+            raise ValueError(f"mlp_ratios[{stage}] = {self.mlp_ratios[stage]} of {dim} channels are more than an axis can have")
         if dim % heads:
             raise ValueError(f"embed_dims[{stage}] = {dim} must be divisible by num_heads[{stage}] = {heads}")
         if self.depths[stage] > 1 and self.sr_ratios[stage] > 1:  # the stage has an SSA block with scaled keys
@@ -153,6 +154,7 @@ class ScalableViTConfig:
 
 
 _PER_STAGE = ("embed_dims", "depths", "num_heads", "mlp_ratios", "sr_ratios", "c_ratios", "window_sizes")
+_RATIOS = ("mlp_ratios", "c_ratios")
 
 _VARIANTS: dict[str, dict[str, Any]] = {
     "small": {},
@@ -202,7 +204,7 @@ def variant(name: str, **overrides: Any) -> ScalableViTConfig:
     ValueError
         For an unknown name, with near matches.
     TypeError
-        For an unknown setting.
+        For what is no name, and for an unknown setting.
 
     Examples
     --------
@@ -211,13 +213,11 @@ def variant(name: str, **overrides: Any) -> ScalableViTConfig:
     >>> variant("small", num_classes=10).num_classes
     10
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a variant's, one of {', '.join(VARIANTS)}, got {brief(name)}")
     if name not in _VARIANTS:
-        raise ValueError(f"unknown variant {name!r}{near_matches(str(name), VARIANTS)}; there are {', '.join(VARIANTS)}")
-    settings = [f.name for f in fields(ScalableViTConfig)]
-    for key in overrides:
-        if key not in settings:
-            raise TypeError(f"unknown setting {key!r}{near_matches(key, settings)}; there are {', '.join(settings)}")
-    return replace(ScalableViTConfig(**_VARIANTS[name]), **overrides)
+        raise ValueError(f"unknown variant {name!r}{near_matches(name, VARIANTS)}; there are {', '.join(VARIANTS)}")
+    return settled(ScalableViTConfig(**_VARIANTS[name]), overrides)
 
 
 def scaled_dim(dim: int, num_heads: int, c_ratio: float, where: str = "") -> int:
@@ -228,8 +228,8 @@ def scaled_dim(dim: int, num_heads: int, c_ratio: float, where: str = "") -> int
     >>> scaled_dim(64, 2, 1.25)
     80
     """
-    width = int(dim * c_ratio)
-    if width < 1 or width % num_heads:
+    width = int(min(dim * c_ratio, LARGEST + 1))
+    if not 1 <= width <= LARGEST or width % num_heads:
         raise ValueError(
             f"c' = int({dim} * {c_ratio}) = {width} (c_ratio{'s' + where if where else ''}) must be a positive multiple of "
             f"num_heads{where} = {num_heads}"
@@ -250,28 +250,20 @@ def near_matches(word: str, known: Iterable[str]) -> str:
     return did_you_mean(alias if alias in known else word, known)
 
 
-def choice(name: str, value: object) -> None:
-    """Raise ValueError unless `value` is one of the words that the setting `name` takes."""
-    if value not in CHOICES[name]:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, CHOICES[name]))}, got {value!r}")
+def settled(config: ScalableViTConfig | str, overrides: Mapping[str, Any]) -> ScalableViTConfig:
+    """A configuration, or the variant of that name, with some settings changed. Raises as `variant` does."""
+    if isinstance(config, str):
+        return variant(config, **overrides)
+    check_config(config)
+    settings = [f.name for f in fields(ScalableViTConfig)]
+    for key in overrides:
+        if key not in settings:
+            raise TypeError(f"unknown setting {key!r}{near_matches(key, settings)}; there are {', '.join(settings)}")
+    return replace(config, **overrides)
 
 
-def _per_stage(name: str, value: object) -> tuple[Any, ...]:
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise TypeError(f"{name} must be a sequence with one entry a stage, got {value!r}")
-    return tuple(value)
-
-
-def _whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must hold whole numbers, got {value!r}")
-    if int(value) < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def check_positive(name: str, value: object) -> None:
-    """A number above zero, and finite."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 < float(value) < float("inf"):
-        raise ValueError(f"{name} must be positive and finite, got {value}")
+def check_config(config: object, name: str = "config") -> None:
+    """Raise TypeError for what is no `ScalableViTConfig`."""
+    if not isinstance(config, ScalableViTConfig):
+        hint = f"; variant({config!r}) gives one" if isinstance(config, str) and config in VARIANTS else ""
+        raise TypeError(f"{name} must be a ScalableViTConfig, got {brief(config)}{hint}")

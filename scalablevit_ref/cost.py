@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal, NamedTuple
 
-from scalablevit_ref.checks import check_count
-from scalablevit_ref.config import BlockKind, ScalableViTConfig
-from scalablevit_ref.image_sizes import check_image_size, map_sizes
+from scalablevit_ref.config import BlockKind, ScalableViTConfig, check_config
+from scalablevit_ref.image_sizes import check_image_size, map_sizes, sides
 from scalablevit_ref.parameters import Shapes, block_kind, children, modules, parameter_shapes, scoped
 
 LayerKind = Literal["patch_embed", "norm", "iwsa", "ssa", "mlp", "peg", "linear"]
@@ -152,18 +151,10 @@ def cost(config: ScalableViTConfig, image_size: int | tuple[int, int]) -> Cost:
     >>> total.multiply_adds, total.multiply_adds - total.attention_multiply_adds
     (8800993408, 8564043520)
     """
-    h, w = _sides(image_size)
+    check_config(config)
+    h, w = sides(image_size)
     check_image_size(config, h, w)
     return Cost(tuple(_layers(config, h, w)))
-
-
-def _sides(image_size: object) -> tuple[int, int]:
-    sides = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
-    if len(sides) != 2:
-        raise ValueError(f"image_size must be one number or (height, width), got {image_size!r}")
-    for side in sides:
-        check_count("image_size", side)
-    return int(sides[0]), int(sides[1])
 
 
 def _layers(config: ScalableViTConfig, h: int, w: int) -> Iterator[LayerCost]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from scalablevit_ref.arguments import check_count
 from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.errors import brief
 
 SEARCH = 8192
 """How far below and above a size that does not fit one that fits is searched for, in pixels."""
@@ -18,6 +20,16 @@ def map_sizes(config: ScalableViTConfig, size: int) -> list[int]:
     [56, 28, 14, 7]
     """
     return [-(-size // stride) for stride in config.strides]
+
+
+def sides(image_size: object) -> tuple[int, int]:
+    """Height and width of what is given as one number or as a pair. Raises ValueError or TypeError for anything else."""
+    pair = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
+    if len(pair) != 2:
+        raise ValueError(f"image_size must be one number or (height, width), got {brief(image_size)}")
+    for side in pair:
+        check_count("image_size", side)
+    return int(pair[0]), int(pair[1])
 
 
 def check_image_size(config: ScalableViTConfig, h: int, w: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from scalablevit_ref.arguments import check_count, check_path
 from scalablevit_ref.files.reading import IrregularFileError, open_regular
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -43,6 +44,8 @@ def load_image(path: str | Path, size: int = 224) -> np.ndarray:
     Raises OSError naming the file if it is no regular file, cannot be read as an image, is more than 100 times as long as wide, or
     beyond one of the limits above.
     """
+    check_path("path", path)
+    check_count("size", size)
     from PIL import Image
 
     with _opened(path) as (image, file):

@@ -12,8 +12,8 @@ from scalablevit_ref._typing import Array, Float, Params
 from scalablevit_ref.attention import iwsa, ssa
 from scalablevit_ref.backends import in_groups
 from scalablevit_ref.blocks import Tap, patch_embed, peg, residual_block, untapped
-from scalablevit_ref.checks import check_network
 from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.operation_checks import check_network
 from scalablevit_ref.ops import gelu, layer_norm, linear
 from scalablevit_ref.parameters import block_kind, children, modules
 
@@ -44,7 +44,7 @@ def scalable_vit(
     ValueError or TypeError
         Before any work is done, for images, parameters or a mixture of libraries, dtypes or devices that do not fit.
     """
-    check_network(images, params, config)
+    check_network(images, params, config, tap=tap)
     return _run(logits, images, params, config, tap)
 
 
@@ -56,7 +56,7 @@ def stage_features(
     The official detection backbone's `forward`, whose maps are b c h w. The arguments are those of `scalable_vit`; `params` are
     those of the whole config.
     """
-    check_network(images, params, config)
+    check_network(images, params, config, tap=tap)
     return _run(stage_maps, images, params, config, tap)
 
 

@@ -14,6 +14,7 @@ from scalablevit_ref.blocks import Tap, untapped
 from scalablevit_ref.checks import check_shapes
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.edits import Mistake
+from scalablevit_ref.errors import brief
 from scalablevit_ref.image_sizes import check_image_size, usual_image_size
 from scalablevit_ref.layers import OFFICIAL, Layer, Wiring, layer_shapes, layers
 from scalablevit_ref.network import scalable_vit, stage_features
@@ -122,7 +123,7 @@ class Official:
 @singledispatch
 def network_of(config: object) -> Network:
     """The network that these settings are of. Raises TypeError for what is no network's settings."""
-    raise TypeError(f"config must be a ScalableViTConfig or a dialect's Config, got {config!r}")
+    raise TypeError(f"config must be a ScalableViTConfig or a dialect's Config, got {brief(config)}")
 
 
 network_of.register(ScalableViTConfig, Official)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.config import MLP_HEAD_WIDTH, BlockKind, ScalableViTConfig, SSAValues, choice, scaled_dim
+from scalablevit_ref.arguments import check_choice, check_seed, float_dtype
+from scalablevit_ref.config import CHOICES, MLP_HEAD_WIDTH, BlockKind, ScalableViTConfig, SSAValues, check_config, scaled_dim
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -27,11 +28,11 @@ def parameter_shapes(config: ScalableViTConfig) -> Shapes:
     >>> shapes["stages.0.1.attn.q.weight"]
     (80, 64)
     """
+    check_config(config)
     shapes: Shapes = {}
     channels = config.in_chans
     for k, dim in enumerate(config.embed_dims):
-        stride = config.patch_size if k == 0 else 2
-        shapes |= scoped(f"patch_embeds.{k}", patch_embed_shapes(channels, dim, stride))
+        shapes |= scoped(f"patch_embeds.{k}", patch_embed_shapes(channels, dim, 2 if k else config.patch_size))
         channels = dim
     for k, dim in enumerate(config.embed_dims):
         shapes |= scoped(f"pos_block.{k}", peg_shapes(dim))
@@ -87,7 +88,7 @@ def ssa_shapes(
     dim: int, *, num_heads: int, sr_ratio: int, c_ratio: float, qkv_bias: bool = True, values: SSAValues = "unscaled"
 ) -> Shapes:
     """Parameters of scalable self-attention. With s = 1 nothing is reduced and q, k and v have c channels."""
-    choice("ssa_values", values)
+    check_choice("ssa_values", values, CHOICES["ssa_values"])
     if sr_ratio == 1:
         return _linear("q", dim, dim, qkv_bias) | _linear("kv", dim, 2 * dim, qkv_bias) | _linear("proj", dim, dim)
     width = scaled_dim(dim, num_heads, c_ratio)
@@ -175,13 +176,13 @@ def init_params(config: ScalableViTConfig, seed: int = 0, dtype: Any = "float32"
     convolution kernels are normal with deviation √(2 / fan_out), fan_out = k² · c_out / groups; gains are one, biases zero.
     Each parameter has a random stream of its own, which depends on its name.
     """
-    params = {}
+    check_seed("seed", seed)
+    dtype, params = float_dtype("dtype", dtype), {}
     for name, shape in parameter_shapes(config).items():
         if len(shape) == 1:
             values = np.full(shape, 1.0 if is_gain(name) else 0.0)
         else:
-            rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-            values = rng.standard_normal(shape)
+            values = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape)
             fan_out = np.prod(shape[2:]) * (1 if is_depthwise(name, shape) else shape[0])
             values *= 0.02 if len(shape) == 2 else (2.0 / fan_out) ** 0.5
         params[name] = values.astype(dtype)

@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
-from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.arguments import check_count, check_text
+from scalablevit_ref.config import ScalableViTConfig, check_config
 from scalablevit_ref.errors import Words
 from scalablevit_ref.formats.lazy import Tensor, Tensors
 from scalablevit_ref.formats.moves import Move
@@ -52,6 +53,20 @@ class Stated:
     window_size: Windows = None
     key: str | None = None
     dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("variant", "layout", "key", "dtype"):
+            if getattr(self, name) is not None:
+                check_text(name, getattr(self, name))
+            if getattr(self, name) == "" and name != "key":
+                raise ValueError(f"{name} must not be empty; None leaves it to the file")
+        if self.config is not None:
+            check_config(self.config)
+        for name in ("heads", "window_size"):
+            value = getattr(self, name)
+            for entry in value if isinstance(value, list | tuple) else (value,):
+                if not (entry is None and (name == "window_size" or value is None)):
+                    check_count(name, entry)
 
 
 @dataclass(frozen=True)

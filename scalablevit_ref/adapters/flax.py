@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from scalablevit_ref.adapters import extra
+from scalablevit_ref.arguments import check_seed
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.blocks import Tap, untapped
 from scalablevit_ref.checkpoints.in_memory import tensors_in
-from scalablevit_ref.checks import check_shapes
-from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.checks import check_array, check_shapes
+from scalablevit_ref.config import ScalableViTConfig, settled
 from scalablevit_ref.network import scalable_vit, stage_features
 from scalablevit_ref.parameters import children, init_params, parameter_shapes
 
@@ -52,7 +52,8 @@ class ScalableViT(nnx.Module):
         seed: int = 0,
         **overrides: Any,
     ) -> None:
-        self.config = variant(config, **overrides) if isinstance(config, str) else replace(config, **overrides)
+        self.config = settled(config, overrides)
+        check_seed("seed", seed)
         params = init_params(self.config, seed) if params is None else params
         params = tensors_in(params)
         check_shapes(params, parameter_shapes(self.config))
@@ -75,13 +76,19 @@ class ScalableViT(nnx.Module):
 
     def __call__(self, images: jax.Array | np.ndarray, *, tap: Tap = untapped) -> jax.Array:
         """Logits b classes of images b c h w; `tap` sees each intermediate under its official name, as in `sv.scalable_vit`."""
-        logits: jax.Array = scalable_vit(jnp.asarray(images), self.params(), self.config, tap=tap)
+        logits: jax.Array = scalable_vit(_on_jax(images), self.params(), self.config, tap=tap)
         return logits
 
     def features(self, images: jax.Array | np.ndarray) -> tuple[jax.Array, ...]:
         """The map that each stage ends with, b h w c."""
-        maps: tuple[jax.Array, ...] = stage_features(jnp.asarray(images), self.params(), self.config)
+        maps: tuple[jax.Array, ...] = stage_features(_on_jax(images), self.params(), self.config)
         return maps
+
+
+def _on_jax(images: Any) -> jax.Array:
+    """NumPy's arrays too."""
+    check_array("images", images)
+    return jnp.asarray(images)
 
 
 class Holder(nnx.Module):

@@ -9,31 +9,32 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from scalablevit_ref.adapters import extra
+from scalablevit_ref.arguments import check_count, check_flag, check_mapping, check_path, check_text, is_whole
 from scalablevit_ref.backends import to_backend
-from scalablevit_ref.checkpoints import Checkpoint, CheckpointError, load_checkpoint
-from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions
-from scalablevit_ref.checkpoints.convert import convert_file as convert
+from scalablevit_ref.checkpoints import Checkpoint, CheckpointError
+from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, check_options, conversion, inputs, manifest_text
 from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checkpoints.infer import exact_variant
 from scalablevit_ref.checkpoints.load import open_checkpoint, read_weights
 from scalablevit_ref.checkpoints.notes import NOTES, noted
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.checkpoints.save import all_kept
-from scalablevit_ref.checks import check_count, check_shapes
-from scalablevit_ref.config import ScalableViTConfig, near_matches
+from scalablevit_ref.checks import check_map, check_shapes
+from scalablevit_ref.config import ScalableViTConfig, check_config, near_matches
+from scalablevit_ref.errors import brief, in_file
 from scalablevit_ref.files.reading import open_regular
-from scalablevit_ref.files.writing import check_overwriting, write_atomically
-from scalablevit_ref.image_sizes import usual_image_size
+from scalablevit_ref.files.writing import check_outputs, write_atomically
+from scalablevit_ref.formats.lazy import check_finite, in_memory
+from scalablevit_ref.image_sizes import check_image_size, sides, usual_image_size
 from scalablevit_ref.network import trace
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.weights import GUESSED, Stated
@@ -97,34 +98,61 @@ def export(
     ModuleNotFoundError
         Names the extra.
     """
+    check_path("path", path)
+    check_flag("force", force)
+    if metadata is not None:
+        check_mapping("metadata", metadata)
+    settings: dict[str, Any] = {"image_size": image_size, "float16": float16, "opset": opset, "batch": batch, "taps": taps}
+    write_atomically({Path(path): _export_into(params, config, metadata=metadata or {}, **settings)}, force=force)
+
+
+def _export_into(
+    params: Mapping[str, Any],
+    config: ScalableViTConfig,
+    *,
+    image_size: int | tuple[int, int],
+    float16: bool,
+    opset: int = 20,
+    batch: int | str = "dynamic",
+    taps: Sequence[str] | bool = (),
+    metadata: Mapping[str, Any],
+) -> Callable[[BinaryIO], object]:
+    """What writes the file of `export`. The arguments are checked before, and torch's exporter runs in it."""
     with extra("onnx"):
         import onnx
         import onnxscript  # noqa: F401  (torch's exporter is written in it)
         import torch
 
-    if opset not in OPSETS:
-        raise ValueError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}, got {opset!r}")
-    if batch != "dynamic":
+    if not is_whole(opset) or opset not in OPSETS:
+        raise ValueError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}, got {brief(opset)}")
+    if not (isinstance(batch, str) and batch == "dynamic"):
         check_count("batch", batch)
+    check_config(config)
+    check_flag("float16", float16)
+    if not isinstance(taps, bool):
+        if isinstance(taps, str) or not isinstance(taps, Collection):
+            raise TypeError(f"taps must be names, or True for all, got {brief(taps)}")
+        for tap in taps:
+            check_text("taps", tap)
+    check_image_size(config, *(size := sides(image_size)))
     params = tensors_in(params)
     check_shapes(params, parameter_shapes(config))
     dtype = "float16" if float16 else "float32"
     weights = to_backend(params, "torch", dtype)
     if too_large := [name for name, x in weights.items() if not torch.isfinite(x).all()]:
         raise ValueError(f"parameter {too_large[0]!r} has values that are not finite in {dtype}")
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     images = torch.zeros(2 if batch == "dynamic" else int(batch), config.in_chans, *size, dtype=getattr(torch, dtype))
     outputs = _outputs(images, config, taps)
-    said, name = metadata or {}, exact_variant(config)
-    guessed = said.get("config_from") == GUESSED and said.get("variant") == name
-    notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata=all_kept(said))
+    name = exact_variant(config)
+    guessed = metadata.get("config_from") == GUESSED and metadata.get("variant") == name
+    notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata=all_kept(metadata))
 
     def write(file: BinaryIO) -> None:
         model = _model(images, weights, config, outputs, opset=opset, dynamic=batch == "dynamic")
         onnx.helper.set_model_props(model, {NOTES: json.dumps(notes)})
         file.write(model.SerializeToString())
 
-    write_atomically({Path(path): write}, force=force)
+    return write
 
 
 def _model(
@@ -225,6 +253,7 @@ def load(path: str | os.PathLike[str], *, variant: str | None = None, config: Sc
     FileNotFoundError
         If there is none.
     """
+    check_path("path", path)
     with open_checkpoint(path, Stated(variant=variant, config=config), only=OfficialWeights, format="onnx") as weights:
         return read_weights(weights)
 
@@ -259,41 +288,30 @@ def convert_file(
         import onnxscript  # noqa: F401
         import torch  # noqa: F401
 
-    options, target = options or ConvertOptions(), Path(target)
+    check_path("source", source)
+    check_path("target", target)
+    options, target = check_options(options), Path(target)
     if options.layout not in (None, "official") or options.config_json:
         problem = "an ONNX file holds the official layout, and no config.json beside it"
         raise CheckpointError(problem, file=target, expected="official", found=options.layout or "config.json")
     if options.dtype not in (None, "float32", "float16"):
         raise CheckpointError("dtype", file=target, expected="float32 or float16 for ONNX", found=options.dtype)
-    for path in (target, *([Path(options.sha256)] if options.sha256 else ())):
-        check_overwriting(path, force=options.force)
-        if path.resolve() == Path(source).resolve() or path.is_dir():
-            raise CheckpointError("the file is read, or is a directory", file=path, expected="the name of another file")
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+    check_outputs((target, options.sha256), inputs=inputs(Path(source), target), force=options.force)
     with open_checkpoint(source, options.stated, use_ema=options.use_ema) as weights:
         dtype = options.dtype or ("float16" if weights.metadata["dtype"] == "float16" else "float32")
-    with TemporaryDirectory() as folder:
-        middle, manifest = Path(folder) / "weights.safetensors", Path(folder) / "weights.sha256"
-        sha256 = manifest if options.sha256 else None
-        try:
-            done = convert(source, middle, replace(options, layout="official", dtype=dtype, config_json=False, sha256=sha256))
-        except CheckpointError as error:
-            raise (error.in_file(target) if error.file == str(middle) else error) from error.__cause__
-        checkpoint = load_checkpoint(middle, allow_nonfinite=True)
-        size = image_size if image_size is not None else usual_image_size(checkpoint.config)
-        export(
-            checkpoint.params,
-            checkpoint.config,
-            target,
-            image_size=size,
-            float16=dtype == "float16",
-            metadata=checkpoint.metadata,
-            force=options.force,
-        )
-        if options.sha256:
-            write_atomically({Path(options.sha256): lambda file: file.write(manifest.read_bytes())}, force=options.force)
-    return replace(done, config_json=None)
+        made = conversion(weights, replace(options, dtype=dtype), "official")
+        with in_file(source):
+            params = {name: in_memory(x) for name, x in made.state.items()}
+            if not options.allow_nonfinite:
+                check_finite(params)
+        done, config = made.done(), made.changed.config
+        guess = {"config_from": GUESSED, "variant": exact_variant(config)} if weights.guessed else {}
+    size = image_size if image_size is not None else usual_image_size(config)
+    writes = {target: _export_into(params, config, image_size=size, float16=dtype == "float16", metadata=made.metadata | guess)}
+    if options.sha256:
+        writes[Path(options.sha256)] = lambda file: file.write(manifest_text(params))
+    write_atomically(writes, force=options.force)
+    return done
 
 
 def run(path: str | os.PathLike[str], images: np.ndarray) -> np.ndarray:
@@ -304,6 +322,8 @@ def run(path: str | os.PathLike[str], images: np.ndarray) -> np.ndarray:
     with extra("onnx"):
         import onnxruntime
 
+    check_path("path", path)
+    check_map("images", images, "b c h w")
     open_regular(path, "an ONNX model").close()  # which ONNX Runtime would wait for
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -10,12 +10,13 @@ from typing import Any
 from einops import rearrange, reduce
 
 from scalablevit_ref.adapters import extra
+from scalablevit_ref.arguments import check_count, check_flag, check_rate, check_seed
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.blocks import patch_embed, peg
 from scalablevit_ref.checkpoints import load_checkpoint
 from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checks import check_map, check_shapes
-from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.config import ScalableViTConfig, settled
 from scalablevit_ref.image_sizes import check_image_size
 from scalablevit_ref.parameters import children, init_params, parameter_shapes
 
@@ -75,10 +76,11 @@ class ScalableViT(nn.Module):
         **overrides: Any,
     ) -> None:
         super().__init__()
-        config = variant(config, **overrides) if isinstance(config, str) else replace(config, **overrides)
+        config = settled(config, overrides)
         for name, rate in (("drop_rate", drop_rate), ("attn_drop_rate", attn_drop_rate), ("drop_path_rate", drop_path_rate)):
-            if not 0 <= rate < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {rate!r}")
+            check_rate(name, rate)
+        check_flag("features_only", features_only)
+        check_seed("seed", seed)
         shapes = parameter_shapes(config)
         params = init_params(config, seed) if params is None else tensors_in(params)
         check_shapes(params, shapes)
@@ -146,6 +148,11 @@ class ScalableViT(nn.Module):
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         check_map("images", images, "b c h w", channels=self.config.in_chans)
+        weight = next(self.parameters())
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}")
+        if images.device != weight.device:
+            raise ValueError(f"images are on device {images.device} but the module is on {weight.device}")
         check_image_size(self.config, *images.shape[2:])
         x, maps = rearrange(images, "b c h w -> b h w c"), []
         blocks: Any
@@ -165,6 +172,7 @@ class ScalableViT(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """A new head: as in the official code one Linear, whatever was there before; none for 0 classes. `config` follows."""
+        check_count("num_classes", num_classes, least=0)
         self.config = replace(self.config, head="linear", num_classes=num_classes)
         like = next(self.parameters())
         weight = torch.empty(num_classes, self.num_features, dtype=like.dtype, device=like.device)
@@ -173,6 +181,7 @@ class ScalableViT(nn.Module):
 
     def reset_drop_path(self, drop_path_rate: float) -> None:
         """Stochastic depth rising linearly from 0 to this rate over all blocks."""
+        check_rate("drop_path_rate", drop_path_rate)
         blocks = [module for module in self.modules() if isinstance(module, Block)]
         for block, rate in zip(blocks, torch.linspace(0, drop_path_rate, len(blocks)).tolist(), strict=True):
             block.drop_path.rate = rate

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.backends import to_backend, to_numpy
+from scalablevit_ref.backends.dispatch import BACKENDS
+from scalablevit_ref.backends.start import FAULTS, said, why_not_started
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.cost import cost
 from scalablevit_ref.network import scalable_vit
@@ -59,18 +61,37 @@ class Contender:
     logits: np.ndarray  # what it computes, in float64
 
 
-def entered(names: Iterable[str], work: Work, step: Callable[[str], None]) -> tuple[dict[str, Contender], dict[str, str]]:
-    """The contenders that can do this work here, and of the others why they cannot. `step` is told what is being done."""
-    ready, absent = {}, {}
+class ModuleFailedError(RuntimeError):
+    """The plain module failed, beside which all others are timed."""
+
+
+def entered(
+    names: Iterable[str], work: Work, step: Callable[[str], None]
+) -> tuple[dict[str, Contender], dict[str, str], dict[str, str]]:
+    """The contenders that did this work here once, why others cannot, and what others raised. `step` is told what is being done.
+
+    Raises ModuleFailedError where it is the plain module that failed.
+    """
+    ready, absent, failed = {}, {}, {}
     for name in names:
         step(f"{work.variant} x {work.batch}: {name}")
         why = why_absent(name, work)
         if why:
             absent[name] = why
             continue
-        run = prepare(name, work)
-        ready[name] = Contender(run, work.batch * multiply_adds(name, work), to_numpy(run()).astype(np.float64))
-    return ready, absent
+        try:
+            run = prepare(name, work)
+            ready[name] = Contender(run, work.batch * multiply_adds(name, work), to_numpy(run()).astype(np.float64))
+        except FAULTS as error:
+            failed[name] = failure(name, work, error)
+    return ready, absent, failed
+
+
+def failure(name: str, work: Work, error: BaseException) -> str:
+    """What a contender raised, in one line. Raises ModuleFailedError if it is the plain module."""
+    if name == MODULE:
+        raise ModuleFailedError(f"the plain module fails on {work.variant} x {work.batch}: {said(error)}") from error
+    return said(error)
 
 
 def why_absent(name: str, work: Work) -> str | None:
@@ -79,6 +100,8 @@ def why_absent(name: str, work: Work) -> str | None:
     if find_spec(library) is None or find_spec("torch") is None:
         package = "vit-pytorch --no-deps" if library == "vit_pytorch" else f"'scalablevit-ref[{library}]'"
         return f"not installed: pip install {package}"
+    if library in BACKENDS and (why := why_not_started(library)) is not None:
+        return why
     if name == "numpy" and (work.device != "cpu" or work.dtype == "bfloat16"):
         return "NumPy multiplies on the CPU, in float32 and float64"
     if name == "cupy" and work.device == "cpu":

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.backends import to_backend
+from scalablevit_ref.backends.start import FAULTS, said
 from scalablevit_ref.backends.threads import cores
-from scalablevit_ref.benchmark.contenders import MODULE, Call, Work, entered
+from scalablevit_ref.benchmark.contenders import MODULE, Call, Work, entered, failure
 from scalablevit_ref.blocks import block
 from scalablevit_ref.config import variant
 from scalablevit_ref.cost import cost
@@ -159,16 +160,20 @@ def forward_passes(
     are those of `document`.
     """
     names = list(dict.fromkeys((MODULE, *contenders)))
-    ready, absent = entered(names, work, step)
+    ready, absent, failed = entered(names, work, step)
     module = ready[MODULE]
     step(f"{work.variant} x {work.batch}: in turn")
-    seconds = interleaved({name: contender.run for name, contender in ready.items()}, rounds)
+
+    def fails(name: str, error: BaseException) -> None:
+        failed[name] = failure(name, work, error)
+
+    seconds = interleaved({name: contender.run for name, contender in ready.items()}, rounds, fails)
     rows = []
     for name in names:
         row: dict[str, Any] = {"contender": name, **asdict(work)}
         rows.append(row)
-        if name in absent:
-            row["absent"] = absent[name]
+        if name in absent or name in failed:
+            row |= {"absent": absent[name]} if name in absent else {"failed": failed[name]}
             continue
         contender, taken, times_as_fast = ready[name], spread(seconds[name]), ratio(seconds[MODULE], seconds[name])
         row |= {
@@ -186,23 +191,44 @@ def forward_passes(
 
             if can_measure_memory():
                 step(f"{work.variant} x {work.batch}: memory of {name}")
-                row["peak_megabytes"] = peak_megabytes(name, work, count)
+                try:
+                    row["peak_megabytes"] = peak_megabytes(name, work, count)
+                except RuntimeError as error:
+                    row["peak_failed"] = said(error)
     return rows
 
 
-def interleaved(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call in each round; within a round every call runs once, in a random order. Each is warmed up by two runs."""
-    for call in calls.values():
-        for _ in range(2):
-            call()
+def interleaved(
+    calls: Mapping[str, Call], rounds: int, fails: Callable[[str, BaseException], None] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of each call in each round; within a round every call runs once, in a random order. Each is warmed up by two runs.
+
+    A call that raises is left out from then on, and `fails` is told; not given: its exception ends the measurement.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+
+    def run(name: str) -> None:
+        try:
+            calls[name]()
+        except FAULTS as error:
+            if fails is None:
+                raise
+            del seconds[name]
+            fails(name, error)
+
+    for name in calls:
+        for _ in range(2):
+            if name in seconds:
+                run(name)
     order = random.Random(0)
     for _ in range(rounds):
-        for name in order.sample(sorted(calls), len(calls)):
+        for name in order.sample(sorted(seconds), len(seconds)):
             time.sleep(PAUSE)
             start = time.perf_counter()
-            calls[name]()
-            seconds[name].append(time.perf_counter() - start)
+            run(name)
+            taken = time.perf_counter() - start
+            if name in seconds:
+                seconds[name].append(taken)
     return seconds
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text as Words
 
 from scalablevit_ref.benchmark.contenders import MODULE
 from scalablevit_ref.drawing.diagram import Bar, Diagram, Hue, Line, Text
@@ -55,7 +56,7 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 def ran(found: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows that were run."""
-    return [row for row in found["forward"] if "absent" not in row]
+    return [row for row in found["forward"] if not {"absent", "failed"} & set(row)]
 
 
 def doubts(found: dict[str, Any]) -> list[str]:
@@ -65,30 +66,32 @@ def doubts(found: dict[str, Any]) -> list[str]:
 
 
 def absences(found: dict[str, Any]) -> list[str]:
-    """What was not run, and why, each once."""
-    said = [f"not run: {r['contender']} ({r['variant']}): {r['absent']}" for r in found["forward"] if "absent" in r]
+    """What was not run or not measured, and why, each once."""
+    heads = {"absent": "not run: ", "failed": "failed: ", "peak_failed": "memory not measured: "}
+    rows = found["forward"]
+    said = [f"{head}{r['contender']} ({r['variant']}): {r[what]}" for r in rows for what, head in heads.items() if what in r]
     return list(dict.fromkeys(said))
 
 
-def print_results(found: dict[str, Any]) -> None:
+def print_results(console: Console, found: dict[str, Any]) -> None:
     """Print a run's figures for a terminal."""
-    console, machine = Console(), found["machine"]
-    console.print(f"{found['gpu'] or machine['cpu']}, {machine['threads']} threads", highlight=False)
+    machine = found["machine"]
+    console.print(f"{found['gpu'] or machine['cpu']}, {machine['threads']} threads")
     for kind, rate in found["matmul_gflops"].items():
-        console.print(f"large matrix product in {kind}: {rate:.0f} GFLOP/s", highlight=False)
+        console.print(f"large matrix product in {kind}: {rate:.0f} GFLOP/s")
     console.print(_terminal_table(ran(found)))
     if any(row["contender"] == "vit_pytorch" for row in ran(found)):
         console.print("* another network: at an equal number of multiply-adds", style="dim")
     for doubt in doubts(found):
-        console.print(doubt, style="yellow", highlight=False)
+        console.print(doubt, style="yellow")
     for absence in absences(found):
-        console.print(absence, style="dim", highlight=False)
+        console.print(absence, style="dim")
     for row in found.get("growth", []):
         power = f"time ~ tokens^{row['exponent']:.2f} (multiply-adds ^{row['counted']:.2f})"
-        console.print(f"{row['kind'].upper()} {power}", highlight=False)
+        console.print(f"{row['kind'].upper()} {power}")
     if "import" in found:
         seconds, c = found["import"]["total"], found["conversion"]
-        console.print(f"import {seconds:.3f} s; {c['variant']} converted in {c['ratio']:.2f} x a copy", highlight=False)
+        console.print(f"import {seconds:.3f} s; {c['variant']} converted in {c['ratio']:.2f} x a copy")
 
 
 def _terminal_table(rows: list[dict[str, Any]]) -> Table:
@@ -98,7 +101,8 @@ def _terminal_table(rows: list[dict[str, Any]]) -> Table:
     found.add_column("work", overflow="fold")
     found.add_column("contender", no_wrap=True)
     for heading in headings:
-        found.add_column(heading.replace(" ", "\n", 1) if len(heading) > 5 else heading, justify="right", no_wrap=True)
+        words = Words(heading.replace(" ", "\n", 1) if len(heading) > 5 else heading)
+        found.add_column(words, justify="right", no_wrap=True)
     before = ""
     for row in rows:
         work = f"{row['variant']} x {row['batch']}"
@@ -174,8 +178,13 @@ def _rest(found: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def plot(found: dict[str, Any], path: Path, *, theme: str = "light") -> None:
-    """Write a picture of images a second: one bar for each contender, a group for each work. See `drawing.render.save`."""
+def plot(found: dict[str, Any], path: Path, *, theme: str = "light", force: bool = False) -> None:
+    """Write a picture of images a second. See `drawing.render.save`."""
+    save(bars(found), path, theme=theme, force=force)
+
+
+def bars(found: dict[str, Any]) -> Diagram:
+    """Images a second: one bar for each contender, a group for each work."""
     machine = found["machine"]
     diagram = Diagram("Images a second", alt=alt(found))
     y = diagram.heading(f"{found['gpu'] or machine['cpu']}, {machine['threads']} threads")
@@ -197,7 +206,7 @@ def plot(found: dict[str, Any], path: Path, *, theme: str = "light") -> None:
     under = "images a second; the line spans the quartiles"
     diagram.texts.append(Text((LEFT + WIDTH - RIGHT) / 2, y + 44, under, size=SMALL, color="soft"))
     diagram.height = y + 56
-    save(diagram, path, theme=theme)
+    return diagram
 
 
 def _put_bar(diagram: Diagram, row: dict[str, Any], y: float, ends: Sequence[float]) -> None:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from scalablevit_ref.arguments import check_count, check_flag, check_function, check_instance, check_path, check_text
 from scalablevit_ref.checkpoints.hub import CONFIG_JSON, merged, says, written_unasked
 from scalablevit_ref.checkpoints.inspect import manifest
 from scalablevit_ref.checkpoints.layouts import check_layout
 from scalablevit_ref.checkpoints.load import check_dtype, one_dtype, open_checkpoint
-from scalablevit_ref.checkpoints.save import WRITERS, Progress, keepable, write_state
+from scalablevit_ref.checkpoints.save import WRITERS, Progress, keepable, state_writes
 from scalablevit_ref.checkpoints.search import kinds
 from scalablevit_ref.config import near_matches
 from scalablevit_ref.errors import CheckpointError, in_file
-from scalablevit_ref.files.writing import check_overwriting, write_atomically
+from scalablevit_ref.files.reading import read_regular
+from scalablevit_ref.files.writing import check_outputs, write_contents, written
 from scalablevit_ref.formats.lazy import LazyTensor, Tensor, in_memory, is_finite, numpy_dtype
+from scalablevit_ref.formats.sharded import MOST_JSON
 from scalablevit_ref.weights import Heads, Stated, Weights, Windows
 
 
@@ -75,6 +80,20 @@ class ConvertOptions:
     config_json: bool | None = False
     sha256: str | os.PathLike[str] | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("layout", "dtype"):
+            if getattr(self, name) is not None:
+                check_text(name, getattr(self, name))
+        for name in ("strip_head", "fold_scale", "one_way", "use_ema", "force", "allow_nonfinite"):
+            check_flag(name, getattr(self, name))
+        if self.num_classes is not None:
+            check_count("num_classes", self.num_classes, least=0)
+        if self.config_json is not None:
+            check_flag("config_json", self.config_json)
+        if self.sha256 is not None:
+            check_path("sha256", self.sha256)
+        self.stated  # noqa: B018  (checks the rest)
+
     @property
     def stated(self) -> Stated:
         return Stated(variant=self.variant, heads=self.heads, window_size=self.window_size, key=self.key)
@@ -111,6 +130,13 @@ class Converted:
     config_json_replaced: list[str]
 
 
+def check_options(options: object) -> ConvertOptions:
+    """The options, or those that ask for nothing. Raises TypeError for anything else."""
+    made = ConvertOptions() if options is None else options
+    check_instance("options", made, ConvertOptions, "ConvertOptions")
+    return cast("ConvertOptions", made)
+
+
 def convert_file(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
@@ -141,23 +167,20 @@ def convert_file(
     TypeError
         For an option that does not exist.
     """
+    check_path("source", source)
+    check_path("target", target)
     known = [field.name for field in fields(ConvertOptions)]
     for name in keywords:
         if name not in known:
             raise TypeError(f"unknown option {name!r}{near_matches(name, known)}; there are {', '.join(known)}")
-    options = replace(options or ConvertOptions(), **keywords)
+    if progress is not None:
+        check_function("progress", progress)
+    options = replace(check_options(options), **keywords)
     target = Path(target)
-    _check_options(options, Path(source), target)
+    _check_doable(options, Path(source), target)
     with open_checkpoint(source, options.stated, use_ema=options.use_ema) as weights:
-        metadata, unkept = keepable(weights.metadata)
-        classes = weights.config.num_classes
-        if options.num_classes is not None and classes != options.num_classes:
-            raise CheckpointError("number of classes", key="num_classes", expected=options.num_classes, found=classes)
-        layout = options.layout or weights.default_layout(target.suffix)
-        _refuse_other_network(weights, layout)
-        changed = weights.changed(strip_head=options.strip_head, fold_scale=options.fold_scale)
-        casts = _Casts(options.dtype or one_dtype(weights.params), finite=not options.allow_nonfinite)
-        state = changed.in_layout(layout, one_way=options.one_way, cast=casts)
+        made = conversion(weights, options, options.layout or weights.default_layout(target.suffix))
+        changed, layout = made.changed, made.layout
         config_json, beside = options.config_json, target.with_name(CONFIG_JSON)
         if config_json is None and weights.other_network is None:
             config_json = written_unasked(target)
@@ -166,38 +189,83 @@ def convert_file(
         with in_file(target):
             if config_json and document is None:
                 raise CheckpointError(f"{CONFIG_JSON} is for the official network's weights", found=layout)
-            write_state(
+            writes = state_writes(
                 target,
-                state,
+                made.state,
                 None if changed.unknown else changed.config,
                 layout=layout,
-                metadata=metadata,
+                metadata=made.metadata,
                 guessed=weights.guessed,
-                force=options.force,
                 allow_nonfinite=options.allow_nonfinite,
                 config_json=document,
                 progress=progress,
                 source=source,
             )
-    if options.sha256 is not None:
-        _write_manifest(target, Path(options.sha256), force=options.force)
+            with written(writes, force=options.force):
+                if options.sha256 is not None:
+                    with open_checkpoint(target) as there:
+                        sums = manifest_text(there.comparable())
+                    write_contents({Path(options.sha256): sums}, force=options.force)
     stale = not config_json and os.path.lexists(beside) and not says(beside, changed.hub_config(layout, target.name))
-    return Converted(
-        metadata=weights.metadata | {"ignored": [*weights.metadata["ignored"], *unkept]},
-        config=changed.config,
-        layout=layout,
-        dtype=casts.dtype,
-        parameters=sum(int(np.prod(x.shape)) for x in state.values()),
-        dropped=[name for name in weights.params if name not in changed.params],
-        folded=options.fold_scale,
-        underflowed=sum(casts.underflowed.values()),
-        overflowed=sum(casts.overflowed.values()),
-        config_json="written" if config_json else "stale" if stale else None,
-        config_json_replaced=replaced,
-    )
+    said = "written" if config_json else "stale" if stale else None
+    return replace(made.done(), config_json=said, config_json_replaced=replaced)
 
 
-def _check_options(options: ConvertOptions, source: Path, target: Path) -> None:
+@dataclass(frozen=True)
+class Conversion:
+    """Weights as they are to be written. `state` is read, and `casts` counts, when they are.
+
+    Attributes
+    ----------
+    weights, changed
+        What was read, and the network that is written.
+    state
+        The tensors that are written, under the names of the layout.
+    metadata, unkept
+        What is written beside them, and the names of what cannot be.
+    """
+
+    weights: Weights
+    changed: Weights
+    options: ConvertOptions
+    layout: str
+    casts: _Casts
+    state: Mapping[str, Tensor]
+    metadata: dict[str, Any]
+    unkept: list[str]
+
+    def done(self) -> Converted:
+        """What was converted, once the state has been read."""
+        read = self.weights.metadata
+        return Converted(
+            metadata=read | {"ignored": [*read["ignored"], *self.unkept]},
+            config=self.changed.config,
+            layout=self.layout,
+            dtype=self.casts.dtype,
+            parameters=sum(int(np.prod(x.shape)) for x in self.state.values()),
+            dropped=[name for name in self.weights.params if name not in self.changed.params],
+            folded=self.options.fold_scale,
+            underflowed=sum(self.casts.underflowed.values()),
+            overflowed=sum(self.casts.overflowed.values()),
+            config_json=None,
+            config_json_replaced=[],
+        )
+
+
+def conversion(weights: Weights, options: ConvertOptions, layout: str) -> Conversion:
+    """Weights of an open file in a layout, changed as the options say. Raises CheckpointError for what is not possible."""
+    metadata, unkept = keepable(weights.metadata)
+    classes = weights.config.num_classes
+    if options.num_classes is not None and classes != options.num_classes:
+        raise CheckpointError("number of classes", key="num_classes", expected=options.num_classes, found=classes)
+    _refuse_other_network(weights, layout)
+    changed = weights.changed(strip_head=options.strip_head, fold_scale=options.fold_scale)
+    casts = _Casts(options.dtype or one_dtype(weights.params), finite=not options.allow_nonfinite)
+    state = changed.in_layout(layout, one_way=options.one_way, cast=casts)
+    return Conversion(weights, changed, options, layout, casts, state, metadata, unkept)
+
+
+def _check_doable(options: ConvertOptions, source: Path, target: Path) -> None:
     """Raise for what could not be done or written, before the source is opened."""
     if target.suffix not in WRITERS:
         raise CheckpointError("unknown suffix", file=target, expected=", ".join(WRITERS), found=repr(target.suffix))
@@ -205,13 +273,8 @@ def _check_options(options: ConvertOptions, source: Path, target: Path) -> None:
         check_dtype(options.dtype)
     if options.layout is not None:
         check_layout(options.layout, tuple(layout for kind in kinds() for layout in kind.layouts))
-    if options.sha256 is not None:
-        path = Path(options.sha256)
-        check_overwriting(path, force=options.force)
-        if path.resolve() in [other.resolve() for other in (source, target, target.with_name(CONFIG_JSON))]:
-            raise CheckpointError("the manifest needs a file of its own", file=path)
-        if not path.parent.is_dir() or path.is_dir():
-            raise CheckpointError("the manifest cannot be written there", file=path, expected="the name of a file in a folder")
+    beside = target.with_name(CONFIG_JSON) if options.config_json else None
+    check_outputs((target, beside, options.sha256), inputs=inputs(source, target), force=options.force)
 
 
 def _refuse_other_network(weights: Weights, layout: str) -> None:
@@ -224,11 +287,19 @@ def _refuse_other_network(weights: Weights, layout: str) -> None:
         )
 
 
-def _write_manifest(checkpoint: Path, target: Path, *, force: bool) -> None:
-    """The manifest of what a checkpoint file holds, as `sha256sum` lays it out."""
-    with open_checkpoint(checkpoint) as weights:
-        lines = "".join(f"{digest}  {name}\n" for name, digest in manifest(weights.comparable()).items())
-    write_atomically({target: lambda file: file.write(lines.encode())}, force=force)
+def inputs(source: Path, target: Path) -> list[Path]:
+    """What is read, of which the target could be one: the source, or one that lies in it, or that it names if it is an index."""
+    beside = source / target.name if source.is_dir() else source.with_name(target.name)
+    named = source.is_dir()
+    if source.name.endswith(".index.json"):
+        with suppress(OSError):
+            named = f'"{target.name}"'.encode(errors="replace") in read_regular(source, MOST_JSON)
+    return [source, beside] if named and os.path.lexists(beside) else [source]
+
+
+def manifest_text(params: Mapping[str, Any]) -> bytes:
+    """The SHA-256 of each tensor, as `sha256sum` lays it out."""
+    return "".join(f"{digest}  {name}\n" for name, digest in manifest(params).items()).encode()
 
 
 class _Casts:

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from scalablevit_ref.arguments import FLOATS, check_named
 from scalablevit_ref.backends import backend
-from scalablevit_ref.checks import FLOATS
+from scalablevit_ref.backends.numberless import is_masked, is_sparse, what_it_is
 from scalablevit_ref.errors import CheckpointError
 from scalablevit_ref.formats.lazy import Tensor, is_lazy, numpy_dtype
 from scalablevit_ref.formats.opaque import Opaque
@@ -112,7 +113,7 @@ def tensor_of(name: str, value: Any) -> Tensor:
         shape, dtype = _claimed(value)
     except Exception as error:
         raise _refusal(name, value, error) from error
-    if dtype is not None and (dtype not in FLOATS or _masked(value)):
+    if dtype is not None and (dtype not in FLOATS or is_masked(value)):
         raise _refusal(name, value, dtype=dtype)
     if is_lazy(value):
         return value  # type: ignore[no-any-return]
@@ -137,8 +138,7 @@ def tensor_of(name: str, value: Any) -> Tensor:
 
 def tensors_in(params: Any) -> dict[str, Tensor]:
     """Each parameter's numbers (`tensor_of`). Raises TypeError for no mapping, CheckpointError naming the first that has none."""
-    if not isinstance(params, Mapping):
-        raise TypeError(f"params must be a mapping of names to arrays, got {type(params).__name__}")
+    check_named("params", params)
     return {name: tensor_of(name, x) for name, x in params.items()}
 
 
@@ -221,16 +221,6 @@ def _dtype_name(dtype: Any) -> str:
     return str(getattr(dtype, "name", dtype)).rpartition(".")[2].lower()
 
 
-def _masked(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and bool(np.any(getattr(value, "mask", False)))
-
-
-def _is_sparse(value: Any) -> bool:
-    """Of Paddle, which ends the process when NumPy asks for the numbers."""
-    asked = getattr(value, "is_sparse", None)
-    return callable(asked) and bool(asked())
-
-
 def _numbers(value: Any, dtype: str | None) -> np.ndarray:
     """In the machine's byte order. Raises whatever the array's library does."""
     try:
@@ -241,7 +231,7 @@ def _numbers(value: Any, dtype: str | None) -> np.ndarray:
         if library.NAME == "torch":
             _check_storage(value)
         array = np.asarray(library.to_numpy(value))
-    elif _is_sparse(value):
+    elif is_sparse(value):
         raise TypeError("sparse")
     elif dtype == "bfloat16" and (bits := getattr(sys.modules.get(type(value).__module__), "uint16", None)) and _has(value, "view"):
         array = np.asarray(value.view(bits))  # MLX, which gives NumPy no bfloat16
@@ -262,41 +252,6 @@ def _check_storage(x: Any) -> None:
             raise ValueError("its memory has been freed; FSDP gives whole weights under FSDP.summon_full_params(model)")
 
 
-_KINDS: tuple[tuple[Callable[[Any], Any], str], ...] = (
-    (lambda x: hasattr(x, "materialize"), "a parameter that is not initialised; run the model on one input first"),
-    (lambda x: x.full_tensor, "a DTensor of which this process holds a part; call .full_tensor() on it in every process"),
-    (lambda x: x.local_shards, "a sharded tensor of which this process holds a part; take a full state dict"),
-    (lambda x: x.fake_mode, "a fake tensor, which has no numbers; make the model outside of FakeTensorMode"),
-    (lambda x: x.is_meta, "a meta tensor, which has no numbers; load the weights into the model first"),
-    (lambda x: x.is_nested, "a nested tensor, which has no one shape; .unbind() gives its parts"),
-    (lambda x: x.is_quantized, "a quantised tensor; .dequantize() gives its numbers"),
-    (lambda x: x.get_mask, "a masked tensor; .to_tensor(…) gives its masked numbers a value"),
-    (lambda x: _is_sparse(x) or "sparse" in str(x.layout), "a sparse tensor; .to_dense() gives its numbers"),
-    (lambda x: str(x.layout) != "torch.strided", "a tensor in a layout of its own; .to_dense() gives its numbers"),
-    (lambda x: x._is_zerotensor(), "a tensor of zeros that has no memory; .clone() gives it some"),
-    (
-        lambda x: _torch()._is_functional_tensor(x) or _torch()._C._functorch.is_functorch_wrapped_tensor(x),
-        "a tensor inside of torch.func or torch.compile; take its numbers outside of the function that is transformed",
-    ),
-    (
-        lambda x: x.__tensor_flatten__,
-        "a tensor of a class that keeps other tensors and computes its numbers from them; .dequantize() may give a plain one",
-    ),
-    (_masked, "a masked array, some of whose numbers are masked; .filled(…) gives them a value"),
-    (
-        lambda x: any(kind.__name__ == "Tracer" for kind in type(x).__mro__),
-        "a tracer, which has no numbers; call this outside of jax.jit, jax.grad and jax.vmap",
-    ),
-    (lambda x: x.is_deleted(), "a deleted array, which was donated to a function; keep what that function returned"),
-    (
-        lambda x: x.is_fully_addressable is False,
-        "an array that lies on devices of other processes too; jax.experimental.multihost_utils.process_allgather collects it",
-    ),
-    (lambda x: x.toarray, "a sparse matrix; .toarray() makes it dense"),
-    (lambda x: x.todense, "a sparse array; .todense() makes it dense"),
-)
-"""What has no numbers to give: how it is known, and what it is and what to do, in words."""
-
 _DTYPES: tuple[tuple[str | tuple[str, ...], str], ...] = (
     ("complex", "complex, and weights are real; .real gives them where .imag is 0"),
     (("float4", "float6", "float8"), "a float of few bits, whose scale is kept apart; multiply it by its scale in float32"),
@@ -309,13 +264,8 @@ _DTYPES: tuple[tuple[str | tuple[str, ...], str], ...] = (
 
 def _refusal(name: str, value: Any, error: Exception | None = None, dtype: str | None = None) -> CheckpointError:
     """What is wrong with a parameter: by what the value is, by its dtype, and else in the words of its library."""
-    for matches, words in _KINDS:
-        try:
-            found = bool(matches(value))
-        except Exception:
-            continue
-        if found:
-            return CheckpointError(words, key=name)
+    if words := what_it_is(value):
+        return CheckpointError(words, key=name)
     if error is None:
         words = next((words for start, words in _DTYPES if str(dtype).startswith(start)), "not floating point")
         return CheckpointError(words, key=name, expected=", ".join(FLOATS), found=dtype)
@@ -329,10 +279,6 @@ def _refusal(name: str, value: Any, error: Exception | None = None, dtype: str |
         else ""
     )
     return CheckpointError(f"an array that cannot be read ({said[:_LONGEST_SAID]}){remedy}", key=name, found=_type_name(value))
-
-
-def _torch() -> Any:
-    return sys.modules["torch"]
 
 
 def _type_name(value: Any) -> str:

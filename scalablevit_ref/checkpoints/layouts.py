@@ -166,7 +166,7 @@ _MOVES: dict[str, Callable[[str, tuple[int, ...]], Move]] = {
 def check_layout(layout: str, known: tuple[str, ...] = LAYOUTS) -> None:
     """Raise CheckpointError unless it is one of those known."""
     if layout not in known:
-        raise CheckpointError(f"unknown layout {layout!r}{near_matches(layout, known)}; there are {', '.join(known)}")
+        raise CheckpointError(f"unknown layout {layout!r}{near_matches(str(layout), known)}; there are {', '.join(known)}")
 
 
 def layout_shapes(config: ScalableViTConfig, layout: str) -> Shapes:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scalablevit_ref.arguments import FLOATS, check_flag, check_mapping, check_named, check_path, check_text
 from scalablevit_ref.backends.dispatch import dtype_name
 from scalablevit_ref.checkpoints.layouts import check_layout, from_canonical
 from scalablevit_ref.checkpoints.official import OfficialWeights
-from scalablevit_ref.checks import FLOATS, parameter_problems
-from scalablevit_ref.config import ScalableViTConfig, near_matches
+from scalablevit_ref.checks import parameter_problems
+from scalablevit_ref.config import ScalableViTConfig, check_config, near_matches
 from scalablevit_ref.errors import CheckpointError, Spelling, in_file, option
 from scalablevit_ref.formats.lazy import Tensors, check_finite, in_memory, numpy_dtype
 from scalablevit_ref.parameters import parameter_shapes
@@ -55,6 +56,11 @@ class Checkpoint:
     params: dict[str, np.ndarray]
     config: ScalableViTConfig
     metadata: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_named("params", self.params)
+        check_config(self.config)
+        check_mapping("metadata", self.metadata)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +113,7 @@ def open_checkpoint(
     FileNotFoundError
         If there is no such file.
     """
+    check_path("path", path)
     with open_state(Path(path), stated, use_ema=use_ema, format=format) as (found, format_):
         yield weights_in(found, stated, only=only, format=format_)
 
@@ -124,6 +131,7 @@ def open_state(
     from scalablevit_ref.formats.damage import damage_is_an_error
     from scalablevit_ref.formats.detect import open_file
 
+    check_flag("use_ema", use_ema)
     with in_file(path), open_file(path, format) as (tree, notes, format_):
         with damage_is_an_error():
             found = find_state(tree, use_ema=use_ema, key=stated.key, notes=notes)
@@ -197,6 +205,7 @@ def from_state_dict(
     """
     from scalablevit_ref.checkpoints.recognise import find_state
 
+    check_flag("use_ema", use_ema)
     stated = Stated(layout=layout, variant=variant, config=config, key=key, dtype=dtype)
     return read_weights(weights_in(find_state(state, key=key, use_ema=use_ema), stated, only=OfficialWeights), dtype)
 
@@ -213,6 +222,8 @@ def to_state_dict(params: Mapping[str, Any], config: ScalableViTConfig, *, layou
     """
     from scalablevit_ref.checkpoints.in_memory import tensors_in
 
+    check_config(config)
+    check_text("layout", layout)
     params = tensors_in(params)
     problems = parameter_problems(params, parameter_shapes(config))
     if problems:
@@ -254,6 +265,7 @@ def load_checkpoint(
     FileNotFoundError
         If there is no such file.
     """
+    check_flag("allow_nonfinite", allow_nonfinite)
     stated = Stated(variant=variant, layout=layout, config=config, key=key, dtype=dtype)
     with open_checkpoint(path, stated, use_ema=use_ema, only=OfficialWeights) as weights:
         checkpoint = read_weights(weights, dtype)
@@ -297,16 +309,19 @@ def load_port(
         if weights.unknown:
             told = (option("heads"), " and ", option("window_size"))
             raise CheckpointError(f"{' and '.join(weights.unknown)} show in no shape: give ", *told)
-        found = read_weights(weights, dtype)
-    return PortCheckpoint("vit_pytorch" if weights.layout == "vit_pytorch" else "flax_port", found.params, weights.config)
+        params = _in_dtype(weights, dtype or one_dtype(weights.params))
+    return PortCheckpoint("vit_pytorch" if weights.layout == "vit_pytorch" else "flax_port", params, weights.config)
 
 
 def read_weights(weights: Weights, dtype: str | None = None) -> Checkpoint:
     """Weights read whole. dtype: that they are made; None keeps theirs. Raises CheckpointError where they are of several."""
     dtype = dtype or one_dtype(weights.params)
+    return Checkpoint(_in_dtype(weights, dtype), weights.config, weights.metadata | {"dtype": dtype})
+
+
+def _in_dtype(weights: Weights, dtype: str) -> dict[str, np.ndarray]:
     check_dtype(dtype)
-    params = {name: in_memory(x).astype(numpy_dtype(dtype), copy=False) for name, x in weights.params.items()}
-    return Checkpoint(params, weights.config, weights.metadata | {"dtype": dtype})
+    return {name: in_memory(x).astype(numpy_dtype(dtype), copy=False) for name, x in weights.params.items()}
 
 
 def one_dtype(params: Tensors) -> str:

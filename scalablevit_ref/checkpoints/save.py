@@ -20,12 +20,13 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
+from scalablevit_ref.arguments import check_flag, check_function, check_mapping, check_path
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints.infer import OFFICIAL_MODEL, exact_variant
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import to_state_dict
 from scalablevit_ref.checkpoints.notes import NOTES, as_texts, is_plain, noted, read_notes
-from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.config import ScalableViTConfig, check_config
 from scalablevit_ref.errors import CheckpointError, Spelling, in_file
 from scalablevit_ref.formats.lazy import Blocks, blocks, byte_count, check_finite, is_lazy
 from scalablevit_ref.weights import EMA_FROM, GUESSED
@@ -125,7 +126,14 @@ def save_checkpoint(
     """
     from scalablevit_ref.checkpoints.hub import hub_config
 
-    metadata = metadata or {}
+    check_path("path", path)
+    for name, value in (("force", force), ("allow_nonfinite", allow_nonfinite), ("config_json", config_json)):
+        check_flag(name, value)
+    metadata = {} if metadata is None else metadata
+    check_mapping("metadata", metadata)
+    check_config(config)
+    if progress is not None:
+        check_function("progress", progress)
     guessed = metadata.get("config_from") == GUESSED and metadata.get("variant") == exact_variant(config)
     with in_file(path):
         state = to_state_dict(params, config, layout=layout)
@@ -147,6 +155,8 @@ def _of_both(progress: Progress | Callable[[int], object]) -> Progress:
     """A function of one argument is told the bytes of each tensor."""
     try:
         signature(progress).bind(0, 0)
+    except ValueError:  # a function of C that does not say
+        return progress  # type: ignore[return-value]
     except TypeError:
         told = 0
 
@@ -171,16 +181,44 @@ def write_state(
     allow_nonfinite: bool,
     config_json: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-    source: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Arrays, or tensors still in a file, that are in their layout already, in the format that the suffix says.
+    """Write what `state_writes` gives. Nothing is left behind where that fails. Raises as `save_checkpoint` does."""
+    from scalablevit_ref.files.writing import write_atomically
+
+    writes = state_writes(
+        path,
+        state,
+        config,
+        layout=layout,
+        metadata=metadata,
+        guessed=guessed,
+        allow_nonfinite=allow_nonfinite,
+        config_json=config_json,
+        progress=progress,
+    )
+    write_atomically(writes, force=force)
+
+
+def state_writes(
+    path: Path,
+    state: Mapping[str, Any],
+    config: Any,
+    *,
+    layout: str,
+    metadata: Mapping[str, Any] | None = None,
+    guessed: bool = False,
+    allow_nonfinite: bool,
+    config_json: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    source: str | os.PathLike[str] | None = None,
+) -> dict[Path, Callable[[BinaryIO], object]]:
+    """What writes arrays, or tensors still in a file, that are in their layout already, in the format that the suffix says.
 
     `config` is that of any network, None if it is unknown, `guessed` by its shapes alone; `config_json` goes into a file of that
-    name beside the weights. Nothing is left behind where that fails. Raises as `save_checkpoint` does; what is wrong with a tensor
-    names `source`, the file that it lies in, if that is told.
+    name beside the weights. Raises as `save_checkpoint` does, but for what is there already; what is wrong with a tensor names
+    `source`, the file that it lies in, if that is told.
     """
     from scalablevit_ref.checkpoints.hub import CONFIG_JSON, merged, refuse_contradiction
-    from scalablevit_ref.files.writing import write_atomically
 
     if not allow_nonfinite:
         check_finite({name: x for name, x in state.items() if not is_lazy(x)})
@@ -209,7 +247,7 @@ def write_state(
         writes[beside] = lambda file: file.write(text.encode())
     else:
         refuse_contradiction(path, state, layout, config)
-    write_atomically(writes, force=force)
+    return writes
 
 
 def all_kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -345,10 +383,26 @@ def _whole(like: Any, blocks: Iterable[np.ndarray]) -> np.ndarray:
 def _torch_save(value: Any, file: BinaryIO) -> None:
     import torch
 
+    failures: list[OSError] = []
+
+    class Told:
+        """The file; its errors are kept, of which torch makes a RuntimeError that does not say why."""
+
+        def write(self, content: Any) -> int:
+            try:
+                return file.write(content)
+            except OSError as error:
+                failures.append(error)
+                raise
+
+        flush = file.flush
+
     try:
-        torch.save(value, file)
-    except RuntimeError as error:  # torch's word for a disk that is full
-        raise OSError(f"torch could not write the file: {str(error).splitlines()[0]}") from error
+        torch.save(value, Told())  # type: ignore[arg-type]
+    except RuntimeError:
+        if not failures:
+            raise
+        raise failures[0] from None
 
 
 def _write_safetensors(file: BinaryIO, contents: _Contents) -> None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import Any
 
+from scalablevit_ref.arguments import FLOATS
 from scalablevit_ref.checkpoints.in_memory import dtype_of, is_array, shape_of
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.checkpoints.tree import WRAPPERS, Leaf, Path, parts_of, unwrapped
-from scalablevit_ref.checks import FLOATS
 from scalablevit_ref.errors import CheckpointError, Spelling, option
 from scalablevit_ref.formats.lazy import StoredTensor
 from scalablevit_ref.formats.opaque import Opaque

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+from typer.main import get_command
 
 from scalablevit_ref.cli.attend import attend
 from scalablevit_ref.cli.bench import bench
@@ -10,7 +11,9 @@ from scalablevit_ref.cli.compare import compare
 from scalablevit_ref.cli.convert import convert
 from scalablevit_ref.cli.diff import diff
 from scalablevit_ref.cli.draw import draw
+from scalablevit_ref.cli.endings import exit_code, leave
 from scalablevit_ref.cli.inspect import inspect
+from scalablevit_ref.cli.streams import guarded_streams
 from scalablevit_ref.cli.summary import summary
 from scalablevit_ref.cli.trace import trace
 from scalablevit_ref.cli.verify import verify
@@ -33,3 +36,9 @@ app.command()(trace)
 app.command()(bench)
 app.command()(draw)
 app.command()(attend)
+
+
+def main() -> None:
+    """What `scalablevit-ref` and `python -m scalablevit_ref` run. It ends the process; docs/commands.md lists the exit codes."""
+    with guarded_streams():
+        leave(exit_code(lambda: get_command(app).main(prog_name="scalablevit-ref", standalone_mode=False)))

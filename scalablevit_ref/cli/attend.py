@@ -13,9 +13,12 @@ import typer
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
-from scalablevit_ref.cli.options import CostlyOption, KeyOption
+from scalablevit_ref.cli.options import CostlyOption, ForceOption, KeyOption
+from scalablevit_ref.cli.terminal import say
 from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.drawing.remade import remade
 from scalablevit_ref.errors import printable
+from scalablevit_ref.files.writing import check_outputs
 from scalablevit_ref.image_sizes import check_image_size
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD, load_image
 from scalablevit_ref.networks import network_of
@@ -70,6 +73,7 @@ def attend(
     ] = None,
     theme: Annotated[str, typer.Option(metavar="light|dark", help="For a light or a dark page.")] = "light",
     seed: Annotated[int, typer.Option(help="Of untrained weights.", min=0)] = 0,
+    force: ForceOption = False,
     costly: CostlyOption = False,
 ) -> None:
     """Draw where a layer's attention goes, laid over the image, and print the picture's alternative text.
@@ -84,6 +88,9 @@ def attend(
 
     with bad_input_is_one_line():
         check_picture(output, theme)
+        read = None if image.startswith(DIGIT) else Path(image)
+        force = bool(remade([output], force=force))
+        check_outputs([output], inputs=(read, weights), force=force)
         config, params, what = _network(image, weights, variant_name, key, seed)
         x, grey, name = _image(image, config, image_size, costly=costly)
         found = layer_attention(x, params(), config, layer, costly=costly)
@@ -91,8 +98,8 @@ def attend(
         shown, each = _heads(heads, found.heads)
         asks = _query(query, grey if image.startswith(DIGIT) else None, found.tokens, found.stride)
         picture = AttentionPicture(found, grey, asks, shown, each, (name + prediction, what))
-        picture.save(output, theme=theme)
-    typer.echo(picture.alt)
+        picture.save(output, theme=theme, force=force)
+    say(picture.alt)
 
 
 def _network(
@@ -166,6 +173,7 @@ def _query(text: str | None, ink: np.ndarray | None, tokens: tuple[int, int], st
     return int(words[0]), int(words[1])
 
 
-def _short(line: str) -> str:
-    line = printable(line)
+def _short(name: str) -> str:
+    """A file's name as the picture shows it."""
+    line = printable(name)
     return line if len(line) <= MOST_LETTERS else f"{line[: MOST_LETTERS // 2 - 1]}…{line[-MOST_LETTERS // 2 :]}"

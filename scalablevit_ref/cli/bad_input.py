@@ -10,8 +10,10 @@ from pathlib import Path
 
 import typer
 
+from scalablevit_ref.cli.endings import signalled
+from scalablevit_ref.cli.terminal import complain
 from scalablevit_ref.config import near_matches
-from scalablevit_ref.errors import OptionError, printable
+from scalablevit_ref.errors import OptionError
 
 MOST_NAMES = 1000
 """Most names of a folder among which one like a missing file's is looked for."""
@@ -25,9 +27,12 @@ def bad_input_is_one_line() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        ours = isinstance(error, ImportError) and (error.name or "").startswith("scalablevit_ref")
+        if ours or signalled():
+            raise
         said = error.in_flags() if isinstance(error, OptionError) else _said(error)
-        typer.echo(f"scalablevit-ref: {printable(' '.join(said.split()))}", err=True)
+        complain(said)
         raise typer.Exit(2) from None
 
 

@@ -10,19 +10,23 @@ from typing import Annotated
 
 import typer
 
+from scalablevit_ref.backends.start import why_not_started
 from scalablevit_ref.backends.threads import cores
-from scalablevit_ref.benchmark.contenders import LIBRARIES, Work
+from scalablevit_ref.benchmark.contenders import LIBRARIES, ModuleFailedError, Work
 from scalablevit_ref.benchmark.measure import document
+from scalablevit_ref.benchmark.results import bars, print_results
 from scalablevit_ref.benchmark.results import page as markdown
-from scalablevit_ref.benchmark.results import plot as draw
-from scalablevit_ref.benchmark.results import print_results
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.json_output import print_json
-from scalablevit_ref.cli.options import CostlyOption
+from scalablevit_ref.cli.options import CostlyOption, ForceOption, say_written
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.summary import size_of
+from scalablevit_ref.cli.terminal import Terminal, complain
 from scalablevit_ref.config import variant
+from scalablevit_ref.drawing.remade import remade
+from scalablevit_ref.drawing.render import picture
 from scalablevit_ref.drawing.style import ENDINGS, dark_twin
+from scalablevit_ref.files.writing import check_outputs, write_contents
 from scalablevit_ref.image_sizes import check_image_size
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.run_cost import check_run
@@ -57,6 +61,7 @@ def bench(
     page: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page of Markdown; the picture on it gets a dark twin.")
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Time the backends beside the authors' network in plain `torch.nn`, in turn, on this machine.
 
@@ -72,20 +77,30 @@ def bench(
         _check_environment(device, threads, plot)
         check_folder("--plot", plot)
         check_folder("--page", page)
-    with spinner(logged=True) as step:  # a run may take half an hour: its log says how far it is
-        found = document(works, names, rounds=rounds, count=threads, full=full, step=step)
+        dark = dark_twin(plot) if plot and page else None
+        overwriting = remade((plot, dark), force=force)
+        check_outputs((plot, dark, page), force=overwriting)
+    try:
+        with spinner(logged=True) as step:  # a run may take half an hour: its log says how far it is
+            found = document(works, names, rounds=rounds, count=threads, full=full, step=step)
+    except ModuleFailedError as error:
+        complain(str(error))
+        raise typer.Exit(2) from None
     if as_json:
         print_json(found)
     else:
-        print_results(found)
+        print_results(Terminal(), found)
     with bad_input_is_one_line():
-        if plot:
-            draw(found, plot)
-        if plot and page:
-            draw(found, dark_twin(plot), theme="dark")
+        outputs: dict[Path, bytes | None] = {}
+        for path, theme in ((plot, "light"), (dark, "dark")):
+            if path:
+                outputs[path] = picture(bars(found), path.suffix, theme=theme)
         if page:
-            pictures = [Path(os.path.relpath(path, page.parent)).as_posix() for path in (plot, dark_twin(plot))] if plot else []
-            page.write_text(markdown(found, pictures), encoding="utf-8")
+            pictures = [Path(os.path.relpath(path, page.parent)).as_posix() for path in outputs]
+            outputs[page] = markdown(found, pictures).encode()
+        write_contents(outputs, force=overwriting)
+    if not as_json:
+        say_written({plot: "its picture", dark: "the same for dark pages", page: "the page"})
 
 
 def _words(text: str) -> list[str]:
@@ -118,6 +133,8 @@ def _check_environment(device: str, threads: int | None, plot: Path | None) -> N
     for package, extra in (("torch", "torch"), *([("matplotlib", "plot")] if plot else [])):
         if not find_spec(package):
             raise ModuleNotFoundError(f"bench needs {package}: pip install 'scalablevit-ref[{extra}]'")
+    if (why := why_not_started("torch")) is not None:
+        raise ImportError(f"bench needs torch, which {why}")
     if plot and plot.suffix not in ENDINGS:
         raise ValueError(f"--plot must end in .png, .svg or .pdf, got {str(plot)!r}")
     if device == "cuda":

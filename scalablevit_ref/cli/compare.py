@@ -17,21 +17,23 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.json_output import print_json
-from scalablevit_ref.cli.options import CostlyOption
+from scalablevit_ref.cli.options import CostlyOption, ForceOption, say_written
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.standard_output import ports_output_apart
+from scalablevit_ref.cli.terminal import Terminal, styled
 from scalablevit_ref.compare.capture.own_code import own_code
 from scalablevit_ref.compare.names_file import read_names
 from scalablevit_ref.compare.report import Report, Row
 from scalablevit_ref.compare.run import MODES
 from scalablevit_ref.compare.run import compare as held_against
 from scalablevit_ref.config import near_matches
-from scalablevit_ref.errors import CaptureError, printable
+from scalablevit_ref.drawing.remade import remade
+from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.files.reading import open_regular
+from scalablevit_ref.files.writing import check_outputs, write_contents
 from scalablevit_ref.testing.arrays import Comparison
 from scalablevit_ref.testing.traces import SUFFIXES, trace_images
 
@@ -79,6 +81,7 @@ def compare(
         Path | None, typer.Option(metavar="FILE", help="Write the errors by layer as a picture: .png, .svg or .pdf.")
     ] = None,
     theme: Annotated[str, typer.Option(metavar="light|dark", help="The picture is for a light or a dark page.")] = "light",
+    force: ForceOption = False,
 ) -> None:
     """Hold a port of the network against the reference: which layer goes wrong first, by how much, and why.
 
@@ -92,6 +95,8 @@ def compare(
             check_picture(plot, theme)
         check_folder("--plot", plot)
         check_folder("--html", html)
+        overwriting = remade((html, plot), force=force)
+        check_outputs((html, plot), inputs=(*_files(candidate, weights), reference, images, names), force=overwriting)
         against = f"{candidate} against {reference.name if reference else 'the reference'}"
         here = Path.cwd()
         with ports_output_apart():
@@ -114,20 +119,30 @@ def compare(
                 progress=step,
                 costly=costly,
             )
+        outputs: dict[Path, bytes | None] = {}
         os.chdir(here)
         if html:
             from scalablevit_ref.compare.html.page import html as page
 
-            html.write_text(page(report, title=against), encoding="utf-8")
+            outputs[html] = page(report, title=against).encode()
         if plot:
-            from scalablevit_ref.compare.error_chart import error_plot
+            from scalablevit_ref.compare.error_chart import error_picture
+            from scalablevit_ref.drawing.render import picture
 
-            error_plot(report, plot, title=against, theme=theme)
+            outputs[plot] = picture(error_picture(report, against), plot.suffix, theme=theme)
+        write_contents(outputs, force=overwriting)
     if as_json:
         print_json(report.to_json())
     else:
-        print_report(Console(), report, every=all_layers)
+        print_report(Terminal(), report, every=all_layers)
+        say_written({html: "the report", plot: "its picture"})
     raise typer.Exit(0 if report.agrees else 1)
+
+
+def _files(candidate: str, weights: str | None) -> list[Path]:
+    """The files of a candidate and of weights, as the command line names them."""
+    file = candidate if Path(candidate).suffix in FILES else candidate.rpartition(":")[0]
+    return [Path(text) for text in (file, weights) if text and text not in ("random", "own")]
 
 
 def named_candidate(text: str) -> Any:
@@ -222,19 +237,14 @@ def print_report(console: Console, report: Report, *, every: bool = False) -> No
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("laid out as", no_wrap=True)
         for row in rows if every else rows[:MOST_ROWS]:
-            table.add_row(*map(_shown, _cells(row)), style="red" if row.layer in wrong else "")
+            table.add_row(*map(styled, _cells(row)), style="red" if row.layer in wrong else "")
         console.print(table)
         if not every and len(rows) > MOST_ROWS:
             console.print(f"… and {len(rows) - MOST_ROWS} more layers that differ (--all lists every layer)", style="dim")
     verdict, *lines = str(report).split("\n")
-    console.print(_shown(verdict, "bold green" if report.agrees else "bold red"))
+    console.print(styled((verdict, "bold green" if report.agrees else "bold red")))
     for line in lines:
-        console.print(_shown(line))
-
-
-def _shown(words: str, style: str = "") -> Text:
-    """Words as they are: no markup of rich's, and no escape sequence of a terminal's."""
-    return Text(printable(words), style)
+        console.print(styled(line))
 
 
 def _cells(row: Row) -> list[str]:

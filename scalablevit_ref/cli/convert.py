@@ -8,20 +8,20 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 
 from scalablevit_ref.adapters import onnx
+from scalablevit_ref.arguments import FLOATS
 from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, convert_file
 from scalablevit_ref.checkpoints.hub import CONFIG_JSON, HUB_FILE
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import open_checkpoint
 from scalablevit_ref.checkpoints.save import WRITERS
-from scalablevit_ref.checks import FLOATS
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import (
     CostlyOption,
     EmaOption,
+    ForceOption,
     HeadsOption,
     JsonOption,
     KeyOption,
@@ -29,12 +29,14 @@ from scalablevit_ref.cli.options import (
     WindowsOption,
     ema_said,
     per_stage,
+    say_written,
     summarised,
 )
 from scalablevit_ref.cli.progress import bytes_bar
 from scalablevit_ref.cli.summary import parse_size
+from scalablevit_ref.cli.terminal import say
 from scalablevit_ref.dialects.weights import PORT_LAYOUTS
-from scalablevit_ref.errors import CheckpointError, option, printable
+from scalablevit_ref.errors import CheckpointError, option
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.run_cost import check_run
 from scalablevit_ref.testing import random_images
@@ -85,9 +87,7 @@ def convert(
         typer.Option(help=f"Write config.json beside DST; on for the official network's {HUB_FILE}.", show_default=False),
     ] = None,
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Let NaN and infinite weights pass.")] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite files that exist, but not what a symbolic link points to.")
-    ] = False,
+    force: ForceOption = False,
     verify: Annotated[
         bool,
         typer.Option(
@@ -140,7 +140,7 @@ def convert(
     if as_json:
         print_json(_document(done, source, target, found))
     else:
-        _print(done, source, target, found)
+        _print(done, source, target, found, sha256)
     raise typer.Exit(0 if found is None or found["agrees"] else 1)
 
 
@@ -204,31 +204,31 @@ def _document(done: Converted, source: Path, target: Path, found: dict[str, Any]
     return document | {"metadata": done.metadata, "verify": found}
 
 
-def _print(done: Converted, source: Path, target: Path, found: dict[str, Any] | None) -> None:
+def _print(done: Converted, source: Path, target: Path, found: dict[str, Any] | None, sha256: Path | None) -> None:
     metadata = done.metadata
     said = f"{done.parameters:,} parameters, {metadata['layout']} {metadata['dtype']} to {done.layout} {done.dtype}"
     if "config_from" in metadata:
         said += f", {metadata['variant'] or 'no published variant'}, told by {metadata['config_from']}"
-    typer.echo(printable(f"{source} -> {target}"))
-    typer.echo(said)
+    say(f"{source} -> {target}")
+    say(said)
+    beside = target.with_name(CONFIG_JSON) if done.config_json == "written" else None
+    say_written({beside: "its configuration", sha256: "the SHA-256 of its tensors"})
     if metadata["ema"]:
-        typer.echo(f"these are the EMA's weights{ema_said(metadata)}")
+        say(f"these are the EMA's weights{ema_said(metadata)}")
     if done.folded:
-        typer.echo("r_c is folded into q: run it with ssa_scale='head_dim'")
+        say("r_c is folded into q: run it with ssa_scale='head_dim'")
     for count, became in ((done.underflowed, "underflow to 0"), (done.overflowed, "overflow to infinity")):
         if count:
-            typer.echo(f"{count:,} values {became} in {done.dtype}")
+            say(f"{count:,} values {became} in {done.dtype}")
     if done.config_json == "stale":
-        typer.echo(f"the {CONFIG_JSON} beside it is left as it was, and does not describe these weights")
+        say(f"the {CONFIG_JSON} beside it is left as it was, and does not describe these weights")
     if done.config_json_replaced:
-        typer.echo(f"replaced in the {CONFIG_JSON} beside it: {', '.join(done.config_json_replaced)}; its other entries are kept")
+        say(f"replaced in the {CONFIG_JSON} beside it: {', '.join(done.config_json_replaced)}; its other entries are kept")
     for what, names in (("left out", metadata["ignored"]), ("head stripped", done.dropped)):
         if names:
-            typer.echo(printable(f"{what}: {summarised(names)}"))
+            say(f"{what}: {summarised(names)}")
     if found:
-        console = Console(highlight=False)
-        why = f"; {done.dtype} is narrower than {metadata['dtype']}" if found["narrower"] else ""
-        console.print(f"verify: relative error {found['error']:.2g} in float64 at {found['size']} x {found['size']}{why}", end="")
-        if "onnx_runtime" in found:
-            console.print(f"; {found['onnx_runtime']:.2g} of {done.dtype} in ONNX Runtime", end="")
-        console.print(" [green bold]agrees[/]" if found["agrees"] else " [red bold]DIFFERS[/]")
+        said = f"verify: relative error {found['error']:.2g} in float64 at {found['size']} x {found['size']}"
+        said += f"; {done.dtype} is narrower than {metadata['dtype']}" if found["narrower"] else ""
+        said += f"; {found['onnx_runtime']:.2g} of {done.dtype} in ONNX Runtime" if "onnx_runtime" in found else ""
+        say(f"{said} ", ("agrees", "green bold") if found["agrees"] else ("DIFFERS", "red bold"))

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from scalablevit_ref.checkpoints.inspect import Difference, differences
@@ -17,6 +16,7 @@ from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import EmaOption
 from scalablevit_ref.cli.progress import bytes_bar
+from scalablevit_ref.cli.terminal import Terminal, say
 from scalablevit_ref.errors import CheckpointError
 from scalablevit_ref.weights import Stated, Weights
 
@@ -70,9 +70,8 @@ def _settings(a: Weights, b: Weights) -> dict[str, list[object]]:
 
 
 def _print(found: list[Difference], settings: dict[str, list[object]], dtypes: list[str], tensors: int) -> None:
-    console = Console(highlight=False)
     for name, (a, b) in settings.items():
-        console.print(f"[yellow]{name}[/]: {a} in A, {b} in B")
+        say((name, "yellow"), f": {a} in A, {b} in B")
     if found:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
         table.add_column("tensor", overflow="fold")
@@ -82,9 +81,10 @@ def _print(found: list[Difference], settings: dict[str, list[object]], dtypes: l
         for x in found:
             numbers = [f"{x.largest:.2e}", f"{x.relative:.1e}"] if x.what == "values" else ["", ""]
             table.add_row(x.name, x.what, *numbers, f"{x.count / x.size:.1%}" if x.size else "")
-        console.print(table)
+        Terminal().print(table)
     if dtypes[0] != dtypes[1]:
-        console.print(f"A is {dtypes[0]}, B is {dtypes[1]}: their numbers are compared.")
-    same = f"[green bold]The same[/]: configuration and all {tensors} tensors."
-    differ = f"[red bold]{len(found)} of {tensors} tensors differ[/]" + (", and the configuration." if settings else ".")
-    console.print(differ if found or settings else same)
+        say(f"A is {dtypes[0]}, B is {dtypes[1]}: their numbers are compared.")
+    if found or settings:
+        say((f"{len(found)} of {tensors} tensors differ", "red bold"), ", and the configuration." if settings else ".")
+    else:
+        say(("The same", "green bold"), f": configuration and all {tensors} tensors.")

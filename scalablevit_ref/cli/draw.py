@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
+from scalablevit_ref.cli.options import ForceOption
 from scalablevit_ref.cli.summary import size_of
+from scalablevit_ref.cli.terminal import say
 from scalablevit_ref.config import VARIANTS, variant
+from scalablevit_ref.drawing.remade import remade
 
 
 def draw(
@@ -31,6 +34,7 @@ def draw(
     ] = None,
     theme: Annotated[str, typer.Option(metavar="light|dark", help="For a light or a dark page.")] = "light",
     cost: Annotated[bool, typer.Option("--cost", help="Draw parameters and multiply-adds by stage and kind of layer.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Draw a variant's architecture, one of its layers or its cost, and print the picture's alternative text.
 
@@ -39,6 +43,7 @@ def draw(
     with bad_input_is_one_line():
         from scalablevit_ref.drawing import draw as drawn
 
+        force = bool(remade([output], force=force))
         size = size_of(name, image_size)
-        alt = drawn(variant(name), output, name=name, image_size=size, layer=layer, cost=cost, theme=theme)
-    typer.echo(alt)
+        alt = drawn(variant(name), output, name=name, image_size=size, layer=layer, cost=cost, theme=theme, force=force)
+    say(alt)

@@ -10,9 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from scalablevit_ref.checkpoints.inspect import Inspection, StoredAs, inspect_file
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
@@ -29,7 +27,8 @@ from scalablevit_ref.cli.options import (
     summarised,
 )
 from scalablevit_ref.cli.progress import bytes_bar
-from scalablevit_ref.errors import option, printable
+from scalablevit_ref.cli.terminal import Terminal, put, say, stacked, styled
+from scalablevit_ref.errors import option
 from scalablevit_ref.formats.folders import weights_file
 from scalablevit_ref.formats.sharded import byte_size
 from scalablevit_ref.weights import Stated
@@ -129,7 +128,7 @@ def _dtypes(found: Inspection) -> str:
 
 
 def _print(file: Path, found: Inspection, shown: dict[str, StoredAs] | None) -> None:
-    console = Console()
+    console = Terminal()
     table = Table(box=box.SIMPLE, show_header=False, show_edge=False, padding=(0, 2, 0, 0), title_justify="left")
     table.add_column(no_wrap=True, style="dim")
     table.add_column(overflow="fold")
@@ -153,15 +152,15 @@ def _print(file: Path, found: Inspection, shown: dict[str, StoredAs] | None) -> 
     }
     for name, value in lines.items():
         if value:
-            table.add_row(name, Text(printable(value)))
+            table.add_row(name, value)
     if found.problem:
-        table.add_row("problem", Text(found.problem.in_flags(), "yellow"))
+        table.add_row("problem", styled((found.problem.in_flags(), "yellow")))
     console.print(table)
     if shown is not None:
-        console.print()
+        put("")
         console.print(_tensor_table(shown, len(found.tensors)))
     for name, digest in (found.sha256 or {}).items():
-        typer.echo(f"{digest}  {printable(name)}")
+        say(f"{digest}  {name}")
 
 
 def _totals(tensors: dict[str, StoredAs]) -> tuple[int, int, int]:
@@ -179,9 +178,9 @@ def _tensor_table(shown: dict[str, StoredAs], of: int) -> Table:
     table.add_column("dtype", no_wrap=True)
     table.add_column("size", _size(size), no_wrap=True, justify="right")
     for name, x in shown.items():
-        cell = Text(printable(name))
+        cell = styled(name)
         if x.official not in ((), (name,)):
-            cell.append(f"\n  {'part of' if x.is_part else '='} {', '.join(x.official)}", "dim")
+            cell = stacked(cell, styled((f"  {'part of' if x.is_part else '='} {', '.join(x.official)}", "dim")))
         table.add_row(cell, " x ".join(map(str, x.shape)) or "scalar", x.dtype, _size(x.bytes))
     return table
 

@@ -6,12 +6,12 @@ import json
 import math
 from typing import Any
 
-import typer
+from scalablevit_ref.cli.terminal import put
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """One JSON document; null for the numbers that JSON lacks, NaN and the infinite ones."""
-    typer.echo(json.dumps(_finite(document), indent=2, allow_nan=False))
+    """One JSON document in ASCII; null for the numbers that JSON lacks, NaN and the infinite ones."""
+    put(json.dumps(_finite(document), indent=2, allow_nan=False))
 
 
 def _finite(value: Any) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from scalablevit_ref.cli.terminal import say
 from scalablevit_ref.config import VARIANTS
 
 FEW = 4
@@ -44,6 +46,9 @@ KeyOption: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+ForceOption: TypeAlias = Annotated[
+    bool, typer.Option("--force", help="Overwrite files that exist, but not what a symbolic link points to.")
+]
 CostlyOption: TypeAlias = Annotated[
     bool, typer.Option("--costly", help="Run it also where it takes more work or memory than such weights and images account for.")
 ]
@@ -59,6 +64,13 @@ def per_stage(option: str, text: str | None) -> Any:
     except ValueError:
         raise ValueError(f"{option} must be a number, or one a stage between commas, got {text!r}") from None
     return found if len(found) > 1 else found[0]
+
+
+def say_written(files: Mapping[Path | None, str]) -> None:
+    """One line for each file that is written, with what it is. None is left out."""
+    for path, what in files.items():
+        if path is not None:
+            say(f"{path}: {what}")
 
 
 def ema_said(metadata: dict[str, Any]) -> str:

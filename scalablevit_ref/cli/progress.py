@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -13,20 +12,37 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
-    TextColumn,
+    Task,
     TimeElapsedColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
+
+from scalablevit_ref.cli.terminal import Terminal, styled
 
 LARGE = 20_000_000
 """Bytes from which on a bar is drawn: less is done before it could be read."""
 
 
+class _Description(ProgressColumn):
+    """What is being done, in which a layer of somebody's file may be named.
+
+    width: columns that it fills at least.
+    """
+
+    def __init__(self, width: int = 0) -> None:
+        super().__init__()
+        self._width = width
+
+    def render(self, task: Task) -> Text:
+        return styled(task.description.ljust(self._width))
+
+
 @contextmanager
 def bytes_bar(description: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a function that is called with the bytes that are done and those that there are."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
+    console = Terminal(stderr=True)
+    columns = (_Description(), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=None, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=total >= LARGE)
@@ -45,9 +61,10 @@ def spinner(description: str = "", *, total: int | None = None, logged: bool = F
     logged
         Where there is no terminal, print each step on a line of its own.
     """
-    console = Console(stderr=True)
-    turning = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    filling = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Terminal(stderr=True)
+    look = "dots" if console.encoding.startswith("utf") else "line"
+    turning = (SpinnerColumn(look), _Description(), TimeElapsedColumn())
+    filling = (_Description(24), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     columns: tuple[ProgressColumn, ...] = turning if total is None else filling
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=total)
@@ -55,6 +72,6 @@ def spinner(description: str = "", *, total: int | None = None, logged: bool = F
         def step(description: str) -> None:
             bar.update(task, description=description, advance=1)
             if logged and not console.is_terminal:
-                console.print(description, highlight=False)
+                console.print(styled(description), soft_wrap=True)
 
         yield step

@@ -13,17 +13,15 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from rich import box
 from rich.bar import Bar
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from scalablevit_ref.checkpoints.load import open_checkpoint
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.options import KeyOption
+from scalablevit_ref.cli.terminal import Terminal, put, say, stacked, styled
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
 from scalablevit_ref.cost import NOTE_ON_COUNTING, PUBLISHED, PUBLISHED_SIZE, Cost, LayerCost, LayerKind, cost, stage_of
-from scalablevit_ref.errors import printable
 from scalablevit_ref.image_sizes import nearest_image_size, usual_image_size
 from scalablevit_ref.parameters import block_kind
 from scalablevit_ref.weights import Stated
@@ -64,20 +62,18 @@ def summary(
         size = size_of(published, image_size) if published else _size_for(config, image_size)
         total = cost(config, size)
     if as_json:
-        typer.echo(json.dumps(_document(published, config, size, total, file), indent=2))
+        put(json.dumps(_document(published, config, size, total, file), indent=2))
         return
-    console = Console()
-    title = Text(f"{printable(file)}: " if file else "")
-    title.append(f"ScalableViT {published}" if published else "no published variant", "bold")
-    title.append(f", one image of {size[0]} x {size[1]} pixels")
-    console.print(title)
-    console.print()
+    console = Terminal()
+    what = f"ScalableViT {published}" if published else "no published variant"
+    say(f"{file}: " if file else "", (what, "bold"), f", one image of {size[0]} x {size[1]} pixels")
+    put("")
     console.print(_layer_table((_each_layer if layers else _each_kind_of_block)(total.layers), total, console))
-    console.print()
+    put("")
     console.print(_totals_table(published, config, size, total))
     if published in PUBLISHED:
-        console.print()
-        console.print(Text(NOTE_ON_COUNTING + (f" {NOTE_ON_S}" if published == "small" else ""), style="dim"))
+        put("")
+        console.print(NOTE_ON_COUNTING + (f" {NOTE_ON_S}" if published == "small" else ""), style="dim")
 
 
 def _network(name: str, stated: str | None, key: str | None) -> tuple[str | None, ScalableViTConfig, str | None]:
@@ -163,14 +159,14 @@ def _each_kind_of_block(layers: Iterable[LayerCost]) -> list[_Row]:
     return rows
 
 
-def _layer_table(rows: Sequence[_Row], total: Cost, console: Console) -> Table:
+def _layer_table(rows: Sequence[_Row], total: Cost, console: Terminal) -> Table:
     bars = console.width >= WIDE and not console.options.ascii_only
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_footer=True, footer_style="bold", padding=(0, int(bars), 0, 0))
     for heading, footer in (("layer", "total"), ("block", ""), ("output", "")):
         table.add_column(heading, footer, no_wrap=True)
     headings = ("parameters", "multiply-\nadds (M)", "in attn\n(M)", "activa-\ntions (M)")
     for heading, footer in zip(headings, _figures(total), strict=True):
-        table.add_column(heading, footer, justify="right", no_wrap=True)
+        table.add_column(stacked(*heading.split("\n")), footer, justify="right", no_wrap=True)
     if bars:
         table.add_column("multiply-adds", width=20)
     largest = max(row.cost.multiply_adds for row in rows)
@@ -180,7 +176,7 @@ def _layer_table(rows: Sequence[_Row], total: Cost, console: Console) -> Table:
         shape = "x".join(map(str, row.cost.layers[-1].output_shape))
         bar = [Bar(largest, 0, row.cost.multiply_adds, color=color)] if bars else []
         last = after is None or stage_of(after.name) != stage_of(row.name)
-        table.add_row(row.name, Text(kind, color), shape, *_figures(row.cost), *bar, end_section=last)
+        table.add_row(row.name, styled((kind, color)), shape, *_figures(row.cost), *bar, end_section=last)
     return table
 
 
@@ -221,7 +217,7 @@ def _totals_table(name: str | None, config: ScalableViTConfig, size: tuple[int, 
             theirs["  and with biases, norms"] = (f"{published.multiply_adds} G", remark["multiply_adds"])
     for what, counted in lines.items():
         figure, comment = theirs.get(what, ("", ""))
-        cells = (figure, Text(comment, "green" if comment == "agrees" else "yellow"))
+        cells = (figure, styled((comment, "green" if comment == "agrees" else "yellow")))
         table.add_row(what, counted, *cells[: len(table.columns) - 2])
     return table
 

@@ -7,19 +7,21 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 
-from scalablevit_ref.checkpoints import save_checkpoint
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
+from scalablevit_ref.checkpoints.load import to_state_dict
+from scalablevit_ref.checkpoints.save import check_target, state_writes
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
-from scalablevit_ref.cli.options import CostlyOption, KeyOption
+from scalablevit_ref.cli.options import CostlyOption, ForceOption, KeyOption, say_written
 from scalablevit_ref.config import variant
+from scalablevit_ref.errors import in_file
+from scalablevit_ref.files.writing import check_outputs, write_atomically
 from scalablevit_ref.image_sizes import check_image_size, usual_image_size
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.run_cost import check_run
 from scalablevit_ref.testing import random_images, random_params
-from scalablevit_ref.testing.traces import reference_trace, save_trace, trace_images
+from scalablevit_ref.testing.traces import check_trace_file, reference_trace, trace_images, trace_writes
 
 DTYPES = ("float32", "float64")
 
@@ -38,7 +40,7 @@ def trace(
     dtype: Annotated[str, typer.Option(help="In which to compute: float32 or float64.")] = "float64",
     seed: Annotated[int, typer.Option(help="Of random weights and images.", min=0)] = 0,
     costly: CostlyOption = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Write what the reference computes, layer by layer, for a port in any language to be held against.
 
@@ -49,6 +51,11 @@ def trace(
         check_known("--dtype", [dtype], DTYPES)
         if weights is None and variant_name is None:
             raise ValueError("which network? --variant names it, --weights reads it")
+        check_trace_file(output)
+        if save_weights:
+            with in_file(save_weights):
+                check_target(save_weights, "official")
+        check_outputs((output, save_weights), inputs=(weights, images), force=force)
         if weights is None:
             config = variant(str(variant_name))
             params = random_params(parameter_shapes(config), seed, dtype)
@@ -64,9 +71,10 @@ def trace(
         x = np.asarray(x, dtype)
         check_image_size(config, *x.shape[2:])
         found = reference_trace(x, params, config, costly=costly)
-        save_trace(output, found, config, force=force)
+        writes = trace_writes(output, found, config)
         if save_weights:
-            save_checkpoint(save_weights, params, config, force=force)
-    Console().print(f"{output}: images {tuple(x.shape)} and {len(found) - 1} layers in {dtype}", highlight=False)
-    if save_weights:
-        Console().print(f"{save_weights}: the weights", highlight=False)
+            with in_file(save_weights):
+                state = to_state_dict(params, config)
+                writes |= state_writes(save_weights, state, config, layout="official", allow_nonfinite=False)
+        write_atomically(writes, force=force)
+    say_written({output: f"images {tuple(x.shape)} and {len(found) - 1} layers in {dtype}", save_weights: "the weights"})

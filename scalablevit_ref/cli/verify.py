@@ -13,12 +13,14 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
 from scalablevit_ref.cli.options import CostlyOption, KeyOption
 from scalablevit_ref.cli.progress import spinner
+from scalablevit_ref.cli.terminal import Terminal, put, styled
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.image_sizes import check_image_size, usual_image_size
 from scalablevit_ref.images import load_image
@@ -53,7 +55,9 @@ def verify(
     """Show that every backend computes the same network.
 
     Without arguments: load the embedded digits checkpoint, classify its test images on every backend and dtype installed, and
-    compare every intermediate with NumPy in float64. Exit code 0 if all agree, 1 if one does not, 2 for bad usage.
+    compare every intermediate with NumPy in float64. A backend that is not there, or does not start, is told and left out.
+
+    Exit code 0 if all that ran agree, 1 if one does not or fails while it runs, 2 for bad usage.
     """
     with bad_input_is_one_line():
         candidates = _select(backend, dtype)
@@ -66,9 +70,9 @@ def verify(
     if as_json:
         document = {"network": what, "images": len(images), "agree": agree}
         rows = [_row(result, results, labels) for result in results]
-        typer.echo(json.dumps(document | {"results": rows} | _predictions(image, results), indent=2))
+        put(json.dumps(document | {"results": rows} | _predictions(image, results), indent=2))
     else:
-        print_results(Console(), results, labels, what, image)
+        print_results(Terminal(), results, labels, what, image)
     raise typer.Exit(0 if agree else 1)
 
 
@@ -113,6 +117,8 @@ def _row(result: Result, results: list[Result], labels: np.ndarray | None) -> di
     row: dict[str, Any] = {"backend": candidate.library, "dtype": candidate.dtype, "device": candidate.device}
     if result.absent is not None:
         return row | {"absent": result.absent}
+    if result.failed is not None:
+        return row | {"failed": result.failed}
     tap, error = result.worst
     row |= {"accuracy": None if labels is None else float(np.mean(result.classes == labels))}
     row |= {"same_class_as_oracle": float(np.mean(result.classes == results[0].classes))}
@@ -139,7 +145,7 @@ def print_results(
 ) -> None:
     """The table, the classes of image files, and the verdict."""
     images = results[0].images
-    title = f"{what}, {images} image{'s' * (images > 1)}"
+    title = styled(f"{what}, {images} image{'s' * (images > 1)}")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for heading in ("backend", "verdict", "error", "at", "same" if labels is None else "correct", "images/s"):
         table.add_column(heading, justify="left" if heading in ("backend", "verdict", "at") else "right", no_wrap=True)
@@ -149,21 +155,37 @@ def print_results(
         if result.absent is not None:
             table.add_row(backend, "absent", "", result.absent.split(":")[0], style="dim")
             continue
+        if result.failed is not None:
+            table.add_row(backend, styled(("FAILED", "red bold")), "", result.failed.split(":")[0])
+            continue
         share = row["same_class_as_oracle"] if labels is None else row["accuracy"]
         if result.candidate == ORACLE:
-            cells = ["oracle", "", ""]
+            cells: list[str | Text] = ["oracle", "", ""]
         else:
-            verdict = "[green]agrees[/green]" if result.agrees else "[red bold]DIFFERS[/red bold]"
-            cells = [verdict, f"{_short(row['worst_error_eps'])}/{row['tolerance_eps']} eps", row["worst_tap"]]
+            verdict = ("agrees", "green") if result.agrees else ("DIFFERS", "red bold")
+            cells = [styled(verdict), f"{_short(row['worst_error_eps'])}/{row['tolerance_eps']} eps", row["worst_tap"]]
         table.add_row(backend, *cells, f"{share:.1%}", f"{row['images_per_second']:.1f}")
     console.print(table)
     for prediction in _predictions(files, results).get("predictions", []):
-        console.print(f"{prediction['image']}: class {prediction['class']} ({prediction['probability']:.1%})", highlight=False)
+        said = f"{prediction['image']}: class {prediction['class']} ({prediction['probability']:.1%})"
+        console.print(styled(said), soft_wrap=True)
+    for reason, names in _reasons(results).items():
+        console.print(styled(f"{', '.join(names)}: {reason}"), soft_wrap=True)
     ran = [result for result in results if result.absent is None and result.candidate != ORACLE]
-    wrong = [str(result.candidate) for result in ran if not result.agrees]
+    wrong = [str(result.candidate) for result in ran if result.failed is None and not result.agrees]
     if wrong:
-        console.print(f"[red bold]{', '.join(wrong)}: beyond the tolerance against NumPy in float64.[/red bold]")
-    else:
-        console.print(
-            f"[green bold]All {len(ran)} agree[/green bold] with NumPy in float64 at every one of {len(results[0].errors)} taps."
-        )
+        console.print(styled((f"{', '.join(wrong)}: beyond the tolerance against NumPy in float64.", "red bold")))
+    elif all(result.agrees for result in ran):
+        where = f"at every one of {len(results[0].errors)} taps."
+        console.print(styled((f"All {len(ran)} agree", "green bold"), f" with NumPy in float64 {where}"))
+
+
+def _reasons(results: list[Result]) -> dict[str, list[str]]:
+    """Why backends that are installed did not start or failed, and which these are."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        if result.failed is not None:
+            found.setdefault(f"failed: {result.failed}", []).append(str(result.candidate))
+        elif result.absent is not None and result.absent.startswith("does not start"):
+            found.setdefault(result.absent, []).append(str(result.candidate))
+    return found

@@ -15,6 +15,7 @@ from scalablevit_ref.drawing.diagram import MARGIN, Anchor, Diagram, Line, Marks
 from scalablevit_ref.drawing.render import save
 from scalablevit_ref.drawing.style import SMALL, TITLE, check_picture
 from scalablevit_ref.errors import printable
+from scalablevit_ref.files.writing import check_outputs
 from scalablevit_ref.testing.arrays import Comparison
 
 SERIES = {"propagated": "both networks from end to end", "isolated": "each layer on the same input"}
@@ -36,14 +37,17 @@ TITLE_LETTERS, LETTERS = 46, 78
 """Letters on a line of the picture's title, and on a line under it."""
 
 
-def error_plot(report: Report, path: Path | str, *, title: str = "Error by layer", theme: str = "light") -> str:
-    """Write a picture of every layer's errors in eps on a log scale; returns its alternative text. Path and theme as of `save`.
+def error_plot(
+    report: Report, path: Path | str, *, title: str = "Error by layer", theme: str = "light", force: bool = False
+) -> str:
+    """Write a picture of every layer's errors in eps on a log scale; returns its alternative text. Path, theme, force: of `save`.
 
     Each layer has two, the propagated and the isolated one. The dashed line is the tolerance; the first layer to differ is named.
     """
     check_picture(Path(path), theme)
+    check_outputs([path], force=force)
     diagram = error_picture(report, title)
-    save(diagram, path, theme=theme)
+    save(diagram, path, theme=theme, force=force)
     return diagram.alt
 
 

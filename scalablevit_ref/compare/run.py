@@ -15,6 +15,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scalablevit_ref.arguments import (
+    FLOATS,
+    check_choice,
+    check_flag,
+    check_function,
+    check_mapping,
+    check_not_negative,
+    check_text,
+)
 from scalablevit_ref.backends.threads import share, threads_at_hand
 from scalablevit_ref.checkpoints import Checkpoint
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
@@ -28,7 +37,7 @@ from scalablevit_ref.compare.mistakes.search import Finding, diagnose
 from scalablevit_ref.compare.report import LeftOut, Report, Row, fewest_causes
 from scalablevit_ref.config import variant as named_variant
 from scalablevit_ref.edits import Mistake
-from scalablevit_ref.errors import option
+from scalablevit_ref.errors import brief, option
 from scalablevit_ref.layers import POOL
 from scalablevit_ref.networks import Network, network_of
 from scalablevit_ref.run_cost import check_run, run_cost
@@ -124,12 +133,24 @@ def compare(
         a CaptureError is about the candidate, a CheckpointError about a file, and a CostError about the cost. What the candidate's
         own code raises is the cause of a CaptureError that says where it was raised.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-    if dtype is not None and dtype not in (*EPS, "own"):
-        raise ValueError(f"dtype must be one of {', '.join(EPS)}, or own, got {dtype!r}")
-    if tolerance is not None and not tolerance >= 0:
-        raise ValueError(f"tolerance must be at least 0, in eps, got {tolerance!r}")
+    if not (isinstance(mode, str) and mode in MODES):
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {brief(mode)}")
+    if dtype is not None:
+        check_choice("dtype", dtype, (*FLOATS, "own"))
+    if names is not None:
+        check_mapping("names", names, of="layers to the candidate's names")
+        for layer in (*names, *names.values()):
+            check_text("a name in names", layer)
+    if tolerance is not None:
+        check_not_negative("tolerance", tolerance)
+    check_flag("diagnosis", diagnosis)
+    check_flag("costly", costly)
+    check_function("progress", progress)
+    if not (variant is None or isinstance(variant, str)):
+        try:
+            network_of(variant)
+        except TypeError as error:
+            raise TypeError(f"variant: {error}") from None
     request = Request(candidate, reference, variant, weights, images, mode, dtype, names, tolerance, diagnosis, progress, costly)
     with ExitStack() as files:
         port, conditions, trace = _settled(request, files)

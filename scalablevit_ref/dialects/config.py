@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from scalablevit_ref.checks import check_count
+from scalablevit_ref.arguments import check_count, check_instance, check_rate, per_stage
+from scalablevit_ref.config import MOST_BLOCKS
+from scalablevit_ref.errors import brief
 from scalablevit_ref.parameters import Shapes, scoped
 
 PerStage: TypeAlias = int | Sequence[int]
@@ -65,25 +67,39 @@ class Config:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        stored: dict[str, Any] = {}
         for name in ("num_classes", "dim", "ff_expansion_factor", "channels"):
             check_count(name, getattr(self, name))
+            stored[name] = int(getattr(self, name))
+        check_rate("dropout", self.dropout)
         if isinstance(self.depth, str) or not isinstance(self.depth, Sequence) or not self.depth:
-            raise TypeError(f"depth must be a sequence with one entry a stage, got {self.depth!r}")
-        object.__setattr__(self, "depth", tuple(self.depth))
+            raise TypeError(f"depth must be a sequence with one entry a stage, got {brief(self.depth)}")
+        stored["depth"] = per_stage("depth", self.depth)
         for name in _PER_STAGE:
-            value = getattr(self, name)
-            each = tuple(value) if isinstance(value, list | tuple) else (value,) * len(self.depth)
-            if len(each) != len(self.depth):
-                raise ValueError(f"{name} must have one entry for each of the {len(self.depth)} stages of depth, got {value!r}")
-            object.__setattr__(self, name, each)
-        for name in ("depth", *_PER_STAGE):
-            for entry in getattr(self, name):
-                if name != "window_size" or entry is not None:
-                    check_count(name, entry)
+            stored[name] = _each(name, getattr(self, name), len(self.depth))
+        if sum(stored["depth"]) > MOST_BLOCKS:
+            raise ValueError(f"depth must be at most {MOST_BLOCKS} layers together, got {brief(sum(stored['depth']))}")
+        vars(self).update(stored)
 
     def stage(self, k: int) -> dict[str, Any]:
         """The settings of stage k by their names, and its channels as `dim`."""
         return {name: getattr(self, name)[k] for name in _PER_STAGE} | {"dim": self.dim * 2**k}
+
+
+def _each(name: str, value: Any, stages: int) -> tuple[Any, ...]:
+    """One entry a stage, of one for all or of as many; only a window may be None."""
+    each = tuple(value) if isinstance(value, list | tuple) else (value,) * stages
+    if len(each) != stages:
+        raise ValueError(f"{name} must have one entry for each of the {stages} stages of depth, got {brief(value)}")
+    for entry in each:
+        if name != "window_size" or entry is not None:
+            check_count(name, entry)
+    return tuple(None if entry is None else int(entry) for entry in each)
+
+
+def check_config(config: object) -> None:
+    """Raise TypeError for what is no `Config`."""
+    check_instance("config", config, Config, "a Config of scalablevit_ref.dialects")
 
 
 def shapes(config: Config, *, norm_biases: bool = True, last_norm: bool = False) -> Shapes:
@@ -98,6 +114,7 @@ def shapes(config: Config, *, norm_biases: bool = True, last_norm: bool = False)
     last_norm
         Whether the last stage ends in one, as in the Flax port.
     """
+    check_config(config)
     table: Shapes = _conv("to_patches", config.channels, config.dim, 7)
     last = len(config.depth) - 1
     for k, depth in enumerate(config.depth):
@@ -212,7 +229,7 @@ def config_from_shapes(found: Mapping[str, tuple[int, ...]], *, heads: PerStage,
         raise ValueError("to_patches.weight and layers.0.0.layers.0.0.to_q.weight must be there, and not empty")
     split = heads if isinstance(heads, list | tuple) else (heads,) * len(depth)
     if len(split) != len(depth):
-        raise ValueError(f"heads must have one entry for each of the {len(depth)} stages, got {heads!r}")
+        raise ValueError(f"heads must have one entry for each of the {len(depth)} stages, got {brief(heads)}")
     for entry in split:
         check_count("heads", entry)
 

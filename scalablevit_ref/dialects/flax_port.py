@@ -15,9 +15,10 @@ from typing import Any
 from einops import rearrange
 
 from scalablevit_ref._typing import Array, Float, Params
+from scalablevit_ref.arguments import check_flag, check_function, check_mapping, check_named
 from scalablevit_ref.blocks import Tap, untapped
 from scalablevit_ref.checks import check_map, check_parameters, check_shapes
-from scalablevit_ref.dialects.config import MOST_STAGES, Config, PerStage, check_depth, check_size, shapes
+from scalablevit_ref.dialects.config import MOST_STAGES, Config, PerStage, check_config, check_depth, check_size, shapes
 from scalablevit_ref.dialects.config import config_from_shapes as _config_from_shapes
 from scalablevit_ref.dialects.port import Dialect, forward, traced
 from scalablevit_ref.ops import gelu_tanh
@@ -107,6 +108,8 @@ def _names(depth: Sequence[int]) -> tuple[dict[str, str], dict[str, str]]:
 
 def parameter_shapes(config: Config, *, patched: bool = False) -> Shapes:
     """Name and shape of every parameter, names joined by dots, sorted as JAX sorts a tree."""
+    check_config(config)
+    check_flag("patched", patched)
     dialect = PATCHED if patched else AS_PUBLISHED
     theirs = shapes(config, norm_biases=dialect.norm_biases, last_norm=dialect.last_norm)
     ours = {}
@@ -141,6 +144,9 @@ def scalable_vit(
     ValueError, TypeError
         Before any work is done, for images or parameters that do not fit.
     """
+    check_config(config)
+    check_flag("patched", patched)
+    check_function("tap", tap)
     check_map("images", images, "b h w c", channels=config.channels)
     check_size(config, *images.shape[1:3], drops_tiles=patched)
     params = flatten(params)
@@ -176,8 +182,7 @@ def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises TypeError for no mapping, ValueError for two arrays of one path.
     """
-    if not isinstance(params, Mapping):
-        raise TypeError(f"params must be a mapping of names to arrays, got {type(params).__name__}")
+    check_mapping("params", params, of="names to arrays")
     flat: dict[str, Any] = {}
     for path, x in _leaves(params):
         name = ".".join(path).replace("/", ".")
@@ -198,6 +203,7 @@ def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 def nested(params: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `flatten`: dicts of dicts, as Flax takes and `flax.serialization` writes them."""
+    check_named("params", params)
     tree: dict[str, Any] = {}
     for name, value in params.items():
         *path, leaf = name.split(".")

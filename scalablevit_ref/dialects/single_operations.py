@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
+from scalablevit_ref.arguments import check_choice
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.checks import width
-from scalablevit_ref.config import SSAScale, choice
+from scalablevit_ref.config import CHOICES, SSAScale
 from scalablevit_ref.dialects.weights import Arrays, fitting
 from scalablevit_ref.errors import CheckpointError, option
 from scalablevit_ref.parameters import Shapes, has_qkv_bias, iwsa_shapes, ssa_shapes
@@ -61,7 +62,7 @@ def official_ssa_to_vit_pytorch(
     CheckpointError
         For s > 1, a query bias, a fold that was not asked for, and parameters that do not fit.
     """
-    choice("ssa_scale", scale)
+    check_choice("ssa_scale", scale, CHOICES["ssa_scale"])
     if any(name.startswith(("reduction.", "norm_act.")) for name in params):
         raise CheckpointError(
             "between the reduction and k, v of an SSA with s > 1 there are a LayerNorm and a GELU; vit_pytorch has one dense "

@@ -11,9 +11,10 @@ from typing import Any
 from einops import rearrange
 
 from scalablevit_ref._typing import Array, Float, Params
+from scalablevit_ref.arguments import check_function
 from scalablevit_ref.blocks import Tap, untapped
-from scalablevit_ref.checks import check_map, check_parameters, check_shapes
-from scalablevit_ref.dialects.config import Config, PerStage, check_size, shapes
+from scalablevit_ref.checks import check_arrays, check_map, check_parameters, check_shapes
+from scalablevit_ref.dialects.config import Config, PerStage, check_config, check_size, shapes
 from scalablevit_ref.dialects.config import config_from_shapes as _config_from_shapes
 from scalablevit_ref.dialects.port import Dialect, forward, traced
 from scalablevit_ref.parameters import Shapes
@@ -56,6 +57,8 @@ def scalable_vit(
     ValueError, TypeError
         Before any work is done, for images or parameters that do not fit.
     """
+    check_config(config)
+    check_function("tap", tap)
     check_map("images", images, "b c h w", channels=config.channels)
     check_size(config, *images.shape[2:], drops_tiles=True)
     check_parameters(params, parameter_shapes(config), images, name="images")
@@ -77,6 +80,7 @@ def config_from_shapes(state: Mapping[str, Any], *, heads: PerStage, window_size
 
     Raises ValueError or TypeError where they do not fit, or the state dict is not that package's.
     """
+    check_arrays("state", state)
     config = _config_from_shapes({name: tuple(value.shape) for name, value in state.items()}, heads=heads, window_size=window_size)
     check_shapes(state, parameter_shapes(config))
     return config

@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from scalablevit_ref.arguments import float_dtype
+from scalablevit_ref.checks import check_array
+
 CHECKPOINT = Path(__file__).with_name("digits.pth")
 """The trained weights of `variant("digits")`, in the official checkpoint format."""
 
@@ -56,7 +59,10 @@ def preprocess(images: np.ndarray, dtype: Any = "float32") -> np.ndarray:
     Raises TypeError for other than uint8, ValueError for another shape or a value above 16.
     """
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
-        raise TypeError(f"images must be a NumPy array of uint8, got {getattr(images, 'dtype', type(images).__name__)}")
+        found = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
+        raise TypeError(f"images must be a NumPy array of uint8, got {found}")
+    check_array("images", images)
+    dtype = float_dtype("dtype", dtype)
     if images.ndim != 3 or images.shape[1:] != (8, 8):
         raise ValueError(f"images must have shape (n, 8, 8), got {images.shape}")
     if images.max(initial=0) > LEVELS:

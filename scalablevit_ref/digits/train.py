@@ -20,6 +20,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 import scalablevit_ref as sv
 from scalablevit_ref.checkpoints import save_checkpoint
 from scalablevit_ref.digits import IMAGE_SIZE, LEVELS, MEAN, STD, preprocess
+from scalablevit_ref.errors import OptionError
+from scalablevit_ref.files.writing import check_outputs
 
 TEST_PER_CLASS, VALIDATION_PER_CLASS, SPLIT_SEED = 37, 25, 0
 
@@ -177,17 +179,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{name} must be at least {least}, got {getattr(options, name)}")
     if options.out.suffix != ".pth":
         parser.error(f"--out must name a .pth file, got {options.out}")
-    if not options.out.parent.is_dir():
-        parser.error(f"--out {options.out}: there is no directory {options.out.parent}")
-    if options.out.exists() and not options.force:
-        parser.error(f"--out {options.out} exists already; --force overwrites it")
+    try:
+        check_outputs([options.out], force=options.force)
+    except (OptionError, OSError) as error:
+        parser.error(f"--out {error.in_flags() if isinstance(error, OptionError) else error}")
 
     start = time.perf_counter()
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
     # the filling of memory that nothing here reads would cost a tenth of the time
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    console = Console()
+    console = Console(markup=False, emoji=False)  # a path is no markup
     params, epoch = train(options.epochs, options.seed, console)
     config = sv.variant("digits")
     images, labels = load_digits()

@@ -12,6 +12,7 @@ from scalablevit_ref.drawing.layer_pictures import layer_diagram
 from scalablevit_ref.drawing.network_pictures import architecture, cost_chart
 from scalablevit_ref.drawing.render import save
 from scalablevit_ref.drawing.style import check_picture
+from scalablevit_ref.files.writing import check_outputs
 
 
 def draw(
@@ -23,6 +24,7 @@ def draw(
     layer: str | None = None,
     cost: bool = False,
     theme: str = "light",
+    force: bool = False,
 ) -> str:
     """Write a picture of a network's architecture, which is told from its config alone; returns its alternative text.
 
@@ -42,6 +44,8 @@ def draw(
         The parameters and multiply-adds of each stage and kind of layer in place of the architecture.
     theme
         "light" or "dark".
+    force
+        Overwrite an existing file, as `sv.save_checkpoint` does.
 
     Returns
     -------
@@ -52,17 +56,20 @@ def draw(
     ------
     ValueError
         For a layer, an image size, a theme or an ending that does not fit, and for a layer together with the cost.
+    FileExistsError
+        Unless `force`.
     ModuleNotFoundError
         Without matplotlib.
     OSError
         Where the file cannot be written.
     """
     check_picture(Path(path), theme)
+    check_outputs([path], force=force)
     if layer is not None and cost:
         raise ValueError(f"a picture shows the cost or a layer, got both: {layer!r}")
     if layer is not None:
         diagram = layer_diagram(config, layer, image_size, name=name)
     else:
         diagram = (cost_chart if cost else architecture)(config, image_size, name=name)
-    save(diagram, path, theme=theme)
+    save(diagram, path, theme=theme, force=force)
     return diagram.alt

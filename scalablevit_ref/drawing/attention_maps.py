@@ -72,9 +72,9 @@ class AttentionPicture:
             if not 0 <= head < found.heads:
                 raise ValueError(f"head must be one of {found.layer}'s, from 0 to {found.heads - 1}, got {head}")
 
-    def save(self, path: Path | str, *, theme: str = "light") -> None:
+    def save(self, path: Path | str, *, theme: str = "light", force: bool = False) -> None:
         """Write the picture; see `render.save`."""
-        save(self.diagram(), path, theme=theme)
+        save(self.diagram(), path, theme=theme, force=force)
 
     @property
     def title(self) -> str:

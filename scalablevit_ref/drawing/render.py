@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalablevit_ref.drawing.diagram import Arrow, Diagram, Grid, Point
+from scalablevit_ref.drawing.remade import MARK
 from scalablevit_ref.drawing.style import TEXT, THEMES, Theme, check_picture
+from scalablevit_ref.files.writing import write_contents
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,8 +30,10 @@ FONT = "DejaVu Sans"
 """The family of all letters; it comes with matplotlib."""
 
 
-def save(diagram: Diagram, path: Path | str, *, theme: str = "light") -> None:
+def save(diagram: Diagram, path: Path | str, *, theme: str = "light", force: bool = False) -> None:
     """Write a diagram as the file's name ends, with its alternative text inside and without a date: equal diagrams, equal bytes.
+
+    The file appears whole or not at all.
 
     Parameters
     ----------
@@ -39,11 +43,15 @@ def save(diagram: Diagram, path: Path | str, *, theme: str = "light") -> None:
         Ends in .svg, .png or .pdf.
     theme
         "light" or "dark".
+    force
+        Overwrite an existing file, whose permissions are kept. A symbolic link is replaced, and what it points to left alone.
 
     Raises
     ------
     ValueError
         For another theme or ending.
+    FileExistsError
+        Unless `force`.
     ModuleNotFoundError
         Without matplotlib.
     OSError
@@ -51,14 +59,22 @@ def save(diagram: Diagram, path: Path | str, *, theme: str = "light") -> None:
     """
     path = Path(path)
     check_picture(path, theme)
+    write_contents({path: picture(diagram, path.suffix, theme=theme)}, force=force)
+
+
+def picture(diagram: Diagram, ending: str, *, theme: str = "light") -> bytes:
+    """The bytes of the file that `save` writes. ending: .svg, .png or .pdf."""
+    title, alt = diagram.title, diagram.alt
     with house_style():
         figure = drawn(diagram, THEMES[theme])
-        if path.suffix == ".svg":
-            path.write_text(_svg(figure, diagram.title, diagram.alt), encoding="utf-8")
-        elif path.suffix == ".png":
-            _write(figure, path, dpi=192, metadata={"Software": None, "Title": diagram.title, "Description": diagram.alt})
+        if ending == ".svg":
+            return _svg(figure, title, alt).replace("\n", f"\n<!-- Creator: {MARK} -->\n", 1).encode()
+        stream = io.BytesIO()
+        if ending == ".png":
+            _write(figure, stream, format="png", dpi=192, metadata={"Software": MARK, "Title": title, "Description": alt})
         else:
-            _write(figure, path, metadata={"CreationDate": None, "Title": diagram.title, "Subject": diagram.alt})
+            _write(figure, stream, format="pdf", metadata={"CreationDate": None, "Creator": MARK, "Title": title, "Subject": alt})
+        return stream.getvalue()
 
 
 @contextmanager

@@ -7,13 +7,14 @@ import os
 import stat
 from typing import BinaryIO
 
-_KINDS = {
+KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
+"""What is no regular file, in words, by the type in its mode."""
 
 
 class IrregularFileError(OSError, ValueError):
@@ -47,7 +48,7 @@ def open_regular(path: str | os.PathLike[str], expected: str = "a file") -> Bina
     try:
         kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
         if kind != stat.S_IFREG:
-            raise IrregularFileError(f"{os.fspath(path)}: {_KINDS.get(kind, 'no regular file')}; expected {expected}")
+            raise IrregularFileError(f"{os.fspath(path)}: {KINDS.get(kind, 'no regular file')}; expected {expected}")
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -12,10 +12,15 @@ from typing import Any, cast
 
 import numpy as np
 
+from scalablevit_ref.arguments import check_count, check_function
 from scalablevit_ref.backends import to_backend, to_numpy
+from scalablevit_ref.backends.start import FAULTS, gpus, said, why_not_started
+from scalablevit_ref.blocks import untapped
 from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.errors import brief
 from scalablevit_ref.network import trace
 from scalablevit_ref.networks import network_of
+from scalablevit_ref.operation_checks import check_network
 from scalablevit_ref.run_cost import check_run, run_cost
 from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, ratio
 
@@ -58,12 +63,15 @@ class Result:
     ----------
     absent
         Why it could not run, or None.
+    failed
+        What it raised while it ran, in one line, or None.
     squares
         Σ Δ² and Σ reference² by tap.
     """
 
     candidate: Candidate
     absent: str | None = None
+    failed: str | None = None
     images: int = 0
     seconds: float = 0.0
     logits: list[np.ndarray] = field(default_factory=list)
@@ -88,13 +96,21 @@ class Result:
 
     @property
     def agrees(self) -> bool:
-        return self.absent is None and self.worst[1] <= self.tolerance
+        return self.absent is None and self.failed is None and self.worst[1] <= self.tolerance
 
     @property
     def classes(self) -> np.ndarray:
         """The class of each image: b."""
         classes: np.ndarray = np.concatenate(self.logits).argmax(axis=1)
         return classes
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """What is raised within is this candidate's failure."""
+        try:
+            yield
+        except FAULTS as error:
+            self.failed = said(error)
 
     def add(self, taps: Mapping[str, Any], oracle: Mapping[str, np.ndarray], seconds: float) -> None:
         if set(taps) != set(oracle):  # in any order: JAX sorts the names
@@ -112,11 +128,14 @@ def why_absent(candidate: Candidate) -> str | None:
     """Why this candidate cannot run here, or None."""
     if find_spec(candidate.library) is None:
         return f"not installed: pip install 'scalablevit-ref[{candidate.library}]'"
-    if candidate.device != "cpu":
-        try:
-            _on(candidate, np.zeros(1, "float32"))
-        except (ImportError, ValueError, RuntimeError, AssertionError):  # each library has its own way to say so
+    if (why := why_not_started(candidate.library)) is not None:
+        return why
+    try:
+        if candidate.device != "cpu" and int(candidate.device.partition(":")[2] or 0) >= gpus(candidate.library):
             return "no CUDA device"
+        _on(candidate, np.zeros(1, "float32"))
+    except FAULTS as error:
+        return f"does not start: {said(error)}"
     return None
 
 
@@ -144,7 +163,7 @@ def agreement(
     config
         What they are of.
     candidates
-        What is run; those that cannot run here say so in their result.
+        What is run; those that cannot run here, and those that fail while they run, say so in their result.
     batch
         How many images each takes at a time.
     progress
@@ -162,11 +181,18 @@ def agreement(
     CostError
         As `check_agreement` does, unless `costly`.
     """
-    candidates = tuple(candidates)
+    check_function("progress", progress)
+    check_count("batch", batch)
+    candidates = _checked(candidates)
+    check_network(images, params, config, tap=untapped)
     check_agreement(np.shape(images), config, candidates, batch=batch, costly=costly)
     results = [Result(candidate, why_absent(candidate)) for candidate in candidates]
     oracle_params = _on(ORACLE, params)
-    own = [(result, _on(result.candidate, params)) for result in results if result.absent is None and result.candidate != ORACLE]
+    own: dict[Candidate, Any] = {}
+    running = [result for result in results if result.absent is None and result.candidate != ORACLE]
+    for result in running:
+        with result.attempt():
+            own[result.candidate] = _on(result.candidate, params)
     for start in range(0, len(images), batch):
         x = images[start : start + batch]
         progress(str(ORACLE))
@@ -174,10 +200,12 @@ def agreement(
         for result in results:
             if result.candidate == ORACLE:
                 result.add(oracle, oracle, seconds)
-        for result, own_params in own:
+        for result in running:
             progress(str(result.candidate))
-            taps, seconds = _timed(result.candidate, _on(result.candidate, x), own_params, config)
-            result.add(taps, oracle, seconds)
+            if result.failed is None:
+                with result.attempt():
+                    taps, seconds = _timed(result.candidate, _on(result.candidate, x), own[result.candidate], config)
+                    result.add(taps, oracle, seconds)
     return results
 
 
@@ -204,8 +232,24 @@ def check_agreement(
 
 def steps(candidates: Sequence[Candidate], images: int, batch: int = 40) -> int:
     """How many times `agreement` will call `progress`."""
+    check_count("images", images, least=0)
+    check_count("batch", batch)
+    candidates = _checked(candidates)
     present = sum(candidate != ORACLE and why_absent(candidate) is None for candidate in candidates)
     return (1 + present) * -(-images // batch)
+
+
+def _checked(candidates: Any) -> list[Candidate]:
+    """Raises TypeError for what are no candidates."""
+    found: list[Any]
+    try:
+        found = [candidates] if isinstance(candidates, str) else list(candidates)
+    except TypeError:
+        found = [candidates]
+    for candidate in found:
+        if not isinstance(candidate, Candidate):
+            raise TypeError(f"candidates must be a sequence of Candidate, got {brief(candidate)}")
+    return found
 
 
 def _on(candidate: Candidate, arrays: Any) -> Any:

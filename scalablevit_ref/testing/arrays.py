@@ -9,7 +9,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scalablevit_ref.backends import to_numpy
+from scalablevit_ref.arguments import (
+    check_choice,
+    check_count,
+    check_mapping,
+    check_not_negative,
+    check_seed,
+    check_text,
+    float_dtype,
+)
+from scalablevit_ref.backends.transfer import numbers_of
+from scalablevit_ref.errors import brief
 from scalablevit_ref.parameters import is_gain
 
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -33,8 +43,12 @@ def random_params(shapes: Mapping[str, Sequence[int]], seed: int = 0, dtype: Any
 
     Equal for equal seeds whatever the dtype. Each parameter has a random stream of its own, which its name and the seed determine.
     """
-    params = {}
+    check_mapping("shapes", shapes, of="names to shapes")
+    check_seed("seed", seed)
+    params, dtype = {}, float_dtype("dtype", dtype)
     for name, shape in shapes.items():
+        check_text("a name in shapes", name)
+        _check_shape(f"shapes[{name!r}]", shape)
         values = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(tuple(shape))
         if len(shape) > 1:
             values /= np.prod(shape[1:]) ** 0.5
@@ -46,7 +60,17 @@ def random_params(shapes: Mapping[str, Sequence[int]], seed: int = 0, dtype: Any
 
 def random_images(shape: Sequence[int], seed: int = 0, dtype: Any = "float64") -> np.ndarray:
     """Normal pixels, as images are after normalisation: b c h w."""
-    return np.random.default_rng([seed, zlib.crc32(b"images")]).standard_normal(tuple(shape)).astype(dtype)
+    _check_shape("shape", shape)
+    check_seed("seed", seed)
+    draws = np.random.default_rng([seed, zlib.crc32(b"images")])
+    return draws.standard_normal(tuple(shape)).astype(float_dtype("dtype", dtype))
+
+
+def _check_shape(name: str, shape: Any) -> None:
+    if not isinstance(shape, Sequence) or isinstance(shape, str | bytes | bytearray):
+        raise TypeError(f"{name} must be a sequence of whole numbers, got {brief(shape)}")
+    for size in shape:
+        check_count(name, size, least=0)
 
 
 def relative_l2(actual: np.ndarray, reference: np.ndarray) -> float:
@@ -60,8 +84,11 @@ def max_error(actual: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _relative(actual: np.ndarray, reference: np.ndarray, measure: Measure) -> float:
+    actual, reference = numbers_of("actual", actual, real=True), numbers_of("reference", reference, real=True)
     if actual.shape != reference.shape:
-        raise ValueError(f"shapes differ: {actual.shape} against the reference's {reference.shape}")
+        raise ValueError(f"shapes differ: actual is {actual.shape}, the reference {reference.shape}")
+    if measure == "max" and not actual.size:
+        raise ValueError(f"actual and reference have no elements, shape {actual.shape}")
     size, wide = _SIZES[measure], reference.astype(np.float64)
     return ratio(size(actual.astype(np.float64) - wide), size(wide))
 
@@ -108,10 +135,11 @@ def compare_arrays(actual: Any, reference: Any, *, dtype: str | None = None, mea
     TypeError
         For what is no array, or none of floating point.
     """
-    x, y = to_numpy(actual), to_numpy(reference)
+    check_choice("measure", measure, tuple(_SIZES))
+    x, y = numbers_of("actual", actual, real=True), numbers_of("reference", reference, real=True)
     dtype = y.dtype.name if dtype is None else dtype
-    if dtype not in EPS:
-        raise TypeError(f"dtype must be one of {', '.join(EPS)}, got {dtype}")
+    if not isinstance(dtype, str) or dtype not in EPS:
+        raise TypeError(f"dtype must be one of {', '.join(EPS)}, got {dtype if isinstance(dtype, str) else brief(dtype)}")
     if x.dtype.name != dtype:
         raise AssertionError(f"dtype {x.dtype.name} instead of {dtype}")
     if x.shape != y.shape:
@@ -137,6 +165,8 @@ def assert_agrees(
     what: str = "",
 ) -> Comparison:
     """`compare_arrays`, and AssertionError if the error is not within `tolerance` eps (a NaN never is)."""
+    check_not_negative("tolerance", tolerance)
+    check_text("what", what)
     comparison = compare_arrays(actual, reference, dtype=dtype, measure=measure)
     if not comparison.error <= tolerance:
         raise AssertionError(f"{what or 'array'}: {comparison}; allowed {tolerance:g} eps")
@@ -150,6 +180,9 @@ def first_difference(
 
     Raises AssertionError where nothing can be compared: no names at all, other names, another shape or dtype (with the name).
     """
+    check_not_negative("tolerance", tolerance)
+    check_mapping("actual", actual, of="names to arrays")
+    check_mapping("reference", reference, of="names to arrays")
     if not reference:
         raise AssertionError("nothing to compare: the reference trace is empty")
     missing = [name for name in reference if name not in actual]
@@ -161,6 +194,8 @@ def first_difference(
             comparison = compare_arrays(actual[name], expected, dtype=dtype, measure=measure)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from None
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from None
         if not comparison.error <= tolerance:
             return name, comparison
     return None

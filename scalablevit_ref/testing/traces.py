@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from scalablevit_ref.arguments import check_flag, check_named, check_path
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.checkpoints.infer import config_from_json
 from scalablevit_ref.checkpoints.notes import read_notes
-from scalablevit_ref.checkpoints.save import write_state
-from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.checkpoints.save import state_writes
+from scalablevit_ref.config import ScalableViTConfig, check_config
 from scalablevit_ref.errors import CheckpointError, brief, in_file
 from scalablevit_ref.files.reading import open_regular
+from scalablevit_ref.files.writing import write_atomically
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import in_memory
 from scalablevit_ref.formats.npz import npy_header
@@ -73,16 +75,34 @@ def save_trace(path: str | Path, trace: Mapping[str, Any], config: ScalableViTCo
 
     Raises FileExistsError unless `force`, CheckpointError for another suffix or what the format cannot hold.
     """
+    check_flag("force", force)
+    write_atomically(trace_writes(path, trace, config), force=force)
+
+
+def trace_writes(
+    path: str | Path, trace: Mapping[str, Any], config: ScalableViTConfig | None = None
+) -> dict[Path, Callable[[BinaryIO], object]]:
+    """What writes a trace's file. Raises as `save_trace` does, but for what is there already."""
+    check_path("path", path)
+    check_named("trace", trace)
+    if config is not None:
+        check_config(config)
     path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise CheckpointError("unknown suffix", file=path, expected=" or ".join(SUFFIXES), found=repr(path.suffix))
+    check_trace_file(path)
     arrays = {name: np.asarray(to_numpy(x), order="C") for name, x in trace.items()}
     with in_file(path):
-        write_state(path, arrays, config, layout="trace", force=force, allow_nonfinite=True)
+        return state_writes(path, arrays, config, layout="trace", allow_nonfinite=True)
+
+
+def check_trace_file(path: Path) -> None:
+    """Raise CheckpointError for a name that is no trace's."""
+    if path.suffix not in SUFFIXES:
+        raise CheckpointError("unknown suffix", file=path, expected=" or ".join(SUFFIXES), found=repr(path.suffix))
 
 
 def trace_config(path: str | Path) -> ScalableViTConfig | None:
     """The settings that a trace's file notes, or None. Raises CheckpointError for a broken file."""
+    check_path("path", path)
     with in_file(path), open_file(Path(path)) as (_, notes, _):
         noted = read_notes(notes).config
         return None if noted is None else config_from_json(noted)
@@ -98,6 +118,7 @@ def trace_images(path: str | Path) -> np.ndarray:
     OSError
         For what is no regular file, or cannot be read.
     """
+    check_path("path", path)
     path = Path(path)
     if path.suffix == ".npy":
         with in_file(path), open_regular(path, "images in a .npy file") as file:

@@ -86,12 +86,14 @@ def test_a_progress_of_one_argument_is_told_the_bytes_of_each_tensor(tmp_path: P
 
 
 def test_an_option_in_an_error_has_two_spellings(source: Path) -> None:
+    there = source.with_name("there.npz")
+    there.touch()
     with pytest.raises(FileExistsError) as caught:
-        convert_file(source, source)
+        convert_file(source, there)
     assert isinstance(caught.value, AlreadyExistsError)
     for exists in (caught.value, copy.copy(caught.value), pickle.loads(pickle.dumps(caught.value))):
-        assert str(exists) == f"{source} exists; force=True overwrites it"
-        assert exists.in_flags() == f"{source} exists; --force overwrites it"
+        assert str(exists) == f"{there} exists; force=True overwrites it"
+        assert exists.in_flags() == f"{there} exists; --force overwrites it"
     params = init_params(DIGITS)
     params["norm.bias"][0] = np.nan
     with pytest.raises(CheckpointError) as nan:

@@ -40,8 +40,8 @@ def run(*arguments: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
 def test_contenders_compute_what_the_module_does(name: str) -> None:
     told: list[str] = []
-    ready, absent = entered([MODULE, name, "cupy"], WORK, told.append)
-    assert absent == {"cupy": "runs on GPUs"}
+    ready, absent, failed = entered([MODULE, name, "cupy"], WORK, told.append)
+    assert (absent, failed) == ({"cupy": "runs on GPUs"}, {})
     assert told == [f"digits x 2: {one}" for one in (MODULE, name, "cupy")]
     expected = ready[MODULE].logits
     assert expected.shape == (2, 10)
@@ -208,7 +208,10 @@ def test_table_picture_and_page(tmp_path: Path) -> None:
     assert re.search(r"digits x 1 +module +[\d.]+ +[\d.]+–[\d.]+ +1 ", out)
     assert re.search(r"\n +numpy +[\d.]+ +[\d.]+–[\d.]+ +[\d.]+ +[\d.]+–[\d.]+ +\d+% *\n", out)
     assert "not run: cupy (digits): runs on GPUs" in out
-    assert max(map(len, out.splitlines())) <= 80
+    table = out.partition(str(tmp_path))[0]
+    assert max(map(len, table.splitlines())) <= 80
+    said = [f"{picture}: its picture", f"{picture.with_name('bench-dark.png')}: the same for dark pages", f"{text}: the page"]
+    assert out.splitlines()[-3:] == said
     with Image.open(picture) as image:
         assert image.width > 500
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20

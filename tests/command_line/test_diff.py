@@ -64,7 +64,7 @@ def test_progress_of_large_files(run: Any, official: Path, tmp_path: Path, monke
     from scalablevit_ref.cli import progress
 
     screen = io.StringIO()
-    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=100))
+    monkeypatch.setattr(progress, "Terminal", lambda stderr: Console(file=screen, force_terminal=True, width=100))
     assert run("convert", str(official), str(tmp_path / "a.npz"))[0] == 0
     assert "converting" not in screen.getvalue()
     monkeypatch.setattr(progress, "LARGE", 1000)

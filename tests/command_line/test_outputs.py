@@ -29,9 +29,9 @@ def test_outputs_that_cannot_be_written_are_refused_before_any_is(run: Any, offi
     (tmp_path / "config.json").mkdir()
     target = tmp_path / "x.safetensors"
     for options, said in (
-        (("--sha256", str(target), "--force"), "the manifest needs a file of its own"),
-        (("--sha256", str(official), "--force"), "the manifest needs a file of its own"),
-        (("--sha256", str(tmp_path / "none" / "x")), "the manifest cannot be written there"),
+        (("--sha256", str(target), "--force"), f"the same file as {target}, which is to be written too"),
+        (("--sha256", str(official), "--force"), "this file is read, and is not written over"),
+        (("--sha256", str(tmp_path / "none" / "x")), f"there is no folder {tmp_path / 'none'}"),
         (("--config-json", "--force"), "config.json: a directory"),
     ):
         code, _, err = run("convert", str(official), str(target), *options)
@@ -129,7 +129,10 @@ def test_messages_name_options_and_not_parameters(run: Any, official: Path, tmp_
     target.touch()
     for arguments, said in (
         (("convert", str(official), str(target)), f"{target} exists; --force overwrites it"),
-        (("convert", str(tmp_path / "ema.pth"), str(target), "--no-use-ema"), "--no-use-ema but there are only EMA weights"),
+        (
+            ("convert", str(tmp_path / "ema.pth"), str(tmp_path / "y.npz"), "--no-use-ema"),
+            "--no-use-ema but there are only EMA weights",
+        ),
         (("inspect", str(tmp_path / "ema.pth"), "--no-use-ema"), "--no-use-ema but there are only EMA weights"),
         (("diff", str(tmp_path / "ema.pth"), str(official), "--no-use-ema"), "--no-use-ema but there are only EMA weights"),
         (("convert", str(official), str(tmp_path / "y.npz"), "--one-way"), "--one-way is for a port's weights"),

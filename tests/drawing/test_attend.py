@@ -326,7 +326,7 @@ def test_a_digit_is_read_and_drawn_alike_each_time(tmp_path: Path) -> None:
 def pictures(monkeypatch: pytest.MonkeyPatch) -> list[AttentionPicture]:
     """Those that were to be saved."""
     kept: list[AttentionPicture] = []
-    monkeypatch.setattr(AttentionPicture, "save", lambda self, path, theme: kept.append(self))
+    monkeypatch.setattr(AttentionPicture, "save", lambda self, path, theme, force: kept.append(self))
     return kept
 
 

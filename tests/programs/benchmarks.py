@@ -72,8 +72,8 @@ def main() -> None:
     for document in sorted(DOCS.glob("benchmarks*.json")):
         found = json.loads(document.read_text(encoding="utf-8"))
         picture = DOCS / "pictures" / f"{document.stem}.svg"
-        plot(found, picture)
-        plot(found, dark_twin(picture), theme="dark")
+        plot(found, picture, force=True)
+        plot(found, dark_twin(picture), theme="dark", force=True)
         document.with_suffix(".md").write_text(project_page(found, document.stem), encoding="utf-8")
 
 

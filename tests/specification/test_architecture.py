@@ -16,10 +16,12 @@ PACKAGE = "scalablevit_ref"
 LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(level.split())
     for level in (
-        "_moved _typing edits errors",
+        "_moved _start _typing edits errors",
+        "arguments",
         "config files",
         "backends image_sizes parameters",
         "ops checks formats",
+        "operation_checks",
         "attention cost images",
         "blocks",
         "network",
@@ -49,7 +51,10 @@ UPWARD = {
 }
 """Backends use definitions: they are loaded when an array first asks for them. `testing` is the public door to the comparator."""
 
-SPECIFICATION = ("config", "image_sizes", "parameters", "ops", "checks", "attention", "blocks", "network", "cost")
+SPECIFICATION = (
+    *("config", "image_sizes", "parameters", "ops", "checks", "operation_checks"),
+    *("attention", "blocks", "network", "cost"),
+)
 
 FRAMEWORKS = {
     "torch": ("backends/torch.py", "adapters/torch", "adapters/plain.py", "compare/capture/torch.py", "digits/train.py"),
@@ -225,7 +230,7 @@ def test_the_page_has_the_same_order() -> None:
     level = {part: i for i, parts in enumerate(LEVELS) for part in parts}
     order = [level[part] for row in named for part in row]
     assert order == sorted(order, reverse=True)
-    assert {part for row in named for part in row} == frozenset().union(*LEVELS) - {"_moved", "_typing", "__main__"}
+    assert {part for row in named for part in row} == frozenset().union(*LEVELS) - {"_moved", "_start", "_typing", "__main__"}
 
 
 def test_files_that_are_read_in_one_go() -> None:

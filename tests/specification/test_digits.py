@@ -186,8 +186,8 @@ def test_training_twice_writes_the_same_weights(
         (["--threads", "0"], "--threads must be at least 1, got 0"),
         (["--seed", "-1"], "--seed must be at least 0, got -1"),
         (["--out", "weights.bin"], "--out must name a .pth file, got weights.bin"),
-        (["--out", "nowhere/digits.pth"], "--out nowhere/digits.pth: there is no directory nowhere"),
-        (["--out", str(digits.CHECKPOINT)], "exists already; --force overwrites it"),
+        (["--out", "nowhere/digits.pth"], "--out nowhere/digits.pth: there is no folder nowhere"),
+        (["--out", str(digits.CHECKPOINT)], "exists; --force overwrites it"),
     ],
 )
 def test_bad_arguments_exit_with_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
     """Exit code, standard output and standard error of one command line."""
     monkeypatch.setattr("sys.argv", ["scalablevit-ref", *arguments])
     with pytest.raises(SystemExit) as end:
-        cli.app(prog_name="scalablevit-ref")
+        cli.main()
     out = capsys.readouterr()
     return end.value.code, out.out, out.err
 

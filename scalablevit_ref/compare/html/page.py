@@ -13,6 +13,7 @@ from scalablevit_ref.compare.error_chart import SERIES, error_chart, shown
 from scalablevit_ref.compare.html.pictures import heat_map, histograms, inline_svg
 from scalablevit_ref.compare.mistakes.search import eps_said
 from scalablevit_ref.compare.report import Cause, Report, Row
+from scalablevit_ref.drawing.remade import MARK
 from scalablevit_ref.drawing.style import THEMES
 from scalablevit_ref.errors import printable
 from scalablevit_ref.testing.arrays import EPS
@@ -44,6 +45,7 @@ def html(report: Report, *, title: str = "A port of ScalableViT against the refe
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
+        f'<meta name="generator" content="{MARK}">\n'
         f'<link rel="icon" href="data:,">\n<title>{_said(title)}</title>\n<style>{style}</style>\n</head>\n'
         f"<body>\n<main>\n<h1>{_said(title)}</h1>\n{''.join(sections)}</main>\n</body>\n</html>\n"
     )

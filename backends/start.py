@@ -1,0 +1,58 @@
+"""Whether a library that is installed starts: its import, and the search for its devices, fail in ways of its own."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+
+FAULTS = (Exception, SystemExit)
+"""What a library may raise while it starts or runs; not what a signal raises."""
+
+LONGEST = 200
+"""Longest description of a fault, in characters."""
+
+
+def said(error: BaseException) -> str:
+    """An exception in one line: its type and the first line of its message.
+
+    Examples
+    --------
+    >>> said(RuntimeError("no GPU\\nand 40 lines more"))
+    'RuntimeError: no GPU'
+    """
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    line = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+
+
+@cache
+def why_not_started(name: str) -> str | None:
+    """Why a backend whose library is installed cannot be imported, or None.
+
+    Asked once in a process: the second import of what failed half-way fails for another reason, or not at all.
+    """
+    try:
+        import_module(f"scalablevit_ref.backends.{name}")
+    except FAULTS as error:
+        return f"does not start: {said(error)}"
+    return None
+
+
+def gpus(name: str) -> int:
+    """How many CUDA devices a backend's library sees."""
+    if name == "torch":
+        import torch
+
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    try:
+        if name == "jax":
+            import jax
+
+            return len(jax.devices("cuda"))
+        if name == "cupy":
+            import cupy
+
+            return int(cupy.cuda.runtime.getDeviceCount())
+    except RuntimeError:  # as both say that there is none
+        return 0
+    return 0

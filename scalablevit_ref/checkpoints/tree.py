@@ -127,7 +127,9 @@ def _entries(container: Any) -> Iterator[tuple[Any, Any]]:
         return iter([(key, mapping[key]) for key in mapping])
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"a mapping whose entries cannot be read ({said[:LONGEST_NAME]})", found=described(mapping)) from error
+        raise CheckpointError(
+            f"a mapping whose entries cannot be read ({said[:LONGEST_NAME]})", found=described(mapping)
+        ) from error
 
 
 def parts_of(key: Any) -> Path | None:

@@ -59,10 +59,13 @@ TEXTS: dict[str, tuple[Callable[[], str], str]] = {
     "texts for numbers": (lambda: json.dumps(settings(embed_dims=["2", "2"])), NONE),
     "an epsilon that is no number": (lambda: json.dumps(settings(norm_eps=float("nan"))), NONE),
     "heads of zero": (lambda: json.dumps(settings(num_heads=[0, 0])), NONE),
-    "ratios beyond floats": (lambda: json.dumps(settings(mlp_ratios=[1e300, 1e300])), "a parameter larger than any|do not fit"),
-    "widths of 2^62": (lambda: json.dumps(settings(embed_dims=[1 << 62] * 2)), "a parameter larger than any|do not fit"),
+    "ratios beyond floats": (
+        lambda: json.dumps(settings(mlp_ratios=[1e300, 1e300])),
+        f"a parameter larger than any|do not fit|{NONE}",
+    ),
+    "widths of 2^62": (lambda: json.dumps(settings(embed_dims=[1 << 62] * 2)), f"a parameter larger than any|do not fit|{NONE}"),
     "as many blocks as arrays": (lambda: json.dumps(settings(depths=[30, 34])), "do not fit the stored configuration"),
-    "a thousand million blocks": (lambda: json.dumps(settings(depths=[10**9] * 2)), "more blocks than there are arrays"),
+    "a thousand million blocks": (lambda: json.dumps(settings(depths=[10**9] * 2)), f"more blocks than there are arrays|{NONE}"),
     "a control sequence": (lambda: json.dumps(settings(head="\x1b[2J\x07\r\n" * 50)), NONE),
 }
 

@@ -91,7 +91,7 @@ MEMORY_BOMBS: dict[str, tuple[Callable[[], Any], str]] = {
     "names of control sequences": (lambda: {f"\x1b[{i}J\n": np.zeros(2) for i in range(50_000)}, "names of no known layout"),
     "names that are no texts": (lambda: dict.fromkeys(range(50_000), np.zeros(2)), "arrays without names"),
     "a lone surrogate as a name": (lambda: {"\ud800": np.zeros(2)}, "names of no known layout"),
-    "a mapping without its entries": (objects.Liar, NO_STATE),
+    "a mapping without its entries": (objects.Liar, "a mapping whose entries cannot be read"),
     "an object of every attribute": (objects.Everything, NO_STATE),
     "an object whose attributes never end": (objects.Endless, NO_STATE),
     "an object whose attributes raise": (objects.Raises, NO_STATE),

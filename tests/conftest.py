@@ -20,7 +20,7 @@ import tests.support.shape_checks  # noqa: F401  (before anything else imports t
 from tests.support import compiling, profiles
 from tests.support.library import CUDA, LIBRARIES, Agree, Library, prepared
 
-collect_ignore = ["programs/fuzz_checkpoints.py"]  # a program of its own, on atheris
+collect_ignore = ["programs/fuzz.py"]  # a program of its own, on atheris
 if not find_spec("jax"):
     collect_ignore += ["support/jitted.py", "backends/test_jax.py"]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from scalablevit_ref.checkpoints.in_memory import is_array
 from scalablevit_ref.errors import CheckpointError
 from scalablevit_ref.formats.lazy import LONGEST_NAME
-from scalablevit_ref.formats.opaque import Opaque
+from scalablevit_ref.formats.opaque import Opaque, described
 
 Path: TypeAlias = tuple[str, ...]
 """Where something lies: the keys from the top of the file, cut at dots and slashes."""
@@ -123,7 +123,13 @@ def _entries(container: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(container, list | tuple):
         return iter(enumerate(container) if any(not isinstance(x, str | int | float | None) for x in container) else ())
     mapping = container.entries if isinstance(container, Opaque) else container
-    return iter([(key, mapping[key]) for key in mapping])
+    try:
+        return iter([(key, mapping[key]) for key in mapping])
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        raise CheckpointError(
+            f"a mapping whose entries cannot be read ({said[:LONGEST_NAME]})", found=described(mapping)
+        ) from error
 
 
 def parts_of(key: Any) -> Path | None:

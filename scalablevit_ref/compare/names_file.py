@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ def read_names(path: str | Path) -> dict[str, str]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise CaptureError(f"{path}: {brief(next(name for name in names if names.count(name) > 1))} is there twice")
+            twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+            raise CaptureError(f"{path}: {brief(twice)} is there twice")
         return found
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from scalablevit_ref.errors import brief
@@ -53,8 +54,9 @@ def described(value: Any) -> str:
     """
     if isinstance(value, Opaque):
         return value.name
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return "a tensor"
+    with suppress(Exception):  # an attribute may raise anything
+        if hasattr(value, "shape") and hasattr(value, "dtype"):
+            return "a tensor"
     return _WORDS.get(type(value)) or f"an object of type {brief(type(value).__name__)}"
 
 

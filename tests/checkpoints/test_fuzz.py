@@ -1,4 +1,4 @@
-"""Whatever the bytes: a value or a CheckpointError. `tests/programs/fuzz_checkpoints.py` is the same for longer, by coverage."""
+"""Whatever the bytes: a value or a CheckpointError. `tests/programs/fuzz.py` is the same for longer, by coverage."""
 
 from __future__ import annotations
 

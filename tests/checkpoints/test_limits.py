@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
-import re
-import subprocess
-import sys
-import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +17,13 @@ from scalablevit_ref.checkpoints import CheckpointError, from_state_dict, load_c
 from scalablevit_ref.checkpoints.notes import is_plain
 from scalablevit_ref.checkpoints.save import write_state
 from scalablevit_ref.errors import brief
-from scalablevit_ref.formats.damage import UNFORESEEN
 from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import in_memory
-from tests.support.bombs_beside import HARMLESS_FILES, values
+from tests.support.bombs_beside import values
 from tests.support.checkpoints import SUFFIXES, TINY, TINY_MMDET
+from tests.support.guarded import run_guarded
 from tests.support.hostile import Calls, entry, header
-from tests.support.hostile_files import GUARDED, HOSTILE_FILES
-from tests.support.waiting import slowness
+from tests.support.hostile_inputs import faults, harmless, refused
 
 
 def test_errors_of_hostile_names_are_one_printable_line(tmp_path: Path) -> None:
@@ -100,46 +94,46 @@ def leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
 
 def test_hostile_files_in_a_process_of_its_own(tmp_path: Path) -> None:
     """Each is refused for its own fault in 200 MB and 5 s; no code of it is run, no connection made, no file written."""
-    assert len(HOSTILE_FILES) >= 60
-    all_found = read_under_guard(tmp_path, {name: make for name, (make, _) in HOSTILE_FILES.items()})
-    limit = 5 * slowness()
-    for i, (name, (_, message)) in enumerate(HOSTILE_FILES.items()):
-        path, found = tmp_path / f"{i}", all_found[name]
-        assert found["said"] is not None, f"{name}: was read"
-        assert re.search(message, found["said"].removeprefix(str(path))), (name, found)
-        assert UNFORESEEN not in found["said"], (name, found)
-        assert (found.get("file"), found["events"], "MemoryError" in found["said"]) == (str(path), [], False), (name, found)
-        assert found["seconds"] < limit, (name, found)
+    found = refused("checkpoint files", tmp_path)
+    assert not faults(found)
+    assert all((one["type"], one["file"]) == ("CheckpointError", path) for _, _, path, one in found)
 
 
 def test_weights_beside_something_hostile_in_a_process_of_its_own(tmp_path: Path) -> None:
     """Each is read in 200 MB and 5 s, with the right weights; nothing beside them is run or looked into."""
-    found = read_under_guard(tmp_path, HARMLESS_FILES)
-    for name, one in found.items():
-        assert (one["said"], one["events"]) == (None, []), (name, one)
-        assert one["seconds"] < 5 * slowness(), (name, one)
+    assert not faults(harmless(tmp_path))
     for path in tmp_path.iterdir():
         flat = np.concatenate([x.reshape(-1) for x in load_checkpoint(path).params.values()])
         assert np.array_equal(flat, values())
 
 
-def read_under_guard(folder: Path, files: Mapping[str, Callable[[], bytes]]) -> dict[str, dict[str, Any]]:
-    """What happens to each file in a process that watches, and that has little memory."""
-    paths = {name: folder / f"{i}" for i, name in enumerate(files)}
-    for name, path in paths.items():
-        path.write_bytes(files[name]())
-    command = [sys.executable, "-c", textwrap.dedent(GUARDED)]
-    given = json.dumps(list(map(str, paths.values())))
-    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
-    assert done.stderr == ""
-    return dict(zip(files, json.loads(done.stdout), strict=True))
-
-
 def test_the_guard_sees_code_that_runs(tmp_path: Path) -> None:
-    """What the test above relies on: the same watch over a reader that executes pickles."""
+    """What the tests above rely on: the same watch over a reader that executes pickles."""
     (tmp_path / "x").write_bytes(pickle.dumps(Calls(eval, "__import__('os').system('true')")))
-    program_text = textwrap.dedent(GUARDED).replace("load_checkpoint(path)", "__import__('pickle').load(open(path, 'rb'))")
-    done = subprocess.run(
-        [sys.executable, "-c", program_text], input=json.dumps([str(tmp_path / "x")]), capture_output=True, text=True, check=True
-    )
-    assert {"exec", "os.system"} <= set(json.loads(done.stdout)[0]["events"])
+    (found,) = run_guarded([("run by pickle", str(tmp_path / "x"))])
+    assert {"exec", "os.system"} <= set(found["events"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"said": None}, "read"),
+        ({"said": "another fault"}, "for another fault"),
+        ({"said": "two\nlines", "type": "CheckpointError"}, "not one line"),
+        ({"type": "KeyError"}, "an error of its own"),
+        ({"events": ["open"]}, "seen to act"),
+        ({"warnings": ["large"]}, "with a warning"),
+        ({"seconds": 1e6}, "for long"),
+        ({"said": "a fault: MemoryError"}, "by the end of memory"),
+    ],
+)
+def test_what_counts_as_a_fault(changed: dict[str, Any], what: str) -> None:
+    sound = {"said": "a fault", "type": "CheckpointError", "events": [], "warnings": [], "seconds": 0.0}
+    assert not faults([("x", "^a fault|two", "path", sound)])
+    assert any(fault.startswith(f"x: {what}:") for fault in faults([("x", "^a fault|two", "path", sound | changed)]))
+
+
+def test_what_is_to_be_read_and_is_refused() -> None:
+    refusal = {"said": "a fault", "type": "CheckpointError", "events": [], "warnings": [], "seconds": 0.0}
+    assert faults([("x", None, "path", refusal)])
+    assert not faults([("x", None, "path", refusal | {"said": None})])

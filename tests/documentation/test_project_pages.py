@@ -17,8 +17,11 @@ from scalablevit_ref.formats import unpickle
 from scalablevit_ref.formats.zip_archive import _SMALL_RECORD, _SMALL_TOGETHER
 from scalablevit_ref.testing.arrays import MAX_TOLERANCE, NETWORK_TOLERANCE
 from tests.support.bombs_beside import HARMLESS_FILES
-from tests.support.hostile_files import GUARDED, HOSTILE_FILES
+from tests.support.bombs_in_memory import MEMORY_BOMBS
+from tests.support.guarded import MEGABYTES
+from tests.support.hostile_files import HOSTILE_FILES
 from tests.support.hostile_folders import HOSTILE_FOLDERS
+from tests.support.hostile_inputs import HOSTILE, count
 from tests.support.recipe import TOLERANCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +88,14 @@ def test_other_numbers() -> None:
     assert said(r"(\d+) broken and hostile weight files", (ROOT / "README.md").read_text(encoding="utf-8")) == [len(HOSTILE_FILES)]
     assert said(r"(\d+) files with sound weights and something hostile beside them") == [len(HARMLESS_FILES)]
     assert said(r"So are (\d+) folders and indexes of shards") == [len(HOSTILE_FOLDERS)]
-    assert said(r"with (\d+) MB of address space") == [int(re.search(r"\((\d+) << 20\)", GUARDED)[1])]  # type: ignore[index]
+    assert said(r"(\d+) hostile inputs altogether") == [count()]
+    sizes = {kind: len(makes) for kind, (_, makes) in HOSTILE.items()} | {"mappings in memory": len(MEMORY_BOMBS)}
+    told = {
+        kind: number
+        for number, kind in re.findall(r"\| (\d+) \| ([^|]+) \|", PAGE.partition("## How it is tested")[2].partition("\n- ")[0])
+    }
+    assert {kind: int(number) for kind, number in told.items()} == sizes | {"files with sound weights": len(HARMLESS_FILES)}
+    assert said(r"with (\d+) MB of address space") == [MEGABYTES]
     pixels = 2 * int(Image.MAX_IMAGE_PIXELS or 0)
     assert said(r"more than (\d+) million pixels, of which it would need (\d+) MB") == [
         round(pixels / 1e6),

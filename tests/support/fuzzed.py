@@ -88,8 +88,12 @@ def found(reader: Callable[[], Any], *, missing: bool = False) -> Any:
     except errors as error:
         said = str(error)
     assert said.isprintable(), "an error of more than one line"
-    assert UNFORESEEN not in said, said
+    assert not any(words in said for words in (UNFORESEEN, NO_MEMORY)), said
     return said
+
+
+NO_MEMORY = "takes more memory than there is"
+"""What is said of a file that a limit on memory ended, and no limit of the reader's."""
 
 
 def bits(checkpoint: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Every hostile or broken file of the suite with what is said of it, and the process in which a reader meets them."""
+"""Every hostile or broken file of the suite that a reader of checkpoints meets, with what is said of it."""
 
 from __future__ import annotations
 
@@ -244,38 +244,3 @@ HOSTILE_FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     },
 }
 """Every case of a hostile or broken file in the suite that is one file's bytes: what makes them, and what is said of it."""
-
-GUARDED = """
-    import json, pathlib, resource, sys, time
-    import ml_dtypes, numpy, scalablevit_ref.formats.detect
-    # before the watch begins, since dataclasses are made of text
-    import scalablevit_ref.checkpoints.hub, scalablevit_ref.checkpoints.recognise, scalablevit_ref.dialects.weights
-    from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint
-
-    def guard(event, args):
-        "Programs, connections, libraries, code that was text, and files but those read: none of it is a reader's business."
-        bad = event.startswith(("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.", "socket.", "ctypes."))
-        bad |= event == "exec" and args[0].co_filename.startswith("<") and not args[0].co_filename.startswith("<frozen")
-        bad |= event == "open" and isinstance(args[1], str) and any(letter in args[1] for letter in "wax+")
-        if bad and guarding:
-            outcome["events"].append(event)
-
-    paths, results = json.loads(sys.stdin.read()), []
-    guarding, outcome = False, {}
-    sys.addaudithook(guard)
-    used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)
-    for path in paths:
-        outcome, start = {"events": [], "said": None}, time.process_time()
-        try:
-            guarding = True
-            load_checkpoint(path)
-        except CheckpointError as error:
-            outcome |= {"said": str(error), "file": error.file}
-        except BaseException as error:
-            outcome["said"] = f"{type(error).__name__}: {error}"
-        guarding = False
-        results.append(outcome | {"seconds": time.process_time() - start})
-    print(json.dumps(results))
-"""
-"""200 MB of address space beyond the libraries, which is less than 200 MB of memory."""

@@ -70,8 +70,8 @@ def of_dtype(x: np.ndarray, dtype: str) -> np.ndarray:
 
 
 SHAPINGS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
-    lambda x: np.atleast_1d(x)[:1], lambda x: np.atleast_1d(x)[..., :0], lambda x: x.T, lambda x: x.reshape(-1), lambda x: x[None], lambda x: x[()][..., None],
-    lambda x: np.zeros((), x.dtype), lambda x: np.zeros((1,) * 30, x.dtype), lambda x: np.stack([x, x]),
+    lambda x: np.atleast_1d(x)[:1], lambda x: np.atleast_1d(x)[..., :0], lambda x: x.T, lambda x: x.reshape(-1), lambda x: x[None],
+    lambda x: x[()][..., None], lambda x: np.zeros((), x.dtype), lambda x: np.zeros((1,) * 30, x.dtype), lambda x: np.stack([x, x]),
 )  # fmt: skip
 """Ways to give a layer a shape that is not its own."""
 

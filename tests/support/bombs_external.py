@@ -88,7 +88,7 @@ EXTERNAL_BOMBS: Made = {
         model(*(outside(f"{i}", f"stages.0.{i}.norm1.weight") for i in range(1500)), before=many(1500)),
         "external data in more files than a network's|external data that cannot be opened",
     ),
-    "100,000 runs of one file": (
+    "50,000 runs of one file": (
         model(*(outside("data", f"stages.0.{i}.norm1.weight") for i in range(50_000)), before=sparse(8)),
         "fit no variant|larger than|more|no known layout",
     ),

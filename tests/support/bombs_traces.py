@@ -159,7 +159,7 @@ TRACE_BOMBS: Made = {
         "do not fit",
     ),
     "no layer": (lazily("x.npz", lambda: npz({"images": sound()["images"], "\x1b[2J\n": np.ones(2)})), "has no layer's name"),
-    "no layer among 100,000": (
+    "no layer among 50,000": (
         lazily("x.safetensors", lambda: header({f"a{i}": entry(shape=(0,), offsets=(0, 0)) for i in range(50_000)})),
         "has no layer's name",
     ),

@@ -22,7 +22,7 @@ import torch
 
 import scalablevit_ref as sv
 from scalablevit_ref.checkpoints import from_state_dict, load_checkpoint, save_checkpoint, to_state_dict
-from tests.support.fuzzed import Choices, bits, containers, found
+from tests.support.fuzzed import Choices, bits, found
 from tests.support.fuzzed_configurations import any_configuration, dumped
 from tests.support.noted_files import NETWORK, NOTES, SHAPES, arrays
 
@@ -222,7 +222,7 @@ def read_mapping(folder: Path, data: bytes) -> Any:
         kind = choices.one_of((dict, OrderedDict, UserDict, types.MappingProxyType, list))
         tree = [tree] if kind is list else kind({key: tree})
     for _ in range(choices.number(4)):
-        places = [place for place in containers(tree, set()) if type(place) in (dict, OrderedDict)]
+        places = near_the_top(tree)
         if places:
             place = places[choices.number(256) % len(places)]
             place.setdefault(choices.one_of(KEYS), made(choices))
@@ -244,6 +244,16 @@ def read_mapping(folder: Path, data: bytes) -> Any:
 
 def _is_whole(checkpoint: sv.Checkpoint) -> bool:
     return all(x.shape == SHAPES[name] and np.isfinite(x).all() for name, x in checkpoint.params.items())
+
+
+def near_the_top(tree: Any) -> list[dict[Any, Any]]:
+    """The dicts of a tree to which entries can be added: four levels of it, since below lies what is nested in depth."""
+    level, places = [tree], []
+    for _ in range(4):
+        found_here = [one for one in level if type(one) in (dict, OrderedDict)]
+        places += found_here
+        level = [value for one in found_here for value in dict.values(one)]
+    return places
 
 
 def own_or_found(call: Callable[[], Any]) -> Any:

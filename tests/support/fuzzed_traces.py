@@ -70,8 +70,8 @@ def of_dtype(x: np.ndarray, dtype: str) -> np.ndarray:
 
 
 SHAPINGS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
-    lambda x: x[:1], lambda x: x[..., :0], lambda x: x.T, lambda x: x.reshape(-1), lambda x: x[None], lambda x: x[()][..., None],
-    lambda x: np.zeros((), x.dtype), lambda x: np.zeros((1,) * 30, x.dtype), lambda x: np.stack([x, x]),
+    lambda x: np.atleast_1d(x)[:1], lambda x: np.atleast_1d(x)[..., :0], lambda x: x.T, lambda x: x.reshape(-1), lambda x: x[None],
+    lambda x: x[()][..., None], lambda x: np.zeros((), x.dtype), lambda x: np.zeros((1,) * 30, x.dtype), lambda x: np.stack([x, x]),
 )  # fmt: skip
 """Ways to give a layer a shape that is not its own."""
 
@@ -128,7 +128,7 @@ def safetensors_of(trace: Mapping[str, np.ndarray], notes: str | None) -> bytes:
     entries: dict[str, Any] = {} if notes is None else {"__metadata__": {"scalablevit_ref": notes}}
     at, parts = 0, []
     for name, x in trace.items():
-        content = np.ascontiguousarray(x).tobytes()
+        content = np.ascontiguousarray(x, x.dtype.newbyteorder("<")).tobytes()
         entries[name] = {"dtype": DTYPES.get(x.dtype.name, "F32"), "shape": x.shape, "data_offsets": [at, at + len(content)]}
         at += len(content)
         parts.append(content)

@@ -91,7 +91,7 @@ def _each(params_or_array: Any, move: Callable[[str, Any], Any]) -> Any:
 def numbers_of(name: str, x: Any, *, real: bool = False) -> np.ndarray:
     """An array's numbers in the machine's byte order. Raises TypeError, which says what the array is, where it gives none.
 
-    real: complex numbers are refused too, whose imaginary part would be lost.
+    With `real`, complex numbers are refused too, whose imaginary part would be lost.
     """
     library = backend(x, name)
     try:

@@ -147,7 +147,7 @@ def convert(
 def _images(weights: Weights, stated: tuple[int, int] | None = None, *, costly: bool) -> np.ndarray:
     """An image that the network takes. Raises CheckpointError or ValueError where it cannot be run, or takes too much unasked.
 
-    stated: the height and width that an ONNX file is to be run at too.
+    `stated` is the height and width that an ONNX file is to be run at too.
     """
     if weights.unknown:
         raise CheckpointError("--verify runs the network, whose heads and windows show in no shape: give ", option("heads"))

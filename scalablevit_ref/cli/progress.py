@@ -27,7 +27,7 @@ LARGE = 20_000_000
 class _Description(ProgressColumn):
     """What is being done, in which a layer of somebody's file may be named.
 
-    width: columns that it fills at least.
+    `width` is how many columns it fills at least.
     """
 
     def __init__(self, width: int = 0) -> None:

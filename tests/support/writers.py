@@ -89,7 +89,7 @@ def trace_command(folder: Path) -> Write:
     module = sys.modules[command.__module__]
 
     def write(force: bool) -> None:
-        with patch.object(module, "reference_trace", lambda *_: TINY), contextlib.redirect_stdout(io.StringIO()):
+        with patch.object(module, "reference_trace", lambda *_, **__: TINY), contextlib.redirect_stdout(io.StringIO()):
             as_told(partial(command, folder / "t.npz", variant_name="digits", save_weights=folder / "w.npz", force=force))
 
     return write

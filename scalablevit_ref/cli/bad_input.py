@@ -56,7 +56,8 @@ def _said(error: Exception) -> str:
             return f"{path}: there is no such file: {path.parent} is no folder"
         case FileExistsError():
             return f"{path}: it exists already"
-    return f"{path}: {(error.strerror or type(error).__name__).lower()}"
+    words = error.strerror or type(error).__name__
+    return f"{path}: {words[0].lower()}{words[1:]}"
 
 
 def _beside(path: Path) -> list[str]:

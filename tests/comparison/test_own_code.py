@@ -132,6 +132,22 @@ def test_a_copy_that_fails_is_the_candidate_s_doing() -> None:
         compare(Stiff(DIGITS), variant="digits")
 
 
+@pytest.mark.parametrize("method", ["state_dict", "named_modules", "named_parameters", "named_buffers"])
+def test_a_module_that_cannot_be_looked_into(method: str) -> None:
+    def fails(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("not to be looked at")
+
+    def opaque(self: Any) -> Any:
+        found = original(self)
+        setattr(found, method, fails)
+        return found
+
+    original = ScalableViT.eval
+    module = type("Opaque", (ScalableViT,), {"eval": opaque})(DIGITS)
+    with pytest.raises(CaptureError, match=r"^[a-z ]+ raised RuntimeError: not to be looked at \(.*test_own_code\.py"):
+        compare(module, variant="digits", images=IMAGES, diagnosis=False)
+
+
 def test_a_flax_module_names_the_place_for_each_layout() -> None:
     from flax import nnx
 

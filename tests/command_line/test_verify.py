@@ -40,6 +40,17 @@ def test_table(run: Any) -> None:
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_where_nothing_runs_nothing_is_said_to_agree(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scalablevit_ref.testing import agreement
+
+    monkeypatch.setattr(agreement, "why_absent", lambda candidate: None if candidate.library == "numpy" else "no CUDA device")
+    for option in (("--backend", "cupy"), ("--dtype", "float64", "--backend", "numpy")):
+        code, out, _ = run("verify", "--variant", "digits", *option)
+        assert code == 0
+        assert "Nothing was compared" in out
+        assert "agree" not in out
+
+
 @pytest.mark.usefixtures("few_digits")
 def test_an_absent_library_is_a_row(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from scalablevit_ref.testing import agreement

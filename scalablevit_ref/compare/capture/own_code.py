@@ -86,10 +86,19 @@ def _place(error: BaseException) -> str:
     return ""
 
 
+def is_ours(error: BaseException) -> bool:
+    """Whether this package raised it, or what is part of Python itself."""
+    return _is_ours(_raised_in(error)) or _raised_in(error).startswith("<frozen")
+
+
 def _is_by_a_user(error: BaseException) -> bool:
     """Whether it was raised in a user's own file, and not by a signal or a framework."""
-    file = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    file = _raised_in(error)
     return not _is_ours(file) and (_is_a_users_file(file) or _is_typed_in(file))
+
+
+def _raised_in(error: BaseException) -> str:
+    return [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
 
 
 def _within(file: str, folders: tuple[str, ...]) -> bool:

@@ -184,7 +184,7 @@ def agreement(
     check_function("progress", progress)
     check_count("batch", batch)
     candidates = _checked(candidates)
-    check_network(images, params, config, tap=untapped)
+    check_network(images, params, config, tap=untapped, alike=False)  # each candidate gets them in its own dtype
     check_agreement(np.shape(images), config, candidates, batch=batch, costly=costly)
     results = [Result(candidate, why_absent(candidate)) for candidate in candidates]
     oracle_params = _on(ORACLE, params)

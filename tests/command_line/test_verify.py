@@ -40,6 +40,17 @@ def test_table(run: Any) -> None:
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_weights_of_any_dtype(run: Any, dtype: str, tmp_path: Path) -> None:
+    """The images that are drawn are in float32."""
+    config = sv.variant("digits")
+    params = sv.to_backend(random_params(sv.parameter_shapes(config)), "torch", dtype)
+    sv.save_checkpoint(tmp_path / "w.safetensors", params, config)
+    code, out, err = run("verify", "--weights", str(tmp_path / "w.safetensors"), "--backend", "numpy", "--backend", "torch")
+    assert (code, err) == (0, "")
+    assert "All 4 agree" in out
+
+
 def test_where_nothing_runs_nothing_is_said_to_agree(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from scalablevit_ref.testing import agreement
 

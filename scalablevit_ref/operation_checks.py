@@ -118,7 +118,7 @@ def check_block(
 
 
 def check_network(images: Any, params: Mapping[str, Any], config: ScalableViTConfig, *, tap: Any, alike: bool = True) -> None:
-    """alike: whether the parameters must be of the library, dtype and device of the images."""
+    """alike: whether the parameters must be of the dtype and device of the images too, and not only of their library."""
     check_config(config)
     check_function("tap", tap)
     check_map("images", images, "b c h w", channels=config.in_chans)
@@ -128,9 +128,12 @@ def check_network(images: Any, params: Mapping[str, Any], config: ScalableViTCon
         check_parameters(params, shapes, images, name="images")
         return
     check_arrays("params", params)
-    for name, value in params.items():
-        check_array(f"parameter {name!r}", value)
     check_shapes(params, shapes)
+    library = check_array("images", images)
+    for name, value in params.items():
+        check_map(f"parameter {name!r}", value, " ".join("abcd"[: len(shapes[name])]))
+        if (other := check_array(f"parameter {name!r}", value)) is not library:
+            raise TypeError(f"images is a {library.NAME} array but parameter {name!r} is a {other.NAME} array")
 
 
 def check_heads(channels: int, num_heads: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from scalablevit_ref import parameters
 from scalablevit_ref.arguments import check_choice, check_count, check_flag, check_function, check_positive
-from scalablevit_ref.checks import check_alike, check_map, check_parameters, check_shapes, width
+from scalablevit_ref.checks import check_alike, check_array, check_arrays, check_map, check_parameters, check_shapes, width
 from scalablevit_ref.config import CHOICES, BlockKind, ScalableViTConfig, SSAScale, SSAValues, check_config
 from scalablevit_ref.image_sizes import check_image_size
 
@@ -117,12 +117,23 @@ def check_block(
     check_flag("pad", pad)
 
 
-def check_network(images: Any, params: Mapping[str, Any], config: ScalableViTConfig, *, tap: Any) -> None:
+def check_network(images: Any, params: Mapping[str, Any], config: ScalableViTConfig, *, tap: Any, alike: bool = True) -> None:
+    """alike: whether the parameters must be of the dtype and device of the images too, and not only of their library."""
     check_config(config)
     check_function("tap", tap)
     check_map("images", images, "b c h w", channels=config.in_chans)
     check_image_size(config, *images.shape[2:])
-    check_parameters(params, parameters.parameter_shapes(config), images, name="images")
+    shapes = parameters.parameter_shapes(config)
+    if alike:
+        check_parameters(params, shapes, images, name="images")
+        return
+    check_arrays("params", params)
+    check_shapes(params, shapes)
+    library = check_array("images", images)
+    for name, value in params.items():
+        check_map(f"parameter {name!r}", value, " ".join("abcd"[: len(shapes[name])]))
+        if (other := check_array(f"parameter {name!r}", value)) is not library:
+            raise TypeError(f"images is a {library.NAME} array but parameter {name!r} is a {other.NAME} array")
 
 
 def check_heads(channels: int, num_heads: int) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from scalablevit_ref.cli.endings import signalled
 from scalablevit_ref.cli.terminal import complain
+from scalablevit_ref.compare.capture.own_code import is_ours, raised
 from scalablevit_ref.config import near_matches
 from scalablevit_ref.errors import OptionError
 
@@ -37,7 +38,12 @@ def bad_input_is_one_line() -> Iterator[None]:
 
 
 def _said(error: Exception) -> str:
-    """The message of an error; where the system raised it of a file, what is wrong with that file, without the system's number."""
+    """The message of an error; where the system raised it of a file, what is wrong with that file, without the system's number.
+
+    A library that is installed and whose import fails is told by the place where it does.
+    """
+    if isinstance(error, ImportError) and not is_ours(error):
+        return raised(error)
     if not isinstance(error, OSError) or error.errno is None or error.filename is None:
         return str(error)
     path = Path(os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else str(error.filename))
@@ -56,7 +62,8 @@ def _said(error: Exception) -> str:
             return f"{path}: there is no such file: {path.parent} is no folder"
         case FileExistsError():
             return f"{path}: it exists already"
-    return f"{path}: {(error.strerror or type(error).__name__).lower()}"
+    words = error.strerror or type(error).__name__
+    return f"{path}: {words[0].lower()}{words[1:]}"
 
 
 def _beside(path: Path) -> list[str]:

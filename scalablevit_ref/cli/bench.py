@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from importlib.util import find_spec
 from itertools import product
@@ -133,6 +134,8 @@ def _check_environment(device: str, threads: int | None, plot: Path | None) -> N
     for package, extra in (("torch", "torch"), *([("matplotlib", "plot")] if plot else [])):
         if not find_spec(package):
             raise ModuleNotFoundError(f"bench needs {package}: pip install 'scalablevit-ref[{extra}]'")
+    if plot:
+        importlib.import_module("matplotlib.figure")  # whether it starts is known before minutes of timing
     if (why := why_not_started("torch")) is not None:
         raise ImportError(f"bench needs torch, which {why}")
     if plot and plot.suffix not in ENDINGS:

@@ -62,6 +62,8 @@ def exit_code(command: Callable[[], Any]) -> int:
         raised = error
     if _received:  # on its way its exception may have become another one, or none
         return _interrupted(_received[0])
+    if raised is None and code == 128 + signal.SIGINT:  # what typer makes of a KeyboardInterrupt that somebody else raised
+        raised = KeyboardInterrupt()
     return code if raised is None else _code_of(raised)
 
 
@@ -114,7 +116,7 @@ def signalled() -> bool:
 
 def _code_of(error: BaseException) -> int:
     """What is to be said of an exception that ended a command, and the exit code."""
-    if isinstance(error, KeyboardInterrupt):  # of a process whose signals are not ours
+    if isinstance(error, KeyboardInterrupt):  # not of a signal of ours
         return _interrupted(signal.SIGINT)
     if isinstance(error, OutputError):
         if error.closed:

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 
 STDOUT, STDERR = 1, 2
 
@@ -16,7 +16,8 @@ STDOUT, STDERR = 1, 2
 def ports_output_apart() -> Iterator[None]:
     """While open, all that is printed goes to standard error: by Python, by libraries in C and by programs that are started.
 
-    So `--json` prints one document whatever a port prints. Filters of warnings are afterwards what they were.
+    So `--json` prints one document whatever a port prints. Filters of warnings, `sys.stdout` and `sys.stderr` are afterwards what
+    they were.
     """
     _flush()
     kept = None
@@ -24,7 +25,7 @@ def ports_output_apart() -> Iterator[None]:
         kept = os.dup(STDOUT)
         os.dup2(STDERR, STDOUT)
     try:
-        with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        with redirect_stdout(sys.stderr), redirect_stderr(sys.stderr), warnings.catch_warnings():
             yield
     finally:
         _flush()

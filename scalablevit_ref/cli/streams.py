@@ -66,7 +66,13 @@ class _Guarded(io.RawIOBase):
 
 
 class _Columns(io.TextIOWrapper):
-    """Where a sign of ours becomes a longer one, as many of the spaces that follow are left out: columns of tables stay."""
+    """Where a sign of ours becomes a longer one, as many of the spaces that follow are left out: columns of tables stay.
+
+    It stays open: a port that closes what it takes for its own leaves us a place to say how it did.
+    """
+
+    def close(self) -> None:
+        self.flush()
 
     def write(self, text: str) -> int:
         try:

@@ -175,6 +175,8 @@ def print_results(
     wrong = [str(result.candidate) for result in ran if result.failed is None and not result.agrees]
     if wrong:
         console.print(styled((f"{', '.join(wrong)}: beyond the tolerance against NumPy in float64.", "red bold")))
+    elif not ran:
+        console.print(styled(("Nothing was compared: NumPy in float64 ran alone.", "yellow bold")))
     elif all(result.agrees for result in ran):
         where = f"at every one of {len(results[0].errors)} taps."
         console.print(styled((f"All {len(ran)} agree", "green bold"), f" with NumPy in float64 {where}"))

@@ -30,6 +30,7 @@ from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.compare.capture import Capturable, Captured, CaptureError, Conditions, candidate_of
 from scalablevit_ref.compare.capture.alignment import CanonicalTaps
 from scalablevit_ref.compare.capture.arrays import array_of, image_batch
+from scalablevit_ref.compare.capture.own_code import own_code
 from scalablevit_ref.compare.capture.traces import Trace, TraceFile
 from scalablevit_ref.compare.mistakes.catalogue import limits
 from scalablevit_ref.compare.mistakes.layerwise import Local
@@ -168,7 +169,9 @@ def _settled(request: Request, files: ExitStack) -> tuple[Capturable, Conditions
 
     All that was given or must be guessed is checked here, before anything runs.
     """
-    candidate, variant, weights = candidate_of(request.candidate), request.variant, request.weights
+    variant, weights = request.variant, request.weights
+    with own_code("looking at the candidate"):
+        candidate = candidate_of(request.candidate)
     if isinstance(weights, Path) or (isinstance(weights, str) and weights not in ("random", "own")):
         weights = load_in_one_dtype(weights, variant=variant if isinstance(variant, str) else None)
     config = named_variant(variant) if isinstance(variant, str) else variant

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from scalablevit_ref.arguments import check_count, check_function
+from scalablevit_ref.arguments import check_count, check_flag, check_function
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.backends.start import FAULTS, gpus, said, why_not_started
 from scalablevit_ref.blocks import untapped
@@ -182,9 +182,10 @@ def agreement(
         As `check_agreement` does, unless `costly`.
     """
     check_function("progress", progress)
+    check_flag("costly", costly)
     check_count("batch", batch)
     candidates = _checked(candidates)
-    check_network(images, params, config, tap=untapped)
+    check_network(images, params, config, tap=untapped, alike=False)  # each candidate gets them in its own dtype
     check_agreement(np.shape(images), config, candidates, batch=batch, costly=costly)
     results = [Result(candidate, why_absent(candidate)) for candidate in candidates]
     oracle_params = _on(ORACLE, params)

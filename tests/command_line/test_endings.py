@@ -436,6 +436,17 @@ def test_a_contender_that_does_not_start_is_told_by_bench(tmp_path: Path) -> Non
     assert b"not run: jax (digits): does not start: SystemExit: 3\n" in found.out
 
 
+@pytest.mark.parametrize("command", [["draw", "digits", "-o", "x.svg"], [*CALLS["bench"], "--plot", "x.svg"]])
+def test_matplotlib_that_does_not_start_is_one_line_with_its_place(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "matplotlib").mkdir()
+    (tmp_path / "matplotlib" / "__init__.py").write_text("\nraise ImportError('ft2font: no such symbol')")
+    found = ended([*MODULE, *command], tmp_path, environment={"PYTHONPATH": str(tmp_path)})
+    place = tmp_path / "matplotlib" / "__init__.py"
+    line = f"scalablevit-ref: ImportError: ft2font: no such symbol ({place}, line 2, in <module>)\n"
+    assert found == (2, b"", line.encode())
+    assert not (tmp_path / "x.svg").exists()
+
+
 def test_torch_that_does_not_start_is_told_by_bench(tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise OSError('libtorch_cpu.so: file too short')")

@@ -85,6 +85,14 @@ def test_odd_names_are_one_line_too(name: str, folder: Path, run: Any, monkeypat
         assert err.rstrip("\n").isprintable()
 
 
+def test_words_keep_their_capitals(folder: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "large.json").write_bytes(b"{}" + b" " * (1 << 20))
+    code, _, err = run("compare", "t.npz", "--weights", "w.npz", "--names", "large.json")
+    assert code == 2
+    assert err.startswith("scalablevit-ref: large.json: more than 1,048,576 bytes; expected a JSON object")
+
+
 def test_a_python_file_that_is_a_fifo_is_not_waited_for(folder: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     os.mkfifo(folder / "port.py")

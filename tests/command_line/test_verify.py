@@ -40,6 +40,28 @@ def test_table(run: Any) -> None:
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_weights_of_any_dtype(run: Any, dtype: str, tmp_path: Path) -> None:
+    """The images that are drawn are in float32."""
+    config = sv.variant("digits")
+    params = sv.to_backend(random_params(sv.parameter_shapes(config)), "torch", dtype)
+    sv.save_checkpoint(tmp_path / "w.safetensors", params, config)
+    code, out, err = run("verify", "--weights", str(tmp_path / "w.safetensors"), "--backend", "numpy", "--backend", "torch")
+    assert (code, err) == (0, "")
+    assert "All 4 agree" in out
+
+
+def test_where_nothing_runs_nothing_is_said_to_agree(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scalablevit_ref.testing import agreement
+
+    monkeypatch.setattr(agreement, "why_absent", lambda candidate: None if candidate.library == "numpy" else "no CUDA device")
+    for option in (("--backend", "cupy"), ("--dtype", "float64", "--backend", "numpy")):
+        code, out, _ = run("verify", "--variant", "digits", *option)
+        assert code == 0
+        assert "Nothing was compared" in out
+        assert "agree" not in out
+
+
 @pytest.mark.usefixtures("few_digits")
 def test_an_absent_library_is_a_row(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from scalablevit_ref.testing import agreement

@@ -10,7 +10,7 @@ from einops import rearrange
 
 import scalablevit_ref as sv
 from scalablevit_ref.testing import EPS
-from scalablevit_ref.testing.arrays import assert_agrees, assert_traces_agree, compare_arrays, first_difference
+from scalablevit_ref.testing.arrays import assert_agrees, assert_traces_agree, compare_arrays, first_difference, ratio
 
 RNG = np.random.default_rng(0)
 A = RNG.standard_normal((2, 4, 4, 12))  # b h w (heads d), with h = w so that their exchange does not show in the shape
@@ -91,6 +91,19 @@ def test_what_agrees_passes(measure: Any) -> None:
     assert first_difference({"x": A}, {"x": A}, tolerance=0, measure=measure) is None
     assert compare_arrays(np.zeros(3), np.zeros(3), measure=measure).error == 0
     assert compare_arrays(np.ones(()), np.ones(()), measure=measure).index == ()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("power", [-1030, -600, 600, 1018])
+def test_numbers_whose_squares_no_float_holds_have_errors_too(power: int, measure: Any) -> None:
+    for other in (A + 1e-6, -A, np.zeros_like(A), A):
+        error, scaled = (
+            compare_arrays(np.ldexp(other, exponent), np.ldexp(A, exponent), measure=measure).error for exponent in (0, power)
+        )
+        assert scaled == pytest.approx(error, rel=1e-2 if power < -1022 else 1e-12)  # subnormal numbers have fewer digits
+    assert compare_arrays(np.ldexp(A, 600), A, measure=measure).error > 1e100
+    assert not ratio(1.0, INF) <= INF
 
 
 def test_the_error_is_in_eps_of_the_dtype_and_the_worst_element_is_named() -> None:

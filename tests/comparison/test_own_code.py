@@ -32,6 +32,27 @@ class OddError(Exception):
         raise ValueError
 
 
+class StubbornError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+class EndError(BaseException):
+    """No Exception."""
+
+
+class Elusive:
+    """Of no class that can be asked for."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("no class")
+
+    @__class__.setter
+    def __class__(self, value: Any) -> None:
+        pass
+
+
 RAISED: dict[str, tuple[Callable[[], object], str]] = {
     "ValueError": (lambda: (_ for _ in ()).throw(ValueError("boom")), "ValueError: boom"),
     "TypeError": (lambda: len(5), "TypeError: object of type 'int' has no len()"),  # type: ignore[arg-type]
@@ -44,6 +65,9 @@ RAISED: dict[str, tuple[Callable[[], object], str]] = {
     "lines and escapes": (lambda: (_ for _ in ()).throw(ValueError("a\nb\x1b[2J")), r"ValueError: a b\x1b[2J"),
     "long": (lambda: (_ for _ in ()).throw(ValueError("x" * 10_000)), f"ValueError: {'x' * 300}… ("),
     "no words": (lambda: (_ for _ in ()).throw(OddError), "OddError: it cannot be printed"),
+    "words that end": (lambda: (_ for _ in ()).throw(StubbornError), "StubbornError: it cannot be printed"),
+    "no Exception": (lambda: (_ for _ in ()).throw(EndError("end")), "EndError: end"),
+    "GeneratorExit": (lambda: next(_ for _ in [0] if (_ for _ in [0]).throw(GeneratorExit)), "GeneratorExit ("),
 }
 
 
@@ -88,6 +112,17 @@ def test_what_passes() -> None:
     assert error.value is ours
 
 
+def test_what_is_no_exception_and_none_of_a_users_passes() -> None:
+    """As what a signal raises, and what pytest ends a test with."""
+    with pytest.raises(pytest.fail.Exception, match="the test's"), own_code("running"):
+        pytest.fail("the test's")
+
+
+def test_a_candidate_that_cannot_be_looked_at() -> None:
+    with pytest.raises(CaptureError, match=r"^looking at the candidate raised RuntimeError: no class \(.*test_own_code\.py"):
+        compare(Elusive(), variant="digits", images=IMAGES, weights=digits.CHECKPOINT)
+
+
 def test_a_copy_that_fails_is_the_candidate_s_doing() -> None:
     class Stiff(ScalableViT):
         def __deepcopy__(self, memo: Any) -> Any:
@@ -95,6 +130,22 @@ def test_a_copy_that_fails_is_the_candidate_s_doing() -> None:
 
     with pytest.raises(CaptureError, match=r"^copying the candidate raised NotImplementedError: no copies \(.*test_own_code\.py"):
         compare(Stiff(DIGITS), variant="digits")
+
+
+@pytest.mark.parametrize("method", ["state_dict", "named_modules", "named_parameters", "named_buffers"])
+def test_a_module_that_cannot_be_looked_into(method: str) -> None:
+    def fails(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("not to be looked at")
+
+    def opaque(self: Any) -> Any:
+        found = original(self)
+        setattr(found, method, fails)
+        return found
+
+    original = ScalableViT.eval
+    module = type("Opaque", (ScalableViT,), {"eval": opaque})(DIGITS)
+    with pytest.raises(CaptureError, match=r"^[a-z ]+ raised RuntimeError: not to be looked at \(.*test_own_code\.py"):
+        compare(module, variant="digits", images=IMAGES, diagnosis=False)
 
 
 def test_a_flax_module_names_the_place_for_each_layout() -> None:
@@ -192,6 +243,16 @@ class Fails:
 
 def interrupted(images):
     raise KeyboardInterrupt
+
+
+def closes(images):
+    sys.stdout.close()
+    sys.stderr.close()
+    sys.stderr = None
+
+
+def ends_what_runs_it(images):
+    raise GeneratorExit
 """
 
 
@@ -268,4 +329,18 @@ def test_an_interrupted_port_is_no_difference(folder: Path) -> None:
     done = command(folder, "port.py:interrupted", "--weights", "w.pth")
     assert done.returncode == 130
     assert done.stdout == ""
-    assert "running the candidate" not in done.stderr
+    assert done.stderr.splitlines() == ["imported", "scalablevit-ref: interrupted"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("closes", "what the function gives: 'logits' is a NoneType, and not an array"),
+        ("ends_what_runs_it", "running the candidate raised GeneratorExit (./port.py, line 55, in ends_what_runs_it)"),
+    ],
+)
+def test_a_port_closes_no_stream_of_ours_and_ends_nothing(name: str, words: str, folder: Path) -> None:
+    (folder / "w.pth").write_bytes(digits.CHECKPOINT.read_bytes())
+    done = command(folder, f"port.py:{name}", "--weights", "w.pth")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.replace(str(folder), ".").splitlines() == ["imported", f"scalablevit-ref: {words}"]

@@ -400,8 +400,9 @@ def uses() -> dict[str, Use]:
                 "candidates": agreement.CANDIDATES[:2],
                 "batch": 2,
                 "progress": len,
+                "costly": False,
             },
-            {"candidates": "candidates", "progress": "function"},
+            {"candidates": "candidates", "progress": "function", "costly": "flag"},
         ),
         "testing.agreement.steps": Use(
             agreement.steps,

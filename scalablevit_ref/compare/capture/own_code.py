@@ -31,7 +31,8 @@ _FRAMEWORKS = frozenset({"torch", "jax", "jaxlib", "flax", "numpy", "einops"})
 def own_code(doing: str) -> Iterator[None]:
     """Around a call of a port's own code: what it raises becomes a CaptureError, chained to it, that says where it was raised.
 
-    So does a SystemExit: a port does not end the comparison. KeyboardInterrupt passes, and so does a CaptureError from within.
+    So does a SystemExit, and whatever else a user's file raises: a port ends no comparison. KeyboardInterrupt passes, and so
+    do a CaptureError from within and what is no Exception and was raised elsewhere, as by a signal.
     NumPy's handling of floating-point errors is afterwards what it was.
 
     Parameters
@@ -50,9 +51,11 @@ def own_code(doing: str) -> Iterator[None]:
     try:
         with np.errstate():
             yield
-    except CaptureError:
+    except (CaptureError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if not (isinstance(error, Exception | SystemExit) or _is_by_a_user(error)):
+            raise
         raise CaptureError(f"{doing} raised {raised(error)}") from error
 
 
@@ -60,7 +63,7 @@ def raised(error: BaseException) -> str:
     """An exception's type, message and place, in one line: `ValueError: boom (port.py, line 2, in forward)`."""
     try:
         message = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
-    except Exception:  # its own __str__ is the port's code too
+    except (Exception, SystemExit):  # its own __str__ is the port's code too
         message = "it cannot be printed"
     message = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}…"
     place = _place(error)
@@ -81,6 +84,21 @@ def _place(error: BaseException) -> str:
             if wanted(file):
                 return f"{file}, line {line}, in {function}"
     return ""
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether this package raised it, or what is part of Python itself."""
+    return _is_ours(_raised_in(error)) or _raised_in(error).startswith("<frozen")
+
+
+def _is_by_a_user(error: BaseException) -> bool:
+    """Whether it was raised in a user's own file, and not by a signal or a framework."""
+    file = _raised_in(error)
+    return not _is_ours(file) and (_is_a_users_file(file) or _is_typed_in(file))
+
+
+def _raised_in(error: BaseException) -> str:
+    return [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
 
 
 def _within(file: str, folders: tuple[str, ...]) -> bool:

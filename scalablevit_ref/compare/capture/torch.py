@@ -45,6 +45,7 @@ class TorchModule:
                 model = model.to(getattr(torch, conditions.dtype))
             parameters = dict(model.named_parameters())
             held = {name: tuple(x.shape) for name, x in model.state_dict().items() if isinstance(x, torch.Tensor)}
+            paths = [path for path, _ in model.named_modules() if path]
         first = next(iter(parameters.values()), None)
         if first is None:
             raise CaptureError("the candidate holds no parameters: give a function of the images instead")
@@ -52,11 +53,11 @@ class TorchModule:
         if unreal:
             raise CaptureError(f"the candidate's {unreal[0]} is on the meta device: give it values, or nothing is computed")
         x = torch.from_numpy(np.ascontiguousarray(conditions.fed)).to(first.device, first.dtype)
-        paths = [path for path, _ in model.named_modules() if path]
         found, pairs = aligned(paths, held, lambda: _ran(model, x), conditions)
-        own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-        if conditions.weights is not None:
-            _load(own, pairs, conditions.weights)
+        with own_code("giving the candidate its weights"):
+            own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+            if conditions.weights is not None:
+                _load(own, pairs, conditions.weights)
         taps, seconds = _taps(model, x, {path: name for name, path in found.items()})
         shapes = conditions.network.parameter_shapes()
         return Captured(
@@ -80,7 +81,7 @@ def _ran(model: nn.Module, x: torch.Tensor) -> list[Module]:
             shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
             ran.setdefault(path, Module(path, shapes, value.numel()))
 
-    with _hooked(model, ended), torch.no_grad(), own_code(RUNNING):
+    with own_code(RUNNING), _hooked(model, ended), torch.no_grad():
         model(x.clone())  # it may work in place
     return list(ran.values())
 
@@ -102,7 +103,7 @@ def _taps(model: nn.Module, x: torch.Tensor, wanted: Mapping[str, str]) -> tuple
             taps[wanted[path]] = value.clone()  # a module behind may work in place
 
     start = time.perf_counter()
-    with _hooked(model, keep), torch.no_grad(), own_code(RUNNING):
+    with own_code(RUNNING), _hooked(model, keep), torch.no_grad():
         logits = _one(model(x.clone()))
     seconds = time.perf_counter() - start
     if logits is None:

@@ -28,6 +28,7 @@ def prepare() -> bool:
         return False
     listen(end_at_once)
     _open_closed_streams()
+    sys.excepthook = _library_fails
     return True
 
 
@@ -51,6 +52,18 @@ def end_at_once(number: int, frame: Any = None) -> None:
         with suppress(OSError):
             os.write(2, b"scalablevit-ref: interrupted\n")
     os._exit(128 + number)
+
+
+def _library_fails(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """End the process with one line: before a command has begun, only what a library raises instead of loading gets here."""
+    import os
+    import traceback
+
+    said = " ".join(traceback.format_exception_only(kind, error)[-1].split())
+    where = traceback.extract_tb(trace)[-1:]
+    place = f" ({where[0].filename}, line {where[0].lineno})" if where else ""
+    os.write(2, f"scalablevit-ref: a library that it needs does not load: {said}{place}\n".encode("ascii", "backslashreplace"))
+    os._exit(2)
 
 
 def _open_closed_streams() -> None:

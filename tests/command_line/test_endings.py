@@ -436,6 +436,15 @@ def test_a_contender_that_does_not_start_is_told_by_bench(tmp_path: Path) -> Non
     assert b"not run: jax (digits): does not start: SystemExit: 3\n" in found.out
 
 
+def test_a_library_that_no_command_does_without_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "rich").mkdir()
+    (tmp_path / "rich" / "__init__.py").write_text("raise ImportError('no such symbol')")
+    found = ended([*MODULE, "summary", "digits"], tmp_path, environment={"PYTHONPATH": str(tmp_path)})
+    place = tmp_path / "rich" / "__init__.py"
+    said = f"scalablevit-ref: a library that it needs does not load: ImportError: no such symbol ({place}, line 1)\n"
+    assert (found.code, found.out, found.err.decode()) == (2, b"", said)
+
+
 @pytest.mark.parametrize("command", [["draw", "digits", "-o", "x.svg"], [*CALLS["bench"], "--plot", "x.svg"]])
 def test_matplotlib_that_does_not_start_is_one_line_with_its_place(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "matplotlib").mkdir()

@@ -128,13 +128,14 @@ def open_state(
     """
     from scalablevit_ref.checkpoints.hub import with_config_json
     from scalablevit_ref.checkpoints.recognise import find_state
+    from scalablevit_ref.checkpoints.tree import MOST_ARRAYS
     from scalablevit_ref.formats.damage import damage_is_an_error
     from scalablevit_ref.formats.detect import open_file
 
     check_flag("use_ema", use_ema)
     with in_file(path), open_file(path, format) as (tree, notes, format_):
         with damage_is_an_error():
-            found = find_state(tree, use_ema=use_ema, key=stated.key, notes=notes)
+            found = find_state(tree, use_ema=use_ema, key=stated.key, notes=notes, most_arrays=MOST_ARRAYS)
         yield with_config_json(found, path), format_
 
 

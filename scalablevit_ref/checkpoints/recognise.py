@@ -32,7 +32,14 @@ NOT_KEPT = ("optimizer", "lr_scheduler", "scaler", "args", "meta", "scalablevit_
 """Entries beside the weights that are not metadata of theirs."""
 
 
-def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes: Mapping[str, Any] | None = None) -> StateDict:
+def find_state(
+    tree: Any,
+    *,
+    use_ema: bool = True,
+    key: str | None = None,
+    notes: Mapping[str, Any] | None = None,
+    most_arrays: int | None = None,
+) -> StateDict:
     """The weights inside what a file (or `torch.load`) gave, wherever they lie in it.
 
     Parameters
@@ -45,6 +52,8 @@ def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes
         Where the weights lie, or what that begins with; None finds them.
     notes
         What the file says beside its arrays.
+    most_arrays
+        More are refused; None takes any number, as of a mapping that is in memory already.
 
     Raises
     ------
@@ -53,7 +62,7 @@ def find_state(tree: Any, *, use_ema: bool = True, key: str | None = None, notes
     """
     if is_array(tree) or not isinstance(tree, Mapping | list | tuple | Opaque):
         raise CheckpointError("no state dict", expected="a dict of names to arrays", found=described(tree))
-    found, networks = find_networks(list(leaves(tree)))
+    found, networks = find_networks(list(leaves(tree, most_arrays)))
     if not networks:
         raise _nothing(tree, found)
     network = choose(networks, key=key, use_ema=use_ema)
@@ -136,7 +145,7 @@ def _way_out(leaf: Leaf) -> str:
 def _any_part(pattern: str) -> Callable[[list[Path]], bool]:
     """Whether one of the paths has a part like this."""
     part_like = re.compile(pattern).fullmatch
-    return lambda paths: any(part_like(part) for path in paths for part in path)
+    return lambda paths: any(map(part_like, set().union(*paths)))
 
 
 def _is_optimizer(paths: list[Path]) -> bool:

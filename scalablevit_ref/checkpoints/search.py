@@ -7,6 +7,7 @@ key say (an EMA's, an optimizer's) decides only between several.
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +35,12 @@ _MOMENTS = ("exp", "avg")
 
 _LONGEST_WORDS = 100
 """Longest part of a key that is looked at for words, in characters."""
+
+_MOST_NETWORKS = 1000
+"""Most networks of a file: the weights, their averages, an optimizer's moments, teachers."""
+
+_WORD = re.compile(r"[^\W_]+")
+"""Letters and digits between any other characters."""
 
 _COUNTERS = ("n_averaged", "num_updates", "decay")
 """What an average keeps beside its weights."""
@@ -126,13 +133,16 @@ def _names(kind: type[Weights]) -> frozenset[Path]:
 def find_networks(leaves: list[Leaf]) -> tuple[list[Leaf], list[Found]]:
     """The leaves, under names as the network spells them, and every network; all of one kind, the official one if it is there.
 
-    Raises CheckpointError for two arrays of one name.
+    Raises CheckpointError for two arrays of one name, and for more networks than files hold.
     """
-    for spelled_otherwise in (False, True):
-        for kind in kinds():
-            named = [_respelled(leaf, kind) for leaf in leaves] if spelled_otherwise else leaves
-            if networks := _networks(kind, named):
-                return named, networks
+    for kind in kinds():
+        if networks := _networks(kind, leaves):
+            return leaves, networks
+    words = [_in_words(leaf.path) for leaf in leaves]
+    for kind in kinds():
+        named = [_respelled(leaf, *said, kind) for leaf, said in zip(leaves, words, strict=True)]
+        if networks := _networks(kind, named):
+            return named, networks
     return leaves, []
 
 
@@ -142,16 +152,27 @@ def _spellings(kind: type[Weights]) -> dict[Path, Path]:
     return {tuple(word for part in name for word in part.split("_")): name for name in _names(kind)}
 
 
-def _respelled(leaf: Leaf, kind: type[Weights]) -> Leaf:
+@cache
+def _lengths(kind: type[Weights]) -> list[int]:
+    """In how many words a network's names are said, the most first."""
+    return sorted({len(words) for words in _spellings(kind)}, reverse=True)
+
+
+def _in_words(path: Path) -> tuple[Path, Path]:
+    """A path's words, whatever signs stand between them, and the same with `#` for whole numbers."""
+    words = tuple(word for part in path for word in _WORD.findall(part.partition(":")[0]))
+    return words, template(words)
+
+
+def _respelled(leaf: Leaf, words: Path, numbered: Path, kind: type[Weights]) -> Leaf:
     """The leaf of a parameter whose name has other separators than dots and slashes: `stages_0_1_attn_q/kernel:0`.
 
     Its path ends in the network's name; what stands before that is the words that it begins with.
     """
-    words = [word for part in leaf.path for word in "".join(c if c.isalnum() else " " for c in part.partition(":")[0]).split()]
-    numbered = template(words)
     names = _spellings(kind)
-    for n in range(len(words)):
-        if name := names.get(numbered[n:]):
+    for length in _lengths(kind):
+        n = len(words) - length
+        if n >= 0 and (name := names.get(numbered[n:])):
             numbers = iter([word for word, sign in zip(words[n:], numbered[n:], strict=True) if sign == "#"])
             parts = tuple(part.replace("#", next(numbers)) if "#" in part else part for part in name)
             return replace(leaf, path=(*words[:n], *parts), keys=(n + len(parts),))
@@ -166,6 +187,8 @@ def _networks(kind: type[Weights], leaves: list[Leaf]) -> list[Found]:
         path = unwrapped(leaf.path)
         name = template(path[-lengths[-1] :])
         keys |= {_before(leaf.path, path[:-length]) for length in lengths if length <= len(path) and name[-length:] in hallmarks}
+    if len(keys) > _MOST_NETWORKS:
+        raise CheckpointError("more networks than a checkpoint has", expected=f"at most {_MOST_NETWORKS}", found=len(keys))
     found = {key: Found(kind, key) for key in sorted(keys)}
     for leaf in leaves if found else ():
         key = next((leaf.path[:n] for n in range(len(leaf.path), -1, -1) if leaf.path[:n] in found), None)
@@ -221,7 +244,12 @@ def _average_in(network: Found) -> tuple[Path, int]:
 
 
 def _says_average(key: Path) -> bool:
-    return any(word in _AVERAGES for part in key if not _says_moments(part) for word in _words(part))
+    return any(map(_is_averages, key))
+
+
+@lru_cache(maxsize=4096)
+def _is_averages(part: str) -> bool:
+    return not _says_moments(part) and any(word in _AVERAGES for word in _words(part))
 
 
 def _says_moments(part: str) -> bool:
@@ -248,7 +276,12 @@ def _words(part: str) -> tuple[str, ...]:
 
 def is_training_state(key: Path) -> bool:
     """Whether it is what an optimizer keeps."""
-    return any(_says_moments(part) or any(word in _OPTIMIZERS for word in _words(part)) for part in key)
+    return any(map(_is_optimizers, key))
+
+
+@lru_cache(maxsize=4096)
+def _is_optimizers(part: str) -> bool:
+    return _says_moments(part) or any(word in _OPTIMIZERS for word in _words(part))
 
 
 def _without_names(networks: list[Found], leaves: Sequence[Leaf]) -> list[Found]:
@@ -258,23 +291,25 @@ def _without_names(networks: list[Found], leaves: Sequence[Leaf]) -> list[Found]
     network's own: a file whose names were sorted says nothing of an order.
     """
     named = [network for network in networks if not network.average and not is_training_state(network.key)]
+    if len(named) != 1:
+        return []
+    [network] = named
     taken = {network.key for network in networks}
     groups: dict[Path, list[Leaf]] = {}
     for leaf in leaves:
         if leaf.is_array and leaf.path and leaf.path[:-1] not in taken and _says_average(leaf.path[:-1]):
             groups.setdefault(leaf.path[:-1], []).append(leaf)
     found = []
-    for network in named if len(named) == 1 else ():
-        squeezed = {name.replace(".", ""): name for name in network.members}
-        sizes = [_shape(leaf) for leaf in network.members.values()]
-        for key, group in groups.items():
-            by_name = {squeezed[leaf.path[-1]]: leaf for leaf in group if leaf.path[-1] in squeezed}
-            in_order = [str(i) for i in range(len(group))] == [leaf.path[-1] for leaf in group]
-            if len(by_name) == len(squeezed) == len(network.members):
-                found.append(Found(network.kind, key, {name: by_name[name] for name in network.members}, average=True))
-            elif in_order and [_shape(leaf) for leaf in group] == sizes and network.kind.in_own_order(network.shapes()):
-                members = dict(zip(network.members, group, strict=True))
-                found.append(Found(network.kind, key, members, average=True, by_position=True))
+    squeezed = {name.replace(".", ""): name for name in network.members}
+    sizes = [_shape(leaf) for leaf in network.members.values()]
+    for key, group in groups.items():
+        by_name = {squeezed[leaf.path[-1]]: leaf for leaf in group if leaf.path[-1] in squeezed}
+        in_order = [str(i) for i in range(len(group))] == [leaf.path[-1] for leaf in group]
+        if len(by_name) == len(squeezed) == len(network.members):
+            found.append(Found(network.kind, key, {name: by_name[name] for name in network.members}, average=True))
+        elif in_order and [_shape(leaf) for leaf in group] == sizes and network.kind.in_own_order(network.shapes()):
+            members = dict(zip(network.members, group, strict=True))
+            found.append(Found(network.kind, key, members, average=True, by_position=True))
     return found
 
 
@@ -462,10 +497,11 @@ def unread_averages(leaves: Iterable[Leaf], networks: Sequence[Found]) -> list[s
     """Keys whose words say that an average lies there, without a whole network."""
     plain = [network for network in networks if not network.average]
     read = [network.key for network in networks if network.average and not _is_part(network, plain)]
+    begun = {key[:n] for key in read for n in range(len(key) + 1)}
     keys: dict[Path, None] = {}
     for leaf in leaves:
         if _is_weight(leaf.value) or isinstance(leaf.value, Opaque):
-            n = next((n for n in range(len(leaf.path)) if _says_average(leaf.path[n : n + 1])), None)
+            n = next((n for n, part in enumerate(leaf.path) if _is_averages(part)), None)
             if n is not None and not is_training_state(leaf.path[:n]):
                 keys[leaf.path[: n + 1]] = None
-    return [key_text(key) for key in keys if not any(one[: len(key)] == key for one in read)]
+    return [key_text(key) for key in keys if key not in begun]

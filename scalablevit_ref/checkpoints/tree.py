@@ -29,6 +29,12 @@ _MOST_PARTS = 64
 _MOST_LEAVES = 1_000_000
 """Most entries of a file's mappings and sequences."""
 
+_MOST_KEYS = 1_000_000
+"""Most parts of the keys of all these entries together, each without those of the keys above it."""
+
+MOST_ARRAYS = 30_000
+"""Most arrays of a file, where one may have many names of few bytes; `large` with its optimizer and an average has some 3,000."""
+
 _MOST_AGAIN = 20_000
 """Most entries that are looked at again, of containers that are reached more than once: two networks may share a head."""
 
@@ -81,14 +87,15 @@ class _Container:
     count: int = 0
 
 
-def leaves(tree: Any) -> Iterator[Leaf]:
+def leaves(tree: Any, most_arrays: int | None = None) -> Iterator[Leaf]:
     """Every leaf, in the file's order. What is reached again is looked into again while little of it is, so that no sharing grows.
 
-    Raises CheckpointError for more leaves than a network's file has.
+    Raises CheckpointError for more leaves than a network's file has, and for more arrays than are told.
     """
     seen: dict[int, Any] = {}  # keeps what it has seen: a mapping may make its containers anew at each access
     counts: dict[int, int] = {}  # of the entries of those that were looked through, by identity
-    left, left_again = _MOST_LEAVES, _MOST_AGAIN
+    left, left_again, left_parts = _MOST_LEAVES, _MOST_AGAIN, _MOST_KEYS
+    arrays = 0
     above = [_Container(None, (), (), 0, iter([((), tree)]))]
     while above:
         around = above[-1]
@@ -107,6 +114,9 @@ def leaves(tree: Any) -> Iterator[Leaf]:
         characters = around.characters + sum(map(len, parts or ()))
         if parts is None or len(around.path) + len(parts) > _MOST_PARTS or characters > LONGEST_NAME:
             continue
+        left_parts -= len(parts)
+        if left_parts < 0:
+            raise CheckpointError("more parts of names than a network's checkpoint has", expected=f"{_MOST_KEYS} at most")
         here, cut = around.path + parts, (*around.keys, len(parts)) if parts else around.keys
         if isinstance(value, Mapping | list | tuple) or (isinstance(value, Opaque) and value.entries):
             again = id(value) in seen
@@ -115,7 +125,11 @@ def leaves(tree: Any) -> Iterator[Leaf]:
             seen[id(value)] = value
             above.append(_Container(value, here, cut, characters, _entries(value), again or around.again))
         if not isinstance(value, Mapping):  # any other may stand where an array should
-            yield Leaf(here, cut, value)
+            leaf = Leaf(here, cut, value)
+            arrays += leaf.is_array
+            if most_arrays is not None and arrays > most_arrays:
+                raise CheckpointError("more arrays than a network's checkpoint has", expected=f"{most_arrays} at most")
+            yield leaf
 
 
 def _entries(container: Any) -> Iterator[tuple[Any, Any]]:
@@ -123,8 +137,14 @@ def _entries(container: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(container, list | tuple):
         return iter(enumerate(container) if any(not isinstance(x, str | int | float | None) for x in container) else ())
     mapping = container.entries if isinstance(container, Opaque) else container
+    return _of_mapping(mapping)
+
+
+def _of_mapping(mapping: Any) -> Iterator[tuple[Any, Any]]:
+    """One entry at a time. Raises CheckpointError for one that cannot be read."""
     try:
-        return iter([(key, mapping[key]) for key in mapping])
+        for key in mapping:
+            yield key, mapping[key]
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
         raise CheckpointError(

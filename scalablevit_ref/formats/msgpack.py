@@ -46,6 +46,9 @@ _MOST_VALUES = 200_000
 _LONGEST_TEXT = 4 << 20
 """Longest text, in bytes."""
 
+_MOST_TEXT = 16 << 20
+"""Bytes of all texts together; Python may hold four bytes of memory for each."""
+
 MOST_ARRAY = 1 << 30
 """Largest array in one piece, in bytes; Flax cuts a larger one, and no parameter comes near."""
 
@@ -102,6 +105,7 @@ class _Reader:
 
     def __init__(self, file: BinaryIO, size: int, at: int = 0, *, inside: bool = False) -> None:
         self._file, self._size, self.at, self._left, self._inside = file, size, at, _MOST_VALUES, inside
+        self._text_left = _MOST_TEXT
 
     def value(self, depth: int = 0) -> Any:
         self._left -= 1
@@ -145,6 +149,9 @@ class _Reader:
             raise CheckpointError(
                 "msgpack larger than a checkpoint's", expected=f"texts of {_LONGEST_TEXT} bytes at most", found=count
             )
+        self._text_left -= count
+        if self._text_left < 0:
+            raise CheckpointError("msgpack larger than a checkpoint's", expected=f"{_MOST_TEXT} bytes of all texts at most")
         try:
             return self._bytes(count).decode()
         except UnicodeDecodeError as error:

@@ -49,6 +49,9 @@ _LONGEST_NAMED = 200
 _LONGEST_HEADER = 1 << 14
 """Longest header of an array, in bytes."""
 
+_MOST_HEADERS = 2 << 20
+"""Most bytes of the headers of all arrays together, which have some 130 each."""
+
 _LONGEST_NOTE = 1 << 22
 """Longest text beside the weights that is kept, in bytes."""
 
@@ -67,10 +70,13 @@ def read_npz(
     state: dict[str, Tensor | Opaque] = {}
     notes: dict[str, str] = {}
     inflated_size(records.values(), limit, "npz")
-    left = _MOST_NOTES
+    left, left_headers = _MOST_NOTES, _MOST_HEADERS
     for record, info in records.items():
         name = record.removesuffix(".npy")
         header, array = (_stored if info.compress_type == zipfile.ZIP_STORED else _compressed)(file, record, info, limit)
+        left_headers -= header.size
+        if left_headers < 0:
+            raise CheckpointError("longer headers than the arrays of a network have", expected=f"at most {_MOST_HEADERS} bytes")
         size = header.dtype.itemsize
         if header.dtype.kind == "U" and not header.shape and 0 < size <= min(left, _LONGEST_NOTE):
             notes[name] = _text(array(header.dtype), record)
@@ -85,11 +91,12 @@ def read_npz(
 
 @dataclass(frozen=True)
 class _Header:
-    """What a record says of its array."""
+    """What a record says of its array, and in how many bytes."""
 
     shape: tuple[int, ...]
     fortran: bool
     dtype: np.dtype[Any]
+    size: int
 
 
 _Array: TypeAlias = Callable[[np.dtype[Any]], StoredTensor | LazyTensor]
@@ -146,7 +153,8 @@ def _stored(file: BinaryIO, record: str, info: zipfile.ZipInfo, limit: int) -> t
     extent = record_extent(file, info)
     file.seek(cast("int", extent.start))
     head = file.read(min(extent.size, _LONGEST_HEADER))
-    header, begin = _npy_header(io.BytesIO(head), record, extent.size)
+    header = _npy_header(io.BytesIO(head), record, extent.size)
+    begin = header.size
 
     def array(dtype: np.dtype[Any]) -> StoredTensor:
         start, size, before = cast("int", extent.start) + begin, extent.size - begin, zlib.crc32(head[:begin])
@@ -160,7 +168,8 @@ def _stored(file: BinaryIO, record: str, info: zipfile.ZipInfo, limit: int) -> t
 def _compressed(file: BinaryIO, record: str, info: zipfile.ZipInfo, limit: int) -> tuple[_Header, _Array]:
     extent = deflated_extent(file, info)
     head = inflate(extent, min(extent.size, _LONGEST_HEADER), _LONGEST_HEADER)
-    header, begin = _npy_header(io.BytesIO(head), record, info.file_size)
+    header = _npy_header(io.BytesIO(head), record, info.file_size)
+    begin = header.size
 
     def array(dtype: np.dtype[Any]) -> LazyTensor:
         def read() -> np.ndarray:
@@ -184,15 +193,15 @@ def _damage_is_an_error(record: str) -> Iterator[None]:
         raise CheckpointError(f"truncated or damaged npz ({error})", key=record) from error
 
 
-def _npy_header(head: io.BytesIO, record: str, size: int) -> tuple[_Header, int]:
-    """What the header says, held against the record's size, and where the numbers begin."""
+def _npy_header(head: io.BytesIO, record: str, size: int) -> _Header:
+    """What the header says, held against the record's size."""
     shape, fortran, dtype = npy_header(head, record)
     left = size - head.tell()
     whole = len(shape) <= MOST_AXES and all(type(n) is int and n >= 0 for n in shape)
     if not whole or (math.prod(shape) * dtype.itemsize != left and not dtype.hasobject):
         found = f"{brief(shape)} of {brief(dtype.str)}"
         raise CheckpointError("npy header and record differ", key=record, expected=f"{left} bytes", found=found)
-    return _Header(shape, fortran, dtype), head.tell()
+    return _Header(shape, fortran, dtype, head.tell())
 
 
 def npy_header(head: BinaryIO, record: str | None = None) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -427,7 +428,7 @@ def test_an_average_of_some_weights_only_is_not_taken_and_said() -> None:
 
 def test_many_networks_and_long_names_take_no_time() -> None:
     start = time.process_time()
-    with pytest.raises(CheckpointError, match="30000 networks in one file"):
+    with pytest.raises(CheckpointError, match="more networks than a checkpoint has; expected at most 1000, found 30000"):
         from_state_dict({f"{i}.stages.0.0.attn.qkv.weight": np.zeros(1, "float32") for i in range(30_000)})
     deep: Any = {f"{i}": np.zeros(1) for i in range(50_000)}
     for _ in range(8):
@@ -442,3 +443,23 @@ def test_many_arrays_beside_a_backbone_take_no_time() -> None:
     state |= {f"backbone.extra.{i}": np.zeros(3, "float32") for i in range(120_000)}
     assert from_state_dict(state).metadata["ignored"] == ["extra (120000 arrays)"]
     assert time.process_time() - start < 10 * slowness()
+
+
+class Endless(Mapping[str, Any]):
+    """Whose names never end."""
+
+    def __iter__(self) -> Iterator[str]:
+        return map(str, itertools.count())
+
+    def __getitem__(self, name: str) -> Any:
+        return None
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_a_mapping_without_end_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="more entries than a network's checkpoint has"):
+        from_state_dict({"a": Endless()})
+    with pytest.raises(CheckpointError, match="more entries than a network's checkpoint has"):
+        from_state_dict(Endless())

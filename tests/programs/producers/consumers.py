@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import scalablevit_ref as sv
-from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
+from scalablevit_ref.adapters import onnx_runtime as runtime
 from tests.programs.producers.jax_files import params as flax_params
 from tests.programs.producers.made import CONFIG, Weights, arrays, network, of, weights
 from tests.programs.producers.outcome import NOT_OPENED, differs, quiet, there
@@ -356,10 +356,10 @@ def paddle_load(folder: Path) -> Weights:
     distribution="onnxruntime",
     needs=("onnxruntime", "onnxscript"),
 )
-def in_onnx_runtime(folder: Path) -> Weights:
+def onnx_runtime(folder: Path) -> Weights:
     command("convert", written(folder, "x.pth"), folder / "x.onnx")
     images = torch.randn(1, 1, 112, 112)
-    (logits,) = onnx_runtime().InferenceSession(str(folder / "x.onnx")).run(None, {"images": images.numpy()})
+    (logits,) = runtime.onnx_runtime().InferenceSession(str(folder / "x.onnx")).run(None, {"images": images.numpy()})
     with torch.no_grad():
         expected = network().eval()(images).numpy()
     if abs(logits - expected).max() > 1e-4 * abs(expected).max():

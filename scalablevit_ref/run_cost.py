@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from scalablevit_ref.arguments import check_flag
 from scalablevit_ref.backends.sizes import Ledger, Sizes
 from scalablevit_ref.cost import PUBLISHED_SIZE
 from scalablevit_ref.errors import OptionError, brief, option
@@ -143,6 +144,7 @@ def check_run(
     ValueError
         For images that the network does not take.
     """
+    check_flag("costly", costly)
     if costly:
         return
     cost = run_cost(network, images, dtype=dtype, keeping=keeping, whole=whole)

@@ -16,6 +16,7 @@ from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.checkpoints.infer import config_from_json
 from scalablevit_ref.checkpoints.notes import read_notes
 from scalablevit_ref.checkpoints.save import state_writes
+from scalablevit_ref.checks import check_map
 from scalablevit_ref.config import ScalableViTConfig, check_config
 from scalablevit_ref.errors import CheckpointError, brief, in_file
 from scalablevit_ref.files.reading import open_regular
@@ -59,6 +60,7 @@ def reference_trace(images: np.ndarray, params: Mapping[str, Any], config: Any, 
         For images or parameters that do not fit.
     """
     network = network_of(config)
+    check_map("images", images, "b c h w")
     check_run(network, np.shape(images), dtype=np.asarray(images).dtype, keeping=True, costly=costly)
     found = {IMAGES: images}
 

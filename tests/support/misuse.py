@@ -349,6 +349,7 @@ def uses() -> dict[str, Use]:
                 "tolerance": None,
                 "diagnosis": False,
                 "progress": len,
+                "costly": False,
             },
             {
                 "candidate": "",
@@ -361,6 +362,7 @@ def uses() -> dict[str, Use]:
                 "tolerance": "tolerance or None",
                 "progress": "function",
                 "dtype": "dtype or None or own",
+                "costly": "flag",
             },
         ),
         "testing.arrays.compare_arrays": Use(
@@ -383,7 +385,7 @@ def uses() -> dict[str, Use]:
             lambda: {"actual": {"a": y}, "reference": {"a": y}, "tolerance": 64, "dtype": None, "measure": "max"},
             dict.fromkeys(("actual", "reference"), "mapping of real"),
         ),
-        "testing.traces.reference_trace": Use(traces.reference_trace, _network()),
+        "testing.traces.reference_trace": Use(traces.reference_trace, _network(costly=False), {"costly": "flag"}),
         "testing.traces.save_trace": Use(
             traces.save_trace,
             lambda: {"path": FOLDER / "saved.npz", "trace": {"a": X}, "config": config, "force": True},

@@ -22,6 +22,7 @@ from scalablevit_ref.cli.options import CostlyOption, KeyOption
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.terminal import Terminal, put, styled
 from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.files.reading import open_regular
 from scalablevit_ref.image_sizes import check_image_size, usual_image_size
 from scalablevit_ref.images import load_image
 from scalablevit_ref.parameters import parameter_shapes
@@ -61,6 +62,8 @@ def verify(
     """
     with bad_input_is_one_line():
         candidates = _select(backend, dtype)
+        for path in image or ():  # before weights are drawn or read
+            open_regular(path, "an image").close()
         params, config, what = _network(variant_name, weights, key, seed)
         check = partial(check_agreement, config=config, candidates=candidates, batch=BATCH, costly=costly)
         images, labels = _images(config, image, seed, check, embedded=not (variant_name or weights))

@@ -166,6 +166,13 @@ def pillow(side: int, mode: str, kind: str, **options: object) -> bytes:
     return written.getvalue()
 
 
+def grey_gif(side: int) -> bytes:
+    """All 256 greys, in their order: such a GIF has no palette for Pillow."""
+    written = io.BytesIO()
+    Image.linear_gradient("L").resize((side, side)).save(written, "GIF")
+    return written.getvalue()
+
+
 def run_length_bmp(side: int) -> bytes:
     row = b"\xff\x00" * (side // 255) + bytes([side % 255, 0]) * (side % 255 > 0) + b"\0\0"
     header = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, 0, 0, 0, 256, 0)
@@ -181,6 +188,7 @@ AT_THE_BOUND: dict[str, tuple[int, Callable[[int], bytes]]] = {
     "deep.png": (4840, lambda side: png(side, channels=4, depth=16, color=6)),
     "bits.png": (9600, lambda side: png(side, channels=1, depth=1, color=0)),
     "palette.gif": (6120, lambda side: pillow(side, "P", "GIF")),
+    "grey.gif": (9690, grey_gif),
     "lossless.webp": (3530, lambda side: pillow(side, "RGB", "WEBP", lossless=True, method=0)),
     "runs.bmp": (6120, run_length_bmp),
     "deep.pgm": (4840, lambda side: b"P5 %d %d 65535\n" % (side, side) + bytes(2 * side * side)),

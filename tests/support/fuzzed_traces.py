@@ -237,14 +237,14 @@ def any_mapping(choices: Choices) -> dict[str, Any]:
 
 
 def of_mapping(mapping: Mapping[str, str]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Each entry of a mapping, and the layers and names that it stands for."""
-    found = []
+    """Each entry of a mapping, and the layers and names that it stands for: layers of the reference's trace, and `pool`."""
+    found, known = [], (*layers(), POOL)
     for name, target in mapping.items():
         if "{k}" not in name and "{i}" not in name:
-            found.append((name, [(name, target)] if name in layers() else []))
+            found.append((name, [(name, target)] if name in known else []))
             continue
         like = re.escape(name).replace(re.escape("{k}"), r"(?P<k>\d+)", 1).replace(re.escape("{i}"), r"(?P<i>\d+)", 1)
-        matches = [(layer, match.groupdict()) for layer in layers() if (match := re.fullmatch(like, layer))]
+        matches = [(layer, match.groupdict()) for layer in known if (match := re.fullmatch(like, layer))]
         filled = [
             (layer, target.replace("{k}", numbers.get("k", "{k}")).replace("{i}", numbers.get("i", "{i}")))
             for layer, numbers in matches

@@ -122,7 +122,7 @@ def _decoded(image: Any, file: BinaryIO, scans: int, factor: int) -> int:
     kept = 0
     if image.format == "WEBP":  # the file, two canvases and a frame
         kept = (8 + len(image.getbands())) * pixels + os.fstat(file.fileno()).st_size
-    elif image.format == "GIF":  # the canvas on which the frame is laid
+    elif getattr(image, "dispose", None) is not None:  # of a GIF: what the frame leaves behind
         kept = pixels
     elif scans > 1:  # all coefficients, two bytes each, of channels that may be stored at half the size
         across, down = (max(layer[axis] for layer in image.layer) for axis in (1, 2))

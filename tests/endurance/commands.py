@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -213,7 +214,7 @@ def command(words: list[str], folder: Path) -> None:
     os.chdir(folder)
     if words[0] == "bench":
         figures = measured()
-        sys.modules["scalablevit_ref.cli.bench"].document = lambda *args, **kwargs: figures  # type: ignore[attr-defined]
+        import_module("scalablevit_ref.cli.bench").document = lambda *args, **kwargs: figures  # type: ignore[attr-defined]
     sys.argv = ["scalablevit-ref", *words]
     _start.OWNS_SIGNALS = _start.prepare()  # this process is the command line, which owns its signals
     runpy.run_module("scalablevit_ref", run_name="__main__", alter_sys=False)

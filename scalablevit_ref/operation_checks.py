@@ -118,7 +118,7 @@ def check_block(
 
 
 def check_network(images: Any, params: Mapping[str, Any], config: ScalableViTConfig, *, tap: Any, alike: bool = True) -> None:
-    """alike: whether the parameters must be of the dtype and device of the images too, and not only of their library."""
+    """With `alike` the parameters must be of the dtype and device of the images too, and not only of their library."""
     check_config(config)
     check_function("tap", tap)
     check_map("images", images, "b c h w", channels=config.in_chans)

@@ -82,7 +82,7 @@ def test_functions_refuse_likewise() -> None:
     for call in (
         lambda: agreement(images, params, WIDE, [ORACLE]),
         lambda: reference_trace(images, params, WIDE),
-        lambda: compare({"images": images, "norm": images}, variant=WIDE, weights=params),
+        lambda: compare({"images": images, "norm": np.zeros((1, 4, 4, 64))}, variant=WIDE, weights=params),
         lambda: compare(lambda x: x, variant=WIDE, weights=params),
         lambda: compare(lambda x: x, variant=WIDE, weights=params, images=images),
     ):

@@ -9,7 +9,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +53,21 @@ def ended(
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL} | streams
     done = subprocess.run(command, env=env, cwd=folder, timeout=300, check=False, **streams)
     return Ended(done.returncode, done.stdout or b"", done.stderr or b"")
+
+
+@pytest.fixture(autouse=True)
+def hears_signals() -> Iterator[None]:
+    """A suite that a shell runs in its background ignores Ctrl-C, and what it starts would too."""
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def in_shell(command: list[str | bytes], *, closed: Sequence[int] = (), ignored: str = "") -> list[str | bytes]:
+    """The same, started with closed streams or with a signal switched off."""
+    trap = f"trap '' {ignored}; " if ignored else ""
+    return ["sh", "-c", f'{trap}exec "$@" {" ".join(f"{number}>&-" for number in closed)}', "sh", *command]
 
 
 def program(setting: str, *arguments: str) -> list[str | bytes]:
@@ -155,7 +170,7 @@ def test_closed_streams_are_silent(files: Path) -> None:
     """What is told is lost; the exit code is the command's."""
     bad = ["summary", "no_such.npz"]
     for arguments, numbers, expected in ((CALLS["summary"], (1,), 0), (bad, (2,), 2), (bad, (0, 1, 2), 2), (["x"], (2,), 2)):
-        found = ended([*MODULE, *arguments], files, preexec_fn=lambda numbers=numbers: [os.close(n) for n in numbers])
+        found = ended(in_shell([*MODULE, *arguments], closed=numbers), files)
         assert found == (expected, b"", b""), (arguments, numbers)
 
 
@@ -163,7 +178,7 @@ def test_no_file_takes_the_number_of_a_closed_stream(files: Path) -> None:
     """What a library writes there itself would be in the file."""
     setting = "import os; import scalablevit_ref as sv; os.write(1, b'lost'); os.write(2, b'lost')"
     arguments = ["convert", "a.npz", "closed.npz", "--force"]
-    assert ended(program(setting, *arguments), files, preexec_fn=lambda: [os.close(1), os.close(2)]).code == 0
+    assert ended(in_shell(program(setting, *arguments), closed=(1, 2)), files).code == 0
     assert sv.load_checkpoint(files / "closed.npz").params
 
 
@@ -323,7 +338,7 @@ def test_a_second_interrupt_breaks_nothing_off_and_a_third_does(tmp_path: Path) 
 def test_a_signal_that_is_switched_off_stays_so(name: str) -> None:
     """As `nohup` and a shell's `&` do it."""
     command = program(instead("summary.nearest_image_size", f"raised({name!r})\nreturn 224"), "summary", "digits")
-    ignored = ended(command, preexec_fn=lambda: signal.signal(getattr(signal, name), signal.SIG_IGN))
+    ignored = ended(in_shell(command, ignored=name.removeprefix("SIG")))
     assert (ignored.code, ignored.err) == (0, b"")
 
 

@@ -142,7 +142,7 @@ def test_what_changes_the_function_must_be_asked_for(run: Any, folder: Path) -> 
         ("patched.msgpack", "flax_port", "the published Flax port has a norm after its last stage"),
     ):
         before = listing(folder)
-        code, out, err = run("convert", source, "x.safetensors", "--to", to, *SETTINGS)
+        code, out, err = run("convert", source, "x.safetensors", "--to", to, *SETTINGS, "--force")
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert reason in err
         assert "--one-way" in err

@@ -90,8 +90,8 @@ WRONG_NAMES = {
         {"stages.{k}.1.attn": "a.{k}.1", "stages.0.{i}.attn": "attention"},
         r"^names: 'stages\.0\.1\.attn' is mapped twice, by 'stages\.\{k\}\.1\.attn' and by 'stages\.0\.\{i\}\.attn'",
     ),
-    "no mapping": ([("norm", "a")], r"^names must be a mapping from layers' names to .*, got list"),
-    "no texts": ({"norm": 3}, r"^names must be a mapping .* both texts"),
+    "no mapping": ([("norm", "a")], r"^names must be a mapping of layers to the candidate's names, got list"),
+    "no texts": ({"norm": 3}, r"^a name in names must be a string, got 3"),
 }
 
 
@@ -123,7 +123,7 @@ def test_names_that_match_nothing_are_refused(case: str, kind: str, tmp_path: Pa
         "function": lambda: lambda images: arrays,
     }
     images = {"images": FED} if kind == "function" else {}
-    with pytest.raises(CaptureError, match=words) as error:
+    with pytest.raises((CaptureError, TypeError), match=words) as error:
         held(made[kind](), names=names, **images)
     assert "\n" not in str(error.value)
 
@@ -133,7 +133,7 @@ def test_names_that_match_nothing_are_refused(case: str, kind: str, tmp_path: Pa
 )
 def test_names_that_match_nothing_are_refused_of_a_module(case: str) -> None:
     names, words = WRONG_NAMES[case]
-    with pytest.raises(CaptureError, match=words):
+    with pytest.raises((CaptureError, TypeError), match=words):
         held(Renamed(), names=names, images=FED, weights=None)
 
 
@@ -335,8 +335,8 @@ def test_weights_that_are_none_are_named() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"dtype": "int8"}, "dtype must be one of float64"),
-        ({"dtype": "no_grad"}, "dtype must be one of float64"),
+        ({"dtype": "int8"}, "dtype must be one of .*float64"),
+        ({"dtype": "no_grad"}, "dtype must be one of .*float64"),
         ({"tolerance": float("nan")}, "tolerance must be at least 0"),
         ({"tolerance": -1}, "tolerance must be at least 0"),
     ],

@@ -18,6 +18,7 @@ from scalablevit_ref import _start
 from scalablevit_ref.cli.streams import OutputError
 from scalablevit_ref.cli.terminal import Terminal, complain
 from scalablevit_ref.errors import printable
+from scalablevit_ref.files.writing import remove_pending
 
 BAD_INPUT, BUG, OUTPUT_FAILED = 2, 70, 74  # 70 and 74 as in sysexits.h: an internal software error, an error of output
 CLOSED_PIPE = 128 + 13
@@ -61,6 +62,7 @@ def exit_code(command: Callable[[], Any]) -> int:
     except BaseException as error:
         raised = error
     if _received:  # on its way its exception may have become another one, or none
+        remove_pending()
         return _interrupted(_received[0])
     if raised is None and code == 128 + signal.SIGINT:  # what typer makes of a KeyboardInterrupt that somebody else raised
         raised = KeyboardInterrupt()

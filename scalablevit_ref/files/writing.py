@@ -41,6 +41,9 @@ _LEFTOVER = re.compile(r"\.scalablevit_ref\.([0-9a-f]{8})\.[0-9a-f]{16}\.part")
 _ABANDONED = 24 * 3600
 """Age of another machine's temporary file from which it is a leftover, in seconds: its lock need not be seen on this machine."""
 
+_pending: set[Path] = set()
+"""Names of this process's temporary files that may be there."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors that only writing has: the disk, the user's share of it, or the file is full."""
 
@@ -272,11 +275,13 @@ class _Temporary:
 def _temporary(folder: Path) -> Iterator[_Temporary]:
     """A new file in that folder, locked as long as it is open. The name that it has here is removed in the end."""
     path = folder / _temporary_name()
+    _pending.add(path)
     try:
         descriptor = _unnamed(folder)
         named = descriptor is None
         while descriptor is None:
             path = folder / _temporary_name()
+            _pending.add(path)
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666)
             if not (_lock(descriptor) and os.path.lexists(path)):  # another process took it for a leftover before it was locked
                 os.close(descriptor)
@@ -288,6 +293,14 @@ def _temporary(folder: Path) -> Iterator[_Temporary]:
             yield _Temporary(file, path, named)
     finally:
         path.unlink(missing_ok=True)
+        _pending.discard(path)
+
+
+def remove_pending() -> None:
+    """Remove temporary files that are left at the end of a process: a signal may come between two steps of a clean-up."""
+    for path in tuple(_pending):
+        with suppress(OSError):
+            path.unlink()
 
 
 def _unnamed(folder: Path) -> int | None:
@@ -358,6 +371,7 @@ def _keep(path: Path, kept: ExitStack, undo: ExitStack) -> None:
         undo.callback(_link_again, path, path.readlink())
         return
     copy = path.with_name(_temporary_name())
+    _pending.add(copy)
     with suppress(OSError):
         _lock(kept.enter_context(path.open("rb")).fileno())
     kept.callback(copy.unlink, missing_ok=True)

@@ -82,3 +82,4 @@ def test_how_a_fork_ends_is_told() -> None:
 
 def test_the_page_has_the_rows_of_the_program() -> None:
     assert list(page.rows((ROOT / "docs" / "security.md").read_text(encoding="utf-8"))) == [row.what for row in ROWS.values()]
+    assert "not run yet" not in (ROOT / "docs" / "security.md").read_text(encoding="utf-8")

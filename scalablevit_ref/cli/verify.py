@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,7 +64,8 @@ def verify(
     with bad_input_is_one_line():
         candidates = _select(backend, dtype)
         for path in image or ():  # before weights are drawn or read
-            open_regular(path, "an image").close()
+            with suppress(FileNotFoundError):  # said later
+                open_regular(path, "an image").close()
         params, config, what = _network(variant_name, weights, key, seed)
         check = partial(check_agreement, config=config, candidates=candidates, batch=BATCH, costly=costly)
         images, labels = _images(config, image, seed, check, embedded=not (variant_name or weights))

@@ -22,6 +22,7 @@ from scalablevit_ref.compare.names_file import read_names
 from scalablevit_ref.compare.report import Report
 from scalablevit_ref.compare.run import compare
 from scalablevit_ref.errors import CheckpointError
+from scalablevit_ref.layers import POOL
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing.arrays import random_images, random_params
 from scalablevit_ref.testing.traces import reference_trace, trace_config, trace_images

@@ -47,8 +47,6 @@ def by_mapping(
         For a layer or a target that does not exist, a pattern that fits no layer, a layer that is mapped to two targets and two
         layers that are mapped to one.
     """
-    if not isinstance(mapping, Mapping) or not all(isinstance(text, str) for pair in mapping.items() for text in pair):
-        raise CaptureError(f"names must be a mapping from layers' names to {whose}'s, both texts, got {type(mapping).__name__}")
     exact: dict[str, str] = {}
     fitted: dict[str, tuple[str, str]] = {}
     for pattern, target in mapping.items():

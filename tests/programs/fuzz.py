@@ -53,6 +53,7 @@ others = [
 
 with atheris.instrument_imports(include=["scalablevit_ref", "zipfile", "json", "PIL"], exclude=others):
     from tests.support import fuzzed, fuzzed_configurations, fuzzed_images, fuzzed_mappings, fuzzed_traces
+    from tests.support.watch import Watch
 
     for part in ("formats", "checkpoints", "testing", "compare"):  # also what is imported only where it is needed
         package = import_module(f"scalablevit_ref.{part}")
@@ -110,7 +111,7 @@ def reader_of(target: str, temporary: Path) -> tuple[Callable[[bytes], object], 
     folder.mkdir()
     path = temporary / "input"
     if target in FORMATS:
-        watch = fuzzed.Watch()
+        watch = Watch()
 
         def read_bytes(data: bytes) -> None:
             path.write_bytes(fuzzed.packed(data))

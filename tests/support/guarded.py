@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.waiting import HANGS
+from tests.support.watch import Watch
 
 MEGABYTES = 200
 """Address space beyond the libraries, which is less than so many megabytes of memory."""
@@ -84,26 +85,11 @@ _LATE = ("formats.detect", "checkpoints.hub", "checkpoints.recognise", "dialects
 """Modules that a reader imports when it needs them; dataclasses among them are made of text, which the watch would see."""
 
 
-class Guard:
-    """Programs, connections, libraries, code that was text, and files but those read: none of it is a reader's business."""
-
-    def __init__(self) -> None:
-        self.on, self.events = False, list[str]()
-        sys.addaudithook(self._see)
-
-    def _see(self, event: str, args: tuple[Any, ...]) -> None:
-        if self.on:
-            bad = event.startswith(("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.", "socket.", "ctypes."))
-            bad |= event == "exec" and args[0].co_filename.startswith("<") and not args[0].co_filename.startswith("<frozen")
-            bad |= event == "open" and isinstance(args[1], str) and any(letter in args[1] for letter in "wax+")
-            self.events += [event] * bad
-
-
 def main() -> None:
     """Read each input, and say what happened."""
     inputs = json.loads(sys.stdin.read())
     read_by = readers({kind for kind, _ in inputs})
-    guard, results = Guard(), []
+    guard, results = Watch(), []
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (MEGABYTES << 20),) * 2)
     for kind, given in inputs:

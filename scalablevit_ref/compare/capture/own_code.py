@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -121,3 +123,19 @@ def _is_typed_in(file: str) -> bool:
 def _is_a_package_s(file: str) -> bool:
     parts = Path(file).parts
     return any(part in _INSTALLED and inner not in _FRAMEWORKS for part, inner in pairwise(parts))
+
+
+def user_line() -> str:
+    """Where in the user's own code this is asked for: the innermost frame of a user's file; empty where there is none."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if _is_shown(code.co_filename):
+            return f"{Path(code.co_filename).name}, line {frame.f_lineno}, in {code.co_name}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
+
+
+@cache
+def _is_shown(file: str) -> bool:
+    return not _is_ours(file) and (_is_a_users_file(file) or _is_typed_in(file))

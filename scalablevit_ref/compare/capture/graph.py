@@ -1,0 +1,182 @@
+"""One run of a candidate as a graph: which operations it ran, in which order, on which values, and where in its own code.
+
+A graph knows no framework. Values are numbered in the order in which they are made; the same candidate, run again on images of the
+same shape, numbers them alike, so that values found in the graph of one run can be asked for in another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+Kind = Literal["product", "convolution", "norm", "multiply", "add", "move", "other"]
+
+ABSENT = -1
+"""Stands among an operation's inputs for one that it does without, as a convolution without a bias."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation.
+
+    Attributes
+    ----------
+    kind
+        What it does, in the few words that pairing needs:
+
+        - "product": inputs (left, right) or (left, right, bias). `settings["contracted"]` and `settings["batch"]` are each a pair
+          of tuples of axes, of the left and of the right input; the output has the batch axes, then the left's free axes, then the
+          right's. `x @ w.T` of a (n, c) by a (c, o) matrix contracts ((1,), (0,)).
+        - "convolution": inputs (x, weight) or (x, weight, bias). `settings` holds stride, padding (a pair for each axis), dilation,
+          groups, transposed, and the axes as words: "x" is "bchw" or "bhwc", "weight" is "oihw" or "hwio"; the output is as x.
+        - "norm": a fused normalisation, inputs (x, weight, bias). `settings` holds eps, axes (those that are averaged over) and
+          groups (of a group norm).
+        - "multiply", "add": of two inputs by their elements; `settings["inverse"]` is True for a quotient and a difference.
+        - "move": the same numbers, or some of them, in other places, or several arrays put together: views, transpositions,
+          slices, concatenations, copies, casts, rolls, padding.
+        - "other": everything else.
+    name
+        The library's own name: "aten.addmm.default", "dot_general", "Gemm".
+    inputs, outputs
+        Values by their numbers; ABSENT where an input is left out. Arguments that are no arrays are in `settings`.
+    module
+        Path of the innermost module in which it ran; empty outside of all, or where there are none.
+    line
+        Where the candidate's own code asks for it: "port.py, line 62, in forward"; empty where that is not known.
+    """
+
+    kind: Kind
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    module: str = ""
+    line: str = ""
+
+
+@dataclass(frozen=True)
+class ModuleRun:
+    """A module that ended: its path, the values that it was given and those that it returned."""
+
+    path: str
+    given: tuple[int, ...]
+    returned: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A run.
+
+    Attributes
+    ----------
+    operations
+        In the order in which they ran.
+    shapes, dtypes
+        Of the values, by number.
+    images
+        The value that was fed.
+    parameters
+        The candidate's own names of the values that are its parameters, or buffers of floating point.
+    constants
+        Values that depend on parameters alone and meet data, as the operation that mixes them takes them (a transposed weight, a
+        slice of a fused one): their numbers, by value.
+    outputs
+        What the candidate returns, by name: "logits" for one array; for several, their places in what is returned, as "maps.0".
+    modules
+        In the order in which they ended; one that ran twice is there twice.
+    """
+
+    operations: tuple[Operation, ...]
+    shapes: Mapping[int, tuple[int, ...]]
+    dtypes: Mapping[int, str]
+    images: int
+    parameters: Mapping[int, str]
+    constants: Mapping[int, np.ndarray]
+    outputs: Mapping[str, int]
+    modules: tuple[ModuleRun, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Runner(Protocol):
+    """A copy of a candidate that can be run again and again, with weights and images of the caller's choice.
+
+    Whatever the candidate raises is a CaptureError that says where (`own_code`). It is given copies of all that it is fed, and what
+    it returns is copied.
+    """
+
+    @property
+    def kind(self) -> str:
+        """What it is, in words: "torch module"."""
+
+    @property
+    def dtype(self) -> str:
+        """What its parameters are, and its images."""
+
+    @property
+    def parameters(self) -> Mapping[str, np.ndarray]:
+        """Its own weights under its own names: parameters in the order of their declaration, then buffers of floating point."""
+
+    def record(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> Graph:
+        """Run it on images, b c h w, with these of its parameters replaced: what it did.
+
+        weights
+            By the candidate's own names, in its own shapes; parameters that are not among them stay as they are.
+        """
+
+    def values(
+        self, images: np.ndarray, weights: Mapping[str, np.ndarray], wanted: Collection[int]
+    ) -> tuple[Mapping[int, np.ndarray], float]:
+        """Run it once more: these values by number, and the seconds that the pass took.
+
+        Raises CaptureError where this run is another one than the recorded one: the candidate does something else each time.
+        """
+
+
+def makers(graph: Graph) -> dict[int, int]:
+    """The operation, by its place, that made each value."""
+    return {value: i for i, operation in enumerate(graph.operations) for value in operation.outputs}
+
+
+def users(graph: Graph) -> dict[int, list[int]]:
+    """The operations, by their places, that take each value."""
+    found: dict[int, list[int]] = {}
+    for i, operation in enumerate(graph.operations):
+        for value in dict.fromkeys(operation.inputs):
+            found.setdefault(value, []).append(i)
+    return found
+
+
+def live(graph: Graph) -> frozenset[int]:
+    """The values that an output depends on."""
+    made, found, queue = makers(graph), set[int](), list(graph.outputs.values())
+    while queue:
+        value = queue.pop()
+        if value in found or value == ABSENT:
+            continue
+        found.add(value)
+        if value in made:
+            queue += graph.operations[made[value]].inputs
+    return frozenset(found)
+
+
+def fed_by_images(graph: Graph) -> frozenset[int]:
+    """The values that depend on the images."""
+    found = {graph.images}
+    for operation in graph.operations:
+        if found.intersection(operation.inputs):
+            found.update(operation.outputs)
+    return frozenset(found)
+
+
+def sources(graph: Graph) -> dict[int, frozenset[str]]:
+    """The parameters that each value is computed from alone; values that depend on the images are left out."""
+    fed = fed_by_images(graph)
+    found = {value: frozenset((name,)) for value, name in graph.parameters.items()}
+    for operation in graph.operations:
+        known = [found[value] for value in operation.inputs if value in found]
+        if known and not fed.intersection(operation.inputs):
+            found.update(dict.fromkeys(operation.outputs, frozenset().union(*known)))
+    return found

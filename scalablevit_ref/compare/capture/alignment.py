@@ -72,6 +72,8 @@ class Captured:
         Why it has no output of a layer, in words that follow "were".
     left_out
         Layers of which it has none for another reason, and that reason.
+    followed
+        The means to ask a module for more of its values (`followed.Followed`); None for what is no module.
     """
 
     kind: str
@@ -84,6 +86,7 @@ class Captured:
     notes: tuple[str, ...] = ()
     lacks: str = "found in no module"
     left_out: Mapping[str, str] = field(default_factory=dict)
+    followed: Any = None
 
 
 # Names

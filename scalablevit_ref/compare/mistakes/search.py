@@ -15,7 +15,7 @@ from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.edits import Changes, Mistake, reach
 from scalablevit_ref.layers import Layer
 from scalablevit_ref.networks import Network
-from scalablevit_ref.testing.arrays import EPS, relative_l2
+from scalablevit_ref.testing.arrays import EPS, ratio, relative_l2
 
 PAIRED = 6
 """Single mistakes, those that leave least of the error, that are each tried together with every other."""
@@ -29,6 +29,12 @@ SMALL = 8
 HELPS = 0.5
 """Largest share of the error that a mistake may leave to be worth telling, where none explains the whole."""
 
+NEAR = 0.3
+"""Largest relative error that a mistake may leave to be worth telling."""
+
+IDLE = 0.9
+"""Largest share of what each mistake leaves alone that a pair of them may leave: else one of the two changes nothing."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -39,6 +45,11 @@ class Finding:
     before: float
     after: float
     explains: bool
+
+    @property
+    def hypothesis(self) -> Mistake:
+        """The old name of `mistake`."""
+        return self.mistake
 
     def __str__(self) -> str:
         if self.explains:
@@ -66,12 +77,12 @@ def diagnose(
     `known` are mistakes that explained other layers: where some of them explain this one too, no others are tried. Without `search`
     others are never tried.
     """
-    eps = EPS[dtype]
-    before = relative_l2(actual, local.output(name)) / eps
+    eps, reference = EPS[dtype], local.output(name)
+    before, size = relative_l2(actual, reference) / eps, float(np.linalg.norm(reference))
 
     def tried(some: Iterable[Mistake]) -> Iterator[Finding]:
         for mistake in some:
-            after = _error(local, name, actual, mistake) / eps
+            after = _error(local, name, actual, mistake, size) / eps
             yield Finding(name, mistake, before, after, after <= tolerance)
 
     explaining = [finding for finding in tried(known) if finding.explains]
@@ -82,10 +93,13 @@ def diagnose(
     start = time.perf_counter()
     singles = list(tried(likely(local.network, inside.values(), params)))
     took = time.perf_counter() - start
-    best = _best(singles)
+    best = _best(singles, eps)
     if (not best or not best[0].explains) and PAIRED * took < PAIRS_SECONDS:
         helpful = sorted(singles, key=lambda finding: finding.after)[:PAIRED]
-        best = _best([*singles, *tried(_pairs([f.mistake for f in helpful], [f.mistake for f in singles]))])
+        pairs = _pairs([f.mistake for f in helpful], [f.mistake for f in singles])
+        alone = {finding.mistake: finding.after for finding in singles}
+        both = [f for f in tried(pairs) if f.explains or f.after < IDLE * min(alone[part] for part in pairs[f.mistake])]
+        best = _best([*singles, *both], eps)
     return best
 
 
@@ -112,30 +126,31 @@ def _transposed(value: np.ndarray) -> np.ndarray:
     return value.swapaxes(0, 1)
 
 
-def _best(findings: list[Finding]) -> list[Finding]:
+def _best(findings: list[Finding], eps: float) -> list[Finding]:
     """Those that explain, the least error first and none ten times its error; else the three that leave least of the error."""
     findings = sorted((f for f in findings if np.isfinite(f.after)), key=lambda finding: finding.after)
     explaining = [f for f in findings if f.explains]
     if explaining:
         return [f for f in explaining if f.after <= max(10 * explaining[0].after, 1.0)]
-    return [f for f in findings if f.after < HELPS * f.before][:3]
+    return [f for f in findings if f.after < min(HELPS * f.before, NEAR / eps)][:3]
 
 
-def _pairs(some: list[Mistake], others: list[Mistake]) -> Iterator[Mistake]:
-    """Each of some with each of the others, once, unless they exclude each other."""
-    seen = set()
+def _pairs(some: list[Mistake], others: list[Mistake]) -> dict[Mistake, tuple[Mistake, Mistake]]:
+    """Each of some with each of the others, once, unless they exclude each other; with the two that it is made of."""
+    seen, found = set(), {}
     for a, b in product(some, others):
         pair = frozenset((a, b))
         if a != b and pair not in seen and not a.excludes(b):
-            yield a & b
+            found[a & b] = (a, b)
         seen.add(pair)
+    return found
 
 
-def _error(local: Local, name: str, actual: np.ndarray, mistake: Mistake) -> float:
-    """The relative error with the mistake; infinite where it gives another shape, or none at all."""
+def _error(local: Local, name: str, actual: np.ndarray, mistake: Mistake, size: float) -> float:
+    """What the mistake leaves, beside the size of the right reference; infinite where it gives another shape, or none at all."""
     try:
         with np.errstate(all="ignore"):
             changed = local.output(name, mistake)
     except (KeyError, ValueError):  # the wiring has no such layer, or its sources do not fit each other
         return float("inf")
-    return relative_l2(actual, changed) if changed.shape == actual.shape else float("inf")
+    return ratio(float(np.linalg.norm(actual - changed)), size) if changed.shape == actual.shape else float("inf")

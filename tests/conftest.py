@@ -91,7 +91,7 @@ def as_in_production() -> Iterator[None]:
 def searches_end_by_themselves() -> Iterator[None]:
     """The comparator gives up looking for causes after some seconds: what it finds here must not depend on the machine."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scalablevit_ref.compare.run.SEARCH_SECONDS", float("inf"))
+        patch.setattr("scalablevit_ref.compare.diagnosis.SEARCH_SECONDS", float("inf"))
         patch.setattr("scalablevit_ref.compare.mistakes.search.PAIRS_SECONDS", float("inf"))
         yield
 

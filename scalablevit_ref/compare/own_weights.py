@@ -1,4 +1,4 @@
-"""The weights that a module came with, beside those of the file that they should be: which differ, and by what slip of a conversion."""
+"""The weights that a module came with, beside those that they should be: which differ, and by what slip of a conversion."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 from scalablevit_ref.compare.mistakes.search import Finding, eps_said
 from scalablevit_ref.edits import Mistake
 from scalablevit_ref.errors import printable
-from scalablevit_ref.testing.arrays import Comparison
+from scalablevit_ref.testing.arrays import EPS, Comparison
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Row:
         The two errors; None where one was not measured.
     fed_finite
         False where the candidate's own input makes the reference's layer give NaN too.
+    another_value
+        True where the candidate shows another value than the one that it goes on with: the logits agree all the same.
     """
 
     layer: str
@@ -37,6 +39,7 @@ class Row:
     propagated: Comparison | None
     isolated: Comparison | None
     fed_finite: bool = True
+    another_value: bool = False
 
     @property
     def own(self) -> Comparison:
@@ -106,6 +109,11 @@ class Report:
         The layers that were compared, in the network's order.
     left_out
         Those that were not, and why.
+    unsteady
+        Why a second run on the same images gave something else, in words; empty if it did not.
+    own_weights
+        What a module's own weights are beside the given ones, in words; `own_weights_wrong` says whether it computes something else
+        with them.
     """
 
     kind: str
@@ -121,17 +129,31 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     actual: np.ndarray | None = field(default=None, repr=False)
     expected: np.ndarray | None = field(default=None, repr=False)
+    unsteady: tuple[str, ...] = ()
+    own_weights: tuple[str, ...] = ()
+    own_weights_wrong: bool = False
+    insides: tuple[Any, ...] = ()
 
     @property
     def agrees(self) -> bool:
-        errors = [c.error for row in self.rows for c in (row.propagated, row.isolated) if c is not None]
-        return all(error <= self.tolerance for error in errors)
+        return self.layers_agree and not self.unsteady and not self.own_weights_wrong
+
+    @property
+    def layers_agree(self) -> bool:
+        """Whether every layer does, with the weights that both were given."""
+        return all(error <= self.tolerance for error in self._errors())
+
+    def _errors(self) -> list[float]:
+        """Of all layers but those where the candidate shows another value."""
+        rows = [row for row in self.rows if not row.another_value]
+        return [c.error for row in rows for c in (row.propagated, row.isolated) if c is not None]
 
     @property
     def diverging(self) -> tuple[Row, ...]:
         """Layers whose isolated error is too large; if there is none, those that inherited too much."""
-        own = tuple(row for row in self.rows if row.fed_finite and not row.own.error <= self.tolerance)
-        return own or tuple(row for row in self.rows if row.propagated and not row.propagated.error <= self.tolerance)
+        rows = tuple(row for row in self.rows if not row.another_value)
+        own = tuple(row for row in rows if row.fed_finite and not row.own.error <= self.tolerance)
+        return own or tuple(row for row in rows if row.propagated and not row.propagated.error <= self.tolerance)
 
     @property
     def first(self) -> Row | None:
@@ -141,8 +163,7 @@ class Report:
     @property
     def needed(self) -> float:
         """The tolerance with which all layers would pass, in eps; NaN if one holds a NaN."""
-        errors = [c.error for row in self.rows for c in (row.propagated, row.isolated) if c is not None]
-        return float(np.max(errors))
+        return float(np.max(self._errors()))
 
     @property
     def layers_in_all(self) -> int:
@@ -170,26 +191,69 @@ class Report:
 
     def _lines(self) -> list[str]:
         layers = f"{len(self.rows)} layer{'s' * (len(self.rows) != 1)}"
-        if self.agrees:
-            compared = f"{len(self.rows)} of {self.layers_in_all} layers" if self.left_out else layers
+        said = [*self._elsewhere(), *self.own_weights, *self.notes]
+        compared = f"{len(self.rows)} of {self.layers_in_all} layers" if self.left_out else layers
+        if self.unsteady:
+            return ["gives something else each time, so that nothing can be compared: " + "; ".join(self.unsteady), *said]
+        if self.layers_agree:
             verdict = f"agrees with the reference in {compared}, to {eps_said(self.needed)} of {self.dtype}"
             verdict += f" (allowed {self.tolerance:g})"
-            return ["; ".join(filter(None, (verdict, ", ".join(map(str, self.left_out)), self.unmeasured))), *self.notes]
+            if self.own_weights_wrong:
+                verdict = f"DIFFERS by its own weights; with the file's it {verdict}"
+            return ["; ".join(filter(None, (verdict, ", ".join(map(str, self.left_out)), self.unmeasured))), *self._hides(), *said]
         first = self.diverging[0]
         at = first.layer if first.module in (first.layer, "output") else f"{first.layer} ({first.module})"
         isolated = first.isolated is not None and not first.isolated.error <= self.tolerance
         kind, error = ("isolated", first.isolated) if isolated else ("propagated", first.propagated)
+        assert error is not None
+        relative = f"relative error {error.error * EPS[self.dtype]:.2g}"
         lines = [
             f"DIFFERS from the reference in {len(self.diverging)} of {layers} ({kind} error), the first is {at}",
-            f"{first.layer}: {error} (allowed {self.tolerance:g} eps)",
+            f"{first.layer}: {error} ({relative}; allowed {self.tolerance:g} eps)",
         ]
-        if error is not None and np.isnan(error.error):
+        if np.isnan(error.error):
             lines.append(f"{first.layer} is the first to hold a NaN or an infinity")
         lines += [str(cause) for cause in self.causes]
-        lines += [str(finding) for finding in self.nearest[:3]]
-        if not self.causes and not self.nearest:
+        lines += [line for inside in self.insides for line in inside.lines()]
+        lines += [str(finding) for finding in self.nearest[:3]] if not self.causes and not self._reasoned else []
+        if not self.causes and not self.nearest and not self._reasoned:
             lines.append("none of the known mistakes explains it")
-        return [*lines, *filter(None, (self.coverage, self.unmeasured)), *self.notes]
+        right = self.forms_right()
+        lines += [f"right in every layer: {', '.join(right)}"] if right else []
+        return [*lines, *filter(None, (self.coverage, self.unmeasured)), *self._hides(), *said]
+
+    @property
+    def _reasoned(self) -> bool:
+        """Whether reasoning found something to say of the first layer that differs."""
+        return any(inside.differences for inside in self.insides)
+
+    def _elsewhere(self) -> list[str]:
+        names = [row.layer for row in self.rows if row.another_value]
+        if not names:
+            return []
+        some = f"{names[0]} and {len(names) - 1} more layers" if names[1:] else names[0]
+        words = (
+            f"{some}: what is shown there is another value than the layer's own (x + f(x) for f(x), or before for after); "
+            "the logits agree end to end, so the network is right"
+        )
+        return [words]
+
+    def _hides(self) -> list[str]:
+        """What a tolerance of 16 bits cannot see."""
+        if EPS[self.dtype] <= EPS["float32"]:
+            return []
+        share = self.tolerance * EPS[self.dtype]
+        words = (
+            f"in {self.dtype} a mistake that changes a layer by less than {share:.1%} is hidden (another GELU, another epsilon): "
+            "compare in float64 too"
+        )
+        return [words]
+
+    def forms_right(self) -> list[str]:
+        """The kinds of layers that are right everywhere, as "stages.k.i.mlp"; only where some layers are not."""
+        wrong = {_form(row.layer) for row in self.diverging}
+        forms = dict.fromkeys(_form(row.layer) for row in self.rows if row.isolated is not None and not row.another_value)
+        return [form for form in forms if form not in wrong]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
@@ -207,6 +271,9 @@ class Report:
             "nearest": [
                 {"layer": f.layer, "words": f.mistake.words, "error_eps": f.before, "with_it_eps": f.after} for f in self.nearest
             ],
+            "unsteady": list(self.unsteady),
+            "own_weights": list(self.own_weights),
+            "inside": [inside.to_json() for inside in self.insides],
             "notes": list(self.notes),
             "layers_compared": len(self.rows),
             "layers_in_all": self.layers_in_all,
@@ -220,10 +287,17 @@ class Report:
                     "shape": list(row.shape),
                     "propagated": _plain(row.propagated),
                     "isolated": _plain(row.isolated),
+                    "another_value": row.another_value,
                 }
                 for row in self.rows
             ],
         }
+
+
+def _form(layer: str) -> str:
+    """`stages.k.i.attn` of `stages.0.1.attn`."""
+    letters = iter("ki")
+    return ".".join(next(letters, part) if part.isdigit() else part for part in layer.split("."))
 
 
 def _in(count: int, rows: Sequence[Row]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,19 +29,19 @@ from scalablevit_ref.checkpoints import Checkpoint
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.compare.capture import Capturable, Captured, CaptureError, Conditions, candidate_of
 from scalablevit_ref.compare.capture.alignment import CanonicalTaps
-from scalablevit_ref.compare.capture.arrays import array_of, image_batch
-from scalablevit_ref.compare.capture.own_code import own_code
+from scalablevit_ref.compare.capture.arrays import array_of, image_batch, shape_said
+from scalablevit_ref.compare.capture.own_code import OwnCodeError, own_code
 from scalablevit_ref.compare.capture.traces import Trace, TraceFile
+from scalablevit_ref.compare.diagnosis import diagnosed
 from scalablevit_ref.compare.mistakes.catalogue import limits
 from scalablevit_ref.compare.mistakes.layerwise import Local
-from scalablevit_ref.compare.mistakes.search import Finding, diagnose
-from scalablevit_ref.compare.report import LeftOut, Report, Row, fewest_causes
+from scalablevit_ref.compare.own_weights import OwnWeights, own_weights
+from scalablevit_ref.compare.report import LeftOut, Report, Row
 from scalablevit_ref.config import variant as named_variant
-from scalablevit_ref.edits import Mistake
 from scalablevit_ref.errors import brief, option
-from scalablevit_ref.layers import POOL
+from scalablevit_ref.layers import POOL, total
 from scalablevit_ref.networks import Network, network_of
-from scalablevit_ref.run_cost import check_run, run_cost
+from scalablevit_ref.run_cost import CostError, check_run, run_cost
 from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, Comparison, compare_arrays, random_images, random_params
 from scalablevit_ref.testing.traces import SUFFIXES
 
@@ -51,8 +51,10 @@ MODES: tuple[Mode, ...] = ("both", "propagated", "isolated")
 BATCH = 2
 """How many random images are drawn: a batch of one would hide what mixes images."""
 
-SEARCH_SECONDS = 60
-"""Time in seconds, of a whole comparison, in which every mistake is tried; layers after it are only held against those found."""
+WIDEST = 4
+"""Largest ratio of the sides of random images."""
+
+SQUARE = "only square images were tried, which hide that H and W are interchanged"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Request:
     diagnosis: bool
     progress: Callable[[str], None]
     costly: bool
+    as_it_is: bool
 
 
 def compare(
@@ -87,6 +90,7 @@ def compare(
     diagnosis: bool = True,
     progress: Callable[[str], None] = lambda step: None,
     costly: bool = False,
+    as_it_is: bool = False,
 ) -> Report:
     """Hold a port of the network against the reference in float64: the error of each of its layers, and the likely mistake.
 
@@ -105,9 +109,10 @@ def compare(
         module's state dict tell.
     weights
         Official parameters (a mapping, a Checkpoint, a file); "random", the default for modules, draws weights behind which no
-        mistake hides and puts them into a copy of the module; "own" takes the module's.
+        mistake hides and puts them into a copy of the module; "own" takes the module's. Of a module that came with most of the
+        given weights, those that differ are told, and it does not agree.
     images
-        b c h w; by default two random ones.
+        b c h w; by default two random ones, not square where the network takes such, and different in each channel.
     mode
         "propagated" runs both networks from the images on, so that a layer inherits the errors before it; "isolated" gives the
         reference's layer what the candidate's own layers before it gave, so that what differs is this layer's doing; "both" does
@@ -126,6 +131,8 @@ def compare(
         Called with each step, in words, when it begins.
     costly
         Whether the reference is run also where it takes more than the weights and images account for (`run_cost.check_run`).
+    as_it_is
+        Whether a module keeps its own weights and its own dtype, while the reference has those that are given.
 
     Raises
     ------
@@ -146,22 +153,27 @@ def compare(
         check_not_negative("tolerance", tolerance)
     check_flag("diagnosis", diagnosis)
     check_flag("costly", costly)
+    check_flag("as_it_is", as_it_is)
     check_function("progress", progress)
     if not (variant is None or isinstance(variant, str)):
         try:
             network_of(variant)
         except TypeError as error:
             raise TypeError(f"variant: {error}") from None
-    request = Request(candidate, reference, variant, weights, images, mode, dtype, names, tolerance, diagnosis, progress, costly)
+    request = Request(
+        candidate, reference, variant, weights, images, mode, dtype, names, tolerance, diagnosis, progress, costly, as_it_is
+    )
     with ExitStack() as files:
         port, conditions, trace = _settled(request, files)
-        captured = port.capture(conditions, files)
+        captured, conditions = _captured(request, port, conditions, files)
         if captured.dtype not in EPS:
             raise CaptureError(f"the candidate computes in {captured.dtype}: expected {', '.join(EPS)}")
         if conditions.images is None:
             _check_cost(request, conditions.network, captured.images.shape)
         params = _common_weights(captured, conditions, trace)
-        return _reported(request, captured, SideBySide(conditions.network, captured, params, trace))
+        return _reported(
+            request, captured, SideBySide(conditions.network, captured, params, trace), _own_weights(request, captured)
+        )
 
 
 def _settled(request: Request, files: ExitStack) -> tuple[Capturable, Conditions, Captured | None]:
@@ -192,11 +204,60 @@ def _settled(request: Request, files: ExitStack) -> tuple[Capturable, Conditions
     if images is not None:
         _check_cost(request, network, images.shape)
     elif not candidate.brings_images:
-        shape = (BATCH, network.in_chans, *[network.usual_image_size()] * 2)
-        _check_cost(request, network, shape, given=False)
-        images = random_images(shape)
-    dtype = None if request.dtype == "own" or not candidate.takes_weights else request.dtype or "float64"
-    return candidate, Conditions(network, images, params, dtype, request.names), trace
+        images = _usual_images(request, network)
+    dtype = None if request.dtype == "own" or request.as_it_is or not candidate.takes_weights else request.dtype or "float64"
+    return candidate, Conditions(network, images, params, dtype, request.names, load=not request.as_it_is), trace
+
+
+def _usual_images(request: Request, network: Network, *, square: bool = False) -> np.ndarray:
+    """Random images, not square if that costs no more than is allowed unasked. Square maps hide that H and W are interchanged."""
+    side = network.usual_image_size()
+    if not square:
+        try:
+            shape = (BATCH, network.in_chans, side, _other_width(network, side))
+            _check_cost(request, network, shape, given=False)
+            return random_images(shape)
+        except CostError:
+            pass
+    shape = (BATCH, network.in_chans, side, side)
+    _check_cost(request, network, shape, given=False)
+    return random_images(shape)
+
+
+def _other_width(network: Network, side: int) -> int:
+    """The next width, by whole patches, that gives another map; the side itself if there is none near."""
+    for width in range(side + 4, WIDEST * side + 1, 4):
+        try:
+            network.check_image_size(side, width)
+        except ValueError:
+            continue
+        if all(len(shape) < 4 or shape[1] != shape[2] for shape in network.layer_shapes((1, 1, side, width)).values()):
+            return width
+    return side
+
+
+def _captured(request: Request, candidate: Capturable, conditions: Conditions, files: ExitStack) -> tuple[Captured, Conditions]:
+    """The candidate's layers, and what it was run with: where nothing was asked for, also square images or its own dtype."""
+    tries = [(conditions, "")]
+    images = conditions.images
+    if request.images is None and request.reference is None and images is not None and images.shape[2] != images.shape[3]:
+        square = replace(conditions, images=_usual_images(request, conditions.network, square=True))
+        size = shape_said(images.shape[2:])
+        tries.append((square, f"only square images were tried, which hide that H and W are interchanged: on {size} pixels "))
+    if request.dtype is None and conditions.dtype is not None:
+        tries += [(replace(some, dtype=None), f"{said}in float64 ") for some, said in tries]
+    errors: list[OwnCodeError] = []
+    for some, said in tries:
+        try:
+            captured = candidate.capture(some, files)
+        except OwnCodeError as error:
+            errors.append(error)
+            continue
+        notes = [f"{said}{errors[0]}"] if errors else []
+        if some.images is not None and not candidate.brings_images and request.images is None and not errors:
+            notes += [SQUARE] * (some.images.shape[2] == some.images.shape[3])
+        return replace(captured, notes=(*notes, *captured.notes)), some
+    raise errors[min(1, len(errors) - 1)]
 
 
 def _check_cost(request: Request, network: Network, images: Sequence[int], *, given: bool = True) -> None:
@@ -238,13 +299,21 @@ def _common_weights(captured: Captured, conditions: Conditions, trace: Captured 
         raise CaptureError(f"weights must be given for a {captured.kind}, which does not tell its own")
     if own is None or given is None:
         return given if own is None else own
-    wrong = [name for name in own if not np.array_equal(own[name], given[name].astype(own[name].dtype), equal_nan=True)]
-    if wrong:
-        mine, theirs = given[wrong[0]], own[wrong[0]]
-        hint = "; the candidate's is transposed" if np.array_equal(theirs.T, mine.astype(theirs.dtype)) else ""
-        some = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if wrong[3:] else "")
-        raise CaptureError(f"weights differ: {some}{hint}; load the same weights into both, then compare")
-    return own  # as the candidate has rounded them
+    if captured.followed is not None:
+        return own if conditions.load else given  # as the candidate has rounded them
+    found = own_weights(own, given)
+    if found.wrong or not found.loaded:
+        slips = "; ".join(map(str, found.slips))
+        raise CaptureError(f"weights differ: {slips}; load the same weights into both, then compare")
+    return own
+
+
+def _own_weights(request: Request, captured: Captured) -> OwnWeights | None:
+    """The weights that a module came with, beside those that were given for it; None where none were."""
+    weights, module = request.weights, captured.followed
+    if module is None or weights is None or (isinstance(weights, str) and weights in ("random", "own")):
+        return None
+    return own_weights(module.own, captured.params if module.given is None else module.given)
 
 
 class SideBySide:
@@ -295,6 +364,50 @@ class SideBySide:
             Local(self.network, local.params, local.images, set(), local.tap).end_to_end(hold)
         return found
 
+    def settle(self, wrong: Collection[str], tolerance: float) -> bool:
+        """Look for these layers' outputs in other places of the candidate, which may have them: whether one was found."""
+        module, local, moved = self.captured.followed, self.local, False
+        if module is None or local is None:
+            return False
+        others = {name: module.places[name][1:] for name in wrong if module.places.get(name, ())[1:]}
+        values = module.fetch({place.value for places in others.values() for place in places})
+        for name in self.order:
+            if name not in others:
+                continue
+            with np.errstate(all="ignore"):
+                expected = local.output(name)
+            if self._held(name, expected).error <= tolerance:
+                continue
+            before = self.taps.taps[name], self.taps.modules[name]
+            for place in others[name]:
+                self.taps.put(name, values[place.value], place.called)
+                with suppress(CaptureError):
+                    if self._held(name, expected).error <= tolerance:
+                        moved = True
+                        break
+            else:
+                self.taps.put(name, *before)
+        return moved
+
+    def elsewhere(self, propagated: Mapping[str, Comparison], tolerance: float) -> frozenset[str]:
+        """Layers whose output is shown wrongly: theirs is off, and the blocks and the logits agree end to end all the same.
+
+        In 16 bits these would agree with many a mistake.
+        """
+        over, table = _over(propagated, tolerance), self.network.layers()
+        order = list(table)
+        sums = [name for name in order if table[name].function is total]
+        behind = [next(block for block in sums if order.index(block) >= order.index(name)) for name in over]
+        if not {"logits", *behind} <= propagated.keys() - set(over) or EPS[self.taps.dtype] > EPS["float32"]:
+            return frozenset()
+        return frozenset(over)
+
+    def without(self, names: Collection[str]) -> None:
+        """Compare these layers end to end alone: what the candidate shows there is another value than what it goes on with."""
+        assert self.local is not None
+        left = set(self.order) - set(names)
+        self.local = Local(self.network, self.local.params, self.local.images, left, self.taps.wide)
+
     def isolated(self, *, in_threads: bool) -> tuple[dict[str, Comparison], set[str]]:
         """Each layer against what the reference's makes of the candidate's own input; and the layers that give NaN of that.
 
@@ -335,35 +448,44 @@ class SideBySide:
         return tuple(LeftOut(why, tuple(layers)) for why, layers in reasons.items())
 
 
-def _reported(request: Request, captured: Captured, both: SideBySide) -> Report:
+def _reported(request: Request, captured: Captured, both: SideBySide, weights: OwnWeights | None) -> Report:
     """Every layer held against the reference's, and the mistake if there is one."""
-    start, taps, local = time.perf_counter(), both.taps, both.local
-    mode = "propagated" if local is None else request.mode
+    start, taps = time.perf_counter(), both.taps
+    mode = "propagated" if both.local is None else request.mode
+    tolerance = NETWORK_TOLERANCE[captured.dtype] if request.tolerance is None else request.tolerance
     propagated: dict[str, Comparison] = {}
     isolated: dict[str, Comparison] = {}
     fed_nan: set[str] = set()
+    elsewhere: frozenset[str] = frozenset()
     if mode != "isolated":
         request.progress("both networks from the images on")
         propagated = both.propagated()
+        if both.settle(_over(propagated, tolerance), tolerance):
+            propagated = both.propagated()
+        elsewhere = both.elsewhere(propagated, tolerance)
+        if elsewhere and both.local is not None:
+            both.without(elsewhere)
     if mode != "propagated":
         request.progress("each layer on the same input")
         isolated, fed_nan = both.isolated(in_threads=mode == "both" and captured.kind != "trace")
+        if mode == "isolated" and both.settle(_over(isolated, tolerance), tolerance):
+            isolated, fed_nan = both.isolated(in_threads=False)
     rows = tuple(
         Row(
             name,
-            captured.modules[name],
+            taps.modules[name],
             taps.layout(name),
             taps.shapes[name],
             propagated=propagated.get(name),
             isolated=isolated.get(name),
             fed_finite=name not in fed_nan,
+            another_value=name in elsewhere,
         )
         for name in both.order
         if name in propagated or name in isolated
     )
     if not rows:
         raise CaptureError("the candidate's trace and the reference's have no layer in common")
-    tolerance = NETWORK_TOLERANCE[captured.dtype] if request.tolerance is None else request.tolerance
     seconds = {"candidate": captured.seconds, "comparison": time.perf_counter() - start}
     report = Report(
         captured.kind,
@@ -375,37 +497,16 @@ def _reported(request: Request, captured: Captured, both: SideBySide) -> Report:
         notes=(*captured.notes, *taps.notes),
         left_out=both.left_out({row.layer for row in rows}),
         seconds=seconds,
+        unsteady=captured.unsteady,
+        own_weights=() if weights is None else tuple(weights.lines("the file")),
+        own_weights_wrong=weights is not None and weights.wrong,
     )
-    if report.agrees or not request.diagnosis or local is None:
+    if report.layers_agree or report.unsteady or not request.diagnosis or both.local is None:
         return report
     request.progress("the likely mistake")
     report = replace(report, notes=(*report.notes, *limits()))
-    return _diagnosed(report, taps, local)
+    return diagnosed(report, both.local, taps, captured.followed)
 
 
-def _diagnosed(report: Report, taps: CanonicalTaps, local: Local) -> Report:
-    """With the mistakes that explain the layers that differ, and for other layers what comes nearest."""
-    explained: dict[str, list[Finding]] = {}
-    nearest: list[Finding] = []
-    end = time.monotonic() + SEARCH_SECONDS
-    known: dict[Mistake, None] = {}
-    for row in report.diverging:
-        actual = taps.wide(row.layer)
-        if not np.isfinite(actual).all():
-            continue
-        findings = diagnose(
-            local, row.layer, actual, dtype=report.dtype, tolerance=report.tolerance, known=known, search=time.monotonic() < end
-        )
-        if findings and findings[0].explains:
-            explained[row.layer] = findings
-            known |= {finding.mistake: None for finding in findings}
-        else:
-            nearest += findings
-    first = report.diverging[0].layer
-    return replace(
-        report,
-        causes=fewest_causes(explained),
-        nearest=tuple(nearest),
-        actual=taps.wide(first),
-        expected=local.output(first),
-    )
+def _over(errors: Mapping[str, Comparison], tolerance: float) -> list[str]:
+    return [name for name, comparison in errors.items() if not comparison.error <= tolerance]

@@ -34,6 +34,8 @@ class Conditions:
         Of a module's copy; None leaves the module's.
     names
         A user's mapping from layers to the candidate's names, in which "{k}" and "{i}" stand for every stage and block.
+    load
+        Whether a module gets the weights; else it keeps its own.
     """
 
     network: Network
@@ -41,6 +43,7 @@ class Conditions:
     weights: Mapping[str, np.ndarray] | None = None
     dtype: str | None = None
     names: Mapping[str, str] | None = None
+    load: bool = True
 
     @property
     def fed(self) -> np.ndarray:
@@ -74,6 +77,8 @@ class Captured:
         Layers of which it has none for another reason, and that reason.
     followed
         The means to ask a module for more of its values (`followed.Followed`); None for what is no module.
+    unsteady
+        In words, why a second run on the same images gave something else; empty if it did not.
     """
 
     kind: str
@@ -87,6 +92,7 @@ class Captured:
     lacks: str = "found in no module"
     left_out: Mapping[str, str] = field(default_factory=dict)
     followed: Any = None
+    unsteady: tuple[str, ...] = ()
 
 
 # Names
@@ -302,12 +308,18 @@ class CanonicalTaps:
         self, taps: Mapping[str, Any], modules: Mapping[str, str], dtype: str, shapes: Mapping[str, tuple[int, ...]]
     ) -> None:
         """`modules` are the owner's names of them; `shapes` are those of the layers' outputs, by the layers' names."""
-        self.taps, self.modules, self.dtype, self.shapes = taps, modules, dtype, dict(shapes)
+        self.taps, self.modules, self.dtype, self.shapes = taps, dict(modules), dtype, dict(shapes)
         self.notes: list[str] = []
         self._layouts: dict[str, str] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self.taps
+
+    def put(self, name: str, value: Any, module: str) -> None:
+        """Take this value for a layer's output, whose layout is then settled anew."""
+        self.taps = {**self.taps, name: value}
+        self.modules[name] = module
+        self._layouts.pop(name, None)
 
     def __call__(self, name: str, expected: np.ndarray | None = None) -> np.ndarray:
         """The tap of this name. expected: what it should be, which settles a layout that its shape leaves open."""

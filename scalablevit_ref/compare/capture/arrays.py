@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,3 +54,8 @@ def image_batch(value: Any, network: Network, called: str) -> np.ndarray:
     if not np.isfinite(x).all():
         raise CaptureError(f"{called} hold a NaN or an infinity, behind which nothing can be compared")
     return x
+
+
+def shape_said(shape: Sequence[int]) -> str:
+    """`112 x 224`."""
+    return " x ".join(map(str, shape))

@@ -29,6 +29,10 @@ _INSTALLED = frozenset({"site-packages", "dist-packages"})
 _FRAMEWORKS = frozenset({"torch", "jax", "jaxlib", "flax", "numpy", "einops"})
 
 
+class OwnCodeError(CaptureError):
+    """What a port's own code raises, in one line."""
+
+
 @contextmanager
 def own_code(doing: str) -> Iterator[None]:
     """Around a call of a port's own code: what it raises becomes a CaptureError, chained to it, that says where it was raised.
@@ -48,7 +52,7 @@ def own_code(doing: str) -> Iterator[None]:
     ...     raise KeyError("stage")
     Traceback (most recent call last):
         ...
-    scalablevit_ref.errors.CaptureError: running the candidate raised KeyError: 'stage' (<doctest ...>, line 2, in <module>)
+    scalablevit_ref.compare.capture.own_code.OwnCodeError: running the candidate raised KeyError: 'stage' (<doctest ...>, line 2, in <module>)
     """
     try:
         with np.errstate():
@@ -58,7 +62,7 @@ def own_code(doing: str) -> Iterator[None]:
     except BaseException as error:
         if not (isinstance(error, Exception | SystemExit) or _is_by_a_user(error)):
             raise
-        raise CaptureError(f"{doing} raised {raised(error)}") from error
+        raise OwnCodeError(f"{doing} raised {raised(error)}") from error
 
 
 def raised(error: BaseException) -> str:

@@ -1,0 +1,174 @@
+"""A module, run and followed: its layers are told by which parameters act on which values, whatever its parts are called."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from scalablevit_ref.compare.capture.alignment import Captured, Conditions, fitting, nameable
+from scalablevit_ref.compare.capture.graph import Graph, Runner, live
+from scalablevit_ref.compare.capture.names import by_mapping
+from scalablevit_ref.compare.capture.pairing import Pairing, paired
+from scalablevit_ref.networks import Network
+
+SEED = 0
+"""Of the numbers that a candidate's parameters are replaced by while its graph is recorded."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a layer's output may lie in a candidate: a value of its graph, and what the candidate calls it."""
+
+    value: int
+    called: str
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A candidate's graph, and the means to ask for more of its values.
+
+    Attributes
+    ----------
+    places
+        For each layer where its output may lie, the likeliest first.
+    own
+        The weights that the candidate came with, by official names.
+    given
+        Those that it was to get, by official names; None for its own.
+    """
+
+    runner: Runner
+    graph: Graph
+    pairing: Pairing
+    images: np.ndarray
+    weights: Mapping[str, np.ndarray]
+    places: Mapping[str, tuple[Place, ...]]
+    own: Mapping[str, np.ndarray]
+    given: Mapping[str, np.ndarray] | None
+
+    def fetch(self, values: Collection[int]) -> Mapping[int, np.ndarray]:
+        """These values, of one more run."""
+        return self.runner.values(self.images, self.weights, values)[0]
+
+
+def followed(runner: Runner, conditions: Conditions) -> Captured:
+    """What a module computes with these weights, on these images.
+
+    Raises CaptureError where its parameters find no partner in the network, and for what it raises itself.
+    """
+    network, images, own = conditions.network, conditions.fed, runner.parameters
+    graph = runner.record(images, _drawn(own))
+    pairing = paired(graph, own, network, images.shape, names=conditions.names)
+    official = pairing.official_weights(own)
+    given = conditions.weights
+    weights = dict(own) if given is None or not conditions.load else {**own, **pairing.own_weights(given, own)}
+    places = places_of_layers(graph, pairing, network, images.shape, conditions.names)
+    first = {name: some[0] for name, some in places.items()}
+    values, seconds = runner.values(images, weights, {place.value for place in first.values()})
+    held = pairing.official_weights(weights)
+    captured = Captured(
+        runner.kind,
+        {name: values[place.value] for name, place in first.items()},
+        {name: place.called for name, place in first.items()},
+        images,
+        runner.dtype,
+        held,
+        seconds,
+        (*graph.notes, *pairing.notes),
+        lacks="found nowhere in the candidate",
+    )
+    return replace(captured, followed=Followed(runner, graph, pairing, images, weights, places, official, given))
+
+
+def _drawn(own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Other numbers in place of the parameters, all different, so that values tell which parameter they come from."""
+    draw = np.random.default_rng(SEED)
+    found = {}
+    for name, x in own.items():
+        scale = 1.0 if x.ndim < 2 else prod(x.shape[1:]) ** -0.5
+        found[name] = (draw.uniform(0.5, 1.5, x.shape) * scale * draw.choice([-1, 1], x.shape if x.ndim > 1 else ())).astype(
+            x.dtype
+        )
+    return found
+
+
+# Where a layer's output may lie
+
+
+def places_of_layers(
+    graph: Graph, pairing: Pairing, network: Network, images: tuple[int, ...], names: Mapping[str, str] | None
+) -> dict[str, tuple[Place, ...]]:
+    """By the user's names; where the last of a layer's parameters has acted; what the next layer takes; what a module returns."""
+    shapes, table = network.layer_shapes(images), network.layers()
+    used = live(graph)
+    found: dict[str, list[Place]] = {name: [] for name in table}
+    returned = {run.path: run.returned[0] for run in graph.modules if run.returned}
+    if names is not None:
+        for name, path in by_mapping(names, returned.keys(), nameable(network)).items():
+            if name in found:
+                found[name].append(Place(returned[path], path))
+    owners = _owners(graph, pairing)
+    for name in table:
+        called = owners.get(name, "")
+        own = [uses for step, uses in pairing.steps.items() if layer_of(step, table) == name]
+        acting = [use for uses in own for use in uses if use.made in used]
+        if own and not acting and name != "logits":
+            found[name].clear()
+            continue
+        for use in sorted(acting, key=lambda use: -use.operation):
+            found[name].append(Place(use.made, called or use.module))
+        for consumer, layer in table.items():
+            if layer.sources == (name,):
+                taking = [
+                    use
+                    for step, uses in pairing.steps.items()
+                    if layer_of(step, table) == consumer
+                    for use in uses
+                    if use.made in used
+                ]
+                if taking:
+                    found[name].append(Place(min(taking, key=lambda use: use.operation).given, called or f"what {consumer} takes"))
+        if called:
+            found[name].append(Place(returned[called], called))
+    if "logits" in graph.outputs:
+        logits = Place(graph.outputs["logits"], "output")
+        found["logits"].insert(0, logits)
+        if "head" in found:
+            found["head"].insert(0, logits)
+    return {
+        name: tuple(dict.fromkeys(fits))
+        for name, places in found.items()
+        if (fits := [place for place in places if fitting(graph.shapes[place.value], shapes[name])])
+    }
+
+
+def layer_of(step: str, layers: Collection[str]) -> str:
+    """The innermost layer that a step, named by its parameters, is part of; empty for none."""
+    while step and step not in layers:
+        step = step.rpartition(".")[0]
+    return step
+
+
+def _owners(graph: Graph, pairing: Pairing) -> dict[str, str]:
+    """Layers to modules that hold exactly their parameters, the outermost of several."""
+    by_path: dict[str, set[str]] = {}
+    for own in graph.parameters.values():
+        for path in _around(own):
+            by_path.setdefault(path, set()).add(own)
+    ran = {run.path for run in graph.modules if run.returned}
+    held = {frozenset(owned): path for path, owned in sorted(by_path.items(), key=lambda item: -item[0].count(".")) if path in ran}
+    layers: dict[str, set[str]] = {}
+    for official, parts in pairing.parts.items():
+        for path in _around(official):
+            layers.setdefault(path, set()).update(part.own for part in parts)
+    return {layer: held[frozenset(owned)] for layer, owned in layers.items() if frozenset(owned) in held}
+
+
+def _around(name: str) -> Iterator[str]:
+    """The paths of the modules that a parameter lies in, the innermost first."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name

@@ -40,12 +40,12 @@ def kinds_of_difference(
     weight, bias : out in …, out, optional
         The parameters of a linear layer or a convolution; `given["the input"]` is what it is applied to.
     eps : float
-        Spacing of the numbers at 1 in the candidate's dtype: 2⁻⁵² for float64, 2⁻²³ for float32, 2⁻¹⁰ for float16, 2⁻⁷ for bfloat16.
+        Of the candidate's dtype: 2⁻⁵² for float64, 2⁻²³ for float32, 2⁻¹⁰ for float16, 2⁻⁷ for bfloat16.
 
     Returns
     -------
     list of Difference
-        At most six. An exact one reproduces `actual` to rounding, with what was fitted on one half of the tokens judged on the other.
+        At most six. An exact one reproduces `actual` to rounding; what is fitted, is fitted on one half and judged on all.
     """
     left = float(np.linalg.norm(actual - expected) / (np.linalg.norm(actual) or 1.0))
     return [Difference("unknown", f"the values differ by {left:.3g} of their size", left)]

@@ -48,9 +48,7 @@ class Use(Protocol):
     @property
     def made_axis(self) -> int: ...
     @property
-    def rows(self) -> tuple[int, int] | None: ...
-    @property
-    def line(self) -> str: ...
+    def made_rows(self) -> tuple[int, int] | None: ...
 
 
 @dataclass(frozen=True)
@@ -254,8 +252,8 @@ class Followed:
             if use.made not in self.fetched:
                 return None
             x, axis = self.fetched[use.made], use.made_axis
-            if use.rows is not None and x.shape[axis] > use.rows[1] - use.rows[0]:
-                x = np.take(x, range(*use.rows), axis)
+            if use.made_rows is not None:
+                x = np.take(x, range(*use.made_rows), axis)
             width = x.shape[axis] if len(uses) > 1 else expected.shape[-1]
             part = self._laid_out(use.made, axis, expected[..., start : start + width], name, x)
             if part is None:

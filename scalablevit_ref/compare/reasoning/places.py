@@ -9,16 +9,16 @@ whole array decides.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import permutations, product
 from math import prod
 
 import numpy as np
 
-from scalablevit_ref.compare.reasoning.case import Case
+from scalablevit_ref.compare.reasoning.case import REFERENCE, Case
 from scalablevit_ref.compare.reasoning.difference import Difference
-from scalablevit_ref.compare.reasoning.numbers import listed
+from scalablevit_ref.compare.reasoning.numbers import listed, three_digits
 
 SAME = "the same numbers in other places: "
 
@@ -99,6 +99,37 @@ def places(case: Case) -> list[Difference]:
     exact = case.tolerance < 1e-4 and distinct >= DISTINCT and actual.size >= 32
     where = _reach(case, target, source)
     return [Difference("places", SAME + where, left, {"pattern": "none", "pairs": _first(target, source)}, exact)]
+
+
+def places_otherwise(case: Case) -> list[Difference]:
+    """The reference's numbers times one factor, or those of a given value, in other places."""
+    for name, x in case.sources():
+        factor = case.size / (float(np.linalg.norm(x)) or 1.0)
+        near_one = abs(factor - 1) <= max(case.tolerance, 1e-12)
+        if name != REFERENCE and not near_one:
+            continue
+        for scale in (factor, -factor) if name == REFERENCE else (1.0,):
+            trial = replace(case, expected=x if name != REFERENCE else scale * x, given={})
+            if not _same_extent(trial) or trial.before <= case.bar:
+                continue
+            for found in places(trial):
+                if found.exact and found.words.startswith(SAME):
+                    words = (
+                        f"{name}, in other places: "
+                        if name != REFERENCE
+                        else f"the reference's value times {three_digits(scale)}, in other places: "
+                    )
+                    return [
+                        replace(
+                            found, words=words + found.words.removeprefix(SAME), data={**found.data, "of": name, "factor": scale}
+                        )
+                    ]
+    return []
+
+
+def _same_extent(case: Case) -> bool:
+    """Whether both values have the same smallest and largest number, as the same multiset has."""
+    return all(abs(f(case.actual) - f(case.expected)) <= 64 * max(case.tolerance, 1e-12) * case.spread for f in (np.min, np.max))
 
 
 def _pairs(

@@ -1,0 +1,322 @@
+"""Which parameters act on which values, from the dataflow alone: a graph's uses.
+
+Nothing here knows names, modules or the network: a Linear is a Linear however its weight lies and wherever its bias is added, and a
+norm is one whether it is fused or written out as mean, variance and root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Literal
+
+from scalablevit_ref.compare.capture.flow import Flow
+from scalablevit_ref.compare.capture.graph import ABSENT, Graph, Operation
+
+UseKind = Literal["linear", "convolution", "norm", "gain", "shift", "other"]
+
+
+@dataclass(frozen=True)
+class Use:
+    """One place where parameters act on data.
+
+    Attributes
+    ----------
+    kind
+        "linear" is a product, and "convolution" one of any kernel, 1 × 1 included; "norm" is one with a gain, fused or written
+        out; "gain" multiplies and "shift" adds elsewhere (layer scale, position embeddings).
+    operation
+        The operation, by its place in the graph, in which the weight meets data.
+    weight, bias
+        The candidate's own names; `bias` is empty where none is added.
+    given, made
+        The value that enters (of a norm: what is normalised) and the value that leaves, bias added. Where tokens lie on one axis
+        only for the product's sake, the values before and after that.
+    given_axis, made_axis
+        The axes that hold the channels, −1 where that is not known; the first of several, where heads have an axis of their own.
+    rows
+        The run of the weight's output rows that is used here; None for all.
+    made_rows
+        The run of `made`'s channels that they give, where weights are put together in the run; None for all.
+    live
+        Whether an output depends on `made`.
+    operand, axes
+        The weight as the operation takes it, by its value, and its axes in the order out, in, height, width.
+    sizes
+        Of these axes. A depthwise kernel has one channel in.
+    """
+
+    kind: UseKind
+    operation: int
+    weight: str
+    bias: str
+    given: int
+    made: int
+    given_axis: int
+    made_axis: int
+    rows: tuple[int, int] | None = None
+    made_rows: tuple[int, int] | None = None
+    live: bool = True
+    module: str = ""
+    line: str = ""
+    operand: int = ABSENT
+    axes: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
+    bias_operand: int = ABSENT
+
+    @property
+    def channels(self) -> int:
+        """Channels out."""
+        return self.sizes[0] if self.sizes else 1
+
+
+def uses_of(graph: Graph) -> tuple[Use, ...]:
+    """All uses, in the order in which they run."""
+    flow = Flow(graph)
+    found: list[Use] = []
+    holders: dict[int, tuple[int, ...]] = {}  # a value: the uses in `found` that made it, perhaps moved about since
+    bare: dict[int, int] = {}  # what a fused norm without a gain made: what it was given
+    rates: dict[int, tuple[int, int]] = {}  # 1/deviation times gain: the gain's operation, and the operand
+    for place, operation in enumerate(graph.operations):
+        fed, weights = flow.split(operation)
+        if not fed:
+            continue
+        if not weights:
+            _pass_on(flow, operation, fed, holders, bare, rates, found)
+            continue
+        if operation.kind == "add" and (targets := _want_bias(flow, operation, fed, weights, holders, found)):
+            for target in targets:
+                found[target] = _with_bias(flow, operation, found[target], weights[0])
+            holders[operation.outputs[0]] = targets
+            continue
+        if operation.kind == "multiply" and len(fed) == 1 and _is_rate(flow, operation, fed[0]):
+            rates[operation.outputs[0]] = (place, weights[0])
+            continue
+        for use in _uses_in(flow, place, operation, fed, weights, bare):
+            found.append(use)
+            holders[use.made] = (*holders.get(use.made, ()), len(found) - 1)
+    return tuple(_settled(flow, use) for use in found)
+
+
+def _settled(flow: Flow, use: Use) -> Use:
+    """The use with its values as they are before and after tokens lie on one axis."""
+    given, given_axis = (use.given, use.given_axis) if use.given_axis < 0 else flow.unflattened(use.given, use.given_axis)
+    made, made_axis = (use.made, use.made_axis) if use.made_axis < 0 else flow.folded(use.made, use.made_axis)
+    asked = flow.graph.operations[use.operation]
+    use = replace(use, given=given, given_axis=given_axis, made=made, made_axis=made_axis)
+    return replace(use, live=made in flow.live, module=asked.module, line=asked.line)
+
+
+def _pass_on(
+    flow: Flow,
+    operation: Operation,
+    fed: list[int],
+    holders: dict[int, tuple[int, ...]],
+    bare: dict[int, int],
+    rates: dict[int, tuple[int, int]],
+    found: list[Use],
+) -> None:
+    """An operation without parameters: what it moves stays whose it was; it may be a norm that a gain follows."""
+    out = operation.outputs[0]
+    if operation.kind == "norm":
+        bare[out] = fed[0]
+    elif operation.kind == "move" and len(fed) == 1 and flow.size(fed[0]) == flow.size(out):
+        if fed[0] in holders:
+            holders[out] = holders[fed[0]]
+        if fed[0] in bare:
+            bare[out] = bare[fed[0]]
+        if fed[0] in rates:
+            rates[out] = rates[fed[0]]
+    elif operation.kind == "multiply":
+        for value in fed:
+            if value not in rates:
+                continue
+            gain, operand = rates[value]
+            given = flow.normalised(out, gain)
+            use = _scaled(flow, gain, flow.graph.operations[gain], value, operand, ABSENT if given is None else given, out)
+            found.append(use)
+            holders[out] = (len(found) - 1,)
+
+
+def _uses_in(
+    flow: Flow, place: int, operation: Operation, fed: list[int], weights: list[int], bare: dict[int, int]
+) -> Iterator[Use]:
+    """The uses that begin in this operation: several where its weight is put together of several parameters."""
+    graph, out = flow.graph, operation.outputs[0]
+    if operation.kind == "product" and len(set(operation.inputs[:2]) & set(weights)) == 1:
+        yield from _products(flow, place, operation)
+    elif operation.kind == "convolution" and operation.inputs[1] in weights:
+        x, operand, bias = (*operation.inputs, ABSENT)[:3]
+        word, word_x = operation.settings["weight"], operation.settings["x"]
+        axes = tuple(word.index(letter) for letter in (*"oi", *(letter for letter in word if letter not in "oi")))
+        if operation.settings.get("transposed"):
+            axes = (axes[1], axes[0], *axes[2:])
+        channel = word_x.index("c")
+        yield from _pieced(flow, place, "convolution", operand, bias, axes, (x, channel), (out, channel))
+    elif operation.kind == "norm" and operation.inputs[1:2] and operation.inputs[1] in weights:
+        x, operand, bias = (*operation.inputs, ABSENT)[:3]
+        averaged, groups = operation.settings.get("axes", ()), operation.settings.get("groups")
+        axis = 1 if groups is not None or not averaged or len(averaged) > len(graph.shapes[operand]) else averaged[-1]
+        yield from _pieced(flow, place, "norm", operand, bias, (0,), (x, axis), (out, axis))
+    elif operation.kind == "multiply" and len(fed) == 1:
+        given = bare[fed[0]] if fed[0] in bare else flow.normalised(fed[0])
+        yield _scaled(flow, place, operation, fed[0], weights[0], given, out)
+    elif operation.kind == "other" and "addcmul" in operation.name and len(operation.inputs) == 3 and len(fed) == 1:
+        shift, *factors = operation.inputs
+        gain = next((value for value in factors if value in weights), ABSENT)
+        if gain != ABSENT and shift in weights:
+            use = _scaled(flow, place, operation, fed[0], gain, flow.normalised(fed[0]), out)
+            yield replace(use, bias=flow.pieces(shift)[0].name, bias_operand=shift)
+    else:
+        kind: UseKind = "shift" if operation.kind == "add" else "gain" if operation.kind == "multiply" else "other"
+        for operand in dict.fromkeys(weights):
+            axis = _broadcast_axis(graph.shapes[operand], graph.shapes[out])
+            for piece in flow.pieces(operand):
+                if piece.name:
+                    same = -1 if kind == "other" else axis
+                    size = (graph.shapes[out][axis],) if axis >= 0 and kind != "other" else graph.shapes[operand]
+                    yield Use(kind, place, piece.name, "", fed[0], out, same, same, operand=operand, sizes=size)
+
+
+def _products(flow: Flow, place: int, operation: Operation) -> Iterator[Use]:
+    """A matrix of parameters times data, on either side."""
+    left, right, *rest = operation.inputs
+    side = 0 if left in flow.sources else 1
+    operand, x = (left, right) if side == 0 else (right, left)
+    contracted, batch = operation.settings["contracted"], operation.settings["batch"]
+    shapes = flow.graph.shapes
+    own_batch = [i for i in batch[side] if _is_own_axis(flow, operand, i)]
+    free = {
+        s: [i for i in range(len(shapes[value])) if i not in contracted[s] and i not in batch[s]]
+        for s, value in ((0, left), (1, right))
+    }
+    axes = (*(own_batch or free[side]), *contracted[side], *(free[side] if own_batch else ()))
+    out = operation.outputs[0]
+    made_axis = len(batch[0]) + (0 if side == 0 else len(free[0]))
+    given_axis = contracted[1 - side][0] if contracted[1 - side] else -1
+    if own_batch:  # one small matrix for each channel, as a depthwise kernel is
+        made_axis = batch[side].index(own_batch[0])
+        given_axis = batch[1 - side][made_axis]
+    bias = rest[0] if rest and rest[0] in flow.sources else ABSENT
+    merged = (len(free[side]), len(contracted[side])) if not own_batch else (len(own_batch), len(contracted[side]))
+    yield from _pieced(flow, place, "linear", operand, bias, axes, (x, given_axis), (out, made_axis), merged, bool(own_batch))
+
+
+def _is_own_axis(flow: Flow, operand: int, axis: int) -> bool:
+    """Whether the operand's numbers differ along a batch axis, rather than being the same ones for each image."""
+    if flow.graph.shapes[operand][axis] == 1:
+        return False
+    size = flow.size(operand)
+    return any(size <= flow.size(flow.numbers[piece.name]) for piece in flow.pieces(operand) if piece.name)
+
+
+def _pieced(
+    flow: Flow,
+    place: int,
+    kind: UseKind,
+    operand: int,
+    bias: int,
+    axes: tuple[int, ...],
+    given: tuple[int, int],
+    made: tuple[int, int],
+    merged: tuple[int, int] = (1, 1),
+    depthwise: bool = False,
+) -> Iterator[Use]:
+    """One use for each parameter that the operand is put together of. merged: how many axes stand for channels out, and in."""
+    shape = flow.graph.shapes[operand]
+    outs, ins = axes[: merged[0]], axes[merged[0] : merged[0] + merged[1]]
+    wide = prod(shape[i] for i in outs)
+    if kind == "norm":
+        sizes: tuple[int, ...] = (flow.size(operand),)
+    elif kind == "linear":
+        sizes = (wide, 1, prod(shape[i] for i in ins)) if depthwise else (wide, prod(shape[i] for i in ins))
+    else:
+        sizes = tuple(shape[i] for i in axes)
+    pieces, biases = flow.pieces(operand), flow.pieces(bias) if bias in flow.sources else ()
+    total = pieces[-1].stop
+    for piece in pieces:
+        if not piece.name:
+            continue
+        rows = (piece.start * wide // total, piece.stop * wide // total)
+        beside = [b.name for b in biases if b.start <= rows[0] < b.stop]
+        yield Use(
+            kind,
+            place,
+            piece.name,
+            beside[0] if beside else "",
+            given[0],
+            made[0],
+            given[1],
+            made[1],
+            made_rows=rows if len(pieces) > 1 else None,
+            operand=operand,
+            axes=axes,
+            sizes=(rows[1] - rows[0], *sizes[1:]) if len(pieces) > 1 else sizes,
+            bias_operand=bias,
+        )
+
+
+def _scaled(flow: Flow, place: int, operation: Operation, x: int, operand: int, given: int | None, out: int) -> Use:
+    """A multiplication by a parameter: the gain of a norm where something was normalised."""
+    axis = _broadcast_axis(flow.graph.shapes[operand], flow.graph.shapes[out])
+    normalised = given is not None and given != ABSENT
+    start = given if given is not None and normalised else x
+    shape, made = flow.graph.shapes[start], flow.graph.shapes[out]
+    given_axis = axis - len(made) + len(shape) if axis >= 0 and len(shape) >= len(made) - axis else -1
+    if given_axis >= 0 and shape[given_axis] != made[axis]:
+        fits = [i for i, size in enumerate(shape) if size == made[axis]]
+        given_axis = fits[0] if len(fits) == 1 else -1
+    sizes = (flow.size(operand),)
+    name = flow.pieces(operand)[0].name
+    kind: UseKind = "norm" if normalised else "gain"
+    return Use(
+        kind,
+        place,
+        name,
+        "",
+        start,
+        out,
+        given_axis,
+        axis,
+        operand=operand,
+        axes=tuple(i for i, size in enumerate(flow.graph.shapes[operand]) if size > 1)[:1],
+        sizes=sizes,
+    )
+
+
+def _is_rate(flow: Flow, operation: Operation, x: int) -> bool:
+    """Whether a gain meets one number for all channels: 1/deviation, before it meets what is normalised."""
+    return flow.size(operation.outputs[0]) > flow.size(x)
+
+
+def _want_bias(
+    flow: Flow,
+    operation: Operation,
+    fed: list[int],
+    weights: list[int],
+    holders: dict[int, tuple[int, ...]],
+    found: list[Use],
+) -> tuple[int, ...]:
+    """The uses whose bias this addition adds: several where their weights are put together in the run."""
+    if len(fed) != 1 or len(weights) != 1 or fed[0] not in holders or operation.settings.get("inverse"):
+        return ()
+    targets = holders[fed[0]]
+    uses = [found[target] for target in targets]
+    fits = sum(use.channels for use in uses) == flow.size(weights[0]) and not any(use.bias for use in uses)
+    alone = len(flow.users[fed[0]]) == 1 and all(use.kind in ("linear", "convolution", "norm", "gain") for use in uses)
+    return targets if fits and alone else ()
+
+
+def _with_bias(flow: Flow, operation: Operation, use: Use, operand: int) -> Use:
+    out = operation.outputs[0]
+    axis = _broadcast_axis(flow.graph.shapes[operand], flow.graph.shapes[out])
+    start = use.made_rows[0] if use.made_rows else 0
+    beside = [piece.name for piece in flow.pieces(operand) if piece.start <= start < piece.stop]
+    return replace(use, bias=beside[0] if beside else "", made=out, made_axis=axis, bias_operand=operand)
+
+
+def _broadcast_axis(shape: Sequence[int], out: Sequence[int]) -> int:
+    """The axis of `out` that the one long axis of `shape` meets; −1 where there are several or none."""
+    long = [i for i, size in enumerate(shape) if size > 1]
+    return long[0] - len(shape) + len(out) if len(long) == 1 else len(out) - 1 if not long and len(shape) == 1 else -1

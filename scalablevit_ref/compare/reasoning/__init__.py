@@ -1,0 +1,1 @@
+"""What kind of difference two arrays have, found by algebra on the arrays alone."""

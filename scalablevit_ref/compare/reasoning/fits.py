@@ -1,0 +1,48 @@
+"""An operation's settings fitted to what a candidate gave: one door for attention, convolution, Linear and pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from scalablevit_ref.compare.reasoning.attention_fit import fit_attention, fit_window_attention
+from scalablevit_ref.compare.reasoning.difference import Difference
+
+BUDGET = 4000
+"""Hypotheses that are tried on a sample, at most."""
+
+STEPS = {
+    "window attention": fit_window_attention,
+    "attention": fit_attention,
+}
+
+
+def fits(
+    step: str, actual: np.ndarray, sources: Mapping[str, np.ndarray], settings: Mapping[str, Any], *, eps: float, budget: int = BUDGET
+) -> list[Difference]:
+    """What explains an operation's output `actual`, of its own exact inputs.
+
+    Parameters
+    ----------
+    step : str
+        A name in `STEPS`; any other one has no fits.
+    actual : array
+        What the candidate's operation gave, float64.
+    sources : mapping
+        Its inputs and parameters, float64 (see the step's own function).
+    settings : mapping
+        The reference's settings of the operation.
+    eps : float
+        Distance from 1 to the next number of the dtype in which the candidate computed.
+    budget : int
+        Hypotheses that are tried, at most: work, and not time.
+
+    Returns
+    -------
+    list of Difference
+        Empty where the reference's own settings explain `actual`. Exact ones are all that explain it; where none does, facts.
+    """
+    fit = STEPS.get(step)
+    return [] if fit is None else fit(actual, sources, settings, eps=eps, budget=budget)

@@ -1,0 +1,70 @@
+"""What the fits share: when a fit explains a difference, and how its numbers are said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+ROUGH = 1e-9
+"""Smallest relative l2 error that is asked of a fit in which an exponential, a root or a solved number takes part."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What an explanation may leave, as relative l2 error: rounding, and at most an eighth of what there is to explain."""
+
+    before: float
+    """‖actual − reference‖ / ‖actual‖; infinite where the reference gives nothing of this shape."""
+    eps: float
+
+    def bar(self, *, rough: bool = False) -> float:
+        rounding = self.eps * (64 if self.eps < 2.0**-16 else 4)
+        return min(max(rounding, ROUGH) if rough else rounding, self.before / 8)
+
+    def right(self) -> bool:
+        """Whether the reference itself explains `actual`."""
+        return self.before <= self.eps * (64 if self.eps < 2.0**-16 else 4)
+
+
+def distance(actual: Array, explained: Array) -> float:
+    """‖actual − explained‖ / ‖actual‖; infinite where the shapes differ or a number is not finite."""
+    if actual.shape != explained.shape:
+        return float("inf")
+    left = float(np.linalg.norm(actual - explained)) / (float(np.linalg.norm(actual)) or 1.0)
+    return left if np.isfinite(left) else float("inf")
+
+
+def said(x: float) -> str:
+    """Three significant digits, with a true minus sign."""
+    return f"{x:.3g}".replace("-", "−")
+
+
+def settled(x: float, simple: Iterable[float], *, within: float) -> float:
+    """The first simple number within this distance of x, relative to numbers above 1; else x."""
+    return next((s for s in simple if abs(x - s) <= within * max(1.0, abs(s))), x)
+
+
+SIMPLE = (0.0, 1.0, -1.0, 2.0, 0.5, -2.0, 3.0, 0.1)
+"""Factors that people write."""
+
+
+def times(factor: float) -> str:
+    """A factor in words: "twice", "times 0.3"."""
+    return {2.0: "twice", 3.0: "three times", 0.5: "by half"}.get(factor, f"times {said(factor)}")
+
+
+def joined(clauses: Sequence[str]) -> str:
+    """Clauses in one sentence: a; b; c is "a, b and c"."""
+    return clauses[0] if len(clauses) == 1 else f"{', '.join(clauses[:-1])} and {clauses[-1]}"
+
+
+def spread(count: int, most: int) -> Array:
+    """At most so many of 0 … count − 1, always the same, with the first and the last, in ascending order."""
+    if count <= most:
+        return np.arange(count)
+    inner = np.random.default_rng(count).choice(np.arange(1, count - 1), most - 2, replace=False) if most > 2 else []
+    return np.sort(np.concatenate([[0], inner, [count - 1]])).astype(int)

@@ -7,52 +7,182 @@ may leave none of them wrong, and break none that is right.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
 from scalablevit_ref.compare.capture.alignment import CanonicalTaps
-from typing import Any as Followed
+from scalablevit_ref.compare.capture.followed import Followed
 from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.compare.mistakes.search import Finding, diagnose
-from scalablevit_ref.compare.report import Report, Row, fewest_causes
+from scalablevit_ref.compare.inside import Inside, inside, inside_tap
+from scalablevit_ref.compare.reasoning.difference import Difference
+from scalablevit_ref.compare.report import Cause, Report, Row, fewest_causes, form
 from scalablevit_ref.edits import Mistake
 from scalablevit_ref.testing.arrays import EPS, relative_l2
 
 SEARCH_SECONDS = 60
 """Time in seconds, of a whole comparison, in which every mistake is tried; layers after it are only held against those found."""
 
+MOST_SEARCHED = 2
+"""Layers of one kind on which every mistake is tried, as long as none explains them."""
+
+MOST_LOOKED = 3
+"""Layers of one kind that are looked into."""
+
 
 def diagnosed(report: Report, local: Local, taps: CanonicalTaps, module: Followed | None) -> Report:
     """The report with the mistakes that explain the layers that differ, and for other layers what comes nearest."""
-    explained: dict[str, list[Finding]] = {}
-    nearest: list[Finding] = []
-    end = time.monotonic() + SEARCH_SECONDS
-    known: dict[Mistake, None] = {}
-    for row in report.diverging:
-        actual = taps.wide(row.layer)
-        if not np.isfinite(actual).all():
-            continue
-        findings = diagnose(
-            local, row.layer, actual, dtype=report.dtype, tolerance=report.tolerance, known=known, search=time.monotonic() < end
-        )
-        if findings and findings[0].explains:
-            explained[row.layer] = findings
-            known |= {finding.mistake: None for finding in findings}
-        else:
-            nearest += findings
+    search = Search(report, local, taps)
+    look = Looking(report, local, taps, module)
+    search.singly()
+    causes, insides = by_reasoning(search.unexplained(), look, search.end)
+    search.in_pairs([layer for layer in search.unexplained() if not any(layer in cause.layers for cause in causes)])
     first = report.diverging[0].layer
-    explained, partly = Holding(report, local, taps, known).everywhere(explained)
     return replace(
         report,
-        causes=fewest_causes(explained),
-        nearest=tuple(nearest),
-        notes=(*report.notes, *partly),
+        causes=in_order([*fewest_causes(search.explained), *causes], report),
+        nearest=tuple(search.nearest),
+        notes=(*report.notes, *search.partly),
+        insides=tuple(insides),
         actual=taps.wide(first),
         expected=local.output(first),
     )
+
+
+class Search:
+    """The known mistakes, tried on the layers that differ.
+
+    Attributes
+    ----------
+    explained
+        For each layer the mistakes that explain it, the best first.
+    nearest
+        What comes nearest for others.
+    partly
+        In words, mistakes in the wiring that explain a layer and not all that they touch.
+    """
+
+    def __init__(self, report: Report, local: Local, taps: CanonicalTaps) -> None:
+        self.report, self.local, self.taps = report, local, taps
+        self.explained: dict[str, list[Finding]] = {}
+        self.nearest: list[Finding] = []
+        self.partly: tuple[str, ...] = ()
+        self.end = time.monotonic() + SEARCH_SECONDS
+        self._known: dict[Mistake, None] = {}
+        self._layers = [row.layer for row in report.diverging if np.isfinite(taps.wide(row.layer)).all()]
+
+    def unexplained(self) -> list[str]:
+        return [layer for layer in self._layers if layer not in self.explained]
+
+    def singly(self) -> None:
+        """Each mistake by itself, on the first layers of a kind; on the others those that explained something."""
+        tried: dict[str, int] = {}
+        for layer in self._layers:
+            kind = form(layer)
+            self._try(layer, search=tried.get(kind, 0) < MOST_SEARCHED)
+            if layer not in self.explained:
+                tried[kind] = tried.get(kind, 0) + 1
+        self._hold()
+
+    def in_pairs(self, layers: Sequence[str]) -> None:
+        """Two mistakes at once, on the first layer of a kind that nothing else explains."""
+        kinds = set[str]()
+        for layer in layers:
+            self._try(layer, search=form(layer) not in kinds, pairs=True)
+            kinds.add(form(layer))
+        self._hold()
+
+    def _try(self, layer: str, *, search: bool, pairs: bool = False) -> None:
+        findings = diagnose(
+            self.local,
+            layer,
+            self.taps.wide(layer),
+            dtype=self.report.dtype,
+            tolerance=self.report.tolerance,
+            known=self._known,
+            search=search and time.monotonic() < self.end,
+            pairs=pairs,
+        )
+        if findings and findings[0].explains:
+            self.explained[layer] = findings
+            self._known |= {finding.mistake: None for finding in findings}
+        elif pairs:
+            self.nearest += findings
+
+    def _hold(self) -> None:
+        """Leave out what does not hold for every layer that it touches."""
+        holding = Holding(self.report, self.local, self.taps, self._known)
+        self.explained, partly = holding.everywhere(self.explained)
+        self.partly = tuple(dict.fromkeys((*self.partly, *partly)))
+
+
+def in_order(causes: Iterable[Cause], report: Report) -> tuple[Cause, ...]:
+    """By the first layer that each explains."""
+    place = {row.layer: i for i, row in enumerate(report.rows)}
+    return tuple(sorted(causes, key=lambda cause: place[cause.layers[0]]))
+
+
+# Reasoning
+
+
+class Looking:
+    """Looks inside a layer, once."""
+
+    def __init__(self, report: Report, local: Local, taps: CanonicalTaps, module: Followed | None) -> None:
+        self.report, self.local, self.taps, self.module = report, local, taps, module
+
+    def __call__(self, layer: str) -> Inside:
+        actual = self.taps.wide(layer)
+        settings: Any = {"dtype": self.report.dtype, "tolerance": self.report.tolerance}
+        if self.module is None:
+            return inside_tap(layer, self.local, actual, **settings)
+        return inside(
+            layer,
+            self.local,
+            actual,
+            graph=self.module.graph,
+            steps=self.module.pairing.steps,
+            fetch=self.module.fetch,
+            output=self.module.value_of(layer, self.taps.modules[layer]),
+            **settings,
+        )
+
+
+def by_reasoning(layers: Sequence[str], look: Looking, end: float) -> tuple[list[Cause], list[Inside]]:
+    """What explains layers of no known mistake, and what was seen inside of the first of each kind.
+
+    Layers of one kind are looked into until MOST_LOOKED are; others are told beside what explains those.
+    """
+    kinds: dict[str, list[str]] = {}
+    for layer in layers:
+        kinds.setdefault(form(layer), []).append(layer)
+    causes: list[Cause] = []
+    insides: list[Inside] = []
+    for kind in kinds.values():
+        found: dict[str, list[tuple[str, Difference, Inside]]] = {}
+        for layer in kind[:MOST_LOOKED]:
+            if time.monotonic() > end and insides:
+                break
+            seen = look(layer)
+            exact = [difference for difference in seen.differences if difference.exact]
+            if not found and not any(form(other.layer) == form(layer) for other in insides):
+                insides.append(seen)
+            for difference in exact[:1]:
+                found.setdefault(difference.words, []).append((layer, difference, seen))
+            if not exact:
+                break
+        for words, some in found.items():
+            _, difference, seen = some[0]
+            eps = EPS[look.report.dtype]
+            ties = tuple(d.words for d in seen.differences if d.exact and d.words != words)
+            mine = tuple(layer for layer, _, _ in some)
+            also = tuple(kind[MOST_LOOKED:]) if len(found) == 1 else ()
+            causes.append(Cause(words, mine, difference.left / eps, ties, seen.place, seen.line, difference.kind, also))
+    return causes, insides
 
 
 class Holding:
@@ -65,18 +195,21 @@ class Holding:
 
     def everywhere(self, explained: Mapping[str, list[Finding]]) -> tuple[dict[str, list[Finding]], tuple[str, ...]]:
         """The findings that hold, by layer; and in words those that explain some layers only, where nothing else explains these."""
-        kept, partly = dict[str, list[Finding]](), dict[str, None]()
+        kept, partly = dict[str, list[Finding]](), dict[Mistake, str]()
         for layer, findings in explained.items():
             whole = [finding for finding in findings if self._holds(finding.mistake)]
             if whole:
                 kept[layer] = whole
-                continue
-            matched, touched = self._counted(findings[0].mistake)
-            partly[
-                f"{layer} would match if {findings[0].mistake.words}, which explains {matched} of the {touched} layers "
-                f"that it touches; {touched - matched} are not explained"
-            ] = None
-        return kept, tuple(partly)
+            else:
+                partly.setdefault(findings[0].mistake, layer)
+        return kept, tuple(self._said(mistake, layer) for mistake, layer in partly.items())
+
+    def _said(self, mistake: Mistake, layer: str) -> str:
+        matched, touched = self._counted(mistake)
+        return (
+            f"{layer} would match if {mistake.words}; but that explains {matched} of the {touched} layers that it touches, "
+            f"and {touched - matched} are not explained"
+        )
 
     def _holds(self, mistake: Mistake) -> bool:
         if mistake.wiring is None:

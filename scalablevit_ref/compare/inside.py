@@ -683,3 +683,7 @@ def _moments(x: np.ndarray) -> np.ndarray:
     """Numbers that do not depend on the order of the values: mean, deviation, skewness, beside the size of the values."""
     size = float(np.sqrt(np.mean(x * x))) or 1.0
     return np.array([np.log(size), x.mean() / size, np.mean((x / size) ** 3) / 10])
+
+def inside_tap(*a, **k):
+    raise NotImplementedError
+

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +12,10 @@ from scalablevit_ref.compare.mistakes.search import Finding, eps_said
 from scalablevit_ref.edits import Mistake
 from scalablevit_ref.errors import printable
 from scalablevit_ref.testing.arrays import EPS, Comparison
+
+
+MOST_FACTS = 3
+"""Facts about a difference that nothing explains: how many of them are told."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +59,39 @@ class Cause:
 
     Attributes
     ----------
+    words
+        What is wrong.
     ties
         Other mistakes that explain them as well.
+    place
+        Where inside the first of the layers it is, what comes before it being right; empty for a known mistake.
+    line
+        The line of the candidate's own code, where it is known.
+    kind
+        The kind of difference, "places", "affine" and so on; empty for a known mistake.
+    also
+        Other layers of the same kind that differ, and that were not looked into.
     """
 
     words: str
     layers: tuple[str, ...]
     error: float
     ties: tuple[str, ...] = ()
+    place: str = ""
+    line: str = ""
+    kind: str = ""
+    also: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         first, more = self.layers[0], len(self.layers) - 1
         where = f"{first} and {more} more layer{'s' * (more > 1)}" if more else first
         ties = "".join(f"; or if {words}" for words in self.ties[:3])
-        return f"{where}: {'match' if more else 'matches'} to {eps_said(self.error)} if {self.words}{ties}"
+        if not self.kind:
+            return f"{where}: {'match' if more else 'matches'} to {eps_said(self.error)} if {self.words}{ties}"
+        ties = "".join(f"; or, as well: {words}" for words in self.ties[:3])
+        also = f"; {len(self.also)} more of the same kind differ" if self.also else ""
+        line = f" [{self.line}]" if self.line else ""
+        return f"{where}: {self.place}: {self.words}{ties}, which explains it to {eps_said(self.error)}{also}{line}"
 
 
 def fewest_causes(explained: Mapping[str, Iterable[Finding]]) -> tuple[Cause, ...]:
@@ -214,7 +237,7 @@ class Report:
         if np.isnan(error.error):
             lines.append(f"{first.layer} is the first to hold a NaN or an infinity")
         lines += [str(cause) for cause in self.causes]
-        lines += [line for inside in self.insides for line in inside.lines()]
+        lines += [line for seen in self.insides if not seen.exact for line in inside_said(seen)]
         lines += [str(finding) for finding in self.nearest[:3]] if not self.causes and not self._reasoned else []
         if not self.causes and not self.nearest and not self._reasoned:
             lines.append("none of the known mistakes explains it")
@@ -251,8 +274,8 @@ class Report:
 
     def forms_right(self) -> list[str]:
         """The kinds of layers that are right everywhere, as "stages.k.i.mlp"; only where some layers are not."""
-        wrong = {_form(row.layer) for row in self.diverging}
-        forms = dict.fromkeys(_form(row.layer) for row in self.rows if row.isolated is not None and not row.another_value)
+        wrong = {form(row.layer) for row in self.diverging}
+        forms = dict.fromkeys(form(row.layer) for row in self.rows if row.isolated is not None and not row.another_value)
         return [form for form in forms if form not in wrong]
 
     def to_json(self) -> dict[str, Any]:
@@ -273,7 +296,7 @@ class Report:
             ],
             "unsteady": list(self.unsteady),
             "own_weights": list(self.own_weights),
-            "inside": [inside.to_json() for inside in self.insides],
+            "inside": [inside.data() for inside in self.insides],
             "notes": list(self.notes),
             "layers_compared": len(self.rows),
             "layers_in_all": self.layers_in_all,
@@ -294,7 +317,14 @@ class Report:
         }
 
 
-def _form(layer: str) -> str:
+def inside_said(seen: Any) -> Iterator[str]:
+    """Where a layer goes wrong that nothing explains, and what is known of the difference."""
+    yield f"{seen.layer}: {seen.place}" + (f" [{seen.line}]" if seen.line else "")
+    yield from (f"  {difference.words}" for difference in seen.differences[:MOST_FACTS])
+    yield from (f"  {note}" for note in seen.notes)
+
+
+def form(layer: str) -> str:
     """`stages.k.i.attn` of `stages.0.1.attn`."""
     letters = iter("ki")
     return ".".join(next(letters, part) if part.isdigit() else part for part in layer.split("."))

@@ -365,7 +365,10 @@ class SideBySide:
         return found
 
     def settle(self, wrong: Collection[str], tolerance: float) -> bool:
-        """Look for these layers' outputs in other places of the candidate, which may have them: whether one was found."""
+        """Look for these layers' outputs in other places of the candidate: whether one was found.
+
+        Where none has it, what the candidate's own module gives is taken.
+        """
         module, local, moved = self.captured.followed, self.local, False
         if module is None or local is None:
             return False
@@ -378,15 +381,17 @@ class SideBySide:
                 expected = local.output(name)
             if self._held(name, expected).error <= tolerance:
                 continue
-            before = self.taps.taps[name], self.taps.modules[name]
+            kept = self.taps.taps[name], self.taps.modules[name]
             for place in others[name]:
                 self.taps.put(name, values[place.value], place.called)
                 with suppress(CaptureError):
                     if self._held(name, expected).error <= tolerance:
                         moved = True
                         break
+                    if place.returned:
+                        kept, moved = (values[place.value], place.called), True
             else:
-                self.taps.put(name, *before)
+                self.taps.put(name, *kept)
         return moved
 
     def elsewhere(self, propagated: Mapping[str, Comparison], tolerance: float) -> frozenset[str]:

@@ -12,6 +12,7 @@ from scalablevit_ref.compare.capture.alignment import Captured, Conditions, fitt
 from scalablevit_ref.compare.capture.graph import Graph, Runner, live
 from scalablevit_ref.compare.capture.names import by_mapping
 from scalablevit_ref.compare.capture.pairing import Pairing, paired
+from scalablevit_ref.layers import POOL
 from scalablevit_ref.networks import Network
 
 SEED = 0
@@ -20,10 +21,14 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Place:
-    """Where a layer's output may lie in a candidate: a value of its graph, and what the candidate calls it."""
+    """Where a layer's output may lie in a candidate: a value of its graph, and what the candidate calls it.
+
+    `returned` says whether a module gives it back that is the layer by its name or by its parameters.
+    """
 
     value: int
     called: str
+    returned: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,10 @@ class Followed:
     places: Mapping[str, tuple[Place, ...]]
     own: Mapping[str, np.ndarray]
     given: Mapping[str, np.ndarray] | None
+
+    def value_of(self, layer: str, called: str) -> int | None:
+        """The value that was taken for a layer's output; None where it is none of the graph."""
+        return next((place.value for place in self.places.get(layer, ()) if place.called == called), None)
 
     def fetch(self, values: Collection[int]) -> Mapping[int, np.ndarray]:
         """These values, of one more run."""
@@ -109,7 +118,7 @@ def places_of_layers(
     if names is not None:
         for name, path in by_mapping(names, returned.keys(), nameable(network)).items():
             if name in found:
-                found[name].append(Place(returned[path], path))
+                found[name].append(Place(returned[path], path, returned=True))
     owners = _owners(graph, pairing)
     for name in table:
         called = owners.get(name, "")
@@ -132,7 +141,7 @@ def places_of_layers(
                 if taking:
                     found[name].append(Place(min(taking, key=lambda use: use.operation).given, called or f"what {consumer} takes"))
         if called:
-            found[name].append(Place(returned[called], called))
+            found[name].append(Place(returned[called], called, returned=True))
     if "logits" in graph.outputs:
         logits = Place(graph.outputs["logits"], "output")
         found["logits"].insert(0, logits)
@@ -141,7 +150,7 @@ def places_of_layers(
     return {
         name: tuple(dict.fromkeys(fits))
         for name, places in found.items()
-        if (fits := [place for place in places if fitting(graph.shapes[place.value], shapes[name])])
+        if name != POOL and (fits := [place for place in places if fitting(graph.shapes[place.value], shapes[name])])
     }
 
 

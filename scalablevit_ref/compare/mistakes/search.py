@@ -71,11 +71,12 @@ def diagnose(
     tolerance: float,
     known: Iterable[Mistake] = (),
     search: bool = True,
+    pairs: bool = True,
 ) -> list[Finding]:
     """What explains the output `actual` of layer `name`, best first; if nothing does, what comes nearest; empty if nothing helps.
 
     `known` are mistakes that explained other layers: where some of them explain this one too, no others are tried. Without `search`
-    others are never tried.
+    others are never tried, and without `pairs` never two at once.
     """
     eps, reference = EPS[dtype], local.output(name)
     before, size = relative_l2(actual, reference) / eps, float(np.linalg.norm(reference))
@@ -94,11 +95,11 @@ def diagnose(
     singles = list(tried(likely(local.network, inside.values(), params)))
     took = time.perf_counter() - start
     best = _best(singles, eps)
-    if (not best or not best[0].explains) and PAIRED * took < PAIRS_SECONDS:
+    if pairs and (not best or not best[0].explains) and PAIRED * took < PAIRS_SECONDS:
         helpful = sorted(singles, key=lambda finding: finding.after)[:PAIRED]
-        pairs = _pairs([f.mistake for f in helpful], [f.mistake for f in singles])
+        couples = _pairs([f.mistake for f in helpful], [f.mistake for f in singles])
         alone = {finding.mistake: finding.after for finding in singles}
-        both = [f for f in tried(pairs) if f.explains or f.after < IDLE * min(alone[part] for part in pairs[f.mistake])]
+        both = [f for f in tried(couples) if f.explains or f.after < IDLE * min(alone[part] for part in couples[f.mistake])]
         best = _best([*singles, *both], eps)
     return best
 

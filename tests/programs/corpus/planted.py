@@ -1,0 +1,119 @@
+"""What is planted in a port, and how it is judged what was said of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from scalablevit_ref.compare.report import Report
+
+PORTS = Path(__file__).with_name("ports")
+
+NAMES = tuple(sorted(path.stem for path in PORTS.glob("*.py") if not path.stem.endswith("_mistakes") and path.stem != "__init__"))
+"""The ports: each is a file in `ports/`, with its mistakes beside it in NAME_mistakes.py (`MISTAKES`, `RIGHT`)."""
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A mistake, or a change that leaves a port right.
+
+    Attributes
+    ----------
+    name
+        Unique in its port.
+    edits
+        Texts of the port's source, each there at least once, and what stands in their places.
+    layer
+        The layers that may be named as the first that goes wrong, by the reference's names; empty where the port stays right.
+    cause
+        A regular expression, case ignored, that fits a right description of the mistake and no wrong one.
+    options
+        Of `compare`, where the usual ones do not show the mistake.
+    """
+
+    name: str
+    edits: tuple[tuple[str, str], ...]
+    layer: tuple[str, ...] = ()
+    cause: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the comparator said of one port.
+
+    Attributes
+    ----------
+    verdict
+        "agrees", "differs" or "refused".
+    first
+        The layer that was named first.
+    layer, cause
+        Whether the right layer was named, and whether the cause was, or the exact step with its kind of difference.
+    false
+        Causes that were asserted and are none.
+    said
+        The whole report, or the refusal.
+    """
+
+    verdict: str
+    first: str
+    layer: bool
+    cause: bool
+    false: tuple[str, ...]
+    said: str
+
+
+def judged(planted: Planted, found: Report | Exception) -> Judged:
+    """Hold what was said against what was planted. A port that stays right must agree."""
+    if isinstance(found, Exception):
+        named = bool(planted.cause and re.search(planted.cause, str(found), re.IGNORECASE))
+        return Judged("refused", "", False, named, (), f"{type(found).__name__}: {found}")
+    verdict, said = "agrees" if found.agrees else "differs", str(found)
+    if not planted.layer:
+        return Judged(verdict, "", found.agrees, found.agrees, tuple(map(str, found.causes)), said)
+    first = found.first.layer if found.first else ""
+    fits = re.compile(planted.cause, re.IGNORECASE)
+    texts = [str(cause) for cause in found.causes]
+    exact = [f"{seen.place}: {d.words}" for seen in found.insides for d in seen.differences if d.exact]
+    told = [*texts, *exact, *found.notes, *found.unsteady, *found.own_weights]
+    false = tuple(text for text in texts if not fits.search(text))
+    return Judged(verdict, first, first in planted.layer, any(fits.search(text) for text in told), false, said)
+
+
+def source_of(port: str) -> str:
+    return (PORTS / f"{port}.py").read_text(encoding="utf-8")
+
+
+def planted_in(port: str) -> tuple[tuple[Planted, ...], tuple[Planted, ...]]:
+    """The mistakes of a port, and the changes that leave it right."""
+    module = import_module(f"tests.programs.corpus.ports.{port}_mistakes")
+    return tuple(module.MISTAKES), tuple(module.RIGHT)
+
+
+def built(port: str, planted: Planted, folder: Path, config: Any) -> Any:
+    """The port with these edits, from a file of its own in `folder`, as a user's is. AssertionError for an edit that is stale."""
+    source = source_of(port)
+    for old, new in planted.edits:
+        assert old in source, f"{port}, {planted.name}: {old!r} is not in the source"
+        source = source.replace(old, new)
+    path = folder / f"{port}.py"
+    path.write_text(source, encoding="utf-8")
+    return _module(path).build(config)
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"corpus_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
+    spec.loader.exec_module(module)
+    return module

@@ -7,9 +7,9 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from types import CodeType
 
 import numpy as np
 
@@ -22,6 +22,15 @@ RUNNING = "running the candidate"
 
 LONGEST_MESSAGE = 300
 """Longest message of a port's own exception that is repeated, in characters."""
+
+DEEPEST_STACK = 400
+"""Most frames of the stack in which a line of a user's is looked for."""
+
+MOST_CODES = 10_000
+"""Most functions of which it is remembered whose they are."""
+
+_GENERATED = ("<eval_with_key>", "<torch_package")
+"""How the names of files begin that are none: of code that torch writes."""
 
 _OURS = tuple(str(Path(package.__file__).parent) for package in (scalablevit_ref, backends) if package.__file__)
 _STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
@@ -125,17 +134,39 @@ def _is_a_package_s(file: str) -> bool:
     return any(part in _INSTALLED and inner not in _FRAMEWORKS for part, inner in pairwise(parts))
 
 
-def user_line() -> str:
-    """Where in the user's own code this is asked for: the innermost frame of a user's file; empty where there is none."""
-    frame = sys._getframe(1)
-    while frame is not None:
+def user_line(until: CodeType | None = None) -> str:
+    """Where in the user's own code this is asked for: the innermost frame of a user's file, else of a package's; or nothing.
+
+    Parameters
+    ----------
+    until
+        The code that calls the candidate: what lies outside of it is no longer the candidate's own.
+    """
+    frame, package = sys._getframe(1), ""
+    for _ in range(DEEPEST_STACK):
+        if frame is None or frame.f_code is until:
+            break
         code = frame.f_code
-        if _is_shown(code.co_filename):
+        shown = _shown.get(code)
+        if shown is None:
+            if len(_shown) >= MOST_CODES:
+                _shown.clear()
+            shown = _shown[code] = _how_shown(code.co_filename)
+        if shown == "a user's":
             return f"{Path(code.co_filename).name}, line {frame.f_lineno}, in {code.co_name}"
+        if shown and not package:
+            package = f"{Path(code.co_filename).name}, line {frame.f_lineno}, in {code.co_name}"
         frame = frame.f_back  # type: ignore[assignment]
-    return ""
+    return package
 
 
-@cache
-def _is_shown(file: str) -> bool:
-    return not _is_ours(file) and (_is_a_users_file(file) or _is_typed_in(file))
+def _how_shown(file: str) -> str:
+    if _is_ours(file) or file.startswith(_GENERATED):
+        return ""
+    if _is_a_users_file(file) or _is_typed_in(file):
+        return "a user's"
+    return "a package's" if _is_a_package_s(file) else ""
+
+
+_shown: dict[CodeType, str] = {}
+"""How the files of codes that were met are shown; emptied where there are many."""

@@ -146,27 +146,29 @@ def user_line(until: CodeType | None = None) -> str:
     for _ in range(DEEPEST_STACK):
         if frame is None or frame.f_code is until:
             break
-        code = frame.f_code
-        shown = _shown.get(code)
-        if shown is None:
-            if len(_shown) >= MOST_CODES:
-                _shown.clear()
-            shown = _shown[code] = _how_shown(code.co_filename)
-        if shown == "a user's":
-            return f"{Path(code.co_filename).name}, line {frame.f_lineno}, in {code.co_name}"
-        if shown and not package:
-            package = f"{Path(code.co_filename).name}, line {frame.f_lineno}, in {code.co_name}"
+        whose, file = _shown.get(frame.f_code) or _remembered(frame.f_code)
+        if whose == "a user's":
+            return f"{file}, line {frame.f_lineno}, in {frame.f_code.co_name}"
+        if whose and not package:
+            package = f"{file}, line {frame.f_lineno}, in {frame.f_code.co_name}"
         frame = frame.f_back  # type: ignore[assignment]
     return package
 
 
-def _how_shown(file: str) -> str:
+def _remembered(code: CodeType) -> tuple[str, str]:
+    """Whose a function is that may be shown, and the name of its file; nobody's else."""
+    file = code.co_filename
     if _is_ours(file) or file.startswith(_GENERATED):
-        return ""
-    if _is_a_users_file(file) or _is_typed_in(file):
-        return "a user's"
-    return "a package's" if _is_a_package_s(file) else ""
+        whose = ""
+    elif _is_a_users_file(file) or _is_typed_in(file):
+        whose = "a user's"
+    else:
+        whose = "a package's" if _is_a_package_s(file) else ""
+    if len(_shown) >= MOST_CODES:
+        _shown.clear()
+    _shown[code] = (whose, Path(file).name)
+    return _shown[code]
 
 
-_shown: dict[CodeType, str] = {}
-"""How the files of codes that were met are shown; emptied where there are many."""
+_shown: dict[CodeType, tuple[str, str]] = {}
+"""Functions that were met, as `_remembered` gives them; emptied where there are many."""

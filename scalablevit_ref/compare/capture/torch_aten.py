@@ -38,12 +38,18 @@ CONVOLVED = {1: ("bcw", "oiw", "iow"), 2: ("bchw", "oihw", "iohw"), 3: ("bcdhw",
 """By the number of an image's axes: the axes of a batch, of a convolution's weight, and of a transposed convolution's."""
 
 
+_NO_CONTAINERS = frozenset({bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format})
+"""Types of what operations are often given, in which no tensor is looked for."""
+
+
 @dataclass(frozen=True)
 class Traits:
     """What an operation's schema tells of it.
 
     Attributes
     ----------
+    full
+        "aten.addmm.default".
     name
         "addmm", without namespace and overload; of one in place too.
     arguments
@@ -60,6 +66,7 @@ class Traits:
         Whether it stands for several other operations, which inference mode does not show.
     """
 
+    full: str
     name: str
     arguments: tuple[tuple[str, Any], ...]
     written: tuple[int, ...]
@@ -82,11 +89,12 @@ class Described:
 def traits(func: Any) -> Traits:
     schema = getattr(func, "_schema", None)
     if schema is None:  # an operation of higher order
-        return Traits(str(func), (), (), (), views=False, random=False, splits=False)
+        return Traits(str(func), str(func), (), (), (), views=False, random=False, splits=False)
     plain = schema.name.rpartition("::")[2]
     written = tuple(i for i, x in enumerate(schema.arguments) if x.alias_info is not None and x.alias_info.is_write)
     given = tuple(i for i, x in enumerate(schema.arguments) if x.is_out)
     return Traits(
+        str(func),
         plain if plain.endswith("__") else plain.removesuffix("_"),
         tuple((x.name, x.default_value if x.has_default_value() else None) for x in schema.arguments),
         written,
@@ -100,9 +108,22 @@ def traits(func: Any) -> Traits:
 
 def tensors(x: Any) -> list[torch.Tensor]:
     """All that are in what an operation or a module is given or gives, in order."""
-    if type(x) in (torch.Tensor, torch.nn.Parameter):
-        return [x]
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(x) if isinstance(leaf, torch.Tensor)]
+    found: list[torch.Tensor] = []
+    _collect(x, found)
+    return found
+
+
+def _collect(x: Any, found: list[torch.Tensor]) -> None:
+    if isinstance(x, torch.Tensor):
+        found.append(x)
+    elif isinstance(x, tuple | list):
+        for part in x:
+            _collect(part, found)
+    elif isinstance(x, dict):
+        for part in x.values():
+            _collect(part, found)
+    elif type(x) not in _NO_CONTAINERS:
+        found += [leaf for leaf in torch.utils._pytree.tree_leaves(x) if isinstance(leaf, torch.Tensor)]
 
 
 def overwritten(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
@@ -127,18 +148,19 @@ def is_random(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bo
     return given.get("training") is not False and (told.name.startswith("bernoulli") or not chances or any(chances))
 
 
-def described(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Described:
-    """What a call does. What is only written into is none of the inputs."""
+def described(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: Sequence[torch.Tensor]) -> Described:
+    """What a call does, whose tensors are these. What is only written into is none of the inputs."""
     told = traits(func)
     given = _bound(told, args, kwargs)
     settings = _plain(given)
-    if is_random(func, args, kwargs):
+    if told.random and is_random(func, args, kwargs):
         settings["random"] = True
-    gone = overwritten(func, args, kwargs)
-    inputs = [x for x in tensors((args, kwargs)) if not any(x is y for y in gone)]
     known = TABLE.get(told.name, _none)(given, settings)
     if known is not None:
         return known
+    if told.overwritten:
+        gone = overwritten(func, args, kwargs)
+        inputs = [x for x in inputs if not any(x is y for y in gone)]
     return Described("move" if _moves(func, told, given) else "other", inputs, settings)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -37,13 +38,14 @@ class Failed:
     data: tuple[bool, ...]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Known:
-    """A tensor that was met: its number, the memory that it is a view of, and how many writes into that it has seen."""
+    """A tensor that was met: its number, the memory that it is a view of and where, and how many writes into that it has seen."""
 
     tensor: Any
     number: int
     memory: int | None
+    address: int
     writes: int
 
 
@@ -67,6 +69,11 @@ class Recorder(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not asked to: it would load the compiler, which takes seconds, and nothing is compiled while this runs."""
+        return False
+
     def __init__(
         self, own: Mapping[str, torch.Tensor], images: torch.Tensor, until: CodeType, keep: Collection[int] | None = None
     ) -> None:
@@ -87,8 +94,8 @@ class Recorder(TorchDispatchMode):
         self._known: dict[int, _Known] = {}  # by the identity of a tensor
         self._memories: dict[int, tuple[StorageWeakRef, int]] = {}  # a weak reference keeps the place of a storage from being used again
         self._addresses: dict[int, int] = {}
-        self._in_memory: dict[int, int] = {}
-        self._written: dict[int, list[tuple[int, tuple[int, int]]]] = {}
+        self._in_memory: dict[int | None, int] = {}
+        self._written: dict[int | None, list[tuple[int, tuple[int, int]]]] = {}
         self._made: set[int] = set()
         self._saved: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
         self._data: set[int] = set()
@@ -150,7 +157,7 @@ class Recorder(TorchDispatchMode):
         data: bool,
     ) -> None:
         inputs, outputs = passed
-        name = str(func)
+        name = traits(func).full
         if data:
             self.course.append((name, outputs))
         elif not self._weights.isdisjoint(inputs):
@@ -161,13 +168,13 @@ class Recorder(TorchDispatchMode):
         if data:
             for x, value in zip(*given, strict=True):
                 if value in self._weights and value not in self._constants:
-                    self._constants[value] = x.detach().clone()
+                    self._constants[value] = x.detach()
             kind = given[0][0].device.type
             if self.autocast is None and torch.is_autocast_enabled(kind):
                 self.autocast = (_dtype(torch.get_autocast_dtype(kind)), line)
         elif name == "aten.lift_fresh.default":
             self._note_outside(given[0][0], line)
-        what = described(func, args, kwargs)
+        what = described(func, args, kwargs, given[0])
         ordered = tuple([ABSENT if x is None else self._number_before(x, given) for x in what.inputs])
         self.operations.append(Operation(what.kind, name, ordered, outputs, what.settings, self.path, line))
 
@@ -178,18 +185,19 @@ class Recorder(TorchDispatchMode):
 
     def number(self, x: torch.Tensor) -> int:
         """A tensor's number. What nothing has made is a constant of the candidate's own, or a view of what has been met."""
-        memory, known = self._memory(x), self._known.get(id(x))
-        log = self._written.get(memory, []) if memory is not None else []
-        if known is None or known.tensor() is not x or known.memory != memory:
-            if memory not in self._in_memory:
-                return self._new(x, data=False)
-            return self._alias(x, (self._in_memory[memory], *dict.fromkeys(value for value, _ in log)))  # type: ignore[index]
-        if known.writes == len(log):
-            return known.number
-        first, last = _reach(x)
-        later = [value for value, (start, end) in log[known.writes :] if start <= last and first <= end]
-        known.writes = len(log)
-        return self._alias(x, (known.number, *dict.fromkeys(later))) if later else known.number
+        known = self._known.get(id(x))
+        if known is not None and known.tensor() is x and (known.address == _address(x) or known.memory == self._memory(x)):
+            log = self._written.get(known.memory, [])
+            if known.writes == len(log):
+                return known.number
+            first, last = _reach(x)
+            later = [value for value, (start, end) in log[known.writes :] if start <= last and first <= end]
+            known.writes = len(log)
+            return self._alias(x, (known.number, *dict.fromkeys(later))) if later else known.number
+        memory = self._memory(x)
+        if memory not in self._in_memory:
+            return self._new(x, data=False)
+        return self._alias(x, (self._in_memory[memory], *dict.fromkeys(value for value, _ in self._written.get(memory, []))))
 
     def _alias(self, x: torch.Tensor, inputs: tuple[int, ...]) -> int:
         """A new number for a tensor whose memory was written through another one."""
@@ -215,8 +223,8 @@ class Recorder(TorchDispatchMode):
             self._in_memory[memory] = value
             if made:
                 self._made.add(memory)
-        writes = len(self._written.get(memory, ())) if memory is not None else 0
-        self._known[id(x)] = _Known(weakref.ref(x), value, memory, writes)
+        writes = len(self._written.get(memory, []))
+        self._known[id(x)] = _Known(weakref.ref(x), value, memory, _address(x), writes)
         return value
 
     def _memory(self, x: torch.Tensor) -> int | None:
@@ -246,8 +254,11 @@ class Recorder(TorchDispatchMode):
             known.writes = len(log)
 
     def _save(self, x: torch.Tensor) -> None:
-        """Keep what lies in memory that was there before the run, to be put back after it."""
+        """Keep what is there before it is written: for the graph, and where it was there before the run to be put back after it."""
         memory = self._memory(x)
+        for value, constant in self._constants.items():
+            if memory is not None and self._memory(constant) == memory:
+                self._constants[value] = constant.clone()
         if memory is not None and memory not in self._made and memory not in self._saved:
             storage = x.untyped_storage()
             self._saved[memory] = (storage, storage.clone())
@@ -294,7 +305,7 @@ class Recorder(TorchDispatchMode):
             self.dtypes,
             self.images,
             self.parameters,
-            {value: array_of(x, f"value {value}") for value, x in self._constants.items()},
+            {value: own_array(x) for value, x in self._constants.items()},
             self.outputs,
             tuple(self.modules),
             notes,
@@ -313,11 +324,26 @@ class Recorder(TorchDispatchMode):
                 return
 
 
+def own_array(x: torch.Tensor) -> np.ndarray:
+    """A tensor that nothing else writes as an array, without a copy where there is none to be made."""
+    if x.device.type == "cpu" and type(x) is torch.Tensor and x.dtype is not torch.bfloat16:
+        return x.resolve_conj().resolve_neg().numpy()
+    return array_of(x, "a value")
+
+
 def _reach(x: torch.Tensor) -> tuple[int, int]:
     """The first and the last byte, counted from the start of its memory, that a tensor may show."""
     first = x.storage_offset()
     last = first + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True)) if x.numel() else first - 1
     return first * x.itemsize, (last + 1) * x.itemsize - 1
+
+
+def _address(x: torch.Tensor) -> int:
+    """Where its numbers begin; 0 where that is not told."""
+    try:
+        return x.data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return 0
 
 
 def _dtype(dtype: torch.dtype) -> str:

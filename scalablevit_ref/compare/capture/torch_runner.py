@@ -18,7 +18,7 @@ from scalablevit_ref.arguments import FLOATS, float_dtype
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.graph import Graph, Operation, narrowest, random_operations
 from scalablevit_ref.compare.capture.own_code import RUNNING, own_code
-from scalablevit_ref.compare.capture.torch_graph import Recorder, hooked
+from scalablevit_ref.compare.capture.torch_graph import Recorder, hooked, own_array
 from scalablevit_ref.compare.capture.torch_reasons import likely_reason
 from scalablevit_ref.compare.capture.torch_refusals import by_trace
 from scalablevit_ref.compare.capture.torch_state import untouched
@@ -61,19 +61,21 @@ class TorchRunner:
 
     def __init__(self, candidate: Any, dtype: str | None) -> None:
         with own_code("copying the candidate"):
-            self._base, self._shared = copied(candidate)
+            self._copied = copied(candidate)
+            self._base = self._copied.module
             found = held(self._base)
         self._tensors = found.tensors
         self._modules = found.modules
         if dtype is not None:
             for x in self._tensors.values():
                 x.data = x.data.to(_as(getattr(torch, dtype), x.dtype))
-        self._own = {name: x for name, x in self._tensors.items() if x.is_floating_point()}
+        self._views = {name: view for name, view in self._copied.views.items() if {name, view[0]} <= self._tensors.keys()}
+        self._own = {name: x for name, x in self._tensors.items() if x.is_floating_point() and name not in self._views}
         first = next((x for x in found.parameters.values() if x.is_floating_point()), next(iter(self._own.values()), None))
         if first is None:
             raise CaptureError("the candidate holds no parameters: give a function of the images instead")
         self._first, self._converted = first, dtype is not None
-        self._before = {name: x.detach().clone() for name, x in self._tensors.items()}
+        self._before = {name: x.detach().clone() for name, x in self._tensors.items() if name not in self._views}
         self._one_copy = any(isinstance(module, torch.jit.ScriptModule) for module in found.modules.values())
         self._channels_last = False
         self._course: list[tuple[str, tuple[int, ...]]] | None = None
@@ -117,7 +119,7 @@ class TorchRunner:
             raise by_trace(_other_course(self._course, recorder.course))
         random = self._last.random if self._last is not None else ()
         self._ended(images, weights, model, recorder, random)
-        return {value: array_of(x, f"value {value}") for value, x in recorder.kept.items()}, seconds
+        return {value: own_array(x) for value, x in recorder.kept.items()}, seconds
 
     def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
         """What makes a second run on the same images give something else, in words; empty where it gives the same.
@@ -146,10 +148,11 @@ class TorchRunner:
         """One pass; of `model` as it is, else of a fresh copy with these weights."""
         if model is None:
             self._give(weights)
-            model = self._fresh()
+            model, modules = self._fresh()
+        else:
+            modules = held(model).modules
         x = _tensor(images, self._first)
         x = x.permute(0, 2, 3, 1).contiguous() if self._channels_last else x
-        modules = self._modules if model is self._base else held(model).modules
         recorder = Recorder(self._tensors, x, TorchRunner._call.__code__, keep)
         with self._with_reason(recorder, modules, tuple(x.shape)), own_code(RUNNING), untouched(next(self._seeds)), torch.no_grad():
             try:
@@ -175,25 +178,21 @@ class TorchRunner:
             raise error from error.__cause__
 
     def _give(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Put these weights in, and for all others what was there."""
-        with torch.no_grad():
-            for name, x in self._tensors.items():
-                before = self._before[name]
-                if x.shape != before.shape or x.dtype != before.dtype:  # a run has put another tensor in its place
-                    x.data = before.clone()
-                if name not in weights:
-                    x.copy_(before)
-                elif weights[name].shape != tuple(x.shape):
-                    raise ValueError(f"{name} must be {tuple(x.shape)}, got {weights[name].shape}")
-                else:
-                    x.copy_(_tensor(weights[name], before))
+        """Put these weights in, and for all others what was there; what a graph holds of those before stays as it is."""
+        for name, before in self._before.items():
+            if name in weights and weights[name].shape != tuple(before.shape):
+                raise ValueError(f"{name} must be {tuple(before.shape)}, got {weights[name].shape}")
+            self._tensors[name].data = _tensor(weights[name], before) if name in weights else before.clone()
+        for name, (parameter, place) in self._views.items():
+            self._tensors[name].data = self._tensors[parameter].detach().as_strided(*place)
 
-    def _fresh(self) -> nn.Module:
-        """A copy whose state is that of the start, with the tensors of this runner; of scripted modules there is but one."""
+    def _fresh(self) -> tuple[nn.Module, Mapping[str, nn.Module]]:
+        """A copy whose state is that of the start, with this runner's tensors, and its modules; of scripted ones there is but one."""
         if self._one_copy:
-            return self._base
-        memo = {id(x): x for x in (*self._tensors.values(), *self._shared)}
-        return copy.deepcopy(self._base, memo)
+            return self._base, self._modules
+        memo = {id(x): x for x in (*self._tensors.values(), *self._copied.shared)}
+        model = copy.deepcopy(self._base, memo)
+        return model, {path: memo[id(module)] for path, module in self._modules.items() if id(module) in memo}
 
     @contextmanager
     def _with_reason(self, recorder: Recorder, modules: Mapping[str, nn.Module], fed: tuple[int, ...]) -> Iterator[None]:
@@ -261,7 +260,7 @@ def _tensor(x: np.ndarray, like: torch.Tensor) -> torch.Tensor:
 
 
 def _arrays(recorder: Recorder) -> dict[str, np.ndarray]:
-    return {name: array_of(x, f"the candidate's {name}") for name, x in recorder.returned.items()}
+    return {name: own_array(x) for name, x in recorder.returned.items()}
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:

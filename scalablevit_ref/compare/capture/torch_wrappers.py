@@ -6,6 +6,7 @@ What is unwrapped computes the same; its parameters are those that its operation
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -52,13 +53,13 @@ class Held:
 
 def is_torch(value: Any) -> bool:
     """Whether it is a candidate that can be unwrapped: a module, or an exported program."""
-    return isinstance(value, nn.Module | torch.export.ExportedProgram)
+    return isinstance(value, nn.Module) or _is_exported(value)
 
 
 def unwrapped(value: Any) -> nn.Module:
     """The module inside a compiled, a parallel or an exported one."""
     while True:
-        if isinstance(value, torch.export.ExportedProgram):
+        if _is_exported(value):
             value = value.module()
         elif "_orig_mod" in value._modules:
             value = value._orig_mod
@@ -68,19 +69,35 @@ def unwrapped(value: Any) -> nn.Module:
             return value  # type: ignore[no-any-return]
 
 
-def copied(module: Any) -> tuple[nn.Module, list[Any]]:
-    """A deep copy in evaluation mode in which nothing wraps anything, and what it shares with the module.
+def _is_exported(value: Any) -> bool:
+    """Whether it is an exported program. torch.export, which takes seconds to load, is not loaded to ask."""
+    loaded = sys.modules.get("torch.export")
+    return loaded is not None and isinstance(value, loaded.ExportedProgram)
 
-    Shared is only what cannot be copied: a lock, a process group.
 
-    Raises
-    ------
-    CaptureError
-        For a module that cannot be followed.
+@dataclass(frozen=True)
+class Copied:
+    """A deep copy of a module, in evaluation mode, in which nothing wraps anything.
+
+    Attributes
+    ----------
+    shared
+        What it shares with the module, because it cannot be copied: a lock, a process group.
+    views
+        By the names of tensors that are no parameters, but views of one: its name, and size, strides and offset in it.
     """
+
+    module: nn.Module
+    shared: tuple[Any, ...]
+    views: dict[str, tuple[str, tuple[Any, ...]]]
+
+
+def copied(module: Any) -> Copied:
+    """A copy that can be followed. Raises CaptureError for a module of which there is none."""
     module = unwrapped(module)
     check_followed(module)
-    memo = {id(x): one for x in held(module).tensors.values() if (one := _plain(x)) is not x}
+    found = held(module)
+    memo = {id(x): one for x in found.tensors.values() if (one := _plain(x)) is not x}
     for holder in reversed(list(module.modules())):
         if _is_sharded(holder):
             _unshard(holder, memo)
@@ -96,7 +113,18 @@ def copied(module: Any) -> tuple[nn.Module, list[Any]]:
     made.eval()
     with torch.no_grad():
         _bake(made)
-    return made, shared
+    return Copied(made, tuple(shared), _views(found))
+
+
+def _views(found: Held) -> dict[str, tuple[str, tuple[Any, ...]]]:
+    whole = {x.data_ptr(): name for name, x in found.parameters.items() if x.layout is torch.strided and x.is_contiguous()}
+    views = {}
+    for name, x in found.loose.items():
+        if x.layout is torch.strided and x.numel():
+            start = x.data_ptr() - x.storage_offset() * x.itemsize
+            if start in whole and x.untyped_storage().data_ptr() == start:
+                views[name] = (whole[start], (tuple(x.shape), x.stride(), x.storage_offset()))
+    return views
 
 
 def held(module: nn.Module) -> Held:

@@ -57,7 +57,7 @@ SPECIFICATION = (
 )
 
 FRAMEWORKS = {
-    "torch": ("backends/torch.py", "adapters/torch", "adapters/plain.py", "compare/capture/torch.py", "digits/train.py"),
+    "torch": ("backends/torch.py", "adapters/torch", "adapters/plain.py", "compare/capture/torch", "digits/train.py"),
     "jax": ("backends/jax.py", "adapters/flax.py", "compare/capture/flax"),
     "cupy": ("backends/cupy.py",),
 }

@@ -1,7 +1,7 @@
 """One run of a candidate as a graph: which operations it ran, in which order, on which values, and where in its own code.
 
-A graph knows no framework. Values are numbered in the order in which they are made; the same candidate, run again on images of the
-same shape, numbers them alike, so that values found in the graph of one run can be asked for in another.
+A graph knows no framework. The same candidate, run again on images of the same shape, numbers its values alike, so that values found
+in the graph of one run can be asked for in another. The numbers are names: which value is made before which, `operations` tells.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
+
+from scalablevit_ref.testing.arrays import EPS
 
 Kind = Literal["product", "convolution", "norm", "multiply", "add", "move", "other"]
 
@@ -29,15 +31,22 @@ class Operation:
 
         - "product": inputs (left, right) or (left, right, bias). `settings["contracted"]` and `settings["batch"]` are each a pair
           of tuples of axes, of the left and of the right input; the output has the batch axes, then the left's free axes, then the
-          right's. `x @ w.T` of a (n, c) by a (c, o) matrix contracts ((1,), (0,)).
+          right's. `x @ w.T` of a (n, c) by a (c, o) matrix contracts ((1,), (0,)). `settings["factor"]`, if it is there, is what
+          the product is multiplied by before the bias is added.
         - "convolution": inputs (x, weight) or (x, weight, bias). `settings` holds stride, padding (a pair for each axis), dilation,
-          groups, transposed, and the axes as words: "x" is "bchw" or "bhwc", "weight" is "oihw" or "hwio"; the output is as x.
+          groups, transposed, and the axes as words: "x" is "bchw" or "bhwc", "weight" is "oihw" or "hwio" ("iohw" where it is
+          transposed, "bcw" and "oiw" in one dimension, "bcdhw" and "oidhw" in three); the output is as x.
         - "norm": a fused normalisation, inputs (x, weight, bias). `settings` holds eps, axes (those that are averaged over) and
-          groups (of a group norm).
-        - "multiply", "add": of two inputs by their elements; `settings["inverse"]` is True for a quotient and a difference.
+          groups (of a group norm). Where `settings["centred"]` is False no mean is subtracted; where `settings["running"]` is True
+          nothing is averaged: two more inputs are the mean and the variance.
+        - "multiply", "add": of two inputs by their elements; `settings["inverse"]` is True for a quotient and a difference. Of one
+          input with a number: `settings["scalars"]` holds it; a difference that is `turned` is the number less the input.
+          `settings["alpha"]`, if it is there, is what the second is multiplied by before it is added.
         - "move": the same numbers, or some of them, in other places, or several arrays put together: views, transpositions,
           slices, concatenations, copies, casts, rolls, padding.
         - "other": everything else.
+
+        `settings["random"]` is True for one, of whatever kind, that draws random numbers.
     name
         The library's own name: "aten.addmm.default", "dot_general", "Gemm".
     inputs, outputs
@@ -180,3 +189,23 @@ def sources(graph: Graph) -> dict[int, frozenset[str]]:
         if known and not fed.intersection(operation.inputs):
             found.update(dict.fromkeys(operation.outputs, frozenset().union(*known)))
     return found
+
+
+def random_operations(graph: Graph) -> tuple[Operation, ...]:
+    """Those that draw random numbers which an output depends on."""
+    seen = live(graph)
+    return tuple(one for one in graph.operations if one.settings.get("random") and seen.intersection(one.outputs))
+
+
+def narrowest(graph: Graph) -> tuple[str, Operation | None]:
+    """The dtype of the fewest digits that data pass on their way to an output, and the first operation that gives it.
+
+    None stands for the operation where the images themselves are of that dtype.
+    """
+    passed, best, where = live(graph) & fed_by_images(graph), graph.dtypes[graph.images], None
+    for operation in graph.operations:
+        for value in operation.outputs:
+            dtype = graph.dtypes[value]
+            if value in passed and dtype in EPS and EPS[dtype] > EPS.get(best, 0):
+                best, where = dtype, operation
+    return best, where

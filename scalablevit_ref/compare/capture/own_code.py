@@ -7,9 +7,9 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from types import CodeType
 
 import numpy as np
 
@@ -22,6 +22,15 @@ RUNNING = "running the candidate"
 
 LONGEST_MESSAGE = 300
 """Longest message of a port's own exception that is repeated, in characters."""
+
+DEEPEST_STACK = 400
+"""Most frames of the stack in which a line of a user's is looked for."""
+
+MOST_CODES = 10_000
+"""Most functions of which it is remembered whose they are."""
+
+_GENERATED = ("<eval_with_key>", "<torch_package")
+"""How the names of files begin that are none: of code that torch writes."""
 
 _OURS = tuple(str(Path(package.__file__).parent) for package in (scalablevit_ref, backends) if package.__file__)
 _STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
@@ -129,17 +138,41 @@ def _is_a_package_s(file: str) -> bool:
     return any(part in _INSTALLED and inner not in _FRAMEWORKS for part, inner in pairwise(parts))
 
 
-def user_line() -> str:
-    """Where in the user's own code this is asked for: the innermost frame of a user's file; empty where there is none."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        if _is_shown(code.co_filename):
-            return f"{Path(code.co_filename).name}, line {frame.f_lineno}, in {code.co_name}"
+def user_line(until: CodeType | None = None) -> str:
+    """Where in the user's own code this is asked for: the innermost frame of a user's file, else of a package's; or nothing.
+
+    Parameters
+    ----------
+    until
+        The code that calls the candidate: what lies outside of it is no longer the candidate's own.
+    """
+    frame, package = sys._getframe(1), ""
+    for _ in range(DEEPEST_STACK):
+        if frame is None or frame.f_code is until:
+            break
+        whose, file = _shown.get(frame.f_code) or _remembered(frame.f_code)
+        if whose == "a user's":
+            return f"{file}, line {frame.f_lineno}, in {frame.f_code.co_name}"
+        if whose and not package:
+            package = f"{file}, line {frame.f_lineno}, in {frame.f_code.co_name}"
         frame = frame.f_back  # type: ignore[assignment]
-    return ""
+    return package
 
 
-@cache
-def _is_shown(file: str) -> bool:
-    return not _is_ours(file) and (_is_a_users_file(file) or _is_typed_in(file))
+def _remembered(code: CodeType) -> tuple[str, str]:
+    """Whose a function is that may be shown, and the name of its file; nobody's else."""
+    file = code.co_filename
+    if _is_ours(file) or file.startswith(_GENERATED):
+        whose = ""
+    elif _is_a_users_file(file) or _is_typed_in(file):
+        whose = "a user's"
+    else:
+        whose = "a package's" if _is_a_package_s(file) else ""
+    if len(_shown) >= MOST_CODES:
+        _shown.clear()
+    _shown[code] = (whose, Path(file).name)
+    return _shown[code]
+
+
+_shown: dict[CodeType, tuple[str, str]] = {}
+"""Functions that were met, as `_remembered` gives them; emptied where there are many."""

@@ -1,265 +1,371 @@
-"""A torch module as a `Runner`: what it does is seen by a dispatch mode, below all of its own code."""
+"""What a torch module does, operation by operation: a dispatch mode sees it below all of the module's own code."""
 
 from __future__ import annotations
 
-import copy
-import time
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scalablevit_ref.compare.capture.arrays import array_of
-from scalablevit_ref.compare.capture.graph import ABSENT, Graph, Kind, ModuleRun, Operation
-from scalablevit_ref.compare.capture.own_code import RUNNING, own_code, user_line
-from scalablevit_ref.errors import CaptureError
+from scalablevit_ref.compare.capture.graph import ABSENT, Graph, ModuleRun, Operation
+from scalablevit_ref.compare.capture.own_code import user_line
+from scalablevit_ref.compare.capture.returned import named_outputs
+from scalablevit_ref.compare.capture.torch_aten import described, overwritten, tensors, traits, written
 
-MOVES = frozenset(
-    [
-        "view",
-        "_unsafe_view",
-        "reshape",
-        "permute",
-        "t",
-        "transpose",
-        "numpy_T",
-        "expand",
-        "slice",
-        "select",
-        "split",
-        "split_with_sizes",
-        "chunk",
-        "cat",
-        "stack",
-        "clone",
-        "_to_copy",
-        "unsqueeze",
-        "squeeze",
-        "roll",
-        "flip",
-        "constant_pad_nd",
-        "alias",
-        "detach",
-        "repeat",
-        "unfold",
-        "im2col",
-        "index",
-        "gather",
-        "index_select",
-        "narrow",
-        "unbind",
-        "contiguous",
-        "as_strided",
-        "lift_fresh",
-        "copy",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "_reshape_alias",
-        "movedim",
-        "diagonal",
-        "tile",
-        "rot90",
-        "channel_shuffle",
-    ]
-)
-"""Operations of aten, without namespace and overload, that only move numbers."""
+OTHERS = 1_000_000
+"""The first number of the values that do not depend on the images.
+
+They are counted apart: a table that is made in the first run and found in a cache in the second shifts no number of the data's.
+"""
 
 
-class TorchRunner:
-    """A copy of a module, in evaluation mode and on its own device."""
+@dataclass(frozen=True)
+class Failed:
+    """The operation that raised: its name, the shapes and dtypes of its tensors, the parameters among them, and which are data."""
 
-    kind = "torch module"
+    name: str
+    given: tuple[tuple[tuple[int, ...], str], ...]
+    parameters: tuple[str, ...]
+    data: tuple[bool, ...]
 
-    def __init__(self, module: nn.Module, dtype: str | None) -> None:
-        with own_code("copying the candidate"):
-            self.model = copy.deepcopy(module).eval()
-            if dtype is not None:
-                self.model = self.model.to(getattr(torch, dtype))
-        self._own = {name: x for name, x in (*self.model.named_parameters(), *self.model.named_buffers()) if x.is_floating_point()}
-        first = next(iter(self.model.parameters()), None)
-        if first is None:
-            raise CaptureError("the candidate holds no parameters: give a function of the images instead")
-        self.first = first
 
-    @property
-    def dtype(self) -> str:
-        return str(self.first.dtype).removeprefix("torch.")
+@dataclass(slots=True)
+class _Known:
+    """A tensor that was met: its number, the memory that it is a view of and where, and how many writes into that it has seen."""
 
-    @property
-    def parameters(self) -> Mapping[str, np.ndarray]:
-        return {name: array_of(x.detach(), f"the candidate's {name}") for name, x in self._own.items()}
-
-    def record(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> Graph:
-        recorder = self._run(images, weights, keep=None)
-        return recorder.graph()
-
-    def values(
-        self, images: np.ndarray, weights: Mapping[str, np.ndarray], wanted: Collection[int]
-    ) -> tuple[Mapping[int, np.ndarray], float]:
-        start = time.perf_counter()
-        recorder = self._run(images, weights, keep=frozenset(wanted))
-        seconds = time.perf_counter() - start
-        return {value: array_of(x, f"value {value}") for value, x in recorder.kept.items()}, seconds
-
-    def _run(self, images: np.ndarray, weights: Mapping[str, np.ndarray], keep: frozenset[int] | None) -> Recorder:
-        x = torch.from_numpy(np.array(images)).to(self.first.device, self.first.dtype)
-        with torch.no_grad():
-            for name, value in weights.items():
-                target = self._own[name]
-                target.copy_(torch.from_numpy(np.array(value)).reshape(target.shape))
-        recorder = Recorder(self._own, x, keep)
-        with own_code(RUNNING), torch.no_grad(), _hooked(self.model, recorder), recorder:
-            recorder.ended(self.model(x))
-        return recorder
+    tensor: Any
+    number: int
+    memory: int | None
+    address: int
+    writes: int
 
 
 class Recorder(TorchDispatchMode):
     """While it is on, every operation of torch is an `Operation`.
 
-    A tensor is known by its identity; what is written in place gets a new number, and so do the other tensors on the same memory.
+    A tensor is known by its identity. What is written into its memory through another one is seen when it is next used: an operation
+    "alias" then gives it a new number, from its old value and from what was written.
+
+    Parameters
+    ----------
+    own
+        All tensors that the module holds, by name; those of floating point are its parameters.
+    images
+        What it is fed.
+    until
+        The code that calls the module: lines are looked for inside of it.
+    keep
+        The numbers of the values whose arrays are asked for; None records the operations instead.
     """
 
-    def __init__(self, own: Mapping[str, torch.Tensor], images: torch.Tensor, keep: frozenset[int] | None) -> None:
+    supports_higher_order_operators = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not asked to: it would load the compiler, which takes seconds, and nothing is compiled while this runs."""
+        return False
+
+    def __init__(
+        self, own: Mapping[str, torch.Tensor], images: torch.Tensor, until: CodeType, keep: Collection[int] | None = None
+    ) -> None:
         super().__init__()
-        self.keep, self.kept = keep, dict[int, torch.Tensor]()
+        self.until, self.keep, self.kept = until, keep, dict[int, torch.Tensor]()
         self.operations: list[Operation] = []
+        self.course: list[tuple[str, tuple[int, ...]]] = []
         self.shapes: dict[int, tuple[int, ...]] = {}
         self.dtypes: dict[int, str] = {}
         self.modules: list[ModuleRun] = []
-        self.path: list[str] = []
         self.outputs: dict[str, int] = {}
-        self.constant: dict[int, torch.Tensor] = {}
-        self._known: dict[int, tuple[Any, int]] = {}  # a tensor's id: a weak reference to it, and its number
-        self._written: dict[int, int] = {}  # a storage: the number of what was last written into it
-        self._fed: set[int] = set()
+        self.returned: dict[str, torch.Tensor] = {}
+        self.failed: Failed | None = None
+        self.autocast: tuple[str, str] | None = None  # its dtype, and the first line that runs under it
+        self.from_outside: dict[tuple[int, ...], str] = {}
+        self._inside: list[tuple[str, tuple[int, ...]]] = []
+        self._constants: dict[int, torch.Tensor] = {}
+        self._known: dict[int, _Known] = {}  # by the identity of a tensor
+        self._memories: dict[int, tuple[StorageWeakRef, int]] = {}  # a weak reference keeps the place of a storage from being used again
+        self._addresses: dict[int, int] = {}
+        self._in_memory: dict[int | None, int] = {}
+        self._written: dict[int | None, list[tuple[int, tuple[int, int]]]] = {}
+        self._made: set[int] = set()
+        self._saved: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+        self._data: set[int] = set()
         self._weights: set[int] = set()
-        self.images = self._new(images)
-        self._fed.add(self.images)
-        self.parameters = {self._new(x): name for name, x in own.items()}
-        self._weights |= set(self.parameters)
+        self._count = {True: 0, False: OTHERS}
+        self.images = self._new(images, data=True, made=True)
+        self._keep((self.images,), (images,))
+        self.parameters: dict[int, str] = {}
+        for name, x in own.items():
+            value = self._new(x, data=False, made=True)
+            self._keep((value,), (x,))
+            if x.is_floating_point():
+                self.parameters[value] = name
+        self._weights.update(self.parameters)
+
+    @property
+    def path(self) -> str:
+        """Of the innermost module that runs."""
+        return self._inside[-1][0] if self._inside else ""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        inputs = [self.number(x) for x in _tensors((args, kwargs))]
-        out = func(*args, **kwargs)
-        results = _tensors(out)
+        told = traits(func)
+        if told.splits:
+            with self:
+                return func.decompose(*args, **kwargs)
+        given = tensors((args, kwargs))
+        numbers = [self.number(x) for x in given]
+        changed = written(func, args, kwargs) if told.written else []
+        for x in changed:
+            self._save(x)
+        try:
+            out = func(*args, **kwargs)
+        except Exception:
+            self._fail(str(func), given, numbers)
+            raise
+        results = tensors(out)
+        results += [x for x in changed if not any(x is y for y in results)]
         if not results:
             return out
-        kind, ordered, settings = _described(func, args, kwargs, self.number, inputs)
-        written = [x for x in _tensors((args, kwargs)) if any(x is y for y in results)]
-        outputs = tuple(self._new(x) for x in results)
-        if self._fed.intersection(inputs):
-            self._fed.update(outputs)
-            for x, value in zip(_tensors((args, kwargs)), inputs, strict=True):
-                if value in self._weights:
-                    self.constant.setdefault(value, x)
-        elif self._weights.intersection(inputs):
-            self._weights.update(outputs)
-        for x in written:
-            self._written[x.untyped_storage()._cdata] = outputs[0]
-        module = self.path[-1] if self.path else ""
-        self.operations.append(Operation(kind, str(func), ordered, outputs, settings, module, user_line()))
-        for value, x in zip(outputs, results, strict=True):
-            if self.keep is not None and value in self.keep:
-                self.kept[value] = x.detach().clone()
+        gone = overwritten(func, args, kwargs) if told.overwritten else []
+        inputs = [value for x, value in zip(given, numbers, strict=True) if not any(x is y for y in gone)]
+        data = not self._data.isdisjoint(inputs)
+        outputs = tuple([self._new(x, data=data, made=True) for x in results])
+        for x in changed:
+            self._write(x)
+        self._followed(func, args, kwargs, (given, numbers), (inputs, outputs), data=data)
+        self._keep(outputs, results)
         return out
 
-    def number(self, x: torch.Tensor) -> int:
-        """A tensor's number; one that nothing has made is a constant of the candidate's own."""
-        known = self._known.get(id(x))
-        return known[1] if known is not None and known[0]() is x else self._new(x)
+    def _followed(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        given: tuple[Sequence[torch.Tensor], Sequence[int]],
+        passed: tuple[Sequence[int], tuple[int, ...]],
+        *,
+        data: bool,
+    ) -> None:
+        inputs, outputs = passed
+        name = traits(func).full
+        if data:
+            self.course.append((name, outputs))
+        elif not self._weights.isdisjoint(inputs):
+            self._weights.update(outputs)
+        if self.keep is not None:
+            return
+        line = user_line(self.until)
+        if data:
+            for x, value in zip(*given, strict=True):
+                if value in self._weights and value not in self._constants:
+                    self._constants[value] = x.detach()
+            kind = given[0][0].device.type
+            if self.autocast is None and torch.is_autocast_enabled(kind):
+                self.autocast = (_dtype(torch.get_autocast_dtype(kind)), line)
+        elif name == "aten.lift_fresh.default":
+            self._note_outside(given[0][0], line)
+        what = described(func, args, kwargs, given[0])
+        ordered = tuple([ABSENT if x is None else self._number_before(x, given) for x in what.inputs])
+        self.operations.append(Operation(what.kind, name, ordered, outputs, what.settings, self.path, line))
 
-    def _new(self, x: torch.Tensor) -> int:
-        value = len(self.shapes)
-        self.shapes[value], self.dtypes[value] = tuple(x.shape), str(x.dtype).removeprefix("torch.")
-        self._known[id(x)] = (weakref.ref(x), value)
+    @staticmethod
+    def _number_before(x: torch.Tensor, given: tuple[Sequence[torch.Tensor], Sequence[int]]) -> int:
+        """The number of an argument as the operation found it, before it wrote."""
+        return next(value for y, value in zip(*given, strict=True) if y is x)
+
+    def number(self, x: torch.Tensor) -> int:
+        """A tensor's number. What nothing has made is a constant of the candidate's own, or a view of what has been met."""
+        known = self._known.get(id(x))
+        if known is not None and known.tensor() is x and (known.address == _address(x) or known.memory == self._memory(x)):
+            log = self._written.get(known.memory, [])
+            if known.writes == len(log):
+                return known.number
+            first, last = _reach(x)
+            later = [value for value, (start, end) in log[known.writes :] if start <= last and first <= end]
+            known.writes = len(log)
+            return self._alias(x, (known.number, *dict.fromkeys(later))) if later else known.number
+        memory = self._memory(x)
+        if memory not in self._in_memory:
+            return self._new(x, data=False)
+        return self._alias(x, (self._in_memory[memory], *dict.fromkeys(value for value, _ in self._written.get(memory, []))))
+
+    def _alias(self, x: torch.Tensor, inputs: tuple[int, ...]) -> int:
+        """A new number for a tensor whose memory was written through another one."""
+        data = not self._data.isdisjoint(inputs)
+        value = self._new(x, data=data)
+        if data:
+            self.course.append(("alias", (value,)))
+        elif not self._weights.isdisjoint(inputs):
+            self._weights.add(value)
+        if self.keep is None:
+            self.operations.append(Operation("move", "alias", inputs, (value,), {}, self.path, user_line(self.until)))
+        self._keep((value,), (x,))
         return value
 
-    def ended(self, out: Any) -> None:
-        self.outputs = {"logits": self.number(_tensors(out)[0])}
+    def _new(self, x: torch.Tensor, *, data: bool, made: bool = False) -> int:
+        value = self._count[data]
+        self._count[data] += 1
+        if data:
+            self._data.add(value)
+        self.shapes[value], self.dtypes[value] = tuple(x.shape), _dtype(x.dtype)
+        memory = self._memory(x)
+        if memory is not None and memory not in self._in_memory:
+            self._in_memory[memory] = value
+            if made:
+                self._made.add(memory)
+        writes = len(self._written.get(memory, []))
+        self._known[id(x)] = _Known(weakref.ref(x), value, memory, _address(x), writes)
+        return value
 
-    def graph(self) -> Graph:
+    def _memory(self, x: torch.Tensor) -> int | None:
+        """What stands for the memory that a tensor is a view of, NumPy's view of it being the same; None where it has none."""
+        try:
+            storage = x.untyped_storage()
+        except (NotImplementedError, RuntimeError):
+            return None
+        place = storage._cdata
+        if place not in self._memories:
+            try:
+                address = storage.data_ptr()
+            except RuntimeError:
+                address = 0
+            older = self._addresses.get(address) if address else None
+            same = place if older is None or self._memories[older][0].expired() else older
+            self._memories[place] = (StorageWeakRef(storage), same)
+            self._addresses[address] = same
+        return self._memories[place][1]
+
+    def _write(self, x: torch.Tensor) -> None:
+        """What was written is what `x` is now; others that show it are told when they are used."""
+        known = self._known[id(x)]
+        if known.memory is not None:
+            log = self._written.setdefault(known.memory, [])
+            log.append((known.number, _reach(x)))
+            known.writes = len(log)
+
+    def _save(self, x: torch.Tensor) -> None:
+        """Keep what is there before it is written: for the graph, and where it was there before the run to be put back after it."""
+        memory = self._memory(x)
+        for value, constant in self._constants.items():
+            if memory is not None and self._memory(constant) == memory:
+                self._constants[value] = constant.clone()
+        if memory is not None and memory not in self._made and memory not in self._saved:
+            storage = x.untyped_storage()
+            self._saved[memory] = (storage, storage.clone())
+
+    def _keep(self, values: Collection[int], given: Sequence[torch.Tensor]) -> None:
+        if self.keep is not None:
+            for value, x in zip(values, given, strict=True):
+                if value in self.keep:
+                    self.kept[value] = x.detach().clone()
+
+    def _fail(self, name: str, given: Sequence[torch.Tensor], numbers: Sequence[int]) -> None:
+        self.failed = Failed(
+            name,
+            tuple((tuple(x.shape), _dtype(x.dtype)) for x in given),
+            tuple(self.parameters[value] for value in numbers if value in self.parameters),
+            tuple(value in self._data for value in numbers),
+        )
+
+    def _note_outside(self, x: torch.Tensor, line: str) -> None:
+        """Numbers of the data's own shape that no operation made went through another library."""
+        if x.is_floating_point() and x.ndim > 1 and tuple(x.shape) in {self.shapes[value] for value in self._data}:
+            self.from_outside.setdefault(tuple(x.shape), line)
+
+    def ended(self, out: Any) -> None:
+        """Take what the module returned."""
+        found = named_outputs(out, lambda x: isinstance(x, torch.Tensor))
+        self.outputs = {name: self.number(x) for name, x in found.items()}
+        self.returned = {name: x.detach().clone() for name, x in found.items()}
+
+    def restore(self) -> None:
+        """Put back what was written into memory that was there before."""
+        for storage, before in self._saved.values():
+            storage.copy_(before)
+
+    @property
+    def follows(self) -> bool:
+        """Whether what is returned comes from the images."""
+        return not self._data.isdisjoint(self.outputs.values())
+
+    def graph(self, notes: tuple[str, ...] = ()) -> Graph:
         return Graph(
             tuple(self.operations),
             self.shapes,
             self.dtypes,
             self.images,
             self.parameters,
-            {value: array_of(x.detach(), f"value {value}") for value, x in self.constant.items()},
+            {value: own_array(x) for value, x in self._constants.items()},
             self.outputs,
             tuple(self.modules),
+            notes,
         )
 
+    def begun(self, path: str, given: Any) -> None:
+        """A module begins."""
+        self._inside.append((path, tuple([self.number(x) for x in tensors(given)])))
 
-def _tensors(x: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(x) if isinstance(leaf, torch.Tensor)]
+    def over(self, path: str, out: Any) -> None:
+        """A module ended, and all inside that raised what was caught."""
+        while self._inside:
+            inner, given = self._inside.pop()
+            if inner == path:
+                self.modules.append(ModuleRun(path, given, tuple([self.number(x) for x in tensors(out)])))
+                return
 
 
-def _described(
-    func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], number: Callable[[torch.Tensor], int], inputs: Sequence[int]
-) -> tuple[Kind, tuple[int, ...], dict[str, Any]]:
-    name = str(func).split(".")[1].rstrip("_")
+def own_array(x: torch.Tensor) -> np.ndarray:
+    """A tensor that nothing else writes as an array, without a copy where there is none to be made."""
+    if x.device.type == "cpu" and type(x) is torch.Tensor and x.dtype is not torch.bfloat16:
+        return x.resolve_conj().resolve_neg().numpy()
+    return array_of(x, "a value")
 
-    def of(*some: Any) -> tuple[int, ...]:
-        return tuple(number(x) if isinstance(x, torch.Tensor) else ABSENT for x in some)
 
-    if name in ("mm", "bmm", "matmul", "mv", "dot"):
-        a, b = args[:2]
-        if name == "bmm":
-            return "product", of(a, b), {"contracted": ((2,), (1,)), "batch": ((0,), (0,))}
-        return "product", of(a, b), {"contracted": ((a.ndim - 1,), (max(b.ndim - 2, 0),)), "batch": ((), ())}
-    if name in ("addmm", "baddbmm"):
-        bias, a, b = args[:3]
-        batched = name == "baddbmm"
-        axes = {"contracted": ((2,), (1,)), "batch": ((0,), (0,))} if batched else {"contracted": ((1,), (0,)), "batch": ((), ())}
-        return "product", of(a, b, bias), axes
-    if name == "convolution":
-        x, weight, bias, stride, padding, dilation, transposed, _, groups = args
-        settings = {
-            "stride": tuple(stride),
-            "padding": tuple((p, p) for p in padding),
-            "dilation": tuple(dilation),
-            "groups": groups,
-            "transposed": transposed,
-            "x": "bchw",
-            "weight": "oihw",
-        }
-        return "convolution", of(x, weight, bias), settings
-    if name == "native_layer_norm":
-        x, shape, weight, bias, eps = args
-        return "norm", of(x, weight, bias), {"eps": eps, "axes": tuple(range(x.ndim - len(shape), x.ndim)), "groups": None}
-    if name == "native_group_norm":
-        x, weight, bias, *_, groups, eps = args
-        return "norm", of(x, weight, bias), {"eps": eps, "axes": tuple(range(1, x.ndim)), "groups": groups}
-    if name in ("add", "sub", "rsub", "mul", "div"):
-        kind: Kind = "add" if name in ("add", "sub", "rsub") else "multiply"
-        scalars = [x for x in args if not isinstance(x, torch.Tensor)]
-        return kind, tuple(inputs), {"inverse": name in ("sub", "rsub", "div"), "scalars": scalars}
-    if name in MOVES:
-        return "move", tuple(inputs), {}
-    return "other", tuple(inputs), {"scalars": [x for x in args if isinstance(x, int | float)]}
+def _reach(x: torch.Tensor) -> tuple[int, int]:
+    """The first and the last byte, counted from the start of its memory, that a tensor may show."""
+    first = x.storage_offset()
+    last = first + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True)) if x.numel() else first - 1
+    return first * x.itemsize, (last + 1) * x.itemsize - 1
+
+
+def _address(x: torch.Tensor) -> int:
+    """Where its numbers begin; 0 where that is not told."""
+    try:
+        return x.data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return 0
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 @contextmanager
-def _hooked(model: nn.Module, recorder: Recorder) -> Iterator[None]:
-    """While open, the recorder knows in which module an operation runs, and what each module was given and returned."""
+def hooked(modules: Mapping[str, nn.Module], recorder: Recorder) -> Iterator[None]:
+    """While open, the recorder knows in which module an operation runs, and what each module was given and returned.
+
+    Scripted modules take no hooks: what they do is seen, but not that it is theirs.
+    """
     handles = []
-    for path, module in model.named_modules():
-        if not path:
+    for path, module in modules.items():
+        if not path or isinstance(module, torch.jit.ScriptModule):
             continue
 
         def begun(module: Any, args: Any, kwargs: Any, path: str = path) -> None:
-            recorder.path.append(path)
+            recorder.begun(path, (args, kwargs))
 
         def ended(module: Any, args: Any, kwargs: Any, out: Any, path: str = path) -> None:
-            recorder.path.pop()
-            given = tuple(recorder.number(x) for x in _tensors((args, kwargs)))
-            recorder.modules.append(ModuleRun(path, given, tuple(recorder.number(x) for x in _tensors(out))))
+            recorder.over(path, out)
 
         handles.append(module.register_forward_pre_hook(begun, with_kwargs=True))
         handles.append(module.register_forward_hook(ended, with_kwargs=True))

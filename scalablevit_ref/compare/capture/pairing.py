@@ -1,0 +1,334 @@
+"""The reference's parameters and steps, and the candidate's: which is which, whatever it is called and wherever it is declared.
+
+Every kind of evidence is a score: sizes decide what is possible; a user's mapping, the reference's own names, words, groups of
+parameters that are a block, the order of use, what stands around and the order of declaration decide what is likely. The best
+assignment of all to all is taken. A parameter that acts at two places is put at its own and lent to the other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+
+import numpy as np
+
+from scalablevit_ref.compare.capture.assignment import assigned
+from scalablevit_ref.compare.capture.context import STEPS, contexts
+from scalablevit_ref.compare.capture.flow import Flow
+from scalablevit_ref.compare.capture.graph import Graph
+from scalablevit_ref.compare.capture.layout import Layout
+from scalablevit_ref.compare.capture.names import by_mapping
+from scalablevit_ref.compare.capture.official import Atom, Step, steps_of
+from scalablevit_ref.compare.capture.pairing_notes import Facts, facts_of, refusal, words_of
+from scalablevit_ref.compare.capture.similarity import ALIGNED, AROUND, MAPPED, Evidence, Surroundings, atoms_of, scored
+from scalablevit_ref.compare.capture.units import Unit, layout_of, units_of, usual
+from scalablevit_ref.compare.capture.uses import Use, uses_of
+from scalablevit_ref.errors import CaptureError
+from scalablevit_ref.networks import Network
+
+__all__ = ["Facts", "Pairing", "Part", "paired"]
+
+NAMED = 0.3
+"""Least share of the reference's parameters that are there under its names, for a name to say what a parameter is."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where an official parameter, or a run of its rows, lies in the candidate.
+
+    Attributes
+    ----------
+    own
+        The candidate's parameter.
+    turned
+        Whether its axes are in another order than the reference's: (in, out), (kh, kw, in, out).
+    official_rows, own_rows
+        The runs of the official parameter's first axis, and of the own one's output axis; None for all.
+    sizes
+        Of this part as out, in, height, width.
+    order
+        These axes in the order in which the candidate's parameter holds them.
+    """
+
+    own: str
+    turned: bool
+    official_rows: tuple[int, int] | None = None
+    own_rows: tuple[int, int] | None = None
+    sizes: tuple[int, ...] = ()
+    order: tuple[int, ...] = (0,)
+
+    def within(self, own: np.ndarray) -> np.ndarray:
+        """This part of the candidate's parameter as out, in, height, width: a view, into which can be written."""
+        view = Layout(self.order, 0).view(own, self.sizes)
+        return view if self.own_rows is None else view[slice(*self.own_rows)]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """What of the candidate is what of the reference.
+
+    Attributes
+    ----------
+    parts
+        Official parameters to where they lie; nothing for those that the candidate does not have (`facts.lacking`).
+    steps
+        Official steps, named by their parameters ("stages.0.0.attn.qkv"), to the uses at their place: several where q, k and v are
+        apart, whose outputs are concatenated in this order; with `made_rows` where the use makes more than this step. A step at
+        whose place nothing runs is not there.
+    notes, facts
+        What is worth saying, in words and as data.
+    shapes
+        Of the official parameters.
+    silent
+        The candidate's own biases where the reference has none: zero is what makes them the same.
+    """
+
+    parts: Mapping[str, tuple[Part, ...]]
+    steps: Mapping[str, tuple[Use, ...]]
+    notes: tuple[str, ...]
+    facts: Facts
+    shapes: Mapping[str, tuple[int, ...]]
+    silent: tuple[str, ...] = ()
+
+    def own_weights(self, official: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Official parameters under the candidate's names and in its shapes, bit for bit; rows that none is for are the own ones.
+
+        Parameters
+        ----------
+        official
+            Under the official names, in the official shapes.
+        own
+            The candidate's, for shapes. The result has the dtype of the official ones.
+        """
+        found: dict[str, np.ndarray] = {}
+        for name, parts in self.parts.items():
+            value = np.asarray(official[name])
+            for part in parts:
+                if part.own not in found:
+                    found[part.own] = np.array(own[part.own], value.dtype, order="C")
+                rows = value if part.official_rows is None else value[slice(*part.official_rows)]
+                part.within(found[part.own])[...] = rows.reshape(part.sizes)
+        return found | {name: np.zeros_like(own[name]) for name in self.silent if name not in found}
+
+    def official_weights(self, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The candidate's parameters under the official names and in the official shapes, bit for bit; what it lacks is left out."""
+        found = {}
+        for name, parts in self.parts.items():
+            if not parts:
+                continue
+            pieces = [np.ascontiguousarray(part.within(np.ascontiguousarray(own[part.own]))) for part in parts]
+            ordered = sorted(zip(parts, pieces, strict=True), key=lambda pair: pair[0].official_rows or (0, 0))
+            found[name] = np.concatenate([piece.reshape(len(piece), -1) for _, piece in ordered]).reshape(self.shapes[name])
+        return found
+
+
+def paired(
+    graph: Graph,
+    own: Mapping[str, np.ndarray],
+    network: Network,
+    images_shape: Sequence[int],
+    *,
+    names: Mapping[str, str] | None = None,
+) -> Pairing:
+    """What of a candidate is what of a network.
+
+    Parameters
+    ----------
+    graph
+        The candidate's run. Where its weights were random, their values tell how they lie.
+    own
+        The weights of that run, in the order of their declaration.
+    network
+        What it is a port of.
+    images_shape
+        Of the images of that run, b c h w.
+    names
+        A user's mapping from layers, or modules or parameters, of the network to the candidate's own; "{k}" and "{i}" are numbers.
+
+    Raises
+    ------
+    CaptureError
+        Where parameters find no partner, with what is there instead and what to do.
+    """
+    flow = Flow(graph)
+    uses = uses_of(graph)
+    around = contexts(flow, uses)
+    units = units_of(flow, uses, own)
+    steps = steps_of(network)
+    shapes = network.parameter_shapes()
+    atoms = atoms_of(steps, units)
+    exact = _exact(own, shapes, {name for use in uses if use.live for name in (use.weight, use.bias)})
+    evidence = Evidence(units, atoms, exact, _mapped(names, graph, own, network, steps))
+    scores, stands, of_uses, of_atoms = scored(evidence, around, [use.live for use in uses])
+    partner = {
+        j: units[i]
+        for i, j in assigned(np.where(np.isfinite(scores), scores, -1e6))
+        if np.isfinite(scores[i, j]) and scores[i, j] > -MAPPED / 2
+    }
+    taken = {id(unit) for unit in partner.values()}
+    over = [unit for unit in units if id(unit) not in taken]
+    error = refusal(atoms, partner, over, own, shapes, exact)
+    if error is not None:
+        raise error
+    parts, silent = _parts(atoms, partner, own, shapes, same=len(exact) == len(shapes) and not _odd(exact, own, shapes))
+    placed, lent = _placed(atoms, partner, uses, stands, of_uses, of_atoms)
+    at = {name: tuple(chosen) for name, chosen in _steps(atoms, placed, uses).items()}
+    facts = facts_of(steps, atoms, partner, over, placed, lent, uses, around, parts, network.layer_shapes(images_shape), graph)
+    return Pairing(parts, at, words_of(facts), facts, shapes, silent)
+
+
+# Names
+
+
+def _exact(own: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], used: set[str]) -> dict[str, str]:
+    """Official names to the candidate's, where these are the official ones behind one prefix: the one whose parameters are used."""
+    found: dict[str, dict[str, str]] = {}
+    for name, value in own.items():
+        at = 0
+        while at >= 0:
+            suffix = name[at:]
+            if suffix in shapes and value.size == prod(shapes[suffix]):
+                found.setdefault(name[:at], {})[suffix] = name
+            at = name.find(".", at) + 1 or -1
+    if not found:
+        return {}
+    best = max(found.values(), key=lambda names: (sum(theirs in used for theirs in names.values()), len(names)))
+    return best if len(best) >= NAMED * len(shapes) else {}
+
+
+def _odd(exact: Mapping[str, str], own: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a parameter of an official name has another shape than the official one."""
+    return any(
+        [size for size in own[theirs].shape if size > 1] != [size for size in shapes[name] if size > 1]
+        for name, theirs in exact.items()
+    )
+
+
+def _mapped(
+    names: Mapping[str, str] | None, graph: Graph, own: Mapping[str, np.ndarray], network: Network, steps: Mapping[str, Step]
+) -> dict[str, str]:
+    """A user's mapping without placeholders."""
+    if names is None:
+        return {}
+    layers = {**network.layers(), **dict.fromkeys(steps), **dict.fromkeys(network.parameter_shapes())}
+    targets = {run.path for run in graph.modules}
+    for name in own:
+        while name:
+            targets.add(name)
+            name = name.rpartition(".")[0]
+    return by_mapping(names, targets, layers)
+
+
+# Parameters
+
+
+def _parts(
+    atoms: Sequence[Atom],
+    partner: Mapping[int, Unit],
+    own: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    same: bool,
+) -> tuple[dict[str, tuple[Part, ...]], tuple[str, ...]]:
+    """Where the official parameters lie, and the biases that the reference has none for. same: every name is the official one."""
+    turned = usual(partner.values())
+    found: dict[str, list[Part]] = {name: [] for name in shapes}
+    silent: list[str] = []
+    for j, unit in sorted(partner.items()):
+        atom = atoms[j]
+        sizes = unit.sizes[atom.key]
+        layout = layout_of(unit, own[unit.weight], sizes, turned) if atom.first.kind != "norm" else Layout((0,), 0)
+        if same:
+            layout = Layout(tuple(sorted(layout.order)), 0)
+        start = unit.rows[0] if unit.rows else 0
+        for step, rows in atom.parts:
+            wide = step.sizes[0] if rows is None else rows[1] - rows[0]
+            part_sizes = (wide, *sizes[1:])
+            whole = wide * max(prod(sizes[1:]), 1) == own[unit.weight].size
+            own_rows = None if whole else (start, start + wide)
+            found[step.weight].append(Part(unit.weight, layout.turned, rows, own_rows, part_sizes, layout.order))
+            if step.bias and unit.bias:
+                beside = None if own[unit.bias].size == wide else (start, start + wide)
+                if own[unit.bias].size == atom.sizes[0] != wide:
+                    beside = (start - (unit.rows[0] if unit.rows else 0), start - (unit.rows[0] if unit.rows else 0) + wide)
+                found[step.bias].append(Part(unit.bias, False, rows, beside, (wide,), (0,)))
+            elif unit.bias:
+                silent.append(unit.bias)
+            start += wide
+    return {name: tuple(parts) for name, parts in found.items()}, tuple(dict.fromkeys(silent))
+
+
+# Places
+
+
+def _placed(
+    atoms: Sequence[Atom],
+    partner: Mapping[int, Unit],
+    uses: Sequence[Use],
+    stands: Mapping[int, int],
+    of_uses: Mapping[int, Surroundings],
+    of_atoms: Sequence[Surroundings],
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Atoms to the uses at their places, and uses of a parameter at another's place, by place."""
+    placed: dict[int, int] = {}
+    several: list[int] = []
+    for j, unit in partner.items():
+        alive = [use for use in unit.uses if uses[use].live] or unit.uses
+        if len(alive) == 1:
+            placed[j] = alive[0]
+        elif alive:
+            several.append(j)
+    free = {j for j in range(len(atoms)) if j not in placed and j not in several}
+    free |= {j for j, use in placed.items() if not uses[use].live}
+    lent: dict[int, int] = {}
+    for key in dict.fromkeys(atoms[j].key for j in several):
+        own_places = [j for j in several if atoms[j].key == key]
+        targets = [*own_places, *(j for j in sorted(free) if atoms[j].key == key)]
+        candidates = [(use, j) for j in own_places for use in partner[j].uses if uses[use].live or len(partner[j].uses) == 1]
+        scores = np.array([[_at(use, home, j, atoms, stands, of_uses, of_atoms) for j in targets] for use, home in candidates])
+        for row, column in assigned(scores):
+            use, home = candidates[row]
+            target = targets[column]
+            if target == home or (home not in targets):
+                placed[home] = use
+            else:
+                lent[target] = use
+        for home in own_places:  # a parameter stands at its own place at least once
+            if home not in placed and home not in lent:
+                placed[home] = next(use for use, at in candidates if at == home)
+    for target, use in lent.items():
+        placed[target] = use
+    return placed, lent
+
+
+def _at(
+    use: int,
+    home: int,
+    place: int,
+    atoms: Sequence[Atom],
+    stands: Mapping[int, int],
+    of_uses: Mapping[int, Surroundings],
+    of_atoms: Sequence[Surroundings],
+) -> float:
+    """How well a use of the parameters of one place fits another."""
+    score = AROUND * of_uses[use].likeness(of_atoms[place]) + ALIGNED * (stands.get(use) == place) + 1.0 * (home == place)
+    return score + 1.5 * (atoms[home].first.block == atoms[place].first.block)
+
+
+def _steps(atoms: Sequence[Atom], placed: Mapping[int, int], uses: Sequence[Use]) -> dict[str, list[Use]]:
+    """Official steps to the uses at their places."""
+    found: dict[str, list[Use]] = {}
+    for j, atom in enumerate(atoms):
+        if j not in placed:
+            continue
+        use, start = uses[placed[j]], 0
+        for step, rows in atom.parts:
+            wide = step.sizes[0] if rows is None else rows[1] - rows[0]
+            base = use.made_rows[0] if use.made_rows else 0
+            shared = len(atom.parts) > 1
+            found.setdefault(step.name, []).append(replace(use, made_rows=(base + start, base + start + wide)) if shared else use)
+            start += wide
+    wanted = Counter(step.name for atom in atoms for step, _ in atom.parts)
+    return {name: some for name, some in found.items() if len(some) == wanted[name]}

@@ -1,0 +1,297 @@
+"""What a pairing shows that is worth saying: parameters that act nowhere, twice or in another's place, and the order of what runs."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from scalablevit_ref.compare.capture.context import Context
+from scalablevit_ref.compare.capture.graph import Graph
+from scalablevit_ref.compare.capture.official import Atom, Step
+from scalablevit_ref.compare.capture.units import Unit
+from scalablevit_ref.compare.capture.uses import Use
+from scalablevit_ref.errors import CaptureError, option
+
+MOST_LACKING = 0.15
+"""Largest share of the reference's products that a port of it may do without."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is unusual about a port, as data. Steps and parameters have the reference's names.
+
+    Attributes
+    ----------
+    never_used
+        Steps whose parameters act nowhere.
+    dropped
+        Steps whose result no output depends on.
+    twice
+        Steps to all the places at which their parameters act.
+    lacking
+        Parameters that the candidate does not have.
+    extra
+        The candidate's own parameters that act and have no counterpart.
+    moved
+        Layers that run elsewhere: to the one after which they run, and the one after which the reference runs them; "" is the start.
+    pooled
+        Norms that act on another number of tokens: to that number, and the reference's.
+    wired
+        Steps that take something else: to the steps directly before them in the candidate, and in the reference.
+    attends
+        Steps that make another of query, key and value than their name says: to what they make.
+    own
+        Steps to the candidate's own name of their weight.
+    """
+
+    never_used: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    twice: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    lacking: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    moved: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    pooled: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    wired: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
+    attends: Mapping[str, str] = field(default_factory=dict)
+    own: Mapping[str, str] = field(default_factory=dict)
+
+
+def facts_of(
+    steps: Mapping[str, Step],
+    atoms: Sequence[Atom],
+    partner: Mapping[int, Unit],
+    over: Sequence[Unit],
+    placed: Mapping[int, int],
+    lent: Mapping[int, int],
+    uses: Sequence[Use],
+    around: Sequence[Context],
+    parts: Mapping[str, Sequence[Any]],
+    layer_shapes: Mapping[str, tuple[int, ...]],
+    graph: Graph,
+) -> Facts:
+    """The facts of a pairing."""
+    never = [step.name for j, unit in partner.items() if not unit.uses for step, _ in atoms[j].parts]
+    dropped = [step.name for j, unit in partner.items() if unit.uses and not unit.live for step, _ in atoms[j].parts]
+    lenders = {id(partner[j]): j for j in partner}
+    home = {use: lenders[id(unit)] for unit in partner.values() for use in unit.uses}
+    twice: dict[str, list[str]] = {}
+    for j, unit in partner.items():
+        if sum(uses[use].live for use in unit.uses) > 1:
+            there = [k for k, use in placed.items() if home.get(use) == j]
+            again = sum(uses[use].live for use in unit.uses) - len(there)
+            twice[atoms[j].first.name] = [atoms[k].first.name for k in sorted(there)] + [""] * again
+    extra = [unit.weight for unit in over if unit.live] + sorted(
+        {use.weight for use in uses if use.live and use.kind not in ("linear", "convolution", "norm")}
+        - {unit.weight for unit in (*partner.values(), *over)}
+        - {unit.bias for unit in partner.values()}
+    )
+    return Facts(
+        tuple(never),
+        tuple(dropped),
+        {name: tuple(places) for name, places in twice.items()},
+        tuple(name for name, some in parts.items() if not some),
+        tuple(extra),
+        _moved(steps, atoms, placed, uses),
+        _pooled(atoms, placed, uses, layer_shapes, graph),
+        _wired(steps, atoms, placed, around),
+        _attends(atoms, placed, around),
+        {step.name: unit.weight for j, unit in partner.items() for step, _ in atoms[j].parts},
+    )
+
+
+def _moved(
+    steps: Mapping[str, Step], atoms: Sequence[Atom], placed: Mapping[int, int], uses: Sequence[Use]
+) -> dict[str, tuple[str, str]]:
+    """Layers out of the reference's order: all but the longest run of layers that are in it."""
+    first: dict[str, int] = {}
+    for j, use in placed.items():
+        if uses[use].live:
+            layer = atoms[j].first.layer
+            first[layer] = min(first.get(layer, use), use)
+    order = [layer for layer in dict.fromkeys(step.layer for step in steps.values()) if layer in first]
+    kept = {order[i] for i in _longest_rise([first[layer] for layer in order])}
+    run = sorted(order, key=lambda layer: first[layer])
+    before = {layer: (["", *run])[i] for i, layer in enumerate(run)}
+    usual = {layer: (["", *order])[i] for i, layer in enumerate(order)}
+    return {layer: (before[layer], usual[layer]) for layer in order if layer not in kept}
+
+
+def _longest_rise(values: Sequence[int]) -> list[int]:
+    """Places of the longest rising subsequence."""
+    ends: list[int] = []
+    tails: list[int] = []
+    before: list[int] = []
+    for i, value in enumerate(values):
+        at = bisect_left(tails, value)
+        before.append(ends[at - 1] if at else -1)
+        tails[at : at + 1], ends[at : at + 1] = [value], [i]
+    found, i = [], ends[-1] if ends else -1
+    while i >= 0:
+        found.append(i)
+        i = before[i]
+    return found[::-1]
+
+
+def _pooled(
+    atoms: Sequence[Atom],
+    placed: Mapping[int, int],
+    uses: Sequence[Use],
+    layer_shapes: Mapping[str, tuple[int, ...]],
+    graph: Graph,
+) -> dict[str, tuple[int, int]]:
+    found = {}
+    for j, use in placed.items():
+        step = atoms[j].first
+        shape = layer_shapes.get(step.layer)
+        if step.kind == "norm" and step.name == step.layer and shape is not None:
+            tokens = prod(graph.shapes[uses[use].made]) // step.sizes[0] // shape[0]
+            if tokens != prod(shape[1:-1]):
+                found[step.name] = (tokens, prod(shape[1:-1]))
+    return found
+
+
+def _wired(
+    steps: Mapping[str, Step], atoms: Sequence[Atom], placed: Mapping[int, int], around: Sequence[Context]
+) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    at: dict[int, set[str]] = {}
+    for j, use in placed.items():
+        at.setdefault(use, set()).update(step.name for step, _ in atoms[j].parts)
+    order = {name: i for i, name in enumerate(steps)}
+    found = {}
+    for j, use in placed.items():
+        before = set().union(*(at.get(other, {"?"}) for other in around[use].before)) if around[use].before else set()
+        usual = {name for name, _ in atoms[j].first.before}
+        if before != usual and "?" not in before:
+            name = atoms[j].first.name
+            found[name] = tuple(tuple(sorted(some, key=lambda other: order[other])) for some in (before, usual))
+    return found  # type: ignore[return-value]
+
+
+def _attends(atoms: Sequence[Atom], placed: Mapping[int, int], around: Sequence[Context]) -> dict[str, str]:
+    found = {}
+    for j, use in placed.items():
+        made = around[use].attends
+        if atoms[j].letters and made and not made & set(atoms[j].letters):
+            found[_called(atoms[j])] = "".join(sorted(made))
+    return found
+
+
+def _called(atom: Atom) -> str:
+    """A step's name, with the letters of the run of its rows that is meant."""
+    return atom.first.name if atom.parts[0][1] is None else f"{atom.first.name}, {atom.letters}"
+
+
+# Words
+
+
+def words_of(facts: Facts) -> tuple[str, ...]:
+    """The facts in words, each once however many blocks it is true of."""
+    said: list[tuple[str, str, str]] = []  # what is the same in all blocks, a sentence with an example, the block
+    lent = {place: name for name, places in facts.twice.items() for place in places if place and place != name}
+
+    def own(name: str) -> str:
+        return f" ({facts.own[name]})" if name in facts.own else ""
+
+    for name in (*facts.never_used, *facts.dropped):
+        what = "act nowhere" if name in facts.never_used else "act, and the result is dropped"
+        text = f"{name}'s parameters{own(name)} {what}"
+        if name in lent:
+            text += f"; those of {lent[name]}{own(lent[name])} act in its place"
+        said.append((f"{_form(name)} {what} {_form(lent.get(name, ''))}", text, name))
+    for name, places in facts.twice.items():
+        others = [place for place in places if place not in ("", name)]
+        if others and all(place in (*facts.never_used, *facts.dropped) for place in others):
+            continue
+        where = " and at ".join(dict.fromkeys(place or "a place that is no step's" for place in places))
+        said.append((f"{_form(name)} twice {[_form(p) for p in places]}", f"{name}'s parameters{own(name)} act at {where}", name))
+    for name in facts.lacking:
+        said.append((f"{_form(name)} lacking", f"the candidate has no {name}", name))
+    for name in facts.extra:
+        said.append((f"{_form(name)} extra", f"the candidate's {name} has no counterpart and keeps its values", name))
+    for name, (after, usual) in facts.moved.items():
+        text = f"{name} runs after {after or 'the images'}, in the reference after {usual or 'the images'}"
+        said.append((f"{_form(name)} moved {_form(after)} {_form(usual)}", text, name))
+    for name, (tokens, usual_tokens) in facts.pooled.items():
+        said.append((f"{_form(name)} pooled", f"{name} acts on {tokens} tokens, in the reference on {usual_tokens}", name))
+    for name, letters in facts.attends.items():
+        roles = " and ".join({"q": "queries", "k": "keys", "v": "values"}[letter] for letter in letters)
+        text = f"{name}{own(name.partition(',')[0])}, by its name, makes {roles}, by what is done with it"
+        said.append((f"{_form(name)} attends {letters}", text, name))
+    grouped: dict[str, list[str]] = {}
+    for key, text, _ in said:
+        grouped.setdefault(key, []).append(text)
+    return tuple(some[0] + (f" ({len(some)} times)" if some[1:] else "") for some in grouped.values())
+
+
+def _form(name: str) -> str:
+    return re.sub(r"\d+", "#", re.sub(r"(norm|fc|reduction\.|norm_act\.|head\.)(\d)", lambda m: m[1] + "ab"[int(m[2]) % 2], name))
+
+
+# Refusals
+
+
+def refusal(
+    atoms: Sequence[Atom],
+    partner: Mapping[int, Unit],
+    over: Sequence[Unit],
+    own: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    exact: Mapping[str, str],
+) -> CaptureError | None:
+    """Why a candidate's parameters are not the reference's; None where they are, or where it only does without some."""
+    missing = [atom for j, atom in enumerate(atoms) if j not in partner]
+    if not missing:
+        return None
+    dense = [atom for atom in atoms if atom.key[0] == "dense"]
+    lacking = [atom for atom in missing if atom.key[0] == "dense"]
+    others = [unit for unit in over if unit.live]
+    instead = [(atom, unit) for atom in missing if (unit := _instead(atom, others)) is not None]
+    whole = _whole_blocks(atoms, missing)
+    if not instead and not whole and len(lacking) <= MOST_LACKING * len(dense):
+        return None
+    atom, unit = instead[0] if instead else (missing[0], None)
+    step = atom.first
+    count = prod(atom.sizes)
+    text = f"no parameter of {count:,} values for {step.weight} {shapes[step.weight]}"
+    if unit is not None:
+        text += f"; the candidate's {unit.weight} has {tuple(own[unit.weight].shape)}"
+    elif whole:
+        text += f"; the candidate has nothing of the sizes of {_some(whole)}"
+    rest = len(missing) - 1
+    if rest:
+        text += f"; {rest} more of the reference's steps have no partner"
+    return CaptureError(
+        f"{text}. ",
+        option("variant"),
+        " says which network it is; names= maps the reference's layers to its modules; or write its layers to a file with "
+        "np.savez('trace.npz', images=…, logits=…) and compare that",
+    )
+
+
+def _instead(atom: Atom, others: Iterable[Unit]) -> Unit | None:
+    """A unit that acts, has no partner and may be what this step is, in another size."""
+    kinds = {"norm": ("norm",)}.get(atom.key[0], ("dense", "depthwise"))
+    fits = [unit for unit in others if unit.keys[0][0] in kinds and unit.sure]
+    same = [unit for unit in fits if unit.keys[0][0] == atom.key[0]] or fits
+    near = [unit for unit in same if set(unit.keys[0][1:]) & set(atom.key[1:])] or same
+    return near[0] if near else None
+
+
+def _whole_blocks(atoms: Sequence[Atom], missing: Sequence[Atom]) -> list[str]:
+    """Blocks of which every product is missing."""
+    blocks: dict[str, list[bool]] = {}
+    lost = {id(atom) for atom in missing}
+    for atom in atoms:
+        if atom.key[0] == "dense":
+            blocks.setdefault(atom.first.block, []).append(id(atom) in lost)
+    return [name for name, some in blocks.items() if all(some)]
+
+
+def _some(names: Sequence[str]) -> str:
+    return names[0] + f" and {len(names) - 1} others" * bool(names[1:])

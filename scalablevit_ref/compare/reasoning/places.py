@@ -75,30 +75,44 @@ NAMED = {
 
 
 def places(case: Case) -> list[Difference]:
-    """The same multiset of numbers, elsewhere."""
-    actual, expected = case.actual, case.expected
-    if min(actual.shape[0], actual.shape[-1]) == 0 or actual.size < 2:
+    """The same multiset of numbers, moved in a way that has a name."""
+    looked_up = _looked_up(case)
+    if looked_up is None:
+        return _shifted(case)
+    target, source, _ = looked_up
+    found = relaid(case, target, source) or _separable(case, target, source)
+    if found is None or UNNAMED in found.words:
+        found = _rolled_and_relaid(case, target, source)
+    return [found] if found else []
+
+
+def some_places(case: Case) -> list[Difference]:
+    """The same multiset of numbers in an order without a name, and within what they stay."""
+    looked_up = _looked_up(case)
+    if looked_up is None:
         return []
-    shifted = _shifted(case)
-    if abs(np.linalg.norm(expected) / case.size - 1) > max(case.tolerance, 1e-12):
-        return shifted
+    target, source, left = looked_up
+    found = _separable(case, target, source)
+    if found:
+        return [found]
+    distinct = len(np.unique(case.expected.round(12))) / case.expected.size
+    exact = case.tolerance < 1e-4 and distinct >= DISTINCT and case.actual.size >= 32
+    words = SAME + _reach(case, target, source)
+    return [Difference("places", words, left, {"pattern": "none", "pairs": _first(target, source)}, exact)]
+
+
+def _looked_up(case: Case) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Flat places of the same numbers in both values, and what differs of the sorted numbers; None if they are others."""
+    actual, expected = case.actual, case.expected
+    if actual.size < 2 or abs(np.linalg.norm(expected) / case.size - 1) > max(case.tolerance, 1e-12):
+        return None
     order_a, order_e = np.argsort(actual, axis=None), np.argsort(expected, axis=None)
     sorted_a, sorted_e = actual.ravel()[order_a], expected.ravel()[order_e]
     left = float(np.linalg.norm(sorted_a - sorted_e)) / case.size
     if left > case.bar:
-        return shifted
+        return None
     target, source = _pairs(case, order_a, sorted_a, order_e, sorted_e)
-    if not len(target):
-        return shifted
-    found = relaid(case, target, source) or _separable(case, target, source)
-    if found is None or UNNAMED in found.words:
-        found = _rolled_and_relaid(case, target, source) or found
-    if found:
-        return [found]
-    distinct = np.count_nonzero(np.diff(sorted_e) > case.tolerance * 1e-3 * case.spread) / actual.size
-    exact = case.tolerance < 1e-4 and distinct >= DISTINCT and actual.size >= 32
-    where = _reach(case, target, source)
-    return [Difference("places", SAME + where, left, {"pattern": "none", "pairs": _first(target, source)}, exact)]
+    return (target, source, left) if len(target) else None
 
 
 def places_otherwise(case: Case) -> list[Difference]:
@@ -454,8 +468,7 @@ def _shifted(case: Case) -> list[Difference]:
                 index = np.clip(np.arange(size) - by, 0, size - 1)
                 explained = np.take(case.expected, index, axis=axis)
                 if filling is not None:
-                    border = (slice(None),) * axis + (slice(0, by) if by > 0 else slice(by, None),)
-                    explained[border] = filling
+                    explained[(slice(None),) * axis + (slice(0, by) if by > 0 else slice(by, None),)] = filling
                 remaining = case.explains(explained)
                 if remaining is not None:
                     return [

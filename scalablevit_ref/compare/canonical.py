@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import permutations
+from itertools import islice, permutations
 from math import prod
 
 import numpy as np
@@ -69,7 +69,7 @@ class Tokens:
         sizes = _sizes(self.size, self.window)
         given = " ".join(f"({' '.join(group)})" if group else "1" for group in self.axes)
         wanted = " ".join(axis for axis in ("b", "h", "gh", "ph", "w", "gw", "pw") if axis in flat)
-        x = rearrange(x, f"{given} c -> {wanted} c", **{axis: sizes[axis] for axis in flat})
+        x = np.asarray(rearrange(x, f"{given} c -> {wanted} c", **{axis: sizes[axis] for axis in flat}))
         top, left = self.corner
         return x.reshape(b, rows, columns, c)[:, top : top + h, left : left + w]
 
@@ -127,6 +127,8 @@ def layouts(
 
     Parameters
     ----------
+    shape, canonical
+        Of the array, and of the map that it is to hold.
     axis
         The axis that holds the channels, where that is known; they may then be more or fewer than the canonical shape's.
     windows
@@ -140,12 +142,12 @@ def layouts(
     '(b gh gw) (ph pw) c'
     """
     shape, canonical = tuple(shape), tuple(canonical)
-    found = []
+    found: list[tuple[tuple[int, ...], Layout]] = []
     for start, wide in _channel_axes(shape, canonical, axis):
         rest = shape[:start] + shape[start + wide :]
         if len(canonical) == 2:
             if prod(rest) == canonical[0] == (rest or (1,))[0]:
-                found.append((0, Layout(Tokens((("b",),), (canonical[0], 1, 1)), start, wide, canonical)))
+                found.append(((0,), Layout(Tokens((("b",),), (canonical[0], 1, 1)), start, wide, canonical)))
             continue
         b, h, w, _ = canonical
         last = start + wide == len(shape)
@@ -308,10 +310,9 @@ def _orders(shape: tuple[int, ...], names: tuple[str, ...], size: tuple[int, int
         if groups is None or (window and not _is_cut(groups)):
             continue
         inversions = sum(a > b for i, a in enumerate(order) for b in order[i:])
-        missing, named = iter(absent), []
-        for group in groups:
-            named.append(group or tuple(name for name in (next(missing, ""),) if name))
-        found.append((inversions, Tokens(tuple(named), size, window)))
+        missing = iter(absent)
+        named = tuple(group or tuple(islice(missing, 1)) for group in groups)
+        found.append((inversions, Tokens(named, size, window)))
     return (tokens for _, tokens in sorted(found, key=lambda pair: (pair[1].turned, pair[0])))
 
 
@@ -344,7 +345,7 @@ def _projected(x: np.ndarray) -> np.ndarray:
 
 
 def _unlikeness(x: np.ndarray, expected: np.ndarray, fits: Sequence[Layout]) -> list[float]:
-    """Of `x` in each layout and of what is expected: 0 for the same but for a factor and a shift, near 1 for values without relation."""
+    """Of `x` in each layout and of what is expected: 0 for the same but for a factor and a shift, near 1 without relation."""
     h, w, c = expected.shape[1:]
     wanted = _projected(expected)
     sums: dict[tuple[int, int], np.ndarray] = {}

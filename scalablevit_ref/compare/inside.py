@@ -5,50 +5,32 @@ Each step is held against what the reference's step makes of the candidate's own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 
-from scalablevit_ref.compare.canonical import Layouts
-from scalablevit_ref.compare.capture.graph import Graph, fed_by_images, makers
+from scalablevit_ref.compare.around import Fetch, Scene, fed, input_words, listed, own_values, q_k_v, reference_settings
+from scalablevit_ref.compare.capture.graph import ABSENT, Graph
+from scalablevit_ref.compare.capture.uses import Use
+from scalablevit_ref.compare.followed import Followed, Held, compared, moved_from
 from scalablevit_ref.compare.mistakes.layerwise import Local
+from scalablevit_ref.compare.own_lines import elsewhere, lines_between
 from scalablevit_ref.compare.reasoning.case import THE_INPUT
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fits import fits
 from scalablevit_ref.compare.reasoning.kinds import kinds_of_difference
 from scalablevit_ref.compare.steps import INPUT, OUTPUT, Run, Step, feeds, run_layer
-from scalablevit_ref.layers import IMAGES, Layer
-from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, Comparison, compare_arrays
-
-Fetch = Callable[[Collection[int]], Mapping[int, np.ndarray]]
-"""Gives values of the candidate's graph by their numbers."""
+from scalablevit_ref.compare.undone import undone
+from scalablevit_ref.layers import Layer
+from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, Comparison
 
 Words = Literal["right", "its input is wrong", "it is wrong", "not followed"]
+Side = Literal["given", "made"]
 
-NEAR = 80
-"""Operations before the first and after the last use of a layer's parameters among which the right value is looked for."""
-
-SEARCHED = 64
-"""Most values that are looked at for the right one."""
-
-
-class Use(Protocol):
-    """What is needed of a place where parameters act on data (`capture.uses.Use`)."""
-
-    @property
-    def operation(self) -> int: ...
-    @property
-    def given(self) -> int: ...
-    @property
-    def made(self) -> int: ...
-    @property
-    def given_axis(self) -> int: ...
-    @property
-    def made_axis(self) -> int: ...
-    @property
-    def made_rows(self) -> tuple[int, int] | None: ...
+NOWHERE: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -92,7 +74,7 @@ class Inside:
     step
         The step that is wrong, or whose input is; empty where it is the layer's own output.
     notes
-        What else was seen, each a sentence.
+        What else was seen.
     """
 
     layer: str
@@ -113,9 +95,7 @@ class Inside:
         """As plain data, for the JSON."""
         return {
             "layer": self.layer,
-            "steps": [
-                {"step": row.step, "given": _error(row.given), "made": _error(row.made), "words": row.words} for row in self.rows
-            ],
+            "steps": [{"step": r.step, "given": _error(r.given), "made": _error(r.made), "words": r.words} for r in self.rows],
             "place": self.place,
             "step": self.step,
             "line": self.line,
@@ -141,7 +121,7 @@ def inside(
     fetch: Fetch,
     dtype: str,
     tolerance: float | None = None,
-    output: int | None = None,
+    tapped: Mapping[str, int] = NOWHERE,
 ) -> Inside:
     """The steps of a layer of a candidate whose run is known as a graph.
 
@@ -156,48 +136,35 @@ def inside(
     graph
         The candidate's run.
     steps
-        The uses of the candidate's parameters by the reference's steps; their outputs are concatenated.
+        The uses of the candidate's parameters by the reference's steps; their outputs are put side by side.
     fetch
         Gives the candidate's values.
     dtype
         What the candidate computed in.
     tolerance
         In eps of `dtype`, ‖Δ‖ / ‖reference‖; by default `NETWORK_TOLERANCE`.
-    output
-        The value that is the layer's output in the graph, if it is one.
+    tapped
+        The values that are layers' outputs in the graph, by the layers' names, where they are known.
     """
     layer, bound = local.table()[name], NETWORK_TOLERANCE[dtype] if tolerance is None else tolerance
     x, params = fed(local, name), local.own_params(name)
     sources = feeds(layer, x[:1], params)
     uses = {step: tuple(steps.get(step, ())) for step in sources if step != OUTPUT}
-    fetched = fetch({value for some in uses.values() for use in some for value in (use.given, use.made)})
-    for strange in (True, False):
-        own = Followed(uses, fetched, _windows(layer), dtype, strange=strange)
+    before = {use.given: moved_from(graph, use) for some in uses.values() for use in some}
+    fetched = fetch({value for some in uses.values() for use in some for value in (use.made, *before[use.given])})
+    for strange in (
+        True,
+        False,
+    ):  # what is right in any order of its tokens is right, unless the layer's output then shows that it is not
+        own = Followed(uses, before, fetched, _windows(layer), dtype, strange=strange)
         with np.errstate(all="ignore"):
             run = run_layer(layer, x, params, own)
-        rows = _rows(run, sources, own, bound)
         wrong = _first_wrong(run, own, bound)
         if wrong is not None:
             break
-    scene = Scene(local, layer, x, run, sources, own, rows, dtype)
-    if wrong is None:
-        return _at_the_end(scene, actual, graph, fetch, bound, output)
-    step, side = wrong
-    return _at_a_step(scene, run[step], side, graph, fetch)
-
-
-def fed(local: Local, name: str) -> np.ndarray:
-    """What the candidate feeds a layer: the sum of its sources, b h w c or b c; of the first layer the images, b c h w."""
-    layer, x = local.table()[name], np.zeros(())
-    for source in layer.sources:
-        x = x + _tap(local, source)
-    return np.asarray(x)
-
-
-def _tap(local: Local, name: str) -> np.ndarray:
-    if name == IMAGES:
-        return local.images
-    return local.tap(name) if name in local.names else local.output(name)
+    scene = Scene(local, layer, x, run, sources, own, dtype, graph, fetch, tapped)
+    rows = _rows(scene, bound)
+    return _at_the_end(scene, rows, actual, bound) if wrong is None else _at_a_step(scene, rows, run[wrong[0]], wrong[1])
 
 
 def _windows(layer: Layer) -> set[int]:
@@ -205,120 +172,7 @@ def _windows(layer: Layer) -> set[int]:
     return {p for key in ("window_size", "sr_ratio", "s") if (p := layer.settings.get(key)) is not None and p > 1}
 
 
-@dataclass
-class Held:
-    """One of the candidate's values beside the reference's, both b h w c, or b c."""
-
-    value: int
-    actual: np.ndarray
-    expected: np.ndarray
-    comparison: Comparison
-
-
-class Followed:
-    """The candidate's own values, each held against what the reference makes of those before it as the layer runs."""
-
-    def __init__(
-        self,
-        uses: Mapping[str, Sequence[Use]],
-        fetched: Mapping[int, np.ndarray],
-        windows: Collection[int],
-        dtype: str,
-        *,
-        strange: bool,
-    ) -> None:
-        self.uses, self.fetched, self.dtype = uses, fetched, dtype
-        self.layouts = Layouts(windows, strange=strange)
-        self.inputs: dict[str, Held] = {}
-        self.outputs: dict[str, Held] = {}
-        self.misfits: dict[str, tuple[int, ...]] = {}
-
-    def given(self, name: str, expected: np.ndarray) -> np.ndarray | None:
-        """The candidate's own input of a step; of several uses that of the one that is farthest off."""
-        found = []
-        for use in self.uses.get(name, ()):
-            x = self._laid_out(use.given, use.given_axis, expected, name)
-            if x is not None:
-                found.append(Held(use.given, x, expected, self._compared(x, expected)))
-        if not found or len(found) < len(self.uses[name]):
-            return None
-        self.inputs[name] = max(found, key=lambda held: np.nan_to_num(held.comparison.error, nan=np.inf))
-        return self.inputs[name].actual
-
-    def made(self, name: str, expected: np.ndarray) -> np.ndarray | None:
-        """The candidate's own output of a step, b h w c; of several uses side by side."""
-        uses, parts, start = self.uses.get(name, ()), [], 0
-        for use in uses:
-            if use.made not in self.fetched:
-                return None
-            x, axis = self.fetched[use.made], use.made_axis
-            if use.made_rows is not None:
-                x = np.take(x, range(*use.made_rows), axis)
-            width = x.shape[axis] if len(uses) > 1 else expected.shape[-1]
-            part = self._laid_out(use.made, axis, expected[..., start : start + width], name, x)
-            if part is None:
-                return None
-            parts.append(part)
-            start += width
-        if not parts or start != expected.shape[-1]:
-            return None
-        x = np.concatenate(parts, -1)
-        self.outputs[name] = Held(uses[0].made, x, expected, self._compared(x, expected))
-        return x
-
-    def _laid_out(
-        self, value: int, axis: int, expected: np.ndarray, name: str, x: np.ndarray | None = None
-    ) -> np.ndarray | None:
-        if value not in self.fetched:
-            return None
-        x = self.fetched[value] if x is None else x
-        laid = self.layouts(x, expected, axis)
-        if laid is None or laid.shape != expected.shape:
-            self.misfits.setdefault(name, x.shape)
-            return None
-        return laid
-
-    def _compared(self, actual: np.ndarray, expected: np.ndarray) -> Comparison:
-        return compared(actual, expected, self.dtype)
-
-
-def compared(actual: np.ndarray, expected: np.ndarray, dtype: str) -> Comparison:
-    """Two wide arrays, in eps of the dtype that the candidate computed in."""
-    held = compare_arrays(actual.astype(np.float64), expected.astype(np.float64), dtype="float64", measure="l2")
-    return replace(held, error=held.error * EPS["float64"] / EPS[dtype], dtype=dtype)
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A layer, what it was fed, and what was seen of its steps."""
-
-    local: Local
-    layer: Layer
-    x: np.ndarray
-    run: Run
-    sources: Mapping[str, tuple[str, ...]]
-    own: Followed
-    rows: tuple[StepRow, ...]
-    dtype: str
-    notes: tuple[str, ...] = field(default=())
-
-    def effective(self, step: str) -> np.ndarray:
-        """What the steps after this one were given: the candidate's own value where it is known."""
-        held = self.own.outputs.get(step)
-        return self.run[step].made if held is None else held.actual
-
-    def spoken(self, step: str) -> str:
-        """A step's name, in words: "qkv", "LIM", "the attention"."""
-        return spoken(self.layer.name, step)
-
-
-def spoken(layer: str, step: str) -> str:
-    """A step's name as a user of the network calls it."""
-    short = step.removeprefix(f"{layer}.") if step != layer else step.rpartition(".")[2]
-    if step == layer and short.isdigit():
-        short = layer
-    known = {"lim_func": "LIM", "local_interactive_module": "LIM", "attention": "the attention", "gelu": "GELU"}
-    return known.get(short, short)
+# Which step
 
 
 def _is_right(comparison: Comparison | None, bound: float) -> bool:
@@ -329,202 +183,180 @@ def _is_wrong(comparison: Comparison | None, bound: float) -> bool:
     return comparison is not None and not comparison.error <= bound
 
 
-def _first_wrong(run: Run, own: Followed, bound: float) -> tuple[str, Literal["given", "made"]] | None:
+def _first_wrong(run: Run, own: Followed, bound: float) -> tuple[str, Side] | None:
     for step in run.steps:
-        for side, held in (("given", own.inputs.get(step.name)), ("made", own.outputs.get(step.name))):
-            if held is not None and _is_wrong(held.comparison, bound):
-                return step.name, "given" if side == "given" else "made"
+        if step.name in own.inputs and _is_wrong(own.inputs[step.name].comparison, bound):
+            return step.name, "given"
+        if step.name in own.outputs and _is_wrong(own.outputs[step.name].comparison, bound):
+            return step.name, "made"
     return None
 
 
-def _rows(run: Run, sources: Mapping[str, tuple[str, ...]], own: Followed, bound: float) -> tuple[StepRow, ...]:
-    given = {name: held.comparison for name, held in own.inputs.items()}
-    made = {name: held.comparison for name, held in own.outputs.items()}
+def _rows(scene: Scene, bound: float) -> tuple[StepRow, ...]:
+    given = {name: held.comparison for name, held in scene.own.inputs.items()}
+    made = {name: held.comparison for name, held in scene.own.outputs.items()}
     words: dict[str, Words] = {}
-    for step in run.steps:
-        words[step.name] = "not followed"
+    for step in scene.run.steps:
         if _is_wrong(given.get(step.name), bound):
             words[step.name] = "its input is wrong"
         elif _is_wrong(made.get(step.name), bound):
             words[step.name] = "it is wrong"
-        elif step.name in made:
-            words[step.name] = "right"
-    for step in reversed(run.steps):  # one without parameters shows in what the next one is given
+        else:
+            words[step.name] = "right" if step.name in made else "not followed"
+    for step in scene.run.steps:  # one without parameters shows in what the next one is given
         if not step.has_parameters:
-            after = [name for name, taken in sources.items() if step.name in taken]
-            if any(_is_right(given.get(name), bound) for name in after):
+            after = [given.get(name) for name, taken in scene.sources.items() if step.name in taken]
+            if any(_is_right(comparison, bound) for comparison in after):
                 words[step.name] = "right"
-            elif any(_is_wrong(given.get(name), bound) for name in after):
+            elif any(_is_wrong(comparison, bound) for comparison in after):
                 words[step.name] = "it is wrong"
-    found = [StepRow(step.name, given.get(step.name), made.get(step.name), words[step.name]) for step in run.steps]
-    wrong = False
-    for i, row in enumerate(found):  # of what comes after the first wrong value, a step between two others is not known to be wrong
-        if wrong and not run.steps[i].has_parameters and row.words == "it is wrong":
-            feeding = [words[name] for name in sources[row.step] if name in words]
-            if any(said != "right" for said in feeding):
-                found[i] = replace(row, words="its input is wrong")
-        wrong |= row.words in ("it is wrong", "its input is wrong")
-    return tuple(found)
+    return tuple(StepRow(step.name, given.get(step.name), made.get(step.name), words[step.name]) for step in scene.run.steps)
 
 
-# Where
+# Where, in words
 
 
-def listed(names: Iterable[str]) -> str:
-    """As a list in words: "q, k and v"."""
-    *some, last = names
-    return f"{', '.join(some)} and {last}" if some else last
-
-
-def _right_before(scene: Scene, step: str) -> str:
-    """The steps before this one that are right, as the beginning of a sentence; empty if none is."""
+def _right_before(scene: Scene, rows: Sequence[StepRow], step: str) -> list[str]:
+    """The steps before this one that are right."""
     names = []
-    for row in scene.rows:
+    for row in rows:
         if row.step == step:
             break
         if row.words == "right":
             names.append(scene.spoken(row.step))
-    return f"{listed(names)} {'are' if len(names) > 1 else 'is'} right; " if names else ""
+    return names
 
 
-def _input_words(scene: Scene) -> str:
-    """What the layer is fed."""
-    sources = scene.layer.sources
-    if sources == (IMAGES,):
-        return "the images"
-    return what_gives(scene.layer.name, sources[0]) if len(sources) == 1 else "the sum of " + listed(
-        what_gives(scene.layer.name, source) for source in sources
-    )
+def _are(names: Sequence[str]) -> str:
+    return f"{listed(names)} {'are' if len(names) > 1 else 'is'} right" if names else ""
 
 
-def _between(scene: Scene, step: str) -> list[str]:
-    """The steps, directly before this one, of which the candidate's own value is not known."""
-    return [name for name in scene.sources[step] if name != INPUT and name not in scene.own.outputs]
-
-
-def _place(scene: Scene, step: str, side: str) -> str:
-    named, before = scene.spoken(step), _right_before(scene, step)
+def _place(scene: Scene, rows: Sequence[StepRow], step: str, side: Side) -> str:
+    named, right = scene.spoken(step), _right_before(scene, rows, step)
+    before = f"{_are(right)}; " if right else ""
     if side == "made":
         fine = f"what enters {named} is right, " if step in scene.own.inputs else ""
         return f"{before}{fine}what {named} makes of it is not"
-    between = [scene.spoken(name) for name in _between(scene, step)]
-    if between:
-        return f"{before}what enters {named}, {listed(between)} {'between them' if before else 'before it'}, is not"
-    sources = scene.sources[step]
-    if sources == (INPUT,):
-        return f"{before}what enters {named} is not {_input_words(scene)}"
-    return f"{before}what enters {named} is not made of {listed(scene.spoken(name) for name in sources)} as in the reference"
+    unknown = [scene.spoken(name) for name in scene.sources[step] if name != INPUT and name not in scene.own.outputs]
+    if unknown:
+        return f"{before}what enters {named}, {listed(unknown)} {'between them' if right else 'before it'}, is not"
+    if scene.sources[step] == (INPUT,):
+        return f"{before}what enters {named} is not {input_words(scene)}"
+    return f"{before}what enters {named} is not made of {listed(scene.spoken(name) for name in scene.sources[step])} as in the reference"
 
 
-# What
+def _all_right(scene: Scene, rows: Sequence[StepRow]) -> str:
+    """Which steps are right, as the beginning of a sentence, and which cannot be followed."""
+    right = [scene.spoken(row.step) for row in rows if row.words == "right"]
+    lost = [scene.spoken(row.step) for row in rows if row.words == "not followed"]
+    if not right:
+        return "its steps cannot be followed"
+    return f"{_are(right)} ({listed(lost)} cannot be followed)" if lost else _are(right)
 
 
-def what_gives(layer: str, source: str) -> str:
-    """A value of the network in words, as seen from a layer: "what norm1 gives", "x before the block"."""
-    if source == IMAGES:
-        return "the images"
-    block, inner = layer.rpartition(".")[0], source.rpartition(".")[2]
-    if block and source.startswith(f"{block}.") and not inner.isdigit() and layer.startswith("stages."):
-        return {"attn": "the attention's output", "mlp": "the MLP's output"}.get(inner, f"what {inner} gives")
-    if source.startswith(f"{layer}."):
-        inner = source.removeprefix(f"{layer}.")
-        return {"attn": "the attention's output", "mlp": "the MLP's output"}.get(inner, f"what {inner} gives")
-    return f"what {source} gives"
+# Findings
 
 
-def known_values(local: Local, layer: str) -> dict[str, np.ndarray]:
-    """The candidate's own values around a layer, by words: what its block is fed, what its parts give."""
-    table = local.table()
-    block = layer if f"{layer}.norm1" in table else layer.rpartition(".")[0]
-    found: dict[str, np.ndarray] = {}
-    if f"{block}.norm1" in table and f"{block}.attn" in table:
-        x = fed(local, f"{block}.norm1")
-        found["x before the block"] = x
-        for inner in ("norm1", "attn", "norm2", "mlp"):
-            found[what_gives(block, f"{block}.{inner}")] = _tap(local, f"{block}.{inner}")
-        found["x after the attention"] = fed(local, f"{block}.norm2")
-        found["the block's output"] = _tap(local, block)
+def _at_a_step(scene: Scene, rows: tuple[StepRow, ...], step: Step, side: Side) -> Inside:
+    held = (scene.own.inputs if side == "given" else scene.own.outputs)[step.name]
+    given = own_values(scene, step.name, held.value)
+    differences = _differences(scene, held.actual, held.expected, step, side, given, EPS[scene.dtype])
+    return _found(scene, rows, _place(scene, rows, step.name, side), step.name, held, differences)
+
+
+def _at_the_end(scene: Scene, rows: tuple[StepRow, ...], actual: np.ndarray | None, bound: float) -> Inside:
+    """Every step that can be followed is right."""
+    expected = scene.run.output
+    if actual is None or actual.shape != expected.shape:
+        return _found(scene, rows, f"{_all_right(scene, rows)}; its output is not known", "", None, ())
+    held = Held(scene.tapped.get(scene.layer.name, ABSENT), actual, expected, compared(actual, expected, scene.dtype))
+    if _is_right(held.comparison, bound):
+        return _found(scene, rows, f"{_all_right(scene, rows)}, and so is what the layer gives", "", None, ())
+    if rows:
+        place = f"{_all_right(scene, rows)}; what the layer gives is not"
     else:
-        for source in table[layer].sources:
-            if source != IMAGES:
-                found[what_gives(layer, source)] = _tap(local, source)
-    found.pop(what_gives(block, layer), None)
-    if layer == block:
-        found.pop("the block's output", None)
-    return found
+        place = "what it is made of is right, their sum is not" if len(scene.layer.sources) > 1 else "it is not what it is made of"
+    differences = _kinds(scene, actual, expected, own_values(scene, None, held.value), EPS[scene.dtype])
+    return _found(scene, rows, place, "", held, _ordered(differences))
 
 
-def _pool(scene: Scene, before: str | None) -> dict[str, np.ndarray]:
-    """The candidate's own values, by words, that a wrong value may be made of: those of the block and of the steps that ran before."""
-    found = known_values(scene.local, scene.layer.name)
-    if scene.layer.sources != (IMAGES,) and not any(value is scene.x for value in found.values()):
-        found.setdefault(_input_words(scene), scene.x)
-    for step in scene.run.steps:
-        if step.name == before:
+def _found(
+    scene: Scene, rows: tuple[StepRow, ...], place: str, step: str, held: Held | None, differences: tuple[Difference, ...]
+) -> Inside:
+    line, lines, notes = "", (), ()
+    if scene.own.layouts.turned:
+        notes = (f"inside {scene.layer.name} H and W are swapped",)
+    if held is not None and held.value in scene.graph.shapes:
+        right = {row.step for row in rows if row.words == "right"}
+        line, lines = lines_between(scene, held.value, right)
+        if not any(difference.exact for difference in differences):
+            notes += elsewhere(scene, held)
+    return Inside(scene.layer.name, rows, place, line, (*_misfits(scene, step), *differences), lines, step, notes)
+
+
+def _misfits(scene: Scene, step: str) -> tuple[Difference, ...]:
+    """The steps before this one whose values have another shape than the reference's."""
+    found = []
+    for one in scene.run.steps:
+        if one.name == step:
             break
-        if not step.has_parameters:
-            continue
-        named, made = scene.spoken(step.name), scene.effective(step.name)
-        held = scene.own.inputs.get(step.name)
-        if held is not None:
-            found.setdefault(f"what enters {named}", held.actual)
-        if named == "LIM":
-            found["LIM's output"] = made
-        else:
-            found[f"what {named} gives"] = made
-    return found | _q_k_v(scene)
+        if one.name in scene.own.misfits:
+            shape, expected = scene.own.misfits[one.name]
+            words = f"at {scene.spoken(one.name)} there is an array of shape {shape}, the reference's is b h w c = {expected}"
+            found.append(Difference("shape", words, 1.0, {"step": one.name, "shape": list(shape), "expected": list(expected)}))
+    return tuple(found)
 
 
-def _q_k_v(scene: Scene) -> dict[str, np.ndarray]:
-    """The candidate's own q, k and v as maps, where the layer attends."""
-    attention = next((step for step in scene.run.steps if step.op == "attention"), None)
-    found: dict[str, np.ndarray] = {}
-    for step in scene.sources[attention.name] if attention else ():
-        held = step.rpartition(".")[2].removeprefix("to_")
-        if step != INPUT and set(held) <= set("qkv"):
-            found |= zip(held, np.split(scene.effective(step), len(held), axis=-1), strict=True)
-    return found
+def _kinds(
+    scene: Scene, actual: np.ndarray, expected: np.ndarray, given: Mapping[str, np.ndarray], eps: float, **parameters: Any
+) -> list[Difference]:
+    settings = reference_settings(scene)
+    heads, window = settings.get("num_heads"), settings.get("window_size")
+    return kinds_of_difference(actual, expected, given=given, num_heads=heads, window_size=window, eps=eps, **parameters)
 
 
-def _settings(scene: Scene) -> dict[str, Any]:
-    settings = dict(scene.layer.settings)
-    if "heads" in settings:
-        settings["num_heads"] = settings.pop("heads")
-    return settings
+KINDS = {"linear": "linear", "conv2d": "convolution", "layer_norm": "norm"}
+"""The words of `fits` for the steps that have parameters."""
 
 
 def _differences(
-    scene: Scene, actual: np.ndarray, expected: np.ndarray, step: Step, side: str, given: Mapping[str, np.ndarray]
+    scene: Scene,
+    actual: np.ndarray,
+    expected: np.ndarray,
+    step: Step,
+    side: Side,
+    given: Mapping[str, np.ndarray],
+    eps: float,
 ) -> tuple[Difference, ...]:
-    """How a value differs: its kinds, and what settings of its operation give it."""
-    settings, eps = _settings(scene), EPS[scene.dtype]
-    shared: dict[str, Any] = {"num_heads": settings.get("num_heads"), "window_size": settings.get("window_size"), "eps": eps}
-    fitted: list[Difference] = []
-    if side == "made":
-        held = scene.own.inputs.get(step.name)
-        x = step.given if held is None else held.actual
-        given = {**given, THE_INPUT: x}
-        weight, bias = step.params.get("weight"), step.params.get("bias")
-        if step.op == "layer_norm":
-            shared |= {"gain": weight, "shift": bias}
-        else:
-            shared |= {"weight": weight, "bias": bias}
-        kind = {"linear": "linear", "conv2d": "convolution", "layer_norm": "norm"}[step.op]
-        sources = {"x": x} | {name: value for name, value in (("weight", weight), ("bias", bias)) if value is not None}
-        fitted = fits(kind, actual, sources, dict(step.settings), eps=eps)
-    else:
-        attending = next((s for s in scene.run.steps if s.op == "attention" and s.name in scene.sources.get(step.name, ())), None)
-        if attending is not None and actual.ndim == 4:
-            sources = _q_k_v(scene)
-            lim = [name for name in scene.sources[step.name] if scene.spoken(name) == "LIM"]
-            sources |= {"lim": scene.effective(name) for name in lim}
-            if scene.x.shape == actual.shape:
-                sources["x"] = scene.x
-            kind = "window attention" if "window_size" in settings else "attention"
-            if {"q", "k", "v"} <= sources.keys():
-                fitted = fits(kind, actual, sources, {**settings, **attending.settings}, eps=eps)
-    kinds = kinds_of_difference(actual, expected, given=given, **shared)
-    return _ordered([*fitted, *kinds])
+    """How a step's input or output differs: settings of its operation that give it, and its kinds."""
+    if side == "given":
+        return _ordered([*_fitted_attention(scene, actual, step, eps), *_kinds(scene, actual, expected, given, eps)])
+    held = scene.own.inputs.get(step.name)
+    x = step.given if held is None else held.actual
+    weight, bias = step.params.get("weight"), step.params.get("bias")
+    sources = {name: value for name, value in (("x", x), ("weight", weight), ("bias", bias)) if value is not None}
+    fitted = fits(KINDS[step.op], actual, sources, dict(step.settings), eps=eps)
+    names = ("gain", "shift") if step.op == "layer_norm" else ("weight", "bias")
+    parameters = dict(zip(names, (weight, bias), strict=True))
+    return _ordered([*fitted, *_kinds(scene, actual, expected, {THE_INPUT: x, **given}, eps, **parameters)])
+
+
+def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float) -> list[Difference]:
+    """Where an attention is all that lies before a step: settings of it that give what enters the step."""
+    sources = scene.sources.get(step.name, ())
+    attention = next((one for one in scene.run.steps if one.op == "attention" and one.name in sources), None)
+    if attention is None or actual.ndim != 4:
+        return []
+    settings, found = reference_settings(scene), q_k_v(scene)
+    lim = next((name for name in sources if scene.spoken(name) == "LIM"), None)
+    if lim is not None:
+        found["lim"] = scene.effective(lim)
+    if scene.x.shape == actual.shape:
+        found["x"] = scene.x
+    if not {"q", "k", "v"} <= found.keys():
+        return []
+    kind = "window attention" if "window_size" in settings else "attention"
+    return fits(kind, actual, found, settings | attention.settings, eps=eps)
 
 
 def _ordered(differences: Iterable[Difference]) -> tuple[Difference, ...]:
@@ -533,157 +365,49 @@ def _ordered(differences: Iterable[Difference]) -> tuple[Difference, ...]:
     return tuple(sorted(found.values(), key=lambda difference: not difference.exact))
 
 
-# Findings
+# Without a graph
 
 
-def _at_a_step(scene: Scene, step: Step, side: str, graph: Graph, fetch: Fetch) -> Inside:
-    held = (scene.own.inputs if side == "given" else scene.own.outputs)[step.name]
-    given = _pool(scene, step.name)
-    differences = _differences(scene, held.actual, held.expected, step, side, given)
-    line, lines = _lines(scene, graph, held.value)
-    return Inside(
-        scene.layer.name,
-        scene.rows,
-        _place(scene, step.name, side),
-        line,
-        differences,
-        lines,
-        step.name,
-        (*_notes(scene), *_elsewhere(scene, held, graph, fetch)),
-    )
+def inside_tap(name: str, local: Local, actual: np.ndarray, *, dtype: str) -> Inside:
+    """A layer of a candidate of which only what goes in and what comes out is known, as of a trace.
 
+    The reference's steps are run on the candidate's input. Where the last one can be undone, as a Linear to no fewer channels can,
+    what the candidate must have fed it is held against the reference's: so an attention shows that lies behind `proj`.
 
-def _at_the_end(
-    scene: Scene, actual: np.ndarray | None, graph: Graph, fetch: Fetch, bound: float, output: int | None
-) -> Inside:
-    """Every step that can be followed is right."""
-    followed = [row for row in scene.rows if row.words == "right"]
-    lost = [scene.spoken(row.step) for row in scene.rows if row.words == "not followed"]
-    if actual is None or actual.shape != scene.run.output.shape:
-        place = f"{_all(scene, followed)} right" if followed else "its steps cannot be followed"
-        return Inside(scene.layer.name, scene.rows, place, notes=_notes(scene))
-    comparison = compared(actual, scene.run.output, scene.dtype)
-    if _is_right(comparison, bound):
-        return Inside(scene.layer.name, scene.rows, "every step is right, and so is the output", notes=_notes(scene))
-    if not scene.rows:
-        place = "what it is made of is right, their sum is not" if len(scene.layer.sources) > 1 else "it is not what it is made of"
-    elif not followed:
-        place = "its steps cannot be followed; its output is wrong"
-    else:
-        place = f"{_all(scene, followed)} right, what the layer gives is not"
-        if lost:
-            place += f" ({listed(lost)} cannot be followed)"
-    given = _pool(scene, None)
-    value = -1 if output is None else output
-    held = Held(value, actual, scene.run.output, comparison)
-    line, lines = _lines(scene, graph, value) if value in graph.shapes else ("", ())
-    settings = _settings(scene)
-    differences = kinds_of_difference(
-        actual,
-        scene.run.output,
-        given=given,
-        num_heads=settings.get("num_heads"),
-        window_size=settings.get("window_size"),
-        eps=EPS[scene.dtype],
-    )
-    notes = (*_notes(scene), *_elsewhere(scene, held, graph, fetch))
-    return Inside(scene.layer.name, scene.rows, place, line, _ordered(differences), lines, "", notes)
-
-
-def _all(scene: Scene, rows: Sequence[StepRow]) -> str:
-    named = [scene.spoken(row.step) for row in rows]
-    return f"{listed(named)} {'are' if len(named) > 1 else 'is'}"
-
-
-def _notes(scene: Scene) -> tuple[str, ...]:
-    found = [
-        f"what enters or leaves {scene.spoken(step)} has shape {shape}, which no layout of the reference's value has"
-        for step, shape in scene.own.misfits.items()
-    ]
-    if scene.own.layouts.turned:
-        found.append(f"inside {scene.layer.name} H and W are swapped")
-    return tuple(found)
-
-
-# The candidate's own code
-
-
-def _lines(scene: Scene, graph: Graph, value: int) -> tuple[str, tuple[str, ...]]:
-    """The line that makes a wrong value, and all lines between it and the values that are right."""
-    made, fed_values = makers(graph), fed_by_images(graph)
-    wrong = {row.step for row in scene.rows if row.words != "right"}
-    right = {use.made for step, uses in scene.own.uses.items() if step not in wrong for use in uses}
-    right |= {
-        use.given
-        for step, uses in scene.own.uses.items()
-        for use in uses
-        if step in scene.own.inputs and next(row for row in scene.rows if row.step == step).words != "its input is wrong"
-    }
-    right.discard(value)
-
-    def base(x: int) -> int:
-        """The value that this one was moved from."""
-        while x not in right and x in made and graph.operations[made[x]].kind == "move":
-            x = next((i for i in graph.operations[made[x]].inputs if i in fed_values), -1)
-        return x
-
-    cone: list[int] = []
-    queue, seen = [value], set[int]()
-    while queue and len(cone) < NEAR:
-        x = queue.pop()
-        if x in seen or x in right or x not in made or x not in fed_values:
-            continue
-        seen.add(x)
-        operation = graph.operations[made[x]]
-        cone.append(made[x])
-        queue += operation.inputs
-    lines = [graph.operations[i].line for i in sorted(set(cone)) if graph.operations[i].kind != "move"]
-    x = base(value)
-    while x in made and graph.operations[made[x]].kind == "add":
-        others = [i for i in map(base, graph.operations[made[x]].inputs) if i in fed_values and i not in right]
-        if len(others) != 1 or len(graph.operations[made[x]].inputs) < 2 or not any(i in right for i in map(base, graph.operations[made[x]].inputs)):
-            break
-        x = others[0]
-    line = graph.operations[made[x]].line if x in made else ""
-    return line, tuple(dict.fromkeys(line for line in lines if line))
-
-
-def _elsewhere(scene: Scene, held: Held, graph: Graph, fetch: Fetch) -> tuple[str, ...]:
-    """Where the candidate computes the right value and does not use it, if it does."""
-    uses = [use.operation for some in scene.own.uses.values() for use in some]
-    made = makers(graph)
-    if held.value in made:
-        uses.append(made[held.value])
-    if not uses:
-        return ()
-    near, fed_values = range(min(uses) - NEAR, max(uses) + NEAR), fed_by_images(graph)
-    asked = [
-        value
-        for value, i in made.items()
-        if i in near
-        and value in fed_values
-        and graph.operations[i].kind != "move"
-        and int(np.prod(graph.shapes[value])) == held.expected.size
-    ]
-    asked = sorted(asked, key=lambda value: abs(made[value] - uses[-1]))[:SEARCHED]
-    wanted, eps = held.expected.ravel(), EPS[scene.dtype]
-    moments = _moments(wanted)
-    for value, x in fetch(set(asked)).items():
-        x = np.asarray(x, np.float64).ravel()
-        if not np.isfinite(x).all() or np.max(np.abs(_moments(x) - moments)) > 1e-2:
-            continue
-        if np.linalg.norm(np.sort(x) - np.sort(wanted)) <= 64 * eps * np.linalg.norm(wanted):
-            line = graph.operations[made[value]].line
-            if value != held.value:
-                return (f"the right value is computed{f' ({line})' if line else ''}, but is not what is used here",)
-    return ()
-
-
-def _moments(x: np.ndarray) -> np.ndarray:
-    """Numbers that do not depend on the order of the values: mean, deviation, skewness, beside the size of the values."""
-    size = float(np.sqrt(np.mean(x * x))) or 1.0
-    return np.array([np.log(size), x.mean() / size, np.mean((x / size) ** 3) / 10])
-
-def inside_tap(*a, **k):
-    raise NotImplementedError
-
+    Parameters
+    ----------
+    name, local, dtype
+        As of `inside`.
+    actual
+        The candidate's output of the layer: b h w c, or b c.
+    """
+    layer, params, x = local.table()[name], local.own_params(name), fed(local, name)
+    sources = feeds(layer, x[:1], params)
+    with np.errstate(all="ignore"):
+        run = run_layer(layer, x, params)
+    rows = tuple(StepRow(step.name, None, None, "not followed") for step in run.steps)
+    own = Followed({}, {}, {}, (), dtype, strange=False)
+    nothing = Graph((), {}, {}, ABSENT, {}, {}, {})
+    scene = Scene(local, layer, x, run, sources, own, dtype, nothing, lambda values: {}, NOWHERE)
+    last = [run[step] for step in sources[OUTPUT] if step != INPUT]
+    given, eps = own_values(scene, last[0].name if last else None, ABSENT), EPS[dtype]
+    whole = _kinds(scene, actual, run.output, given, eps)
+    if len(last) != 1 or last[0].made.shape != actual.shape:
+        place = "its steps cannot be followed" if rows else "what it is made of is right, their sum is not"
+        return Inside(name, rows, place, differences=_ordered(whole))
+    step = last[0]
+    made = actual - (run.output - step.made)  # without what the layer adds to its last step, as a position encoding adds its input
+    at_step = _differences(scene, made, step.made, step, "made", given, eps)
+    whole = list(_ordered([*whole, *at_step] if INPUT in sources[OUTPUT] else at_step))
+    named = scene.spoken(step.name)
+    place = f"its steps cannot be followed; what {named} gives is wrong, or what enters it"
+    back = None if any(difference.exact for difference in whole) else undone(step, made)
+    if back is None:
+        return Inside(name, rows, place, differences=tuple(whole), step=step.name)
+    z, growth = back
+    behind = _differences(scene, z, step.given, step, "given", own_values(scene, step.name, ABSENT), growth * eps)
+    if any(difference.exact for difference in behind):
+        between = [scene.spoken(source) for source in sources[step.name] if source != INPUT]
+        place = f"with {named} undone, what enters it{f', {listed(between)} before it,' if between else ''} is wrong"
+        whole = []
+    return Inside(name, rows, place, differences=_ordered([*whole, *behind]), step=step.name)

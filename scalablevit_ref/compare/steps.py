@@ -7,7 +7,7 @@ A step is one operation that the function calls: `linear` with the parameters of
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
@@ -140,9 +140,7 @@ class _Recorder:
             if own is not None:
                 arguments = {**arguments, first: own}
         made = np.asarray(function(**arguments))
-        settings = {
-            name: value for name, value in arguments.items() if value is not None and not isinstance(value, np.ndarray)
-        }
+        settings = {name: value for name, value in arguments.items() if value is not None and not isinstance(value, np.ndarray)}
         self.steps.append(Step(name, op, expected, made, inputs, settings, parameters))
         replaced = self.values.made(name, made)
         return made if replaced is None else replaced
@@ -220,7 +218,7 @@ def feeds(layer: Layer, x: np.ndarray, params: Mapping[str, np.ndarray]) -> dict
     """
     plain = run_layer(layer, x, params)
     fixed = {step.name: step.made for step in plain.steps}
-    found: dict[str, list[str]] = {step.name: [] for step in plain.steps} | {OUTPUT: []}
+    found: dict[str, list[str]] = {name: [] for name in (*fixed, OUTPUT)}
     moved = x + np.random.default_rng(0).standard_normal(x.shape)
     for source in (INPUT, *fixed):
         run = run_layer(layer, moved if source == INPUT else x, params, _Replaced(fixed, source))
@@ -230,5 +228,3 @@ def feeds(layer: Layer, x: np.ndarray, params: Mapping[str, np.ndarray]) -> dict
         if not np.array_equal(run.output, plain.output):
             found[OUTPUT].append(source)
     return {name: tuple(sources) for name, sources in found.items()}
-
-

@@ -64,7 +64,7 @@ class Case:
 
     @property
     def channels(self) -> int:
-        return self.actual.shape[-1]
+        return int(self.actual.shape[-1])
 
     @cached_property
     def tokens(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def normal_cdf(x: np.ndarray) -> np.ndarray:
 
 
 def _elu(x: np.ndarray, alpha: float, width: float = 1.0) -> np.ndarray:
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / width))
+    return np.asarray(np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / width)))
 
 
 def _relu(x: np.ndarray) -> np.ndarray:
@@ -184,7 +185,7 @@ def _bounds(x: np.ndarray, y: np.ndarray) -> list[tuple[str, Function, dict[str,
 
 def _families(x: np.ndarray, y: np.ndarray, bar: float) -> list[tuple[str, Function, dict[str, float]]]:
     """Every family with the number that fits best: the best of a grid, then Gauss and Newton."""
-    found = []
+    found: list[tuple[str, Function, dict[str, float]]] = []
     coarse = slice(0, 256)
     with np.errstate(all="ignore"):
         for name, (family, (low, high)) in FAMILIES.items():
@@ -201,13 +202,21 @@ def _families(x: np.ndarray, y: np.ndarray, bar: float) -> list[tuple[str, Funct
                 if not low / 4 < p < high * 4:
                     break
             else:
-                found.append((name.format(named(p, within=max(1e-9, bar))), lambda t, f=family, q=p: f(t, q), {"number": p}))
+                found.append((name.format(named(p, within=max(1e-9, bar))), partial(_of_family, family, p), {"number": p}))
     return found
 
 
+def _of_family(family: Family, p: float, x: np.ndarray) -> np.ndarray:
+    return family(x, p)
+
+
+def _times(function: Function, factor: float, x: np.ndarray) -> np.ndarray:
+    return factor * function(x)
+
+
 def _scaled(case: Case, x: np.ndarray, y: np.ndarray) -> list[tuple[str, Function, dict[str, float]]]:
-    """Named functions with a factor before or behind them."""
-    found = []
+    """Named functions times a factor."""
+    found: list[tuple[str, Function, dict[str, float]]] = []
     with np.errstate(all="ignore"):
         for name, function in FUNCTIONS.items():
             z = function(x)
@@ -217,7 +226,7 @@ def _scaled(case: Case, x: np.ndarray, y: np.ndarray) -> list[tuple[str, Functio
             factor = float(z @ y) / square
             if np.linalg.norm(factor * z - y) <= 8 * max(case.bar, 1e-13) * float(np.linalg.norm(y)):
                 word = named(factor, within=max(16 * case.eps, 1e-9), channels=case.channels, num_heads=case.num_heads)
-                found.append((f"{word} times {name}", lambda t, f=function, k=factor: k * f(t), {"factor": factor}))
+                found.append((f"{word} times {name}", partial(_times, function, factor), {"factor": factor}))
     return found
 
 

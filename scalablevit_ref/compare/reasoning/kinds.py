@@ -15,7 +15,7 @@ from scalablevit_ref.compare.reasoning.elementwise import fitted_function, named
 from scalablevit_ref.compare.reasoning.linear_map import any_map, other_weight, own_map
 from scalablevit_ref.compare.reasoning.mixtures import products, scaled_branches, sums, taken_channels
 from scalablevit_ref.compare.reasoning.norms import norm_differences
-from scalablevit_ref.compare.reasoning.places import places, places_otherwise
+from scalablevit_ref.compare.reasoning.places import places, places_otherwise, some_places
 from scalablevit_ref.compare.reasoning.precision import quantised, rounded, unsystematic
 from scalablevit_ref.compare.reasoning.subsets import borders, not_finite, parts, some_tokens
 
@@ -82,7 +82,7 @@ STEPS: tuple[tuple[Detector, ...], ...] = (
 )
 """Detectors by how many free numbers they have: where one step explains all, the next would only say it with more of them."""
 
-LAST: tuple[Detector, ...] = (any_map, some_function)
+LAST: tuple[Detector, ...] = (some_places, any_map, some_function)
 """So general that a part of the value is looked at for itself before."""
 
 
@@ -101,7 +101,6 @@ def _case(
     """Everything as maps in float64; given values that are the reference's own or that come twice say nothing and are left out."""
     if actual.shape != expected.shape or actual.ndim not in (2, 3, 4):
         raise ValueError(f"actual and expected must have one shape, b h w c, b n c or b c, got {actual.shape} and {expected.shape}")
-    numbers: list[np.ndarray | None] = [None if t is None else np.asarray(t, float) for t in (gain, shift, weight, bias)]
     reference = _as_map(expected)
     kept: dict[str, np.ndarray] = {}
     for name, value in given.items():
@@ -110,7 +109,9 @@ def _case(
         one = _as_map(value)
         if not any(_equal(one, other, eps) for other in (reference, *kept.values())):
             kept[name] = one
-    return Case(_as_map(actual), reference, kept, num_heads, window_size, *numbers, eps=eps)
+    parameters = {"gain": gain, "shift": shift, "weight": weight, "bias": bias}
+    numbers = {name: np.asarray(t, float) for name, t in parameters.items() if t is not None}
+    return replace(Case(_as_map(actual), reference, kept, num_heads, window_size, eps=eps), **numbers)  # type: ignore[arg-type]
 
 
 def _as_map(x: np.ndarray) -> np.ndarray:
@@ -179,5 +180,7 @@ def _size(case: Case) -> Difference:
     """How large the difference is, and how alike the two values are."""
     other = float(np.linalg.norm(case.expected)) or 1.0
     ratio, cosine = case.size / other, float(np.vdot(case.actual, case.expected)) / case.size / other
-    words = f"the difference is {case.before:.3g} of the value's size; cosine with the reference's {cosine:.3g}, ratio of sizes {ratio:.3g}"
+    words = (
+        f"the difference is {case.before:.3g} of the value; cosine with the reference's {cosine:.3g}, ratio of sizes {ratio:.3g}"
+    )
     return Difference("size", words, case.before, {"relative": case.before, "cosine": cosine, "ratio": ratio})

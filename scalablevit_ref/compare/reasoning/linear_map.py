@@ -35,7 +35,20 @@ def own_map(case: Case) -> list[Difference]:
         if left <= case.bar:
             words = "the linear layer is missing: applied to the candidate's value, it gives the reference's"
             found.append(Difference("linear map", words, left, {"relation": words}, True))
-    return found[:2]
+    return (found or _weight_times(case, bias))[:2]
+
+
+def _weight_times(case: Case, bias: np.ndarray) -> list[Difference]:
+    """What the weight gives is multiplied, the bias is not."""
+    if not np.any(bias):
+        return []
+    x, y = flat(case.expected)[::2] - bias, flat(case.actual)[::2] - bias
+    factor = float(np.vdot(x, y) / (np.vdot(x, x) or 1.0))
+    left = case.explains(factor * (case.expected - bias) + bias)
+    if left is None:
+        return []
+    word = named(factor, within=max(100 * case.tolerance, 1e-9), channels=case.channels, num_heads=case.num_heads)
+    return [Difference("linear map", f"the weight is multiplied by {word}, the bias is not", left, {"factor": factor}, True)]
 
 
 Use = tuple[str, np.ndarray, np.ndarray, np.ndarray | float]
@@ -113,12 +126,12 @@ def _weights_in_words(case: Case, found: np.ndarray, own: np.ndarray) -> str:
         if order is not None:
             shown = ", ".join(map(str, order[:6].tolist())) + (" …" if len(order) > 6 else "")
             return f"the weight's {name} channels are permuted (0, 1, 2 … come from {shown})"
-    if np.linalg.norm(np.sort(found, axis=None) - np.sort(own, axis=None)) <= near * size:
-        return "the weight has the same numbers in other places"
     if 0 < len(rows) < len(own):
         return f"the weight is another one in output channels {listed(rows)} of {len(own)}"
     if 0 < len(columns) < own.shape[1]:
         return f"the weight is another one in input channels {listed(columns)} of {own.shape[1]}"
+    if np.linalg.norm(np.sort(found, axis=None) - np.sort(own, axis=None)) <= near * size:
+        return "the weight has the same numbers in other places"
     gap = float(np.linalg.norm(found - own)) / size
     return f"a linear layer of the same input with another weight, {three_digits(gap)} of its size away"
 
@@ -129,7 +142,7 @@ def _matching(one: np.ndarray, other: np.ndarray, near: float) -> np.ndarray | N
     order = np.argmin(distance, axis=1)
     if len(np.unique(order)) < len(order) or np.linalg.norm(one - other[order]) > near:
         return None
-    return order
+    return np.asarray(order)
 
 
 def any_map(case: Case) -> list[Difference]:
@@ -191,7 +204,7 @@ def _matrix(weight: np.ndarray | None) -> np.ndarray | None:
     """out in; a convolution of size 1 as its matrix."""
     if weight is None or weight.ndim < 2 or any(size != 1 for size in weight.shape[2:]):
         return None
-    return weight.reshape(weight.shape[:2])
+    return np.reshape(weight, weight.shape[:2])
 
 
 def _numbers(matrix: np.ndarray) -> list[list[float]]:

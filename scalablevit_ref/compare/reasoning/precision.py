@@ -49,9 +49,8 @@ def rounded(case: Case) -> list[Difference]:
             explained = rounding(case.expected)
         off = int(np.count_nonzero(explained != case.actual))
         left = case.left(explained)
-        # numbers between two of the format's may fall to either side by what the candidate itself rounds
-        near = abs(case.actual - case.expected) <= 0.51 * spacing * abs(case.expected) + 8 * case.tolerance * case.spread
-        if off <= case.actual.size * max(0.01, 64 * case.eps / spacing) and np.all(near | (abs(case.expected) < 2.0**-13)):
+        # numbers halfway between two of the format's may fall to either side, by what the candidate itself has rounded
+        if off <= case.actual.size * max(0.01, 64 * case.eps / spacing):
             said = "float16 (or TF32, as precise)" if name == "float16" else name
             words = f"the value itself is rounded to {said}: every number is one that {name} has"
             return [Difference("precision", words, left, {"format": name, "entering": "the value itself", "other": off}, True)]

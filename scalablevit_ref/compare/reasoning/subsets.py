@@ -74,7 +74,7 @@ def _which(case: Case, name: str, lines: np.ndarray, size: int) -> tuple[str, di
 def borders(case: Case) -> list[Difference]:
     """Tokens that differ lie at borders of the map or of the windows."""
     _, h, w, _ = case.actual.shape
-    tokens = differing(case).any((0, 3))
+    tokens = np.asarray(differing(case).any((0, 3)))
     if not tokens.any() or tokens.all() or min(h, w) < 2:
         return []
     rows, columns = np.nonzero(tokens)

@@ -1,0 +1,177 @@
+"""What is known around a wrong layer: the candidate's own values, by words that a user of the network understands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scalablevit_ref.compare.capture.graph import Graph
+from scalablevit_ref.compare.followed import Followed
+from scalablevit_ref.compare.mistakes.layerwise import Local
+from scalablevit_ref.compare.steps import INPUT, Run
+from scalablevit_ref.layers import IMAGES, Layer
+
+Fetch = Callable[[Collection[int]], Mapping[int, np.ndarray]]
+"""Gives values of the candidate's graph by their numbers."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A layer, what it was fed, and what was seen of its steps."""
+
+    local: Local
+    layer: Layer
+    x: np.ndarray
+    run: Run
+    sources: Mapping[str, tuple[str, ...]]
+    own: Followed
+    dtype: str
+    graph: Graph
+    fetch: Fetch
+    tapped: Mapping[str, int]
+
+    def effective(self, step: str) -> np.ndarray:
+        """What the steps after this one were given: the candidate's own value where it is known."""
+        held = self.own.outputs.get(step)
+        return self.run[step].made if held is None else held.actual
+
+    def spoken(self, step: str) -> str:
+        """A step's name, in words: "qkv", "LIM", "the attention"."""
+        return spoken(self.layer.name, step)
+
+
+def spoken(layer: str, step: str) -> str:
+    """A step's name as a user of the network calls it."""
+    short = step.removeprefix(f"{layer}.") if step != layer else step.rpartition(".")[2]
+    if step == layer and short.isdigit():
+        short = layer
+    known = {"lim_func": "LIM", "local_interactive_module": "LIM", "attention": "the attention", "gelu": "GELU"}
+    return known.get(short, short)
+
+
+def fed(local: Local, name: str) -> np.ndarray:
+    """What the candidate feeds a layer: the sum of its sources, b h w c or b c; of the first layer the images, b c h w."""
+    layer, x = local.table()[name], np.zeros(())
+    for source in layer.sources:
+        x = x + _tap(local, source)
+    return np.asarray(x)
+
+
+def _tap(local: Local, name: str) -> np.ndarray:
+    if name == IMAGES:
+        return local.images
+    return local.tap(name) if name in local.names else local.output(name)
+
+
+def listed(names: Iterable[str]) -> str:
+    """As a list in words: "q, k and v"."""
+    *some, last = names
+    return f"{', '.join(some)} and {last}" if some else last
+
+
+def input_words(scene: Scene) -> str:
+    """What the layer is fed."""
+    sources = scene.layer.sources
+    if sources == (IMAGES,):
+        return "the images"
+    names = [what_gives(scene.local, scene.layer.name, source) for source in sources]
+    return names[0] if len(names) == 1 else f"the sum of {listed(dict.fromkeys(names))}"
+
+
+PARTS = ("norm1", "attn", "norm2", "mlp")
+"""The layers of a block, in the order of their names' use."""
+
+
+def _block(local: Local, layer: str) -> str:
+    """The block that a layer is, or is part of; empty for the others."""
+    table = local.table()
+    for block in (layer, layer.rpartition(".")[0]):
+        if all(f"{block}.{part}" in table for part in PARTS):
+            return block
+    return ""
+
+
+def what_gives(local: Local, layer: str, source: str) -> str:
+    """A value of the network in words, as seen from a layer: "what norm1 gives", "x before the block"."""
+    if source == IMAGES:
+        return "the images"
+    block = _block(local, layer)
+    if not block:
+        return f"what {source} gives"
+    inner = source.removeprefix(f"{block}.")
+    if inner not in PARTS:
+        return "the block's output" if source == block else "x before the block"
+    return {"attn": "the attention's output", "mlp": "the MLP's output"}.get(inner, f"what {inner} gives")
+
+
+def known_values(local: Local, layer: str, later: Collection[str]) -> dict[str, np.ndarray]:
+    """The candidate's own values around a layer, by words: what its block is fed, what its parts give, but for `later` ones."""
+    block = _block(local, layer)
+    if not block:
+        return {what_gives(local, layer, name): _tap(local, name) for name in local.table()[layer].sources if name != IMAGES}
+    found = {"x before the block": fed(local, f"{block}.norm1")}
+    for name in (*(f"{block}.{part}" for part in PARTS), block):
+        if name not in later and name != layer:
+            found[what_gives(local, layer, name)] = _tap(local, name)
+    if layer == f"{block}.mlp":
+        found["x after the attention"] = fed(local, f"{block}.norm2")
+    return found
+
+
+def _later(scene: Scene, value: int) -> set[str]:
+    """Layers whose outputs are made after, or of, this value: the candidate cannot have made it of them."""
+    table = list(scene.local.table())
+    after = set(table[table.index(scene.layer.name) :])
+    if value not in scene.graph.shapes:
+        return after
+    made_of = {value}
+    for operation in scene.graph.operations:
+        if made_of.intersection(operation.inputs):
+            made_of.update(operation.outputs)
+    known = {name for name, tap in scene.tapped.items() if tap not in made_of}
+    return (after - known) | {name for name, tap in scene.tapped.items() if tap in made_of}
+
+
+def own_values(scene: Scene, before: str | None, value: int) -> dict[str, np.ndarray]:
+    """The candidate's own values, by words, of which a wrong value may be made: of its block, and of the steps before one.
+
+    `before` is that step, None for all of the layer's; `value` is the wrong value in the graph: what is made of it is left out.
+    """
+    found = known_values(scene.local, scene.layer.name, _later(scene, value))
+    if scene.layer.sources != (IMAGES,) and not any(value is scene.x for value in found.values()):
+        found.setdefault(input_words(scene), scene.x)
+    for step in scene.run.steps:
+        if step.name == before:
+            break
+        if not step.has_parameters:
+            continue
+        named, made = scene.spoken(step.name), scene.effective(step.name)
+        held = scene.own.inputs.get(step.name)
+        if held is not None:
+            found.setdefault(f"what enters {named}", held.actual)
+        if named == "LIM":
+            found["LIM's output"] = made
+        else:
+            found[f"what {named} gives"] = made
+    return found | q_k_v(scene)
+
+
+def q_k_v(scene: Scene) -> dict[str, np.ndarray]:
+    """The candidate's own q, k and v as maps, where the layer attends."""
+    attention = next((step for step in scene.run.steps if step.op == "attention"), None)
+    found: dict[str, np.ndarray] = {}
+    for step in scene.sources[attention.name] if attention else ():
+        held = step.rpartition(".")[2].removeprefix("to_")
+        if step != INPUT and set(held) <= set("qkv"):
+            found |= zip(held, np.split(scene.effective(step), len(held), axis=-1), strict=True)
+    return found
+
+
+def reference_settings(scene: Scene) -> dict[str, Any]:
+    settings = dict(scene.layer.settings)
+    if "heads" in settings:
+        settings["num_heads"] = settings.pop("heads")
+    return settings

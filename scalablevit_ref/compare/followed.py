@@ -1,0 +1,113 @@
+"""The candidate's own values of a layer's steps, each held against what the reference makes of those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from scalablevit_ref.compare.canonical import Layouts
+from scalablevit_ref.compare.capture.graph import ABSENT, Graph, fed_by_images, makers
+from scalablevit_ref.compare.capture.uses import Use
+from scalablevit_ref.testing.arrays import EPS, Comparison, compare_arrays
+
+
+@dataclass(frozen=True)
+class Held:
+    """One of the candidate's values beside the reference's, both b h w c, or b c."""
+
+    value: int
+    actual: np.ndarray
+    expected: np.ndarray
+    comparison: Comparison
+
+
+class Followed:
+    """The candidate's own values, each held against what the reference makes of those before it as the layer runs."""
+
+    def __init__(
+        self,
+        uses: Mapping[str, Sequence[Use]],
+        before: Mapping[int, Sequence[int]],
+        fetched: Mapping[int, np.ndarray],
+        windows: Collection[int],
+        dtype: str,
+        *,
+        strange: bool,
+    ) -> None:
+        """`before`: what each use's input was before it was moved, that itself first."""
+        self.uses, self.before, self.fetched, self.dtype = uses, before, fetched, dtype
+        self.layouts = Layouts(windows, strange=strange)
+        self.inputs: dict[str, Held] = {}
+        self.outputs: dict[str, Held] = {}
+        self.misfits: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+
+    def given(self, name: str, expected: np.ndarray) -> np.ndarray | None:
+        """The candidate's own input of a step; of several uses that of the one that is farthest off."""
+        found = []
+        for use in self.uses.get(name, ()):
+            for value in self.before[use.given]:
+                axis = use.given_axis if value == use.given else ABSENT
+                x = self._laid_out(value, axis, expected, name)
+                if x is not None:
+                    found.append(Held(value, x, expected, self._compared(x, expected)))
+                    self.misfits.pop(name, None)
+                    break
+        if not found or len(found) < len(self.uses[name]):
+            return None
+        self.inputs[name] = max(found, key=lambda held: np.nan_to_num(held.comparison.error, nan=np.inf))
+        return self.inputs[name].actual
+
+    def made(self, name: str, expected: np.ndarray) -> np.ndarray | None:
+        """The candidate's own output of a step, b h w c; of several uses side by side."""
+        uses, parts, start = self.uses.get(name, ()), [], 0
+        for use in uses:
+            if use.made not in self.fetched:
+                return None
+            x, axis = self.fetched[use.made], use.made_axis
+            if use.made_rows is not None and axis != ABSENT:
+                x = np.take(x, range(*use.made_rows), axis)
+            width = use.channels if len(uses) > 1 else expected.shape[-1]
+            if start + width > expected.shape[-1]:
+                return None
+            part = self._laid_out(use.made, axis, expected[..., start : start + width], name, x)
+            if part is None:
+                return None
+            parts.append(part)
+            start += width
+        if not parts or start != expected.shape[-1]:
+            return None
+        x = np.concatenate(parts, -1)
+        self.outputs[name] = Held(uses[0].made, x, expected, self._compared(x, expected))
+        return x
+
+    def _laid_out(self, value: int, axis: int, expected: np.ndarray, name: str, x: np.ndarray | None = None) -> np.ndarray | None:
+        if value not in self.fetched:
+            return None
+        x = self.fetched[value] if x is None else x
+        laid = self.layouts(x, expected, None if axis == ABSENT else axis)
+        if laid is None or laid.shape != expected.shape:
+            self.misfits.setdefault(name, (x.shape, expected.shape))
+            return None
+        return laid
+
+    def _compared(self, actual: np.ndarray, expected: np.ndarray) -> Comparison:
+        return compared(actual, expected, self.dtype)
+
+
+def compared(actual: np.ndarray, expected: np.ndarray, dtype: str) -> Comparison:
+    """Two wide arrays, in eps of the dtype that the candidate computed in."""
+    held = compare_arrays(actual.astype(np.float64), expected.astype(np.float64), dtype="float64", measure="l2")
+    return replace(held, error=held.error * EPS["float64"] / EPS[dtype], dtype=dtype)
+
+
+def moved_from(graph: Graph, use: Use) -> tuple[int, ...]:
+    """What a use is given and, of a convolution, what that was before it was padded, the nearest first."""
+    found, made, fed_values = [use.given], makers(graph), fed_by_images(graph)
+    for value in found:
+        if use.kind == "convolution" and value in made and graph.operations[made[value]].kind == "move":
+            found += [x for x in graph.operations[made[value]].inputs if x in fed_values and x not in found]
+    sizes = {prod(graph.shapes[value]): value for value in found}  # of one size the one that was made
+    return (use.given, *(value for value in sizes.values() if value != use.given))

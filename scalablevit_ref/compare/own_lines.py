@@ -1,0 +1,72 @@
+"""Where in the candidate's own code a wrong value is made, and whether the right one is made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from math import prod
+
+import numpy as np
+
+from scalablevit_ref.compare.around import Scene
+from scalablevit_ref.compare.capture.graph import ABSENT, fed_by_images, makers
+from scalablevit_ref.compare.followed import Held
+from scalablevit_ref.testing.arrays import EPS
+
+NEAR = 80
+"""Operations before the first and after the last use of a layer's parameters among which the right value is looked for."""
+
+SEARCHED = 64
+"""Most values that are looked at for the right one."""
+
+LOOSE = 0.01
+"""Deviations by which two means may differ for the numbers to be sorted and compared."""
+
+
+def lines_between(scene: Scene, value: int, right_steps: Collection[str]) -> tuple[str, tuple[str, ...]]:
+    """The line that makes a wrong value, and all lines between it and the values of steps that are right."""
+    operations, made, fed = scene.graph.operations, makers(scene.graph), fed_by_images(scene.graph)
+    uses = [use for step in right_steps for use in scene.own.uses.get(step, ())]
+    right = {value for use in uses for value in (use.given, use.made)} - {value}
+
+    def base(x: int) -> int:
+        """The value that this one was moved from."""
+        while x not in right and x in made and operations[made[x]].kind == "move":
+            x = next((i for i in operations[made[x]].inputs if i in fed), ABSENT)
+        return x
+
+    def taken(x: int) -> list[int]:
+        return [base(i) for i in operations[made[x]].inputs if i in fed]
+
+    between, queue, seen = set[int](), [base(value)], set[int]()
+    while queue and len(between) < NEAR:
+        x = queue.pop()
+        if x in made and x in fed and x not in seen | right:
+            between.add(made[x])
+            queue += taken(x)
+        seen.add(x)
+    x = base(value)
+    while x in made and operations[made[x]].kind == "add":  # of a sum, what is added to a right value
+        others = [i for i in taken(x) if i not in right]
+        if len(others) != 1 or len(taken(x)) < 2:
+            break
+        x = others[0]
+    lines = (operations[i].line for i in sorted(between))
+    return operations[made[x]].line if x in made else "", tuple(dict.fromkeys(line for line in lines if line))
+
+
+def elsewhere(scene: Scene, held: Held) -> tuple[str, ...]:
+    """Where the candidate computes the right value and does not use it, if it does."""
+    graph, made, fed = scene.graph, makers(scene.graph), fed_by_images(scene.graph)
+    places = [use.operation for some in scene.own.uses.values() for use in some] + [made[x] for x in (held.value,) if x in made]
+    near, size = range(min(places, default=0) - NEAR, max(places, default=0) + NEAR), held.expected.size
+    others = [x for x, i in made.items() if i in near and x in fed and x != held.value and prod(graph.shapes[x]) == size]
+    asked = sorted((x for x in others if graph.operations[made[x]].kind != "move"), key=lambda x: abs(made[x] - places[-1]))
+    wanted, eps = np.sort(held.expected, axis=None), EPS[scene.dtype]
+    for value, x in scene.fetch(asked[:SEARCHED]).items():
+        numbers = np.asarray(x, np.float64)
+        if abs(numbers.mean() - wanted.mean()) > LOOSE * wanted.std() or not np.isfinite(numbers).all():
+            continue
+        if np.linalg.norm(np.sort(numbers, axis=None) - wanted) <= 64 * eps * np.linalg.norm(wanted):
+            line = graph.operations[made[value]].line
+            return (f"the right value is computed{f' ({line})' if line else ''}, but is not what is used here",)
+    return ()

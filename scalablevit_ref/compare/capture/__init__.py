@@ -50,7 +50,7 @@ def candidate_of(value: Any) -> Capturable:
         from scalablevit_ref.compare.capture.onnx import OnnxModel
 
         return OnnxModel(Path(value))
-    if torch is not None and isinstance(value, torch.nn.Module):
+    if torch is not None and isinstance(value, (torch.nn.Module, torch.export.ExportedProgram)):
         from scalablevit_ref.compare.capture.torch import TorchModule
 
         return TorchModule(value)

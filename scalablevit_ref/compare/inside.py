@@ -6,7 +6,7 @@ Each step is held against what the reference's step makes of the candidate's own
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -152,10 +152,7 @@ def inside(
     uses = {step: tuple(steps.get(step, ())) for step in sources if step != OUTPUT}
     before = {use.given: moved_from(graph, use) for some in uses.values() for use in some}
     fetched = fetch({value for some in uses.values() for use in some for value in (use.made, *before[use.given])})
-    for strange in (
-        True,
-        False,
-    ):  # what is right in any order of its tokens is right, unless the layer's output then shows that it is not
+    for strange in (True, False):  # a value that is right in an order of its own is right, if something else is wrong
         own = Followed(uses, before, fetched, _windows(layer), dtype, strange=strange)
         with np.errstate(all="ignore"):
             run = run_layer(layer, x, params, own)
@@ -242,7 +239,8 @@ def _place(scene: Scene, rows: Sequence[StepRow], step: str, side: Side) -> str:
         return f"{before}what enters {named}, {listed(unknown)} {'between them' if right else 'before it'}, is not"
     if scene.sources[step] == (INPUT,):
         return f"{before}what enters {named} is not {input_words(scene)}"
-    return f"{before}what enters {named} is not made of {listed(scene.spoken(name) for name in scene.sources[step])} as in the reference"
+    sources = listed(scene.spoken(name) for name in scene.sources[step])
+    return f"{before}what enters {named} is not made of {sources} as in the reference"
 
 
 def _all_right(scene: Scene, rows: Sequence[StepRow]) -> str:
@@ -283,9 +281,8 @@ def _at_the_end(scene: Scene, rows: tuple[StepRow, ...], actual: np.ndarray | No
 def _found(
     scene: Scene, rows: tuple[StepRow, ...], place: str, step: str, held: Held | None, differences: tuple[Difference, ...]
 ) -> Inside:
-    line, lines, notes = "", (), ()
-    if scene.own.layouts.turned:
-        notes = (f"inside {scene.layer.name} H and W are swapped",)
+    notes: tuple[str, ...] = (f"inside {scene.layer.name} H and W are swapped",) if scene.own.layouts.turned else ()
+    line, lines = "", tuple[str, ...]()
     if held is not None and held.value in scene.graph.shapes:
         right = {row.step for row in rows if row.words == "right"}
         line, lines = lines_between(scene, held.value, right)
@@ -356,7 +353,7 @@ def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float) 
     if not {"q", "k", "v"} <= found.keys():
         return []
     kind = "window attention" if "window_size" in settings else "attention"
-    return fits(kind, actual, found, settings | attention.settings, eps=eps)
+    return fits(kind, actual, found, {**settings, **attention.settings}, eps=eps)
 
 
 def _ordered(differences: Iterable[Difference]) -> tuple[Difference, ...]:

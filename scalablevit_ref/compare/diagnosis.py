@@ -10,15 +10,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any
 
 import numpy as np
 
 from scalablevit_ref.compare.capture.alignment import CanonicalTaps
 from scalablevit_ref.compare.capture.followed import Followed
+from scalablevit_ref.compare.inside import Inside, inside, inside_tap
 from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.compare.mistakes.search import Finding, diagnose
-from scalablevit_ref.compare.inside import Inside, inside, inside_tap
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.report import Cause, Report, Row, fewest_causes, form
 from scalablevit_ref.edits import Mistake
@@ -34,10 +33,13 @@ MOST_LOOKED = 3
 """Layers of one kind that are looked into."""
 
 
-def diagnosed(report: Report, local: Local, taps: CanonicalTaps, module: Followed | None) -> Report:
-    """The report with the mistakes that explain the layers that differ, and for other layers what comes nearest."""
+def diagnosed(report: Report, local: Local, taps: CanonicalTaps, module: Followed | None, values: Mapping[str, int]) -> Report:
+    """The report with the mistakes that explain the layers that differ, and for other layers what comes nearest.
+
+    `values` are those of the candidate's graph, if it has one, that are taken for the layers' outputs.
+    """
     search = Search(report, local, taps)
-    look = Looking(report, local, taps, module)
+    look = Looking(report, local, taps, module, values)
     search.singly()
     causes, insides = by_reasoning(search.unexplained(), look, search.end)
     search.in_pairs([layer for layer in search.unexplained() if not any(layer in cause.layers for cause in causes)])
@@ -132,14 +134,15 @@ def in_order(causes: Iterable[Cause], report: Report) -> tuple[Cause, ...]:
 class Looking:
     """Looks inside a layer, once."""
 
-    def __init__(self, report: Report, local: Local, taps: CanonicalTaps, module: Followed | None) -> None:
-        self.report, self.local, self.taps, self.module = report, local, taps, module
+    def __init__(
+        self, report: Report, local: Local, taps: CanonicalTaps, module: Followed | None, values: Mapping[str, int]
+    ) -> None:
+        self.report, self.local, self.taps, self.module, self.values = report, local, taps, module, values
 
     def __call__(self, layer: str) -> Inside:
         actual = self.taps.wide(layer)
-        settings: Any = {"dtype": self.report.dtype, "tolerance": self.report.tolerance}
         if self.module is None:
-            return inside_tap(layer, self.local, actual, **settings)
+            return inside_tap(layer, self.local, actual, dtype=self.report.dtype)
         return inside(
             layer,
             self.local,
@@ -147,8 +150,9 @@ class Looking:
             graph=self.module.graph,
             steps=self.module.pairing.steps,
             fetch=self.module.fetch,
-            output=self.module.value_of(layer, self.taps.modules[layer]),
-            **settings,
+            dtype=self.report.dtype,
+            tolerance=self.report.tolerance,
+            tapped=self.values,
         )
 
 

@@ -13,7 +13,6 @@ from scalablevit_ref.edits import Mistake
 from scalablevit_ref.errors import printable
 from scalablevit_ref.testing.arrays import EPS, Comparison
 
-
 MOST_FACTS = 3
 """Facts about a difference that nothing explains: how many of them are told."""
 

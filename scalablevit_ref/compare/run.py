@@ -165,15 +165,40 @@ def compare(
     )
     with ExitStack() as files:
         port, conditions, trace = _settled(request, files)
-        captured, conditions = _captured(request, port, conditions, files)
-        if captured.dtype not in EPS:
-            raise CaptureError(f"the candidate computes in {captured.dtype}: expected {', '.join(EPS)}")
-        if conditions.images is None:
-            _check_cost(request, conditions.network, captured.images.shape)
-        params = _common_weights(captured, conditions, trace)
-        return _reported(
-            request, captured, SideBySide(conditions.network, captured, params, trace), _own_weights(request, captured)
-        )
+        report = _compared(request, port, conditions, trace, files)
+        drawn = request.images is None and trace is None and not port.brings_images
+        if not drawn or not report.layers_agree or report.unsteady:
+            return report
+        return _on_other_images(request, port, conditions, files, report)
+
+
+def _compared(request: Request, port: Capturable, conditions: Conditions, trace: Captured | None, files: ExitStack) -> Report:
+    captured = _captured(request, port, conditions, files)
+    if captured.dtype not in EPS:
+        raise CaptureError(f"the candidate computes in {captured.dtype}: expected {', '.join(EPS)}")
+    if conditions.images is None:
+        _check_cost(request, conditions.network, captured.images.shape)
+    params = _common_weights(captured, conditions, trace)
+    both = SideBySide(conditions.network, captured, params, trace)
+    return _reported(request, captured, both, _own_weights(request, captured))
+
+
+def _on_other_images(request: Request, port: Capturable, conditions: Conditions, files: ExitStack, report: Report) -> Report:
+    """The report of a candidate that agrees on square images, after a look at others, which show H and W interchanged."""
+    images = _wide_images(request, conditions.network)
+    if images is None:
+        return replace(report, notes=(*report.notes, SQUARE))
+    size = shape_said(images.shape[2:])
+    request.progress(f"images of {size} pixels")
+    try:
+        wide = _compared(request, port, replace(conditions, images=images), None, files)
+    except OwnCodeError as error:
+        return replace(report, notes=(*report.notes, f"{SQUARE}: on {size} pixels {error}"))
+    if wide.layers_agree:
+        return report
+    return replace(
+        wide, notes=(f"on square images it agrees: on {size} pixels it does not (H and W are interchanged?)", *wide.notes)
+    )
 
 
 def _settled(request: Request, files: ExitStack) -> tuple[Capturable, Conditions, Captured | None]:
@@ -209,55 +234,47 @@ def _settled(request: Request, files: ExitStack) -> tuple[Capturable, Conditions
     return candidate, Conditions(network, images, params, dtype, request.names, load=not request.as_it_is), trace
 
 
-def _usual_images(request: Request, network: Network, *, square: bool = False) -> np.ndarray:
-    """Random images, not square if that costs no more than is allowed unasked. Square maps hide that H and W are interchanged."""
-    side = network.usual_image_size()
-    if not square:
-        try:
-            shape = (BATCH, network.in_chans, side, _other_width(network, side))
-            _check_cost(request, network, shape, given=False)
-            return random_images(shape)
-        except CostError:
-            pass
-    shape = (BATCH, network.in_chans, side, side)
+def _usual_images(request: Request, network: Network) -> np.ndarray:
+    """Random images, square."""
+    shape = (BATCH, network.in_chans, *[network.usual_image_size()] * 2)
     _check_cost(request, network, shape, given=False)
     return random_images(shape)
 
 
-def _other_width(network: Network, side: int) -> int:
-    """The next width, by whole patches, that gives another map; the side itself if there is none near."""
+def _wide_images(request: Request, network: Network) -> np.ndarray | None:
+    """Random images that are not square, nor are their maps; None where the network takes none near, or they cost too much."""
+    side = network.usual_image_size()
     for width in range(side + 4, WIDEST * side + 1, 4):
+        shape = (BATCH, network.in_chans, side, width)
         try:
             network.check_image_size(side, width)
+            if any(len(map_) == 4 and map_[1] == map_[2] for map_ in network.layer_shapes(shape).values()):
+                continue
+            _check_cost(request, network, shape, given=False)
+        except CostError:
+            return None
         except ValueError:
             continue
-        if all(len(shape) < 4 or shape[1] != shape[2] for shape in network.layer_shapes((1, 1, side, width)).values()):
-            return width
-    return side
+        return random_images(shape)
+    return None
 
 
-def _captured(request: Request, candidate: Capturable, conditions: Conditions, files: ExitStack) -> tuple[Captured, Conditions]:
-    """The candidate's layers, and what it was run with: where nothing was asked for, also square images or its own dtype."""
-    tries = [(conditions, "")]
-    images = conditions.images
-    if request.images is None and request.reference is None and images is not None and images.shape[2] != images.shape[3]:
-        square = replace(conditions, images=_usual_images(request, conditions.network, square=True))
-        size = shape_said(images.shape[2:])
-        tries.append((square, f"only square images were tried, which hide that H and W are interchanged: on {size} pixels "))
-    if request.dtype is None and conditions.dtype is not None:
-        tries += [(replace(some, dtype=None), f"{said}in float64 ") for some, said in tries]
-    errors: list[OwnCodeError] = []
-    for some, said in tries:
+def _captured(request: Request, candidate: Capturable, conditions: Conditions, files: ExitStack) -> Captured:
+    """The candidate's layers; where no dtype was asked for and it cannot run in float64, or computes in another, in its own."""
+    if request.dtype is not None or conditions.dtype is None:
+        return candidate.capture(conditions, files)
+    own = replace(conditions, dtype=None)
+    try:
+        captured = candidate.capture(conditions, files)
+    except OwnCodeError as error:
         try:
-            captured = candidate.capture(some, files)
-        except OwnCodeError as error:
-            errors.append(error)
-            continue
-        notes = [f"{said}{errors[0]}"] if errors else []
-        if some.images is not None and not candidate.brings_images and request.images is None and not errors:
-            notes += [SQUARE] * (some.images.shape[2] == some.images.shape[3])
-        return replace(captured, notes=(*notes, *captured.notes)), some
-    raise errors[min(1, len(errors) - 1)]
+            captured = candidate.capture(own, files)
+        except OwnCodeError:
+            raise error from error.__cause__
+        return replace(captured, notes=(f"in float64 {error}", *captured.notes))
+    if captured.narrowest in ("", conditions.dtype):
+        return captured
+    return candidate.capture(own, files)
 
 
 def _check_cost(request: Request, network: Network, images: Sequence[int], *, given: bool = True) -> None:
@@ -325,6 +342,8 @@ class SideBySide:
         The layers that the candidate gave, in the network's order.
     local
         The reference's layers one at a time; None where the weights are not known.
+    values
+        Of a candidate whose graph is known, the values in it that are taken for the layers' outputs.
     """
 
     def __init__(
@@ -337,6 +356,8 @@ class SideBySide:
         """`trace` stands in for the reference's own run, if there is one."""
         self.network, shapes = network, network.layer_shapes(captured.images.shape)
         self.captured = captured
+        places = {} if captured.followed is None else captured.followed.places
+        self.values = {name: some[0].value for name, some in places.items()}
         self.taps = CanonicalTaps(captured.taps, captured.modules, captured.dtype, shapes)
         self.trace = None if trace is None else CanonicalTaps(trace.taps, trace.modules, trace.dtype, shapes)
         self.order = tuple(name for name in network.layers() if name in self.taps)
@@ -381,18 +402,22 @@ class SideBySide:
                 expected = local.output(name)
             if self._held(name, expected).error <= tolerance:
                 continue
-            kept = self.taps.taps[name], self.taps.modules[name]
+            kept = self.taps.taps[name], self.taps.modules[name], self.values[name]
             for place in others[name]:
-                self.taps.put(name, values[place.value], place.called)
+                self._put(name, values[place.value], place.called, place.value)
                 with suppress(CaptureError):
                     if self._held(name, expected).error <= tolerance:
                         moved = True
                         break
                     if place.returned:
-                        kept, moved = (values[place.value], place.called), True
+                        kept, moved = (values[place.value], place.called, place.value), True
             else:
-                self.taps.put(name, *kept)
+                self._put(name, *kept)
         return moved
+
+    def _put(self, name: str, x: np.ndarray, called: str, value: int) -> None:
+        self.taps.put(name, x, called)
+        self.values[name] = value
 
     def elsewhere(self, propagated: Mapping[str, Comparison], tolerance: float) -> frozenset[str]:
         """Layers whose output is shown wrongly: theirs is off, and the blocks and the logits agree end to end all the same.
@@ -510,7 +535,7 @@ def _reported(request: Request, captured: Captured, both: SideBySide, weights: O
         return report
     request.progress("the likely mistake")
     report = replace(report, notes=(*report.notes, *limits()))
-    return diagnosed(report, both.local, taps, captured.followed)
+    return diagnosed(report, both.local, taps, captured.followed, both.values)
 
 
 def _over(errors: Mapping[str, Comparison], tolerance: float) -> list[str]:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
+from scalablevit_ref.arguments import float_dtype
 from scalablevit_ref.compare.capture.names import by_mapping, merged
 from scalablevit_ref.errors import CaptureError, option
 from scalablevit_ref.networks import Network
-from scalablevit_ref.testing.arrays import relative_l2
+from scalablevit_ref.testing.arrays import EPS, relative_l2
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class Captured:
         The means to ask a module for more of its values (`followed.Followed`); None for what is no module.
     unsteady
         In words, why a second run on the same images gave something else; empty if it did not.
+    narrowest
+        The narrowest dtype that the images pass through, where that is known.
     """
 
     kind: str
@@ -93,6 +96,7 @@ class Captured:
     left_out: Mapping[str, str] = field(default_factory=dict)
     followed: Any = None
     unsteady: tuple[str, ...] = ()
+    narrowest: str = ""
 
 
 # Names
@@ -325,10 +329,9 @@ class CanonicalTaps:
         """The tap of this name. expected: what it should be, which settles a layout that its shape leaves open."""
         x = np.asarray(self.taps[name])
         if x.dtype.name != self.dtype:
-            raise CaptureError(
-                f"{self.modules[name]} gives {x.dtype.name}, the candidate's weights are {self.dtype}: "
-                "give a candidate that computes in one dtype"
-            )
+            if x.dtype.name not in EPS:
+                raise CaptureError(f"{self.modules[name]} gives {x.dtype.name}: expected {', '.join(EPS)}")
+            x = x.astype(float_dtype("dtype", self.dtype))
         if name not in self._layouts:
             self._layouts[name] = self._settled(name, x, expected)
         return canonical_map(x, self._layouts[name], self.shapes[name])

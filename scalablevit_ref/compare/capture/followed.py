@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions, fitting, nameable
-from scalablevit_ref.compare.capture.graph import Graph, Runner, live
+from scalablevit_ref.compare.capture.graph import Graph, Runner, live, narrowest
 from scalablevit_ref.compare.capture.names import by_mapping
 from scalablevit_ref.compare.capture.pairing import Pairing, paired
 from scalablevit_ref.layers import POOL
@@ -54,10 +54,6 @@ class Followed:
     own: Mapping[str, np.ndarray]
     given: Mapping[str, np.ndarray] | None
 
-    def value_of(self, layer: str, called: str) -> int | None:
-        """The value that was taken for a layer's output; None where it is none of the graph."""
-        return next((place.value for place in self.places.get(layer, ()) if place.called == called), None)
-
     def fetch(self, values: Collection[int]) -> Mapping[int, np.ndarray]:
         """These values, of one more run."""
         return self.runner.values(self.images, self.weights, values)[0]
@@ -88,6 +84,8 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
         seconds,
         (*graph.notes, *pairing.notes),
         lacks="found nowhere in the candidate",
+        unsteady=tuple(filter(None, (runner.unrepeated(images, weights),))),
+        narrowest=narrowest(graph)[0],
     )
     return replace(captured, followed=Followed(runner, graph, pairing, images, weights, places, official, given))
 

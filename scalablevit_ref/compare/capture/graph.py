@@ -143,6 +143,9 @@ class Runner(Protocol):
         Raises CaptureError where this run is another one than the recorded one: the candidate does something else each time.
         """
 
+    def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
+        """What makes a second run on the same images give something else, in words; empty where it gives the same."""
+
 
 def makers(graph: Graph) -> dict[int, int]:
     """The operation, by its place, that made each value."""

@@ -169,7 +169,11 @@ def _described(node: Any, ranks: Mapping[str, int]) -> list[tuple[Kind, list[str
             norm = ("norm", [summed, *inputs[2:4]], made[:1], {"eps": eps, "axes": (rank - 1,), "groups": None})
             return [("add", [*inputs[:2], *inputs[4:5]], [summed], {"inverse": False}), norm]  # type: ignore[list-item]
         axis = given.get("axis", -1) % rank
-        axes = tuple(range(axis, rank)) if node.op_type in ("LayerNormalization", "SimplifiedLayerNormalization") else tuple(range(1, rank))
+        axes = (
+            tuple(range(axis, rank))
+            if node.op_type in ("LayerNormalization", "SimplifiedLayerNormalization")
+            else tuple(range(1, rank))
+        )
         return [("norm", inputs[:3], made[:1], {"eps": eps, "axes": axes, "groups": given.get("num_groups")})]
     if node.op_type == "BatchNormalization":
         return [("norm", inputs[:3], made[:1], {"eps": given.get("epsilon", 1e-5), "axes": (0, 2, 3), "groups": None})]

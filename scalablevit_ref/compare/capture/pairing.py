@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 
 from scalablevit_ref.compare.capture.assignment import assigned
-from scalablevit_ref.compare.capture.context import STEPS, contexts
+from scalablevit_ref.compare.capture.context import contexts
 from scalablevit_ref.compare.capture.flow import Flow
 from scalablevit_ref.compare.capture.graph import Graph
 from scalablevit_ref.compare.capture.layout import Layout
@@ -25,7 +25,6 @@ from scalablevit_ref.compare.capture.pairing_notes import Facts, facts_of, refus
 from scalablevit_ref.compare.capture.similarity import ALIGNED, AROUND, MAPPED, Evidence, Surroundings, atoms_of, scored
 from scalablevit_ref.compare.capture.units import Unit, layout_of, units_of, usual
 from scalablevit_ref.compare.capture.uses import Use, uses_of
-from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.networks import Network
 
 __all__ = ["Facts", "Pairing", "Part", "paired"]

@@ -246,7 +246,7 @@ def _ordered(
         idle = sorted((group for group in some if group not in used), key=lambda group: group[0][:1] not in roots)
         some = [*used, *idle][: max(wanted, len(used))]
     named = [tuple(part for part in prefix if isinstance(part, int)) for prefix, _ in some]
-    if len(set(named)) == len(named) and all(named) or len(some) == 1:
+    if (len(set(named)) == len(named) and all(named)) or len(some) == 1:
         return [group for _, group in sorted(zip(named, some, strict=True), key=lambda pair: pair[0])]
     return sorted(some, key=lambda group: (first(group[1]), min(units[i].declared for i in group[1])))
 
@@ -277,7 +277,7 @@ def ranks(units: Sequence[Unit], atoms: Sequence[Atom]) -> dict[tuple[int, int],
         ordered = sorted(members, key=lambda i: numbers(units[i].name))
         for (_, other), some in roles.items():
             if other == key and len(some) == len(ordered) > 1:
-                found |= {(i, j): RANKED for i, j in zip(ordered, some, strict=True)}
+                found |= dict.fromkeys(zip(ordered, some, strict=True), RANKED)
     return found
 
 
@@ -397,7 +397,7 @@ def _named(unit: Unit, atom: Atom, evidence: Evidence) -> float:
         score += EXACT if unit.weight in names else -EXACT if unit.weight in evidence.exact.values() else 0.0
     if evidence.mapped:
         layer = _innermost(atom.first.weight, evidence.mapped)
-        path = _innermost(unit.weight, {path: "" for path in evidence.mapped.values()})
+        path = _innermost(unit.weight, dict.fromkeys(evidence.mapped.values(), ""))
         if layer and path:
             score += MAPPED if evidence.mapped[layer] == path else -MAPPED
         elif layer or path:

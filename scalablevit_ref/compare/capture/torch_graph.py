@@ -92,7 +92,9 @@ class Recorder(TorchDispatchMode):
         self._inside: list[tuple[str, tuple[int, ...]]] = []
         self._constants: dict[int, torch.Tensor] = {}
         self._known: dict[int, _Known] = {}  # by the identity of a tensor
-        self._memories: dict[int, tuple[StorageWeakRef, int]] = {}  # a weak reference keeps the place of a storage from being used again
+        self._memories: dict[
+            int, tuple[StorageWeakRef, int]
+        ] = {}  # a weak reference keeps the place of a storage from being used again
         self._addresses: dict[int, int] = {}
         self._in_memory: dict[int | None, int] = {}
         self._written: dict[int | None, list[tuple[int, tuple[int, int]]]] = {}

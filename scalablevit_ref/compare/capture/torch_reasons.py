@@ -47,7 +47,11 @@ def _channels(found: re.Match[str], module: nn.Module | None, failed: Failed | N
     shape, takes, got = _numbers(found[1]), int(found[2]), int(found[3])
     images = len(fed) == 4 and tuple(shape) == fed
     if images:
-        return (f"it takes images of {_channels_of(takes)}, and was given {_channels_of(got)}: is this the network's ", option("variant"), "?")
+        return (
+            f"it takes images of {_channels_of(takes)}, and was given {_channels_of(got)}: is this the network's ",
+            option("variant"),
+            "?",
+        )
     last = f"; {takes} is the size of the last axis, where b h w c has its channels" if shape and shape[-1] == takes else ""
     return (f"it takes {_channels_of(takes)} and got {got}{last}",)
 
@@ -69,7 +73,11 @@ def _sizes(found: re.Match[str], module: nn.Module | None, failed: Failed | None
     if fixed and any(failed.data):
         what = failed.parameters[0] if failed.parameters else "a tensor that does not come from the images"
         moving = next(shape for shape, data in zip(shapes, failed.data, strict=True) if data)
-        return (f"{what} is {fixed[0]} and meets {moving}: it may be for images of another size than {fed[-2]} × {fed[-1]}; ", option("images"), "gives others")
+        return (
+            f"{what} is {fixed[0]} and meets {moving}: it may be for images of another size than {fed[-2]} × {fed[-1]}; ",
+            option("images"),
+            "gives others",
+        )
     return (f"{shapes[0]} meets {shapes[1]}",)
 
 
@@ -78,12 +86,18 @@ def _view(found: re.Match[str], module: nn.Module | None, failed: Failed | None,
         return ()
     shape = " ".join(map(str, failed.given[0][0]))
     size = f"{fed[-2]} × {fed[-1]}" if len(fed) == 4 else str(fed)
-    return (f"an array {shape} is seen as {found[1]}: it may be for images of another size than {size}, or a batch other than {fed[0]}",)
+    return (
+        f"an array {shape} is seen as {found[1]}: it may be for images of another size than {size}, or a batch other than {fed[0]}",
+    )
 
 
 def _dtypes(found: re.Match[str], module: nn.Module | None, failed: Failed | None, fed: tuple[int, ...]) -> Reason:
     kinds = " and ".join(dict.fromkeys(dtype for _, dtype in failed.given)) if failed is not None else "two dtypes"
-    return (f"{kinds} meet, so it casts on its way, or makes a tensor of one dtype; ", option("dtype", None), "own compares it as it is")
+    return (
+        f"{kinds} meet, so it casts on its way, or makes a tensor of one dtype; ",
+        option("dtype", None),
+        "own compares it as it is",
+    )
 
 
 def _missing(found: re.Match[str], module: nn.Module | None, failed: Failed | None, fed: tuple[int, ...]) -> Reason:
@@ -109,7 +123,10 @@ MESSAGES: tuple[tuple[str, Callable[[re.Match[str], nn.Module | None, Failed | N
     (r"normalized_shape=\[([\d, ]+)\], expected input with shape .*? but got input of size\s*\[([\d, ]+)\]", _normalised),
     (r"The size of tensor a \(\d+\) must match the size of tensor b", _sizes),
     (r"[Ss]hape '(\[[-\d, ]+\])' is invalid for input of size", _view),
-    (r"expected (?:scalar type|m1 and m2 to have the same dtype)|should be the same|same dtype|[Mm]ixed dtype|dtypes? .*mismatch", _dtypes),
+    (
+        r"expected (?:scalar type|m1 and m2 to have the same dtype)|should be the same|same dtype|[Mm]ixed dtype|dtypes? .*mismatch",
+        _dtypes,
+    ),
     (r"not implemented for '\w+'", _lacking),
     (r"missing \d+ required (?:positional|keyword-only) arguments?", _missing),
     (r"same device|different devices", _devices),

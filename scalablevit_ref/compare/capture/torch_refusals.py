@@ -12,7 +12,13 @@ from scalablevit_ref.errors import CaptureError, Words, option
 TRACE = 'scalablevit_ref.testing.traces.save_trace("mine.npz", {"images": images, "logits": model(images).detach()})'
 """The line that writes what a module computes as a trace file."""
 
-QUANTISED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torchao.quantization", "bitsandbytes")
+QUANTISED = (
+    "torch.ao.nn.quantized",
+    "torch.nn.quantized",
+    "torch.ao.nn.intrinsic.quantized",
+    "torchao.quantization",
+    "bitsandbytes",
+)
 """Packages whose modules hold weights of a few bits."""
 
 
@@ -28,7 +34,9 @@ def check_followed(model: nn.Module) -> None:
     for path, module in model.named_modules():
         called = f"{type(module).__name__}{f' in {path}' if path else ''}"
         if type(module).__module__.startswith(QUANTISED):
-            raise by_trace(f"the candidate is quantised ({called}): its weights are numbers of a few bits, not those that are given")
+            raise by_trace(
+                f"the candidate is quantised ({called}): its weights are numbers of a few bits, not those that are given"
+            )
         if hasattr(module, "_fsdp_wrapped_module"):
             raise CaptureError(
                 f"the candidate is sharded by FullyShardedDataParallel ({called}), its weights are flat: give the module that it wraps, "

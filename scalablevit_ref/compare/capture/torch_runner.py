@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -17,13 +17,13 @@ from torch import nn
 from scalablevit_ref.arguments import FLOATS, float_dtype
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.graph import Graph, Operation, narrowest, random_operations
-from scalablevit_ref.compare.capture.own_code import RUNNING, own_code
+from scalablevit_ref.compare.capture.own_code import RUNNING, OwnCodeError, own_code
 from scalablevit_ref.compare.capture.torch_graph import Recorder, hooked, own_array
 from scalablevit_ref.compare.capture.torch_reasons import likely_reason
 from scalablevit_ref.compare.capture.torch_refusals import by_trace
 from scalablevit_ref.compare.capture.torch_state import untouched
 from scalablevit_ref.compare.capture.torch_wrappers import copied, held
-from scalablevit_ref.errors import CaptureError, Words
+from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.testing.arrays import EPS
 
 
@@ -204,7 +204,7 @@ class TorchRunner:
                 raise
             message = " ".join(str(error.__cause__).split())
             why = likely_reason(message, recorder.path, modules.get(recorder.path), recorder.failed, fed)
-            raise CaptureError(*error.words, *((", ", *why) if why else ())) from error.__cause__
+            raise OwnCodeError(*error.words, *((", ", *why) if why else ())) from error.__cause__
 
     def _ended(
         self,
@@ -273,7 +273,9 @@ def _same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
 
 def _random_words(operations: tuple[Operation, ...]) -> str:
     """Which operations draw random numbers, each place once."""
-    places = dict.fromkeys(f"{one.name}{f' in {one.module}' if one.module else ''}{f' ({one.line})' if one.line else ''}" for one in operations)
+    places = dict.fromkeys(
+        f"{one.name}{f' in {one.module}' if one.module else ''}{f' ({one.line})' if one.line else ''}" for one in operations
+    )
     shown = list(places)[:3]
     return f"it draws random numbers: {', '.join(shown)}" + (f" and {len(places) - 3} more" if len(places) > 3 else "")
 
@@ -283,5 +285,3 @@ def _other_course(first: list[tuple[str, tuple[int, ...]]], second: list[tuple[s
     i = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
     was, then = (run[i][0] if i < len(run) else "nothing" for run in (first, second))
     return f"the candidate does something else each time it runs: after {i} operations {was}, then {then}"
-
-

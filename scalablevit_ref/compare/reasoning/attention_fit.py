@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.compare.reasoning.attention_model import HOMOGENEOUS, PACKINGS, Hypothesis, Part, Problem
-from scalablevit_ref.compare.reasoning.attention_words import MASKS, NORMALISERS, LOGITS, clauses, powers, simplified
+from scalablevit_ref.compare.reasoning.attention_words import LOGITS, MASKS, NORMALISERS, clauses, powers, simplified
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fitting import SIMPLE, Array, Judge, joined, settled
 from scalablevit_ref.compare.reasoning.windows import Windows
@@ -204,7 +204,9 @@ def fit_attention(
     scaled = settings.get("ssa_scale", "scaled") == "scaled"
     c = actual.shape[-1] if settings.get("values", "unscaled") == "unscaled" else round(actual.shape[-1] / c_ratio)
     reference = Hypothesis(Windows(actual.shape[1:3], "all"), heads)
-    return _fitted(Problem(actual, sources, lambda n: float((c / n * (c_ratio if scaled else 1.0)) ** -0.5)), reference, eps, budget)
+    return _fitted(
+        Problem(actual, sources, lambda n: float((c / n * (c_ratio if scaled else 1.0)) ** -0.5)), reference, eps, budget
+    )
 
 
 def _fitted(problem: Problem, reference: Hypothesis, eps: float, budget: int) -> list[Difference]:
@@ -294,7 +296,9 @@ def alternatives(search: Search) -> Iterator[Change]:
     for normaliser in NORMALISERS:
         yield "normaliser", {"normaliser": normaliser}
     keys = problem.cut(reference).keys.shape[1]
-    for most in sorted({1, 2, 3, 4, 5, 8, 10, 16, 20, 32, 64, keys // 2, keys // 4, 3 * keys // 4, keys - 1} | set(range(1, min(keys, 50)))):
+    for most in sorted(
+        {1, 2, 3, 4, 5, 8, 10, 16, 20, 32, 64, keys // 2, keys // 4, 3 * keys // 4, keys - 1} | set(range(1, min(keys, 50)))
+    ):
         if 0 < most < keys:
             yield "normaliser", {"normaliser": f"top {most}"}
 

@@ -166,7 +166,9 @@ NORMALISERS: Mapping[str, Callable[[Array], Array]] = {
     "rectified, squared": lambda x: _rectified(x) ** 2,
     "exponential": np.exp,
     "twice": lambda x: _softmax(_softmax(x, -1), -1),
-    "logarithm": lambda x: _linear(x - x.max(-1, keepdims=True) - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))),
+    "logarithm": lambda x: _linear(
+        x - x.max(-1, keepdims=True) - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))
+    ),
     "sparse": lambda x: _sparse(x),
     "uniform": lambda x: np.isfinite(x) / np.isfinite(x).sum(-1, keepdims=True),
 }

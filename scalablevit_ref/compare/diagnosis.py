@@ -17,6 +17,7 @@ from scalablevit_ref.compare.capture.alignment import CanonicalTaps
 from scalablevit_ref.compare.capture.followed import Followed
 from scalablevit_ref.compare.inside import Inside, inside, inside_tap
 from scalablevit_ref.compare.mistakes.layerwise import Local
+from scalablevit_ref.compare.mistakes.parameters import misplaced
 from scalablevit_ref.compare.mistakes.search import Finding, diagnose
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.report import Cause, Report, Row, fewest_causes, form
@@ -38,7 +39,7 @@ def diagnosed(report: Report, local: Local, taps: CanonicalTaps, module: Followe
 
     `values` are those of the candidate's graph, if it has one, that are taken for the layers' outputs.
     """
-    search = Search(report, local, taps)
+    search = Search(report, local, taps, [] if module is None else misplaced(module.pairing, local.params))
     look = Looking(report, local, taps, module, values)
     search.singly()
     causes, insides = by_reasoning(search.unexplained(), look, search.end)
@@ -68,13 +69,14 @@ class Search:
         In words, mistakes in the wiring that explain a layer and not all that they touch.
     """
 
-    def __init__(self, report: Report, local: Local, taps: CanonicalTaps) -> None:
+    def __init__(self, report: Report, local: Local, taps: CanonicalTaps, seen: Iterable[Mistake]) -> None:
+        """`seen` are mistakes that the candidate's graph shows, which come before the known ones."""
         self.report, self.local, self.taps = report, local, taps
         self.explained: dict[str, list[Finding]] = {}
         self.nearest: list[Finding] = []
         self.partly: tuple[str, ...] = ()
         self.end = time.monotonic() + SEARCH_SECONDS
-        self._known: dict[Mistake, None] = {}
+        self._known: dict[Mistake, None] = dict.fromkeys(seen)
         self._layers = [row.layer for row in report.diverging if np.isfinite(taps.wide(row.layer)).all()]
 
     def unexplained(self) -> list[str]:

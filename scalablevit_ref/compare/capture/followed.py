@@ -12,6 +12,7 @@ from scalablevit_ref.compare.capture.alignment import Captured, Conditions, fitt
 from scalablevit_ref.compare.capture.graph import Graph, Runner, live, narrowest
 from scalablevit_ref.compare.capture.names import by_mapping
 from scalablevit_ref.compare.capture.pairing import Pairing, paired
+from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.layers import POOL
 from scalablevit_ref.networks import Network
 
@@ -69,11 +70,17 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
     pairing = paired(graph, own, network, images.shape, names=conditions.names)
     official = pairing.official_weights(own)
     given = conditions.weights
+    if given is None and pairing.facts.lacking:
+        lacking = pairing.facts.lacking
+        raise CaptureError(
+            f"the candidate's own weights lack {lacking[0]}{f' and {len(lacking) - 1} more' if lacking[1:] else ''}: give weights"
+        )
     weights = dict(own) if given is None or not conditions.load else {**own, **pairing.own_weights(given, own)}
     places = places_of_layers(graph, pairing, network, images.shape, conditions.names)
     first = {name: some[0] for name, some in places.items()}
     values, seconds = runner.values(images, weights, {place.value for place in first.values()})
-    held = pairing.official_weights(weights)
+    held = {**({} if given is None else given), **pairing.official_weights(weights)}
+    idle = [name for name in network.layers() if name not in places and name != POOL]
     captured = Captured(
         runner.kind,
         {name: values[place.value] for name, place in first.items()},
@@ -84,6 +91,7 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
         seconds,
         (*graph.notes, *pairing.notes),
         lacks="found nowhere in the candidate",
+        left_out=dict.fromkeys(idle, "not run: their parameters act on nothing that is used") if idle else {},
         unsteady=tuple(filter(None, (runner.unrepeated(images, weights),))),
         narrowest=narrowest(graph)[0],
     )
@@ -113,17 +121,16 @@ def places_of_layers(
     used = live(graph)
     found: dict[str, list[Place]] = {name: [] for name in table}
     returned = {run.path: run.returned[0] for run in graph.modules if run.returned}
-    if names is not None:
-        for name, path in by_mapping(names, returned.keys(), nameable(network)).items():
-            if name in found:
-                found[name].append(Place(returned[path], path, returned=True))
+    mapped = {} if names is None else by_mapping(names, returned.keys(), nameable(network))
     owners = _owners(graph, pairing)
+    with_parameters = {layer_of(parameter, table) for parameter in pairing.shapes}
     for name in table:
         called = owners.get(name, "")
+        if name in mapped:
+            found[name].append(Place(returned[mapped[name]], mapped[name], returned=True))
         own = [uses for step, uses in pairing.steps.items() if layer_of(step, table) == name]
         acting = [use for uses in own for use in uses if use.made in used]
-        if own and not acting and name != "logits":
-            found[name].clear()
+        if name in with_parameters and not acting:
             continue
         for use in sorted(acting, key=lambda use: -use.operation):
             found[name].append(Place(use.made, called or use.module))
@@ -148,7 +155,7 @@ def places_of_layers(
     return {
         name: tuple(dict.fromkeys(fits))
         for name, places in found.items()
-        if name != POOL and (fits := [place for place in places if fitting(graph.shapes[place.value], shapes[name])])
+        if name != POOL and (fits := [place for place in places if place.value in used and fitting(graph.shapes[place.value], shapes[name])])
     }
 
 

@@ -1,0 +1,46 @@
+"""Parameters that act in another's place, as mistakes: what a candidate's graph shows is tried like any mistake that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+
+from scalablevit_ref.compare.capture.pairing import Pairing
+from scalablevit_ref.edits import Mistake
+
+
+def misplaced(pairing: Pairing, params: Mapping[str, np.ndarray]) -> list[Mistake]:
+    """One mistake for each pair of steps, such as norm1's parameters in the place of norm2's, of all blocks together.
+
+    `params` are the official ones, as both sides have them.
+    """
+    owners = {part.own: name for name, parts in pairing.parts.items() for part in parts if part.own_rows is None}
+    found: dict[tuple[str, str], list[tuple[str, Callable[[np.ndarray], np.ndarray]]]] = {}
+    for step, uses in pairing.steps.items():
+        for use in uses:
+            for kind, own in (("weight", use.weight), ("bias", use.bias)):
+                name, other = f"{step}.{kind}", owners.get(own)
+                if other is None or other == name or name not in params or params[name].shape != params[other].shape:
+                    continue
+                pair = _local(step, other.rpartition(".")[0])
+                found.setdefault(pair, []).append((name, partial(_instead, params[other])))
+    return [
+        Mistake(
+            f"{other} in the place of {own}", f"the parameters of {other} act in the place of those of {own}", params=tuple(some)
+        )
+        for (own, other), some in found.items()
+    ]
+
+
+def _instead(other: np.ndarray, value: np.ndarray) -> np.ndarray:
+    return other
+
+
+def _local(step: str, other: str) -> tuple[str, str]:
+    """Both names without what they share: norm2 and norm1 of one block."""
+    a, b = step.split("."), other.split(".")
+    while a[1:] and b[1:] and a[0] == b[0]:
+        a, b = a[1:], b[1:]
+    return ".".join(a), ".".join(b)

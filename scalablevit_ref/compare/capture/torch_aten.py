@@ -16,13 +16,62 @@ import torch
 from scalablevit_ref.compare.capture.graph import Kind
 
 MOVES = frozenset(
-    """
-    _to_copy clone contiguous copy copy_ lift lift_fresh _unsafe_view _reshape_copy cat concat stack roll flip rot90 repeat tile
-    repeat_interleave constant_pad_nd pad reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
-    replication_pad3d index gather index_select take take_along_dim embedding im2col pixel_shuffle pixel_unshuffle
-    channel_shuffle native_channel_shuffle slice_scatter select_scatter diagonal_scatter as_strided_scatter index_put
-    _index_put_impl scatter index_copy fill split_with_sizes_copy unbind_copy to_dense to_mkldnn full_tensor wait_tensor
-    """.split()
+    (
+        "_to_copy",
+        "clone",
+        "contiguous",
+        "copy",
+        "copy_",
+        "lift",
+        "lift_fresh",
+        "_unsafe_view",
+        "_reshape_copy",
+        "cat",
+        "concat",
+        "stack",
+        "roll",
+        "flip",
+        "rot90",
+        "repeat",
+        "tile",
+        "repeat_interleave",
+        "constant_pad_nd",
+        "pad",
+        "reflection_pad1d",
+        "reflection_pad2d",
+        "reflection_pad3d",
+        "replication_pad1d",
+        "replication_pad2d",
+        "replication_pad3d",
+        "index",
+        "gather",
+        "index_select",
+        "take",
+        "take_along_dim",
+        "embedding",
+        "im2col",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "channel_shuffle",
+        "native_channel_shuffle",
+        "slice_scatter",
+        "select_scatter",
+        "diagonal_scatter",
+        "as_strided_scatter",
+        "index_put",
+        "_index_put_impl",
+        "scatter",
+        "index_copy",
+        "fill",
+        "unsafe_split",
+        "unsafe_split_with_sizes",
+        "split_with_sizes_copy",
+        "unbind_copy",
+        "to_dense",
+        "to_mkldnn",
+        "full_tensor",
+        "wait_tensor",
+    )
 )
 """Operations that only move numbers and are no views: without namespace, overload and the mark of an operation in place."""
 
@@ -30,7 +79,21 @@ NO_MOVES = frozenset({"_conj", "_neg_view", "real", "imag", "chalf"})
 """Views that show other numbers than those that they are of."""
 
 OVERWRITES = frozenset(
-    "copy_ fill_ zero_ set_ normal_ uniform_ bernoulli_ random_ exponential_ geometric_ cauchy_ log_normal_ eye_".split()
+    (
+        "copy_",
+        "fill_",
+        "zero_",
+        "set_",
+        "normal_",
+        "uniform_",
+        "bernoulli_",
+        "random_",
+        "exponential_",
+        "geometric_",
+        "cauchy_",
+        "log_normal_",
+        "eye_",
+    )
 )
 """Operations in place after which nothing is left of what was there, with the mark of an operation in place."""
 
@@ -38,7 +101,9 @@ CONVOLVED = {1: ("bcw", "oiw", "iow"), 2: ("bchw", "oihw", "iohw"), 3: ("bcdhw",
 """By the number of an image's axes: the axes of a batch, of a convolution's weight, and of a transposed convolution's."""
 
 
-_NO_CONTAINERS = frozenset({bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format})
+_NO_CONTAINERS = frozenset(
+    {bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format}
+)
 """Types of what operations are often given, in which no tensor is looked for."""
 
 

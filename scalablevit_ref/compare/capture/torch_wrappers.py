@@ -199,10 +199,12 @@ def _unshard(module: nn.Module, memo: dict[int, Any]) -> None:
     """Put into `memo` what stands for a module of FSDP2: one of the class that it was, without the hooks that gather and shard."""
     original: Any = next(kind for kind in type(module).__bases__ if kind.__name__ != "FSDPModule")
     made = memo[id(module)] = original.__new__(original)
-    kept = {name: value for name, value in vars(module).items() if not _is_of_sharding(value)}
-    for name, value in kept.items():
+    kept = dict(vars(module))
+    for name, value in vars(module).items():
         if name.endswith("_hooks") and isinstance(value, dict):
             kept[name] = type(value)((key, hook) for key, hook in value.items() if not _is_of_sharding(hook))
+        elif _is_of_sharding(value):
+            del kept[name]
     vars(made).update(copy.deepcopy(kept, memo))
 
 

@@ -155,7 +155,8 @@ def places_of_layers(
     return {
         name: tuple(dict.fromkeys(fits))
         for name, places in found.items()
-        if name != POOL and (fits := [place for place in places if place.value in used and fitting(graph.shapes[place.value], shapes[name])])
+        if name != POOL
+        and (fits := [place for place in places if place.value in used and fitting(graph.shapes[place.value], shapes[name])])
     }
 
 

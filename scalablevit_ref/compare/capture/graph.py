@@ -1,7 +1,7 @@
 """One run of a candidate as a graph: which operations it ran, in which order, on which values, and where in its own code.
 
-A graph knows no framework. The same candidate, run again on images of the same shape, numbers its values alike, so that values found
-in the graph of one run can be asked for in another. The numbers are names: which value is made before which, `operations` tells.
+A graph knows no framework. The same candidate, run again on images of the same shape, numbers its values alike, so that values
+found in the graph of one run can be asked for in another. The numbers are names: `operations` tells which is made before which.
 """
 
 from __future__ import annotations

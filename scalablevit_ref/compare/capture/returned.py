@@ -16,8 +16,8 @@ DEEPEST = 6
 def named_outputs(out: Any, is_array: Callable[[Any], bool]) -> dict[str, Any]:
     """The arrays in what a candidate returns, in order; empty where there is none.
 
-    The only array is "logits", and so is the entry of one of the names in `LOGITS`, else the first of two axes. In a sequence, arrays
-    of more axes are "maps.0" and so on. All others are named by their places: "hidden_states.2", "outputs.1".
+    The only array is "logits", and so is the entry of one of the names in `LOGITS`, else the first of two axes. In a sequence,
+    arrays of more axes are "maps.0" and so on. All others are named by their places: "hidden_states.2", "outputs.1".
 
     Parameters
     ----------
@@ -44,10 +44,10 @@ def named_outputs(out: Any, is_array: Callable[[Any], bool]) -> dict[str, Any]:
 
 def _logits(found: Mapping[str, Any]) -> str | None:
     """The path of the class scores."""
-    by_last = {path.rpartition(".")[2].lower(): path for path in reversed(found)}
     for name in LOGITS:
-        if name in by_last:
-            return by_last[name]
+        for path in found:
+            if path.rpartition(".")[2].lower() == name:
+                return path
     return next((path for path, x in found.items() if len(x.shape) == 2), None)
 
 

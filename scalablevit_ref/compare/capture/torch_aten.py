@@ -16,7 +16,7 @@ import torch
 from scalablevit_ref.compare.capture.graph import Kind
 
 MOVES = frozenset(
-    [
+    (
         "_to_copy",
         "clone",
         "contiguous",
@@ -63,13 +63,15 @@ MOVES = frozenset(
         "scatter",
         "index_copy",
         "fill",
+        "unsafe_split",
+        "unsafe_split_with_sizes",
         "split_with_sizes_copy",
         "unbind_copy",
         "to_dense",
         "to_mkldnn",
         "full_tensor",
         "wait_tensor",
-    ]
+    )
 )
 """Operations that only move numbers and are no views: without namespace, overload and the mark of an operation in place."""
 
@@ -77,7 +79,7 @@ NO_MOVES = frozenset({"_conj", "_neg_view", "real", "imag", "chalf"})
 """Views that show other numbers than those that they are of."""
 
 OVERWRITES = frozenset(
-    [
+    (
         "copy_",
         "fill_",
         "zero_",
@@ -91,7 +93,7 @@ OVERWRITES = frozenset(
         "cauchy_",
         "log_normal_",
         "eye_",
-    ]
+    )
 )
 """Operations in place after which nothing is left of what was there, with the mark of an operation in place."""
 

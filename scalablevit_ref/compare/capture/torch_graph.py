@@ -49,11 +49,11 @@ class _Known:
     writes: int
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is on, every operation of torch is an `Operation`.
 
-    A tensor is known by its identity. What is written into its memory through another one is seen when it is next used: an operation
-    "alias" then gives it a new number, from its old value and from what was written.
+    A tensor is known by its identity. What is written into its memory through another one is seen when it is next used: an
+    operation "alias" then gives it a new number, from its old value and from what was written.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Recorder(TorchDispatchMode):
     def __init__(
         self, own: Mapping[str, torch.Tensor], images: torch.Tensor, until: CodeType, keep: Collection[int] | None = None
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.until, self.keep, self.kept = until, keep, dict[int, torch.Tensor]()
         self.operations: list[Operation] = []
         self.course: list[tuple[str, tuple[int, ...]]] = []
@@ -171,9 +171,7 @@ class Recorder(TorchDispatchMode):
             for x, value in zip(*given, strict=True):
                 if value in self._weights and value not in self._constants:
                     self._constants[value] = x.detach()
-            kind = given[0][0].device.type
-            if self.autocast is None and torch.is_autocast_enabled(kind):
-                self.autocast = (_dtype(torch.get_autocast_dtype(kind)), line)
+            self._note_autocast(given[0][0], line)
         elif name == "aten.lift_fresh.default":
             self._note_outside(given[0][0], line)
         what = described(func, args, kwargs, given[0])
@@ -242,8 +240,8 @@ class Recorder(TorchDispatchMode):
             except RuntimeError:
                 address = 0
             older = self._addresses.get(address) if address else None
-            same = place if older is None or self._memories[older][0].expired() else older
-            self._memories[place] = (StorageWeakRef(storage), same)
+            same = place if older is None or self._memories[older][0].expired() else older  # type: ignore[no-untyped-call]
+            self._memories[place] = (StorageWeakRef(storage), same)  # type: ignore[no-untyped-call]
             self._addresses[address] = same
         return self._memories[place][1]
 
@@ -263,7 +261,7 @@ class Recorder(TorchDispatchMode):
                 self._constants[value] = constant.clone()
         if memory is not None and memory not in self._made and memory not in self._saved:
             storage = x.untyped_storage()
-            self._saved[memory] = (storage, storage.clone())
+            self._saved[memory] = (storage, storage.clone())  # type: ignore[no-untyped-call]
 
     def _keep(self, values: Collection[int], given: Sequence[torch.Tensor]) -> None:
         if self.keep is not None:
@@ -279,6 +277,12 @@ class Recorder(TorchDispatchMode):
             tuple(value in self._data for value in numbers),
         )
 
+    def _note_autocast(self, x: torch.Tensor, line: str) -> None:
+        """Operations that are cast do not show that they are; modules, and operations beside them, do."""
+        kind = x.device.type
+        if self.autocast is None and torch.is_autocast_enabled(kind):
+            self.autocast = (_dtype(torch.get_autocast_dtype(kind)), line)
+
     def _note_outside(self, x: torch.Tensor, line: str) -> None:
         """Numbers of the data's own shape that no operation made went through another library."""
         if x.is_floating_point() and x.ndim > 1 and tuple(x.shape) in {self.shapes[value] for value in self._data}:
@@ -286,9 +290,8 @@ class Recorder(TorchDispatchMode):
 
     def ended(self, out: Any) -> None:
         """Take what the module returned."""
-        found = named_outputs(out, lambda x: isinstance(x, torch.Tensor))
-        self.outputs = {name: self.number(x) for name, x in found.items()}
-        self.returned = {name: x.detach().clone() for name, x in found.items()}
+        self.returned = named_outputs(out, lambda x: isinstance(x, torch.Tensor))
+        self.outputs = {name: self.number(x) for name, x in self.returned.items()}
 
     def restore(self) -> None:
         """Put back what was written into memory that was there before."""
@@ -315,7 +318,10 @@ class Recorder(TorchDispatchMode):
 
     def begun(self, path: str, given: Any) -> None:
         """A module begins."""
-        self._inside.append((path, tuple([self.number(x) for x in tensors(given)])))
+        found = tensors(given)
+        self._inside.append((path, tuple([self.number(x) for x in found])))
+        if found and self.autocast is None:
+            self._note_autocast(found[0], user_line(self.until))
 
     def over(self, path: str, out: Any) -> None:
         """A module ended, and all inside that raised what was caught."""
@@ -335,8 +341,8 @@ def own_array(x: torch.Tensor) -> np.ndarray:
 
 def _reach(x: torch.Tensor) -> tuple[int, int]:
     """The first and the last byte, counted from the start of its memory, that a tensor may show."""
-    first = x.storage_offset()
-    last = first + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True)) if x.numel() else first - 1
+    first = int(x.storage_offset())
+    last = first + sum((n - 1) * int(step) for n, step in zip(x.shape, x.stride(), strict=True)) if x.numel() else first - 1
     return first * x.itemsize, (last + 1) * x.itemsize - 1
 
 

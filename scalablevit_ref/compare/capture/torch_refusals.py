@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from scalablevit_ref.errors import CaptureError, Words, option
+from scalablevit_ref.errors import CaptureError, Spelling, Words
 
 TRACE = 'scalablevit_ref.testing.traces.save_trace("mine.npz", {"images": images, "logits": model(images).detach()})'
 """The line that writes what a module computes as a trace file."""
+
+WEIGHTS = Spelling("weights='FILE'", "--weights FILE")
 
 QUANTISED = (
     "torch.ao.nn.quantized",
@@ -24,9 +26,7 @@ QUANTISED = (
 
 def by_trace(*why: Words) -> CaptureError:
     """A refusal of a module that runs, but cannot be followed: the way on is a trace file."""
-    return CaptureError(
-        *why, ": write what it computes into a trace file, ", TRACE, ', and compare "mine.npz" with ', option("weights"), "FILE"
-    )
+    return CaptureError(*why, ": write what it computes into a trace file, ", TRACE, ', and compare "mine.npz" with ', WEIGHTS)
 
 
 def check_followed(model: nn.Module) -> None:
@@ -34,16 +34,14 @@ def check_followed(model: nn.Module) -> None:
     for path, module in model.named_modules():
         called = f"{type(module).__name__}{f' in {path}' if path else ''}"
         if type(module).__module__.startswith(QUANTISED):
-            raise by_trace(
-                f"the candidate is quantised ({called}): its weights are numbers of a few bits, not those that are given"
-            )
+            raise by_trace(f"the candidate is quantised ({called}): its weights are numbers of a few bits, not those given")
         if hasattr(module, "_fsdp_wrapped_module"):
             raise CaptureError(
-                f"the candidate is sharded by FullyShardedDataParallel ({called}), its weights are flat: give the module that it wraps, "
-                "with the full state dict (torch.distributed.checkpoint.state_dict.get_model_state_dict) loaded"
+                f"the candidate is sharded by FullyShardedDataParallel ({called}), its weights are flat: give the module that "
+                "it wraps, with its full state dict (torch.distributed.checkpoint.state_dict.get_model_state_dict) loaded"
             )
     for name, x in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(x, torch.nn.parameter.UninitializedTensorMixin):
+        if isinstance(x, nn.UninitializedParameter | nn.UninitializedBuffer):
             raise CaptureError(f"the candidate's {name} has no shape yet: run it once, model(images), before it is compared")
         if x.is_meta:
             raise CaptureError(f"the candidate's {name} is on the meta device: give it values, or nothing is computed")

@@ -41,8 +41,8 @@ class _Pass:
 class TorchRunner:
     """A copy of a module, or of what an exported program or a wrapper holds, in evaluation mode and on its own device.
 
-    Every run is of a copy that no run has changed, and draws other random numbers than the one before. It leaves torch's settings and
-    the generators of random numbers as they were.
+    Every run is of a copy that no run has changed, and draws other random numbers than the one before. It leaves torch's settings
+    and the generators of random numbers as they were.
 
     Parameters
     ----------
@@ -94,16 +94,18 @@ class TorchRunner:
         """As `Runner.record`. A module that takes its images as b h w c is fed them so, and the graph notes it."""
         try:
             recorder, model = self._run(images, weights, None)
-        except CaptureError:
+        except CaptureError as error:
             if self._channels_last or self._course is not None:
                 raise
-            recorder, model = self._run_channels_last(images, weights)
+            recorder, model = self._run_channels_last(images, weights, error)
         if not recorder.outputs:
-            raise CaptureError("the candidate returns no array of torch")
+            raise CaptureError(
+                "the candidate returns no tensor: its logits, or a mapping or sequence that holds them, are expected"
+            )
         graph = recorder.graph()
         if not recorder.follows:
             raise by_trace(
-                "what the candidate returns does not come from the images by operations of torch: its numbers are made elsewhere (in NumPy?)"
+                "what the candidate returns does not come from the images by operations of torch, but from numbers made elsewhere"
             )
         self._course = recorder.course
         self._ended(images, weights, model, recorder, random_operations(graph))
@@ -124,8 +126,8 @@ class TorchRunner:
     def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
         """What makes a second run on the same images give something else, in words; empty where it gives the same.
 
-        The second run is of the copy that the first has changed. Where the last run was on these images with these weights, it is the
-        first: one run is enough.
+        The second run is of the copy that the first has changed. Where the last run was on these images with these weights, it is
+        the first: one run is enough.
         """
         last = self._last
         if last is None or not (_equal(last.images, images) and _same(last.weights, weights)):
@@ -153,11 +155,13 @@ class TorchRunner:
             modules = held(model).modules
         x = _tensor(images, self._first)
         x = x.permute(0, 2, 3, 1).contiguous() if self._channels_last else x
-        recorder = Recorder(self._tensors, x, TorchRunner._call.__code__, keep)
+        own = {name: x for name, x in self._tensors.items() if name not in self._views}
+        recorder = Recorder(own, x, TorchRunner._call.__code__, keep)
         with self._with_reason(recorder, modules, tuple(x.shape)), own_code(RUNNING), untouched(next(self._seeds)), torch.no_grad():
             try:
                 with hooked(modules, recorder), recorder:
                     self._call(model, x, recorder)
+                recorder.returned = {name: x.detach().clone() for name, x in recorder.returned.items()}
             finally:
                 recorder.restore()
         return recorder, model
@@ -167,15 +171,16 @@ class TorchRunner:
         """The line of a candidate's own code is looked for inside of this."""
         recorder.ended(model(x))
 
-    def _run_channels_last(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> tuple[Recorder, nn.Module]:
-        """A run on images as b h w c, after one on b c h w that raised; what that raised is raised again where this does too."""
-        error = _raised_again()
+    def _run_channels_last(
+        self, images: np.ndarray, weights: Mapping[str, np.ndarray], error: CaptureError
+    ) -> tuple[Recorder, nn.Module]:
+        """A run on images as b h w c, after one on b c h w that raised `error`, which is raised again where this does not run."""
         self._channels_last = True
         try:
             return self._run(images, weights, None)
         except CaptureError:
             self._channels_last = False
-            raise error from error.__cause__
+        raise error
 
     def _give(self, weights: Mapping[str, np.ndarray]) -> None:
         """Put these weights in, and for all others what was there; what a graph holds of those before stays as it is."""
@@ -187,7 +192,7 @@ class TorchRunner:
             self._tensors[name].data = self._tensors[parameter].detach().as_strided(*place)
 
     def _fresh(self) -> tuple[nn.Module, Mapping[str, nn.Module]]:
-        """A copy whose state is that of the start, with this runner's tensors, and its modules; of scripted ones there is but one."""
+        """A copy in the state of the start that has this runner's tensors, and its modules; of scripted ones there is but one."""
         if self._one_copy:
             return self._base, self._modules
         memo = {id(x): x for x in (*self._tensors.values(), *self._copied.shared)}
@@ -204,7 +209,7 @@ class TorchRunner:
                 raise
             message = " ".join(str(error.__cause__).split())
             why = likely_reason(message, recorder.path, modules.get(recorder.path), recorder.failed, fed)
-            raise OwnCodeError(*error.words, *((", ", *why) if why else ())) from error.__cause__
+            raise CaptureError(*error.words, *(("; ", *why) if why else ())) from error.__cause__
 
     def _ended(
         self,
@@ -232,15 +237,8 @@ class TorchRunner:
             place = where.line or where.module
             yield f"part of it is computed in {dtype}, from {where.name}{f' ({place})' if place else ''} on"
         for shape, line in recorder.from_outside.items():
-            yield f"an array {' '.join(map(str, shape))} comes from outside of torch{f' ({line})' if line else ''}: what was done there is not followed"
-
-
-def _raised_again() -> CaptureError:
-    import sys
-
-    error = sys.exc_info()[1]
-    assert isinstance(error, CaptureError)
-    return error
+            what = f"an array {' '.join(map(str, shape))} comes from outside of torch{f' ({line})' if line else ''}"
+            yield f"{what}: what was done there is not followed"
 
 
 def _as(dtype: torch.dtype, now: torch.dtype) -> torch.dtype:

@@ -62,7 +62,7 @@ def unwrapped(value: Any) -> nn.Module:
         if _is_exported(value):
             value = value.module()
         elif "_orig_mod" in value._modules:
-            value = value._orig_mod
+            value = value._modules["_orig_mod"]
         elif isinstance(value, nn.DataParallel | nn.parallel.DistributedDataParallel):
             value = value.module
         else:
@@ -97,12 +97,12 @@ def copied(module: Any) -> Copied:
     module = unwrapped(module)
     check_followed(module)
     found = held(module)
-    memo = {id(x): one for x in found.tensors.values() if (one := _plain(x)) is not x}
+    memo: dict[int, Any] = {id(x): one for x in found.tensors.values() if (one := _plain(x)) is not x}
     for holder in reversed(list(module.modules())):
         if _is_sharded(holder):
             _unshard(holder, memo)
-        for inner in holder._modules.values():
-            if inner is not None and unwrapped(inner) is not inner:
+        for inner in holder.children():
+            if unwrapped(inner) is not inner:
                 memo[id(inner)] = copy.deepcopy(unwrapped(inner), memo)
     shared: list[Any] = []
     try:
@@ -117,11 +117,11 @@ def copied(module: Any) -> Copied:
 
 
 def _views(found: Held) -> dict[str, tuple[str, tuple[Any, ...]]]:
-    whole = {x.data_ptr(): name for name, x in found.parameters.items() if x.layout is torch.strided and x.is_contiguous()}
+    whole = {int(x.data_ptr()): name for name, x in found.parameters.items() if x.layout is torch.strided and x.is_contiguous()}
     views = {}
     for name, x in found.loose.items():
         if x.layout is torch.strided and x.numel():
-            start = x.data_ptr() - x.storage_offset() * x.itemsize
+            start = int(x.data_ptr() - x.storage_offset() * x.itemsize)
             if start in whole and x.untyped_storage().data_ptr() == start:
                 views[name] = (whole[start], (tuple(x.shape), x.stride(), x.storage_offset()))
     return views
@@ -142,8 +142,8 @@ def held(module: nn.Module) -> Held:
         inside = [(path, inner) for path, inner in root.named_modules(prefix=prefix) if keep(found.modules, path, inner)]
         for path, x in root.named_parameters(prefix=prefix):
             keep(found.parameters, path, x)
-        for path, x in root.named_buffers(prefix=prefix):
-            keep(found.buffers, path, x)
+        for path, buffer in root.named_buffers(prefix=prefix):
+            keep(found.buffers, path, buffer)
         for path, inner in inside:
             for name, value in _attributes(inner).items():
                 loose(f"{path}.{name}" if path else name, value, DEEPEST)
@@ -179,7 +179,7 @@ def _parts(value: Any) -> list[tuple[Any, Any]]:
 
 
 def _plain(x: torch.Tensor) -> torch.Tensor:
-    """A copy of a tensor that `copy.deepcopy` refuses, or whose values lie elsewhere or otherwise than in a dense array; else itself."""
+    """A dense copy of a tensor that is sharded, sparse, or one that `copy.deepcopy` refuses; else itself."""
     data = x.detach()
     if hasattr(data, "full_tensor"):
         data = data.full_tensor()
@@ -197,12 +197,14 @@ def _is_sharded(module: nn.Module) -> bool:
 
 def _unshard(module: nn.Module, memo: dict[int, Any]) -> None:
     """Put into `memo` what stands for a module of FSDP2: one of the class that it was, without the hooks that gather and shard."""
-    original = next(kind for kind in type(module).__bases__ if kind.__name__ != "FSDPModule")
+    original: Any = next(kind for kind in type(module).__bases__ if kind.__name__ != "FSDPModule")
     made = memo[id(module)] = original.__new__(original)
-    kept = {name: value for name, value in vars(module).items() if not _is_of_sharding(value)}
-    for name, value in kept.items():
+    kept = dict(vars(module))
+    for name, value in vars(module).items():
         if name.endswith("_hooks") and isinstance(value, dict):
             kept[name] = type(value)((key, hook) for key, hook in value.items() if not _is_of_sharding(hook))
+        elif _is_of_sharding(value):
+            del kept[name]
     vars(made).update(copy.deepcopy(kept, memo))
 
 

@@ -12,9 +12,6 @@ from einops import rearrange
 from scalablevit_ref.compare.reasoning.fitting import Array, spread
 from scalablevit_ref.compare.reasoning.windows import Cut, Windows, cut
 
-ROWS = 48
-"""Queries that a hypothesis is tried on before all of them are computed."""
-
 NUMBERS = 1 << 22
 """Logits that are held at a time."""
 
@@ -166,7 +163,9 @@ NORMALISERS: Mapping[str, Callable[[Array], Array]] = {
     "rectified, squared": lambda x: _rectified(x) ** 2,
     "exponential": np.exp,
     "twice": lambda x: _softmax(_softmax(x, -1), -1),
-    "logarithm": lambda x: _linear(x - x.max(-1, keepdims=True) - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))),
+    "logarithm": lambda x: _linear(
+        x - x.max(-1, keepdims=True) - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))
+    ),
     "sparse": lambda x: _sparse(x),
     "uniform": lambda x: np.isfinite(x) / np.isfinite(x).sum(-1, keepdims=True),
 }
@@ -215,7 +214,8 @@ class Part:
 
     def output(self, scale: float | Array) -> Array:
         """What the attention gives, s heads n d; a scale for each head is heads 1 1."""
-        logits = self.logits * scale
+        with np.errstate(all="ignore"):
+            logits = self.logits * scale
         if self.seen is not None:
             logits = np.where(self.seen, logits, -np.inf)
         with np.errstate(all="ignore"):
@@ -316,15 +316,15 @@ class Problem:
             seen = mask[None, None] if seen is None else seen & mask
         return seen
 
-    def sample(self, hypothesis: Hypothesis) -> Part:
-        """Some windows, and of those some queries unless the normaliser needs all."""
+    def sample(self, hypothesis: Hypothesis, rows: int) -> Part:
+        """Some windows, and of those some queries unless the normaliser needs all: about so many rows."""
         made = self.cut(hypothesis)
         count, n = made.queries.shape
         whole = hypothesis.normaliser in ACROSS
-        some = spread(count, max(2 if whole else 3, ROWS // n)) if count > 1 else np.zeros(1, int)
+        each = max(6, rows // 4)
+        some = spread(count, max(2, rows // min(n, each))) if count > 1 else np.zeros(1, int)
         pairs = np.stack([np.arange(some.size) % self.images, some], 1)
-        rows = None if whole or n <= 16 else spread(n, 16 if count > 1 else ROWS)
-        return self.part(hypothesis, pairs, rows)
+        return self.part(hypothesis, pairs, None if whole or n <= each else spread(n, each if count > 1 else rows // 2))
 
     def parts(self, hypothesis: Hypothesis) -> Iterator[Part]:
         """Everything, some windows or queries at a time."""

@@ -77,7 +77,13 @@ def powers(hypothesis: Hypothesis, c: int, q_width: int, keys: int, reference: f
         if size not in seen:
             seen.add(size)
             meaning = {"d": "d", "c": "c", "d'": "q's head width", "c'": "q's width", "n": "number of keys"}[letter]
-            for value, power in ((size**-0.5, "^-½"), (1 / size, "^-1"), (size**0.5, "^½"), (float(size), ""), (size**-0.25, "^-¼")):
+            for value, power in (
+                (size**-0.5, "^-½"),
+                (1 / size, "^-1"),
+                (size**0.5, "^½"),
+                (float(size), ""),
+                (size**-0.25, "^-¼"),
+            ):
                 yield value, f"({meaning}){power}" if " " in meaning else f"{meaning}{power}"
     yield reference / sqrt(2), "the reference's/√2"
     yield reference * sqrt(2), "the reference's·√2"
@@ -144,7 +150,7 @@ def heads_said(h: Hypothesis, reference: Hypothesis) -> Iterator[str]:
 def scale_said(h: Hypothesis, scale: float, reference: float, names: Iterator[tuple[float, str]]) -> str:
     """The scale as a number and, where one is known, as a rule."""
     rule = next((words for value, words in names if abs(scale - value) <= 1e-6 * value), "")
-    rule = "" if rule == said(scale) else f" = {rule}"
+    rule = "" if rule in ("", said(scale)) else f" = {rule}"
     if scale == 1.0 and h.logits == "product":
         return f"logits are not scaled: the reference multiplies them by {said(reference)}"
     return f"logits are multiplied by {said(scale)}{rule}, in the reference by {said(reference)}"
@@ -177,8 +183,14 @@ def added_said(factors: Mapping[str, float], expected: Mapping[str, float]) -> I
 
 
 def clauses(
-    h: Hypothesis, reference: Hypothesis, *, scale: float | None, own_scale: float, factors: Mapping[str, float],
-    expected: Mapping[str, float], names: Iterator[tuple[float, str]],
+    h: Hypothesis,
+    reference: Hypothesis,
+    *,
+    scale: float | None,
+    own_scale: float,
+    factors: Mapping[str, float],
+    expected: Mapping[str, float],
+    names: Iterator[tuple[float, str]],
 ) -> list[str]:
     """All that differs, one clause each. scale None: it is not told apart from the reference's rule."""
     found = [*windows_said(h.windows, reference.windows), *heads_said(h, reference)]
@@ -198,6 +210,10 @@ def simplified(h: Hypothesis) -> Hypothesis:
     """The hypothesis without what makes no difference, so that two ways to write it are one."""
     if h.heads == 1:
         straight = {"d heads": "heads d", "view": "heads d"}
-        splits = (straight.get(h.splits[0], h.splits[0]), straight.get(h.splits[1], h.splits[1]), straight.get(h.splits[2], h.splits[2]))
+        splits = (
+            straight.get(h.splits[0], h.splits[0]),
+            straight.get(h.splits[1], h.splits[1]),
+            straight.get(h.splits[2], h.splits[2]),
+        )
         return replace(h, splits=splits, merge=straight.get(h.merge, h.merge))
     return h

@@ -20,7 +20,13 @@ STEPS = {
 
 
 def fits(
-    step: str, actual: np.ndarray, sources: Mapping[str, np.ndarray], settings: Mapping[str, Any], *, eps: float, budget: int = BUDGET
+    step: str,
+    actual: np.ndarray,
+    sources: Mapping[str, np.ndarray],
+    settings: Mapping[str, Any],
+    *,
+    eps: float,
+    budget: int = BUDGET,
 ) -> list[Difference]:
     """What explains an operation's output `actual`, of its own exact inputs.
 

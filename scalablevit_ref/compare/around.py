@@ -111,7 +111,10 @@ def known_values(local: Local, layer: str, later: Collection[str]) -> dict[str, 
     """The candidate's own values around a layer, by words: what its block is fed, what its parts give, but for `later` ones."""
     block = _block(local, layer)
     if not block:
-        return {what_gives(local, layer, name): _tap(local, name) for name in local.table()[layer].sources if name != IMAGES}
+        table = local.table()
+        sources = [name for name in table[layer].sources if name != IMAGES]
+        sources += [name for source in sources for name in table[source].sources if name not in (*sources, IMAGES)]
+        return {what_gives(local, layer, name): _tap(local, name) for name in sources}
     found = {"x before the block": fed(local, f"{block}.norm1")}
     for name in (*(f"{block}.{part}" for part in PARTS), block):
         if name not in later and name != layer:

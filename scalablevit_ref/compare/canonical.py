@@ -69,9 +69,9 @@ class Tokens:
         sizes = _sizes(self.size, self.window)
         given = " ".join(f"({' '.join(group)})" if group else "1" for group in self.axes)
         wanted = " ".join(axis for axis in ("b", "h", "gh", "ph", "w", "gw", "pw") if axis in flat)
-        x = np.asarray(rearrange(x, f"{given} c -> {wanted} c", **{axis: sizes[axis] for axis in flat}))
+        x = rearrange(x, f"{given} c -> {wanted} c", **{axis: sizes[axis] for axis in flat})
         top, left = self.corner
-        return x.reshape(b, rows, columns, c)[:, top : top + h, left : left + w]
+        return np.asarray(x).reshape(b, rows, columns, c)[:, top : top + h, left : left + w]
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def settled(
     axis, windows
         As in `layouts`.
     strange
-        Whether any order of the tokens will do in which the values are the expected ones.
+        Whether any order of the tokens will do in which the values are the expected ones, where `x` cannot be a whole map.
     """
     fits = layouts(x.shape, expected.shape, axis=axis, windows=windows)
     if expected.ndim == 2:
@@ -195,7 +195,7 @@ def settled(
         return Settled(fits[0], sure=False) if fits else None
     unlike = _unlikeness(x, expected, fits)
     best = min(range(len(fits)), key=lambda i: unlike[i])
-    if strange and unlike[best] > SAME:
+    if strange and unlike[best] > SAME and all(layout.tokens.window for layout in fits):
         for start, wide in _channel_axes(x.shape, expected.shape, axis):
             order = _row_order(_channels_last(x, start, wide), expected)
             if order is not None:

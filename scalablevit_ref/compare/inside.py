@@ -6,7 +6,7 @@ Each step is held against what the reference's step makes of the candidate's own
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from scalablevit_ref.compare.reasoning.fits import fits
 from scalablevit_ref.compare.reasoning.kinds import kinds_of_difference
 from scalablevit_ref.compare.steps import INPUT, OUTPUT, Run, Step, feeds, run_layer
 from scalablevit_ref.compare.undone import undone
-from scalablevit_ref.layers import Layer
+from scalablevit_ref.layers import Layer, mean
 from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, Comparison
 
 Words = Literal["right", "its input is wrong", "it is wrong", "not followed"]
@@ -151,7 +151,8 @@ def inside(
     sources = feeds(layer, x[:1], params)
     uses = {step: tuple(steps.get(step, ())) for step in sources if step != OUTPUT}
     before = {use.given: moved_from(graph, use) for some in uses.values() for use in some}
-    fetched = fetch({value for some in uses.values() for use in some for value in (use.made, *before[use.given])})
+    wanted = {value for some in uses.values() for use in some for value in (use.made, *before[use.given])}
+    fetched = {graph.images: local.images} | dict(fetch(wanted - {graph.images}))
     for strange in (True, False):  # a value that is right in an order of its own is right, if something else is wrong
         own = Followed(uses, before, fetched, _windows(layer), dtype, strange=strange)
         with np.errstate(all="ignore"):
@@ -202,12 +203,16 @@ def _rows(scene: Scene, bound: float) -> tuple[StepRow, ...]:
             words[step.name] = "right" if step.name in made else "not followed"
     for step in scene.run.steps:  # one without parameters shows in what the next one is given
         if not step.has_parameters:
-            after = [given.get(name) for name, taken in scene.sources.items() if step.name in taken]
-            if any(_is_right(comparison, bound) for comparison in after):
+            after = {name: taken for name, taken in scene.sources.items() if step.name in taken}
+            if any(_is_right(given.get(name), bound) for name in after):
                 words[step.name] = "right"
-            elif any(_is_wrong(comparison, bound) for comparison in after):
+            elif any(_is_wrong(given.get(name), bound) and _others_right(taken, step.name, words) for name, taken in after.items()):
                 words[step.name] = "it is wrong"
     return tuple(StepRow(step.name, given.get(step.name), made.get(step.name), words[step.name]) for step in scene.run.steps)
+
+
+def _others_right(sources: Sequence[str], step: str, words: Mapping[str, Words]) -> bool:
+    return all(words.get(name) == "right" for name in sources if name not in (step, INPUT))
 
 
 # Where, in words
@@ -234,13 +239,16 @@ def _place(scene: Scene, rows: Sequence[StepRow], step: str, side: Side) -> str:
     if side == "made":
         fine = f"what enters {named} is right, " if step in scene.own.inputs else ""
         return f"{before}{fine}what {named} makes of it is not"
-    unknown = [scene.spoken(name) for name in scene.sources[step] if name != INPUT and name not in scene.own.outputs]
+    known = {row.step for row in rows if row.words == "right"} | {INPUT}
+    unknown = [scene.spoken(name) for name in scene.sources[step] if name not in known]
     if unknown:
         return f"{before}what enters {named}, {listed(unknown)} {'between them' if right else 'before it'}, is not"
     if scene.sources[step] == (INPUT,):
         return f"{before}what enters {named} is not {input_words(scene)}"
-    sources = listed(scene.spoken(name) for name in scene.sources[step])
-    return f"{before}what enters {named} is not made of {sources} as in the reference"
+    sources = [scene.spoken(name) for name in scene.sources[step] if name != INPUT]
+    if len(sources) == 1 and scene.run[step].given.shape == scene.run[scene.sources[step][-1]].made.shape:
+        return f"{before}what enters {named} is not what {sources[0]} gives"
+    return f"{before}what enters {named} is not made of {listed(sources)} as in the reference"
 
 
 def _all_right(scene: Scene, rows: Sequence[StepRow]) -> str:
@@ -274,8 +282,17 @@ def _at_the_end(scene: Scene, rows: tuple[StepRow, ...], actual: np.ndarray | No
         place = f"{_all_right(scene, rows)}; what the layer gives is not"
     else:
         place = "what it is made of is right, their sum is not" if len(scene.layer.sources) > 1 else "it is not what it is made of"
-    differences = _kinds(scene, actual, expected, own_values(scene, None, held.value), EPS[scene.dtype])
-    return _found(scene, rows, place, "", held, _ordered(differences))
+    given = own_values(scene, None, held.value) | _twice(scene)
+    return _found(scene, rows, place, "", held, _ordered(_kinds(scene, actual, expected, given, EPS[scene.dtype])))
+
+
+def _twice(scene: Scene) -> dict[str, np.ndarray]:
+    """What the only step of a layer makes of its own output."""
+    steps = [step for step in scene.run.steps if step.has_parameters]
+    if len(steps) != 1 or steps[0].made.shape != steps[0].given.shape:
+        return {}
+    made = scene.effective(steps[0].name)
+    return {f"{scene.spoken(steps[0].name)}, applied twice,": steps[0].function(made)}
 
 
 def _found(
@@ -327,7 +344,7 @@ def _differences(
 ) -> tuple[Difference, ...]:
     """How a step's input or output differs: settings of its operation that give it, and its kinds."""
     if side == "given":
-        return _ordered([*_fitted_attention(scene, actual, step, eps), *_kinds(scene, actual, expected, given, eps)])
+        return _of_an_input(scene, actual, expected, step, given, eps)
     held = scene.own.inputs.get(step.name)
     x = step.given if held is None else held.actual
     weight, bias = step.params.get("weight"), step.params.get("bias")
@@ -338,8 +355,39 @@ def _differences(
     return _ordered([*fitted, *_kinds(scene, actual, expected, {THE_INPUT: x, **given}, eps, **parameters)])
 
 
-def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float) -> list[Difference]:
-    """Where an attention is all that lies before a step: settings of it that give what enters the step."""
+def _of_an_input(
+    scene: Scene, actual: np.ndarray, expected: np.ndarray, step: Step, given: Mapping[str, np.ndarray], eps: float
+) -> tuple[Difference, ...]:
+    """How a step's input differs: by settings of the attention or the pooling before it, else in kind."""
+    found = _fitted_pool(scene, actual, eps) if scene.sources.get(step.name) == (INPUT,) else []
+    found += _kinds(scene, actual, expected, given, eps)
+    lim = _lim(scene, step)
+    if not any(one.exact for one in found) and lim is not None:
+        rest = _kinds(scene, actual - lim, expected - lim, given, eps)
+        found += [replace(one, words=f"without LIM's output, {one.words}") for one in rest if one.exact]
+    budget = FEW if any(one.exact for one in found) else MANY
+    return _ordered([*_fitted_attention(scene, actual, step, eps, budget), *found])
+
+
+FEW, MANY = 80, 4000
+"""How many hypotheses of an attention are tried: where its output's kind of difference is known, for better words, and where not."""
+
+
+def _lim(scene: Scene, step: Step) -> np.ndarray | None:
+    """LIM's output, as far as it is added to what enters a step."""
+    name = next((name for name in scene.sources.get(step.name, ()) if scene.spoken(name) == "LIM"), None)
+    return None if name is None else scene.effective(name)[:, : step.given.shape[1], : step.given.shape[2]]
+
+
+def _fitted_pool(scene: Scene, actual: np.ndarray, eps: float) -> list[Difference]:
+    """Where a mean over tokens lies before the layer: another pooling that gives what enters it."""
+    table = scene.local.table()
+    pooled = [name for name in scene.layer.sources if name in table and table[name].function is mean]
+    return [one for name in pooled for one in fits("pool", actual, {"x": fed(scene.local, name)}, {}, eps=eps)]
+
+
+def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float, budget: int) -> list[Difference]:
+    """Where an attention lies before a step: settings of it that give what enters the step."""
     sources = scene.sources.get(step.name, ())
     attention = next((one for one in scene.run.steps if one.op == "attention" and one.name in sources), None)
     if attention is None or actual.ndim != 4:
@@ -353,7 +401,7 @@ def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float) 
     if not {"q", "k", "v"} <= found.keys():
         return []
     kind = "window attention" if "window_size" in settings else "attention"
-    return fits(kind, actual, found, {**settings, **attention.settings}, eps=eps)
+    return fits(kind, actual, found, {**settings, **attention.settings}, eps=eps, budget=budget)
 
 
 def _ordered(differences: Iterable[Difference]) -> tuple[Difference, ...]:

@@ -15,6 +15,9 @@ from scalablevit_ref.testing.arrays import EPS
 NEAR = 80
 """Operations before the first and after the last use of a layer's parameters among which the right value is looked for."""
 
+TOLD = 24
+"""Most operations before a wrong value of which the lines are told."""
+
 SEARCHED = 64
 """Most values that are looked at for the right one."""
 
@@ -26,7 +29,7 @@ def lines_between(scene: Scene, value: int, right_steps: Collection[str]) -> tup
     """The line that makes a wrong value, and all lines between it and the values of steps that are right."""
     operations, made, fed = scene.graph.operations, makers(scene.graph), fed_by_images(scene.graph)
     uses = [use for step in right_steps for use in scene.own.uses.get(step, ())]
-    right = {value for use in uses for value in (use.given, use.made)} - {value}
+    right = ({x for use in uses for x in (use.given, use.made)} | set(scene.tapped.values())) - {value}
 
     def base(x: int) -> int:
         """The value that this one was moved from."""
@@ -38,7 +41,7 @@ def lines_between(scene: Scene, value: int, right_steps: Collection[str]) -> tup
         return [base(i) for i in operations[made[x]].inputs if i in fed]
 
     between, queue, seen = set[int](), [base(value)], set[int]()
-    while queue and len(between) < NEAR:
+    while queue:
         x = queue.pop()
         if x in made and x in fed and x not in seen | right:
             between.add(made[x])
@@ -50,7 +53,7 @@ def lines_between(scene: Scene, value: int, right_steps: Collection[str]) -> tup
         if len(others) != 1 or len(taken(x)) < 2:
             break
         x = others[0]
-    lines = (operations[i].line for i in sorted(between))
+    lines = (operations[i].line for i in sorted(between)[-TOLD:])
     return operations[made[x]].line if x in made else "", tuple(dict.fromkeys(line for line in lines if line))
 
 

@@ -7,7 +7,7 @@ A step is one operation that the function calls: `linear` with the parameters of
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
@@ -45,6 +45,8 @@ class Step:
         Its other arguments: stride, padding, groups, eps, scale.
     params
         Its parameters by the names of its arguments: "weight", "bias".
+    function
+        The operation with these settings and parameters, of another input.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Step:
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, np.ndarray] = field(default_factory=dict)
+    function: Callable[[np.ndarray], np.ndarray] = field(default=np.asarray, repr=False, compare=False)
 
     @property
     def has_parameters(self) -> bool:
@@ -139,9 +142,14 @@ class _Recorder:
             own = self.values.given(name, expected)
             if own is not None:
                 arguments = {**arguments, first: own}
-        made = np.asarray(function(**arguments))
-        settings = {name: value for name, value in arguments.items() if value is not None and not isinstance(value, np.ndarray)}
-        self.steps.append(Step(name, op, expected, made, inputs, settings, parameters))
+        others = {key: value for key, value in arguments.items() if key != first}
+
+        def applied(x: np.ndarray) -> np.ndarray:
+            return np.asarray(function(x, **others))
+
+        made = applied(arguments[first])
+        settings = {key: value for key, value in others.items() if value is not None and not isinstance(value, np.ndarray)}
+        self.steps.append(Step(name, op, expected, made, inputs, settings, parameters, applied))
         replaced = self.values.made(name, made)
         return made if replaced is None else replaced
 
@@ -172,19 +180,9 @@ def _heard(function: Function) -> Function:
     def called(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return _RECORDER.get().called(definition.__name__, _by_name(function, signature), bound.arguments)
+        return _RECORDER.get().called(definition.__name__, function, bound.arguments)
 
     return called
-
-
-def _by_name(function: Function, signature: inspect.Signature) -> Function:
-    """An op takes its first argument by its place."""
-    first = next(iter(signature.parameters))
-
-    def call(**arguments: Any) -> Any:
-        return function(arguments.pop(first), **arguments)
-
-    return call
 
 
 HEARD = tuple(Swap(op, _heard, "heard") for op in OPS)

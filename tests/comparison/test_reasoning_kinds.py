@@ -6,10 +6,14 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from scalablevit_ref.compare.reasoning import affine
+from scalablevit_ref.compare.reasoning.case import Case
 from scalablevit_ref.compare.reasoning.difference import Difference
-from scalablevit_ref.compare.reasoning.kinds import kinds_of_difference
-from tests.support.differences import FLOAT64, HEADS, KINDS, WINDOW, Plant, planted
+from scalablevit_ref.compare.reasoning.kinds import LAST, STEPS, kinds_of_difference
+from tests.support.differences import FLOAT32, FLOAT64, HEADS, KINDS, KNOWN, SHAPE, WINDOW, Plant, planted, random_values
 
 PLANTS = [pytest.param(kind, name, id=f"{kind}: {name}") for kind, plants in KINDS.items() for name in plants]
 
@@ -41,3 +45,200 @@ def test_a_planted_difference_is_the_first_that_is_said(kind: str, name: str) ->
         assert exact[0].data[key] == (pytest.approx(value) if isinstance(value, float) else value)
     assert len(found) <= 6
     json.dumps([dict(one.data) for one in found], allow_nan=False)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS if kind != "precision" for name in KINDS[kind]][::2])
+def test_it_is_found_in_float32(kind: str, name: str) -> None:
+    plant = KINDS[kind][name]
+    exact = [one for one in findings(plant, seed=1, eps=FLOAT32) if one.exact]
+    assert exact
+    assert said(plant, exact[0].words), [one.words for one in exact]
+
+
+SAID_TWICE = {
+    "another value reversed": {"taken_channels", "places_otherwise"},
+    "missing": {"own_map", "sums"},
+}
+"""Differences that two detectors of one step explain, both truly."""
+
+
+@pytest.mark.parametrize(("kind", "name"), PLANTS)
+def test_only_one_detector_explains_it(kind: str, name: str) -> None:
+    """Among those with as few free numbers as the right one, and fewer; a more general one is not asked any more."""
+    if kind == "parts":
+        pytest.skip("a part is explained for itself")
+    actual, expected, known, parameters = planted(KINDS[kind][name])
+    case = Case(actual, expected, known, HEADS, WINDOW, **parameters)  # type: ignore[arg-type]
+    for step in (*STEPS, LAST[:1], LAST[1:]):
+        with np.errstate(all="ignore"):
+            explaining = {detector.__name__ for detector in step if any(one.exact for one in detector(case))}
+        if explaining:
+            assert len(explaining) == 1 or explaining == SAID_TWICE[name]
+            return
+    raise AssertionError("no detector explains it")
+
+
+WRONG = {
+    "random": lambda e, v, rng: rng.standard_normal(e.shape),
+    "random and positive": lambda e, v, rng: abs(rng.standard_normal(e.shape)),
+    "near": lambda e, v, rng: e + 1e-3 * rng.standard_normal(e.shape),
+    "less near": lambda e, v, rng: e + 0.2 * rng.standard_normal(e.shape),
+    "each number times another": lambda e, v, rng: e * (1 + 0.2 * rng.standard_normal(e.shape)),
+    "two functions added": lambda e, v, rng: np.sin(v["x"]) + np.cos(v["q"]),
+    "a sum of four": lambda e, v, rng: sum(t * v[name] for t, name in zip((0.3, 0.7, -1.1, 0.2), KNOWN, strict=False)),
+    "almost a factor": lambda e, v, rng: 2 * e + 1e-5 * rng.standard_normal(e.shape),
+    "almost a permutation": lambda e, v, rng: e[..., ::-1] + 1e-5 * rng.standard_normal(e.shape),
+    "almost GELU": lambda e, v, rng: e / (1 + np.exp(-1.702 * e)) + 1e-4 * v["q"],
+    "almost a missing residual": lambda e, v, rng: e - v["x"] + 1e-4 * v["q"] * v["v"],
+}
+SHAPES = ((2, 14, 14, 16), (1, 7, 7, 32), (1, 4, 4, 8), (2, 1, 1, 8), (2, 50, 12), (3, 10), (1, 10), (8, 4))
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@settings(max_examples=12, deadline=None)
+@given(
+    shape=st.sampled_from(SHAPES),
+    seed=st.integers(0, 2**16),
+    eps=st.sampled_from((FLOAT64, FLOAT32, 2.0**-10)),
+    parameters=st.booleans(),
+)
+def test_nothing_explains_what_is_wrong_anyhow(wrong: str, shape: tuple[int, ...], seed: int, eps: float, parameters: bool) -> None:
+    values = random_values(seed, shape)
+    actual = WRONG[wrong](values["e"], values, np.random.default_rng(seed))
+    more = {name: values[name] for name in ("gain", "shift", "weight", "bias")} if parameters else {}
+    near_rounding = eps == 2.0**-10 and "almost" in wrong  # what is not explained is less than this dtype's rounding
+    known = {name: values[name] for name in KNOWN}
+    found = kinds_of_difference(actual, values["e"], given=known, num_heads=2, window_size=7, eps=eps, **more)  # type: ignore[arg-type]
+    assert near_rounding or not [one.words for one in found if one.exact]
+    assert found or np.linalg.norm(actual - values["e"]) <= 4 * eps * np.linalg.norm(actual)
+
+
+def only(found: list[Difference], kind: str) -> Difference:
+    return next(one for one in found if one.kind == kind)
+
+
+def marked(shape: tuple[int, ...], *where: object) -> np.ndarray:
+    mark = np.zeros(shape)
+    mark[where] = 1.0  # type: ignore[index]
+    return mark
+
+
+def ring(depth: int) -> np.ndarray:
+    mark = np.ones(SHAPE)
+    mark[:, depth:-depth, depth:-depth] = 0
+    return mark
+
+
+EVERY = slice(None)
+FACTS = {
+    "border": (ring(2), "border", "on all sides, 2 deep"),
+    "top": (marked(SHAPE, EVERY, 0), "border", "at the top, 1 deep"),
+    "bottom and right": (
+        np.maximum(marked(SHAPE, EVERY, -1), marked(SHAPE, EVERY, EVERY, -1)),
+        "border",
+        "at the bottom and right, 1 deep",
+    ),
+    "windows": (marked(SHAPE, EVERY, slice(7, 14), slice(7, 14)), "some windows", "only 1 of 6 windows differ: (1, 1)"),
+    "heads": (marked(SHAPE, ..., slice(8, 16)), "some heads", "only heads 1 of 3 differ"),
+    "channels": (marked(SHAPE, ..., slice(12, 24)), "some channels", "only channels 12–23 of 24 differ, the second half"),
+    "images": (marked(SHAPE, 1), "some images", "only the last image (1 of 2) differs"),
+    "a token": (marked(SHAPE, 0, 5, 9), "some images", "only the first image (0 of 2) differs"),
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_where_it_differs_is_a_fact(name: str) -> None:
+    where, kind, words = FACTS[name]
+    rng = np.random.default_rng(0)
+    e = rng.standard_normal(SHAPE)
+    found = kinds_of_difference(e + where * rng.standard_normal(SHAPE), e, num_heads=HEADS, window_size=WINDOW)
+    assert not any(one.exact for one in found)
+    assert words in only(found, kind).words, [one.words for one in found]
+
+
+def test_borders_of_windows() -> None:
+    rng = np.random.default_rng(0)
+    e = rng.standard_normal(SHAPE)
+    rows, columns = (np.isin(np.arange(size) % WINDOW, (0, WINDOW - 1)) for size in SHAPE[1:3])
+    where = (rows[:, None] | columns)[None, :, :, None]
+    found = kinds_of_difference(e + where * rng.standard_normal(SHAPE), e, window_size=WINDOW)
+    assert "at the borders of windows differ, 1 deep" in only(found, "border").words
+
+
+@pytest.mark.parametrize(("size", "words"), [(2.0**-24, "float32's"), (2.0**-11, "float16 or TF32"), (2.0**-8, "bfloat16's")])
+def test_what_has_no_pattern_is_told_by_its_size(size: float, words: str) -> None:
+    rng = np.random.default_rng(0)
+    e = rng.standard_normal(SHAPE)
+    found = kinds_of_difference(e + size * rng.standard_normal(SHAPE), e)
+    assert not any(one.exact for one in found)
+    assert words in only(found, "precision").words
+    patterns = {
+        "of channels": e * (1 + size * rng.standard_normal(SHAPE[-1])) + size * e**2,
+        "of tokens": e * (1 + size * rng.standard_normal((*SHAPE[:3], 1))) + size * e**2,
+        "of the value": e + size * np.cos(3 * e) + 1e-3 * size * rng.standard_normal(SHAPE),
+        "of few": e + 30 * size * (rng.random(SHAPE) < 1e-3),
+    }
+    for pattern, actual in patterns.items():
+        assert not any(one.kind == "precision" for one in kinds_of_difference(actual, e)), pattern
+
+
+def test_a_function_without_a_name_is_drawn() -> None:
+    e = np.random.default_rng(0).standard_normal(SHAPE)
+    found = kinds_of_difference(np.sin(3 * e) + e**3, e)
+    drawn = only(found, "elementwise")
+    assert "without a name" in drawn.words
+    assert not drawn.exact
+    x, y = np.array(drawn.data["x"]), np.array(drawn.data["y"])
+    assert 100 < len(x) <= 200
+    assert np.all(np.diff(x) >= 0)
+    np.testing.assert_allclose(y, np.sin(3 * x) + x**3)
+
+
+def test_images() -> None:
+    mean, std = affine.IMAGENET_MEAN, affine.IMAGENET_STD
+    pixels = np.random.default_rng(0).random((1, 32, 32, 3))
+    expected = (pixels - mean) / std
+    for actual, words in {
+        "twice": ((expected - mean) / std, "the image is normalised twice"),
+        "not": (pixels, "the image is not normalised (0 to 1)"),
+        "bytes": (255 * pixels, "the image is not normalised (0 to 255)"),
+        "large": ((255 * pixels - mean) / std, "the image is from 0 to 255, normalised by constants for 0 to 1"),
+        "half": (2 * pixels - 1, "the image is normalised by 0.5 and 0.5"),
+        "BGR": (expected[..., ::-1], "the 3 channels are reversed (BGR for RGB)"),
+        "BGR before": ((pixels[..., ::-1] - mean) / std, "the image is BGR for RGB, normalised by constants in the order of RGB"),
+        "BGR twice": ((expected[..., ::-1] - mean) / std, "the image is BGR"),
+    }.values():
+        found = kinds_of_difference(actual, expected)
+        assert found[0].exact
+        if words != "the image is BGR":
+            assert words in found[0].words, [one.words for one in found]
+
+
+def test_tokens_and_vectors() -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((2, 50, 24))
+    found = kinds_of_difference(np.roll(tokens, 1, 1), tokens, num_heads=HEADS)
+    assert found[0].words == "the same numbers in other places: rolled by 1 along the tokens"
+    merged = tokens.reshape(2, 50, 3, 8).transpose(0, 2, 1, 3).reshape(2, 50, 24)
+    assert "heads are merged without the transposition" in kinds_of_difference(merged, tokens, num_heads=HEADS)[0].words
+    found = kinds_of_difference(tokens + marked(tokens.shape, EVERY, 0) * rng.standard_normal(tokens.shape), tokens)
+    assert "only the first token (0 of 50) differs" in [one.words for one in found]
+    logits, bias = rng.standard_normal((1, 100)), rng.standard_normal(100)
+    assert kinds_of_difference(logits - bias, logits, bias=bias)[0].words == "the bias is missing"
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    assert kinds_of_difference(probabilities, logits)[0].words.startswith("it is ")
+
+
+def test_nothing_is_said_of_what_is_equal_and_what_is_not_a_number_is_said() -> None:
+    e = np.random.default_rng(0).standard_normal(SHAPE)
+    assert kinds_of_difference(e, e) == []
+    assert kinds_of_difference(e * (1 + 1e-8), e, eps=FLOAT32) == []
+    actual = e.copy()
+    actual[..., 3] = np.nan
+    (found,) = kinds_of_difference(actual, e)
+    assert (found.kind, found.exact) == ("not finite", False)
+    assert found.words == "588 of 14112 numbers are NaN, in channels 3"
+    assert kinds_of_difference(np.zeros(SHAPE), e)[0].words == "every number is 0"
+    assert kinds_of_difference(e, np.zeros(SHAPE))
+    with pytest.raises(ValueError, match="must have one shape"):
+        kinds_of_difference(e, e[:1])

@@ -191,6 +191,11 @@ AFFINE = {
     "a x + b": Plant(lambda e, v: 1.37 * e - 0.25, "times 1.37 minus 1/4", "affine"),
     "zero": Plant(lambda e, v: 0 * e, "every number is 0", "affine"),
     "constant": Plant(lambda e, v: 0 * e + 0.5, "every number is 0.5", "affine"),
+    "dropout": Plant(
+        lambda e, v: np.where(v["q"] > -0.5, e / 0.7, 0),
+        "the others are multiplied by 1/0.7 (as a keep probability of 0.7 scales)",
+        "dropout",
+    ),
     "for each image": Plant(
         lambda e, v: e * np.array([0.3, 1.7]).reshape(B, 1, 1, 1),
         "each image is multiplied by a factor of its own (0.3 to 1.7)",

@@ -12,7 +12,7 @@ import numpy as np
 
 from scalablevit_ref.compare.reasoning.case import Case, flat
 from scalablevit_ref.compare.reasoning.difference import Difference
-from scalablevit_ref.compare.reasoning.numbers import listed, named, three_digits
+from scalablevit_ref.compare.reasoning.numbers import listed, named, ranged, three_digits
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
 IMAGENET_STD = np.array([0.229, 0.224, 0.225])
@@ -160,53 +160,73 @@ def _each(case: Case, name: str, factor: np.ndarray, shift: np.ndarray, left: fl
 
 
 def _range(numbers: np.ndarray) -> str:
-    return f" ({three_digits(float(numbers.min()))} to {three_digits(float(numbers.max()))})"
+    return f" ({ranged(numbers)})"
 
 
 def _same_words(case: Case, shift: np.ndarray, changed: np.ndarray) -> str:
     """What vector is added at every token, by what is known of the step."""
-    for what, vector in {"the bias": case.bias, "the norm's shift": case.shift, "the norm's gain": case.gain}.items():
-        if vector is None or vector.size != shift.size:
-            continue
-        words = _multiple(case, shift, vector.ravel(), what)
-        if words is not None:
-            return words
+    known = _known_vector(case)
+    if known is not None:
+        return known[0]
     part = "" if len(changed) == len(shift) else f", in channels {listed(changed)} of {len(shift)} only"
     return f"the same vector is added at every token{part} (size {three_digits(float(np.linalg.norm(shift)))})"
 
 
 def _known_shift(case: Case) -> list[Difference]:
     """Of a single vector: the bias or another known vector added or missing."""
-    shift = (case.actual - case.expected).ravel()
-    words = _same_words(case, shift, np.arange(len(shift)))
-    known = not words.startswith("the same vector")
-    return (
-        [Difference("same at every token", words, 0.0, {"axis": "channel", "shifts": shift[:512].tolist()}, True)] if known else []
-    )
+    known = _known_vector(case)
+    if known is None:
+        return []
+    words, left, vector = known
+    return [Difference("same at every token", words, left, {"axis": "channel", "shifts": vector[:512].tolist()}, True)]
 
 
-def _multiple(case: Case, shift: np.ndarray, vector: np.ndarray, what: str) -> str | None:
-    """`shift` as a multiple of a known vector, or of a part of its channels."""
-    noise = 8 * case.tolerance * case.spread * float(np.sqrt(shift.size))
+TIMES = {-2.0: "{} is subtracted{}, not added", -1.0: "{} is missing{}", -0.5: "{} is halved{}", 1.0: "{} is added twice{}"}
+TIMES |= {0.5: "{} is added 1.5 times{}", 2.0: "{} is added three times{}"}
+"""What is said where a known vector is added so many times too often."""
+
+
+def _known_vector(case: Case) -> tuple[str, float, np.ndarray] | None:
+    """The step's own bias, or a norm's shift or gain, a multiple of which explains the difference, or of some of its channels."""
+    shift = (case.actual - case.expected).mean((0, 1, 2))
     used = np.flatnonzero(abs(shift) > 8 * case.tolerance * case.spread)
-    if not len(used) or not np.any(vector):
-        return None
-    lo, hi = int(used[0]), int(used[-1]) + 1
-    for part in (slice(None), slice(lo, hi), used):
-        v, s = vector[part], shift[part]
-        factor = float(v @ s / (v @ v)) if np.any(v) else 0.0
-        rounded = round(factor * 2) / 2
-        if rounded and len(np.atleast_1d(s)) > 1 and np.linalg.norm(s - rounded * v) <= noise:
-            channels = np.arange(len(vector))[part]
-            where = "" if len(channels) == len(vector) else f" in channels {listed(channels)} of {len(vector)}"
-            if rounded == -1:
-                return f"{what} is missing{where}"
-            if rounded == 1:
-                return f"{what} is added twice{where}"
-            if rounded == -2:
-                return f"{what} is subtracted{where}, not added"
-            return f"{what} is added {named(rounded + 1, within=1e-9)} times{where}"
+    for what, vector in {"the bias": case.bias, "the norm's shift": case.shift, "the norm's gain": case.gain}.items():
+        if vector is None or vector.size != shift.size or not len(used):
+            continue
+        v = vector.ravel()
+        for channels in (np.arange(len(v)), np.arange(used[0], used[-1] + 1), used):
+            square = float(v[channels] @ v[channels])
+            times = round(2 * float(v[channels] @ shift[channels]) / square) / 2 if square else 0.0
+            if times not in TIMES or len(channels) < 4 or (len(channels) < len(v) and case.tolerance > 1e-4):
+                continue
+            added = np.zeros(len(v))
+            added[channels] = times * v[channels]
+            left = case.explains(case.expected + added)
+            if left is not None:
+                where = "" if len(channels) == len(v) else f" in channels {listed(channels)} of {len(v)}"
+                return TIMES[times].format(what, where), left, added
     return None
+
+
+def dropped(case: Case) -> list[Difference]:
+    """Numbers here and there are 0, whatever they should be; the others are the reference's, times one factor."""
+    kept = case.actual != 0
+    share = float(1 - kept.mean())
+    whole = any(np.all(lines.all(axis) | ~lines.any(axis)) for lines in (flat(kept),) for axis in (0, 1))
+    if not 0 < share < 1 or kept.sum() < FEWEST or (whole and case.tokens > 1):
+        return []
+    if any(f(case.expected[~kept]).max() <= f(case.expected[kept]).min() for f in (np.abs, np.positive, np.negative)):
+        return []  # told by the number, as ReLU does
+    x, y = case.expected[kept], case.actual[kept]
+    square = float(x[::2] @ x[::2])
+    factor = float(x[::2] @ y[::2]) / square if square else 0.0
+    left = case.explains(factor * np.where(kept, case.expected, 0))
+    if left is None:
+        return []
+    word = named(factor, within=max(16 * case.eps, 1e-9))
+    others = "the others are right" if word == "1" else f"the others are multiplied by {word}"
+    words = f"{three_digits(100 * share)} % of the numbers are 0, {others}, as dropout does"
+    return [Difference("dropout", words, left, {"share": share, "factor": factor}, True)]
 
 
 def tokenwise(case: Case) -> list[Difference]:

@@ -3,187 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import combinations, product
+from dataclasses import replace
+from itertools import combinations, product, zip_longest
 from typing import Any
 
-import numpy as np
-
-from scalablevit_ref.compare.reasoning.attention_model import HOMOGENEOUS, PACKINGS, Hypothesis, Part, Problem
-from scalablevit_ref.compare.reasoning.attention_words import LOGITS, MASKS, NORMALISERS, clauses, powers, simplified
+from scalablevit_ref.compare.reasoning.attention_model import PACKINGS, Hypothesis, Problem
+from scalablevit_ref.compare.reasoning.attention_search import MANY, Fit, Search
+from scalablevit_ref.compare.reasoning.attention_words import LOGITS, MASKS, NORMALISERS
 from scalablevit_ref.compare.reasoning.difference import Difference
-from scalablevit_ref.compare.reasoning.fitting import SIMPLE, Array, Judge, joined, settled
+from scalablevit_ref.compare.reasoning.fitting import Array, Judge, joined
+from scalablevit_ref.compare.reasoning.logit_fit import biased, of_each_head
 from scalablevit_ref.compare.reasoning.windows import Windows
 
-GRID = tuple(sign * 2.0**power for sign in (1, -1) for power in range(-6, 11))
-"""Multiples of the reference's scale from which the scale is solved."""
+HELPFUL = 10
+"""Single changes, those that leave least, that are tried with each other one, the pair that promises most first."""
 
-BEAM = 10
-"""Single changes, those that leave least, that are each tried together with every other."""
+SIZES = 3
+"""Sizes of windows, those that leave least, that are tried with every shift."""
 
-LOOSE = 1e3
-"""Times the tolerance that a hypothesis may leave on the sample and still be verified on everything."""
+MUCH = 0.5
+"""Share of what the reference leaves that a change may leave to be worth telling where nothing explains the whole."""
 
 Change = tuple[str, Mapping[str, Any]]
 """A setting's name, by which two changes exclude each other, and the hypothesis's fields with their new values."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A hypothesis with its solved numbers: the logits' scale, the factors of the output (z) and of what is added to it."""
-
-    hypothesis: Hypothesis
-    scale: float
-    factors: Mapping[str, float]
-    left: float
-
-
-class Search:
-    """Hypotheses on one candidate's attention, the right one and how they are tried."""
-
-    def __init__(self, problem: Problem, reference: Hypothesis, judge: Judge, budget: int) -> None:
-        self.problem, self.reference, self.judge, self.budget = problem, reference, judge, budget
-        self.expected = {"z": 1.0, **({"lim": 1.0} if "lim" in problem.added else {})}
-        self.bar = judge.bar(rough=True)
-        self.tried: dict[Hypothesis, Fit] = {}
-
-    def scale(self, hypothesis: Hypothesis) -> float:
-        """The reference's rule for this number of heads."""
-        return self.problem.scale(hypothesis.heads)
-
-    def nearest(self, hypothesis: Hypothesis, *, solve: bool) -> Fit:
-        """The least that the hypothesis leaves on the sample: as it is; with factors solved; with `solve`, with the scale solved too."""
-        hypothesis = simplified(hypothesis)
-        known = self.tried.get(hypothesis)
-        if known is not None and (known.left <= LOOSE * self.bar or not solve):
-            return known
-        self.budget -= 1
-        scale = self.scale(hypothesis)
-        try:
-            part = self.problem.sample(hypothesis)
-        except ValueError:
-            fit = Fit(hypothesis, scale, self.expected, float("inf"))
-        else:
-            sample = Sample(part, self.expected)
-            fit = Fit(hypothesis, scale, self.expected, sample.fixed(scale))
-            if fit.left > LOOSE * self.bar:
-                factors, left = sample.factors(scale)
-                fit = Fit(hypothesis, scale, factors, left)
-            if solve and fit.left > LOOSE * self.bar and hypothesis.normaliser not in HOMOGENEOUS:
-                solved = sample.solved(scale)
-                factors, left = sample.factors(solved)
-                if left < fit.left:
-                    fit = Fit(hypothesis, solved, factors, left)
-        self.tried[hypothesis] = fit
-        return fit
-
-    def verified(self, fit: Fit) -> Fit | None:
-        """The fit with simple numbers where they do, on everything; None if it does not explain it."""
-        if fit.left > LOOSE * self.bar:
-            return None
-        simple = {name: settled(factor, SIMPLE, within=1e-4) for name, factor in fit.factors.items()}
-        scales = [value for value, _ in self.names(fit.hypothesis)]
-        near = min([self.scale(fit.hypothesis), *scales], key=lambda value: abs(value - fit.scale))
-        near = near if abs(near - fit.scale) <= 1e-4 * near else fit.scale
-        for scale, factors in ((near, simple), (fit.scale, simple), (fit.scale, fit.factors)):
-            left = self.left(fit.hypothesis, scale, factors)
-            if left <= self.bar:
-                return Fit(fit.hypothesis, scale, factors, left)
-        return None
-
-    def left(self, hypothesis: Hypothesis, scale: float | Array, factors: Mapping[str, float]) -> float:
-        """What the hypothesis leaves of all of `actual`."""
-        wrong, size = 0.0, 0.0
-        for part in self.problem.parts(hypothesis):
-            explained = factors["z"] * part.output(scale) if factors["z"] else np.zeros_like(part.target)
-            for name, factor in factors.items():
-                explained = explained + factor * part.added[name] if name != "z" and factor else explained
-            wrong += float((((part.target - explained) ** 2)[part.valid]).sum())
-            size += float((part.target[part.valid] ** 2).sum())
-        left = (wrong / (size or 1.0)) ** 0.5
-        return left if np.isfinite(left) else float("inf")
-
-    def names(self, hypothesis: Hypothesis) -> Iterator[tuple[float, str]]:
-        sources = self.problem.sources
-        keys = self.problem.keys if hypothesis.windows.kind == "all" else hypothesis.windows.size[0] * hypothesis.windows.size[1]
-        return powers(hypothesis, self.problem.width, sources["q"].shape[-1], keys, self.scale(hypothesis))
-
-    def difference(self, fit: Fit, *, exact: bool = True) -> Difference:
-        found = self.clauses(fit)
-        h = fit.hypothesis
-        data: dict[str, Any] = {"scale": fit.scale, "factors": dict(fit.factors), "heads": h.heads}
-        data |= {"window": list(h.windows.size), "shift": list(h.windows.shift)} if h.windows.kind != "all" else {}
-        return Difference("setting", joined(found), fit.left, data | {"changes": found}, exact)
-
-    def clauses(self, fit: Fit) -> list[str]:
-        return clauses(
-            fit.hypothesis, self.reference, scale=fit.scale, own_scale=self.scale(fit.hypothesis), factors=fit.factors,
-            expected=self.expected, names=self.names(fit.hypothesis),
-        )  # fmt: skip
-
-
-class Sample:
-    """A hypothesis on its sample, as vectors of the numbers that are known."""
-
-    def __init__(self, part: Part, expected: Mapping[str, float]) -> None:
-        self.part, self.expected = part, expected
-        self.y = part.target[part.valid]
-        self.size = float(np.linalg.norm(self.y)) or 1.0
-        self.added = {name: x[part.valid] for name, x in part.added.items()}
-        self.basis = np.linalg.qr(np.stack(list(self.added.values()), 1))[0] if self.added else np.zeros((self.y.size, 0))
-        self.free = self.off(self.y)
-
-    def off(self, x: Array) -> Array:
-        """Without what the added values can explain."""
-        return x - self.basis @ (self.basis.T @ x)
-
-    def z(self, scale: float) -> Array:
-        return self.part.output(scale)[self.part.valid]
-
-    def fixed(self, scale: float) -> float:
-        explained = self.expected["z"] * self.z(scale)
-        for name, factor in self.expected.items():
-            explained = explained + factor * self.added[name] if name != "z" else explained
-        return _finite(float(np.linalg.norm(self.y - explained)) / self.size)
-
-    def factors(self, scale: float) -> tuple[dict[str, float], float]:
-        """Least squares over the output and all that may be added to it."""
-        columns = {"z": self.z(scale), **self.added}
-        matrix = np.stack(list(columns.values()), 1)
-        if not np.isfinite(matrix).all():
-            return dict(self.expected), float("inf")
-        solved = np.linalg.lstsq(matrix, self.y, rcond=None)[0]
-        return dict(zip(columns, map(float, solved), strict=True)), float(np.linalg.norm(self.y - matrix @ solved)) / self.size
-
-    def residual(self, scale: float) -> Array:
-        z = self.off(self.z(scale))
-        if not np.isfinite(z).all():
-            return np.full_like(self.free, np.inf)
-        return self.free - z * (float(z @ self.free) / (float(z @ z) or 1.0))
-
-    def solved(self, scale: float) -> float:
-        """The scale that leaves least, with the factors solved for each: from the best of a grid by Gauss's and Newton's steps."""
-        starts = sorted((float(np.linalg.norm(self.residual(scale * g))), scale * g) for g in GRID)
-        return min((self.refined(start) for _, start in starts[:2]), key=lambda s: float(np.linalg.norm(self.residual(s))))
-
-    def refined(self, scale: float) -> float:
-        here = self.residual(scale)
-        for _ in range(25):
-            slope = (self.residual(scale * (1 + 1e-7)) - here) / (scale * 1e-7)
-            step = -float(slope @ here) / (float(slope @ slope) or 1.0)
-            step = float(np.clip(step, -abs(scale) / 2, abs(scale) / 2)) if np.isfinite(step) else 0.0
-            there = self.residual(scale + step)
-            while np.linalg.norm(there) > np.linalg.norm(here) and abs(step) > 1e-15 * abs(scale):
-                step /= 4
-                there = self.residual(scale + step)
-            if abs(step) <= 1e-15 * abs(scale):
-                break
-            scale, here = scale + step, there
-        return scale
-
-
-def _finite(x: float) -> float:
-    return x if np.isfinite(x) else float("inf")
 
 
 def fit_window_attention(
@@ -216,57 +58,79 @@ def _fitted(problem: Problem, reference: Hypothesis, eps: float, budget: int) ->
     if judge.right():
         return []
     search = Search(problem, reference, judge, budget)
-    found = _exact(search)
+    return explained(search) or nearest(search)
+
+
+def explained(search: Search) -> list[Difference]:
+    """All of the first level that has any: solved numbers alone, one change, numbers of each head or pair of positions, two changes."""
+    found = _apart(search, _numbers(search) or _singles(search))
     if found:
         return [search.difference(fit) for fit in found]
-    return []
+    return of_each_head(search) or biased(search) or [search.difference(fit) for fit in _pairs(search)]
 
 
-def _exact(search: Search) -> list[Fit]:
-    """All fits of the first level that has any: solved numbers alone, one change, two."""
-    for level in (_numbers, _singles, _pairs):
-        found = level(search)
-        if found:
-            return _apart(search, found)
-    return []
+def nearest(search: Search) -> list[Difference]:
+    """The change that explains most, if that is much, as a fact."""
+    fit = min(search.tried.values(), key=lambda fit: fit.unexplained, default=None)
+    if fit is None or fit.unexplained > MUCH * search.nearest(search.reference, MANY).unexplained:
+        return []
+    found = joined(search.clauses(fit) or ["the reference's settings"])
+    words = f"comes nearest: {found}; it leaves {fit.unexplained:.0%} of the attention's output unexplained"
+    return [Difference("setting", words, fit.left, {"changes": found}, exact=False)]
 
 
 def _apart(search: Search, fits: Iterable[Fit]) -> list[Fit]:
     """Each explanation once, those with fewest changes only."""
     by_words = {joined(search.clauses(fit)): fit for fit in fits}
-    least = min(len(search.clauses(fit)) for fit in by_words.values())
+    least = min((len(search.clauses(fit)) for fit in by_words.values()), default=0)
     return [fit for fit in by_words.values() if len(search.clauses(fit)) == least]
 
 
 def _numbers(search: Search) -> list[Fit]:
-    fit = search.verified(search.nearest(search.reference, solve=True))
+    fit = search.verified(search.nearest(search.reference))
     return [fit] if fit else []
 
 
 def _singles(search: Search) -> list[Fit]:
-    made = [replace(search.reference, **dict(fields)) for _, fields in alternatives(search)]
-    for solve in (False, True):
-        found = [fit for h in made if (fit := search.verified(search.nearest(h, solve=solve)))]
-        if found:
-            return found
-    return []
+    made = (replace(search.reference, **fields) for _, fields in alternatives(search))
+    return [fit for h in made if (fit := search.verified(search.nearest(h)))]
 
 
 def _pairs(search: Search) -> list[Fit]:
+    """Two changes: those that each leave least, likely ones, and windows of another size that are shifted; by turns."""
     changes = list(alternatives(search))
-    likely = [change for change in changes if _likely(change, search)]
-    ranked = sorted(changes, key=lambda change: search.nearest(replace(search.reference, **change[1]), solve=True).left)
-    pairs = [*product(ranked[:BEAM], changes), *combinations(likely, 2)]
-    for solve in (False, True):
-        for (axis, fields), (other, more) in pairs:
-            if search.budget <= 0:
-                return []
-            if axis == other:
-                continue
-            fit = search.verified(search.nearest(replace(search.reference, **fields, **more), solve=solve))
-            if fit:
-                return [fit]
+    left = [(search.nearest(replace(search.reference, **fields), MANY).unexplained, axis, fields) for axis, fields in changes]
+    helpful = sorted(left, key=lambda change: change[0])
+    best = [
+        (a * b, {**one, **other}) for (a, axis, one), (b, second, other) in product(helpful[:HELPFUL], helpful) if axis != second
+    ]
+    best.sort(key=lambda pair: pair[0])
+    sizes = dict.fromkeys(
+        f["windows"].size for _, axis, f in helpful if axis == "windows" and f["windows"].kind in ("tiles", "grid")
+    )
+    moved = [{"windows": w} for size in list(sizes)[:SIZES] for w in _moved(Windows(size))]
+    turns = (
+        (fields for _, fields in best),
+        _likely_pairs([(axis, fields) for axis, fields in changes if _likely(axis, fields, search)]),
+        iter(moved),
+    )
+    for fields in (fields for turn in zip_longest(*turns) for fields in turn if fields is not None):
+        if search.budget <= 0:
+            break
+        fit = search.verified(search.nearest(replace(search.reference, **fields)))
+        if fit:
+            return [fit]
     return []
+
+
+def _likely_pairs(changes: Iterable[Change]) -> Iterator[dict[str, Any]]:
+    """Pairs of likely changes, the likelier of each setting first."""
+    ranked: dict[str, list[Mapping[str, Any]]] = {}
+    for axis, fields in changes:
+        ranked.setdefault(axis, []).append(fields)
+    placed = [(place, axis, fields) for axis, some in ranked.items() for place, fields in enumerate(some)]
+    pairs = [(a + b, {**one, **other}) for (a, axis, one), (b, second, other) in combinations(placed, 2) if axis != second]
+    return (fields for _, fields in sorted(pairs, key=lambda pair: pair[0]))
 
 
 def alternatives(search: Search) -> Iterator[Change]:
@@ -305,7 +169,8 @@ def alternatives(search: Search) -> Iterator[Change]:
 
 def _heads(problem: Problem, heads: int) -> list[int]:
     widths = (problem.width, problem.sources["q"].shape[-1])
-    return [n for n in range(1, min(widths) + 1) if n != heads and all(width % n == 0 for width in widths)]
+    found = [n for n in range(1, min(widths) + 1) if n != heads and all(width % n == 0 for width in widths)]
+    return sorted(found, key=lambda n: max(n / heads, heads / n))
 
 
 def _windows(problem: Problem, reference: Windows) -> Iterator[Windows]:
@@ -329,16 +194,10 @@ def _windows(problem: Problem, reference: Windows) -> Iterator[Windows]:
             yield replace(reference, size=(size, size), hidden=True)
         else:
             yield replace(reference, size=(size, size), kind="grid")
-    half = p // 2
-    shifts = [(s, s) for s in (half, *range(1, p)) if s]
-    for shift in dict.fromkeys(shifts):
-        yield from _shifted(reference, shift)
+    yield from _moved(reference)
     for size in sizes:
         if size > 1 and not (h % size or w % size):
             yield from _shifted(replace(reference, size=(size, size)), (size // 2, size // 2))
-    for shift in product(range(p), repeat=2):
-        if shift[0] != shift[1]:
-            yield from _shifted(reference, shift)
     for rows, columns in product(_divisors(h), _divisors(w)):
         if rows != columns and (rows, columns) != (h, w):
             yield Windows((rows, columns))
@@ -354,25 +213,40 @@ def _divisors(n: int) -> list[int]:
     return [m for m in range(1, n + 1) if n % m == 0]
 
 
+def _moved(windows: Windows) -> Iterator[Windows]:
+    """All shifts: first by half a window, then by the same number of rows and columns, then by others."""
+    p = windows.size[0]
+    for s in dict.fromkeys(s for s in (p // 2, *range(1, p)) if s):
+        yield from _shifted(windows, (s, s))
+    for shift in product(range(p), range(windows.size[1])):
+        if shift[0] != shift[1]:
+            yield replace(windows, shift=shift)
+
+
 def _shifted(windows: Windows, shift: tuple[int, int]) -> Iterator[Windows]:
     for apart in (False, True):
         for placed in ("as cut", "unrolled", "rolled on"):
             yield replace(windows, shift=shift, apart=apart, placed=placed)
 
 
-def _likely(change: Change, search: Search) -> bool:
+def _likely(axis: str, fields: Mapping[str, Any], search: Search) -> bool:
     """Whether a change is tried with other likely ones even if it leaves much of the difference alone."""
-    _, fields = change
-    windows = fields.get("windows")
-    if windows is not None:
+    if axis == "windows":
+        windows = fields["windows"]
         h, w = search.problem.map
         half = windows.shift in {(0, 0), (windows.size[0] // 2,) * 2} and windows.placed in ("as cut", "unrolled")
         square = windows.size[0] == windows.size[1] and not (h % windows.size[0] or w % windows.size[1])
-        return windows.kind == "all" or (half and square and not windows.halo and windows.kind != "sliding")
-    if "logits" in fields:
+        return windows.kind == "all" or (half and square and not windows.halo and windows.kind in ("tiles", "grid"))
+    if axis == "logits":
         return fields["logits"] in ("cosine", "norm", "nearness")
-    if "normaliser" in fields:
-        return not fields["normaliser"].startswith("top ") or fields["normaliser"] == "top 1"
-    if "roles" in fields:
-        return len(set(fields["roles"])) == 3
+    if axis == "normaliser":
+        return fields["normaliser"] in ("queries", "heads", "queries and keys", "plus one", "none", "sigmoid", "twice", "top 1")
+    if axis == "roles":
+        return "packing" in fields or (
+            len(set(fields["roles"])) == 3 and (set(fields["roles"]) == {"q", "k", "v"} or fields["roles"][:2] == ("q", "k"))
+        )
+    if axis == "mask":
+        return fields["mask"] in ("causal", "not itself")
+    if axis == "splits":
+        return len(set(fields.get("splits", ()))) <= 1
     return True

@@ -12,9 +12,6 @@ from einops import rearrange
 from scalablevit_ref.compare.reasoning.fitting import Array, spread
 from scalablevit_ref.compare.reasoning.windows import Cut, Windows, cut
 
-ROWS = 48
-"""Queries that a hypothesis is tried on before all of them are computed."""
-
 NUMBERS = 1 << 22
 """Logits that are held at a time."""
 
@@ -217,7 +214,8 @@ class Part:
 
     def output(self, scale: float | Array) -> Array:
         """What the attention gives, s heads n d; a scale for each head is heads 1 1."""
-        logits = self.logits * scale
+        with np.errstate(all="ignore"):
+            logits = self.logits * scale
         if self.seen is not None:
             logits = np.where(self.seen, logits, -np.inf)
         with np.errstate(all="ignore"):
@@ -318,15 +316,15 @@ class Problem:
             seen = mask[None, None] if seen is None else seen & mask
         return seen
 
-    def sample(self, hypothesis: Hypothesis) -> Part:
-        """Some windows, and of those some queries unless the normaliser needs all."""
+    def sample(self, hypothesis: Hypothesis, rows: int) -> Part:
+        """Some windows, and of those some queries unless the normaliser needs all: about so many rows."""
         made = self.cut(hypothesis)
         count, n = made.queries.shape
         whole = hypothesis.normaliser in ACROSS
-        some = spread(count, max(2 if whole else 3, ROWS // n)) if count > 1 else np.zeros(1, int)
+        each = max(6, rows // 4)
+        some = spread(count, max(2, rows // min(n, each))) if count > 1 else np.zeros(1, int)
         pairs = np.stack([np.arange(some.size) % self.images, some], 1)
-        rows = None if whole or n <= 16 else spread(n, 16 if count > 1 else ROWS)
-        return self.part(hypothesis, pairs, rows)
+        return self.part(hypothesis, pairs, None if whole or n <= each else spread(n, each if count > 1 else rows // 2))
 
     def parts(self, hypothesis: Hypothesis) -> Iterator[Part]:
         """Everything, some windows or queries at a time."""

@@ -150,7 +150,7 @@ def heads_said(h: Hypothesis, reference: Hypothesis) -> Iterator[str]:
 def scale_said(h: Hypothesis, scale: float, reference: float, names: Iterator[tuple[float, str]]) -> str:
     """The scale as a number and, where one is known, as a rule."""
     rule = next((words for value, words in names if abs(scale - value) <= 1e-6 * value), "")
-    rule = "" if rule == said(scale) else f" = {rule}"
+    rule = "" if rule in ("", said(scale)) else f" = {rule}"
     if scale == 1.0 and h.logits == "product":
         return f"logits are not scaled: the reference multiplies them by {said(reference)}"
     return f"logits are multiplied by {said(scale)}{rule}, in the reference by {said(reference)}"

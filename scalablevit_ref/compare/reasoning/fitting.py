@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -62,6 +63,7 @@ def joined(clauses: Sequence[str]) -> str:
     return clauses[0] if len(clauses) == 1 else f"{', '.join(clauses[:-1])} and {clauses[-1]}"
 
 
+@lru_cache(maxsize=256)
 def spread(count: int, most: int) -> Array:
     """At most so many of 0 … count − 1, always the same, with the first and the last, in ascending order."""
     if count <= most:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from scalablevit_ref.compare.reasoning.affine import affine, axiswise, preprocessing, tokenwise
+from scalablevit_ref.compare.reasoning.affine import affine, axiswise, dropped, preprocessing, tokenwise
 from scalablevit_ref.compare.reasoning.case import Case
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.elementwise import fitted_function, named_function, some_function
@@ -76,7 +76,7 @@ STEPS: tuple[tuple[Detector, ...], ...] = (
     # nothing is fitted but a number or two
     (preprocessing, affine, places, own_map, norm_differences, named_function, sums, rounded),
     # a few numbers, or two values at once
-    (products, taken_channels, places_otherwise, fitted_function, scaled_branches, quantised, axiswise),
+    (products, taken_channels, places_otherwise, fitted_function, scaled_branches, quantised, axiswise, dropped),
     # a number for each token or for each weight
     (tokenwise, other_weight),
 )

@@ -176,7 +176,7 @@ def _map_in_words(case: Case, matrix: np.ndarray, shift: np.ndarray, source: str
 
 def _rank(case: Case, matrix: np.ndarray) -> int:
     singular = np.linalg.svd(matrix, compute_uv=False)
-    return int((singular > max(100 * case.tolerance, 1e-9) * max(1.0, float(singular[0]))).sum())
+    return int((singular > max(10 * case.tolerance, 1e-9) * max(1.0, float(singular[0]))).sum())
 
 
 def _solved(case: Case, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float] | None:

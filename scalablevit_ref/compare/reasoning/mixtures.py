@@ -9,7 +9,7 @@ import numpy as np
 
 from scalablevit_ref.compare.reasoning.case import REFERENCE, SAMPLE, Case, flat, sampled
 from scalablevit_ref.compare.reasoning.difference import Difference
-from scalablevit_ref.compare.reasoning.numbers import listed, named, three_digits
+from scalablevit_ref.compare.reasoning.numbers import listed, named, ranged
 
 MOST_SOURCES = 14
 """Values that sums are searched among."""
@@ -153,9 +153,8 @@ def scaled_branches(case: Case) -> list[Difference]:
                 found, start = found + own[0][name], ""
             else:
                 start = "" if base is None else f"to {base} is added: "
-            shown = f"{three_digits(float(found.min()))} to {three_digits(float(found.max()))}"
             known = "as drop path does" if axis == "image" else "as layer scale does"
-            words = f"{start}{name} is multiplied by a factor for each {axis} ({shown}), {known}"
+            words = f"{start}{name} is multiplied by a factor for each {axis} ({ranged(found)}), {known}"
             data = {"axis": axis, "base": base, "branch": name, "factors": found[:512].tolist()}
             return [Difference("mixture", words, left, data, True)]
     return []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from math import isfinite, sqrt
+from math import sqrt
+
+import numpy as np
 
 
 def three_digits(x: float) -> str:
@@ -62,6 +64,8 @@ def listed(numbers: Iterable[int]) -> str:
     return ", ".join(shown[:6]) + (" …" if len(shown) > 6 else "")
 
 
-def finite(x: float) -> float | None:
-    """For the JSON, which has no NaN."""
-    return float(x) if isfinite(x) else None
+def ranged(numbers: np.ndarray) -> str:
+    """Smallest to largest; what is 0 to rounding is 0."""
+    largest = float(abs(numbers).max())
+    low, high = (0.0 if abs(x) <= 1e-7 * largest else x for x in (float(numbers.min()), float(numbers.max())))
+    return f"{three_digits(low)} to {three_digits(high)}"

@@ -1,0 +1,196 @@
+"""What is solved for each head or each pair of positions: a temperature of each head, a bias that is added to the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from scalablevit_ref.compare.reasoning.attention_model import Hypothesis, Part
+from scalablevit_ref.compare.reasoning.attention_search import Sample, Search
+from scalablevit_ref.compare.reasoning.difference import Difference
+from scalablevit_ref.compare.reasoning.fitting import SIMPLE, Array, joined, said, settled, spread
+from scalablevit_ref.compare.reasoning.windows import Windows
+
+EQUATIONS = 3
+"""Equations for each unknown bias."""
+
+MASKED = 1e-9
+"""Weight of a pair of positions, relative to the largest, below which it counts as masked."""
+
+
+def of_each_head(search: Search) -> list[Difference]:
+    """A scale of the logits for each head."""
+    reference = search.reference
+    own, heads = search.scale(reference), reference.heads
+    if heads == 1:
+        return []
+    part = search.problem.sample(reference, 64)
+    samples = [Sample(_head(part, i)) for i in range(heads)]
+    scales = np.array([sample.solved(own, search.bar, fixed=False) for sample in samples])
+    if max(sample.left(scale) for sample, scale in zip(samples, scales, strict=True)) > 1e3 * search.bar:
+        return []
+    solved = samples[0].factors(scales[0])
+    factors = {name: settled(factor, SIMPLE, within=1e-4) for name, factor in solved.items()}
+    left = search.left(reference, scales[:, None, None], factors)
+    if left > search.bar:
+        return []
+    words = f"each head has its own scale of the logits (a temperature): {', '.join(map(said, scales[:8]))}{' …' * (heads > 8)}"
+    return [
+        _difference(search, reference, factors, [f"{words}; the reference's is {said(own)}"], left, {"scales": scales.tolist()})
+    ]
+
+
+def biased(search: Search) -> list[Difference]:
+    """A bias of the logits for each relative position or for each pair of positions in a window, for each head."""
+    for hypothesis in _windows(search):
+        try:
+            part = _whole(search, hypothesis)
+        except ValueError:
+            continue
+        for factors in _factors(search):
+            for kind, solve in (("relative", _relative), ("pairs", _pairs)):
+                bias = solve(part, hypothesis.windows, search.scale(hypothesis), factors, search.bar)
+                if bias is None:
+                    continue
+                left = _left(search, hypothesis, bias, factors)
+                if left <= search.bar:
+                    words, data = _said(kind, bias, hypothesis.windows)
+                    return [_difference(search, hypothesis, factors, [words], left, data)]
+    return []
+
+
+def _difference(
+    search: Search, hypothesis: Hypothesis, factors: Mapping[str, float], words: list[str], left: float, data: Mapping[str, Any]
+) -> Difference:
+    found = [*words, *search.changes(hypothesis, factors)]
+    return Difference("setting", joined(found), left, {**data, "changes": found}, exact=True)
+
+
+def _windows(search: Search) -> Iterator[Hypothesis]:
+    """The reference's windows, and the shifted ones of Swin."""
+    yield search.reference
+    windows = search.reference.windows
+    half = (windows.size[0] // 2,) * 2
+    if windows.kind == "tiles" and half[0]:
+        for apart in (True, False):
+            yield replace(search.reference, windows=replace(windows, shift=half, apart=apart))
+
+
+def _factors(search: Search) -> Iterator[dict[str, float]]:
+    yield dict(search.expected)
+    if "lim" in search.expected:
+        yield {**search.expected, "lim": 0.0}
+
+
+def _head(part: Part, i: int) -> Part:
+    one = slice(i, i + 1)
+    return replace(
+        part, logits=part.logits[:, one], values=part.values[:, one], target=part.target[:, one], valid=part.valid[:, one],
+        added={name: x[:, one] for name, x in part.added.items()},
+    )  # fmt: skip
+
+
+def _whole(search: Search, hypothesis: Hypothesis) -> Part:
+    """As many whole windows as solving needs, if there are."""
+    cut = search.problem.cut(hypothesis)
+    count, m = cut.queries.shape[0], cut.keys.shape[1]
+    if m > 256:
+        raise ValueError("too many keys")
+    d = search.problem.width // hypothesis.heads
+    pairs = np.stack(np.meshgrid(np.arange(search.problem.images), np.arange(count), indexing="ij"), -1).reshape(-1, 2)
+    part = search.problem.part(hypothesis, pairs[spread(len(pairs), 2 + EQUATIONS * m // d)])
+    if not part.valid.all():
+        raise ValueError("what is cut off leaves too little")
+    return part
+
+
+def _equations(part: Part, scale: float, factors: Mapping[str, float]) -> Array:
+    """Σ_j u_j e_ij (v_j − z_i) = 0, with u the bias's exponential: s heads n m d."""
+    logits = part.logits * scale
+    if part.seen is not None:
+        logits = np.where(part.seen, logits, -np.inf)
+    e = np.exp(logits - logits.max(-1, keepdims=True))
+    z = part.target
+    for name, factor in factors.items():
+        z = z - factor * part.added[name] if name != "z" and factor else z
+    return np.asarray(e[..., None] * (part.values[:, :, None] - z[:, :, :, None]))
+
+
+def _null(matrix: Array, bar: float) -> Array | None:
+    """The unknowns that these equations leave 0, largest 1, less than nothing as nothing; None where all leave more than rounding."""
+    _, sizes, rows = np.linalg.svd(matrix, full_matrices=False)
+    if sizes[-1] > max(100 * bar, 1e-8) * sizes[0]:
+        return None
+    u = rows[-1] / rows[-1][np.argmax(abs(rows[-1]))]
+    return np.where(u > MASKED, u, 0.0)
+
+
+def _logarithm(u: Array) -> Array:
+    with np.errstate(divide="ignore"):
+        return np.log(u)
+
+
+def relative_positions(size: tuple[int, int]) -> Array:
+    """Which of the (2 ph − 1)(2 pw − 1) relative positions a query and a key of a window have: n n."""
+    rows, columns = np.divmod(np.arange(size[0] * size[1]), size[1])
+    return np.asarray((rows[:, None] - rows + size[0] - 1) * (2 * size[1] - 1) + columns[:, None] - columns + size[1] - 1)
+
+
+def _relative(part: Part, windows: Windows, scale: float, factors: Mapping[str, float], bar: float) -> Array | None:
+    if windows.kind == "all":
+        return None
+    position = relative_positions(windows.size)
+    unknowns = int(position.max()) + 1
+    equations = _equations(part, scale, factors)
+    s, heads, n, m, d = equations.shape
+    if s * n * d < EQUATIONS * unknowns:
+        return None
+    found = []
+    for head in range(heads):
+        rows = np.zeros((s, n, d, unknowns))
+        for i in range(n):
+            rows[:, i, :, position[i]] = equations[:, head, i].transpose(1, 0, 2)
+        some = np.sort(np.random.default_rng(head).permutation(s * n * d)[: 8 * unknowns])
+        u = _null(rows.reshape(-1, unknowns)[some], bar)
+        if u is None:
+            return None
+        found.append(_logarithm(u)[position])
+    return np.stack(found)
+
+
+def _pairs(part: Part, windows: Windows, scale: float, factors: Mapping[str, float], bar: float) -> Array | None:
+    equations = _equations(part, scale, factors)
+    s, heads, n, m, d = equations.shape
+    if s * d < 2 * m:
+        return None
+    found = np.empty((heads, n, m))
+    for head, i in np.ndindex(heads, n):
+        u = _null(equations[:, head, i].transpose(0, 2, 1).reshape(-1, m), bar)
+        if u is None:
+            return None
+        found[head, i] = _logarithm(u)
+    return found
+
+
+def _left(search: Search, hypothesis: Hypothesis, bias: Array, factors: Mapping[str, float]) -> float:
+    """What the bias leaves of the windows, also of those that it is not solved from."""
+    if not np.isfinite(bias).any(-1).all():
+        return float("inf")
+    scale = search.scale(hypothesis)
+    return search.left(hypothesis, scale, factors, bias=bias / scale)
+
+
+def _said(kind: str, bias: Array, windows: Windows) -> tuple[str, dict[str, Any]]:
+    hidden = ~np.isfinite(bias)
+    shared = np.where(hidden, 0.0, bias - np.where(hidden, -np.inf, bias).max(-1, keepdims=True))
+    data: dict[str, Any] = {"masked": int(hidden[0].sum()), "spread": float(np.ptp(bias[~hidden]))}
+    if hidden.any() and np.abs(shared).max() < 1e-6:
+        return f"{int(hidden[0].sum())} of the {hidden[0].size} pairs of a query and a key in a window are masked", data
+    heads = "the same in each head" if len(bias) > 1 and np.allclose(shared, shared[0], atol=1e-6) else "of each head"
+    heads = "" if len(bias) == 1 else f", {heads}"
+    where = "for each relative position of query and key" if kind == "relative" else "for each pair of positions in a window"
+    name = " (a relative position bias)" if kind == "relative" else ""
+    return f"a bias {where}{heads} is added to the logits{name}", data

@@ -100,7 +100,13 @@ def _worked(text: str) -> int:
             except Exception as error:  # what is said of it is judged
                 found = error
         seconds = time.perf_counter() - start
-        row = {"port": port, "name": name, "planted": not planted in right, "expected": list(planted.layer), "cause_is": planted.cause}
+        row = {
+            "port": port,
+            "name": name,
+            "planted": not planted in right,
+            "expected": list(planted.layer),
+            "cause_is": planted.cause,
+        }
         print(json.dumps({**row, **asdict(judged(planted, found)), "seconds": round(seconds, 2)}), flush=True)
     return 0
 

@@ -80,7 +80,8 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
     first = {name: some[0] for name, some in places.items()}
     values, seconds = runner.values(images, weights, {place.value for place in first.values()})
     held = {**({} if given is None else given), **pairing.official_weights(weights)}
-    idle = [name for name in network.layers() if name not in places and name != POOL]
+    headless = "logits" not in graph.outputs and any(name.startswith("norm_list.") for name in places)
+    idle = [name for name in network.layers() if name not in places and name not in (POOL, "logits" if headless else "")]
     captured = Captured(
         runner.kind,
         {name: values[place.value] for name, place in first.items()},
@@ -147,17 +148,26 @@ def places_of_layers(
                     found[name].append(Place(min(taking, key=lambda use: use.operation).given, called or f"what {consumer} takes"))
         if called:
             found[name].append(Place(returned[called], called, returned=True))
-    if "logits" in graph.outputs:
-        logits = Place(graph.outputs["logits"], "output")
-        found["logits"].insert(0, logits)
-        if "head" in found:
-            found["head"].insert(0, logits)
+    for name, value in _returned(graph, shapes).items():  # what it gives is what counts, whatever it computes besides
+        found[name] = [Place(value, "output")]
     return {
         name: tuple(dict.fromkeys(fits))
         for name, places in found.items()
         if name != POOL
         and (fits := [place for place in places if place.value in used and fitting(graph.shapes[place.value], shapes[name])])
     }
+
+
+def _returned(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The layers that a candidate returns: the logits, or a backbone's maps, each by its place or else by its shape."""
+    if "logits" in graph.outputs:
+        return dict.fromkeys([name for name in ("head", "logits") if name in shapes], graph.outputs["logits"])
+    maps = list(graph.outputs.values())
+    normed = [name for name in shapes if name.startswith("norm_list.")]
+    if len(maps) == len(normed):
+        return dict(zip(normed, maps, strict=True))
+    fits = {name: [value for value in maps if fitting(graph.shapes[value], shapes[name])] for name in normed}
+    return {name: some[0] for name, some in fits.items() if len(some) == 1}
 
 
 def layer_of(step: str, layers: Collection[str]) -> str:

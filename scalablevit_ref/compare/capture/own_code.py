@@ -130,8 +130,9 @@ def user_line() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if _is_shown(code.co_filename):
-            return f"{Path(code.co_filename).name}, line {frame.f_lineno}, in {code.co_name}"
+        shown = shown_line(code.co_filename, frame.f_lineno, code.co_name)
+        if shown:
+            return shown
         frame = frame.f_back  # type: ignore[assignment]
     return ""
 
@@ -139,3 +140,8 @@ def user_line() -> str:
 @cache
 def _is_shown(file: str) -> bool:
     return not _is_ours(file) and (_is_a_users_file(file) or _is_typed_in(file))
+
+
+def shown_line(file: str, line: int, function: str) -> str:
+    """A frame as `user_line` gives it; empty where it is not in the user's own code."""
+    return f"{Path(file).name}, line {line}, in {function}" if _is_shown(file) else ""

@@ -1,0 +1,82 @@
+"""A function of images that is written in JAX, as a `Runner`: the arrays that it uses are its parameters."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scalablevit_ref.compare.capture.jax_graph import Calls, Forward, JaxRunner
+from scalablevit_ref.errors import CaptureError
+
+
+def function_runner(function: Callable[..., Any], images: np.ndarray, dtype: str | None = None) -> JaxRunner | None:
+    """A function of b c h w images as a runner; None if it is none that JAX can trace, or uses no arrays of its own.
+
+    Arrays of a `functools.partial`, and those of a callable that is a pytree, are parameters that can be converted. Others that
+    it uses, from its closure or its module, are parameters of their own dtype. Each has the name that it has there, or a number.
+    """
+    own, run = _applied(function)
+    runner = JaxRunner(Forward("JAX function", own, run, held=lambda: _held(function)), dtype)
+    try:
+        runner.record(images, {})
+    except CaptureError:
+        return None
+    runner._seen.clear()  # its dtype is known only now
+    return runner if runner.parameters else None
+
+
+def _applied(function: Any) -> tuple[dict[str, Any], Callable[[Mapping[str, Any], Any, Calls], Any]]:
+    """The arrays that a function brings as a pytree, and the function of them and of images."""
+    bound = isinstance(function, functools.partial)
+    tree = (function.args, function.keywords) if bound else function
+    try:
+        leaves, shape = jax.tree.flatten_with_path(tree)
+    except Exception:  # its own way to be flattened
+        leaves, shape = [], None
+    places = {i: _path(path, 2 if bound else 0) for i, (path, x) in enumerate(leaves) if _is_floating(x)}
+    own = {name: leaves[i][1] for i, name in places.items()}
+    if len(own) < len(places) or not own:
+        return {}, lambda state, x, calls: function(x)
+
+    def run(state: Mapping[str, Any], x: Any, calls: Calls) -> Any:
+        given = [state[places[i]] if i in places else leaf for i, (_, leaf) in enumerate(leaves)]
+        whole = jax.tree.unflatten(shape, given)
+        if not bound:
+            return whole(x)
+        args, keywords = whole
+        return function.func(*args, x, **keywords)
+
+    return own, run
+
+
+def _path(path: Sequence[Any], skip: int = 0) -> str:
+    return jax.tree_util.keystr(tuple(path[skip:]), simple=True, separator=".") or f"argument {path[-1]}"
+
+
+def _held(function: Any) -> Iterator[tuple[str, Any]]:
+    """Arrays in a function's closure, in its module's variables that it names, and in the object whose method it is."""
+    function = inspect.unwrap(function.func if isinstance(function, functools.partial) else function)
+    holders: dict[str, Any] = dict(getattr(getattr(function, "__self__", function), "__dict__", {}))
+    try:
+        found = inspect.getclosurevars(getattr(function, "__func__", function))
+        holders |= {**found.globals, **found.nonlocals}
+    except TypeError:  # no Python function
+        pass
+    for holder, value in holders.items():
+        try:
+            leaves = jax.tree.leaves_with_path(value)
+        except Exception:  # its own way to be flattened
+            continue
+        for path, x in leaves:
+            if _is_floating(x):
+                yield _path(path) if path else holder, x
+
+
+def _is_floating(x: Any) -> bool:
+    return isinstance(x, jax.Array | np.ndarray) and jnp.issubdtype(x.dtype, jnp.floating)

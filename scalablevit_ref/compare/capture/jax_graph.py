@@ -95,17 +95,22 @@ class JaxRunner:
         self.kind, self._forward, self._wide = forward.kind, forward, dtype == "float64"
         with self._precision():
             self._own = {name: _cast(value, dtype) for name, value in forward.own.items()}
+        self._used: dict[str, Any] = {}
         self._layout: str | None = None
         self._seen: dict[tuple[int, ...], tuple[Any, ...]] = {}
         self._compiled: tuple[Any, Callable[..., Any]] | None = None
 
     @property
     def dtype(self) -> str:
-        return str(jnp.result_type(*self._own.values())) if self._own else "float32"
+        return str(jnp.result_type(*self._all.values())) if self._all else "float32"
+
+    @property
+    def _all(self) -> dict[str, Any]:
+        return self._own | self._used
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
-        return {name: array_of(value, f"the candidate's {name}") for name, value in self._own.items()}
+        return {name: array_of(value, f"the candidate's {name}") for name, value in self._all.items()}
 
     @property
     def paths(self) -> Mapping[str, str]:
@@ -158,9 +163,8 @@ class JaxRunner:
                 failed[layout] = program
                 continue
             self._layout = layout
-            for name, value in program.held().items():
-                own = self._own.setdefault(name, value)
-                state[name] = _like(weights[name], own) if name in weights else own
+            self._used = program.held()
+            state |= {name: _like(weights[name], value) if name in weights else value for name, value in self._used.items()}
             if self._seen.setdefault(images.shape, program.signature) != program.signature and not program.answers:
                 raise CaptureError(
                     "the candidate does something else each time: dropout or drop path is active, with numbers that are drawn "

@@ -68,8 +68,15 @@ TRACED = "traced_pass"
 
 
 @dataclass(frozen=True)
+class Number:
+    """A number that stands in the code."""
+
+    val: Any
+
+
+@dataclass(frozen=True)
 class Step:
-    """An operation that can be run: `inputs` are values by number and literals, `params` the equation's arguments."""
+    """An operation that can be run: `inputs` are values, by their `int`s, and `Number`s; `params` the equation's arguments."""
 
     call: Callable[..., Sequence[Any]]
     inputs: tuple[Any, ...]
@@ -171,7 +178,7 @@ def _notes(graph: Graph, answers: Sequence[Any]) -> Iterator[str]:
 
 def _said(value: Any) -> Any:
     """Arguments in a form that is the same for two equal ones; those that hold code are left out."""
-    if isinstance(value, Literal):
+    if isinstance(value, Number):
         return f"={value.val}"
     if isinstance(value, Mapping):
         return tuple((key, _said(x)) for key, x in value.items())
@@ -237,7 +244,7 @@ class Flattening:
         def read(atom: Any) -> Any:
             if not isinstance(atom, Literal):
                 return env[atom]
-            return atom if np.ndim(atom.val) == 0 else self.constant(atom.val)
+            return Number(atom.val) if np.ndim(atom.val) == 0 else self.constant(atom.val)
 
         for equation in inner.eqns:
             scopes = re.findall(rf"{IN_MODULE}([^/()]*)", str(equation.source_info.name_stack))
@@ -252,6 +259,8 @@ class Flattening:
         if name in INLINED:
             body = next(params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params)
             return self.run(body, given, *place)
+        if name == "convert_element_type" and isinstance(given[0], Number):
+            return [Number(np.asarray(given[0].val).astype(params["new_dtype"]))]
         if name == "scan" and 0 < params["length"] <= MOST_UNROLLED:
             return self.unrolled(equation, given, place)
         if name == "conv_general_dilated" and params["dimension_numbers"].lhs_spec != params["dimension_numbers"].out_spec:
@@ -353,7 +362,7 @@ def _line(equation: Any) -> str:
 
 def _described(name: str, params: Mapping[str, Any], given: Sequence[Any]) -> tuple[Kind, dict[str, Any]]:
     """What an equation does, as `Operation` has it. `scalars` are the numbers that it is given; `swapped`: a number comes first."""
-    scalars = [float(value.val) for value in given if isinstance(value, Literal) and np.isreal(value.val)]
+    scalars = [float(value.val) for value in given if isinstance(value, Number) and np.isreal(value.val)]
     if name == "dot_general":
         contracted, batch = params["dimension_numbers"]
         return "product", {"contracted": _tuples(contracted), "batch": _tuples(batch)}
@@ -361,7 +370,7 @@ def _described(name: str, params: Mapping[str, Any], given: Sequence[Any]) -> tu
         return _convolution(params)
     if name in ("mul", "div", "add", "sub", "add_any"):
         settings: dict[str, Any] = {"inverse": name in ("div", "sub"), "scalars": scalars}
-        swapped = {"swapped": True} if isinstance(given[0], Literal) else {}
+        swapped = {"swapped": True} if isinstance(given[0], Number) else {}
         return "multiply" if name in ("mul", "div") else "add", settings | swapped
     if name == "neg":
         return "multiply", {"inverse": False, "scalars": [-1.0]}

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen, nnx, traverse_util
 
 from scalablevit_ref.compare.capture.jax_graph import Calls, Forward, JaxRunner
@@ -29,6 +30,9 @@ def flax_runner(module: linen.Module | nnx.Module, dtype: str | None = None) -> 
         forward = linen_forward(module, dtype) if isinstance(module, linen.Module) else nnx_forward(module, dtype)
     if not forward.own:
         raise CaptureError("the candidate holds no parameters: give a function of the images instead")
+    unreal = [name for name, value in forward.own.items() if not isinstance(value, jax.Array | np.ndarray)]
+    if unreal:
+        raise CaptureError(f"the candidate's {unreal[0]} has a shape and no values: initialise it, or load its weights")
     return JaxRunner(forward, dtype)
 
 
@@ -41,6 +45,8 @@ def linen_forward(module: linen.Module, dtype: str | None) -> Forward:
     floating = sorted(filter(lambda path: _is_floating(flat[path]), flat), key=lambda path: path[0] != "params")
     names = _canonical_names({path: path[1:] for path in floating})
 
+    rngs = {"params": jax.random.key(0)}  # for dropout that is always on, so that it can be told
+
     def run(state: Mapping[str, Any], x: Any, calls: Calls) -> Any:
         def keep(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             _compute_in(context.module, dtype)
@@ -50,7 +56,7 @@ def linen_forward(module: linen.Module, dtype: str | None) -> Forward:
 
         variables = tree.unflatten_dict({**flat, **{path: state[name] for path, name in names.items()}})
         with linen.intercept_methods(keep):
-            return inner.apply(variables, x, rngs={"params": jax.random.key(0)}, **_evaluation(inner))
+            return inner.apply(variables, x, rngs=rngs, **_evaluation(inner))
 
     return Forward("linen module", {names[path]: flat[path] for path in floating}, run, ("b h w c", "b c h w"))
 
@@ -129,7 +135,7 @@ def _place(module: Any, path: ModulePath) -> tuple[int, ...]:
 
 
 def _array(value: Any) -> Any:
-    return value[...] if isinstance(value, nnx.Variable) else value
+    return value.get_value() if isinstance(value, nnx.Variable) else value
 
 
 def _copied(value: Any, new: Any) -> Any:

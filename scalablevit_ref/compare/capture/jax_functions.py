@@ -32,37 +32,56 @@ def function_runner(function: Callable[..., Any], images: np.ndarray, dtype: str
 
 
 def _applied(function: Any) -> tuple[dict[str, Any], Callable[[Mapping[str, Any], Any, Calls], Any]]:
-    """The arrays that a function brings as a pytree, and the function of them and of images."""
+    """The arrays that a function brings as a pytree, in their order there, and the function of them and of images."""
     bound = isinstance(function, functools.partial)
     tree = (function.args, function.keywords) if bound else function
     try:
         leaves, shape = jax.tree.flatten_with_path(tree)
     except Exception:  # its own way to be flattened
         leaves, shape = [], None
-    places = {i: _path(path, 2 if bound else 0) for i, (path, x) in enumerate(leaves) if _is_floating(x)}
-    own = {name: leaves[i][1] for i, name in places.items()}
-    if len(own) < len(places) or not own:
+    names = {i: _name(path[2:] if bound else path, path) for i, (path, x) in enumerate(leaves) if _is_floating(x)}
+    if len(set(names.values())) < len(names) or not names:
         return {}, lambda state, x, calls: function(x)
 
     def run(state: Mapping[str, Any], x: Any, calls: Calls) -> Any:
-        given = [state[places[i]] if i in places else leaf for i, (_, leaf) in enumerate(leaves)]
+        given = [state[names[i]] if i in names else leaf for i, (_, leaf) in enumerate(leaves)]
         whole = jax.tree.unflatten(shape, given)
         if not bound:
             return whole(x)
         args, keywords = whole
         return function.func(*args, x, **keywords)
 
-    return own, run
+    order = sorted(names, key=lambda i: _place(tree, leaves[i][0]))
+    return {names[i]: leaves[i][1] for i in order}, run
 
 
-def _path(path: Sequence[Any], skip: int = 0) -> str:
-    return jax.tree_util.keystr(tuple(path[skip:]), simple=True, separator=".") or f"argument {path[-1]}"
+def _name(path: Sequence[Any], whole: Sequence[Any]) -> str:
+    """A place in a pytree in PyTorch's style: "blocks.0.w"; of a bare argument, its name or number."""
+    return jax.tree_util.keystr(tuple(path), simple=True, separator=".") or jax.tree_util.keystr(tuple(whole[-1:]), simple=True)
+
+
+def _place(tree: Any, path: Sequence[Any]) -> tuple[int, ...]:
+    """Where a leaf stands. JAX sorts the keys of a dictionary, which was written in an order of its own."""
+    places = []
+    for step in path:
+        key = getattr(step, "key", None)
+        if not (isinstance(tree, Mapping) and key in tree):
+            places.append(getattr(step, "idx", 0))
+            tree = tree[step.idx] if isinstance(tree, list | tuple) else getattr(tree, getattr(step, "name", ""), None)
+            continue
+        places.append([*tree].index(key))
+        tree = tree[key]
+    return tuple(places)
 
 
 def _held(function: Any) -> Iterator[tuple[str, Any]]:
-    """Arrays in a function's closure, in its module's variables that it names, and in the object whose method it is."""
-    function = inspect.unwrap(function.func if isinstance(function, functools.partial) else function)
-    holders: dict[str, Any] = dict(getattr(getattr(function, "__self__", function), "__dict__", {}))
+    """Arrays in a function's closure, in its module's variables that it names, in a partial's arguments, in a method's object."""
+    holders: dict[str, Any] = {}
+    while hasattr(function, "__wrapped__") or isinstance(function, functools.partial):
+        if isinstance(function, functools.partial):
+            holders |= {**{str(i): x for i, x in enumerate(function.args)}, **function.keywords}
+        function = function.func if isinstance(function, functools.partial) else function.__wrapped__
+    holders |= dict(getattr(getattr(function, "__self__", function), "__dict__", {}))
     try:
         found = inspect.getclosurevars(getattr(function, "__func__", function))
         holders |= {**found.globals, **found.nonlocals}
@@ -75,7 +94,7 @@ def _held(function: Any) -> Iterator[tuple[str, Any]]:
             continue
         for path, x in leaves:
             if _is_floating(x):
-                yield _path(path) if path else holder, x
+                yield _name(path, ()) or holder, x
 
 
 def _is_floating(x: Any) -> bool:

@@ -18,7 +18,7 @@ from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.graph import ABSENT, Graph, ModuleRun
 from scalablevit_ref.compare.capture.jax_program import IN_MODULE, Flattening, Program
-from scalablevit_ref.compare.capture.own_code import RUNNING, own_code, raised
+from scalablevit_ref.compare.capture.own_code import RUNNING, own_code, place_of, raised
 from scalablevit_ref.errors import CaptureError
 
 IMAGE_LAYOUTS = {"b c h w": (0, 1, 2, 3), "b h w c": (0, 2, 3, 1)}
@@ -225,8 +225,6 @@ class Pass:
                 self.asked, self.outputs = True, ["asked"]
                 return [question.tracer]
         leaves = {".".join(path): value for path, value in _named(out) if jnp.issubdtype(value.dtype, jnp.floating)}
-        if not leaves:
-            raise CaptureError("the candidate returns no array of floating point")
         self.outputs = ["logits"] if len(leaves) == 1 else [*leaves]
         return [*leaves.values(), *(x for _, given, returned in self.ended for x in (*given, *returned))]
 
@@ -244,6 +242,8 @@ def _program(forward: Forward, state: Mapping[str, Any], x: Any) -> Program | Fa
                 return Failed(error, len(one.ended))
             answers = []
             continue
+        if not one.outputs:
+            return Failed(CaptureError("the candidate returns no array of floating point"), len(one.ended))
         program = _flat(one, state, x, closed)
         if not one.asked or answers is None:
             return program
@@ -305,24 +305,24 @@ def _answering(answers: Sequence[Any]) -> Iterator[None]:
 
 def _refused(failed: Mapping[str, Failed]) -> CaptureError:
     """One line for a candidate that runs with no layout of the images. Where one of them gets further, it is the candidate's."""
-    if len({failure.ended for failure in failed.values()}) > 1:
-        layout = max(failed, key=lambda layout: failed[layout].ended)
-        failed = {layout: failed[layout]}
-    errors = {layout: failure.error for layout, failure in failed.items()}
-    causes = {layout: error if error.__cause__ is None else error.__cause__ for layout, error in errors.items()}
-    first, cause = next(iter(errors.values())), next(iter(causes.values()))
-    if any(isinstance(error, jax.errors.JAXTypeError) for error in causes.values()):
-        text = (
-            f"JAX cannot trace the candidate ({raised(cause)}): save what it computes, "
-            "np.savez('port.npz', images=images, logits=logits, **{'stages.0.0': x, …}), and compare the file port.npz"
-        )
-    elif len({str(error) for error in errors.values()}) == 1:
-        text = str(first)
-    else:
-        said = "; ".join(f"{layout}: {raised(error)}" for layout, error in causes.items())
-        text = f"the candidate runs with no layout of the images: {said}"
-    refused = CaptureError(text)
-    refused.__cause__ = cause
+    furthest = max(failure.ended for failure in failed.values())
+    failed = {layout: failure for layout, failure in failed.items() if failure.ended == furthest}
+    for failure in failed.values():
+        cause = failure.error.__cause__
+        if isinstance(cause, jax.errors.JAXTypeError):
+            refused = CaptureError(
+                f"JAX cannot trace the candidate, which takes values out of JAX, as NumPy's functions do ({place_of(cause)}): save "
+                "what it computes, np.savez('port.npz', images=images, logits=logits, **{'stages.0.0': x, …}), and compare port.npz"
+            )
+            refused.__cause__ = cause
+            return refused
+    ours = [failure.error for failure in failed.values() if failure.error.__cause__ is None]
+    if ours or len({str(failure.error) for failure in failed.values()}) == 1:
+        return [*ours, *(failure.error for failure in failed.values())][0]
+    causes = {layout: cast("BaseException", failure.error.__cause__) for layout, failure in failed.items()}
+    said = "; ".join(f"{layout}: {raised(error)}" for layout, error in causes.items())
+    refused = CaptureError(f"the candidate runs with no layout of the images: {said}")
+    refused.__cause__ = next(iter(causes.values()))
     return refused
 
 

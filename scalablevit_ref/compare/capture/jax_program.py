@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal

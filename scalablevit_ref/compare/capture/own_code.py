@@ -68,11 +68,11 @@ def raised(error: BaseException) -> str:
     except (Exception, SystemExit):  # its own __str__ is the port's code too
         message = "it cannot be printed"
     message = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}…"
-    place = _place(error)
+    place = place_of(error)
     return type(error).__name__ + f": {message}" * bool(message) + f" ({place})" * bool(place)
 
 
-def _place(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """File and line of the innermost frame in the user's own code; else in a package that is no framework; else nothing."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"

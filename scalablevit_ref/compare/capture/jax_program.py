@@ -62,10 +62,6 @@ IN_MODULE = "in:"
 """Begins the name of a scope that stands for a module."""
 
 
-TRACED = "traced_pass"
-"""The function of this package that JAX traces: what lies around it is not the candidate."""
-
-
 @dataclass(frozen=True)
 class Number:
     """A number that stands in the code."""
@@ -347,16 +343,11 @@ def _bound(equation: Any) -> Callable[..., Sequence[Any]]:
 
 
 def _line(equation: Any) -> str:
-    """The innermost line of the user's own, up to where JAX began to trace what holds this equation."""
+    """The innermost line of the user's own. JAX keeps no frames from outside of what it traces."""
     traceback = equation.source_info.traceback
-    for frame in () if traceback is None else traceback.frames:
-        function = frame.function_name.rpartition(".")[2]
-        if function.startswith("trace_to_jaxpr") or (function == TRACED):
-            return ""
-        shown = shown_line(frame.file_name, frame.line_num, function)
-        if shown:
-            return shown
-    return ""
+    frames = () if traceback is None else traceback.frames
+    lines = (shown_line(frame.file_name, frame.line_num, frame.function_name.rpartition(".")[2]) for frame in frames)
+    return next(filter(None, lines), "")
 
 
 def _described(name: str, params: Mapping[str, Any], given: Sequence[Any]) -> tuple[Kind, dict[str, Any]]:

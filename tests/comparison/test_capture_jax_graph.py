@@ -25,7 +25,7 @@ from scalablevit_ref.compare.capture.jax_program import MOST_UNROLLED
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params, relative_l2
-from tests.support.jax_ports import forward, headwise, headwise_port, tree_of, zeros_like
+from tests.support.jax_ports import forward, headwise, headwise_port, tree_of
 
 CONFIG = replace(sv.variant("digits"), window_sizes=(2, 2, 2, 1))
 RNG = np.random.default_rng(0)
@@ -179,16 +179,16 @@ def test_a_broadcast_that_makes_the_shape_is_shown() -> None:
 def test_constants_are_the_parameters_as_they_meet_data() -> None:
     def mixed(p: Any, x: Any) -> Any:
         fused = p["w"].reshape(3, 2, 5).transpose(1, 2, 0)
-        y = jnp.einsum("bchw,oc->bhwo", x, fused[1]) * (1 + p["scale"])
+        y = jnp.einsum("bchw,oc->bhwo", x, fused[1]) * (1 + p["gain"])
         return y + jnp.flip(jnp.concatenate([p["a"], p["a"][::2].astype(jnp.bfloat16).astype(p["a"].dtype)]))[None]
 
-    runner = runner_of(mixed, {"w": weight(3, 10), "scale": weight(5), "a": weight(3), "unused": weight(2)})
+    runner = runner_of(mixed, {"w": weight(3, 10), "gain": weight(5), "a": weight(3), "unused": weight(2)})
     graph = runner.record(IMAGES, {})
     assert [value.shape for value in graph.constants.values()] == [(5, 3), (5,), (1, 5)] or len(graph.constants) == 3
     values = all_values(runner, graph)
     for value, constant in graph.constants.items():
         np.testing.assert_array_equal(constant, values[value])
-    assert list(runner.parameters) == ["w", "scale", "a", "unused"]
+    assert list(runner.parameters) == ["w", "gain", "a", "unused"]
 
 
 def test_what_runs_within_is_written_out() -> None:
@@ -698,6 +698,14 @@ def keyword(x: Any, w: Any) -> Any:
     return x @ w
 
 
+def of_head(x: Any) -> Any:
+    return jnp.asarray(x) @ HEAD
+
+
+def of_both(p: Any, x: Any) -> Any:
+    return x @ p["kernel"] + p["scale"]
+
+
 def computed(x: Any) -> Any:
     return x @ jnp.asarray(np.eye(6, dtype=np.float32)[:, :2] * 3)
 
@@ -710,6 +718,12 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], list[str], str]] = {
     "compiled": (jax.jit(lambda x: of_two(P, x)), ["z.w", "a"], "float32"),
     "of its module": (lambda x: x @ HEAD, ["HEAD"], "float32"),
     "a method": (Holder().method, ["w"], "float32"),
+    "of another function": (lambda x: of_head(x), ["HEAD"], "float32"),
+    "kernels and scales": (
+        functools.partial(of_both, {"kernel": weight(6, 2), "scale": weight(1)}),
+        ["kernel", "scale"],
+        "float64",
+    ),
     "neither": (computed, ["constant 0 (6, 2)"], "float32"),
 }
 
@@ -729,7 +743,7 @@ def test_a_functions_arrays_are_its_parameters(case: str) -> None:
     doubled = {name: x * 2 for name, x in runner.parameters.items()}
     assert relative_l2(runner.values(IMAGES, doubled, [logits])[0][logits], 2 * plain) < 1e-6
     assert sorted(graph.parameters.values()) == sorted(expected)
-    assert {tuple(x.shape) for x in graph.constants.values()} <= {(6, 2), (2,), (1, 1, 1, 2)}
+    assert {tuple(x.shape) for x in graph.constants.values()} <= {(6, 2), (2,), (1,), (1, 1, 1, 2), (1, 1, 1, 1)}
 
 
 @pytest.mark.parametrize("function", [lambda x: np.asarray(x) @ np.ones((6, 2)), lambda x: x * 2, lambda x: x.nothing, len, 3])
@@ -737,5 +751,54 @@ def test_other_functions_are_left_as_they_are(function: Any) -> None:
     assert function_runner(function, IMAGES) is None
 
 
-def test_zeros() -> None:
-    assert zeros_like(jnp.ones(2)).tolist() == [0, 0]
+def test_a_function_that_uses_an_nnx_module_leaves_it_whole() -> None:
+    class Split(nnx.Module):
+        def __init__(self) -> None:
+            self.inner = nnx.Linear(6, 2, rngs=nnx.Rngs(0))
+
+        def __call__(self, x: Any) -> Any:
+            return nnx.jit(lambda module, x: module(x))(self.inner, x)
+
+    module = Split()
+    x = jnp.asarray(IMAGES)
+    before = module(x)
+    for function in (
+        lambda x: module(x),
+        module.__call__,
+        nnx.jit(lambda x: module(x)),
+        functools.partial(nnx.jit(Split.__call__), module),
+    ):
+        assert function_runner(function, IMAGES) is None
+    np.testing.assert_array_equal(module(x), before)
+    own = flax_runner(OnRows(module), "float64")
+    graph = own.record(IMAGES, {})
+    assert [operation.kind for operation in graph.operations if operation.kind != "move"] == ["product", "add"]
+    assert (own.paths["inner.inner.weight"], own.paths["inner"]) == ("inner.inner.kernel", "inner")
+
+
+class OnRows(nnx.Module):
+    def __init__(self, inner: nnx.Module) -> None:
+        self.inner: Any = inner
+
+    def __call__(self, x: Any) -> Any:
+        return self.inner(x)
+
+
+def test_linens_apply_with_its_variables() -> None:
+    module, variables = bound(Outer(), 2, 4, 6, 3, train=False).unbind()
+    apply = functools.partial(module.apply, variables, train=False)
+    runner = function_runner(lambda x: apply(x.transpose(0, 2, 3, 1)), IMAGES)
+    assert runner is not None
+    assert {"params.stem.0.weight", "batch_stats.BatchNorm.0.mean"} <= runner.parameters.keys()
+    whole = function_runner(apply, IMAGES, "float64")
+    assert whole is not None
+    assert whole.dtype == "float64"
+    assert whole.record(IMAGES, {}).notes == ("images were given as b h w c",)
+
+
+def test_names_of_their_own() -> None:
+    runner = flax_runner(bound(Outer(), 2, 4, 6, 3, train=False))
+    graph = runner.record(IMAGES, {})
+    assert runner.paths["stem.0"] == "stem_0"
+    assert runner.paths["shared.Dense.0.weight"] == "shared.Dense_0.kernel"
+    assert {run.path for run in graph.modules} | set(runner.parameters) <= runner.paths.keys()

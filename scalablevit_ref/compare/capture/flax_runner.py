@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx, traverse_util
 
-from scalablevit_ref.compare.capture.jax_graph import Calls, Forward, JaxRunner
+from scalablevit_ref.compare.capture.jax_graph import Calls, Forward, JaxRunner, canonical
 from scalablevit_ref.compare.capture.own_code import own_code
 from scalablevit_ref.errors import CaptureError
 
@@ -45,20 +44,21 @@ def linen_forward(module: linen.Module, dtype: str | None) -> Forward:
     floating = sorted(filter(lambda path: _is_floating(flat[path]), flat), key=lambda path: path[0] != "params")
     names = _canonical_names({path: path[1:] for path in floating})
 
+    paths = {name: _dotted(path[1:]) for path, name in names.items()}
     rngs = {"params": jax.random.key(0)}  # for dropout that is always on, so that it can be told
 
     def run(state: Mapping[str, Any], x: Any, calls: Calls) -> Any:
         def keep(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             _compute_in(context.module, dtype)
             if context.method_name == "__call__" and context.module.path:
-                return calls.call(canonical(context.module.path), call, args, kwargs)
+                return calls.call(_noted(context.module.path, paths), call, args, kwargs)
             return call(*args, **kwargs)
 
         variables = tree.unflatten_dict({**flat, **{path: state[name] for path, name in names.items()}})
         with linen.intercept_methods(keep):
             return inner.apply(variables, x, rngs=rngs, **_evaluation(inner))
 
-    return Forward("linen module", {names[path]: flat[path] for path in floating}, run, ("b h w c", "b c h w"))
+    return Forward("linen module", {names[path]: flat[path] for path in floating}, run, ("b h w c", "b c h w"), paths)
 
 
 def nnx_forward(module: nnx.Module, dtype: str | None) -> Forward:
@@ -69,19 +69,21 @@ def nnx_forward(module: nnx.Module, dtype: str | None) -> Forward:
     floating = sorted((path for path, value in flat.items() if _is_floating(_array(value))), key=order.__getitem__)
     names = _canonical_names({path: path for path in floating})
 
+    paths = {name: _dotted(path) for path, name in names.items()}
+
     def run(state: Mapping[str, Any], x: Any, calls: Calls) -> Any:
         new = {path: _copied(value, state[names[path]] if path in names else _array(value)) for path, value in flat.items()}
         copy = nnx.merge(graph, nnx.from_flat_state(new))
         copy.eval()
-        paths = {}
+        parts = {}
         for path, part in nnx.iter_modules(copy):
             _compute_in(part, dtype)
             if path:
-                paths[id(part)] = canonical(path)
-        with _calls_reported({type(part) for _, part in nnx.iter_modules(copy)}, paths, calls):
+                parts[id(part)] = _noted(path, paths)
+        with _calls_reported({type(part) for _, part in nnx.iter_modules(copy)}, parts, calls):
             return copy(x, **_evaluation(copy))
 
-    return Forward("nnx module", {names[path]: _array(flat[path]) for path in floating}, run, ("b c h w", "b h w c"))
+    return Forward("nnx module", {names[path]: _array(flat[path]) for path in floating}, run, ("b c h w", "b h w c"), paths)
 
 
 @contextmanager
@@ -107,18 +109,22 @@ def _calls_reported(classes: set[type], paths: Mapping[int, str], calls: Calls) 
             c.__call__ = call  # type: ignore[method-assign]
 
 
-def canonical(path: ModulePath) -> str:
-    """A path as PyTorch would have it: `blocks_0.head.layers.1.kernel` is `blocks.0.head.1.weight`."""
-    name = re.sub(r"(^|\.)layers[._](?=\d)", r"\1", ".".join(map(str, path)))
-    name = re.sub(r"_(?=\d+(\.|$))", ".", name)
-    return re.sub(r"(^|\.)(kernel|scale|embedding)$", r"\1weight", name)
+def _noted(path: ModulePath, paths: dict[str, str]) -> str:
+    """The canonical name of a module, for which `paths` learns its own."""
+    name = canonical(path)
+    paths[name] = _dotted(path)
+    return name
+
+
+def _dotted(path: ModulePath) -> str:
+    return ".".join(map(str, path))
 
 
 def _canonical_names(paths: Mapping[ModulePath, ModulePath]) -> dict[ModulePath, str]:
     """A name for each path; those that would have the same keep their own."""
     names = {path: canonical(local) for path, local in paths.items()}
     several = {name for name in names.values() if list(names.values()).count(name) > 1}
-    return {path: ".".join(map(str, path if name in several else ())) or name for path, name in names.items()}
+    return {path: _dotted(path) if name in several else name for path, name in names.items()}
 
 
 def _place(module: Any, path: ModulePath) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalablevit_ref.compare.capture.jax_graph import Calls, Forward, JaxRunner
+from scalablevit_ref.compare.capture.jax_graph import Calls, Forward, JaxRunner, canonical
 from scalablevit_ref.errors import CaptureError
+
+LIBRARIES = frozenset({"jax", "flax", "numpy", "einops", "torch", "builtins"})
+"""Packages whose functions hold no weights of a candidate's."""
 
 
 def function_runner(function: Callable[..., Any], images: np.ndarray, dtype: str | None = None) -> JaxRunner | None:
@@ -20,7 +24,11 @@ def function_runner(function: Callable[..., Any], images: np.ndarray, dtype: str
 
     Arrays of a `functools.partial`, and those of a callable that is a pytree, are parameters that can be converted. Others that
     it uses, from its closure or its module, are parameters of their own dtype. Each has the name that it has there, or a number.
+
+    A function that uses an nnx module is left alone: tracing what mutates it from outside can leave it in pieces.
     """
+    if not callable(function) or any(_is_nnx(value) for value in _holders(function).values()):
+        return None
     own, run = _applied(function)
     runner = JaxRunner(Forward("JAX function", own, run, held=lambda: _held(function)), dtype)
     try:
@@ -40,6 +48,8 @@ def _applied(function: Any) -> tuple[dict[str, Any], Callable[[Mapping[str, Any]
     except Exception:  # its own way to be flattened
         leaves, shape = [], None
     names = {i: _name(path[2:] if bound else path, path) for i, (path, x) in enumerate(leaves) if _is_floating(x)}
+    if len({canonical(name.split(".")) for name in names.values()}) == len(names):
+        names = {i: canonical(name.split(".")) for i, name in names.items()}
     if len(set(names.values())) < len(names) or not names:
         return {}, lambda state, x, calls: function(x)
 
@@ -57,7 +67,8 @@ def _applied(function: Any) -> tuple[dict[str, Any], Callable[[Mapping[str, Any]
 
 def _name(path: Sequence[Any], whole: Sequence[Any]) -> str:
     """A place in a pytree in PyTorch's style: "blocks.0.w"; of a bare argument, its name or number."""
-    return jax.tree_util.keystr(tuple(path), simple=True, separator=".") or jax.tree_util.keystr(tuple(whole[-1:]), simple=True)
+    dotted = jax.tree_util.keystr(tuple(path), simple=True, separator=".").removesuffix(".value")  # that of a variable of nnx
+    return dotted or jax.tree_util.keystr(tuple(whole[-1:]), simple=True)
 
 
 def _place(tree: Any, path: Sequence[Any]) -> tuple[int, ...]:
@@ -74,27 +85,46 @@ def _place(tree: Any, path: Sequence[Any]) -> tuple[int, ...]:
     return tuple(places)
 
 
-def _held(function: Any) -> Iterator[tuple[str, Any]]:
-    """Arrays in a function's closure, in its module's variables that it names, in a partial's arguments, in a method's object."""
+def _holders(function: Any, seen: frozenset[int] = frozenset()) -> dict[str, Any]:
+    """What a function uses, by name: its closure, its module's variables, a partial's arguments, a method's object.
+
+    The functions among them use more; their names stand behind, and those of libraries are not followed.
+    """
     holders: dict[str, Any] = {}
     while hasattr(function, "__wrapped__") or isinstance(function, functools.partial):
         if isinstance(function, functools.partial):
             holders |= {**{str(i): x for i, x in enumerate(function.args)}, **function.keywords}
         function = function.func if isinstance(function, functools.partial) else function.__wrapped__
-    holders |= dict(getattr(getattr(function, "__self__", function), "__dict__", {}))
+    owner = getattr(function, "__self__", function)
+    holders |= {"self": owner, **getattr(owner, "__dict__", {})}
     try:
         found = inspect.getclosurevars(getattr(function, "__func__", function))
         holders |= {**found.globals, **found.nonlocals}
-    except TypeError:  # no Python function
+    except (TypeError, ValueError):  # no Python function, or a closure that is not filled yet
         pass
-    for holder, value in holders.items():
+    deeper: dict[str, Any] = {}
+    for value in holders.values():
+        library = str(getattr(value, "__module__", "")).partition(".")[0] in LIBRARIES
+        if callable(value) and not isinstance(value, type) and not library and value is not function and id(value) not in seen:
+            deeper = _holders(value, seen | {id(value), id(function)}) | deeper
+    return deeper | holders
+
+
+def _is_nnx(value: Any) -> bool:
+    nnx = sys.modules.get("flax.nnx")
+    return nnx is not None and isinstance(value, nnx.Module)
+
+
+def _held(function: Any) -> Iterator[tuple[str, Any]]:
+    """The floating-point arrays in what a function uses, by their names there."""
+    for holder, value in _holders(function).items():
         try:
             leaves = jax.tree.leaves_with_path(value)
         except Exception:  # its own way to be flattened
             continue
         for path, x in leaves:
             if _is_floating(x):
-                yield _name(path, ()) or holder, x
+                yield canonical((_name(path, ()) or holder).split(".")), x
 
 
 def _is_floating(x: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -324,6 +325,13 @@ def _refused(failed: Mapping[str, Failed]) -> CaptureError:
     refused = CaptureError(f"the candidate runs with no layout of the images: {said}")
     refused.__cause__ = next(iter(causes.values()))
     return refused
+
+
+def canonical(path: Iterable[Any]) -> str:
+    """A path as PyTorch would have it: `blocks_0.head.layers.1.kernel` is `blocks.0.head.1.weight`."""
+    name = re.sub(r"(^|\.)layers[._](?=\d)", r"\1", ".".join(map(str, path)))
+    name = re.sub(r"_(?=\d+(\.|$))", ".", name)
+    return re.sub(r"(^|\.)(kernel|scale|embedding)$", r"\1weight", name)
 
 
 def _arrays(tree: Any) -> list[Any]:

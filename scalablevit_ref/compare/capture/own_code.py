@@ -81,11 +81,11 @@ def raised(error: BaseException) -> str:
     except (Exception, SystemExit):  # its own __str__ is the port's code too
         message = "it cannot be printed"
     message = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}…"
-    place = _place(error)
+    place = place_of(error)
     return type(error).__name__ + f": {message}" * bool(message) + f" ({place})" * bool(place)
 
 
-def _place(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """File and line of the innermost frame in the user's own code; else in a package that is no framework; else nothing."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
@@ -176,3 +176,9 @@ def _remembered(code: CodeType) -> tuple[str, str]:
 
 _shown: dict[CodeType, tuple[str, str]] = {}
 """Functions that were met, as `_remembered` gives them; emptied where there are many."""
+
+
+def shown_line(file: str, line: int, function: str) -> str:
+    """A frame as `user_line` gives it; empty where it is not in the user's own code."""
+    mine = not _is_ours(file) and (_is_a_users_file(file) or _is_typed_in(file))
+    return f"{Path(file).name}, line {line}, in {function}" if mine else ""

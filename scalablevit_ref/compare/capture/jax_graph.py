@@ -1,0 +1,380 @@
+"""JAX code as a `Runner`: a forward pass is traced to a jaxpr, whose equations are the graph's operations."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import count
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import get_opaque_trace_state
+
+from scalablevit_ref.backends import to_numpy
+from scalablevit_ref.compare.capture.arrays import array_of
+from scalablevit_ref.compare.capture.graph import ABSENT, Graph, ModuleRun
+from scalablevit_ref.compare.capture.jax_program import IN_MODULE, Flattening, Program
+from scalablevit_ref.compare.capture.own_code import RUNNING, own_code, place_of, raised
+from scalablevit_ref.errors import CaptureError
+
+IMAGE_LAYOUTS = {"b c h w": (0, 1, 2, 3), "b h w c": (0, 2, 3, 1)}
+"""How a candidate may take its images, and the axes of b c h w in that order."""
+
+COMPILED_FAST: dict[str, str | bool] = {
+    "xla_backend_optimization_level": "0",
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_allow_excess_precision": False,
+}
+"""For processors: what is run once need not run fast, and in 16 bits each result is rounded as if operations ran one by one."""
+
+MOST_ANSWERS = 32
+"""How often a candidate may look at a value (`if x.sum() > 0`) in one pass."""
+
+
+class Calls:
+    """The calls of modules in one tracing: each runs in a scope of its name, and what it was given and returned is kept.
+
+    Modules inside a transformation (jit, scan, remat) have values of their own, which are not kept.
+    """
+
+    def __init__(self) -> None:
+        self._outermost: Any = get_opaque_trace_state()  # type: ignore[no-untyped-call]
+        self.ended: list[tuple[str, list[Any], list[Any]]] = []
+
+    def call(self, path: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        given = _arrays((args, dict(kwargs)))
+        with jax.named_scope(f"{IN_MODULE}{path}"):
+            out = function(*args, **kwargs)
+        if get_opaque_trace_state() == self._outermost:  # type: ignore[no-untyped-call]
+            self.ended.append((path, given, _arrays(out)))
+        return out
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A candidate as a function of its parameters and images.
+
+    Attributes
+    ----------
+    kind
+        "nnx module" and so on.
+    own
+        Its parameters, then its buffers of floating point, by their canonical names.
+    run
+        A forward pass with such parameters, which leaves the candidate as it is. What modules do goes through `Calls`.
+    layouts
+        Of its images, the likelier first.
+    paths
+        The candidate's own names of its parameters and modules, by the canonical ones.
+    held
+        Gives arrays that a function holds, and what they are called there. They become parameters where the function uses them.
+    """
+
+    kind: str
+    own: Mapping[str, Any]
+    run: Callable[[Mapping[str, Any], Any, Calls], Any]
+    layouts: tuple[str, ...] = tuple(IMAGE_LAYOUTS)
+    paths: Mapping[str, str] = field(default_factory=dict)
+    held: Callable[[], Iterable[tuple[str, Any]]] | None = None
+
+
+class JaxRunner:
+    """A candidate that JAX can trace: it is traced anew for every run, and compiled with the values that are asked for.
+
+    Parameters
+    ----------
+    dtype
+        What its parameters are converted to; None leaves them.
+    """
+
+    def __init__(self, forward: Forward, dtype: str | None = None) -> None:
+        self.kind, self._forward, self._wide = forward.kind, forward, dtype == "float64"
+        with self._precision():
+            self._own = {name: _cast(value, dtype) for name, value in forward.own.items()}
+        self._used: dict[str, Any] = {}
+        self._layout: str | None = None
+        self._seen: dict[tuple[int, ...], tuple[Any, ...]] = {}
+        self._compiled: tuple[Any, Callable[..., Any]] | None = None
+
+    @property
+    def dtype(self) -> str:
+        return str(jnp.result_type(*self._all.values())) if self._all else "float32"
+
+    @property
+    def _all(self) -> dict[str, Any]:
+        return self._own | self._used
+
+    @property
+    def parameters(self) -> Mapping[str, np.ndarray]:
+        return {name: array_of(value, f"the candidate's {name}") for name, value in self._all.items()}
+
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """The candidate's own names of its parameters and modules, by those that the graph has."""
+        return self._forward.paths
+
+    def record(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> Graph:
+        with self._precision():
+            program, state, _ = self._traced(images, weights)
+            return program.graph(state, f"images were given as {self._layout}")
+
+    def values(
+        self, images: np.ndarray, weights: Mapping[str, np.ndarray], wanted: Collection[int]
+    ) -> tuple[Mapping[int, np.ndarray], float]:
+        wait: Any = jax.block_until_ready  # untyped
+        with self._precision():
+            program, state, x = self._traced(images, weights)
+            fed = [*state.values()], [*program.constants.values()], x
+            run = self._compiled_for(program, tuple(sorted(set(wanted))), fed)
+            with own_code(RUNNING):
+                start = time.perf_counter()
+                found = wait(run(*fed))
+            seconds = time.perf_counter() - start
+            return {value: array_of(x, f"value {value}") for value, x in found.items()}, seconds
+
+    def _compiled_for(self, program: Program, wanted: tuple[int, ...], fed: tuple[Any, ...]) -> Callable[..., Any]:
+        """The program with these values as what it returns. The last is kept: compiling takes most of a run's time."""
+        key = (wanted, program.signature)
+        if self._compiled is None or self._compiled[0] != key:
+
+            def evaluated(state: list[Any], constants: list[Any], x: Any) -> dict[int, Any]:
+                return program.evaluated(state, constants, x, wanted)
+
+            options: Any = COMPILED_FAST if jax.default_backend() == "cpu" else None
+            with own_code(RUNNING):
+                self._compiled = key, jax.jit(evaluated).lower(*fed).compile(compiler_options=options)
+        return self._compiled[1]
+
+    def _traced(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> tuple[Program, dict[str, Any], Any]:
+        """The program of a pass on such images, the parameters, and the images as the candidate takes them.
+
+        Raises CaptureError if it runs with no layout of the images, and if it is another program than before.
+        """
+        state = {name: _like(weights[name], value) if name in weights else value for name, value in self._own.items()}
+        failed: dict[str, Failed] = {}
+        for layout in self._forward.layouts if self._layout is None else (self._layout,):
+            x = jnp.asarray(images.transpose(IMAGE_LAYOUTS[layout]), self.dtype)
+            program = _program(self._forward, state, x)
+            if isinstance(program, Failed):
+                failed[layout] = program
+                continue
+            self._layout = layout
+            self._used = program.held()
+            state |= {name: _like(weights[name], value) if name in weights else value for name, value in self._used.items()}
+            if self._seen.setdefault(images.shape, program.signature) != program.signature and not program.answers:
+                raise CaptureError(
+                    "the candidate does something else each time: dropout or drop path is active, with numbers that are drawn "
+                    "outside of JAX"
+                )
+            return program, state, x
+        raise _refused(failed)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return cast("AbstractContextManager[Any]", jax.enable_x64(True)) if self._wide else nullcontext()
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A pass that ended in an error, and how many modules had ended before."""
+
+    error: CaptureError
+    ended: int
+
+
+class _Asked(BaseException):
+    """The candidate looks at a value: no Exception, which it might catch."""
+
+    def __init__(self, tracer: Any) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+
+@dataclass
+class Pass:
+    """A forward pass as a function of arrays alone, for JAX to trace, and what it shows besides the jaxpr.
+
+    Attributes
+    ----------
+    answers
+        What a candidate that looks at values is told, one after the other; None where that is left to JAX, which refuses.
+    asked
+        Whether it asked for one more, which is then all that the pass returns.
+    """
+
+    forward: Forward
+    parameters: Sequence[str]
+    answers: Sequence[Any] | None
+    calls: Calls | None = None
+    outputs: Sequence[str] = ()
+    asked: bool = False
+
+    @property
+    def ended(self) -> list[tuple[str, list[Any], list[Any]]]:
+        return [] if self.calls is None or self.asked else self.calls.ended
+
+    def traced_pass(self, values: Sequence[Any], x: Any) -> list[Any]:
+        self.calls = Calls()
+        with nullcontext() if self.answers is None else _answering(self.answers):
+            try:
+                out = self.forward.run(dict(zip(self.parameters, values, strict=True)), x, self.calls)
+            except _Asked as question:
+                self.asked, self.outputs = True, ["asked"]
+                return [question.tracer]
+        leaves = {".".join(path): value for path, value in _named(out) if jnp.issubdtype(value.dtype, jnp.floating)}
+        self.outputs = ["logits"] if len(leaves) == 1 else [*leaves]
+        return [*leaves.values(), *(x for _, given, returned in self.ended for x in (*given, *returned))]
+
+
+def _program(forward: Forward, state: Mapping[str, Any], x: Any) -> Program | Failed:
+    """One pass. What looks at values is told them, one after the other: each is what the pass before it computes."""
+    answers: list[Any] | None = None
+    while answers is None or len(answers) <= MOST_ANSWERS:
+        one = Pass(forward, [*state], answers)
+        try:
+            with own_code(RUNNING):
+                closed = jax.make_jaxpr(one.traced_pass)([*state.values()], x)
+        except CaptureError as error:
+            if answers is not None or not isinstance(error.__cause__, jax.errors.JAXTypeError):
+                return Failed(error, len(one.ended))
+            answers = []
+            continue
+        if not one.outputs:
+            return Failed(CaptureError("the candidate returns no array of floating point"), len(one.ended))
+        program = _flat(one, state, x, closed)
+        if not one.asked or answers is None:
+            return program
+        values = [*state.values(), *program.held().values()]
+        (value,) = program.evaluated(values, program.constants.values(), x, program.outputs.values()).values()
+        answers.append(to_numpy(value))
+    return Failed(CaptureError(f"the candidate looks at more than {MOST_ANSWERS} values, which JAX cannot compile"), 0)
+
+
+def _flat(one: Pass, state: Mapping[str, Any], x: Any, closed: Any) -> Program:
+    flat = Flattening()
+    images = flat.value(x)
+    own = [flat.value(value) for value in state.values()]
+    parameters = dict(zip(own, state, strict=True))
+    returned = iter([value if isinstance(value, int) else ABSENT for value in flat.run(closed, [*own, images])])
+    outputs = {name: next(returned) for name in one.outputs}
+    modules = []
+    for path, *ends in one.ended:
+        given, made = (tuple(next(returned) for _ in arrays) for arrays in ends)
+        modules.append(ModuleRun(path, *(tuple(value for value in values if value != ABSENT) for values in (given, made))))
+    used: dict[int, Any] = {}
+    if one.forward.held is not None:
+        used = {value: x for value, x in flat.constants.items() if np.ndim(x) and jnp.issubdtype(x.dtype, jnp.floating)}
+        parameters |= _names_of(used, one.forward.held(), taken=state)
+    constants = {value: x for value, x in flat.constants.items() if value not in used}
+    answers = tuple(one.answers or ())
+    return Program(
+        tuple(flat.steps), flat.shapes, flat.dtypes, parameters, images, constants, used, outputs, tuple(modules), answers
+    )
+
+
+@contextmanager
+def _answering(answers: Sequence[Any]) -> Iterator[None]:
+    """While open, `if x > 0`, `float(x)` and the like of a traced value give the next answer, and ask where there is none."""
+    tracer: Any = jax.core.Tracer
+    outermost, place = get_opaque_trace_state(), count()  # type: ignore[no-untyped-call]
+
+    def answering(convert: Callable[[Any], Any], usual: Any) -> Callable[[Any], Any]:
+        def answer(self: Any) -> Any:
+            if get_opaque_trace_state() != outermost:  # type: ignore[no-untyped-call]
+                return usual(self)
+            i = next(place)
+            if i == len(answers):
+                raise _Asked(self)
+            return convert(answers[i])
+
+        return answer
+
+    ways: dict[str, Callable[[Any], Any]] = {"__bool__": bool, "__float__": float, "__int__": int, "__index__": int}
+    before = {name: getattr(tracer, name) for name in ways}
+    try:
+        for name, convert in ways.items():
+            setattr(tracer, name, answering(convert, before[name]))
+        yield
+    finally:
+        for name, usual in before.items():
+            setattr(tracer, name, usual)
+
+
+def _refused(failed: Mapping[str, Failed]) -> CaptureError:
+    """One line for a candidate that runs with no layout of the images. Where one of them gets further, it is the candidate's."""
+    furthest = max(failure.ended for failure in failed.values())
+    failed = {layout: failure for layout, failure in failed.items() if failure.ended == furthest}
+    for failure in failed.values():
+        cause = failure.error.__cause__
+        if isinstance(cause, jax.errors.JAXTypeError):
+            refused = CaptureError(
+                f"JAX cannot trace the candidate, which takes values out of JAX, as NumPy's functions do ({place_of(cause)}): save "
+                "what it computes, np.savez('port.npz', images=images, logits=logits, **{'stages.0.0': x, …}), and compare port.npz"
+            )
+            refused.__cause__ = cause
+            return refused
+    ours = [failure.error for failure in failed.values() if failure.error.__cause__ is None]
+    if ours or len({str(failure.error) for failure in failed.values()}) == 1:
+        return [*ours, *(failure.error for failure in failed.values())][0]
+    causes = {layout: cast("BaseException", failure.error.__cause__) for layout, failure in failed.items()}
+    said = "; ".join(f"{layout}: {raised(error)}" for layout, error in causes.items())
+    refused = CaptureError(f"the candidate runs with no layout of the images: {said}")
+    refused.__cause__ = next(iter(causes.values()))
+    return refused
+
+
+def canonical(path: Iterable[Any]) -> str:
+    """A path as PyTorch would have it: `blocks_0.head.layers.1.kernel` is `blocks.0.head.1.weight`."""
+    name = re.sub(r"(^|\.)layers[._](?=\d)", r"\1", ".".join(map(str, path)))
+    name = re.sub(r"_(?=\d+(\.|$))", ".", name)
+    return re.sub(r"(^|\.)(kernel|scale|embedding)$", r"\1weight", name)
+
+
+def _arrays(tree: Any) -> list[Any]:
+    return [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
+
+
+def _named(out: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The arrays in what a candidate returns, and their places there."""
+    if isinstance(out, jax.Array | np.ndarray):
+        yield (), out
+        return
+    if isinstance(out, Mapping):
+        parts = dict(out)
+    elif is_dataclass(out) and not isinstance(out, type):
+        parts = {each.name: getattr(out, each.name) for each in fields(out)}
+    elif isinstance(out, tuple | list):
+        parts = dict(zip(getattr(out, "_fields", range(len(out))), out, strict=True))
+    else:
+        parts = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in jax.tree.leaves_with_path(out)}
+        parts = {} if any(x is out for x in parts.values()) else parts
+    for name, part in parts.items():
+        for path, x in _named(part):
+            yield (str(name), *path), x
+
+
+def _names_of(used: Mapping[int, Any], held: Iterable[tuple[str, Any]], taken: Collection[str]) -> dict[int, str]:
+    """A name for each of the arrays that a function uses: that of an equal one that it holds, or its number and shape."""
+    known, names = list(held), dict[int, str]()
+    for i, (value, x) in enumerate(used.items()):
+        same = [
+            name
+            for name, y in known
+            if name not in taken and name not in names.values() and y.shape == x.shape and np.array_equal(y, x, equal_nan=True)
+        ]
+        names[value] = same[0] if same else f"constant {i} {tuple(x.shape)}"
+    return names
+
+
+def _cast(value: Any, dtype: str | None) -> Any:
+    """On the host: JAX would compile a conversion for each shape."""
+    return jnp.asarray(value) if dtype is None else jnp.asarray(to_numpy(jnp.asarray(value)).astype(jnp.dtype(dtype)))
+
+
+def _like(value: np.ndarray, own: Any) -> Any:
+    """A given weight in the shape and dtype of the candidate's."""
+    return jnp.asarray(np.asarray(value).astype(own.dtype).reshape(own.shape))

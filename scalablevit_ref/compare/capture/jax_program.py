@@ -1,0 +1,408 @@
+"""A jaxpr as a list of steps that can be run, and as a `Graph`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+
+from scalablevit_ref.backends import to_numpy
+from scalablevit_ref.compare.capture.arrays import array_of
+from scalablevit_ref.compare.capture.graph import Graph, Kind, ModuleRun, Operation, fed_by_images, live
+from scalablevit_ref.compare.capture.own_code import shown_line
+
+INLINED = frozenset(
+    ["jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call", "custom_lin"]
+)
+"""Primitives that run a jaxpr once, as it stands."""
+
+MOVES = frozenset(
+    [
+        "reshape",
+        "transpose",
+        "slice",
+        "squeeze",
+        "expand_dims",
+        "broadcast_in_dim",
+        "concatenate",
+        "convert_element_type",
+        "rev",
+        "copy",
+        "copy_p",
+        "gather",
+        "dynamic_slice",
+        "dynamic_update_slice",
+        "scatter",
+        "split",
+        "tile",
+        "stop_gradient",
+        "optimization_barrier",
+        "device_put",
+        "sharding_constraint",
+        "name",
+    ]
+)
+"""Primitives that only move numbers. So does `pad`, where it pads with zeros."""
+
+RANDOM = re.compile(r"random_bits|random_gamma|threefry2x32|rng_bit_generator|rng_uniform")
+"""Primitives that draw random numbers."""
+
+OPAQUE = frozenset(["scan", "while", "cond", "pallas_call", "shard_map", "pure_callback", "io_callback", "custom_call"])
+"""Primitives that run code of which the jaxpr tells nothing, or what cannot be written out."""
+
+MOST_UNROLLED = 256
+"""Longest scan that is written out step by step, in steps."""
+
+IN_MODULE = "in:"
+"""Begins the name of a scope that stands for a module."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number that stands in the code."""
+
+    val: Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operation that can be run: `inputs` are values, by their `int`s, and `Number`s; `params` the equation's arguments."""
+
+    call: Callable[..., Sequence[Any]]
+    inputs: tuple[Any, ...]
+    operation: Operation
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A pass, as `Graph` has it, that can be run.
+
+    Attributes
+    ----------
+    constants
+        Arrays of the candidate's own that are not its parameters, by value.
+    used
+        Arrays that a function uses and that are its parameters: their names and contents, by value.
+    answers
+        What the candidate was told where it looked at values.
+    """
+
+    steps: tuple[Step, ...]
+    shapes: Mapping[int, tuple[int, ...]]
+    dtypes: Mapping[int, str]
+    parameters: Mapping[int, str]
+    images: int
+    constants: Mapping[int, Any]
+    used: Mapping[int, Any]
+    outputs: Mapping[str, int]
+    modules: tuple[ModuleRun, ...]
+    answers: tuple[Any, ...]
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """The same for two passes that do the same."""
+        return tuple((step.operation.name, _said(step.inputs), step.operation.outputs, _said(step.params)) for step in self.steps)
+
+    def held(self) -> dict[str, Any]:
+        return {self.parameters[value]: x for value, x in self.used.items()}
+
+    def evaluated(self, state: Iterable[Any], constants: Iterable[Any], x: Any, wanted: Iterable[int]) -> dict[int, Any]:
+        env = {
+            self.images: x,
+            **dict(zip(self.parameters, state, strict=True)),
+            **dict(zip(self.constants, constants, strict=True)),
+        }
+        wanted = list(wanted)
+        for step in self._needed(wanted):
+            inputs = [env[v] if isinstance(v, int) else v.val for v in step.inputs]
+            env |= dict(zip(step.operation.outputs, step.call(*inputs), strict=True))
+        return {value: env[value] for value in wanted}
+
+    def on_host(self, state: Iterable[Any], wanted: Iterable[int]) -> dict[int, np.ndarray]:
+        """Values that depend on parameters alone: views where they are moved only, since JAX compiles for every shape."""
+        env = {**dict(zip(self.parameters, map(to_numpy, state), strict=True)), **self.constants}
+        wanted = list(wanted)
+        for step in self._needed(wanted):
+            inputs = [env[v] if isinstance(v, int) else v.val for v in step.inputs]
+            move = ON_HOST.get(step.operation.name)
+            outputs = step.call(*map(jnp.asarray, inputs)) if move is None else [move(step.params, *map(np.asarray, inputs))]
+            env |= dict(zip(step.operation.outputs, outputs, strict=True))
+        return {value: array_of(env[value], f"value {value}") for value in wanted}
+
+    def _needed(self, wanted: Collection[int]) -> list[Step]:
+        needed, found = set(wanted), []
+        for step in reversed(self.steps):
+            if needed.intersection(step.operation.outputs):
+                needed.update(v for v in step.inputs if isinstance(v, int))
+                found.append(step)
+        return found[::-1]
+
+    def graph(self, state: Mapping[str, Any], *notes: str) -> Graph:
+        operations = _without_broadcasts(self)
+        bare = Graph(operations, self.shapes, self.dtypes, self.images, self.parameters, {}, self.outputs, self.modules)
+        fed, known = fed_by_images(bare), set(self.parameters)
+        mixed: dict[int, None] = {}
+        for operation in operations:
+            if fed.intersection(operation.inputs):
+                mixed |= dict.fromkeys(value for value in operation.inputs if value in known)
+            elif known.intersection(operation.inputs):
+                known.update(operation.outputs)
+        constants = self.on_host(state.values(), mixed)
+        return replace(bare, constants=constants, notes=(*notes, *_notes(bare, self.answers)))
+
+
+def _notes(graph: Graph, answers: Sequence[Any]) -> Iterator[str]:
+    used = live(graph)
+    drawn = [op for op in graph.operations if RANDOM.search(op.name) and used.intersection(op.outputs)]
+    if drawn:
+        where = f" ({drawn[0].line})" if drawn[0].line else ""
+        yield f"random numbers enter what it returns{where}: dropout or drop path is active"
+    for op in graph.operations:
+        inside = [graph.parameters[value] for value in op.inputs if value in graph.parameters]
+        if op.name in OPAQUE and inside:
+            yield f"{', '.join(inside)} cannot be followed into {op.name} ({op.line or 'of JAX'})"
+    if answers:
+        yield f"it looks at {len(answers)} values, and may do something else on other images"
+
+
+def _said(value: Any) -> Any:
+    """Arguments in a form that is the same for two equal ones; those that hold code are left out."""
+    if isinstance(value, Number):
+        return f"={value.val}"
+    if isinstance(value, Mapping):
+        return tuple((key, _said(x)) for key, x in value.items())
+    if isinstance(value, tuple | list):
+        return tuple(map(_said, value))
+    return value if value is None or isinstance(value, str | int | float | bool) else ""
+
+
+def _without_broadcasts(program: Program) -> tuple[Operation, ...]:
+    """The operations, in which sums and products take what was broadcast for them alone as it was before, as other libraries do."""
+    made = {value: step for step in program.steps for value in step.operation.outputs}
+    kept, shapes = {value for run in program.modules for value in run.returned} | set(program.outputs.values()), program.shapes
+
+    def before(value: int) -> int:
+        step = made.get(value)
+        if step is None or step.operation.name != "broadcast_in_dim" or not step.operation.inputs:
+            return value
+        (source,), rank = step.operation.inputs, len(shapes[value])
+        trailing = tuple(range(rank - len(shapes[source]), rank))
+        return source if tuple(step.params["broadcast_dimensions"]) == trailing else value
+
+    operations = []
+    for step in program.steps:
+        operation = step.operation
+        if operation.kind in ("add", "multiply") and operation.inputs:
+            sources = tuple(map(before, operation.inputs))
+            if np.broadcast_shapes(*(shapes[value] for value in sources)) == shapes[operation.outputs[0]]:
+                operation = replace(operation, inputs=sources)
+        operations.append(operation)
+    taken = kept.union(*(operation.inputs for operation in operations))
+    return tuple(op for op in operations if op.name != "broadcast_in_dim" or taken.intersection(op.outputs))
+
+
+class Flattening:
+    """The equations of a jaxpr and of those within it, one after the other."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.shapes: dict[int, tuple[int, ...]] = {}
+        self.dtypes: dict[int, str] = {}
+        self.constants: dict[int, Any] = {}
+        self._known: dict[int, int] = {}  # a constant's id, and its number
+
+    def value(self, array: Any) -> int:
+        """A new number for something with a shape and a dtype."""
+        number = len(self.shapes)
+        self.shapes[number] = tuple(getattr(array, "shape", ()))
+        self.dtypes[number] = str(getattr(array, "dtype", ""))
+        return number
+
+    def constant(self, array: Any) -> int:
+        if id(array) not in self._known:
+            self._known[id(array)] = number = self.value(array)
+            self.constants[number] = array
+        return self._known[id(array)]
+
+    def run(self, jaxpr: Any, given: Sequence[Any], line: str = "", module: str = "") -> list[Any]:
+        """A jaxpr's equations on these values. What its equations do not tell of line and module is that of what runs it."""
+        inner = getattr(jaxpr, "jaxpr", jaxpr)
+        env = dict(zip(inner.constvars, map(self.constant, getattr(jaxpr, "consts", ())), strict=True))
+        env |= dict(zip(inner.invars, given, strict=True))
+
+        def read(atom: Any) -> Any:
+            if not isinstance(atom, Literal):
+                return env[atom]
+            return Number(atom.val) if np.ndim(atom.val) == 0 else self.constant(atom.val)
+
+        for equation in inner.eqns:
+            scopes = re.findall(rf"{IN_MODULE}([^/()]*)", str(equation.source_info.name_stack))
+            place = (_line(equation) or line, scopes[-1] if scopes else module)
+            env |= dict(
+                zip(equation.outvars, self.equation(equation, [read(atom) for atom in equation.invars], place), strict=True)
+            )
+        return [read(atom) for atom in inner.outvars]
+
+    def equation(self, equation: Any, given: list[Any], place: tuple[str, str]) -> list[Any]:
+        name, params = equation.primitive.name, equation.params
+        if name in INLINED:
+            body = next(params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params)
+            return self.run(body, given, *place)
+        if name == "convert_element_type" and isinstance(given[0], Number):
+            return [Number(np.asarray(given[0].val).astype(params["new_dtype"]))]
+        if name == "scan" and 0 < params["length"] <= MOST_UNROLLED:
+            return self.unrolled(equation, given, place)
+        if name == "conv_general_dilated" and params["dimension_numbers"].lhs_spec != params["dimension_numbers"].out_spec:
+            return self.turned_convolution(equation, given, place)
+        outputs = [self.value(atom.aval) for atom in equation.outvars]
+        if outputs:
+            kind, settings = _described(name, params, given)
+            self.step(_bound(equation), given, outputs, kind, name, settings, place, params)
+        return outputs
+
+    def step(
+        self,
+        call: Callable[..., Sequence[Any]],
+        given: Sequence[Any],
+        outputs: Sequence[int],
+        kind: Kind,
+        name: str,
+        settings: Mapping[str, Any],
+        place: tuple[str, str],
+        params: Mapping[str, Any],
+    ) -> None:
+        line, module = place
+        inputs = tuple(value for value in given if isinstance(value, int))
+        operation = Operation(kind, name, inputs, tuple(outputs), settings, module, line)
+        self.steps.append(Step(call, tuple(given), operation, params))
+
+    def unrolled(self, equation: Any, given: list[Any], place: tuple[str, str]) -> list[Any]:
+        """A scan, one step after the other. What it runs over, and what it collects, has one axis more outside than inside."""
+        params, body = equation.params, equation.params["jaxpr"]
+        inner = getattr(body, "jaxpr", body)
+        over = sum(a.aval.shape != b.aval.shape for a, b in zip(equation.invars, inner.invars, strict=True))
+        collected = sum(a.aval.shape != b.aval.shape for a, b in zip(equation.outvars, inner.outvars, strict=True))
+        carried = len(equation.outvars) - collected
+        constants, carry, xs = (
+            given[: len(given) - over - carried],
+            given[len(given) - over - carried : len(given) - over],
+            given[len(given) - over :],
+        )
+        order = range(params["length"])
+        ys: dict[int, list[Any]] = {}
+        for t in reversed(order) if params["reverse"] else order:
+            slices = []
+            for x, atom in zip(xs, inner.invars[len(given) - over :], strict=True):
+                slices.append(self.value(atom.aval))
+                at = {"start_indices": (t,), "squeezed": True}
+                self.step(lambda x, t=t: [x[t]], [x], slices[-1:], "move", "scan_slice", {}, place, at)
+            out = self.run(body, [*constants, *carry, *slices], *place)
+            carry, ys[t] = out[:carried], out[carried:]
+        stacked = [self.value(atom.aval) for atom in equation.outvars[carried:]]
+        for i, (value, atom) in enumerate(zip(stacked, equation.outvars[carried:], strict=True)):
+            dtype = atom.aval.dtype
+            parts = [ys[t][i] for t in order]
+            self.step(lambda *x, dtype=dtype: [jnp.stack(x).astype(dtype)], parts, [value], "move", "scan_stack", {}, place, {})
+        return [*carry, *stacked]
+
+    def turned_convolution(self, equation: Any, given: list[Any], place: tuple[str, str]) -> list[Any]:
+        """A convolution whose output has other axes than its input, as one that has the same, and a transposition."""
+        (out,) = equation.outvars
+        axes = equation.params["dimension_numbers"]
+        turn = [0] * len(axes.out_spec)
+        for mine, theirs in zip(axes.lhs_spec, axes.out_spec, strict=True):
+            turn[theirs] = mine
+        shape = [0] * len(turn)
+        for axis, mine in enumerate(turn):
+            shape[mine] = out.aval.shape[axis]
+        straight = equation.replace(params={**equation.params, "dimension_numbers": axes._replace(out_spec=axes.lhs_spec)})
+        made, turned = self.value(out.aval.update(shape=tuple(shape))), self.value(out.aval)
+        kind, settings = _described("conv_general_dilated", straight.params, given)
+        self.step(_bound(straight), given, [made], kind, "conv_general_dilated", settings, place, straight.params)
+        move = {"permutation": tuple(turn)}
+        self.step(lambda x: [jnp.transpose(x, turn)], [made], [turned], "move", "transpose", {}, place, move)
+        return [turned]
+
+
+def _bound(equation: Any) -> Callable[..., Sequence[Any]]:
+    found = equation.primitive.get_bind_params(equation.params)
+    functions, params = found if isinstance(found, tuple) else ((), found)  # a pair before JAX 0.10
+
+    def call(*inputs: Any) -> Sequence[Any]:
+        with equation.ctx.manager:
+            out = equation.primitive.bind(*functions, *inputs, **params)
+        return cast("Sequence[Any]", out) if equation.primitive.multiple_results else [out]
+
+    return call
+
+
+def _line(equation: Any) -> str:
+    """The innermost line of the user's own. JAX keeps no frames from outside of what it traces."""
+    traceback = equation.source_info.traceback
+    frames = () if traceback is None else traceback.frames
+    lines = (shown_line(frame.file_name, frame.line_num, frame.function_name.rpartition(".")[2]) for frame in frames)
+    return next(filter(None, lines), "")
+
+
+def _described(name: str, params: Mapping[str, Any], given: Sequence[Any]) -> tuple[Kind, dict[str, Any]]:
+    """What an equation does, as `Operation` has it. `scalars` are the numbers that it is given; `swapped`: a number comes first."""
+    scalars = [float(value.val) for value in given if isinstance(value, Number) and np.isreal(value.val)]
+    if name == "dot_general":
+        contracted, batch = params["dimension_numbers"]
+        return "product", {"contracted": _tuples(contracted), "batch": _tuples(batch)}
+    if name == "conv_general_dilated":
+        return _convolution(params)
+    if name in ("mul", "div", "add", "sub", "add_any"):
+        settings: dict[str, Any] = {"inverse": name in ("div", "sub"), "scalars": scalars}
+        swapped = {"swapped": True} if isinstance(given[0], Number) else {}
+        return "multiply" if name in ("mul", "div") else "add", settings | swapped
+    if name == "neg":
+        return "multiply", {"inverse": False, "scalars": [-1.0]}
+    zeros = name == "pad" and scalars == [0.0] and min(min(ends) for ends in params["padding_config"]) >= 0
+    return ("move" if name in MOVES or zeros else "other"), {"scalars": scalars}
+
+
+def _convolution(params: Mapping[str, Any]) -> tuple[Kind, dict[str, Any]]:
+    axes = params["dimension_numbers"]
+    plain = len(axes.lhs_spec) == 4 and set(params["lhs_dilation"]) == {1} and params["batch_group_count"] == 1
+    if not plain:
+        return "other", {}
+    return "convolution", {
+        "stride": tuple(params["window_strides"]),
+        "padding": _tuples(params["padding"]),
+        "dilation": tuple(params["rhs_dilation"]),
+        "groups": params["feature_group_count"],
+        "transposed": False,
+        "x": _word(axes.lhs_spec, "bchw"),
+        "weight": _word(axes.rhs_spec, "oihw"),
+    }
+
+
+def _word(places: Sequence[int], letters: str) -> str:
+    return "".join(letters[places.index(axis)] for axis in range(len(letters)))
+
+
+def _tuples(pairs: Iterable[Iterable[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(map(int, pair)) for pair in pairs)
+
+
+ON_HOST: Mapping[str, Callable[..., np.ndarray]] = {
+    "reshape": lambda p, x: x.reshape(p["new_sizes"]),
+    "transpose": lambda p, x: x.transpose(p["permutation"]),
+    "squeeze": lambda p, x: x.squeeze(tuple(p["dimensions"])),
+    "slice": lambda p, x: x[tuple(map(slice, p["start_indices"], p["limit_indices"], p["strides"] or [1] * x.ndim))],
+    "scan_slice": lambda p, x: x[p["start_indices"][0]],
+    "rev": lambda p, x: np.flip(x, p["dimensions"]),
+    "concatenate": lambda p, *x: np.concatenate(x, p["dimension"]),
+    "convert_element_type": lambda p, x: x.astype(p["new_dtype"]),
+    "broadcast_in_dim": lambda p, x: np.broadcast_to(
+        np.expand_dims(x, [axis for axis in range(len(p["shape"])) if axis not in p["broadcast_dimensions"]]), p["shape"]
+    ),
+}
+"""Moves of parameters by NumPy, which copies nothing, of an equation's arguments and inputs."""

@@ -67,7 +67,9 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
     """
     network, images, own = conditions.network, conditions.fed, runner.parameters
     graph = runner.record(images, _drawn(own))
-    pairing = paired(graph, own, network, images.shape, names=conditions.names)
+    called = Called(graph, runner.paths)
+    names = None if conditions.names is None else called.canonical(by_mapping(conditions.names, called.paths, nameable(network)))
+    pairing = paired(graph, own, network, images.shape, names=names)
     official = pairing.official_weights(own)
     given = conditions.weights
     if given is None and pairing.facts.lacking:
@@ -76,7 +78,7 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
             f"the candidate's own weights lack {lacking[0]}{f' and {len(lacking) - 1} more' if lacking[1:] else ''}: give weights"
         )
     weights = dict(own) if given is None or not conditions.load else {**own, **pairing.own_weights(given, own)}
-    places = places_of_layers(graph, pairing, network, images.shape, conditions.names)
+    places = places_of_layers(graph, pairing, network, images.shape, names, called)
     first = {name: some[0] for name, some in places.items()}
     values, seconds = runner.values(images, weights, {place.value for place in first.values()})
     held = {**({} if given is None else given), **pairing.official_weights(weights)}
@@ -111,30 +113,44 @@ def _drawn(own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found
 
 
+class Called:
+    """The candidate's own names of its modules, by those that its graph has."""
+
+    def __init__(self, graph: Graph, paths: Mapping[str, str]) -> None:
+        self.paths = {paths.get(run.path, run.path): run.path for run in graph.modules if run.returned}
+        self._own = paths
+
+    def __call__(self, path: str) -> str:
+        return self._own.get(path, path)
+
+    def canonical(self, names: Mapping[str, str]) -> dict[str, str]:
+        """A mapping to the candidate's own names as one to the graph's."""
+        return {layer: self.paths[own] for layer, own in names.items()}
+
+
 # Where a layer's output may lie
 
 
 def places_of_layers(
-    graph: Graph, pairing: Pairing, network: Network, images: tuple[int, ...], names: Mapping[str, str] | None
+    graph: Graph, pairing: Pairing, network: Network, images: tuple[int, ...], names: Mapping[str, str] | None, called: Called
 ) -> dict[str, tuple[Place, ...]]:
     """By the user's names; where the last of a layer's parameters has acted; what the next layer takes; what a module returns."""
     shapes, table = network.layer_shapes(images), network.layers()
     used = live(graph)
     found: dict[str, list[Place]] = {name: [] for name in table}
     returned = {run.path: run.returned[0] for run in graph.modules if run.returned}
-    mapped = {} if names is None else by_mapping(names, returned.keys(), nameable(network))
     owners = _owners(graph, pairing)
     with_parameters = {layer_of(parameter, table) for parameter in pairing.shapes}
     for name in table:
-        called = owners.get(name, "")
-        if name in mapped:
-            found[name].append(Place(returned[mapped[name]], mapped[name], returned=True))
+        owner = owners.get(name, "")
+        if names is not None and name in names:
+            found[name].append(Place(returned[names[name]], called(names[name]), returned=True))
         own = [uses for step, uses in pairing.steps.items() if layer_of(step, table) == name]
         acting = [use for uses in own for use in uses if use.made in used]
         if name in with_parameters and not acting:
             continue
         for use in sorted(acting, key=lambda use: -use.operation):
-            found[name].append(Place(use.made, called or use.module))
+            found[name].append(Place(use.made, called(owner or use.module)))
         for consumer, layer in table.items():
             if layer.sources == (name,):
                 taking = [
@@ -145,9 +161,11 @@ def places_of_layers(
                     if use.made in used
                 ]
                 if taking:
-                    found[name].append(Place(min(taking, key=lambda use: use.operation).given, called or f"what {consumer} takes"))
-        if called:
-            found[name].append(Place(returned[called], called, returned=True))
+                    found[name].append(
+                        Place(min(taking, key=lambda use: use.operation).given, called(owner) or f"what {consumer} takes")
+                    )
+        if owner:
+            found[name].append(Place(returned[owner], called(owner), returned=True))
     for name, value in _returned(graph, shapes).items():  # what it gives is what counts, whatever it computes besides
         found[name] = [Place(value, "output")]
     return {

@@ -128,6 +128,10 @@ class Runner(Protocol):
     def parameters(self) -> Mapping[str, np.ndarray]:
         """Its own weights under its own names: parameters in the order of their declaration, then buffers of floating point."""
 
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """The candidate's own names of its parameters and modules, by those that the graph has, where these are others."""
+
     def record(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> Graph:
         """Run it on images, b c h w, with these of its parameters replaced: what it did.
 

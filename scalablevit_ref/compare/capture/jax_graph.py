@@ -137,6 +137,12 @@ class JaxRunner:
             seconds = time.perf_counter() - start
             return {value: array_of(x, f"value {value}") for value, x in found.items()}, seconds
 
+    def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
+        """As `Runner.unrepeated`: where random numbers are drawn, another key gives other ones."""
+        with self._precision():
+            program, state, _ = self._traced(images, weights)
+        return program.random()
+
     def _compiled_for(self, program: Program, wanted: tuple[int, ...], fed: tuple[Any, ...]) -> Callable[..., Any]:
         """The program with these values as what it returns. The last is kept: compiling takes most of a run's time."""
         key = (wanted, program.signature)

@@ -143,6 +143,16 @@ class Program:
                 found.append(step)
         return found[::-1]
 
+    def random(self) -> str:
+        """In words, where random numbers enter what is returned; empty where they do not."""
+        bare = Graph(_without_broadcasts(self), self.shapes, self.dtypes, self.images, self.parameters, {}, self.outputs, self.modules)
+        used = live(bare)
+        drawn = next((op for op in bare.operations if RANDOM.search(op.name) and used.intersection(op.outputs)), None)
+        if drawn is None:
+            return ""
+        where = f" ({drawn.line})" if drawn.line else ""
+        return f"random numbers enter what it returns{where}: dropout or drop path is active"
+
     def graph(self, state: Mapping[str, Any], *notes: str) -> Graph:
         operations = _without_broadcasts(self)
         bare = Graph(operations, self.shapes, self.dtypes, self.images, self.parameters, {}, self.outputs, self.modules)
@@ -158,11 +168,6 @@ class Program:
 
 
 def _notes(graph: Graph, answers: Sequence[Any]) -> Iterator[str]:
-    used = live(graph)
-    drawn = [op for op in graph.operations if RANDOM.search(op.name) and used.intersection(op.outputs)]
-    if drawn:
-        where = f" ({drawn[0].line})" if drawn[0].line else ""
-        yield f"random numbers enter what it returns{where}: dropout or drop path is active"
     for op in graph.operations:
         inside = [graph.parameters[value] for value in op.inputs if value in graph.parameters]
         if op.name in OPAQUE and inside:

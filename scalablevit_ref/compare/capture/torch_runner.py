@@ -87,6 +87,11 @@ class TorchRunner:
         return str(self._first.dtype).removeprefix("torch.")
 
     @property
+    def paths(self) -> Mapping[str, str]:
+        """Those of the graph are the candidate's own."""
+        return {}
+
+    @property
     def parameters(self) -> Mapping[str, np.ndarray]:
         return {name: array_of(self._before[name], f"the candidate's {name}") for name in self._own}
 

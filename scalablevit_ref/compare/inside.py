@@ -358,19 +358,16 @@ def _differences(
 def _of_an_input(
     scene: Scene, actual: np.ndarray, expected: np.ndarray, step: Step, given: Mapping[str, np.ndarray], eps: float
 ) -> tuple[Difference, ...]:
-    """How a step's input differs: by settings of the attention or the pooling before it, else in kind."""
+    """How a step's input differs: in kind, else by settings of the attention before it, of which many are tried."""
     found = _fitted_pool(scene, actual, eps) if scene.sources.get(step.name) == (INPUT,) else []
     found += _kinds(scene, actual, expected, given, eps)
     lim = _lim(scene, step)
     if not any(one.exact for one in found) and lim is not None:
         rest = _kinds(scene, actual - lim, expected - lim, given, eps)
         found += [replace(one, words=f"without LIM's output, {one.words}") for one in rest if one.exact]
-    budget = FEW if any(one.exact for one in found) else MANY
-    return _ordered([*_fitted_attention(scene, actual, step, eps, budget), *found])
-
-
-FEW, MANY = 80, 4000
-"""How many hypotheses of an attention are tried: where its output's kind of difference is known, for better words, and where not."""
+    if not any(one.exact for one in found):
+        found = [*_fitted_attention(scene, actual, step, eps), *found]
+    return _ordered(found)
 
 
 def _lim(scene: Scene, step: Step) -> np.ndarray | None:
@@ -386,7 +383,7 @@ def _fitted_pool(scene: Scene, actual: np.ndarray, eps: float) -> list[Differenc
     return [one for name in pooled for one in fits("pool", actual, {"x": fed(scene.local, name)}, {}, eps=eps)]
 
 
-def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float, budget: int) -> list[Difference]:
+def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float) -> list[Difference]:
     """Where an attention lies before a step: settings of it that give what enters the step."""
     sources = scene.sources.get(step.name, ())
     attention = next((one for one in scene.run.steps if one.op == "attention" and one.name in sources), None)
@@ -401,7 +398,7 @@ def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float, 
     if not {"q", "k", "v"} <= found.keys():
         return []
     kind = "window attention" if "window_size" in settings else "attention"
-    return fits(kind, actual, found, {**settings, **attention.settings}, eps=eps, budget=budget)
+    return fits(kind, actual, found, {**settings, **attention.settings}, eps=eps)
 
 
 def _ordered(differences: Iterable[Difference]) -> tuple[Difference, ...]:

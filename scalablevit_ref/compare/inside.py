@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scalablevit_ref.compare.altered import altered
 from scalablevit_ref.compare.around import Fetch, Scene, fed, input_words, listed, own_values, q_k_v, reference_settings
 from scalablevit_ref.compare.capture.graph import ABSENT, Graph
 from scalablevit_ref.compare.capture.uses import Use
@@ -162,7 +163,12 @@ def inside(
             break
     scene = Scene(local, layer, x, run, sources, own, dtype, graph, fetch, tapped)
     rows = _rows(scene, bound)
-    return _at_the_end(scene, rows, actual, bound) if wrong is None else _at_a_step(scene, rows, run[wrong[0]], wrong[1])
+    found = _at_the_end(scene, rows, actual, bound) if wrong is None else _at_a_step(scene, rows, run[wrong[0]], wrong[1])
+    if found.exact or actual is None or all(row.words != "not followed" for row in rows):
+        return found
+    given = own_values(scene, run.steps[0].name, tapped.get(name, ABSENT))
+    more = altered(layer, x, params, run_layer(layer, x, params), actual, given, EPS[dtype])
+    return replace(found, differences=_ordered([*more, *found.differences]))
 
 
 def _windows(layer: Layer) -> set[int]:
@@ -443,6 +449,10 @@ def inside_tap(name: str, local: Local, actual: np.ndarray, *, dtype: str) -> In
     whole = list(_ordered([*whole, *at_step] if INPUT in sources[OUTPUT] else at_step))
     named = scene.spoken(step.name)
     place = f"its steps cannot be followed; what {named} gives is wrong, or what enters it"
+    if not any(difference.exact for difference in whole):
+        changed = altered(layer, x, params, run, actual, own_values(scene, run.steps[0].name, ABSENT), eps)
+        if changed:
+            return Inside(name, rows, "its steps cannot be followed; its output is wrong", differences=_ordered([*changed, *whole]))
     back = None if any(difference.exact for difference in whole) else undone(step, made)
     if back is None:
         return Inside(name, rows, place, differences=tuple(whole), step=step.name)

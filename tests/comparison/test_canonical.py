@@ -22,8 +22,10 @@ def laid_out(pattern: str) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["b h w c", "b (h w) c", "b c h w", "b c (h w)", "h w b c", "(h w) b c", "(b h w) c", "c (b h w)", "b h w heads d"]
-    + ["b w h c", "b (w h) c", "b c w h", "b c (w h)"],
+    [
+        *("b h w c", "b (h w) c", "b c h w", "b c (h w)", "h w b c", "(h w) b c", "(b h w) c", "c (b h w)", "b h w heads d"),
+        *("b w h c", "b (w h) c", "b c w h", "b c (w h)"),
+    ],
 )
 def test_whole_maps(pattern):
     x = laid_out(pattern)
@@ -37,8 +39,10 @@ def test_whole_maps(pattern):
 
 @pytest.mark.parametrize(
     "pattern",
-    ["(b gh gw) (ph pw) c", "b gh gw ph pw c", "b gh ph gw pw c", "(gh gw b) (ph pw) c", "b (gh gw) c ph pw", "(b gh gw) c (ph pw)"]
-    + ["b (gw gh) (pw ph) c", "b (gh gw ph pw) c", "(b gh gw ph pw) c", "(b gh gw) heads d (ph pw)"],
+    [
+        *("(b gh gw) (ph pw) c", "b gh gw ph pw c", "b gh ph gw pw c", "(gh gw b) (ph pw) c", "b (gh gw) c ph pw"),
+        *("(b gh gw) c (ph pw)", "b (gw gh) (pw ph) c", "b (gh gw ph pw) c", "(b gh gw ph pw) c", "(b gh gw) heads d (ph pw)"),
+    ],
 )
 def test_windows(pattern):
     x = laid_out(pattern)

@@ -1,4 +1,4 @@
-"""Attention's settings, fitted: hypotheses are tried on a few windows, with scale and factors solved, and what fits is verified on all."""
+"""Attention's settings, fitted: which hypotheses are tried, in which order, and what is told of those that explain."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ SIZES = 3
 
 MUCH = 0.5
 """Share of what the reference leaves that a change may leave to be worth telling where nothing explains the whole."""
+
+LIKELY = ("queries", "heads", "queries and keys", "plus one", "none", "sigmoid", "twice", "top 1")
+"""Normalisers that are tried together with other likely changes."""
 
 Change = tuple[str, Mapping[str, Any]]
 """A setting's name, by which two changes exclude each other, and the hypothesis's fields with their new values."""
@@ -62,7 +65,7 @@ def _fitted(problem: Problem, reference: Hypothesis, eps: float, budget: int) ->
 
 
 def explained(search: Search) -> list[Difference]:
-    """All of the first level that has any: solved numbers alone, one change, numbers of each head or pair of positions, two changes."""
+    """All explanations of the first level with any: solved numbers, one change, numbers of each head or position, two changes."""
     found = _apart(search, _numbers(search) or _singles(search))
     if found:
         return [search.difference(fit) for fit in found]
@@ -160,9 +163,7 @@ def alternatives(search: Search) -> Iterator[Change]:
     for normaliser in NORMALISERS:
         yield "normaliser", {"normaliser": normaliser}
     keys = problem.cut(reference).keys.shape[1]
-    for most in sorted(
-        {1, 2, 3, 4, 5, 8, 10, 16, 20, 32, 64, keys // 2, keys // 4, 3 * keys // 4, keys - 1} | set(range(1, min(keys, 50)))
-    ):
+    for most in sorted({*range(1, 50), 64, keys // 4, keys // 2, 3 * keys // 4, keys - 1}):
         if 0 < most < keys:
             yield "normaliser", {"normaliser": f"top {most}"}
 
@@ -240,11 +241,10 @@ def _likely(axis: str, fields: Mapping[str, Any], search: Search) -> bool:
     if axis == "logits":
         return fields["logits"] in ("cosine", "norm", "nearness")
     if axis == "normaliser":
-        return fields["normaliser"] in ("queries", "heads", "queries and keys", "plus one", "none", "sigmoid", "twice", "top 1")
+        return fields["normaliser"] in LIKELY
     if axis == "roles":
-        return "packing" in fields or (
-            len(set(fields["roles"])) == 3 and (set(fields["roles"]) == {"q", "k", "v"} or fields["roles"][:2] == ("q", "k"))
-        )
+        roles = fields.get("roles", ("q", "k", "v"))
+        return len(set(roles)) == 3 and (set(roles) == {"q", "k", "v"} or roles[:2] == ("q", "k"))
     if axis == "mask":
         return fields["mask"] in ("causal", "not itself")
     if axis == "splits":

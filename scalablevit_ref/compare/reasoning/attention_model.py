@@ -163,9 +163,7 @@ NORMALISERS: Mapping[str, Callable[[Array], Array]] = {
     "rectified, squared": lambda x: _rectified(x) ** 2,
     "exponential": np.exp,
     "twice": lambda x: _softmax(_softmax(x, -1), -1),
-    "logarithm": lambda x: _linear(
-        x - x.max(-1, keepdims=True) - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))
-    ),
+    "logarithm": lambda x: _linear(np.log(_softmax(x, -1))),
     "sparse": lambda x: _sparse(x),
     "uniform": lambda x: np.isfinite(x) / np.isfinite(x).sum(-1, keepdims=True),
 }
@@ -200,7 +198,8 @@ def weights(logits: Array, normaliser: str) -> Array:
 class Part:
     """A hypothesis on some windows, up to the scale of the logits: what enters the softmax and what should come out.
 
-    logits: s heads n m; values: s heads m d; target, valid and each of `added`: s heads n d. Where `valid` is False the target is not known.
+    logits: s heads n m; values: s heads m d; target, valid and each of `added`: s heads n d.
+    Where `valid` is False the target is not known.
     seen: s heads n m, or None.
     """
 

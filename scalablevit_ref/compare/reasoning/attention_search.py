@@ -1,4 +1,4 @@
-"""One hypothesis of an attention against what a candidate gave: scale and factors solved on a sample, then verified on everything."""
+"""One hypothesis of an attention against what a candidate gave: numbers solved on a sample, and verified on everything."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from scalablevit_ref.compare.reasoning.attention_model import HOMOGENEOUS, Hypot
 from scalablevit_ref.compare.reasoning.attention_words import clauses, powers, simplified
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fitting import SIMPLE, Array, Judge, joined, settled
+
+GRID = np.array([*(2.0**power for power in range(-6, 11)), -0.25, -1.0, -4.0])
+"""Multiples of the reference's scale from which the scale is solved."""
+
+HOPEFUL = 0.6
+"""Share of the sum of squares that a scale of the grid must explain for the scale to be solved from there."""
 
 FEW, MANY = 16, 48
 """Queries on which a hypothesis is tried: one among many, and one whose neighbours are tried next if it helps."""
@@ -157,7 +163,7 @@ class Sample:
         return float(np.linalg.norm(self.residual(scale))) / (float(np.linalg.norm(self.free)) or 1.0)
 
     def solved(self, scale: float, enough: float, *, fixed: bool) -> float:
-        """The scale that leaves least, with the factors solved for each; this one if it leaves no more than `enough` or none else is asked.
+        """The scale that leaves least, with the factors solved for each; `scale` itself if it leaves no more than `enough`.
 
         From the best of a grid by Gauss's and Newton's steps.
         """

@@ -209,11 +209,6 @@ def clauses(
 def simplified(h: Hypothesis) -> Hypothesis:
     """The hypothesis without what makes no difference, so that two ways to write it are one."""
     if h.heads == 1:
-        straight = {"d heads": "heads d", "view": "heads d"}
-        splits = (
-            straight.get(h.splits[0], h.splits[0]),
-            straight.get(h.splits[1], h.splits[1]),
-            straight.get(h.splits[2], h.splits[2]),
-        )
-        return replace(h, splits=splits, merge=straight.get(h.merge, h.merge))
+        q, k, v, merge = ({"d heads": "heads d", "view": "heads d"}.get(way, way) for way in (*h.splits, h.merge))
+        return replace(h, splits=(q, k, v), merge=merge)
     return h

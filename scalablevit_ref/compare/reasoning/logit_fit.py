@@ -120,7 +120,7 @@ def _equations(part: Part, scale: float, factors: Mapping[str, float]) -> Array:
 
 
 def _null(matrix: Array, bar: float) -> Array | None:
-    """The unknowns that these equations leave 0, largest 1, less than nothing as nothing; None where all leave more than rounding."""
+    """The unknowns that these equations leave 0, largest 1, negative ones as 0; None where all leave more."""
     _, sizes, rows = np.linalg.svd(matrix, full_matrices=False)
     if sizes[-1] > max(100 * bar, 1e-8) * sizes[0]:
         return None
@@ -145,7 +145,7 @@ def _relative(part: Part, windows: Windows, scale: float, factors: Mapping[str, 
     position = relative_positions(windows.size)
     unknowns = int(position.max()) + 1
     equations = _equations(part, scale, factors)
-    s, heads, n, m, d = equations.shape
+    s, heads, n, _, d = equations.shape
     if s * n * d < EQUATIONS * unknowns:
         return None
     found = []

@@ -33,8 +33,8 @@ class Windows:
     halo
         Keys and values of so many rows and columns around each tile are seen too.
     placed
-        How the windows are put back: "as cut"; "unrolled"; "rolled on", in the wrong direction; "column by column" where they are cut
-        row by row; "turned", H and W swapped in each; "as tiles"; "as a grid"; "as runs".
+        How the windows are put back: "as cut"; "unrolled"; "rolled on", in the wrong direction; "column by column" where they
+        are cut row by row; "turned", H and W swapped in each; "as tiles"; "as a grid"; "as runs".
     """
 
     size: tuple[int, int]

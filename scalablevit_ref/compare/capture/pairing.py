@@ -158,7 +158,7 @@ def paired(
     units = units_of(flow, uses, own)
     steps = steps_of(network)
     shapes = network.parameter_shapes()
-    atoms = atoms_of(steps, units)
+    atoms = atoms_of(steps, units, around)
     exact = _exact(own, shapes, {name for use in uses if use.live for name in (use.weight, use.bias)})
     evidence = Evidence(units, atoms, exact, _mapped(names, graph, own, network, steps))
     scores, stands, of_uses, of_atoms = scored(evidence, around, [use.live for use in uses])

@@ -71,12 +71,13 @@ class Evidence:
     mapped: Mapping[str, str] = field(default_factory=dict)
 
 
-def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit]) -> list[Atom]:
+def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit], around: Sequence[Context]) -> list[Atom]:
     """The reference's steps cut, or put together, as the candidate's weights are; in the order in which they run.
 
     q, k and v that share an input may be one weight or several: in each stage the way is taken that leaves the fewest without a
-    partner, and then the fewest partners over.
+    partner, and then the fewest partners over, and in which they make what is done with them.
     """
+    made = Counter((unit.keys[0], frozenset().union(*(around[use].attends for use in unit.uses))) for unit in units if unit.live)
     used, there = (Counter(key for unit in some for key in unit.keys[:1]) for some in ([u for u in units if u.live], units))
     groups: dict[str, list[tuple[str, list[tuple[Atom, ...]]]]] = {}
     joint: set[str] = set()
@@ -93,16 +94,18 @@ def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit]) -> list[Atom]:
         for layer, choices in some:
             form_ = tuple((atom.letters, atom.key) for atom in choices[0])
             ways.setdefault(form_, []).append((layer, choices))
-        best: tuple[tuple[int, int, int], tuple[int, ...]] | None = None
+        best: tuple[tuple[int, int, int, int], tuple[int, ...]] | None = None
         universe = {atom.key for _, choices in some for way in choices for atom in way} | set(rest.get(stage, ()))
         for picks in product(*(range(len(members[0][1])) for members in ways.values())):
             need = Counter(rest.get(stage, Counter()))
+            letters = Counter[tuple[Key, frozenset[str]]]()
             for pick, members in zip(picks, ways.values(), strict=True):
                 for _, choices in members:
                     need.update(atom.key for atom in choices[pick])
+                    letters.update((atom.key, frozenset(atom.letters)) for atom in choices[pick])
             lacking = sum((need - there).values())
             over = sum((Counter({key: used[key] for key in universe}) - need).values())
-            cost = (lacking * 3 + over + sum((need - used).values()), lacking, sum(picks))
+            cost = (lacking * 3 + over + sum((need - used).values()), lacking, sum((letters - made).values()), sum(picks))
             if best is None or cost < best[0]:
                 best = (cost, picks)
         assert best is not None

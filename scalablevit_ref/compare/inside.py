@@ -18,7 +18,7 @@ from scalablevit_ref.compare.capture.graph import ABSENT, Graph
 from scalablevit_ref.compare.capture.uses import Use
 from scalablevit_ref.compare.followed import Followed, Held, compared, moved_from
 from scalablevit_ref.compare.mistakes.layerwise import Local
-from scalablevit_ref.compare.own_lines import elsewhere, lines_between
+from scalablevit_ref.compare.own_lines import elsewhere, lines_between, unreached
 from scalablevit_ref.compare.reasoning.case import THE_INPUT
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fits import fits
@@ -209,7 +209,7 @@ def _rows(scene: Scene, bound: float) -> tuple[StepRow, ...]:
             words[step.name] = "right" if step.name in made else "not followed"
     for step in scene.run.steps:  # one without parameters shows in what the next one is given
         if not step.has_parameters:
-            after = {name: taken for name, taken in scene.sources.items() if step.name in taken}
+            after = {name: taken for name, taken in scene.sources.items() if step.name in taken and not unreached(scene, name)}
             if any(_is_right(given.get(name), bound) for name in after):
                 words[step.name] = "right"
             elif any(_is_wrong(given.get(name), bound) and _others_right(taken, step.name, words) for name, taken in after.items()):
@@ -245,6 +245,8 @@ def _place(scene: Scene, rows: Sequence[StepRow], step: str, side: Side) -> str:
     if side == "made":
         fine = f"what enters {named} is right, " if step in scene.own.inputs else ""
         return f"{before}{fine}what {named} makes of it is not"
+    if missing := unreached(scene, step):
+        return f"{before}what enters {named} is made without what {listed(map(scene.spoken, missing))} gives"
     known = {row.step for row in rows if row.words == "right"} | {INPUT}
     unknown = [scene.spoken(name) for name in scene.sources[step] if name not in known]
     if unknown:

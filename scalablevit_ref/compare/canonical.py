@@ -146,7 +146,7 @@ def layouts(
     for start, wide in _channel_axes(shape, canonical, axis):
         rest = shape[:start] + shape[start + wide :]
         if len(canonical) == 2:
-            if prod(rest) == canonical[0] == (rest or (1,))[0]:
+            if prod(rest) == canonical[0] == (rest or (1,))[0] and (axis is not None or start or canonical[0] == 1):
                 found.append(((0,), Layout(Tokens((("b",),), (canonical[0], 1, 1)), start, wide, canonical)))
             continue
         b, h, w, _ = canonical

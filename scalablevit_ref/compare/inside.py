@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scalablevit_ref.compare.altered import altered
 from scalablevit_ref.compare.around import Fetch, Scene, fed, input_words, listed, own_values, q_k_v, reference_settings
 from scalablevit_ref.compare.capture.graph import ABSENT, Graph
 from scalablevit_ref.compare.capture.uses import Use
 from scalablevit_ref.compare.followed import Followed, Held, compared, moved_from
 from scalablevit_ref.compare.mistakes.layerwise import Local
-from scalablevit_ref.compare.own_lines import elsewhere, lines_between
+from scalablevit_ref.compare.own_lines import elsewhere, lines_between, unreached
 from scalablevit_ref.compare.reasoning.case import THE_INPUT
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fits import fits
@@ -162,7 +163,12 @@ def inside(
             break
     scene = Scene(local, layer, x, run, sources, own, dtype, graph, fetch, tapped)
     rows = _rows(scene, bound)
-    return _at_the_end(scene, rows, actual, bound) if wrong is None else _at_a_step(scene, rows, run[wrong[0]], wrong[1])
+    found = _at_the_end(scene, rows, actual, bound) if wrong is None else _at_a_step(scene, rows, run[wrong[0]], wrong[1])
+    if found.exact or actual is None or all(row.words != "not followed" for row in rows):
+        return found
+    given = own_values(scene, run.steps[0].name, tapped.get(name, ABSENT))
+    more = altered(layer, x, params, run_layer(layer, x, params), actual, given, EPS[dtype])
+    return replace(found, differences=_ordered([*more, *found.differences]))
 
 
 def _windows(layer: Layer) -> set[int]:
@@ -203,7 +209,7 @@ def _rows(scene: Scene, bound: float) -> tuple[StepRow, ...]:
             words[step.name] = "right" if step.name in made else "not followed"
     for step in scene.run.steps:  # one without parameters shows in what the next one is given
         if not step.has_parameters:
-            after = {name: taken for name, taken in scene.sources.items() if step.name in taken}
+            after = {name: taken for name, taken in scene.sources.items() if step.name in taken and not unreached(scene, name)}
             if any(_is_right(given.get(name), bound) for name in after):
                 words[step.name] = "right"
             elif any(_is_wrong(given.get(name), bound) and _others_right(taken, step.name, words) for name, taken in after.items()):
@@ -239,6 +245,8 @@ def _place(scene: Scene, rows: Sequence[StepRow], step: str, side: Side) -> str:
     if side == "made":
         fine = f"what enters {named} is right, " if step in scene.own.inputs else ""
         return f"{before}{fine}what {named} makes of it is not"
+    if missing := unreached(scene, step):
+        return f"{before}what enters {named} is made without what {listed(map(scene.spoken, missing))} gives"
     known = {row.step for row in rows if row.words == "right"} | {INPUT}
     unknown = [scene.spoken(name) for name in scene.sources[step] if name not in known]
     if unknown:
@@ -358,19 +366,16 @@ def _differences(
 def _of_an_input(
     scene: Scene, actual: np.ndarray, expected: np.ndarray, step: Step, given: Mapping[str, np.ndarray], eps: float
 ) -> tuple[Difference, ...]:
-    """How a step's input differs: by settings of the attention or the pooling before it, else in kind."""
+    """How a step's input differs: in kind, else by settings of the attention before it, of which many are tried."""
     found = _fitted_pool(scene, actual, eps) if scene.sources.get(step.name) == (INPUT,) else []
     found += _kinds(scene, actual, expected, given, eps)
     lim = _lim(scene, step)
     if not any(one.exact for one in found) and lim is not None:
         rest = _kinds(scene, actual - lim, expected - lim, given, eps)
         found += [replace(one, words=f"without LIM's output, {one.words}") for one in rest if one.exact]
-    budget = FEW if any(one.exact for one in found) else MANY
-    return _ordered([*_fitted_attention(scene, actual, step, eps, budget), *found])
-
-
-FEW, MANY = 80, 4000
-"""How many hypotheses of an attention are tried: where its output's kind of difference is known, for better words, and where not."""
+    if not any(one.exact for one in found):
+        found = [*_fitted_attention(scene, actual, step, eps), *found]
+    return _ordered(found)
 
 
 def _lim(scene: Scene, step: Step) -> np.ndarray | None:
@@ -386,7 +391,7 @@ def _fitted_pool(scene: Scene, actual: np.ndarray, eps: float) -> list[Differenc
     return [one for name in pooled for one in fits("pool", actual, {"x": fed(scene.local, name)}, {}, eps=eps)]
 
 
-def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float, budget: int) -> list[Difference]:
+def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float) -> list[Difference]:
     """Where an attention lies before a step: settings of it that give what enters the step."""
     sources = scene.sources.get(step.name, ())
     attention = next((one for one in scene.run.steps if one.op == "attention" and one.name in sources), None)
@@ -401,7 +406,7 @@ def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float, 
     if not {"q", "k", "v"} <= found.keys():
         return []
     kind = "window attention" if "window_size" in settings else "attention"
-    return fits(kind, actual, found, {**settings, **attention.settings}, eps=eps, budget=budget)
+    return fits(kind, actual, found, {**settings, **attention.settings}, eps=eps)
 
 
 def _ordered(differences: Iterable[Difference]) -> tuple[Difference, ...]:
@@ -446,6 +451,10 @@ def inside_tap(name: str, local: Local, actual: np.ndarray, *, dtype: str) -> In
     whole = list(_ordered([*whole, *at_step] if INPUT in sources[OUTPUT] else at_step))
     named = scene.spoken(step.name)
     place = f"its steps cannot be followed; what {named} gives is wrong, or what enters it"
+    if not any(difference.exact for difference in whole):
+        changed = altered(layer, x, params, run, actual, own_values(scene, run.steps[0].name, ABSENT), eps)
+        if changed:
+            return Inside(name, rows, "its steps cannot be followed; its output is wrong", differences=_ordered([*changed, *whole]))
     back = None if any(difference.exact for difference in whole) else undone(step, made)
     if back is None:
         return Inside(name, rows, place, differences=tuple(whole), step=step.name)

@@ -57,6 +57,20 @@ def lines_between(scene: Scene, value: int, right_steps: Collection[str]) -> tup
     return operations[made[x]].line if x in made else "", tuple(dict.fromkeys(line for line in lines if line))
 
 
+def unreached(scene: Scene, step: str) -> list[str]:
+    """Steps that the input of this one is made of in the reference, and in the candidate is not."""
+    made, operations = makers(scene.graph), scene.graph.operations
+    uses, sources = scene.own.uses, scene.sources[step]
+    queue, before = [use.given for use in uses.get(step, ())], set[int]()
+    while queue:
+        value = queue.pop()
+        if value not in before:
+            before.add(value)
+            queue += operations[made[value]].inputs if value in made else ()
+    known = [name for name in sources if uses.get(name)]
+    return [name for name in known if before and not any(use.made in before for use in uses[name])]
+
+
 def elsewhere(scene: Scene, held: Held) -> tuple[str, ...]:
     """Where the candidate computes the right value and does not use it, if it does."""
     graph, made, fed = scene.graph, makers(scene.graph), fed_by_images(scene.graph)

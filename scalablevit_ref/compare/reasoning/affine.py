@@ -82,11 +82,12 @@ def preprocessing(case: Case) -> list[Difference]:
             "divided by ImageNet's deviation, the mean is not subtracted": pixels / std,
             "ImageNet's mean is subtracted, not divided by the deviation": pixels - mean,
             "ImageNet's variance in place of its deviation": (pixels - mean) / std**2,
-            "ImageNet's mean and deviation in reversed order": (pixels - mean[::-1]) / std[::-1],
             "divided by 255 twice": (pixels / 255 - mean) / std,
         }
-        if order:
+        if order:  # with the constants reversed too, the channels alone are reversed
             tried["normalised by constants in the order of RGB"] = (pixels - mean) / std
+        else:
+            tried["normalised by ImageNet's constants in reversed order"] = (pixels - mean[::-1]) / std[::-1]
         for words, explained in tried.items():
             left = case.explains(explained)
             if left is not None:

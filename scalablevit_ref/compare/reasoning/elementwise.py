@@ -42,7 +42,7 @@ def _elu(x: np.ndarray, alpha: float, width: float = 1.0) -> np.ndarray:
 
 
 def _relu(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0)
+    return np.asarray(np.maximum(x, 0))
 
 
 FUNCTIONS: Mapping[str, Function] = {

@@ -1,0 +1,241 @@
+"""Inside a wrong layer: the first wrong step is found, its line, and how its value differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from scalablevit_ref.adapters import plain
+from scalablevit_ref.compare.canonical import settled
+from scalablevit_ref.compare.capture.pairing import paired
+from scalablevit_ref.compare.capture.torch_graph import TorchRunner
+from scalablevit_ref.compare.inside import Inside, inside, inside_tap
+from scalablevit_ref.compare.mistakes.layerwise import Local
+from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.networks import network_of
+from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, random_images, random_params, relative_l2
+from tests.comparison import channels_first as port
+
+CONFIG = ScalableViTConfig(
+    embed_dims=(16, 24), depths=(2, 2), num_heads=(2, 3), mlp_ratios=(2, 3), sr_ratios=(2, 1), c_ratios=(1.25, 1.25),
+    window_sizes=(7, 7), num_classes=10, head="linear",
+)  # fmt: skip
+NAMES = {"patch_embeds": "stems", "pos_block": "positions", "stages": "levels"}
+PARTS = {"norm1": "before", "attn": "mixer", "norm2": "between", "mlp": "mlp"}
+
+
+def own_name(layer: str) -> str:
+    """The port's name of a layer."""
+    first, *rest = layer.split(".")
+    return ".".join([NAMES.get(first, first), *(PARTS.get(part, part) for part in rest)])
+
+
+@dataclass(frozen=True)
+class Run:
+    """A candidate that ran, with all that `inside` is told."""
+
+    local: Local
+    taps: dict[str, np.ndarray]
+    told: dict[str, Any]
+    dtype: str
+
+    @property
+    def wrong(self) -> str:
+        """The first wrong layer; empty if all are right."""
+        bound = NETWORK_TOLERANCE[self.dtype] * EPS[self.dtype]
+        names = (name for name in self.local.table() if name in self.taps)
+        return next((name for name in names if not relative_l2(self.taps[name], self.local.output(name)) <= bound), "")
+
+    def inside(self, name: str = "") -> Inside:
+        name = name or self.wrong
+        return inside(name, self.local, self.taps[name], dtype=self.dtype, **self.told)
+
+    def inside_tap(self) -> Inside:
+        return inside_tap(self.wrong, self.local, self.taps[self.wrong], dtype=self.dtype)
+
+
+def run(model: nn.Module, config: Any = CONFIG, size: tuple[int, int] = (56, 112), dtype: str = "float64") -> Run:
+    torch.set_num_threads(1)
+    network, runner = network_of(config), TorchRunner(model, dtype)
+    images = random_images((2, network.in_chans, *size), dtype=dtype)
+    drawn = runner.record(images, random_params({name: x.shape for name, x in runner.parameters.items()}, dtype=dtype))
+    pairing = paired(drawn, runner.parameters, network, images.shape)
+    params = {name: x.astype(dtype) for name, x in random_params(network.parameter_shapes()).items()}
+    weights = pairing.own_weights(params, runner.parameters)
+    graph = runner.record(images, weights)
+    returned = {one.path: one.returned[0] for one in graph.modules if one.returned}
+    tapped = {name: graph.outputs["logits"] for name in network.layers() if name == "logits"}
+    tapped |= {name: returned[path] for name in network.layers() for path in (own_name(name), name) if path in returned}
+
+    used = {value for uses in pairing.steps.values() for use in uses for value in (use.given, use.made)}
+    known = dict(runner.values(images, weights, used | set(tapped.values()))[0])
+
+    def fetch(values: Any) -> Any:
+        if missing := set(values) - known.keys():
+            known.update(runner.values(images, weights, missing)[0])
+        return {value: known[value] for value in values if value in known}
+
+    right: dict[str, np.ndarray] = {}
+    Local(network, params, images, set(), lambda name: np.zeros(())).end_to_end(right.__setitem__)
+    arrays, taps = fetch(set(tapped.values())), {}
+    for name, value in tapped.items():
+        found = settled(arrays[value].astype(np.float64), right[name])
+        if found is not None:  # a backbone gives no logits
+            taps[name] = found.layout(arrays[value].astype(np.float64))
+    local = Local(network, params, images, set(taps), taps.__getitem__)
+    return Run(local, taps, {"graph": graph, "steps": pairing.steps, "fetch": fetch, "tapped": tapped}, dtype)
+
+
+@cache
+def wrong(kind: type[nn.Module], old: str, new: str, method: str = "forward") -> Run:
+    model = port.Port(CONFIG)
+    port.mistaken(model, kind, old, new, method)
+    return run(model)
+
+
+def words(found: Inside) -> dict[str, str]:
+    return {row.step.removeprefix(f"{found.layer}."): row.words for row in found.rows}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("model", [port.Port, plain.ScalableViT])
+def test_every_step_of_a_right_port_is_right(model: Callable[[Any], nn.Module], dtype: str):
+    found = run(model(CONFIG), dtype=dtype)
+    assert found.wrong == ""
+    seen = set()
+    for name in found.taps:
+        one = found.inside(name)
+        assert not one.differences, one
+        assert all(row.words == "right" for row in one.rows), (name, one.rows)
+        seen |= {row.step for row in one.rows if row.made is not None}
+    assert seen == {name.rpartition(".")[0] for name in found.local.params}
+
+
+class Backbone(plain.ScalableViT):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.features(images)[-1]
+
+
+def test_steps_of_padded_windows_are_right():
+    backbone = {"pad_windows": True, "stage_norms": True, "head": "none", "ssa_values": "scaled", "embed_norm_eps": 1e-5}
+    config = ScalableViTConfig(**{**vars(CONFIG), **backbone, "num_classes": 0})
+    found = run(Backbone(config), config, (40, 72))
+    for name in ("stages.0.0.attn", "stages.1.0.attn", "stages.0.1.attn"):
+        one = found.inside(name)
+        assert all(row.words == "right" for row in one.rows), one
+
+
+ATTENTION = "qkv and LIM are right; what enters proj, the attention between them, is not"
+MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
+    "softmax over queries": (
+        (port.WindowMixer, "softmax(-1)", "softmax(-2)"), "stages.0.0.attn", ATTENTION, "softmax runs over the queries", "line 5",
+    ),
+    "LIM of q": (
+        (port.WindowMixer, "self.local(v)", "self.local(q)"), "stages.0.0.attn",
+        "qkv and the attention are right; what enters LIM is not made of qkv as in the reference", "it is q itself", "",
+    ),
+    "map rolled": (
+        (port.WindowMixer, "self.inner(x)", "self.inner(x.roll(-3, 2))"), "stages.0.0.attn",
+        "what enters qkv is not what norm1 gives", "rolled by -3 along H", "",
+    ),
+    "attention flipped": (
+        (port.WindowMixer, "return self.outer(z + lim)", "return self.outer(z.flip(3) + lim)"), "stages.0.0.attn", ATTENTION,
+        "without LIM's output, the same numbers in other places: flipped along W", "",
+    ),
+    "no GELU on keys": (
+        (port.FewKeysMixer, "F.gelu(self.norm(y))", "self.norm(y)"), "stages.0.1.attn",
+        "q, reduction.0, reduction.1 and norm_act.0 are right; what enters k, GELU between them, is not",
+        "it is what norm_act.0 gives itself", "",
+    ),
+    "k and v interchanged": (
+        (port.FewKeysMixer, "k, v = self.both(x)", "v, k = self.both(x)"), "stages.1.1.attn",
+        "q and kv are right; what enters proj, the attention between them, is not", "v is taken for k", "line 9",
+    ),
+    "another GELU": (
+        (port.Mlp, "F.gelu(self.up(x))", "F.silu(self.up(x))"), "stages.0.0.mlp",
+        "fc1 is right; what enters fc2, GELU between them, is not", "SiLU", "line 2",
+    ),
+    "MLP without its norm": (
+        (port.Unit, "self.mlp(y)", "self.mlp(x)"), "stages.0.0.mlp", "what enters fc1 is not what norm2 gives",
+        "it is x after the attention itself", "line 3",
+    ),
+    "residual of the norm": (
+        (port.Unit, "x + self.mlp(y)", "y + self.mlp(y)"), "stages.0.0", "what it is made of is right, their sum is not",
+        "what norm2 gives", "line 5",
+    ),
+    "unbiased variance": (
+        (port.ChannelNorm, "mean(1, keepdim=True)\n    x =", "mean(1, keepdim=True) * x.shape[1] / (x.shape[1] - 1)\n    x ="),
+        "patch_embeds.0", "proj is right; what enters norm is right, what norm makes of it is not", "unbiased", "line 5",
+    ),
+    "position without its sum": (
+        (port.Position, "x + self.conv(x)", "self.conv(x)"), "pos_block.0", "proj.0 is right; what the layer gives is not",
+        "what stages.0.0 gives is missing", "line 2",
+    ),
+    "position twice": (
+        (port.Position, "self.conv(x)", "self.conv(self.conv(x))"), "pos_block.0", "proj.0 is right; what the layer gives is not",
+        "proj.0, applied twice, is added instead of what proj.0 gives", "line 2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_placed_and_explained(name):
+    change, layer, place, difference, line = MISTAKES[name]
+    found = wrong(*change).inside()
+    assert found.layer == layer
+    assert found.place == place
+    assert found.exact
+    assert difference in found.differences[0].words, found.differences
+    assert found.line.startswith(f"mistake.py, {line}" if line else ""), found.line
+    json.dumps(found.data())
+
+
+def test_what_is_said_of_each_step():
+    found = wrong(port.WindowMixer, "softmax(-1)", "softmax(-2)").inside()
+    assert words(found) == {"qkv": "right", "attention": "it is wrong", "lim_func": "right", "proj": "its input is wrong"}
+    assert [row.given is None for row in found.rows] == [False, True, False, False]
+    assert all(row.made is not None and row.made.error < 32 for row in found.rows if row.step.endswith(("qkv", "lim_func", "proj")))
+    found = wrong(port.WindowMixer, "self.outer(z + lim)", "self.outer(z)").inside()
+    assert words(found) == {"qkv": "right", "attention": "not followed", "lim_func": "right", "proj": "its input is wrong"}
+    assert found.place == "qkv and LIM are right; what enters proj is made without what LIM gives"
+    assert found.differences[0].words.startswith("LIM's output is")
+
+
+def test_the_right_value_is_found_where_it_is_not_used():
+    found = wrong(port.FewKeysMixer, "(weights @ self.split(v)).mT", "(weights @ self.split(v)).mT.cumsum(2).tanh()").inside()
+    assert not found.exact
+    assert found.notes[0].startswith("the right value is computed (mistake.py, line 9")
+
+
+def test_lines_between_right_values_and_the_wrong_one():
+    found = wrong(port.WindowMixer, "softmax(-1)", "softmax(-2)").inside()
+    assert found.lines[-1].startswith("mistake.py, line 7")
+    assert any(line.startswith("mistake.py, line 4") for line in found.lines)
+    assert not any("channels_first" in line for line in found.lines)
+
+
+TAPS = {
+    "softmax over queries": "softmax runs over the queries",
+    "no GELU on keys": "GELU is left out",
+    "another GELU": "SiLU instead of GELU",
+    "MLP without its norm": "its input is x after the attention",
+    "residual of the norm": "what norm2 gives",
+    "unbiased variance": "unbiased",
+    "position twice": "proj.0 is applied twice",
+}
+
+
+@pytest.mark.parametrize("name", TAPS)
+def test_a_layer_without_a_graph(name):
+    found = wrong(*MISTAKES[name][0]).inside_tap()
+    assert found.exact
+    assert TAPS[name] in found.differences[0].words, found.differences
+    assert {row.words for row in found.rows} <= {"not followed"}

@@ -1,4 +1,4 @@
-"""What the recorder writes down of a run of torch is what happened: each operation, computed again from its record, gives the same."""
+"""What the recorder writes down of a run of torch is what happened: its operations, computed again from it, give the same."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def run_steps(m: Any, x: torch.Tensor, steps: list[tuple[str, int, int]]) -> tor
 
 @given(STEPS)
 def test_a_value_is_made_of_what_its_operation_is_given(steps: list[tuple[str, int, int]]) -> None:
-    """Of two runs, on batches whose second images are the same: where all that an operation takes is the same, so is what it gives."""
+    """Of two runs on batches with one image in common: where all that an operation takes is the same, so is what it gives."""
     runner = TorchRunner(Module(lambda m, x: run_steps(m, x, steps)), "float64")
     weights = drawn(runner)
     graph = runner.record(IMAGES, weights)

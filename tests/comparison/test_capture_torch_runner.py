@@ -326,8 +326,15 @@ def test_what_wraps_a_module_is_taken_off(name: str) -> None:
     assert names in (["lin.bias", "lin.weight"], ["held.bias", "held.weight"])
     weights = drawn(runner)
     bias, weight = (weights[one] for one in names)
+    before = {} if name == "exported" else state_of(candidate)
     np.testing.assert_allclose(logits(runner, weights), IMAGES @ weight.T + bias)
     assert runner.unrepeated(IMAGES, weights) == ""
+    if before:  # the candidate itself is as it was, and runs
+        after = state_of(candidate)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(x.to_dense(), after[one].to_dense()) for one, x in before.items())
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            candidate.eval()(torch.zeros(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize("name", [name for name in WRAPPED if name not in ("exported", "data parallel", "a graph of fx")])

@@ -19,21 +19,16 @@ MOVES = frozenset(
     (
         "_to_copy",
         "clone",
-        "contiguous",
-        "copy",
-        "copy_",
         "lift",
         "lift_fresh",
         "_unsafe_view",
         "_reshape_copy",
         "cat",
-        "concat",
         "stack",
         "roll",
         "flip",
         "rot90",
         "repeat",
-        "tile",
         "repeat_interleave",
         "constant_pad_nd",
         "pad",
@@ -62,14 +57,12 @@ MOVES = frozenset(
         "_index_put_impl",
         "scatter",
         "index_copy",
-        "fill",
         "unsafe_split",
         "unsafe_split_with_sizes",
         "split_with_sizes_copy",
         "unbind_copy",
         "to_dense",
         "to_mkldnn",
-        "full_tensor",
         "wait_tensor",
     )
 )
@@ -80,7 +73,6 @@ NO_MOVES = frozenset({"_conj", "_neg_view", "real", "imag", "chalf"})
 
 OVERWRITES = frozenset(
     (
-        "copy_",
         "fill_",
         "zero_",
         "set_",

@@ -1,4 +1,4 @@
-"""What the recorder writes down of a run of torch is what happened: each operation, computed again from its record, gives the same."""
+"""What the recorder writes down of a run of torch is what happened: its operations, computed again from it, give the same."""
 
 from __future__ import annotations
 
@@ -94,7 +94,16 @@ ZOO: dict[str, tuple[Build, set[str]]] = {
     "instance norm": (lambda: nn.InstanceNorm2d(3, affine=True), {"norm"}),
     "RMS norm": (lambda: nn.RMSNorm(8), {"multiply"}),
     "sums": (
-        lambda: Module(lambda m, x: torch.add(x, m.lin.bias, alpha=3) - (1 - x) + torch.sub(2, x) - 4 + torch.rsub(x, m.lin.bias)),
+        lambda: Module(
+            lambda m, x: (
+                torch.add(x, m.lin.bias, alpha=3)
+                - (1 - x)
+                + torch.sub(2, x)
+                - 4
+                + torch.rsub(x, m.lin.bias)
+                + torch.rsub(x, m.lin.bias, alpha=2)
+            )
+        ),
         {"add"},
     ),
     "products": (lambda: Module(lambda m, x: (x * m.lin.bias / 3) / (x * 0.5 + 7) * 2), {"multiply"}),
@@ -113,11 +122,15 @@ ZOO: dict[str, tuple[Build, set[str]]] = {
         {"move"},
     ),
     "padded in other ways": (
-        lambda: Module(lambda m, x: F.pad(x, (2, 2), "reflect") + F.pad(x, (2, 2), "replicate") + F.pad(x, (2, 2), "circular")),
+        lambda: Module(
+            lambda m, x: (
+                F.pad(x, (2, 2, 1, 0), "reflect") + F.pad(x, (2, 2, 1, 0), "replicate") + F.pad(x, (2, 2, 1, 0), "circular")
+            )
+        ),
         {"move", "add"},
     ),
     "shuffled": (lambda: Module(lambda m, x: F.pixel_unshuffle(x, 2) + F.channel_shuffle(F.pixel_unshuffle(x, 2), 2)), {"move"}),
-    "looked up": (lambda: Module(lambda m, x: F.embedding((x[:, 0] > 0).long(), m.lin.weight) + x[:, 1]), {"move"}),
+    "looked up": (lambda: Module(lambda m, x: F.embedding((x[:, 0] > 0).long(), m.lin.weight) + x[:, 1, :, None]), {"move"}),
     "written in place": (lambda: Module(written), {"move", "add", "multiply"}),
     "written out": (lambda: Module(lambda m, x: torch.add(x, x, out=torch.empty_like(x)) @ m.lin.weight), {"add"}),
     "put together": (
@@ -182,9 +195,10 @@ def test_the_last_value_is_what_the_module_gives(name: str) -> None:
             setattr(module, loose, getattr(module, loose).double())
     runner = TorchRunner(module, None)
     graph = runner.record(IMAGES, {})
-    (value,) = {graph.outputs["logits"]}
+    value = next(iter(graph.outputs.values()))
     values, seconds = runner.values(IMAGES, {}, [value])
-    expected = module(torch.from_numpy(IMAGES.copy()))
+    with torch.no_grad():
+        expected = module(torch.from_numpy(IMAGES.copy()))
     expected = expected[0] if isinstance(expected, tuple) else expected
     np.testing.assert_allclose(values[value], expected.detach().numpy(), rtol=1e-12, atol=1e-12)
     assert seconds > 0
@@ -228,7 +242,7 @@ def run_steps(m: Any, x: torch.Tensor, steps: list[tuple[str, int, int]]) -> tor
 
 @given(STEPS)
 def test_a_value_is_made_of_what_its_operation_is_given(steps: list[tuple[str, int, int]]) -> None:
-    """Of two runs, on batches whose second images are the same: where all that an operation takes is the same, so is what it gives."""
+    """Of two runs on batches with one image in common: where all that an operation takes is the same, so is what it gives."""
     runner = TorchRunner(Module(lambda m, x: run_steps(m, x, steps)), "float64")
     weights = drawn(runner)
     graph = runner.record(IMAGES, weights)
@@ -251,8 +265,8 @@ def test_writes_beside_a_view_do_not_touch_it() -> None:
     def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
         y = torch.zeros(4, 8, dtype=x.dtype)
         first, second = y[:2], y[2:]
-        first.copy_(x[0, 0, :2])
         second.copy_(m.lin.weight[:2])
+        first.copy_(x[0, 0, :2])
         return torch.stack([first * 1, second * 1]).sum() + x.sum()
 
     runner = TorchRunner(Module(forward), "float64")
@@ -260,6 +274,56 @@ def test_writes_beside_a_view_do_not_touch_it() -> None:
     halves = [one for one in graph.operations if one.kind == "multiply"]
     assert [graph.images in fed_by_images(graph) and one.inputs[0] in fed_by_images(graph) for one in halves] == [True, False]
     assert sources(graph)[halves[1].inputs[0]] == {"lin.weight"}
+
+
+@pytest.mark.parametrize(
+    "overwrite",
+    [
+        lambda m, y: y.copy_(m.lin.weight),
+        lambda m, y: torch.mul(m.lin.weight, 2, out=y),
+        lambda m, y: torch.max(m.lin.weight, 0, out=(y[0], torch.zeros(8, dtype=torch.long)))[0] + m.lin.weight,
+        lambda m, y: y.fill_(2).add_(m.lin.weight),
+        lambda m, y: y.zero_().add_(m.lin.weight),
+    ],
+)
+def test_of_what_is_written_over_nothing_is_left(overwrite: Any) -> None:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = x[0, 0].clone()
+        return torch.sin(overwrite(m, y)) + m.lin(x)  # type: ignore[no-any-return]
+
+    graph = TorchRunner(Module(forward), "float64").record(IMAGES, {})
+    (sine,) = [one for one in graph.operations if one.name == "aten.sin.default"]
+    assert sources(graph)[sine.inputs[0]] == {"lin.weight"}
+    assert sine.inputs[0] >= OTHERS
+
+
+def test_what_takes_a_tensor_for_its_shape_does_not_depend_on_it() -> None:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return m.lin(x) + torch.zeros_like(x).cos() + x.new_ones(8).cos() + torch.full_like(x, 2).cos()  # type: ignore[no-any-return]
+
+    graph = TorchRunner(Module(forward), "float64").record(IMAGES, {})
+    cosines = [one for one in graph.operations if one.name == "aten.cos.default"]
+    assert len(cosines) == 3
+    assert not fed_by_images(graph).intersection(value for one in cosines for value in one.inputs)
+    assert all(value >= OTHERS for one in cosines for value in one.outputs)
+
+
+def test_written_into_what_is_read() -> None:
+    graph = TorchRunner(Module(lambda m, x: m.lin(torch.add(x, m.lin.bias, out=x))), "float64").record(IMAGES, {})
+    (add,) = [one for one in graph.operations if one.kind == "add"]
+    assert add.inputs[0] == graph.images
+    assert graph.outputs["logits"] in fed_by_images(graph)
+
+
+def test_what_was_written_is_seen_through_numpy() -> None:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = torch.zeros(2, 3, 8, 8, dtype=x.dtype)
+        y.copy_(x)
+        return m.lin(torch.from_numpy(y.numpy()))  # type: ignore[no-any-return]
+
+    graph = TorchRunner(Module(forward), "float64").record(IMAGES, {})
+    assert graph.outputs["logits"] in fed_by_images(graph)
+    assert graph.notes == ()
 
 
 def test_memory_that_was_freed_is_not_taken_for_another() -> None:
@@ -345,13 +409,13 @@ def test_modules_in_the_order_in_which_they_end() -> None:
 def test_a_module_that_raises_and_is_caught() -> None:
     def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
         try:
-            m.bad(x)
+            m.bad(x * 2)
         except RuntimeError:
             return m.lin(x)  # type: ignore[no-any-return]
         raise AssertionError
 
     graph = TorchRunner(nn.Sequential(Module(forward, holding(bad=lambda: nn.Linear(3, 3)))), "float64").record(IMAGES, {})
-    assert [run.path for run in graph.modules] == ["0.lin", "0"]
+    assert [(run.path, run.given) for run in graph.modules] == [("0.lin", (graph.images,)), ("0", (graph.images,))]
 
 
 def test_lines_are_the_candidates_own() -> None:

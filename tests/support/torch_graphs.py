@@ -119,12 +119,12 @@ def _norm(one: Operation, inputs: list[Any], actual: np.ndarray) -> None:
 def _both(one: Operation, inputs: list[Any]) -> tuple[Any, Any]:
     scalars = list(one.settings["scalars"])
     assert len(inputs) + len(scalars) == 2, one
-    return (inputs[0], inputs[1]) if len(inputs) == 2 else (inputs[0], scalars[0])
+    both = (*inputs, *scalars)
+    return both[::-1] if one.settings.get("turned") else both
 
 
 def _add(one: Operation, inputs: list[Any], actual: np.ndarray) -> None:
     a, b = _both(one, inputs)
-    a, b = (b, a) if one.settings.get("turned") else (a, b)
     b = b * one.settings.get("alpha", 1)
     _close(one, actual, a - b if one.settings["inverse"] else a + b)
 
@@ -136,9 +136,14 @@ def _multiply(one: Operation, inputs: list[Any], actual: np.ndarray) -> None:
 
 def _move(one: Operation, inputs: list[Any], actual: np.ndarray) -> None:
     """Its numbers are among those of its inputs, rounded if it casts, or what it pads with."""
-    known = np.concatenate([np.asarray(x, float).ravel() for x in inputs] + [np.array([0.0, one.settings.get("value", 0.0)])])
-    nearest = np.abs(actual.astype(float).ravel()[:, None] - known[None]).min(1)
-    assert (nearest <= 1e-2 * np.abs(actual.astype(float).ravel())).all() if "dtype" in one.settings else (nearest == 0).all(), one
+    known = np.concatenate([*map(_real, inputs), np.array([0.0, one.settings.get("value", 0.0)])])
+    found = _real(actual)
+    nearest = np.abs(found[:, None] - known[None]).min(1)
+    assert (nearest <= (1e-2 * np.abs(found) if "dtype" in one.settings else 0)).all(), one
+
+
+def _real(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x).view(x.real.dtype).ravel().astype(float)
 
 
 REPLAYED: dict[str, Callable[[Operation, list[Any], np.ndarray], None]] = {

@@ -40,7 +40,7 @@ class Operation:
           groups (of a group norm). Where `settings["centred"]` is False no mean is subtracted; where `settings["running"]` is True
           nothing is averaged: two more inputs are the mean and the variance.
         - "multiply", "add": of two inputs by their elements; `settings["inverse"]` is True for a quotient and a difference. Of one
-          input with a number: `settings["scalars"]` holds it; a difference that is `turned` is the number less the input.
+          input with a number: `settings["scalars"]` holds it, which comes first where `settings["turned"]` is True.
           `settings["alpha"]`, if it is there, is what the second is multiplied by before it is added.
         - "move": the same numbers, or some of them, in other places, or several arrays put together: views, transpositions,
           slices, concatenations, copies, casts, rolls, padding.

@@ -19,21 +19,16 @@ MOVES = frozenset(
     (
         "_to_copy",
         "clone",
-        "contiguous",
-        "copy",
-        "copy_",
         "lift",
         "lift_fresh",
         "_unsafe_view",
         "_reshape_copy",
         "cat",
-        "concat",
         "stack",
         "roll",
         "flip",
         "rot90",
         "repeat",
-        "tile",
         "repeat_interleave",
         "constant_pad_nd",
         "pad",
@@ -62,14 +57,12 @@ MOVES = frozenset(
         "_index_put_impl",
         "scatter",
         "index_copy",
-        "fill",
         "unsafe_split",
         "unsafe_split_with_sizes",
         "split_with_sizes_copy",
         "unbind_copy",
         "to_dense",
         "to_mkldnn",
-        "full_tensor",
         "wait_tensor",
     )
 )
@@ -80,7 +73,6 @@ NO_MOVES = frozenset({"_conj", "_neg_view", "real", "imag", "chalf"})
 
 OVERWRITES = frozenset(
     (
-        "copy_",
         "fill_",
         "zero_",
         "set_",
@@ -123,6 +115,8 @@ class Traits:
         The places of those that it writes into.
     overwritten
         The places of those of which it leaves nothing.
+    shaped
+        Whether it takes a tensor for its shape alone.
     views
         Whether it gives a view of an argument.
     random
@@ -136,6 +130,7 @@ class Traits:
     arguments: tuple[tuple[str, Any], ...]
     written: tuple[int, ...]
     overwritten: tuple[int, ...]
+    shaped: bool
     views: bool
     random: bool
     splits: bool
@@ -154,7 +149,7 @@ class Described:
 def traits(func: Any) -> Traits:
     schema = getattr(func, "_schema", None)
     if schema is None:  # an operation of higher order
-        return Traits(str(func), str(func), (), (), (), views=False, random=False, splits=False)
+        return Traits(str(func), str(func), (), (), (), shaped=False, views=False, random=False, splits=False)
     plain = schema.name.rpartition("::")[2]
     written = tuple(i for i, x in enumerate(schema.arguments) if x.alias_info is not None and x.alias_info.is_write)
     given = tuple(i for i, x in enumerate(schema.arguments) if x.is_out)
@@ -164,6 +159,7 @@ def traits(func: Any) -> Traits:
         tuple((x.name, x.default_value if x.has_default_value() else None) for x in schema.arguments),
         written,
         given + (written[:1] if plain in OVERWRITES else ()),
+        shaped=plain.endswith("_like") or plain.startswith("new_"),
         views=not written and any(x.alias_info is not None for x in schema.returns),
         random=torch.Tag.nondeterministic_seeded in func.tags,
         splits=isinstance(func, torch._ops.OpOverload)
@@ -191,10 +187,18 @@ def _collect(x: Any, found: list[torch.Tensor]) -> None:
         found += [leaf for leaf in torch.utils._pytree.tree_leaves(x) if isinstance(leaf, torch.Tensor)]
 
 
-def overwritten(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
-    """The arguments that an operation only writes into."""
+def read(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The arguments that what an operation gives depends on."""
     told = traits(func)
-    return tensors([args[i] if i < len(args) else kwargs.get(told.arguments[i][0]) for i in told.overwritten])
+    if told.shaped:
+        return []
+    gone = {told.arguments[i][0] for i in told.overwritten}
+    return tensors(
+        (
+            [x for i, x in enumerate(args) if i not in told.overwritten],
+            {name: x for name, x in kwargs.items() if name not in gone},
+        )
+    )
 
 
 def written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
@@ -214,7 +218,7 @@ def is_random(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bo
 
 
 def described(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: Sequence[torch.Tensor]) -> Described:
-    """What a call does, whose tensors are these. What is only written into is none of the inputs."""
+    """What a call does whose results depend on these tensors."""
     told = traits(func)
     given = _bound(told, args, kwargs)
     settings = _plain(given)
@@ -223,9 +227,6 @@ def described(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], input
     known = TABLE.get(told.name, _none)(given, settings)
     if known is not None:
         return known
-    if told.overwritten:
-        gone = overwritten(func, args, kwargs)
-        inputs = [x for x in inputs if not any(x is y for y in gone)]
     return Described("move" if _moves(func, told, given) else "other", inputs, settings)
 
 
@@ -349,20 +350,23 @@ def _batch_norm(given: Mapping[str, Any], settings: dict[str, Any]) -> Described
     return Described("norm", [*inputs, given["running_mean"], given["running_var"]], told | {"running": True})
 
 
+def _of_two(kind: Kind, a: Any, b: Any, settings: dict[str, Any]) -> Described:
+    """An operation on two tensors, or a tensor and a number, which may come first."""
+    settings["scalars"] = [x for x in (a, b) if not isinstance(x, torch.Tensor)]
+    if not isinstance(a, torch.Tensor):
+        settings["turned"] = True
+    return Described(kind, [x for x in (a, b) if isinstance(x, torch.Tensor)], settings)
+
+
 def _sum(*, inverse: bool, turned: bool = False) -> Callable[[Mapping[str, Any], dict[str, Any]], Described | None]:
     """`alpha` is what the second is multiplied by; a difference that is `turned` takes the first from the second."""
 
     def added(given: Mapping[str, Any], settings: dict[str, Any]) -> Described | None:
         a, b, alpha = given["self"], given["other"], given.get("alpha", 1)
-        told: dict[str, Any] = {"inverse": inverse, "scalars": [x for x in (a, b) if not isinstance(x, torch.Tensor)]}
-        if turned:
-            if alpha != 1:
-                return None
-            a, b = b, a
-            told |= {"turned": True} if told["scalars"] else {}
-        if alpha != 1:
-            told["alpha"] = alpha
-        return Described("add", [x for x in (a, b) if isinstance(x, torch.Tensor)], told)
+        if turned and alpha != 1:
+            return None
+        told = {} if alpha == 1 else {"alpha": alpha}
+        return _of_two("add", *((b, a) if turned else (a, b)), {"inverse": inverse, **told})
 
     return added
 
@@ -371,9 +375,7 @@ def _factor(*, inverse: bool) -> Callable[[Mapping[str, Any], dict[str, Any]], D
     def multiplied(given: Mapping[str, Any], settings: dict[str, Any]) -> Described | None:
         if given.get("rounding_mode") is not None:
             return None
-        both = (given["self"], given["other"])
-        scalars = [x for x in both if not isinstance(x, torch.Tensor)]
-        return Described("multiply", [x for x in both if isinstance(x, torch.Tensor)], {"inverse": inverse, "scalars": scalars})
+        return _of_two("multiply", given["self"], given["other"], {"inverse": inverse})
 
     return multiplied
 

@@ -19,7 +19,7 @@ from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.graph import ABSENT, Graph, ModuleRun, Operation
 from scalablevit_ref.compare.capture.own_code import user_line
 from scalablevit_ref.compare.capture.returned import named_outputs
-from scalablevit_ref.compare.capture.torch_aten import described, overwritten, tensors, traits, written
+from scalablevit_ref.compare.capture.torch_aten import Traits, described, read, tensors, traits, written
 
 OTHERS = 1_000_000
 """The first number of the values that do not depend on the images.
@@ -125,63 +125,46 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return func.decompose(*args, **kwargs)
         given = tensors((args, kwargs))
-        numbers = [self.number(x) for x in given]
+        numbers = {id(x): self.number(x) for x in given}
         changed = written(func, args, kwargs) if told.written else []
         for x in changed:
             self._save(x)
         try:
             out = func(*args, **kwargs)
         except Exception:
-            self._fail(str(func), given, numbers)
+            self._fail(told.full, given, [numbers[id(x)] for x in given])
             raise
         results = tensors(out)
         results += [x for x in changed if not any(x is y for y in results)]
-        if not results:
-            return out
-        gone = overwritten(func, args, kwargs) if told.overwritten else []
-        inputs = [value for x, value in zip(given, numbers, strict=True) if not any(x is y for y in gone)]
-        data = not self._data.isdisjoint(inputs)
-        outputs = tuple([self._new(x, data=data, made=True) for x in results])
-        for x in changed:
-            self._write(x)
-        self._followed(func, args, kwargs, (given, numbers), (inputs, outputs), data=data)
-        self._keep(outputs, results)
+        if results:
+            inputs = read(func, args, kwargs) if told.overwritten or told.shaped else given
+            before = [numbers[id(x)] for x in inputs]
+            data = not self._data.isdisjoint(before)
+            outputs = tuple([self._new(x, data=data, made=True) for x in results])
+            for x in changed:
+                self._write(x)
+            if data:
+                self.course.append((told.full, outputs))
+            elif not self._weights.isdisjoint(before):
+                self._weights.update(outputs)
+            self._keep(outputs, results)
+            if self.keep is None:
+                line = user_line(self.until)
+                self._look(told, inputs, before, line, data=data)
+                what = described(func, args, kwargs, inputs)
+                ordered = tuple([ABSENT if x is None else numbers[id(x)] for x in what.inputs])
+                self.operations.append(Operation(what.kind, told.full, ordered, outputs, what.settings, self.path, line))
         return out
 
-    def _followed(
-        self,
-        func: Any,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        given: tuple[Sequence[torch.Tensor], Sequence[int]],
-        passed: tuple[Sequence[int], tuple[int, ...]],
-        *,
-        data: bool,
-    ) -> None:
-        inputs, outputs = passed
-        name = traits(func).full
+    def _look(self, told: Traits, inputs: Sequence[torch.Tensor], numbers: Sequence[int], line: str, *, data: bool) -> None:
+        """Take down constants, and what the notes are about."""
         if data:
-            self.course.append((name, outputs))
-        elif not self._weights.isdisjoint(inputs):
-            self._weights.update(outputs)
-        if self.keep is not None:
-            return
-        line = user_line(self.until)
-        if data:
-            for x, value in zip(*given, strict=True):
+            for x, value in zip(inputs, numbers, strict=True):
                 if value in self._weights and value not in self._constants:
                     self._constants[value] = x.detach()
-            self._note_autocast(given[0][0], line)
-        elif name == "aten.lift_fresh.default":
-            self._note_outside(given[0][0], line)
-        what = described(func, args, kwargs, given[0])
-        ordered = tuple([ABSENT if x is None else self._number_before(x, given) for x in what.inputs])
-        self.operations.append(Operation(what.kind, name, ordered, outputs, what.settings, self.path, line))
-
-    @staticmethod
-    def _number_before(x: torch.Tensor, given: tuple[Sequence[torch.Tensor], Sequence[int]]) -> int:
-        """The number of an argument as the operation found it, before it wrote."""
-        return next(value for y, value in zip(*given, strict=True) if y is x)
+            self._note_autocast(inputs[0], line)
+        elif told.name == "lift_fresh":
+            self._note_outside(inputs[0], line)
 
     def number(self, x: torch.Tensor) -> int:
         """A tensor's number. What nothing has made is a constant of the candidate's own, or a view of what has been met."""

@@ -68,7 +68,7 @@ class TorchRunner:
         self._modules = found.modules
         if dtype is not None:
             for x in self._tensors.values():
-                x.data = x.data.to(_as(getattr(torch, dtype), x.dtype))
+                x.data = _converted(x.detach(), getattr(torch, dtype))
         self._views = {name: view for name, view in self._copied.views.items() if {name, view[0]} <= self._tensors.keys()}
         self._own = {name: x for name, x in self._tensors.items() if x.is_floating_point() and name not in self._views}
         first = next((x for x in found.parameters.values() if x.is_floating_point()), next(iter(self._own.values()), None))
@@ -94,6 +94,10 @@ class TorchRunner:
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
         return {name: array_of(self._before[name], f"the candidate's {name}") for name in self._own}
+
+    def rounded(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What the candidate has of these weights, which are of its own names, when it runs: rounded once, by NumPy."""
+        return {name: own_array(_tensor(x, self._before[name])) for name, x in weights.items()}
 
     def record(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> Graph:
         """As `Runner.record`. A module that takes its images as b h w c is fed them so, and the graph notes it."""
@@ -246,9 +250,11 @@ class TorchRunner:
             yield f"{what}: what was done there is not followed"
 
 
-def _as(dtype: torch.dtype, now: torch.dtype) -> torch.dtype:
-    """What a tensor's dtype becomes where those of floating point become `dtype`."""
-    return dtype.to_complex() if now.is_complex else dtype if now.is_floating_point else now
+def _converted(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """In `dtype` if it is of floating point, in its complex kind if it is complex; others stay."""
+    if x.is_complex():
+        return x.to(dtype.to_complex())
+    return _tensor(array_of(x, "a tensor"), torch.empty(0, dtype=dtype, device=x.device)) if x.is_floating_point() else x
 
 
 def _tensor(x: np.ndarray, like: torch.Tensor) -> torch.Tensor:

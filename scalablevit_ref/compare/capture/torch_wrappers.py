@@ -230,9 +230,18 @@ def _bake(module: nn.Module) -> None:
     """Weights that are computed from others before each pass, or masked, become parameters."""
     for inner in module.modules():
         if parametrize.is_parametrized(inner):
-            for name in list(inner.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(inner, name, leave_parametrized=True)
+            _unparametrize(inner)
         for key, hook in list(inner._forward_pre_hooks.items()):
             if isinstance(hook, WeightNorm | SpectralNorm | BasePruningMethod):
                 hook.remove(inner)
                 del inner._forward_pre_hooks[key]
+
+
+def _unparametrize(module: nn.Module) -> None:
+    """As torch's `remove_parametrizations`, which also changes the class, that of the module and of its copy."""
+    parametrized: Any = module.parametrizations
+    weights = {name: getattr(module, name).detach().clone() for name in parametrized}
+    del module.parametrizations
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    for name, x in weights.items():
+        module.register_parameter(name, nn.Parameter(x, requires_grad=False))

@@ -11,10 +11,8 @@ import torch
 from torch import nn
 
 import scalablevit_ref as sv
-from scalablevit_ref.adapters import plain
 from scalablevit_ref.compare.capture.pairing import Pairing, paired
 from scalablevit_ref.compare.capture.torch_graph import TorchRunner
-from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.testing import random_images, random_params, relative_l2
 from tests.support.ports import CONFIG, MISTAKES, STYLES, Port
@@ -102,12 +100,16 @@ NOTES = {
         "stages.0.0.norm2 runs after stages.0.0.mlp, in the reference after stages.0.0.attn (10 times)",
     ],
     "norm1 twice": [
-        "stages.0.0.norm2's parameters (levels.0.0.pre2.gamma) act nowhere; those of stages.0.0.norm1 (levels.0.0.pre1.gamma) "
-        "act in its place (10 times)"
+        (
+            "stages.0.0.norm2's parameters (levels.0.0.pre2.gamma) act nowhere; those of stages.0.0.norm1 (levels.0.0.pre1.gamma) "
+            "act in its place (10 times)"
+        )
     ],
     "norm2 twice": [
-        "stages.0.0.norm1's parameters (levels.0.0.pre1.gamma) act, and the result is dropped; those of stages.0.0.norm2 "
-        "(levels.0.0.pre2.gamma) act in its place (10 times)"
+        (
+            "stages.0.0.norm1's parameters (levels.0.0.pre1.gamma) act, and the result is dropped; those of stages.0.0.norm2 "
+            "(levels.0.0.pre2.gamma) act in its place (10 times)"
+        )
     ],
     "no LIM": ["stages.0.0.attn.lim_func's parameters (levels.0.0.mixer.local.weight) act nowhere (5 times)"],
     "no proj": ["stages.0.0.attn.proj's parameters (levels.0.0.mixer.out_proj.weight) act nowhere (5 times)"],

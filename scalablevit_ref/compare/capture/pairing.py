@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 
 from scalablevit_ref.compare.capture.assignment import assigned
-from scalablevit_ref.compare.capture.context import STEPS, contexts
+from scalablevit_ref.compare.capture.context import contexts
 from scalablevit_ref.compare.capture.flow import Flow
 from scalablevit_ref.compare.capture.graph import Graph
 from scalablevit_ref.compare.capture.layout import Layout
@@ -25,7 +25,6 @@ from scalablevit_ref.compare.capture.pairing_notes import Facts, facts_of, refus
 from scalablevit_ref.compare.capture.similarity import ALIGNED, AROUND, MAPPED, Evidence, Surroundings, atoms_of, scored
 from scalablevit_ref.compare.capture.units import Unit, layout_of, units_of, usual
 from scalablevit_ref.compare.capture.uses import Use, uses_of
-from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.networks import Network
 
 __all__ = ["Facts", "Pairing", "Part", "paired"]
@@ -113,7 +112,7 @@ class Pairing:
         return found | {name: np.zeros_like(own[name]) for name in self.silent if name not in found}
 
     def official_weights(self, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The candidate's parameters under the official names and in the official shapes, bit for bit; what it lacks is left out."""
+        """The candidate's parameters under the official names and in the official shapes, bit for bit; without those it lacks."""
         found = {}
         for name, parts in self.parts.items():
             if not parts:
@@ -298,9 +297,7 @@ def _placed(
         for home in own_places:  # a parameter stands at its own place at least once
             if home not in placed and home not in lent:
                 placed[home] = next(use for use, at in candidates if at == home)
-    for target, use in lent.items():
-        placed[target] = use
-    return placed, lent
+    return placed | lent, lent
 
 
 def _at(

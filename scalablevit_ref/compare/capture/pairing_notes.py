@@ -1,4 +1,4 @@
-"""What a pairing shows that is worth saying: parameters that act nowhere, twice or in another's place, and the order of what runs."""
+"""What a pairing shows that is worth saying: parameters that act nowhere, twice or in another's place, and what runs when."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Facts:
     extra
         The candidate's own parameters that act and have no counterpart.
     moved
-        Layers that run elsewhere: to the one after which they run, and the one after which the reference runs them; "" is the start.
+        Layers that run elsewhere: to the one after which they run, and the one that it is in the reference; "" is the start.
     pooled
         Norms that act on another number of tokens: to that number, and the reference's.
     wired
@@ -217,10 +217,10 @@ def words_of(facts: Facts) -> tuple[str, ...]:
             continue
         where = " and at ".join(dict.fromkeys(place or "a place that is no step's" for place in places))
         said.append((f"{_form(name)} twice {[_form(p) for p in places]}", f"{name}'s parameters{own(name)} act at {where}", name))
-    for name in facts.lacking:
-        said.append((f"{_form(name)} lacking", f"the candidate has no {name}", name))
-    for name in facts.extra:
-        said.append((f"{_form(name)} extra", f"the candidate's {name} has no counterpart and keeps its values", name))
+    said += [(f"{_form(name)} lacking", f"the candidate has no {name}", name) for name in facts.lacking]
+    said += [
+        (f"{_form(own_)} extra", f"the candidate's {own_} has no counterpart, and keeps its values", own_) for own_ in facts.extra
+    ]
     for name, (after, usual) in facts.moved.items():
         if after == usual:  # it follows a layer that is moved
             continue

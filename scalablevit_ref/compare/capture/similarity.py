@@ -1,4 +1,4 @@
-"""How well each of the candidate's steps fits each of the reference's: names, groups, order of use and what stands around, together."""
+"""How well each of the candidate's steps fits each of the reference's: names, groups, order of use and surroundings, together."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ LIKE = 0.6
 """Least likeness of a group of parameters to a block, sizes in common by sizes in either, that it is taken for one."""
 
 TRUSTED = 0.75
-"""Least share of pairs of names whose numbers are in the order of use, for numbers in names that say nothing else to say anything."""
+"""Least share of pairs of names whose numbers are in the order of use, for numbers to count in names that say nothing else."""
 
 
 @dataclass
@@ -93,7 +94,7 @@ def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit], around: Sequence[
         if step.name not in joint:
             rest.setdefault(_stage(step.name), Counter())[Atom(((step, None),), "").key] += 1
     for stage, some in groups.items():
-        ways = {}
+        ways: dict[Any, list[tuple[str, list[tuple[Atom, ...]]]]] = {}
         for layer, choices in some:
             form_ = tuple((atom.letters, atom.key) for atom in choices[0])
             ways.setdefault(form_, []).append((layer, choices))
@@ -214,7 +215,7 @@ def places_within(
     order: Sequence[int],
 ) -> dict[int, int]:
     """The same, with each block by itself where a group of parameters is known to be it: blocks may run in any order."""
-    found = {use: j for use, j in stands.items()}
+    found = dict(stands.items())
     members: dict[str, list[int]] = {}
     for i, block in block_of.items():
         members.setdefault(block, []).extend(units[i].uses)
@@ -300,7 +301,7 @@ def _ordered(
     named = [tuple(part for part in prefix if isinstance(part, int)) for prefix, _ in some]
     if len(set(named)) < len(named) and all(lettered(prefix, letters) for prefix, _ in some):
         named = [(*numbers_, ord(str(prefix[-1]))) for numbers_, (prefix, _) in zip(named, some, strict=True)]
-    if len(set(named)) == len(named) and all(named) or len(some) == 1:
+    if (len(set(named)) == len(named) and all(named)) or len(some) == 1:
         return [group for _, group in sorted(zip(named, some, strict=True), key=lambda pair: pair[0])]
     return sorted(some, key=lambda group: (first(group[1]), min(units[i].declared for i in group[1])))
 
@@ -326,14 +327,14 @@ def ranks(units: Sequence[Unit], atoms: Sequence[Atom]) -> dict[tuple[int, int],
     for j, atom in enumerate(atoms):
         local = atom.first.name.removeprefix(atom.first.block) or atom.first.role
         roles.setdefault((f"{local} {atom.letters}", atom.key), []).append(j)
-    found = {}
+    found: dict[tuple[int, int], float] = {}
     for (_, key), members in families.items():
         if not (trusted or meanings(units[members[0]].name)):
             continue
         ordered = sorted(members, key=lambda i: numbers(units[i].name))
         for (_, other), some in roles.items():
             if other == key and len(some) == len(ordered) > 1:
-                found |= {(i, j): RANKED for i, j in zip(ordered, some, strict=True)}
+                found |= dict.fromkeys(zip(ordered, some, strict=True), RANKED)
     return found
 
 
@@ -346,17 +347,17 @@ def ranks_within(units: Sequence[Unit], atoms: Sequence[Atom], block_of: Mapping
     places: dict[tuple[str, Key], list[int]] = {}
     for j, atom in enumerate(atoms):
         places.setdefault((atom.first.block, atom.key), []).append(j)
-    found = {}
+    found: dict[tuple[int, int], float] = {}
     for (block, _, key), members in families.items():
         some = places.get((block, key), [])
         if len(some) == len(members) > 1:
             ordered = sorted(members, key=lambda i: numbers(units[i].name))
-            found |= {(i, j): WITHIN for i, j in zip(ordered, some, strict=True)}
+            found |= dict.fromkeys(zip(ordered, some, strict=True), WITHIN)
     return found
 
 
 def strangers(units: Sequence[Unit]) -> set[int]:
-    """Units in a part of the candidate, by the first word of their names, of which nothing is used, where it is like one that is."""
+    """Units in a part of the candidate, by their names' first word, of which nothing is used, and which is like one that is."""
     roots: dict[str | int, list[int]] = {}
     for i, unit in enumerate(units):
         roots.setdefault(next(iter(tokens(unit.name)), ""), []).append(i)
@@ -466,7 +467,7 @@ def _named(unit: Unit, atom: Atom, evidence: Evidence) -> float:
         score += EXACT if unit.weight in names else -EXACT if unit.weight in evidence.exact.values() else 0.0
     if evidence.mapped:
         layer = _innermost(atom.first.weight, evidence.mapped)
-        path = _innermost(unit.weight, {path: "" for path in evidence.mapped.values()})
+        path = _innermost(unit.weight, dict.fromkeys(evidence.mapped.values(), ""))
         if layer and path:
             score += MAPPED if evidence.mapped[layer] == path else -MAPPED
         elif layer or path:

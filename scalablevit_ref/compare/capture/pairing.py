@@ -112,7 +112,7 @@ class Pairing:
         return found | {name: np.zeros_like(own[name]) for name in self.silent if name not in found}
 
     def official_weights(self, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The candidate's parameters under the official names and in the official shapes, bit for bit; what it lacks is left out."""
+        """The candidate's parameters under the official names and in the official shapes, bit for bit; without those it lacks."""
         found = {}
         for name, parts in self.parts.items():
             if not parts:
@@ -297,9 +297,7 @@ def _placed(
         for home in own_places:  # a parameter stands at its own place at least once
             if home not in placed and home not in lent:
                 placed[home] = next(use for use, at in candidates if at == home)
-    for target, use in lent.items():
-        placed[target] = use
-    return placed, lent
+    return placed | lent, lent
 
 
 def _at(

@@ -1,4 +1,4 @@
-"""What a pairing shows that is worth saying: parameters that act nowhere, twice or in another's place, and the order of what runs."""
+"""What a pairing shows that is worth saying: parameters that act nowhere, twice or in another's place, and what runs when."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Facts:
     extra
         The candidate's own parameters that act and have no counterpart.
     moved
-        Layers that run elsewhere: to the one after which they run, and the one after which the reference runs them; "" is the start.
+        Layers that run elsewhere: to the one after which they run, and the one that it is in the reference; "" is the start.
     pooled
         Norms that act on another number of tokens: to that number, and the reference's.
     wired
@@ -198,25 +198,34 @@ def words_of(facts: Facts) -> tuple[str, ...]:
     def own(name: str) -> str:
         return f" ({facts.own[name]})" if name in facts.own else ""
 
+    whole = {block: _whole(block, facts, lent) for block in {_block_of(name) for name in facts.never_used}}
     for name in (*facts.never_used, *facts.dropped):
         what = "act nowhere" if name in facts.never_used else "act, and the result is dropped"
+        block = _block_of(name)
+        if whole.get(block) is not None:
+            if name == next(other for other in facts.never_used if _block_of(other) == block):
+                instead = f"; those of {whole[block]} act in their place" * bool(whole[block])
+                said.append((f"{_form(block)} {what} whole {bool(whole[block])}", f"{block}'s parameters {what}{instead}", name))
+            continue
         text = f"{name}'s parameters{own(name)} {what}"
         if name in lent:
             text += f"; those of {lent[name]}{own(lent[name])} act in its place"
         said.append((f"{_form(name)} {what} {_form(lent.get(name, ''))}", text, name))
     for name, places in facts.twice.items():
         others = [place for place in places if place not in ("", name)]
-        if others and all(place in (*facts.never_used, *facts.dropped) for place in others):
+        if others and "" not in places and all(place in (*facts.never_used, *facts.dropped) for place in others):
             continue
         where = " and at ".join(dict.fromkeys(place or "a place that is no step's" for place in places))
         said.append((f"{_form(name)} twice {[_form(p) for p in places]}", f"{name}'s parameters{own(name)} act at {where}", name))
-    for name in facts.lacking:
-        said.append((f"{_form(name)} lacking", f"the candidate has no {name}", name))
-    for name in facts.extra:
-        said.append((f"{_form(name)} extra", f"the candidate's {name} has no counterpart and keeps its values", name))
+    said += [(f"{_form(name)} lacking", f"the candidate has no {name}", name) for name in facts.lacking]
+    said += [
+        (f"{_form(own_)} extra", f"the candidate's {own_} has no counterpart, and keeps its values", own_) for own_ in facts.extra
+    ]
     for name, (after, usual) in facts.moved.items():
+        if after == usual:  # it follows a layer that is moved
+            continue
         text = f"{name} runs after {after or 'the images'}, in the reference after {usual or 'the images'}"
-        said.append((f"{_form(name)} moved {_form(after)} {_form(usual)}", text, name))
+        said.append((f"{_form(name)} moved {_form(after)}", text, name))
     for name, (tokens, usual_tokens) in facts.pooled.items():
         said.append((f"{_form(name)} pooled", f"{name} acts on {tokens} tokens, in the reference on {usual_tokens}", name))
     for name, letters in facts.attends.items():
@@ -227,6 +236,20 @@ def words_of(facts: Facts) -> tuple[str, ...]:
     for key, text, _ in said:
         grouped.setdefault(key, []).append(text)
     return tuple(some[0] + (f" ({len(some)} times)" if some[1:] else "") for some in grouped.values())
+
+
+def _block_of(name: str) -> str:
+    found = re.match(r"(stages\.\d+\.\d+|layers\.\d+\.0\.layers\.\d+)\.", name)
+    return found[1] if found else name
+
+
+def _whole(block: str, facts: Facts, lent: Mapping[str, str]) -> str | None:
+    """Of a block of which nothing acts, the block that acts in its place, or nothing; None where some of it acts."""
+    inside = [name for name in facts.own if _block_of(name) == block]
+    if len(inside) < 2 or any(name not in facts.never_used for name in inside):
+        return None
+    lenders = {_block_of(lent[name]) if name in lent else "" for name in inside}
+    return lenders.pop() if len(lenders) == 1 else None
 
 
 def _form(name: str) -> str:

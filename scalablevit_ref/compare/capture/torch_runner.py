@@ -218,7 +218,7 @@ class TorchRunner:
                 raise
             message = " ".join(str(error.__cause__).split())
             why = likely_reason(message, recorder.path, modules.get(recorder.path), recorder.failed, fed)
-            raise CaptureError(*error.words, *(("; ", *why) if why else ())) from error.__cause__
+            raise OwnCodeError(*error.words, *(("; ", *why) if why else ())) from error.__cause__
 
     def _ended(
         self,

@@ -191,6 +191,14 @@ def test_constants_are_the_parameters_as_they_meet_data() -> None:
     assert list(runner.parameters) == ["w", "gain", "a", "unused"]
 
 
+def test_other_images_are_another_run() -> None:
+    runner = runner_of(lambda p, x: x * p, weight(1))
+    logits = runner.record(IMAGES, {}).outputs["logits"]
+    gain = runner.parameters["0"]
+    for images in (IMAGES, IMAGES[:1], IMAGES[..., :3]):
+        np.testing.assert_allclose(runner.values(images, {}, [logits])[0][logits], images * gain)
+
+
 def test_what_runs_within_is_written_out() -> None:
     @jax.custom_vjp
     def doubled(x: Any) -> Any:

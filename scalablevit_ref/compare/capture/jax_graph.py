@@ -130,31 +130,15 @@ class JaxRunner:
         with self._precision():
             program, state, x = self._traced(images, weights)
             fed = [*state.values()], [*program.constants.values()], x
-            run = self._compiled_for(program, tuple(sorted(set(wanted))), fed)
+            key = (tuple(sorted(set(wanted))), x.shape, program.signature)
+            if self._compiled is None or self._compiled[0] != key:
+                self._compiled = key, _compiled(program, key[0], fed)  # the last is kept: compiling takes most of a run's time
+            run = self._compiled[1]
             with own_code(RUNNING):
                 start = time.perf_counter()
                 found = wait(run(*fed))
             seconds = time.perf_counter() - start
             return {value: array_of(x, f"value {value}") for value, x in found.items()}, seconds
-
-    def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
-        """As `Runner.unrepeated`: where random numbers are drawn, another key gives other ones."""
-        with self._precision():
-            program, state, _ = self._traced(images, weights)
-        return program.random()
-
-    def _compiled_for(self, program: Program, wanted: tuple[int, ...], fed: tuple[Any, ...]) -> Callable[..., Any]:
-        """The program with these values as what it returns. The last is kept: compiling takes most of a run's time."""
-        key = (wanted, program.signature)
-        if self._compiled is None or self._compiled[0] != key:
-
-            def evaluated(state: list[Any], constants: list[Any], x: Any) -> dict[int, Any]:
-                return program.evaluated(state, constants, x, wanted)
-
-            options: Any = COMPILED_FAST if jax.default_backend() == "cpu" else None
-            with own_code(RUNNING):
-                self._compiled = key, jax.jit(evaluated).lower(*fed).compile(compiler_options=options)
-        return self._compiled[1]
 
     def _traced(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> tuple[Program, dict[str, Any], Any]:
         """The program of a pass on such images, the parameters, and the images as the candidate takes them.
@@ -254,10 +238,22 @@ def _program(forward: Forward, state: Mapping[str, Any], x: Any) -> Program | Fa
         program = _flat(one, state, x, closed)
         if not one.asked or answers is None:
             return program
-        values = [*state.values(), *program.held().values()]
-        (value,) = program.evaluated(values, program.constants.values(), x, program.outputs.values()).values()
+        fed = [*state.values(), *program.held().values()], [*program.constants.values()], x
+        (value,) = _compiled(program, [*program.outputs.values()], fed)(*fed).values()
         answers.append(to_numpy(value))
     return Failed(CaptureError(f"the candidate looks at more than {MOST_ANSWERS} values, which JAX cannot compile"), 0)
+
+
+def _compiled(program: Program, wanted: Sequence[int], fed: tuple[Any, ...]) -> Callable[..., dict[int, Any]]:
+    """The program with these values as what it returns."""
+
+    def evaluated(state: list[Any], constants: list[Any], x: Any) -> dict[int, Any]:
+        return program.evaluated(state, constants, x, wanted)
+
+    options: Any = COMPILED_FAST if jax.default_backend() == "cpu" else None
+    with own_code(RUNNING):
+        run: Any = jax.jit(evaluated).lower(*fed).compile(compiler_options=options)
+    return cast("Callable[..., dict[int, Any]]", run)
 
 
 def _flat(one: Pass, state: Mapping[str, Any], x: Any, closed: Any) -> Program:

@@ -16,7 +16,7 @@ from scalablevit_ref.compare.reasoning.linear_map import any_map, other_weight, 
 from scalablevit_ref.compare.reasoning.mixtures import products, scaled_branches, sums, taken_channels
 from scalablevit_ref.compare.reasoning.norms import norm_differences
 from scalablevit_ref.compare.reasoning.places import places, places_otherwise, some_places
-from scalablevit_ref.compare.reasoning.precision import quantised, rounded, unsystematic
+from scalablevit_ref.compare.reasoning.precision import quantised, representable, rounded, unsystematic
 from scalablevit_ref.compare.reasoning.subsets import borders, not_finite, parts, some_tokens
 
 NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
@@ -171,7 +171,7 @@ def _facts(case: Case, *, explained: bool) -> list[Difference]:
     if not facts:
         facts = some_tokens(case)
     if not explained:
-        facts += unsystematic(case)
+        facts += representable(case) or unsystematic(case)
         facts.append(_size(case))
     return facts
 

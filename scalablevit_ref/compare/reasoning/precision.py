@@ -11,6 +11,12 @@ from scalablevit_ref.compare.reasoning.case import Case, flat, sampled
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.numbers import three_digits
 
+FEWEST = 8
+"""Fewest numbers that show a format: by chance one of 2¹⁶ in float32 is one that bfloat16 has."""
+
+SEVERAL = 4
+"""Roundings, in spacings of a format, that a value computed in it may be off by."""
+
 LEVELS = 256
 """Most distinct values of what is quantised to 8 bits."""
 
@@ -55,6 +61,21 @@ def rounded(case: Case) -> list[Difference]:
             words = f"the value itself is rounded to {said}: every number is one that {name} has"
             return [Difference("precision", words, left, {"format": name, "entering": "the value itself", "other": off}, True)]
         return []
+    return []
+
+
+def representable(case: Case) -> list[Difference]:
+    """Every number is one that a coarser format has, though not always the one next to the reference's: it was computed in it."""
+    for name, (rounding, spacing) in FORMATS.items():
+        if spacing <= 2 * case.eps or case.actual.size < FEWEST:
+            continue
+        with np.errstate(over="ignore"):
+            if not np.array_equal(rounding(case.actual), case.actual):
+                continue
+        if case.before > SEVERAL * spacing:
+            return []
+        words = f"every number is one that {name} has, and the difference is of the size of its rounding: it is computed in {name}"
+        return [Difference("precision", words, case.before, {"format": name, "relative": case.before}, False)]
     return []
 
 

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, count
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions, Module, aligned, by_name, by_parameters, nameable
-from scalablevit_ref.compare.capture.arrays import array_of, one_dtype
+from scalablevit_ref.compare.capture.arrays import array_of
+from scalablevit_ref.compare.capture.followed import followed
+from scalablevit_ref.compare.capture.graph import Graph
 from scalablevit_ref.compare.capture.names import by_mapping, merged
+from scalablevit_ref.compare.capture.own_code import OwnCodeError
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.files.reading import open_regular
 from scalablevit_ref.formats.onnx import MOST_BYTES, SCOPES, module_path
 from scalablevit_ref.layers import POOL
+from scalablevit_ref.testing.arrays import EPS
 
 try:
     import onnx
     from onnx import TensorProto, numpy_helper
     from onnx.external_data_helper import _get_all_tensors, load_external_data_for_model, uses_external_data
+
+    from scalablevit_ref.compare.capture.onnx_graph import QUANTISED, numbered
 
     onnxruntime = onnx_runtime()
 except ModuleNotFoundError as error:
@@ -64,7 +72,7 @@ Run = Callable[[Iterable[str]], dict[str, np.ndarray]]
 
 
 class OnnxModel:
-    """A model file. Its values are recognised by their names, else by the modules that torch's exporters note, else by sizes."""
+    """A model file, followed by its graph; where that does not tell the weights, by the names and the sizes of its values."""
 
     takes_weights = False
     brings_images = False
@@ -77,41 +85,173 @@ class OnnxModel:
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
         """Raises CaptureError for a file that cannot be read or run, or that takes other images; OSError."""
-        path, network, images = self.path, conditions.network, conditions.fed
+        model = OnnxFile(self.path)
+        notes = model.quantised()
+        try:
+            if notes:
+                raise CaptureError(f"{notes[0]}: its weights cannot be told from it")
+            captured = followed(OnnxRunner(model, conditions.fed), replace(conditions, load=False))
+        except OwnCodeError:
+            raise
+        except CaptureError as error:
+            with _one_line(self.path, "cannot be read"):
+                captured = by_names_and_sizes(model, conditions)
+            if captured.params is None and conditions.weights is None and notes:
+                raise CaptureError(f"weights must be given for {self.path.name}: {notes[0]}") from error
+        return replace(captured, notes=(*notes, *captured.notes))
+
+
+class OnnxFile:
+    """A model that is read, and run for any of its values.
+
+    Attributes
+    ----------
+    graph
+        Its graph, in which constants are initialisers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
         with open_regular(path, "an ONNX model") as file, _one_line(path, "cannot be read"):
             if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
                 raise CaptureError(f"{path.name} has {size:,} bytes, more than the {MOST_BYTES:,} that a model can have")
-            model = onnx.load_model_from_string(file.read())
-            _check_external_data(model, path)
-            load_external_data_for_model(model, str(path.parent))  # refuses what lies outside this folder
-        graph = model.graph
-        taken, x, notes = _fed(path, graph, images)
-        results = [value.name for value in graph.output]
-        result = "logits" if "logits" in results else results[0]
-        modules = outputs(graph)
+            self.model = onnx.load_model_from_string(file.read())
+            _check_external_data(self.model, path)
+            load_external_data_for_model(self.model, str(path.parent))  # refuses what lies outside this folder
+            plain(self.model.graph)
+        self.graph = self.model.graph
+        self.input, self._dtype, self._dims = _input(path, self.graph)
+        self.results = [value.name for value in self.graph.output]
 
-        def run(wanted: Iterable[str]) -> dict[str, np.ndarray]:
-            with _one_line(path, "cannot be run"):
-                return _run(model, list(dict.fromkeys(wanted)), {taken: x})
+    def quantised(self) -> list[str]:
+        """In words, whether it computes with few bits."""
+        found = [node.op_type for node in self.graph.node if node.op_type in QUANTISED]
+        return [f"{self.path.name} is quantised ({found[0]} and {len(found) - 1} more such operations)"] if found else []
 
-        with _one_line(path, "cannot be read"):
-            found, params = _aligned(graph, conditions, modules, run)
-        result = modules.get(found["logits"], found["logits"]) if "logits" in found else result
-        source = {name: modules.get(place, place) for name, place in found.items()}
-        start = time.perf_counter()
-        values = run([*source.values(), result])
-        seconds = time.perf_counter() - start
-        expected = network.layer_shapes(images.shape)
-        misfits = [name for name in found if found[name] in modules and values[source[name]].size != prod(expected[name])]
-        notes += [f"{found[name]} gives no value of the size of {name}, which is left out" for name in misfits]
-        given = {name: values[value] for name, value in source.items() if name not in misfits} | {"logits": values[result]}
-        places = found | {"logits": found.get("logits", "output")}
-        taps = {name: array_of(value, f"{path.name}: {places[name]!r}") for name, value in given.items()}
-        dtype = one_dtype({name: tap.dtype.name for name, tap in taps.items()}, path.name)
-        left_out = dict.fromkeys(misfits, "of another size in the model")
-        return Captured(
-            "ONNX model", taps, places, images, dtype, params, seconds, tuple(notes), "found in no value of the model", left_out
+    def fed(self, images: np.ndarray) -> tuple[list[np.ndarray], list[str]]:
+        """The images as it takes them, in batches of its size, and what to say of that. Raises CaptureError for others."""
+        x, notes, dims = images.astype(self._dtype), [], self._dims
+        if dims is None:
+            return [x], notes
+        if len(dims) == 4 and dims[3] == x.shape[1] != dims[1]:
+            x, notes = x.transpose(0, 2, 3, 1), ["images were given as b h w c"]
+        fits = len(dims) == 4 and all(not isinstance(a, int) or a == b for a, b in zip(dims[1:], x.shape[1:], strict=True))
+        if not fits or (isinstance(dims[0], int) and len(x) % max(dims[0], 1)):
+            raise CaptureError(
+                f"{self.path.name} takes {self.input!r} of shape ({', '.join(map(str, dims))}), got images of shape {x.shape}; "
+                "give it such ones, or export it with dynamic sizes"
+            )
+        if isinstance(dims[0], int) and dims[0] < len(x):
+            notes.append(f"it takes {dims[0]} image{'s' * (dims[0] > 1)} at a time: it was run {len(x) // dims[0]} times")
+            return np.split(x, len(x) // dims[0]), notes
+        return [x], notes
+
+    def run(self, wanted: Iterable[str], x: np.ndarray) -> dict[str, np.ndarray]:
+        """These values of the graph, on images as it takes them."""
+        with _one_line(self.path, "cannot be run"):
+            return _run(self.model, list(dict.fromkeys(wanted)), {self.input: x})
+
+
+class OnnxRunner:
+    """A model file as a `Runner`. Its weights stay what they are, but where its graph is recorded."""
+
+    kind = "ONNX model"
+    paths: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, model: OnnxFile, images: np.ndarray) -> None:
+        self.model, self.graph = model, model.graph
+        self._notes = model.fed(images)[1]
+        own = parameters(self.graph)
+        named = {found.tensor.name: name for name, found in own.items()}
+        held = {x.name: x for x in self.graph.initializer if x.data_type in FLOATS and prod(x.dims) > 1}
+        self._held = {named.get(name, name): x for name, x in held.items()}
+        self._names: Mapping[int, str] = {}
+
+    @property
+    def dtype(self) -> str:
+        """The narrowest of its weights."""
+        kinds = [np.dtype(onnx.helper.tensor_dtype_to_np_dtype(x.data_type)).name for x in self._held.values() if prod(x.dims) > 8]
+        return max(kinds or ["float32"], key=lambda name: EPS.get(name, 0))
+
+    @property
+    def parameters(self) -> Mapping[str, np.ndarray]:
+        return {name: np.asarray(numpy_helper.to_array(x)) for name, x in self._held.items()}
+
+    def record(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> Graph:
+        batches, _ = self.model.fed(images)
+        called = {x.name: name for name, x in self._held.items()}
+        result = "logits" if "logits" in self.model.results else self.model.results[0]
+        results = (
+            {"logits": result}
+            if len(self.model.results) == 1 or result == "logits"
+            else {f"maps.{i}": name for i, name in enumerate(self.model.results)}
         )
+        with _one_line(self.model.path, "cannot be read"):
+            found = numbered(
+                self.graph,
+                images=self.model.input,
+                outputs=results,
+                parameters=called,
+                scope=scope,
+                modules=outputs(self.graph),
+                run=lambda wanted: self.model.run(wanted, batches[0]),
+            )
+        self._names = found.names
+        rest = len(images) // len(batches[0])
+        shapes = {
+            value: (shape[0] * rest, *shape[1:]) if shape and rest > 1 else shape for value, shape in found.graph.shapes.items()
+        }
+        shapes |= {value: found.graph.shapes[value] for value in found.graph.parameters}
+        return replace(found.graph, shapes=shapes, notes=tuple(self._notes))
+
+    def values(
+        self, images: np.ndarray, weights: Mapping[str, np.ndarray], wanted: Collection[int]
+    ) -> tuple[Mapping[int, np.ndarray], float]:
+        names = {value: self._names[value] for value in wanted}
+        start = time.perf_counter()
+        parts = [self.model.run(names.values(), x) for x in self.model.fed(images)[0]]
+        seconds = time.perf_counter() - start
+        held = {
+            value: parts[0][name] if len(parts) == 1 else np.concatenate([part[name] for part in parts])
+            for value, name in names.items()
+        }
+        return {value: array_of(x, f"{self.model.path.name}: {names[value]!r}") for value, x in held.items()}, seconds
+
+    def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
+        drawn = [node.op_type for node in self.graph.node if node.op_type.startswith("Random") or node.op_type == "Bernoulli"]
+        return f"it draws random numbers ({drawn[0]})" if drawn else ""
+
+
+def by_names_and_sizes(model: OnnxFile, conditions: Conditions) -> Captured:
+    """The layers of a model whose graph does not tell its weights."""
+    network, images, graph = conditions.network, conditions.fed, model.graph
+    batches, notes = model.fed(images)
+    modules = outputs(graph)
+
+    def run(wanted: Iterable[str]) -> dict[str, np.ndarray]:
+        wanted = list(wanted)
+        parts = [model.run(wanted, x) for x in batches]
+        shapes = all(name.startswith("shape of ") for name in wanted)
+        return parts[0] if shapes or len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in wanted}
+
+    found, params = _aligned(graph, conditions, modules, run)
+    result = "logits" if "logits" in model.results else model.results[0]
+    result = modules.get(found["logits"], found["logits"]) if "logits" in found else result
+    source = {name: modules.get(place, place) for name, place in found.items()}
+    start = time.perf_counter()
+    values = run([*source.values(), result])
+    seconds = time.perf_counter() - start
+    expected = network.layer_shapes(images.shape)
+    misfits = [name for name in found if found[name] in modules and values[source[name]].size != prod(expected[name])]
+    notes += [f"{found[name]} gives no value of the size of {name}, which is left out" for name in misfits]
+    given = {name: values[value] for name, value in source.items() if name not in misfits} | {"logits": values[result]}
+    places = found | {"logits": found.get("logits", "output")}
+    taps = {name: array_of(value, f"{model.path.name}: {places[name]!r}") for name, value in given.items()}
+    dtype = max((tap.dtype.name for tap in taps.values()), key=lambda name: EPS.get(name, np.inf))
+    left_out = dict.fromkeys(misfits, "of another size in the model")
+    return Captured(
+        "ONNX model", taps, places, images, dtype, params, seconds, tuple(notes), "found in no value of the model", left_out
+    )
 
 
 @contextmanager
@@ -146,8 +286,30 @@ def _check_external_data(model: Any, path: Path) -> None:
         raise CaptureError(f"{path.name} takes {claimed:,} bytes out of {sum(sizes.values()):,} of external data")
 
 
-def _fed(path: Path, graph: Any, images: np.ndarray) -> tuple[str, np.ndarray, list[str]]:
-    """The name of the model's input, and the images as it takes them."""
+def plain(graph: Any) -> None:
+    """Constants become initialisers, and what ONNX Runtime's optimiser has put together is taken apart where it hides a value."""
+    nodes = []
+    for node in graph.node:
+        tensors = [a.t for a in node.attribute if node.op_type == "Constant" and a.name == "value"]
+        if tensors:
+            tensors[0].name = node.output[0]
+            graph.initializer.append(tensors[0])
+        elif node.op_type in ("BiasGelu", "FastGelu") and len(node.input) > 1 and node.input[1]:
+            summed = f"{node.output[0]}: the sum"
+            nodes.append(onnx.helper.make_node("Add", node.input[:2], [summed], name=node.name))
+            kind = "Gelu" if node.op_type == "BiasGelu" else "FastGelu"
+            nodes.append(onnx.helper.make_node(kind, [summed], node.output, name=node.name, domain="com.microsoft"))
+        else:
+            if node.op_type.startswith("Skip") and len(node.output) < 4:
+                node.output.extend(["", "", "", f"{node.output[0]}: the sum"][len(node.output) :])
+            nodes.append(node)
+    kept = [copy.deepcopy(node) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _input(path: Path, graph: Any) -> tuple[str, Any, list[Any] | None]:
+    """The name, the dtype and the dimensions of what the model takes; None where it states none."""
     held = {x.name for x in graph.initializer}
     inputs = [value for value in graph.input if value.name not in held]
     if len(inputs) != 1 or not graph.output:
@@ -157,17 +319,8 @@ def _fed(path: Path, graph: Any, images: np.ndarray) -> tuple[str, np.ndarray, l
     kind = inputs[0].type.tensor_type
     if kind.elem_type not in FLOATS:
         raise CaptureError(f"{path.name} takes {inputs[0].name!r}, which is no tensor of floating point")
-    x, notes = images.astype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), []
-    if kind.HasField("shape"):
-        dims = [d.dim_value or d.dim_param or "?" for d in kind.shape.dim]
-        if len(dims) == 4 and dims[3] == x.shape[1] != dims[1]:
-            x, notes = x.transpose(0, 2, 3, 1), ["images were given as b h w c"]
-        if len(dims) != 4 or any(isinstance(a, int) and a != b for a, b in zip(dims, x.shape, strict=True)):
-            raise CaptureError(
-                f"{path.name} takes {inputs[0].name!r} of shape ({', '.join(map(str, dims))}), got images of shape {x.shape}; "
-                "give it such ones, or export it with dynamic sizes"
-            )
-    return inputs[0].name, x, notes
+    dims = [d.dim_value or d.dim_param or "?" for d in kind.shape.dim] if kind.HasField("shape") else None
+    return inputs[0].name, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type), dims
 
 
 def _run(model: Any, wanted: Sequence[str], feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

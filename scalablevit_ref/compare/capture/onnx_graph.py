@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from scalablevit_ref.compare.capture.graph import ABSENT, Graph, Kind, ModuleRun, Operation
+from scalablevit_ref.compare.capture.graph import ABSENT, Graph, Kind, ModuleRun, Operation, fed_by_images, sources
 
 Run = Callable[[Iterable[str]], Mapping[str, np.ndarray]]
 """Runs a model for the values of these names."""
@@ -49,7 +49,14 @@ class Numbered:
 
 
 def numbered(
-    graph: Any, *, images: str, outputs: Mapping[str, str], parameters: Mapping[str, str], scope: Callable[[Any], str], run: Run
+    graph: Any,
+    *,
+    images: str,
+    outputs: Mapping[str, str],
+    parameters: Mapping[str, str],
+    scope: Callable[[Any], str],
+    modules: Mapping[str, str],
+    run: Run,
 ) -> Numbered:
     """The operations of a model.
 
@@ -65,6 +72,8 @@ def numbered(
         From initialisers' names to what they are called as parameters.
     scope
         Gives the path of the module that made a node.
+    modules
+        Paths of modules, and the values that they give.
     run
         Runs the model; asked for the shapes of all values, and for those that are made of parameters alone.
     """
@@ -82,7 +91,6 @@ def numbered(
     shapes = _shapes(graph, [images, *values], run) | {name: tuple(x.dims) for name, x in held.items()}
     ranks |= {name: len(shape) for name, shape in shapes.items()}
     operations: list[Operation] = []
-    modules: list[ModuleRun] = []
     for node in graph.node:
         for kind, inputs, made, settings in _described(node, ranks):
             operations.append(
@@ -96,9 +104,6 @@ def numbered(
                     node.name,
                 )
             )
-        for name in node.output:
-            if name and scope(node):
-                modules.append(ModuleRun(scope(node), (), (number(name),)))
     found = Graph(
         tuple(operations),
         {numbers[name]: shape for name, shape in shapes.items() if name in numbers},
@@ -107,7 +112,7 @@ def numbered(
         {numbers[name]: called for name, called in parameters.items() if name in numbers},
         {},
         {called: number(name) for called, name in outputs.items()},
-        tuple(modules),
+        tuple(ModuleRun(path, (), (number(name),)) for path, name in (*modules.items(), *((name, name) for name in values))),
     )
     names = {value: name for name, value in numbers.items()}
     return Numbered(_with_constants(found, names, held, run), names)
@@ -124,10 +129,6 @@ def _shapes(graph: Any, values: Collection[str], run: Run) -> dict[str, tuple[in
 
 def _with_constants(graph: Graph, names: Mapping[int, str], held: Mapping[str, Any], run: Run) -> Graph:
     """With the numbers of what is made of parameters alone and meets the images, or what they become."""
-    from dataclasses import replace
-
-    from scalablevit_ref.compare.capture.graph import fed_by_images, sources
-
     fed, own = fed_by_images(graph), sources(graph)
     wanted = {value for op in graph.operations if fed.intersection(op.inputs) for value in op.inputs if value in own}
     computed = run([names[value] for value in wanted if names[value] not in held])
@@ -137,7 +138,11 @@ def _with_constants(graph: Graph, names: Mapping[int, str], held: Mapping[str, A
     return replace(graph, constants=constants)
 
 
-def _described(node: Any, ranks: Mapping[str, int]) -> list[tuple[Kind, list[str], list[str], dict[str, Any]]]:
+Described = tuple[Kind, list[str], list[str], dict[str, Any]]
+"""An operation's kind, inputs, outputs and settings."""
+
+
+def _described(node: Any, ranks: Mapping[str, int]) -> list[Described]:
     """The operations that a node stands for: one, or for a fused one those that it is made of."""
     given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     inputs, made = list(node.input), list(node.output)
@@ -165,9 +170,9 @@ def _described(node: Any, ranks: Mapping[str, int]) -> list[tuple[Kind, list[str
         rank = ranks.get(inputs[0], 3)
         eps = given.get("epsilon", 1e-5)
         if node.op_type.startswith("Skip"):
-            summed = made[3] if len(made) > 3 and made[3] else f"{made[0]}: the sum"
-            norm = ("norm", [summed, *inputs[2:4]], made[:1], {"eps": eps, "axes": (rank - 1,), "groups": None})
-            return [("add", [*inputs[:2], *inputs[4:5]], [summed], {"inverse": False}), norm]  # type: ignore[list-item]
+            settings = {"eps": eps, "axes": (rank - 1,), "groups": None}
+            added: Described = ("add", [*inputs[:2], *inputs[4:5]], [made[3]], {"inverse": False})
+            return [added, ("norm", [made[3], *inputs[2:4]], made[:1], settings)]
         axis = given.get("axis", -1) % rank
         axes = (
             tuple(range(axis, rank))
@@ -177,9 +182,6 @@ def _described(node: Any, ranks: Mapping[str, int]) -> list[tuple[Kind, list[str
         return [("norm", inputs[:3], made[:1], {"eps": eps, "axes": axes, "groups": given.get("num_groups")})]
     if node.op_type == "BatchNormalization":
         return [("norm", inputs[:3], made[:1], {"eps": given.get("epsilon", 1e-5), "axes": (0, 2, 3), "groups": None})]
-    if node.op_type in ("BiasGelu", "FastGelu", "BiasAdd") and len(inputs) > 1 and inputs[1]:
-        summed = f"{made[0]}: the sum"
-        return [("add", inputs[:2], [summed], {"inverse": False}), ("other", [summed], made[:1], {})]
     if node.op_type in ("Mul", "Div", "Add", "Sub"):
         kind: Kind = "multiply" if node.op_type in ("Mul", "Div") else "add"
         return [(kind, inputs, made, {"inverse": node.op_type in ("Div", "Sub")})]

@@ -192,7 +192,7 @@ def _on_other_images(request: Request, port: Capturable, conditions: Conditions,
     request.progress(f"images of {size} pixels")
     try:
         wide = _compared(request, port, replace(conditions, images=images), None, files)
-    except OwnCodeError as error:
+    except CaptureError as error:
         return replace(report, notes=(*report.notes, f"{SQUARE}: on {size} pixels {error}"))
     if wide.layers_agree:
         return report

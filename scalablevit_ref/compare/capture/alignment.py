@@ -254,7 +254,7 @@ def _same_role(local: str, names: Sequence[str]) -> list[str]:
 
 # Axes
 
-MAP_LAYOUTS = ("b h w c", "b (h w) c", "b c h w", "b c (h w)", "h w b c", "(h w) b c")
+MAP_LAYOUTS = ("b h w c", "b (h w) c", "b c h w", "b c (h w)", "(b h w) c", "h w b c", "(h w) b c")
 """How a candidate may lay out a map; the first that fits is taken, unless values tell otherwise."""
 
 TURNED_LAYOUTS = ("b w h c", "b (w h) c", "b c w h", "b c (w h)")
@@ -281,8 +281,8 @@ def fitting(shape: Sequence[int], canonical: Sequence[int]) -> list[str]:
 
 
 def _shape(layout: str, sizes: dict[str, int]) -> tuple[int, ...]:
-    groups = layout.replace("(h w)", "hw").replace("(w h)", "hw").split()
-    return tuple(prod(sizes[axis] for axis in group) for group in groups)
+    groups = re.findall(r"\(([^)]*)\)|(\w)", layout)
+    return tuple(prod(sizes[axis] for axis in (group or letter).split()) for group, letter in groups)
 
 
 def canonical_map(x: np.ndarray, layout: str, canonical: Sequence[int]) -> np.ndarray:

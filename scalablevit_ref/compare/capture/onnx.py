@@ -148,8 +148,9 @@ class OnnxFile:
 
     def run(self, wanted: Iterable[str], x: np.ndarray) -> dict[str, np.ndarray]:
         """These values of the graph, on images as it takes them."""
+        wanted = list(dict.fromkeys(wanted))
         with _one_line(self.path, "cannot be run"):
-            return _run(self.model, list(dict.fromkeys(wanted)), {self.input: x})
+            return _run(self.model, wanted, {self.input: x}) if wanted else {}
 
 
 class OnnxRunner:
@@ -194,6 +195,7 @@ class OnnxRunner:
                 parameters=called,
                 scope=scope,
                 modules=outputs(self.graph),
+                dtype=self.dtype,
                 run=lambda wanted: self.model.run(wanted, batches[0]),
             )
         self._names = found.names

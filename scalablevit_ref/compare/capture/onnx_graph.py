@@ -56,6 +56,7 @@ def numbered(
     parameters: Mapping[str, str],
     scope: Callable[[Any], str],
     modules: Mapping[str, str],
+    dtype: str,
     run: Run,
 ) -> Numbered:
     """The operations of a model.
@@ -74,6 +75,8 @@ def numbered(
         Gives the path of the module that made a node.
     modules
         Paths of modules, and the values that they give.
+    dtype
+        What it computes in.
     run
         Runs the model; asked for the shapes of all values, and for those that are made of parameters alone.
     """
@@ -107,7 +110,7 @@ def numbered(
     found = Graph(
         tuple(operations),
         {numbers[name]: shape for name, shape in shapes.items() if name in numbers},
-        {numbers[name]: _dtype(x) for name, x in held.items()},
+        {numbers[name]: _dtype(held[name]) if name in held else dtype for name in numbers},
         fed,
         {numbers[name]: called for name, called in parameters.items() if name in numbers},
         {},

@@ -75,7 +75,7 @@ class Evidence:
     mapped: Mapping[str, str] = field(default_factory=dict)
 
 
-def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit], around: Sequence[Context]) -> list[Atom]:
+def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit], around: Sequence[Context], exact: Mapping[str, str]) -> list[Atom]:
     """The reference's steps cut, or put together, as the candidate's weights are; in the order in which they run.
 
     q, k and v that share an input may be one weight or several: in each stage the way is taken that leaves the fewest without a
@@ -86,7 +86,8 @@ def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit], around: Sequence[
     groups: dict[str, list[tuple[str, list[tuple[Atom, ...]]]]] = {}
     joint: set[str] = set()
     for layer, pieces in shared(steps):
-        groups.setdefault(_stage(layer), []).append((layer, cuts(pieces)))
+        named = all(step.weight in exact for step, _, _ in pieces)
+        groups.setdefault(_stage(layer), []).append((layer, cuts(pieces)[: 1 if named else None]))
         joint |= {step.name for step, _, _ in pieces}
     chosen: dict[str, tuple[Atom, ...]] = {}
     rest: dict[str, Counter[Key]] = {}

@@ -65,8 +65,8 @@ class Step:
         Channels out, numbers in for each, and the kernel; of a norm, channels.
     letters
         Which of q, k and v it makes.
-    before, after
-        The steps directly before and after it; of a fused projection with the letters that are meant, "stages.0.0.attn.qkv:v".
+    before
+        The steps directly before it, each with the one of q, k and v that is meant, or with nothing.
     """
 
     name: str

@@ -75,7 +75,7 @@ class Evidence:
     mapped: Mapping[str, str] = field(default_factory=dict)
 
 
-def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit], around: Sequence[Context]) -> list[Atom]:
+def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit], around: Sequence[Context], exact: Mapping[str, str]) -> list[Atom]:
     """The reference's steps cut, or put together, as the candidate's weights are; in the order in which they run.
 
     q, k and v that share an input may be one weight or several: in each stage the way is taken that leaves the fewest without a
@@ -83,28 +83,27 @@ def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit], around: Sequence[
     """
     made = Counter((unit.keys[0], frozenset().union(*(around[use].attends for use in unit.uses))) for unit in units if unit.live)
     used, there = (Counter(key for unit in some for key in unit.keys[:1]) for some in ([u for u in units if u.live], units))
-    groups: dict[str, list[tuple[str, list[tuple[Atom, ...]]]]] = {}
+    stages: dict[str, list[list[tuple[Atom, ...]]]] = {}
     joint: set[str] = set()
     for layer, pieces in shared(steps):
-        groups.setdefault(_stage(layer), []).append((layer, cuts(pieces)))
+        named = all(step.weight in exact for step, _, _ in pieces)
+        stages.setdefault(_stage(layer), []).append(cuts(pieces)[: 1 if named else None])
         joint |= {step.name for step, _, _ in pieces}
-    chosen: dict[str, tuple[Atom, ...]] = {}
     rest: dict[str, Counter[Key]] = {}
     for step in steps.values():
         if step.name not in joint:
             rest.setdefault(_stage(step.name), Counter())[Atom(((step, None),), "").key] += 1
-    for stage, some in groups.items():
-        ways: dict[Any, list[tuple[str, list[tuple[Atom, ...]]]]] = {}
-        for layer, choices in some:
-            form_ = tuple((atom.letters, atom.key) for atom in choices[0])
-            ways.setdefault(form_, []).append((layer, choices))
+    chosen: dict[str, tuple[Atom, ...]] = {}
+    for cluster, universe in _clusters(stages, rest):
+        ways: dict[Any, list[list[tuple[Atom, ...]]]] = {}
+        for choices in (choices for stage in cluster for choices in stages[stage]):
+            ways.setdefault((len(choices), *(atom.letters for atom in choices[0])), []).append(choices)
+        fixed = sum((rest.get(stage, Counter()) for stage in cluster), Counter[Key]())
         best: tuple[tuple[int, int, int, int], tuple[int, ...]] | None = None
-        universe = {atom.key for _, choices in some for way in choices for atom in way} | set(rest.get(stage, ()))
-        for picks in product(*(range(len(members[0][1])) for members in ways.values())):
-            need = Counter(rest.get(stage, Counter()))
-            letters = Counter[tuple[Key, frozenset[str]]]()
+        for picks in product(*(range(len(members[0])) for members in ways.values())):
+            need, letters = Counter(fixed), Counter[tuple[Key, frozenset[str]]]()
             for pick, members in zip(picks, ways.values(), strict=True):
-                for _, choices in members:
+                for choices in members:
                     need.update(atom.key for atom in choices[pick])
                     letters.update((atom.key, frozenset(atom.letters)) for atom in choices[pick])
             lacking = sum((need - there).values())
@@ -114,15 +113,27 @@ def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit], around: Sequence[
                 best = (cost, picks)
         assert best is not None
         for pick, members in zip(best[1], ways.values(), strict=True):
-            for _, choices in members:
-                for atom in choices[pick]:
-                    chosen.setdefault(atom.first.name, ())
-                    chosen[atom.first.name] += (atom,)
+            for atom in (atom for choices in members for atom in choices[pick]):
+                chosen[atom.first.name] = (*chosen.get(atom.first.name, ()), atom)
     return [
         atom
         for step in steps.values()
         for atom in (chosen.get(step.name, ()) if step.name in joint else (Atom(((step, None),), ""),))
     ]
+
+
+def _clusters(
+    stages: Mapping[str, Sequence[Sequence[tuple[Atom, ...]]]], rest: Mapping[str, Counter[Key]]
+) -> list[tuple[list[str], set[Key]]]:
+    """Stages with the sorts of steps that they may have; those of which some are the same together."""
+    found: list[tuple[list[str], set[Key]]] = []
+    for stage, some in stages.items():
+        keys = {atom.key for choices in some for way in choices for atom in way} | set(rest.get(stage, ()))
+        near = [cluster for cluster in found if cluster[1] & keys]
+        found = [cluster for cluster in found if cluster not in near]
+        names = [name for cluster in near for name in cluster[0]]
+        found.append(([*names, stage], keys.union(*(cluster[1] for cluster in near))))
+    return found
 
 
 def _stage(name: str) -> str:
@@ -383,6 +394,7 @@ def scored(
     rank = ranks(units, atoms) | ranks_within(units, atoms, block_of)
     beside = _beside(units, atoms, stands)
     near = places_within(stands, units, atoms, block_of, likeness, order_of_use)
+    declared = _declared(units)
     rivals: dict[Key, set[str]] = {}
     for atom in atoms:
         rivals.setdefault(atom.key, set()).add(atom.first.role)
@@ -415,7 +427,7 @@ def scored(
                     elif attends or atom.letters:
                         score -= ATTENDS / 2
                 score += LIVE * unit.live + UNSURE * (not unit.sure) + STRANGER * (i in strange)
-                score -= DECLARED * abs(_rank(unit, units, key) - place / max(len(members) - 1, 1))
+                score -= DECLARED * abs(declared[key, unit.declared] - place / max(len(members) - 1, 1))
                 score += _named(unit, atom, evidence)
                 scores[i, j] = score
     return scores, stands, of_uses, of_atoms
@@ -439,10 +451,13 @@ def _overlap(a: frozenset[str], b: frozenset[str]) -> float:
     return len(a & b) / len(a | b)
 
 
-def _rank(unit: Unit, units: Sequence[Unit], key: Key) -> float:
-    """Where a unit is declared among those of its sort, from 0 to 1."""
-    same = sorted(other.declared for other in units if key in other.keys)
-    return same.index(unit.declared) / max(len(same) - 1, 1)
+def _declared(units: Sequence[Unit]) -> dict[tuple[Key, int], float]:
+    """Where a unit is declared among those of its sort, from 0 to 1, by the sort and its place among all parameters."""
+    sorts: dict[Key, list[int]] = {}
+    for unit in units:
+        for key in unit.keys:
+            sorts.setdefault(key, []).append(unit.declared)
+    return {(key, at): i / max(len(some) - 1, 1) for key, some in sorts.items() for i, at in enumerate(sorted(some))}
 
 
 def _beside(units: Sequence[Unit], atoms: Sequence[Atom], stands: Mapping[int, int]) -> dict[int, set[str]]:

@@ -64,7 +64,7 @@ class Tokens:
         b, rows, columns = self.size
         c = x.shape[-1]
         if self.order:
-            return x.reshape(-1, c)[np.asarray(self.order)].reshape(b, h, w, c)
+            return np.asarray(x.reshape(-1, c)[np.asarray(self.order)].reshape(b, h, w, c))
         flat = [axis for group in self.axes for axis in group]
         sizes = _sizes(self.size, self.window)
         given = " ".join(f"({' '.join(group)})" if group else "1" for group in self.axes)

@@ -373,9 +373,14 @@ def _of_an_input(
     if not any(one.exact for one in found) and lim is not None:
         rest = _kinds(scene, actual - lim, expected - lim, given, eps)
         found += [replace(one, words=f"without LIM's output, {one.words}") for one in rest if one.exact]
-    if not any(one.exact for one in found):
-        found = [*_fitted_attention(scene, actual, step, eps), *found]
+    exact = {one.kind for one in found if one.exact}
+    if exact <= {"places", "mixture"}:  # what an attention's own settings may say better
+        found = [*_fitted_attention(scene, actual, step, eps, FEW if exact else MANY), *found]
     return _ordered(found)
+
+
+FEW, MANY = 20, 4000
+"""Hypotheses of an attention that are tried: for better words where the kind of difference is known, and where it is not."""
 
 
 def _lim(scene: Scene, step: Step) -> np.ndarray | None:
@@ -391,7 +396,7 @@ def _fitted_pool(scene: Scene, actual: np.ndarray, eps: float) -> list[Differenc
     return [one for name in pooled for one in fits("pool", actual, {"x": fed(scene.local, name)}, {}, eps=eps)]
 
 
-def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float) -> list[Difference]:
+def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float, budget: int) -> list[Difference]:
     """Where an attention lies before a step: settings of it that give what enters the step."""
     sources = scene.sources.get(step.name, ())
     attention = next((one for one in scene.run.steps if one.op == "attention" and one.name in sources), None)
@@ -406,7 +411,7 @@ def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float) 
     if not {"q", "k", "v"} <= found.keys():
         return []
     kind = "window attention" if "window_size" in settings else "attention"
-    return fits(kind, actual, found, {**settings, **attention.settings}, eps=eps)
+    return fits(kind, actual, found, {**settings, **attention.settings}, eps=eps, budget=budget)
 
 
 def _ordered(differences: Iterable[Difference]) -> tuple[Difference, ...]:

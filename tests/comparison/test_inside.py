@@ -107,7 +107,7 @@ def words(found: Inside) -> dict[str, str]:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("model", [port.Port, plain.ScalableViT])
-def test_every_step_of_a_right_port_is_right(model: Callable[[Any], nn.Module], dtype: str):
+def test_every_step_of_a_right_port_is_right(model: Callable[[Any], nn.Module], dtype: str) -> None:
     found = run(model(CONFIG), dtype=dtype)
     assert found.wrong == ""
     seen = set()
@@ -124,7 +124,7 @@ class Backbone(plain.ScalableViT):
         return self.features(images)[-1]
 
 
-def test_steps_of_padded_windows_are_right():
+def test_steps_of_padded_windows_are_right() -> None:
     backbone = {"pad_windows": True, "stage_norms": True, "head": "none", "ssa_values": "scaled", "embed_norm_eps": 1e-5}
     config = ScalableViTConfig(**{**vars(CONFIG), **backbone, "num_classes": 0})
     found = run(Backbone(config), config, (40, 72))
@@ -187,7 +187,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_placed_and_explained(name):
+def test_a_mistake_is_placed_and_explained(name: str) -> None:
     change, layer, place, difference, line = MISTAKES[name]
     found = wrong(*change).inside()
     assert found.layer == layer
@@ -198,7 +198,7 @@ def test_a_mistake_is_placed_and_explained(name):
     json.dumps(found.data())
 
 
-def test_what_is_said_of_each_step():
+def test_what_is_said_of_each_step() -> None:
     found = wrong(port.WindowMixer, "softmax(-1)", "softmax(-2)").inside()
     assert words(found) == {"qkv": "right", "attention": "it is wrong", "lim_func": "right", "proj": "its input is wrong"}
     assert [row.given is None for row in found.rows] == [False, True, False, False]
@@ -209,13 +209,13 @@ def test_what_is_said_of_each_step():
     assert found.differences[0].words.startswith("LIM's output is")
 
 
-def test_the_right_value_is_found_where_it_is_not_used():
+def test_the_right_value_is_found_where_it_is_not_used() -> None:
     found = wrong(port.FewKeysMixer, "(weights @ self.split(v)).mT", "(weights @ self.split(v)).mT.cumsum(2).tanh()").inside()
     assert not found.exact
     assert found.notes[0].startswith("the right value is computed (mistake.py, line 9")
 
 
-def test_lines_between_right_values_and_the_wrong_one():
+def test_lines_between_right_values_and_the_wrong_one() -> None:
     found = wrong(port.WindowMixer, "softmax(-1)", "softmax(-2)").inside()
     assert found.lines[-1].startswith("mistake.py, line 7")
     assert any(line.startswith("mistake.py, line 4") for line in found.lines)
@@ -234,7 +234,7 @@ TAPS = {
 
 
 @pytest.mark.parametrize("name", TAPS)
-def test_a_layer_without_a_graph(name):
+def test_a_layer_without_a_graph(name: str) -> None:
     found = wrong(*MISTAKES[name][0]).inside_tap()
     assert found.exact
     assert TAPS[name] in found.differences[0].words, found.differences

@@ -262,10 +262,18 @@ def _place(scene: Scene, rows: Sequence[StepRow], step: str, side: Side) -> str:
 def _all_right(scene: Scene, rows: Sequence[StepRow]) -> str:
     """Which steps are right, as the beginning of a sentence, and which cannot be followed."""
     right = [scene.spoken(row.step) for row in rows if row.words == "right"]
-    lost = [scene.spoken(row.step) for row in rows if row.words == "not followed"]
+    absent = [scene.spoken(step) for step in _absent(scene)]
+    lost = [scene.spoken(row.step) for row in rows if row.words == "not followed" and scene.spoken(row.step) not in absent]
     if not right:
         return "its steps cannot be followed"
-    return f"{_are(right)} ({listed(lost)} cannot be followed)" if lost else _are(right)
+    beside = [f"{listed(lost)} cannot be followed"] if lost else []
+    beside += [f"nothing runs at the place of {listed(absent)}"] if absent else []
+    return f"{_are(right)} ({', '.join(beside)})" if beside else _are(right)
+
+
+def _absent(scene: Scene) -> list[str]:
+    """Steps whose parameters act on nothing."""
+    return [step.name for step in scene.run.steps if step.has_parameters and not scene.own.uses.get(step.name)]
 
 
 # Findings
@@ -291,6 +299,7 @@ def _at_the_end(scene: Scene, rows: tuple[StepRow, ...], actual: np.ndarray | No
     else:
         place = "what it is made of is right, their sum is not" if len(scene.layer.sources) > 1 else "it is not what it is made of"
     given = own_values(scene, None, held.value) | _twice(scene)
+    given |= {f"what {scene.spoken(step)} should be given": scene.run[step].given for step in _absent(scene)}
     return _found(scene, rows, place, "", held, _ordered(_kinds(scene, actual, expected, given, EPS[scene.dtype])))
 
 
@@ -310,7 +319,7 @@ def _found(
     line, lines = "", tuple[str, ...]()
     if held is not None and held.value in scene.graph.shapes:
         right = {row.step for row in rows if row.words == "right"}
-        line, lines = lines_between(scene, held.value, right)
+        line, lines = lines_between(scene, held.value, right, addend=bool(step))
         if not any(difference.exact for difference in differences):
             notes += elsewhere(scene, held)
     return Inside(scene.layer.name, rows, place, line, (*_misfits(scene, step), *differences), lines, step, notes)

@@ -144,7 +144,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
     ),
     "map rolled": (
         (port.WindowMixer, "self.inner(x)", "self.inner(x.roll(-3, 2))"), "stages.0.0.attn",
-        "what enters qkv is not what norm1 gives", "rolled by -3 along H", "",
+        "what enters qkv is not what norm1 gives", "rolled by -3 along H", "line 3",
     ),
     "attention flipped": (
         (port.WindowMixer, "return self.outer(z + lim)", "return self.outer(z.flip(3) + lim)"), "stages.0.0.attn", ATTENTION,
@@ -158,6 +158,11 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
     "k and v interchanged": (
         (port.FewKeysMixer, "k, v = self.both(x)", "v, k = self.both(x)"), "stages.1.1.attn",
         "q and kv are right; what enters proj, the attention between them, is not", "v is taken for k", "line 9",
+    ),
+    "no proj": (
+        (port.WindowMixer, "self.outer(z + lim)", "z + lim"), "stages.0.0.attn",
+        "qkv and LIM are right (the attention cannot be followed, nothing runs at the place of proj); what the layer gives is not",
+        "it is what proj should be given itself", "line 7",
     ),
     "another GELU": (
         (port.Mlp, "F.gelu(self.up(x))", "F.silu(self.up(x))"), "stages.0.0.mlp",

@@ -13,7 +13,7 @@ from einops import rearrange
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fitting import SIMPLE, Array, Judge, distance, joined, said, settled, solved_factors, spread
 
-CHANNELS = 8
+CHANNELS = 4
 """Output channels that a hypothesis is tried on before all of them are computed."""
 
 LOOSE = 100.0
@@ -104,14 +104,23 @@ def fit_convolution(
     changes = list(search.alternatives())
     tried = [search.reference, *(replace(search.reference, **dict(change)) for change in changes)][:budget]
     exact = [found for h in tried if (found := search.explains(h))]
-    pairs = ((one, other) for one, other in combinations(changes, 2) if not dict(one).keys() & dict(other).keys())
+    solved = [] if exact else [*search.pooled(), *search.solved_kernel()]
+    exact += [found for found in solved if found.exact]
+    likely = [change for change in changes if _likely(dict(change))]
+    pairs = ((one, other) for one, other in combinations(likely, 2) if not dict(one).keys() & dict(other).keys())
     if not exact:
         for one, other in islice(pairs, max(0, budget - len(tried))):
             if found := search.explains(replace(search.reference, **dict(one + other))):
                 exact = [found]
                 break
     fewest = min((len(found.data["changes"]) for found in exact), default=0)
-    return [f for f in exact if len(f.data["changes"]) == fewest] or [*search.pooled(), *search.solved_kernel()]
+    return [f for f in exact if len(f.data["changes"]) == fewest] or solved
+
+
+def _likely(change: Mapping[str, Any]) -> bool:
+    """Whether a change is tried together with another: of corners those that are as many rows as columns."""
+    top, left = change.get("corner", (0, 0))
+    return bool(top == left)
 
 
 class _Search:
@@ -135,20 +144,20 @@ class _Search:
         (h, w), (kh, kw), (stride, _) = self.maps["x"].shape[1:3], self.weight.shape[2:], self.reference.stride
         return (h + 2 * self.padding - kh) // stride + 1, (w + 2 * self.padding - kw) // stride + 1
 
-    def bare(self, h: Convolution, channels: Array | None = None) -> Array:
-        """The convolution without its bias, in some output channels or all."""
-        x, weight = self.maps[h.source], KERNELS[h.kernel][0](self.weight)
+    def bare(self, h: Convolution, channels: Array, images: int | None) -> Array:
+        """The convolution without its bias, of some images, in some output channels."""
+        x, weight = self.maps[h.source][:images], KERNELS[h.kernel][0](self.weight)
         return convolved(x, weight, h, self.actual.shape[1:3], self.groups, channels)
 
-    def terms(self, h: Convolution, channels: Array | None = None) -> dict[str, Array]:
+    def terms(self, h: Convolution, channels: Array | None = None, images: int | None = None) -> dict[str, Array]:
         """What the output may be a sum of."""
         channels = np.arange(self.weight.shape[0]) if channels is None else channels
-        terms = {"convolution": self.bare(h, channels)}
+        terms = {"convolution": self.bare(h, channels, images)}
         if self.bias is not None:
             terms["bias"] = np.broadcast_to(self.bias[channels], terms["convolution"].shape)
         for name, x in self.maps.items():
             if x.shape == self.actual.shape:
-                terms[name] = x[..., channels]
+                terms[name] = x[:images, ..., channels]
         return terms
 
     def explained(self, h: Convolution, factors: Mapping[str, float]) -> Array:
@@ -159,7 +168,7 @@ class _Search:
         """The convolution with its factors solved, if it explains some channels and then all."""
         bar = self.judge.bar(rough=True)
         try:
-            if solved_factors(self.actual[..., self.channels], self.terms(h, self.channels))[1] > LOOSE * bar:
+            if solved_factors(self.actual[:1, ..., self.channels], self.terms(h, self.channels, images=1))[1] > LOOSE * bar:
                 return None
             factors, _ = solved_factors(self.actual, self.terms(h))
         except ValueError:
@@ -276,9 +285,7 @@ class _Search:
         near = np.argmin([[np.linalg.norm(k - o) for o in own] for k in inner], 1)
         if np.linalg.norm(inner - own[near]) <= 1e-6 * size:
             words = f"kernels are those of other channels: channel 0 takes that of {near[0]}, 1 that of {near[1]}"
-            explained = (
-                convolved(self.maps["x"], self.weight[near], self.reference, self.actual.shape[1:3], self.groups, None) + bias
-            )
+            explained = convolved(self.maps["x"], self.weight[near], h, self.actual.shape[1:3], self.groups) + bias
             exact = distance(self.actual, explained)
             return Difference("setting", words, exact, data | {"channels": near.tolist()}, exact <= self.judge.bar(rough=True))
         reach = np.argwhere((abs(kernels) > 1e-6 * abs(kernels).max()).any(0))
@@ -322,4 +329,4 @@ def convolved(x: Array, weight: Array, h: Convolution, size: tuple[int, ...], gr
         return np.asarray(sum(patch @ k for patch, k in zip(patches, kernel, strict=True)))
     patches = _patches(x[..., inputs.T.reshape(-1)], weight.shape[2:], h, size, 0.0)
     patches = rearrange(patches, "k b h w (i o) -> k b h w i o", o=len(channels))
-    return np.einsum("kbhwio,kio->bhwo", patches, kernel)
+    return np.asarray(np.einsum("kbhwio,kio->bhwo", patches, kernel))

@@ -68,7 +68,7 @@ def spread(count: int, most: int) -> Array:
     """At most so many of 0 … count − 1, always the same, with the first and the last, in ascending order."""
     if count <= most:
         return np.arange(count)
-    inner = np.random.default_rng(count).choice(np.arange(1, count - 1), most - 2, replace=False) if most > 2 else []
+    inner = np.random.default_rng(count).choice(np.arange(1, count - 1), max(most - 2, 0), replace=False)
     return np.sort(np.concatenate([[0], inner, [count - 1]])).astype(int)
 
 

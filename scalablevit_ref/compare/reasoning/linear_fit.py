@@ -20,10 +20,17 @@ from scalablevit_ref.compare.reasoning.fitting import (
     said,
     settled,
     solved_factors,
+    spread,
 )
 
 TOKENS = 4096
 """Tokens at most that a matrix is solved from."""
+
+SAMPLE = 256
+"""Tokens on which a relation is tried before it is verified on all."""
+
+LOOSE = 100.0
+"""Times the tolerance that a relation may leave on those tokens and still be verified on all."""
 
 CLOSE = 1e-6
 """Relative distance of two rows or matrices that count as the same, in float64; in other dtypes 1e3 eps if that is more."""
@@ -49,6 +56,11 @@ AFTER: Mapping[str, tuple[Function, str]] = {
 } | {"softmax": (ops.softmax, "softmax comes after it")}
 
 
+def _relaid(w: Array) -> Array:
+    """The numbers taken in the order (i o); of a square weight that is the transposed one."""
+    return w if w.shape[0] == w.shape[1] else w.reshape(w.shape[::-1]).T
+
+
 def _standard(x: Array) -> Array:
     x = x - x.mean(-1, keepdims=True)
     return np.asarray(x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6))
@@ -57,7 +69,10 @@ def _standard(x: Array) -> Array:
 WEIGHTS: Mapping[str, tuple[Function, str]] = {
     "as it is": (lambda w: w, ""),
     "transposed": (lambda w: w.T if w.shape[0] == w.shape[1] else w, "the weight is transposed"),
-    "reshaped": (lambda w: w.reshape(w.shape[::-1]).T, "the weight is reshaped where it should be transposed"),
+    "reshaped": (
+        lambda w: w if w.shape[0] == w.shape[1] else w.reshape(w.shape[::-1]).T,
+        "the weight is reshaped where it should be transposed",
+    ),
     "twice": (lambda w: w @ w if w.shape[0] == w.shape[1] else w, "the Linear is applied twice"),
     "spectral": (lambda w: w / np.linalg.norm(w, 2), "the weight is divided by its largest singular value (spectral norm)"),
     "unit rows": (
@@ -97,30 +112,44 @@ def _named(y: Array, inputs: Mapping[str, Array], weight: Array, bias: Array | N
 
 
 def _explaining(y: Array, inputs: Mapping[str, Array], weight: Array, bias: Array | None, judge: Judge) -> Iterator[Difference]:
+    """All that explain the output: tried on some tokens, then on all."""
+    some, bar = spread(len(y), SAMPLE), judge.bar(rough=True)
+    few = {name: x[some] for name, x in inputs.items()}
     none: tuple[Function, str] = (lambda x: x, "")
     for source, (before, pre), (how, made) in product(inputs, (none, *BEFORE.values()), WEIGHTS.values()):
-        x = before(inputs[source])
         matrix = how(weight)
         if made and matrix is weight:
             continue
-        terms = {"product": x @ matrix.T}
-        if bias is not None:
-            terms["bias"] = np.broadcast_to(bias, y.shape)
-            if made == WEIGHTS["twice"][1]:
-                terms["bias"] = np.broadcast_to(bias + bias @ weight.T, y.shape)
-        terms |= {name: other for name, other in inputs.items() if other.shape == y.shape}
+        shift = None if bias is None else bias + (bias @ weight.T if made == WEIGHTS["twice"][1] else 0.0)
         clauses = [f"it is applied to {source}"] * (source != "x") + [c for c in (pre, made) if c]
+
+        def terms(
+            inputs: Mapping[str, Array],
+            before: Function = before,
+            matrix: Array = matrix,
+            shift: Array | None = shift,
+            source: str = source,
+        ) -> dict[str, Array]:
+            product = before(inputs[source]) @ matrix.T
+            own = {} if shift is None else {"bias": np.broadcast_to(shift, product.shape)}
+            return {"product": product, **own, **{name: x for name, x in inputs.items() if x.shape == product.shape}}
+
+        tried = terms(few)
         try:
-            factors, left = solved_factors(y, terms)
+            _, left = solved_factors(y[some], tried)
         except ValueError:
             continue
-        if left <= judge.bar(rough=True):
-            yield _of_factors(y, terms, factors, clauses, judge)
-        elif not clauses or len(clauses) == 1:
-            plain = terms["product"] + terms.get("bias", 0.0)
-            for after, post in AFTER.values():
-                left = distance(y, after(plain))
-                if left <= judge.bar(rough=True):
+        if left <= LOOSE * bar:
+            everything = terms(inputs)
+            factors, left = solved_factors(y, everything)
+            if left <= bar:
+                yield _of_factors(y, everything, factors, clauses, judge)
+                continue
+        for after, post in AFTER.values() if len(clauses) <= 1 else ():
+            if distance(y[some], after(tried["product"] + tried.get("bias", 0.0))) <= LOOSE * bar:
+                everything = terms(inputs)
+                left = distance(y, after(everything["product"] + everything.get("bias", 0.0)))
+                if left <= bar:
                     yield _difference([*clauses, post], left)
 
 
@@ -174,14 +203,14 @@ def _related(
     close = max(CLOSE, 1e3 * judge.eps)
     own_shift = np.zeros(len(weight)) if bias is None else bias
     size = float(np.linalg.norm(own_shift)) or 1.0
-    for made, words in _relations(weight, matrix, close, settings):
-        clauses, added = list(words), shift
-        if np.linalg.norm(shift - own_shift) <= close * size:
-            added = own_shift
+    for made, clause, likely in _relations(weight, own_shift, matrix, close, settings):
+        clauses, added = list(clause), shift
+        if np.linalg.norm(shift - likely) <= close * size:
+            added = likely
         elif np.linalg.norm(shift) <= close * size:
             clauses, added = [*clauses, "the bias is left out"], np.zeros_like(shift)
-        elif words and (rows := _rows(own_shift[:, None], shift[:, None], close)) is not None:
-            added = own_shift[rows]
+        elif np.linalg.norm(shift - own_shift) <= close * size:
+            clauses, added = [*clauses, "the bias is as it should be"], own_shift
         else:
             clauses.append("the bias is another one")
         left = distance(y, x @ made.T + added)
@@ -195,36 +224,36 @@ def _related(
     return [_difference([words], 0.0, exact=False, kind="linear map", rank=rank)]
 
 
-def _relations(weight: Array, matrix: Array, close: float, settings: Mapping[str, Any]) -> Iterator[tuple[Array, list[str]]]:
-    """Matrices near the solved one that are made from the weight, with their words."""
-    size = float(np.linalg.norm(weight))
+def _relations(
+    weight: Array, bias: Array, matrix: Array, close: float, settings: Mapping[str, Any]
+) -> Iterator[tuple[Array, list[str], Array]]:
+    """Matrices near the solved one that are made from the weight, with their words, and the bias made likewise."""
+    size, (o, i) = float(np.linalg.norm(weight)), weight.shape
     if np.linalg.norm(matrix - weight) <= close * size:
-        yield weight, []
+        yield weight, [], bias
         return
-    o, i = weight.shape
-    for kept, name in (
-        (np.linalg.norm(matrix, axis=1) > close * size / o**0.5, "rows"),
-        (np.linalg.norm(matrix, axis=0) > close * size / i**0.5, "columns"),
-    ):
-        masked = weight * (kept[:, None] if name == "rows" else kept)
-        if not kept.all() and np.linalg.norm(matrix - masked) <= close * size:
-            what = "output" if name == "rows" else "input"
-            yield masked, [f"{what} channels {_listed(~kept)} have no weight"]
+    for axis, what in ((1, "output"), (0, "input")):
+        kept = np.linalg.norm(matrix, axis=axis, keepdims=True) > close * size / weight.shape[1 - axis] ** 0.5
+        if not kept.all() and np.linalg.norm(matrix - weight * kept) <= close * size:
+            masked = bias * kept[:, 0] if what == "output" else bias
+            yield weight * kept, [f"{what} channels {_listed(~kept.reshape(-1))} have no weight"], masked
     rows = _rows(weight, matrix, close)
     if rows is not None:
-        yield weight[rows], [f"the weight's rows are in another order: {_order(rows, settings)}"]
+        yield weight[rows], [f"the weight's rows are in another order: {_order(rows, settings)}"], bias[rows]
     columns = _rows(weight.T, matrix.T, close)
     if columns is not None:
-        yield weight[:, columns], [f"the weight's columns (its input's channels) are in another order: {_order(columns, settings)}"]
-    for axis, name in ((1, "output"), (0, "input")):
+        words = f"the weight's columns (its input's channels) are in another order: {_order(columns, settings)}"
+        yield weight[:, columns], [words], bias
+    for axis, what in ((1, "output"), (0, "input")):
         scale = (matrix * weight).sum(axis, keepdims=True) / np.maximum((weight * weight).sum(axis, keepdims=True), 1e-300)
         if np.linalg.norm(matrix - scale * weight) <= close * size:
-            yield scale * weight, [f"each {name} channel has a factor: {_factors(scale.reshape(-1), settings)}"]
+            scaled = bias * scale[:, 0] if what == "output" else bias
+            yield scale * weight, [f"each {what} channel has a factor: {_factors(scale.reshape(-1))}"], scaled
     left, sizes, right = np.linalg.svd(matrix - weight, full_matrices=False)
     rank = int((sizes > close * size / min(o, i) ** 0.5).sum())
     if rank <= min(o, i) // 4:
         low = (left[:, :rank] * sizes[:rank]) @ right[:rank]
-        yield weight + low, [f"a matrix of rank {rank} is added to the weight (as LoRA adds one)"]
+        yield weight + low, [f"a matrix of rank {rank} is added to the weight (as LoRA adds one)"], bias
 
 
 def _rows(weight: Array, matrix: Array, close: float) -> Array | None:
@@ -246,8 +275,8 @@ def _order(rows: Array, settings: Mapping[str, Any]) -> str:
         named["(d two) for (two d)"] = rearrange(index, "(two d) -> (d two)", two=2)
         named["(two d) for (d two)"] = rearrange(index, "(d two) -> (two d)", two=2)
     if n % 3 == 0:
-        for order in ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
-            named[f"q, k, v are {', '.join('qkv'[i] for i in order)}"] = index.reshape(3, -1)[list(order)].reshape(-1)
+        for thirds in ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
+            named[f"q, k, v are {', '.join('qkv'[i] for i in thirds)}"] = index.reshape(3, -1)[list(thirds)].reshape(-1)
         if heads and n % (3 * heads) == 0:
             for pattern in ("heads three d", "heads d three", "d three heads", "d heads three", "three d heads"):
                 sizes = {"three": 3, "heads": heads}
@@ -268,7 +297,7 @@ def _order(rows: Array, settings: Mapping[str, Any]) -> str:
     return f"{', '.join(map(str, rows[:6]))}{' …' * (n > 6)}"
 
 
-def _factors(scale: Array, settings: Mapping[str, Any]) -> str:
+def _factors(scale: Array) -> str:
     """Factors of channels: the runs that share one."""
     edges = [0, *(np.flatnonzero(abs(np.diff(scale)) > 1e-6 * abs(scale).max()) + 1).tolist(), len(scale)]
     if len(edges) > 9:

@@ -242,3 +242,20 @@ def test_nothing_is_said_of_what_is_equal_and_what_is_not_a_number_is_said() -> 
     assert kinds_of_difference(e, np.zeros(SHAPE))
     with pytest.raises(ValueError, match="must have one shape"):
         kinds_of_difference(e, e[:1])
+
+
+def test_an_explanation_explains_more_than_the_reference_itself() -> None:
+    """A difference below the tolerance of an explanation is not explained by whatever leaves it as it is."""
+    rng = np.random.default_rng(0)
+    e = rng.standard_normal(SHAPE)
+    found = kinds_of_difference(e + 3e-6 * rng.standard_normal(SHAPE), e, eps=FLOAT32)
+    assert found
+    assert not [one.words for one in found if one.exact]
+
+
+def test_a_noisy_function_is_none_and_a_large_multiple_of_the_bias_is_not_said() -> None:
+    rng = np.random.default_rng(0)
+    e, bias = rng.standard_normal(SHAPE), rng.standard_normal(SHAPE[-1])
+    found = kinds_of_difference(np.sin(3 * e) + 0.3 * rng.standard_normal(SHAPE), e)
+    assert not any(one.kind == "elementwise" for one in found)
+    assert kinds_of_difference(e + 7 * bias, e, bias=bias)[0].words.startswith("the same vector is added at every token")

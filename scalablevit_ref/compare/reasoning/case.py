@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -104,6 +104,7 @@ def flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(-1, x.shape[-1])
 
 
+@cache
 def sampled(count: int, most: int) -> np.ndarray:
     """At most so many places of `count`, irregularly spread, always the same ones, in ascending order."""
     if count <= most:

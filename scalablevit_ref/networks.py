@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
@@ -49,6 +50,9 @@ class Network(Protocol):
 
     def parameter_shapes(self) -> Shapes:
         """Name and shape of every parameter, in the network's own order. `checked_params` and `forward` take exactly these."""
+
+    def aliases(self) -> tuple[dict[str, str], ...]:
+        """Other names under which its authors, or a port's, publish its parameters: from its own names to these."""
 
     def checked_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The same parameters under the network's own names, from this network's form or any other form that its authors publish.
@@ -98,6 +102,11 @@ class Official:
 
     def parameter_shapes(self) -> Shapes:
         return parameter_shapes(self.config)
+
+    def aliases(self) -> tuple[dict[str, str], ...]:
+        """Those of the authors' detection backbone."""
+        names = self.parameter_shapes()
+        return ({name: re.sub(r"^stages\.", "blocks.", name).replace("lim_func", "lepe_func") for name in names},)
 
     def checked_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         check_shapes(params, self.parameter_shapes())

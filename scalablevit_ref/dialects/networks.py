@@ -38,6 +38,16 @@ class VitPytorch:
     def parameter_shapes(self) -> Shapes:
         return shapes(self.config)
 
+    def aliases(self) -> tuple[dict[str, str], ...]:
+        """Those of the Flax port, without their root; its norms' biases are those that it would have."""
+        rows = flax_port.table(self.config.depth)
+        names = {row.vit_pytorch: row.flax.removeprefix("params.") for row in rows}
+        for name in self.parameter_shapes():
+            if is_norm_bias(name):
+                gain = names[f"{name.rpartition('.')[0]}.{'g' if name.endswith('.b') else 'weight'}"]
+                names[name] = f"{gain.removesuffix('scale')}bias"
+        return ({name: names[name] for name in self.parameter_shapes()},)
+
     def checked_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Also the Flax port's tree, which has no norm biases and may have one norm more."""
         expected = self.parameter_shapes()

@@ -25,13 +25,13 @@ CONFIG = ScalableViTConfig(
     mlp_ratios=(2, 3, 4),
     sr_ratios=(4, 2, 1),
     c_ratios=(1.25, 1.0, 1.25),
-    window_sizes=(7, 7, 7),
+    window_sizes=(2, 2, 2),
     num_classes=10,
     in_chans=3,
 )
 """Small, and as ambiguous as can be: in the middle stage all of SSA's weights are squares of one size."""
 
-IMAGES = (2, 3, 112, 112)
+IMAGES = (2, 3, 32, 64)
 
 WORDS = {
     r"^patch_embeds\.(\d)\.proj": r"stems.\1.conv",
@@ -174,7 +174,13 @@ class Port(nn.Module):
                 tail = shape[1:]
                 if stored not in arrays:
                     whole = (wide, *tail)
-                    stored_shape = (whole[1], whole[0]) if turned else (*whole, 1, 1) if self.style.maps and matrix and "head" not in name else whole
+                    stored_shape = (
+                        (whole[1], whole[0])
+                        if turned
+                        else (*whole, 1, 1)
+                        if self.style.maps and matrix and "head" not in name
+                        else whole
+                    )
                     if self.style.turned and len(shape) == 4:
                         stored_shape = (shape[2], shape[3], shape[1], shape[0])
                     arrays[stored] = torch.randn(stored_shape)
@@ -359,7 +365,9 @@ class Port(nn.Module):
                 x = self.block(x, k, i)
                 if wrong == "PEG dropped" and turn == 0:
                     self.peg(x, k)
-                elif turn == {"PEG after 2": 1, "PEG last": depth - 1, "PEG before": -1, "PEG missing": -1, "without PEG": -1}.get(wrong, 0):
+                elif turn == {"PEG after 2": 1, "PEG last": depth - 1, "PEG before": -1, "PEG missing": -1, "without PEG": -1}.get(
+                    wrong, 0
+                ):
                     x = self.peg(x, k) if wrong != "PEG of another stage" or k == 0 else self.peg(x, k - 1)
         x = self.normed(x.mean((1, 2)), "norm") if wrong == "mean before norm" else self.normed(x, "norm").mean((1, 2))
         x = F.gelu(self.normed(self.linear(x, "head.0"), "head.1"))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scalablevit_ref.compare.capture.flow import Flow
+from scalablevit_ref.compare.capture.graph import Operation
 from scalablevit_ref.compare.capture.uses import Use
 
 MOST_SUMS = 1
@@ -100,13 +101,11 @@ def _attends(flow: Flow, made: Mapping[int, frozenset[int]]) -> dict[int, set[st
     return found
 
 
-def _meets_left(flow: Flow, first: object, second: object, value: int) -> bool:
+def _meets_left(flow: Flow, first: Operation, second: Operation, value: int) -> bool:
     """Whether the second product sums over the free axis of the first one's left input, which then holds the keys."""
-    operation, before = second, first
-    side = 0 if operation.inputs[0] == value else 1  # type: ignore[attr-defined]
-    contracted = operation.settings["contracted"][side]  # type: ignore[attr-defined]
+    contracted: tuple[int, ...] = second.settings["contracted"][0 if second.inputs[0] == value else 1]
     axes = len(flow.graph.shapes[value])
-    keys, queries = (flow.graph.shapes[x] for x in reversed(before.inputs[:2]))  # type: ignore[attr-defined]
+    queries, keys = (flow.graph.shapes[x] for x in first.inputs[:2])
     if len(contracted) != 1:
         return False
     size = flow.graph.shapes[value][contracted[0]]

@@ -57,7 +57,7 @@ def layouts(own: np.ndarray, sizes: tuple[int, ...]) -> Iterator[Layout]:
 
 
 def layout_by_values(operand: np.ndarray, own: np.ndarray) -> Layout | None:
-    """How an operand, out, in, height, width, lies in the parameter, by its numbers; None where they do not tell, or it is not in it."""
+    """How an operand, out, in, height, width, lies in the parameter, by its numbers; None where they do not tell."""
     operand = operand.astype(own.dtype, copy=False)
     if own.size % max(prod(operand.shape[1:]), 1) or own.size < operand.size or not operand.size:
         return None
@@ -66,7 +66,7 @@ def layout_by_values(operand: np.ndarray, own: np.ndarray) -> Layout | None:
     fits = []
     for layout in layouts(own, operand.shape):
         view = layout.view(own, operand.shape)
-        column = view[(slice(None), *([0] * (operand.ndim - 1)))]
+        column = view.reshape(len(view), -1)[:, 0]
         last = len(column) - len(operand)
         starts = [0] if not last else [int(i) for i in np.flatnonzero(column[: last + 1] == operand.flat[0])][:16]
         fits += [

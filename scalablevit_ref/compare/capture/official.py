@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import prod
 
 from scalablevit_ref.compare.capture.context import MOST_SUMS
@@ -42,8 +42,8 @@ INSIDE: Mapping[str, Mapping[str, str]] = {
     },
     "feed_forward_layer": {"net.0": "x", "net.1": "net.0", "net.4": "net.1"},
 }
-"""What each step inside a layer's function is computed from: "x" is what the layer is fed, "q", "k" and "v" are an attention's, "+" is
-a sum, "|" takes the first that is there; "" is what the layer gives, where that is not its last step."""
+"""What each step inside a layer's function is computed from: "x" is what the layer is fed, "q", "k" and "v" are an attention's, "+"
+is a sum, "|" takes the first that is there; "" is what the layer gives, where that is not its last step."""
 
 LETTERS = {"qkv": "qkv", "kv": "kv", "q": "q", "k": "k", "v": "v", "to_q": "q", "to_k": "k", "to_v": "v"}
 """Which of an attention's queries, keys and values a step makes, in the order of its rows."""
@@ -65,8 +65,8 @@ class Step:
         Channels out, numbers in for each, and the kernel; of a norm, channels.
     letters
         Which of q, k and v it makes.
-    before, after
-        The steps directly before and after it; of a fused projection with the letters that are meant, "stages.0.0.attn.qkv:v".
+    before
+        The steps directly before it, each with the one of q, k and v that is meant, or with nothing.
     """
 
     name: str
@@ -284,7 +284,7 @@ def cuts(pieces: list[tuple[Step, str, tuple[int, int] | None]]) -> list[tuple[A
     for count in range(len(pieces)):
         for places in combinations(range(1, len(pieces)), count):
             edges = (0, *places, len(pieces))
-            runs = [pieces[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+            runs = [pieces[a:b] for a, b in pairwise(edges)]
             if all(len({(step.kind, step.sizes[1:]) for step, _, _ in run}) == 1 for run in runs):
                 found.append(tuple(_atom(run) for run in runs))
     return sorted(found, key=lambda atoms: not all(len(atom.parts) == 1 and atom.parts[0][1] is None for atom in atoms))

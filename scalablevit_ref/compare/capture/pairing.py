@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 
 from scalablevit_ref.compare.capture.assignment import assigned
-from scalablevit_ref.compare.capture.context import STEPS, contexts
+from scalablevit_ref.compare.capture.context import contexts
 from scalablevit_ref.compare.capture.flow import Flow
 from scalablevit_ref.compare.capture.graph import Graph
 from scalablevit_ref.compare.capture.layout import Layout
@@ -25,7 +25,6 @@ from scalablevit_ref.compare.capture.pairing_notes import Facts, facts_of, refus
 from scalablevit_ref.compare.capture.similarity import ALIGNED, AROUND, MAPPED, Evidence, Surroundings, atoms_of, scored
 from scalablevit_ref.compare.capture.units import Unit, layout_of, units_of, usual
 from scalablevit_ref.compare.capture.uses import Use, uses_of
-from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.networks import Network
 
 __all__ = ["Facts", "Pairing", "Part", "paired"]
@@ -81,8 +80,6 @@ class Pairing:
         What is worth saying, in words and as data.
     shapes
         Of the official parameters.
-    silent
-        The candidate's own biases where the reference has none: zero is what makes them the same.
     """
 
     parts: Mapping[str, tuple[Part, ...]]
@@ -90,7 +87,6 @@ class Pairing:
     notes: tuple[str, ...]
     facts: Facts
     shapes: Mapping[str, tuple[int, ...]]
-    silent: tuple[str, ...] = ()
 
     def own_weights(self, official: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Official parameters under the candidate's names and in its shapes, bit for bit; rows that none is for are the own ones.
@@ -110,10 +106,10 @@ class Pairing:
                     found[part.own] = np.array(own[part.own], value.dtype, order="C")
                 rows = value if part.official_rows is None else value[slice(*part.official_rows)]
                 part.within(found[part.own])[...] = rows.reshape(part.sizes)
-        return found | {name: np.zeros_like(own[name]) for name in self.silent if name not in found}
+        return found | {name: np.zeros_like(own[name]) for name in self.facts.silent if name not in found}
 
     def official_weights(self, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The candidate's parameters under the official names and in the official shapes, bit for bit; what it lacks is left out."""
+        """The candidate's parameters under the official names and in the official shapes, bit for bit; without those it lacks."""
         found = {}
         for name, parts in self.parts.items():
             if not parts:
@@ -158,8 +154,8 @@ def paired(
     units = units_of(flow, uses, own)
     steps = steps_of(network)
     shapes = network.parameter_shapes()
-    atoms = atoms_of(steps, units, around)
-    exact = _exact(own, shapes, {name for use in uses if use.live for name in (use.weight, use.bias)})
+    exact = _exact(own, shapes, network.aliases(), {name for use in uses if use.live for name in (use.weight, use.bias)})
+    atoms = atoms_of(steps, units, around, exact)
     evidence = Evidence(units, atoms, exact, _mapped(names, graph, own, network, steps))
     scores, stands, of_uses, of_atoms = scored(evidence, around, [use.live for use in uses])
     partner = {
@@ -172,26 +168,31 @@ def paired(
     error = refusal(atoms, partner, over, own, shapes, exact)
     if error is not None:
         raise error
-    parts, silent = _parts(atoms, partner, own, shapes, same=len(exact) == len(shapes) and not _odd(exact, own, shapes))
-    placed, lent = _placed(atoms, partner, uses, stands, of_uses, of_atoms)
-    at = {name: tuple(chosen) for name, chosen in _steps(atoms, placed, uses).items()}
-    facts = facts_of(steps, atoms, partner, over, placed, lent, uses, around, parts, network.layer_shapes(images_shape), graph)
-    return Pairing(parts, at, words_of(facts), facts, shapes, silent)
+    parts, silent, turned = _parts(atoms, partner, own, shapes, same=len(exact) == len(shapes) and not _odd(exact, own, shapes))
+    placed = _placed(atoms, partner, uses, stands, of_uses, of_atoms)
+    at = {name: tuple(chosen) for name, chosen in _steps(atoms, placed, uses, units).items()}
+    facts = facts_of(steps, atoms, partner, over, placed, uses, around, parts, network.layer_shapes(images_shape), graph)
+    facts = replace(facts, silent=silent, turned=turned)
+    return Pairing(parts, at, words_of(facts), facts, shapes)
 
 
 # Names
 
 
-def _exact(own: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], used: set[str]) -> dict[str, str]:
-    """Official names to the candidate's, where these are the official ones behind one prefix: the one whose parameters are used."""
-    found: dict[str, dict[str, str]] = {}
-    for name, value in own.items():
-        at = 0
-        while at >= 0:
-            suffix = name[at:]
-            if suffix in shapes and value.size == prod(shapes[suffix]):
-                found.setdefault(name[:at], {})[suffix] = name
-            at = name.find(".", at) + 1 or -1
+def _exact(
+    own: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], aliases: Sequence[Mapping[str, str]], used: set[str]
+) -> dict[str, str]:
+    """Official names to the candidate's, where these are published ones behind one prefix: the one whose parameters are used."""
+    found: dict[tuple[int, str], dict[str, str]] = {}
+    for i, published in enumerate(({name: name for name in shapes}, *aliases)):
+        official = {theirs: name for name, theirs in published.items()}
+        for name, value in own.items():
+            at, dotted = 0, name.replace("/", ".")
+            while at >= 0:
+                suffix = official.get(dotted[at:])
+                if suffix is not None and value.size == prod(shapes[suffix]):
+                    found.setdefault((i, dotted[:at]), {})[suffix] = name
+                at = dotted.find(".", at) + 1 or -1
     if not found:
         return {}
     best = max(found.values(), key=lambda names: (sum(theirs in used for theirs in names.values()), len(names)))
@@ -231,8 +232,13 @@ def _parts(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     same: bool,
-) -> tuple[dict[str, tuple[Part, ...]], tuple[str, ...]]:
-    """Where the official parameters lie, and the biases that the reference has none for. same: every name is the official one."""
+) -> tuple[dict[str, tuple[Part, ...]], tuple[str, ...], tuple[str, ...]]:
+    """Where the official parameters lie; own biases that the reference has none for; weights that are used as no such weight is.
+
+    same
+        Every name and shape is the official one: then each weight lies as the official one, however it is used.
+    """
+    otherwise: list[str] = []
     turned = usual(partner.values())
     found: dict[str, list[Part]] = {name: [] for name in shapes}
     silent: list[str] = []
@@ -240,7 +246,8 @@ def _parts(
         atom = atoms[j]
         sizes = unit.sizes[atom.key]
         layout = layout_of(unit, own[unit.weight], sizes, turned) if atom.first.kind != "norm" else Layout((0,), 0)
-        if same:
+        if same and layout.turned:
+            otherwise.append(atom.first.weight)
             layout = Layout(tuple(sorted(layout.order)), 0)
         start = unit.rows[0] if unit.rows else 0
         for step, rows in atom.parts:
@@ -257,7 +264,7 @@ def _parts(
             elif unit.bias:
                 silent.append(unit.bias)
             start += wide
-    return {name: tuple(parts) for name, parts in found.items()}, tuple(dict.fromkeys(silent))
+    return {name: tuple(parts) for name, parts in found.items()}, tuple(dict.fromkeys(silent)), tuple(otherwise)
 
 
 # Places
@@ -270,8 +277,8 @@ def _placed(
     stands: Mapping[int, int],
     of_uses: Mapping[int, Surroundings],
     of_atoms: Sequence[Surroundings],
-) -> tuple[dict[int, int], dict[int, int]]:
-    """Atoms to the uses at their places, and uses of a parameter at another's place, by place."""
+) -> dict[int, int]:
+    """Atoms to the uses at their places: of its own parameter, or of another's that acts twice."""
     placed: dict[int, int] = {}
     several: list[int] = []
     for j, unit in partner.items():
@@ -298,9 +305,7 @@ def _placed(
         for home in own_places:  # a parameter stands at its own place at least once
             if home not in placed and home not in lent:
                 placed[home] = next(use for use, at in candidates if at == home)
-    for target, use in lent.items():
-        placed[target] = use
-    return placed, lent
+    return placed | lent
 
 
 def _at(
@@ -317,13 +322,14 @@ def _at(
     return score + 1.5 * (atoms[home].first.block == atoms[place].first.block)
 
 
-def _steps(atoms: Sequence[Atom], placed: Mapping[int, int], uses: Sequence[Use]) -> dict[str, list[Use]]:
+def _steps(atoms: Sequence[Atom], placed: Mapping[int, int], uses: Sequence[Use], units: Sequence[Unit]) -> dict[str, list[Use]]:
     """Official steps to the uses at their places."""
     found: dict[str, list[Use]] = {}
+    rows_of = {use: unit.rows for unit in units for use in unit.uses}
     for j, atom in enumerate(atoms):
         if j not in placed:
             continue
-        use, start = uses[placed[j]], 0
+        use, start = replace(uses[placed[j]], rows=rows_of[placed[j]]), 0
         for step, rows in atom.parts:
             wide = step.sizes[0] if rows is None else rows[1] - rows[0]
             base = use.made_rows[0] if use.made_rows else 0

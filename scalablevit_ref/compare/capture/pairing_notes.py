@@ -1,9 +1,10 @@
-"""What a pairing shows that is worth saying: parameters that act nowhere, twice or in another's place, and the order of what runs."""
+"""What a pairing shows that is worth saying: parameters that act nowhere, twice or in another's place, and what runs when."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -13,7 +14,7 @@ import numpy as np
 
 from scalablevit_ref.compare.capture.context import Context
 from scalablevit_ref.compare.capture.graph import Graph
-from scalablevit_ref.compare.capture.official import Atom, Step
+from scalablevit_ref.compare.capture.official import Atom, Key, Step
 from scalablevit_ref.compare.capture.units import Unit
 from scalablevit_ref.compare.capture.uses import Use
 from scalablevit_ref.errors import CaptureError, option
@@ -39,13 +40,17 @@ class Facts:
     extra
         The candidate's own parameters that act and have no counterpart.
     moved
-        Layers that run elsewhere: to the one after which they run, and the one after which the reference runs them; "" is the start.
+        Layers that run elsewhere: to the one after which they run, and the one that it is in the reference; "" is the start.
     pooled
         Norms that act on another number of tokens: to that number, and the reference's.
     wired
         Steps that take something else: to the steps directly before them in the candidate, and in the reference.
     attends
         Steps that make another of query, key and value than their name says: to what they make.
+    silent
+        The candidate's own biases where the reference has none: zero is what makes the two the same.
+    turned
+        Weights of the reference's name and shape, (out, in), that are used as (in, out).
     own
         Steps to the candidate's own name of their weight.
     """
@@ -59,6 +64,8 @@ class Facts:
     pooled: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     wired: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
     attends: Mapping[str, str] = field(default_factory=dict)
+    silent: tuple[str, ...] = ()
+    turned: tuple[str, ...] = ()
     own: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -68,7 +75,6 @@ def facts_of(
     partner: Mapping[int, Unit],
     over: Sequence[Unit],
     placed: Mapping[int, int],
-    lent: Mapping[int, int],
     uses: Sequence[Use],
     around: Sequence[Context],
     parts: Mapping[str, Sequence[Any]],
@@ -101,7 +107,7 @@ def facts_of(
         _pooled(atoms, placed, uses, layer_shapes, graph),
         _wired(steps, atoms, placed, around),
         _attends(atoms, placed, around),
-        {step.name: unit.weight for j, unit in partner.items() for step, _ in atoms[j].parts},
+        own={step.name: unit.weight for j, unit in partner.items() for step, _ in atoms[j].parts},
     )
 
 
@@ -198,25 +204,43 @@ def words_of(facts: Facts) -> tuple[str, ...]:
     def own(name: str) -> str:
         return f" ({facts.own[name]})" if name in facts.own else ""
 
+    whole = {block: _whole(block, facts, lent) for block in {_block_of(name) for name in facts.never_used}}
     for name in (*facts.never_used, *facts.dropped):
         what = "act nowhere" if name in facts.never_used else "act, and the result is dropped"
+        block = _block_of(name)
+        if whole.get(block) is not None:
+            if name == next(other for other in facts.never_used if _block_of(other) == block):
+                instead = f"; those of {whole[block]} act in their place" * bool(whole[block])
+                said.append((f"{_form(block)} {what} whole {bool(whole[block])}", f"{block}'s parameters {what}{instead}", name))
+            continue
         text = f"{name}'s parameters{own(name)} {what}"
         if name in lent:
             text += f"; those of {lent[name]}{own(lent[name])} act in its place"
         said.append((f"{_form(name)} {what} {_form(lent.get(name, ''))}", text, name))
     for name, places in facts.twice.items():
         others = [place for place in places if place not in ("", name)]
-        if others and all(place in (*facts.never_used, *facts.dropped) for place in others):
+        if others and "" not in places and all(place in (*facts.never_used, *facts.dropped) for place in others):
             continue
         where = " and at ".join(dict.fromkeys(place or "a place that is no step's" for place in places))
         said.append((f"{_form(name)} twice {[_form(p) for p in places]}", f"{name}'s parameters{own(name)} act at {where}", name))
     for name in facts.lacking:
-        said.append((f"{_form(name)} lacking", f"the candidate has no {name}", name))
-    for name in facts.extra:
-        said.append((f"{_form(name)} extra", f"the candidate's {name} has no counterpart and keeps its values", name))
+        step, _, leaf = name.rpartition(".")
+        whole_step = any(other != name and other.rpartition(".")[0] == step for other in facts.lacking)
+        if not whole_step or leaf in ("weight", "g"):
+            said.append((f"{_form(name)} lacking", f"the candidate has no {step if whole_step else name}", name))
+    said += [
+        (f"{_form(name)} silent", f"the reference has no bias where the candidate has {name}: it is set to 0", name)
+        for name in facts.silent
+    ]
+    said += [(f"{_form(name)} turned", f"{name}, out, in by its name and shape, is used as in, out", name) for name in facts.turned]
+    said += [
+        (f"{_form(own_)} extra", f"the candidate's {own_} has no counterpart, and keeps its values", own_) for own_ in facts.extra
+    ]
     for name, (after, usual) in facts.moved.items():
+        if after == usual:  # it follows a layer that is moved
+            continue
         text = f"{name} runs after {after or 'the images'}, in the reference after {usual or 'the images'}"
-        said.append((f"{_form(name)} moved {_form(after)} {_form(usual)}", text, name))
+        said.append((f"{_form(name)} moved {_form(after)}", text, name))
     for name, (tokens, usual_tokens) in facts.pooled.items():
         said.append((f"{_form(name)} pooled", f"{name} acts on {tokens} tokens, in the reference on {usual_tokens}", name))
     for name, letters in facts.attends.items():
@@ -227,6 +251,20 @@ def words_of(facts: Facts) -> tuple[str, ...]:
     for key, text, _ in said:
         grouped.setdefault(key, []).append(text)
     return tuple(some[0] + (f" ({len(some)} times)" if some[1:] else "") for some in grouped.values())
+
+
+def _block_of(name: str) -> str:
+    found = re.match(r"(stages\.\d+\.\d+|layers\.\d+\.0\.layers\.\d+)\.", name)
+    return found[1] if found else name
+
+
+def _whole(block: str, facts: Facts, lent: Mapping[str, str]) -> str | None:
+    """Of a block of which nothing acts, the block that acts in its place, or nothing; None where some of it acts."""
+    inside = [name for name in facts.own if _block_of(name) == block]
+    if len(inside) < 2 or any(name not in facts.never_used for name in inside):
+        return None
+    lenders = {_block_of(lent[name]) if name in lent else "" for name in inside}
+    return lenders.pop() if len(lenders) == 1 else None
 
 
 def _form(name: str) -> str:
@@ -246,6 +284,13 @@ def refusal(
 ) -> CaptureError | None:
     """Why a candidate's parameters are not the reference's; None where they are, or where it only does without some."""
     missing = [atom for j, atom in enumerate(atoms) if j not in partner]
+    more = _more_blocks(atoms, over)
+    if more:
+        return CaptureError(
+            f"the candidate has more blocks than the reference: nothing is the counterpart of {_some(more)}. ",
+            option("variant"),
+            " says which network it is",
+        )
     if not missing:
         return None
     dense = [atom for atom in atoms if atom.key[0] == "dense"]
@@ -281,6 +326,18 @@ def _instead(atom: Atom, others: Iterable[Unit]) -> Unit | None:
     same = [unit for unit in fits if unit.keys[0][0] == atom.key[0]] or fits
     near = [unit for unit in same if set(unit.keys[0][1:]) & set(atom.key[1:])] or same
     return near[0] if near else None
+
+
+def _more_blocks(atoms: Sequence[Atom], over: Sequence[Unit]) -> list[str]:
+    """Weights that act, have no counterpart and are as many and as large as all products of a block are."""
+    left = [unit for unit in over if unit.live and unit.keys[0][0] == "dense"]
+    sizes = Counter(unit.keys[0] for unit in left)
+    blocks: dict[str, Counter[Key]] = {}
+    for atom in atoms:
+        if atom.key[0] == "dense":
+            blocks.setdefault(atom.first.block, Counter())[atom.key] += 1
+    whole = any(sum(block.values()) > 2 and block <= sizes for block in blocks.values())
+    return [unit.weight for unit in left] if whole else []
 
 
 def _whole_blocks(atoms: Sequence[Atom], missing: Sequence[Atom]) -> list[str]:

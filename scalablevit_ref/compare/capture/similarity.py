@@ -1,4 +1,4 @@
-"""How well each of the candidate's steps fits each of the reference's: names, groups, order of use and what stands around, together."""
+"""How well each of the candidate's steps fits each of the reference's: names, groups, order of use and surroundings, together."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from scalablevit_ref.compare.capture.assignment import aligned
 from scalablevit_ref.compare.capture.context import Context
 from scalablevit_ref.compare.capture.official import Atom, Key, Step, cuts, letters_of, shared
 from scalablevit_ref.compare.capture.units import Unit
-from scalablevit_ref.compare.capture.vocabulary import agreement, form, numbers, tokens
+from scalablevit_ref.compare.capture.vocabulary import agreement, form, meanings, numbers, tokens
 
 EXACT = 60.0
 """Of the reference's own name behind one prefix."""
@@ -33,8 +34,11 @@ ALIGNED = 4.0
 BESIDE = 2.0
 """Of a place in the order of use beside the steps of the same block."""
 
-RANKED = 6.0
+RANKED = 9.0
 """Of the rank by numbers among names that differ in their numbers only."""
+
+WITHIN = 4.5
+"""Of the rank by numbers among such names within a block."""
 
 AROUND = 3.0
 """Of the steps directly before and after."""
@@ -57,8 +61,8 @@ UNSURE = -20.0
 LIKE = 0.6
 """Least likeness of a group of parameters to a block, sizes in common by sizes in either, that it is taken for one."""
 
-TRUSTED = 0.65
-"""Least share of pairs of names whose numbers are in the order of use, for numbers to say anything."""
+TRUSTED = 0.75
+"""Least share of pairs of names whose numbers are in the order of use, for numbers to count in names that say nothing else."""
 
 
 @dataclass
@@ -71,7 +75,7 @@ class Evidence:
     mapped: Mapping[str, str] = field(default_factory=dict)
 
 
-def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit], around: Sequence[Context]) -> list[Atom]:
+def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit], around: Sequence[Context], exact: Mapping[str, str]) -> list[Atom]:
     """The reference's steps cut, or put together, as the candidate's weights are; in the order in which they run.
 
     q, k and v that share an input may be one weight or several: in each stage the way is taken that leaves the fewest without a
@@ -79,28 +83,27 @@ def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit], around: Sequence[
     """
     made = Counter((unit.keys[0], frozenset().union(*(around[use].attends for use in unit.uses))) for unit in units if unit.live)
     used, there = (Counter(key for unit in some for key in unit.keys[:1]) for some in ([u for u in units if u.live], units))
-    groups: dict[str, list[tuple[str, list[tuple[Atom, ...]]]]] = {}
+    stages: dict[str, list[list[tuple[Atom, ...]]]] = {}
     joint: set[str] = set()
     for layer, pieces in shared(steps):
-        groups.setdefault(_stage(layer), []).append((layer, cuts(pieces)))
+        named = all(step.weight in exact for step, _, _ in pieces)
+        stages.setdefault(_stage(layer), []).append(cuts(pieces)[: 1 if named else None])
         joint |= {step.name for step, _, _ in pieces}
-    chosen: dict[str, tuple[Atom, ...]] = {}
     rest: dict[str, Counter[Key]] = {}
     for step in steps.values():
         if step.name not in joint:
             rest.setdefault(_stage(step.name), Counter())[Atom(((step, None),), "").key] += 1
-    for stage, some in groups.items():
-        ways = {}
-        for layer, choices in some:
-            form_ = tuple((atom.letters, atom.key) for atom in choices[0])
-            ways.setdefault(form_, []).append((layer, choices))
+    chosen: dict[str, tuple[Atom, ...]] = {}
+    for cluster, universe in _clusters(stages, rest):
+        ways: dict[Any, list[list[tuple[Atom, ...]]]] = {}
+        for choices in (choices for stage in cluster for choices in stages[stage]):
+            ways.setdefault((len(choices), *(atom.letters for atom in choices[0])), []).append(choices)
+        fixed = sum((rest.get(stage, Counter()) for stage in cluster), Counter[Key]())
         best: tuple[tuple[int, int, int, int], tuple[int, ...]] | None = None
-        universe = {atom.key for _, choices in some for way in choices for atom in way} | set(rest.get(stage, ()))
-        for picks in product(*(range(len(members[0][1])) for members in ways.values())):
-            need = Counter(rest.get(stage, Counter()))
-            letters = Counter[tuple[Key, frozenset[str]]]()
+        for picks in product(*(range(len(members[0])) for members in ways.values())):
+            need, letters = Counter(fixed), Counter[tuple[Key, frozenset[str]]]()
             for pick, members in zip(picks, ways.values(), strict=True):
-                for _, choices in members:
+                for choices in members:
                     need.update(atom.key for atom in choices[pick])
                     letters.update((atom.key, frozenset(atom.letters)) for atom in choices[pick])
             lacking = sum((need - there).values())
@@ -110,15 +113,27 @@ def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit], around: Sequence[
                 best = (cost, picks)
         assert best is not None
         for pick, members in zip(best[1], ways.values(), strict=True):
-            for _, choices in members:
-                for atom in choices[pick]:
-                    chosen.setdefault(atom.first.name, ())
-                    chosen[atom.first.name] += (atom,)
+            for atom in (atom for choices in members for atom in choices[pick]):
+                chosen[atom.first.name] = (*chosen.get(atom.first.name, ()), atom)
     return [
         atom
         for step in steps.values()
         for atom in (chosen.get(step.name, ()) if step.name in joint else (Atom(((step, None),), ""),))
     ]
+
+
+def _clusters(
+    stages: Mapping[str, Sequence[Sequence[tuple[Atom, ...]]]], rest: Mapping[str, Counter[Key]]
+) -> list[tuple[list[str], set[Key]]]:
+    """Stages with the sorts of steps that they may have; those of which some are the same together."""
+    found: list[tuple[list[str], set[Key]]] = []
+    for stage, some in stages.items():
+        keys = {atom.key for choices in some for way in choices for atom in way} | set(rest.get(stage, ()))
+        near = [cluster for cluster in found if cluster[1] & keys]
+        found = [cluster for cluster in found if cluster not in near]
+        names = [name for cluster in near for name in cluster[0]]
+        found.append(([*names, stage], keys.union(*(cluster[1] for cluster in near))))
+    return found
 
 
 def _stage(name: str) -> str:
@@ -184,8 +199,11 @@ def places(
     live: Sequence[bool],
     of_uses: Mapping[int, Surroundings],
     of_atoms: Sequence[Surroundings],
-) -> dict[int, int]:
-    """Uses to the atoms that they stand at, by the order in which both run; those out of order are left out."""
+) -> tuple[dict[int, int], np.ndarray, list[int]]:
+    """Uses to the atoms that they stand at, by the order in which both run; those out of order are left out.
+
+    With the scores behind it, and the uses that are its rows.
+    """
     owner = {use: unit for unit in units for use in unit.uses}
     order = sorted(owner)
     rows = {use: i for i, use in enumerate(order)}
@@ -196,7 +214,31 @@ def places(
     for use in order:
         for j in by_key.get(owner[use].keys[0], ()):
             scores[rows[use], j] = (1 + of_uses[use].likeness(of_atoms[j])) * (1 if live[use] else 0.3)
-    return {order[i]: j for i, j in aligned(scores)}
+    return {order[i]: j for i, j in aligned(scores)}, scores, order
+
+
+def places_within(
+    stands: dict[int, int],
+    units: Sequence[Unit],
+    atoms: Sequence[Atom],
+    block_of: Mapping[int, str],
+    scores: np.ndarray,
+    order: Sequence[int],
+) -> dict[int, int]:
+    """The same, with each block by itself where a group of parameters is known to be it: blocks may run in any order."""
+    found = dict(stands.items())
+    members: dict[str, list[int]] = {}
+    for i, block in block_of.items():
+        members.setdefault(block, []).extend(units[i].uses)
+    row = {use: i for i, use in enumerate(order)}
+    for block, some in members.items():
+        inside = [j for j, atom in enumerate(atoms) if atom.first.block == block]
+        some = sorted(set(some))
+        for use in some:
+            if found.get(use) is not None and atoms[found[use]].first.block in members:
+                del found[use]
+        found |= {some[a]: inside[b] for a, b in aligned(scores[np.ix_([row[use] for use in some], inside)])}
+    return found
 
 
 def groups(units: Sequence[Unit], atoms: Sequence[Atom]) -> dict[int, str]:
@@ -229,14 +271,33 @@ def groups(units: Sequence[Unit], atoms: Sequence[Atom]) -> dict[int, str]:
         taken |= set(members)
         found.setdefault(kind, []).append((prefix, members))
     result: dict[int, str] = {}
+    letters = _letters(prefix for some in found.values() for prefix, _ in some)
     for kind, some in found.items():
-        for (_, members), block in zip(_ordered(some, units, len(types[kind])), types[kind], strict=False):
+        for (_, members), block in zip(_ordered(some, units, len(types[kind]), letters), types[kind], strict=False):
             result |= dict.fromkeys(members, block)
     return result
 
 
+def lettered(prefix: tuple[str | int, ...], letters: Mapping[tuple[str | int, ...], set[str]]) -> bool:
+    """Whether groups are called a, b, c … in the place where this one has a letter."""
+    there = letters.get(prefix[:-1], set())
+    return str(prefix[-1]).lower() in there and there == {chr(ord("a") + i) for i in range(len(there))}
+
+
+def _letters(prefixes: Iterable[tuple[str | int, ...]]) -> dict[tuple[str | int, ...], set[str]]:
+    """Of all groups that are called by one letter, what comes before it, and the letters."""
+    found: dict[tuple[str | int, ...], set[str]] = {}
+    for prefix in prefixes:
+        if isinstance(prefix[-1], str) and len(prefix[-1]) == 1:
+            found.setdefault(prefix[:-1], set()).add(prefix[-1].lower())
+    return found
+
+
 def _ordered(
-    some: Sequence[tuple[tuple[str | int, ...], list[int]]], units: Sequence[Unit], wanted: int
+    some: Sequence[tuple[tuple[str | int, ...], list[int]]],
+    units: Sequence[Unit],
+    wanted: int,
+    letters: Mapping[tuple[str | int, ...], set[str]],
 ) -> list[tuple[tuple[str | int, ...], list[int]]]:
     """Groups in the order of the reference's blocks; of more than there are blocks, those that are used."""
 
@@ -249,7 +310,9 @@ def _ordered(
         idle = sorted((group for group in some if group not in used), key=lambda group: group[0][:1] not in roots)
         some = [*used, *idle][: max(wanted, len(used))]
     named = [tuple(part for part in prefix if isinstance(part, int)) for prefix, _ in some]
-    if len(set(named)) == len(named) and all(named) or len(some) == 1:
+    if len(set(named)) < len(named) and all(lettered(prefix, letters) for prefix, _ in some):
+        named = [(*numbers_, ord(str(prefix[-1]))) for numbers_, (prefix, _) in zip(named, some, strict=True)]
+    if (len(set(named)) == len(named) and all(named)) or len(some) == 1:
         return [group for _, group in sorted(zip(named, some, strict=True), key=lambda pair: pair[0])]
     return sorted(some, key=lambda group: (first(group[1]), min(units[i].declared for i in group[1])))
 
@@ -263,29 +326,49 @@ def ranks(units: Sequence[Unit], atoms: Sequence[Atom]) -> dict[tuple[int, int],
     """Units and atoms that have the same rank by number: of names that differ in numbers only, where a role has as many."""
     families: dict[tuple[tuple[str, ...], Key], list[int]] = {}
     for i, unit in enumerate(units):
-        families.setdefault((form(unit.name), unit.keys[0]), []).append(i)
+        families.setdefault(((*form(unit.name), *meanings(unit.name)[:1]), unit.keys[0]), []).append(i)
     agree = total = 0
     for members in families.values():
         for a, b in product(members, members):
             if numbers(units[a].name) < numbers(units[b].name) and units[a].uses and units[b].uses:
                 agree += min(units[a].uses) < min(units[b].uses)
                 total += 1
-    if not total or agree < TRUSTED * total:
-        return {}
+    trusted = agree >= TRUSTED * total
     roles: dict[tuple[str, Key], list[int]] = {}
     for j, atom in enumerate(atoms):
-        roles.setdefault((atom.first.role, atom.key), []).append(j)
-    found = {}
+        local = atom.first.name.removeprefix(atom.first.block) or atom.first.role
+        roles.setdefault((f"{local} {atom.letters}", atom.key), []).append(j)
+    found: dict[tuple[int, int], float] = {}
     for (_, key), members in families.items():
+        if not (trusted or meanings(units[members[0]].name)):
+            continue
         ordered = sorted(members, key=lambda i: numbers(units[i].name))
         for (_, other), some in roles.items():
             if other == key and len(some) == len(ordered) > 1:
-                found |= {(i, j): RANKED for i, j in zip(ordered, some, strict=True)}
+                found |= dict.fromkeys(zip(ordered, some, strict=True), RANKED)
+    return found
+
+
+def ranks_within(units: Sequence[Unit], atoms: Sequence[Atom], block_of: Mapping[int, str]) -> dict[tuple[int, int], float]:
+    """The same within a block: norms called 0 and 2 are the first and the second one."""
+    families: dict[tuple[str, tuple[str, ...], Key], list[int]] = {}
+    for i, block in block_of.items():
+        words = tuple(part for part in form(units[i].name) if part != "#")
+        families.setdefault((block, (*words, *meanings(units[i].name)[:1]), units[i].keys[0]), []).append(i)
+    places: dict[tuple[str, Key], list[int]] = {}
+    for j, atom in enumerate(atoms):
+        places.setdefault((atom.first.block, atom.key), []).append(j)
+    found: dict[tuple[int, int], float] = {}
+    for (block, _, key), members in families.items():
+        some = places.get((block, key), [])
+        if len(some) == len(members) > 1:
+            ordered = sorted(members, key=lambda i: numbers(units[i].name))
+            found |= dict.fromkeys(zip(ordered, some, strict=True), WITHIN)
     return found
 
 
 def strangers(units: Sequence[Unit]) -> set[int]:
-    """Units in a part of the candidate, by the first word of their names, of which nothing is used, where it is like one that is."""
+    """Units in a part of the candidate, by their names' first word, of which nothing is used, and which is like one that is."""
     roots: dict[str | int, list[int]] = {}
     for i, unit in enumerate(units):
         roots.setdefault(next(iter(tokens(unit.name)), ""), []).append(i)
@@ -306,9 +389,12 @@ def scored(
     """A score for each unit and each atom that it may be, −inf for others; and where the uses stand by their order."""
     units, atoms = evidence.units, evidence.atoms
     of_atoms, of_uses = around_atoms(atoms), around_uses(units, around)
-    stands = places(units, atoms, live, of_uses, of_atoms)
-    block_of, rank, strange = groups(units, atoms), ranks(units, atoms), strangers(units)
+    stands, likeness, order_of_use = places(units, atoms, live, of_uses, of_atoms)
+    block_of, strange = groups(units, atoms), strangers(units)
+    rank = ranks(units, atoms) | ranks_within(units, atoms, block_of)
     beside = _beside(units, atoms, stands)
+    near = places_within(stands, units, atoms, block_of, likeness, order_of_use)
+    declared = _declared(units)
     rivals: dict[Key, set[str]] = {}
     for atom in atoms:
         rivals.setdefault(atom.key, set()).add(atom.first.role)
@@ -328,9 +414,8 @@ def scored(
                 elif block in block_of.values():
                     score -= GROUP / 2
                 roles = {step.role for step, _ in atom.parts}
-                words = _words(atom)
-                score += WORD * agreement_of(unit, roles, words, rivals[key])
-                score += ALIGNED * any(stands.get(use) == j for use in unit.uses)
+                score += WORD * agreement_of(unit, roles, atom.letters, rivals[key])
+                score += ALIGNED * any(near.get(use) == j for use in unit.uses)
                 if own_block is None and block in beside.get(i, ()):
                     score += BESIDE
                 score += rank.get((i, j), 0.0)
@@ -342,7 +427,7 @@ def scored(
                     elif attends or atom.letters:
                         score -= ATTENDS / 2
                 score += LIVE * unit.live + UNSURE * (not unit.sure) + STRANGER * (i in strange)
-                score -= DECLARED * abs(_rank(unit, units, key) - place / max(len(members) - 1, 1))
+                score -= DECLARED * abs(declared[key, unit.declared] - place / max(len(members) - 1, 1))
                 score += _named(unit, atom, evidence)
                 scores[i, j] = score
     return scores, stands, of_uses, of_atoms
@@ -356,26 +441,23 @@ def agreement_of(unit: Unit, roles: set[str], words: str, rivals: set[str]) -> i
 
 def agreement_letters(name: str, letters: str, otherwise: int) -> int:
     """The same of a run of q, k and v."""
-    from scalablevit_ref.compare.capture.vocabulary import meanings
-
     for word in meanings(name):
         if word in ("q", "k", "v", "kv", "qkv"):
             return 1 if word == letters else -1
     return min(otherwise, 0)
 
 
-def _words(atom: Atom) -> str:
-    return atom.letters
-
-
 def _overlap(a: frozenset[str], b: frozenset[str]) -> float:
     return len(a & b) / len(a | b)
 
 
-def _rank(unit: Unit, units: Sequence[Unit], key: Key) -> float:
-    """Where a unit is declared among those of its sort, from 0 to 1."""
-    same = sorted(other.declared for other in units if key in other.keys)
-    return same.index(unit.declared) / max(len(same) - 1, 1)
+def _declared(units: Sequence[Unit]) -> dict[tuple[Key, int], float]:
+    """Where a unit is declared among those of its sort, from 0 to 1, by the sort and its place among all parameters."""
+    sorts: dict[Key, list[int]] = {}
+    for unit in units:
+        for key in unit.keys:
+            sorts.setdefault(key, []).append(unit.declared)
+    return {(key, at): i / max(len(some) - 1, 1) for key, some in sorts.items() for i, at in enumerate(sorted(some))}
 
 
 def _beside(units: Sequence[Unit], atoms: Sequence[Atom], stands: Mapping[int, int]) -> dict[int, set[str]]:
@@ -400,7 +482,7 @@ def _named(unit: Unit, atom: Atom, evidence: Evidence) -> float:
         score += EXACT if unit.weight in names else -EXACT if unit.weight in evidence.exact.values() else 0.0
     if evidence.mapped:
         layer = _innermost(atom.first.weight, evidence.mapped)
-        path = _innermost(unit.weight, {path: "" for path in evidence.mapped.values()})
+        path = _innermost(unit.weight, dict.fromkeys(evidence.mapped.values(), ""))
         if layer and path:
             score += MAPPED if evidence.mapped[layer] == path else -MAPPED
         elif layer or path:

@@ -177,7 +177,7 @@ def _possible(shape: tuple[int, ...], turned: bool) -> list[tuple[int, ...]]:
         return ways[::-1] if turned else ways
     if len(shape) == 4:
         ways = [tuple(shape), (shape[3], shape[2], *shape[:2])]
-        return ways if shape[2] == shape[3] and shape[0] != shape[1] or not turned else ways[::-1]
+        return ways if (shape[2] == shape[3] and shape[0] != shape[1]) or not turned else ways[::-1]
     if len(shape) == 3:
         return [(shape[0], 1, *shape[1:]), (shape[2], 1, *shape[:2]), (shape[0], prod(shape[1:])), (prod(shape[:2]), shape[2])]
     return []

@@ -81,8 +81,7 @@ def meanings(name: str) -> tuple[str, ...]:
     text = spelled(stem_of(name))
     found: list[tuple[int, str]] = []
     for word, pattern in _patterns():
-        for match in pattern.finditer(text):
-            found.append((match.start(), word))
+        found += [(match.start(), word) for match in pattern.finditer(text)]
         text = pattern.sub(lambda match: "#" * len(match[0]), text)
     return tuple(word for _, word in sorted(found, reverse=True))
 

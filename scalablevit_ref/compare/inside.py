@@ -154,13 +154,10 @@ def inside(
     before = {use.given: moved_from(graph, use) for some in uses.values() for use in some}
     wanted = {value for some in uses.values() for use in some for value in (use.made, *before[use.given])}
     fetched = {graph.images: local.images} | dict(fetch(wanted - {graph.images}))
-    for strange in (True, False):  # a value that is right in an order of its own is right, if something else is wrong
-        own = Followed(uses, before, fetched, _windows(layer), dtype, strange=strange)
-        with np.errstate(all="ignore"):
-            run = run_layer(layer, x, params, own)
-        wrong = _first_wrong(run, own, bound)
-        if wrong is not None:
-            break
+    own = Followed(uses, before, fetched, _windows(layer), dtype)
+    with np.errstate(all="ignore"):
+        run = run_layer(layer, x, params, own)
+    wrong = _first_wrong(run, own, bound)
     scene = Scene(local, layer, x, run, sources, own, dtype, graph, fetch, tapped)
     rows = _rows(scene, bound)
     found = _at_the_end(scene, rows, actual, bound) if wrong is None else _at_a_step(scene, rows, run[wrong[0]], wrong[1])
@@ -450,7 +447,7 @@ def inside_tap(name: str, local: Local, actual: np.ndarray, *, dtype: str) -> In
     with np.errstate(all="ignore"):
         run = run_layer(layer, x, params)
     rows = tuple(StepRow(step.name, None, None, "not followed") for step in run.steps)
-    own = Followed({}, {}, {}, (), dtype, strange=False)
+    own = Followed({}, {}, {}, (), dtype)
     nothing = Graph((), {}, {}, ABSENT, {}, {}, {})
     scene = Scene(local, layer, x, run, sources, own, dtype, nothing, lambda values: {}, NOWHERE)
     last = [run[step] for step in sources[OUTPUT] if step != INPUT]

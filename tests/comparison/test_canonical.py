@@ -89,13 +89,13 @@ def test_any_order_will_do_where_there_is_no_map() -> None:
 
 def test_a_wrong_value_lies_as_another_of_its_shape_does() -> None:
     square = np.random.default_rng(1).standard_normal((2, 14, 14, 12))
-    laid = Layouts([7], strange=True)
+    laid = Layouts([7])
     turned = rearrange(square, "b h w c -> b (w h) c")
     assert np.array_equal(laid(turned, square, 2), square)
     assert laid.turned
     wrong = np.random.default_rng(2).standard_normal(turned.shape)
     assert np.array_equal(laid(wrong, square, 2), rearrange(wrong, "b (w h) c -> b h w c", h=14))
-    fresh = Layouts([7], strange=True)
+    fresh = Layouts([7])
     assert np.array_equal(fresh(wrong, square, 2), rearrange(wrong, "b (h w) c -> b h w c", h=14))
     assert fresh(wrong[:, :5], square, 2) is None
 

@@ -244,3 +244,11 @@ def test_a_layer_without_a_graph(name: str) -> None:
     assert found.exact
     assert TAPS[name] in found.differences[0].words, found.differences
     assert {row.words for row in found.rows} <= {"not followed"}
+
+
+def test_a_value_is_not_made_of_later_ones() -> None:
+    """The block's output less its MLP's would also give what enters norm2."""
+    found = wrong(port.Unit, "x = x + self.mixer(y)", "x = y + self.mixer(y)").inside()
+    assert found.layer == "stages.0.0.norm2"
+    assert found.place == "what enters norm2 is not the sum of x before the block and the attention's output"
+    assert [one.words for one in found.differences if one.exact] == ["what norm1 gives is added instead of x before the block"]

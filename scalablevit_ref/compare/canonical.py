@@ -64,7 +64,7 @@ class Tokens:
         b, rows, columns = self.size
         c = x.shape[-1]
         if self.order:
-            return x.reshape(-1, c)[np.asarray(self.order)].reshape(b, h, w, c)
+            return np.asarray(x.reshape(-1, c)[np.asarray(self.order)].reshape(b, h, w, c))
         flat = [axis for group in self.axes for axis in group]
         sizes = _sizes(self.size, self.window)
         given = " ".join(f"({' '.join(group)})" if group else "1" for group in self.axes)
@@ -208,9 +208,8 @@ def settled(
 class Layouts:
     """The layouts of the values of one layer: a value whose numbers do not tell lies as another of its shape does."""
 
-    def __init__(self, windows: Collection[int], *, strange: bool) -> None:
-        """`strange`: whether a value that is right in any order of its tokens is right, however others of its shape lie."""
-        self.windows, self.strange = frozenset(windows), strange
+    def __init__(self, windows: Collection[int]) -> None:
+        self.windows = frozenset(windows)
         self.turned = False
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], Tokens] = {}
 
@@ -218,9 +217,7 @@ class Layouts:
         """The value as b h w and its own number of channels, or b c; None if it fits no layout."""
         x = np.asarray(x, np.float64)
         known = self._from_known(x, expected, axis)
-        if known is not None and not self.strange:
-            return known(x)
-        found = settled(x, expected, axis=axis, windows=self.windows, strange=self.strange or known is None)
+        found = settled(x, expected, axis=axis, windows=self.windows, strange=True)
         if known is not None and (found is None or not found.sure):
             return known(x)
         if found is None:

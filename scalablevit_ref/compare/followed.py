@@ -34,12 +34,10 @@ class Followed:
         fetched: Mapping[int, np.ndarray],
         windows: Collection[int],
         dtype: str,
-        *,
-        strange: bool,
     ) -> None:
         """`before`: what each use's input was before it was moved, that itself first."""
         self.uses, self.before, self.fetched, self.dtype = uses, before, fetched, dtype
-        self.layouts = Layouts(windows, strange=strange)
+        self.layouts = Layouts(windows)
         self.inputs: dict[str, Held] = {}
         self.outputs: dict[str, Held] = {}
         self.misfits: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}

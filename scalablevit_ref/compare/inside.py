@@ -154,13 +154,10 @@ def inside(
     before = {use.given: moved_from(graph, use) for some in uses.values() for use in some}
     wanted = {value for some in uses.values() for use in some for value in (use.made, *before[use.given])}
     fetched = {graph.images: local.images} | dict(fetch(wanted - {graph.images}))
-    for strange in (True, False):  # a value that is right in an order of its own is right, if something else is wrong
-        own = Followed(uses, before, fetched, _windows(layer), dtype, strange=strange)
-        with np.errstate(all="ignore"):
-            run = run_layer(layer, x, params, own)
-        wrong = _first_wrong(run, own, bound)
-        if wrong is not None:
-            break
+    own = Followed(uses, before, fetched, _windows(layer), dtype)
+    with np.errstate(all="ignore"):
+        run = run_layer(layer, x, params, own)
+    wrong = _first_wrong(run, own, bound)
     scene = Scene(local, layer, x, run, sources, own, dtype, graph, fetch, tapped)
     rows = _rows(scene, bound)
     found = _at_the_end(scene, rows, actual, bound) if wrong is None else _at_a_step(scene, rows, run[wrong[0]], wrong[1])
@@ -262,10 +259,18 @@ def _place(scene: Scene, rows: Sequence[StepRow], step: str, side: Side) -> str:
 def _all_right(scene: Scene, rows: Sequence[StepRow]) -> str:
     """Which steps are right, as the beginning of a sentence, and which cannot be followed."""
     right = [scene.spoken(row.step) for row in rows if row.words == "right"]
-    lost = [scene.spoken(row.step) for row in rows if row.words == "not followed"]
+    absent = [scene.spoken(step) for step in _absent(scene)]
+    lost = [scene.spoken(row.step) for row in rows if row.words == "not followed" and scene.spoken(row.step) not in absent]
     if not right:
         return "its steps cannot be followed"
-    return f"{_are(right)} ({listed(lost)} cannot be followed)" if lost else _are(right)
+    beside = [f"{listed(lost)} cannot be followed"] if lost else []
+    beside += [f"nothing runs at the place of {listed(absent)}"] if absent else []
+    return f"{_are(right)} ({', '.join(beside)})" if beside else _are(right)
+
+
+def _absent(scene: Scene) -> list[str]:
+    """Steps whose parameters act on nothing."""
+    return [step.name for step in scene.run.steps if step.has_parameters and not scene.own.uses.get(step.name)]
 
 
 # Findings
@@ -291,6 +296,7 @@ def _at_the_end(scene: Scene, rows: tuple[StepRow, ...], actual: np.ndarray | No
     else:
         place = "what it is made of is right, their sum is not" if len(scene.layer.sources) > 1 else "it is not what it is made of"
     given = own_values(scene, None, held.value) | _twice(scene)
+    given |= {f"what {scene.spoken(step)} should be given": scene.run[step].given for step in _absent(scene)}
     return _found(scene, rows, place, "", held, _ordered(_kinds(scene, actual, expected, given, EPS[scene.dtype])))
 
 
@@ -310,7 +316,7 @@ def _found(
     line, lines = "", tuple[str, ...]()
     if held is not None and held.value in scene.graph.shapes:
         right = {row.step for row in rows if row.words == "right"}
-        line, lines = lines_between(scene, held.value, right)
+        line, lines = lines_between(scene, held.value, right, addend=bool(step))
         if not any(difference.exact for difference in differences):
             notes += elsewhere(scene, held)
     return Inside(scene.layer.name, rows, place, line, (*_misfits(scene, step), *differences), lines, step, notes)
@@ -373,9 +379,14 @@ def _of_an_input(
     if not any(one.exact for one in found) and lim is not None:
         rest = _kinds(scene, actual - lim, expected - lim, given, eps)
         found += [replace(one, words=f"without LIM's output, {one.words}") for one in rest if one.exact]
-    if not any(one.exact for one in found):
-        found = [*_fitted_attention(scene, actual, step, eps), *found]
+    exact = {one.kind for one in found if one.exact}
+    if exact <= {"places", "mixture"}:  # what an attention's own settings may say better
+        found = [*_fitted_attention(scene, actual, step, eps, FEW if exact else MANY), *found]
     return _ordered(found)
+
+
+FEW, MANY = 20, 4000
+"""Hypotheses of an attention that are tried: for better words where the kind of difference is known, and where it is not."""
 
 
 def _lim(scene: Scene, step: Step) -> np.ndarray | None:
@@ -391,7 +402,7 @@ def _fitted_pool(scene: Scene, actual: np.ndarray, eps: float) -> list[Differenc
     return [one for name in pooled for one in fits("pool", actual, {"x": fed(scene.local, name)}, {}, eps=eps)]
 
 
-def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float) -> list[Difference]:
+def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float, budget: int) -> list[Difference]:
     """Where an attention lies before a step: settings of it that give what enters the step."""
     sources = scene.sources.get(step.name, ())
     attention = next((one for one in scene.run.steps if one.op == "attention" and one.name in sources), None)
@@ -406,7 +417,7 @@ def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float) 
     if not {"q", "k", "v"} <= found.keys():
         return []
     kind = "window attention" if "window_size" in settings else "attention"
-    return fits(kind, actual, found, {**settings, **attention.settings}, eps=eps)
+    return fits(kind, actual, found, {**settings, **attention.settings}, eps=eps, budget=budget)
 
 
 def _ordered(differences: Iterable[Difference]) -> tuple[Difference, ...]:
@@ -436,7 +447,7 @@ def inside_tap(name: str, local: Local, actual: np.ndarray, *, dtype: str) -> In
     with np.errstate(all="ignore"):
         run = run_layer(layer, x, params)
     rows = tuple(StepRow(step.name, None, None, "not followed") for step in run.steps)
-    own = Followed({}, {}, {}, (), dtype, strange=False)
+    own = Followed({}, {}, {}, (), dtype)
     nothing = Graph((), {}, {}, ABSENT, {}, {}, {})
     scene = Scene(local, layer, x, run, sources, own, dtype, nothing, lambda values: {}, NOWHERE)
     last = [run[step] for step in sources[OUTPUT] if step != INPUT]

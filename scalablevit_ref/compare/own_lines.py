@@ -25,8 +25,11 @@ LOOSE = 0.01
 """Deviations by which two means may differ for the numbers to be sorted and compared."""
 
 
-def lines_between(scene: Scene, value: int, right_steps: Collection[str]) -> tuple[str, tuple[str, ...]]:
-    """The line that makes a wrong value, and all lines between it and the values of steps that are right."""
+def lines_between(scene: Scene, value: int, right_steps: Collection[str], *, addend: bool) -> tuple[str, tuple[str, ...]]:
+    """The line that makes a wrong value, and all lines between it and the values of steps that are right.
+
+    With `addend`, of a sum of a right value and another the line that makes the other.
+    """
     operations, made, fed = scene.graph.operations, makers(scene.graph), fed_by_images(scene.graph)
     uses = [use for step in right_steps for use in scene.own.uses.get(step, ())]
     right = ({x for use in uses for x in (use.given, use.made)} | set(scene.tapped.values())) - {value}
@@ -40,6 +43,13 @@ def lines_between(scene: Scene, value: int, right_steps: Collection[str]) -> tup
     def taken(x: int) -> list[int]:
         return [base(i) for i in operations[made[x]].inputs if i in fed]
 
+    if value in made and base(value) in right:  # it was moved, and nothing else
+        moves, x = list[str](), value
+        while x not in right:
+            moves.insert(0, operations[made[x]].line)
+            x = next(i for i in operations[made[x]].inputs if i in fed)
+        moves = [line for line in dict.fromkeys(moves) if line]
+        return (moves or [""])[0], tuple(moves)
     between, queue, seen = set[int](), [base(value)], set[int]()
     while queue:
         x = queue.pop()
@@ -48,7 +58,7 @@ def lines_between(scene: Scene, value: int, right_steps: Collection[str]) -> tup
             queue += taken(x)
         seen.add(x)
     x = base(value)
-    while x in made and operations[made[x]].kind == "add":  # of a sum, what is added to a right value
+    while addend and x in made and operations[made[x]].kind == "add":
         others = [i for i in taken(x) if i not in right]
         if len(others) != 1 or len(taken(x)) < 2:
             break

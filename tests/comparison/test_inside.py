@@ -107,7 +107,7 @@ def words(found: Inside) -> dict[str, str]:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("model", [port.Port, plain.ScalableViT])
-def test_every_step_of_a_right_port_is_right(model: Callable[[Any], nn.Module], dtype: str):
+def test_every_step_of_a_right_port_is_right(model: Callable[[Any], nn.Module], dtype: str) -> None:
     found = run(model(CONFIG), dtype=dtype)
     assert found.wrong == ""
     seen = set()
@@ -124,7 +124,7 @@ class Backbone(plain.ScalableViT):
         return self.features(images)[-1]
 
 
-def test_steps_of_padded_windows_are_right():
+def test_steps_of_padded_windows_are_right() -> None:
     backbone = {"pad_windows": True, "stage_norms": True, "head": "none", "ssa_values": "scaled", "embed_norm_eps": 1e-5}
     config = ScalableViTConfig(**{**vars(CONFIG), **backbone, "num_classes": 0})
     found = run(Backbone(config), config, (40, 72))
@@ -144,7 +144,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
     ),
     "map rolled": (
         (port.WindowMixer, "self.inner(x)", "self.inner(x.roll(-3, 2))"), "stages.0.0.attn",
-        "what enters qkv is not what norm1 gives", "rolled by -3 along H", "",
+        "what enters qkv is not what norm1 gives", "rolled by -3 along H", "line 3",
     ),
     "attention flipped": (
         (port.WindowMixer, "return self.outer(z + lim)", "return self.outer(z.flip(3) + lim)"), "stages.0.0.attn", ATTENTION,
@@ -158,6 +158,11 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
     "k and v interchanged": (
         (port.FewKeysMixer, "k, v = self.both(x)", "v, k = self.both(x)"), "stages.1.1.attn",
         "q and kv are right; what enters proj, the attention between them, is not", "v is taken for k", "line 9",
+    ),
+    "no proj": (
+        (port.WindowMixer, "self.outer(z + lim)", "z + lim"), "stages.0.0.attn",
+        "qkv and LIM are right (the attention cannot be followed, nothing runs at the place of proj); what the layer gives is not",
+        "it is what proj should be given itself", "line 7",
     ),
     "another GELU": (
         (port.Mlp, "F.gelu(self.up(x))", "F.silu(self.up(x))"), "stages.0.0.mlp",
@@ -187,7 +192,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_placed_and_explained(name):
+def test_a_mistake_is_placed_and_explained(name: str) -> None:
     change, layer, place, difference, line = MISTAKES[name]
     found = wrong(*change).inside()
     assert found.layer == layer
@@ -198,7 +203,7 @@ def test_a_mistake_is_placed_and_explained(name):
     json.dumps(found.data())
 
 
-def test_what_is_said_of_each_step():
+def test_what_is_said_of_each_step() -> None:
     found = wrong(port.WindowMixer, "softmax(-1)", "softmax(-2)").inside()
     assert words(found) == {"qkv": "right", "attention": "it is wrong", "lim_func": "right", "proj": "its input is wrong"}
     assert [row.given is None for row in found.rows] == [False, True, False, False]
@@ -209,13 +214,13 @@ def test_what_is_said_of_each_step():
     assert found.differences[0].words.startswith("LIM's output is")
 
 
-def test_the_right_value_is_found_where_it_is_not_used():
+def test_the_right_value_is_found_where_it_is_not_used() -> None:
     found = wrong(port.FewKeysMixer, "(weights @ self.split(v)).mT", "(weights @ self.split(v)).mT.cumsum(2).tanh()").inside()
     assert not found.exact
     assert found.notes[0].startswith("the right value is computed (mistake.py, line 9")
 
 
-def test_lines_between_right_values_and_the_wrong_one():
+def test_lines_between_right_values_and_the_wrong_one() -> None:
     found = wrong(port.WindowMixer, "softmax(-1)", "softmax(-2)").inside()
     assert found.lines[-1].startswith("mistake.py, line 7")
     assert any(line.startswith("mistake.py, line 4") for line in found.lines)
@@ -234,8 +239,16 @@ TAPS = {
 
 
 @pytest.mark.parametrize("name", TAPS)
-def test_a_layer_without_a_graph(name):
+def test_a_layer_without_a_graph(name: str) -> None:
     found = wrong(*MISTAKES[name][0]).inside_tap()
     assert found.exact
     assert TAPS[name] in found.differences[0].words, found.differences
     assert {row.words for row in found.rows} <= {"not followed"}
+
+
+def test_a_value_is_not_made_of_later_ones() -> None:
+    """The block's output less its MLP's would also give what enters norm2."""
+    found = wrong(port.Unit, "x = x + self.mixer(y)", "x = y + self.mixer(y)").inside()
+    assert found.layer == "stages.0.0.norm2"
+    assert found.place == "what enters norm2 is not the sum of x before the block and the attention's output"
+    assert [one.words for one in found.differences if one.exact] == ["what norm1 gives is added instead of x before the block"]

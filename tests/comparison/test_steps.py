@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -33,7 +35,7 @@ def run(request: pytest.FixtureRequest) -> tuple[Network, dict[str, np.ndarray],
     return network, params, local, known
 
 
-def test_every_parameter_is_in_one_step(run):
+def test_every_parameter_is_in_one_step(run: Any) -> None:
     network, params, _, known = run
     names = []
     for name, layer in network.layers().items():
@@ -49,7 +51,7 @@ def test_every_parameter_is_in_one_step(run):
     assert set(names) == {name.rpartition(".")[0] for name in params}
 
 
-def test_steps_of_the_two_attentions():
+def test_steps_of_the_two_attentions() -> None:
     network = network_of(variant("digits"))
     params = random_params(network.parameter_shapes())
     x = np.random.default_rng(0).standard_normal((1, 28, 28, 16))
@@ -67,7 +69,7 @@ def test_steps_of_the_two_attentions():
     assert feeds(network.layers()["stages.0.0"], x, params) == {OUTPUT: (INPUT,)}
 
 
-def test_settings_and_parameters_of_steps():
+def test_settings_and_parameters_of_steps() -> None:
     network = network_of(variant("digits"))
     params = random_params(network.parameter_shapes())
     x = np.random.default_rng(0).standard_normal((1, 28, 28, 16))
@@ -95,7 +97,7 @@ class Replacing:
         return self._made if name.endswith("qkv") else None
 
 
-def test_a_layer_goes_on_with_the_candidates_own_values():
+def test_a_layer_goes_on_with_the_candidates_own_values() -> None:
     network = network_of(variant("digits"))
     params, draw = random_params(network.parameter_shapes()), np.random.default_rng(0).standard_normal
     x, given, made = draw((1, 28, 28, 16)), draw((1, 28, 28, 16)), draw((1, 28, 28, 48))

@@ -84,20 +84,20 @@ PACKINGS = ("heads three d", "heads d three", "d three heads", "d heads three", 
 
 
 def _unit(x: Array) -> Array:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12))
 
 
 def _standard(x: Array) -> Array:
     x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5)
+    return np.asarray(x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5))
 
 
 def _product(q: Array, k: Array) -> Array:
-    return q @ k.swapaxes(-1, -2)
+    return np.asarray(q @ k.swapaxes(-1, -2))
 
 
 def _nearness(q: Array, k: Array) -> Array:
-    return 2 * _product(q, k) - (q * q).sum(-1)[..., None] - (k * k).sum(-1)[..., None, :]
+    return np.asarray(2 * _product(q, k) - (q * q).sum(-1)[..., None] - (k * k).sum(-1)[..., None, :])
 
 
 LOGITS: Mapping[str, Callable[[Array, Array], Array]] = {
@@ -126,13 +126,13 @@ MASKS: Mapping[str, Callable[[Array, Array], Array]] = {
 
 def _softmax(x: Array, axis: Any) -> Array:
     x = np.exp(x - x.max(axis, keepdims=True))
-    return x / x.sum(axis, keepdims=True)
+    return np.asarray(x / x.sum(axis, keepdims=True))
 
 
 def _plus_one(x: Array) -> Array:
     top = np.maximum(x.max(-1, keepdims=True), 0)
     e = np.exp(x - top)
-    return e / (e.sum(-1, keepdims=True) + np.exp(-top))
+    return np.asarray(e / (e.sum(-1, keepdims=True) + np.exp(-top)))
 
 
 def _rectified(x: Array) -> Array:
@@ -141,7 +141,7 @@ def _rectified(x: Array) -> Array:
 
 def _sum_to_one(x: Array) -> Array:
     total = x.sum(-1, keepdims=True)
-    return x / np.where(total == 0, 1, total)
+    return np.asarray(x / np.where(total == 0, 1, total))
 
 
 def _linear(x: Array) -> Array:
@@ -182,7 +182,7 @@ def _sparse(x: Array) -> Array:
     count = np.arange(1, x.shape[-1] + 1)
     total = np.cumsum(np.where(np.isneginf(ordered), 0, ordered), -1)
     used = (1 + count * ordered > total).sum(-1, keepdims=True)
-    return np.maximum(x - (np.take_along_axis(total, used - 1, -1) - 1) / used, 0)
+    return np.asarray(np.maximum(x - (np.take_along_axis(total, used - 1, -1) - 1) / used, 0))
 
 
 def weights(logits: Array, normaliser: str) -> Array:
@@ -218,7 +218,7 @@ class Part:
         if self.seen is not None:
             logits = np.where(self.seen, logits, -np.inf)
         with np.errstate(all="ignore"):
-            return weights(logits, self.normaliser) @ self.values
+            return np.asarray(weights(logits, self.normaliser) @ self.values)
 
 
 class Problem:
@@ -249,7 +249,7 @@ class Problem:
         self._packed: dict[str, dict[str, Array]] = {}
 
     def _fits(self, x: Array) -> bool:
-        return x.shape[-1] == self.width and x.shape[1] >= self.real[0] and x.shape[2] >= self.real[1]
+        return bool(x.shape[-1] == self.width and x.shape[1] >= self.real[0] and x.shape[2] >= self.real[1])
 
     def _placed(self, x: Array) -> Array:
         """A map in the corner of the queries' map, as a table."""
@@ -262,7 +262,7 @@ class Problem:
             return self.tables
         key = f"{packing}, {heads}"
         if key not in self._packed:
-            names = ("q", "k", "v")
+            names: tuple[str, ...] = ("q", "k", "v")
             if len({self.tables[name].shape for name in names}) > 1:
                 names = ("k", "v")
                 packing = packing.replace("three", "two")

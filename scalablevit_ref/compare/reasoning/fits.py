@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.compare.reasoning.attention_fit import fit_attention, fit_window_attention
+from scalablevit_ref.compare.reasoning.convolution_fit import fit_convolution
 from scalablevit_ref.compare.reasoning.difference import Difference
+from scalablevit_ref.compare.reasoning.linear_fit import fit_linear
+from scalablevit_ref.compare.reasoning.pooling_fit import fit_pool
 
 BUDGET = 4000
 """Hypotheses that are tried on a sample, at most."""
@@ -16,6 +19,9 @@ BUDGET = 4000
 STEPS = {
     "window attention": fit_window_attention,
     "attention": fit_attention,
+    "convolution": fit_convolution,
+    "linear": fit_linear,
+    "pool": fit_pool,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -68,5 +68,17 @@ def spread(count: int, most: int) -> Array:
     """At most so many of 0 … count − 1, always the same, with the first and the last, in ascending order."""
     if count <= most:
         return np.arange(count)
-    inner = np.random.default_rng(count).choice(np.arange(1, count - 1), most - 2, replace=False) if most > 2 else []
+    inner = np.random.default_rng(count).choice(np.arange(1, count - 1), max(most - 2, 0), replace=False)
     return np.sort(np.concatenate([[0], inner, [count - 1]])).astype(int)
+
+
+def solved_factors(actual: Array, terms: Mapping[str, Array]) -> tuple[dict[str, float], float]:
+    """Least squares of an array over some of its shape: the factors, and the relative l2 error that they leave.
+
+    Raises ValueError where a shape is another or a number not finite.
+    """
+    if any(term.shape != actual.shape or not np.isfinite(term).all() for term in terms.values()):
+        raise ValueError("terms do not fit")
+    matrix, y = np.stack([term.reshape(-1) for term in terms.values()], 1), actual.reshape(-1)
+    solved = np.linalg.lstsq(matrix, y, rcond=None)[0]
+    return dict(zip(terms, map(float, solved), strict=True)), distance(y, matrix @ solved)

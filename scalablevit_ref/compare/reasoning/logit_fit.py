@@ -125,12 +125,12 @@ def _null(matrix: Array, bar: float) -> Array | None:
     if sizes[-1] > max(100 * bar, 1e-8) * sizes[0]:
         return None
     u = rows[-1] / rows[-1][np.argmax(abs(rows[-1]))]
-    return np.where(u > MASKED, u, 0.0)
+    return np.asarray(np.where(u > MASKED, u, 0.0))
 
 
 def _logarithm(u: Array) -> Array:
     with np.errstate(divide="ignore"):
-        return np.log(u)
+        return np.asarray(np.log(u))
 
 
 def relative_positions(size: tuple[int, int]) -> Array:

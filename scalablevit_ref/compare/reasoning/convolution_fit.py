@@ -1,0 +1,332 @@
+"""A convolution's settings, fitted: its border, stride, dilation and kernel, its bias, and what it is applied to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations, islice, product
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+
+from scalablevit_ref.compare.reasoning.difference import Difference
+from scalablevit_ref.compare.reasoning.fitting import SIMPLE, Array, Judge, distance, joined, said, settled, solved_factors, spread
+
+CHANNELS = 4
+"""Output channels that a hypothesis is tried on before all of them are computed."""
+
+LOOSE = 100.0
+"""Times the tolerance that a hypothesis may leave on some channels and still be verified on all."""
+
+BORDERS = {
+    "zeros": "constant",
+    "replicated": "edge",
+    "reflected": "reflect",
+    "mirrored": "symmetric",
+    "circular": "wrap",
+}
+"""What stands beyond the border, and numpy.pad's word for it."""
+
+BORDER_WORDS = {
+    "replicated": "the border is replicated, not filled with zeros",
+    "reflected": "the border is reflected, not filled with zeros",
+    "mirrored": "the border is mirrored, its own row and column too, not filled with zeros",
+    "circular": "the border is circular, not filled with zeros",
+}
+
+
+def _relaid(weight: Array) -> Array:
+    """The kernel's numbers taken in the order (kh kw i o) of Flax and TensorFlow, without a transposition."""
+    o, i, kh, kw = weight.shape
+    return rearrange(weight.reshape(kh, kw, i, o), "kh kw i o -> o i kh kw")
+
+
+def _centre(weight: Array) -> Array:
+    kept = np.zeros_like(weight)
+    row, column = weight.shape[2] // 2, weight.shape[3] // 2
+    kept[:, :, row, column] = weight[:, :, row, column]
+    return kept
+
+
+def _swapped_ends(weight: Array) -> Array:
+    """Output and input channels interchanged, where there are as many."""
+    return weight.swapaxes(0, 1) if weight.shape[0] == weight.shape[1] else weight
+
+
+KERNELS: Mapping[str, tuple[Callable[[Array], Array], str]] = {
+    "as it is": (lambda w: w, ""),
+    "flipped": (lambda w: w[:, :, ::-1, ::-1], "kernels are flipped (convolution instead of cross-correlation)"),
+    "flipped rows": (lambda w: w[:, :, ::-1], "kernels are flipped in H only"),
+    "flipped columns": (lambda w: w[..., ::-1], "kernels are flipped in W only"),
+    "transposed": (lambda w: w.swapaxes(2, 3), "kernels have H and W swapped"),
+    "turned left": (lambda w: np.rot90(w, 1, (2, 3)), "kernels are turned by 90°"),
+    "turned right": (lambda w: np.rot90(w, -1, (2, 3)), "kernels are turned by −90°"),
+    "transposed and flipped": (lambda w: w.swapaxes(2, 3)[:, :, ::-1, ::-1], "kernels have H and W swapped and are flipped"),
+    "relaid": (_relaid, "kernels are reshaped from another layout, (kh kw i o), without the transposition"),
+    "swapped channels": (_swapped_ends, "input and output channels of the kernels are interchanged"),
+    "reversed inputs": (lambda w: w[:, ::-1], "the input's channels are in reversed order (BGR for RGB)"),
+    "reversed outputs": (lambda w: w[::-1], "the output's channels are in reversed order"),
+    "centre": (_centre, "only the kernel's centre acts"),
+    "mean": (lambda w: np.full_like(w, 1.0 / w[0].size), "a mean stands in for the convolution: the kernel has no influence"),
+    "mean of each": (lambda w: w.mean((2, 3), keepdims=True) + 0 * w, "each kernel is its own mean everywhere"),
+    "standardised": (
+        lambda w: (w - w.mean((1, 2, 3), keepdims=True)) / w.std((1, 2, 3), keepdims=True),
+        "kernels are standardised (weight standardisation)",
+    ),
+    "absolute": (abs, "kernels are taken without their signs"),
+}
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """What a candidate may compute: the corner is how many rows and columns stand above and left of the map."""
+
+    corner: tuple[int, int]
+    stride: tuple[int, int]
+    source: str = "x"
+    kernel: str = "as it is"
+    border: str = "zeros"
+    dilation: int = 1
+
+
+def fit_convolution(
+    actual: Array, sources: Mapping[str, Array], settings: Mapping[str, Any], *, eps: float, budget: int
+) -> list[Difference]:
+    """Which settings explain a convolution's output b h' w' o.
+
+    sources: x b h w c; weight o c/groups kh kw; bias o, or none; other maps of x's shape may be its input, those of the output's
+    may be added.
+    """
+    search = _Search(actual, sources, settings, eps)
+    if search.judge.right():
+        return []
+    changes = list(search.alternatives())
+    tried = [search.reference, *(replace(search.reference, **dict(change)) for change in changes)][:budget]
+    exact = [found for h in tried if (found := search.explains(h))]
+    solved = [] if exact else [*search.pooled(), *search.solved_kernel()]
+    exact += [found for found in solved if found.exact]
+    likely = [change for change in changes if _likely(dict(change))]
+    pairs = ((one, other) for one, other in combinations(likely, 2) if not dict(one).keys() & dict(other).keys())
+    if not exact:
+        for one, other in islice(pairs, max(0, budget - len(tried))):
+            if found := search.explains(replace(search.reference, **dict(one + other))):
+                exact = [found]
+                break
+    fewest = min((len(found.data["changes"]) for found in exact), default=0)
+    return [f for f in exact if len(f.data["changes"]) == fewest] or solved
+
+
+def _likely(change: Mapping[str, Any]) -> bool:
+    """Whether a change is tried together with another: of corners those that are as many rows as columns."""
+    top, left = change.get("corner", (0, 0))
+    return bool(top == left)
+
+
+class _Search:
+    """Convolutions held against what a candidate gave."""
+
+    def __init__(self, actual: Array, sources: Mapping[str, Array], settings: Mapping[str, Any], eps: float) -> None:
+        self.actual, self.weight = actual, sources["weight"]
+        self.bias = sources.get("bias")
+        self.maps = {name: x for name, x in sources.items() if x.ndim == 4 and name != "weight"}
+        self.groups, self.padding = int(settings.get("groups", 1)), int(settings.get("padding", 0))
+        stride = int(settings.get("stride", 1))
+        self.reference = Convolution((self.padding, self.padding), (stride, stride))
+        self.channels = spread(self.weight.shape[0], CHANNELS)
+        factors = {"convolution": 1.0, **({"bias": 1.0} if self.bias is not None else {})}
+        self.expected = factors
+        shape = self._shape()
+        before = distance(actual, self.explained(self.reference, factors)) if actual.shape[1:3] == shape else float("inf")
+        self.judge = Judge(before, eps)
+
+    def _shape(self) -> tuple[int, int]:
+        (h, w), (kh, kw), (stride, _) = self.maps["x"].shape[1:3], self.weight.shape[2:], self.reference.stride
+        return (h + 2 * self.padding - kh) // stride + 1, (w + 2 * self.padding - kw) // stride + 1
+
+    def bare(self, h: Convolution, channels: Array, images: int | None) -> Array:
+        """The convolution without its bias, of some images, in some output channels."""
+        x, weight = self.maps[h.source][:images], KERNELS[h.kernel][0](self.weight)
+        return convolved(x, weight, h, self.actual.shape[1:3], self.groups, channels)
+
+    def terms(self, h: Convolution, channels: Array | None = None, images: int | None = None) -> dict[str, Array]:
+        """What the output may be a sum of."""
+        channels = np.arange(self.weight.shape[0]) if channels is None else channels
+        terms = {"convolution": self.bare(h, channels, images)}
+        if self.bias is not None:
+            terms["bias"] = np.broadcast_to(self.bias[channels], terms["convolution"].shape)
+        for name, x in self.maps.items():
+            if x.shape == self.actual.shape:
+                terms[name] = x[:images, ..., channels]
+        return terms
+
+    def explained(self, h: Convolution, factors: Mapping[str, float]) -> Array:
+        terms = self.terms(h)
+        return np.asarray(sum(factor * terms[name] for name, factor in factors.items()))
+
+    def explains(self, h: Convolution) -> Difference | None:
+        """The convolution with its factors solved, if it explains some channels and then all."""
+        bar = self.judge.bar(rough=True)
+        try:
+            if solved_factors(self.actual[:1, ..., self.channels], self.terms(h, self.channels, images=1))[1] > LOOSE * bar:
+                return None
+            factors, _ = solved_factors(self.actual, self.terms(h))
+        except ValueError:
+            return None
+        simple = {name: settled(factor, SIMPLE, within=1e-4) for name, factor in factors.items()}
+        for some in (simple, factors):
+            left = distance(self.actual, self.explained(h, some))
+            if left <= bar:
+                found = self.words(h, some)
+                return Difference("setting", joined(found), left, {"changes": found, "factors": some}, exact=True)
+        return None
+
+    def words(self, h: Convolution, factors: Mapping[str, float]) -> list[str]:
+        reference, found = self.reference, []
+        if h.source != reference.source:
+            found.append(f"the convolution is applied to {h.source}")
+        if h.stride != reference.stride:
+            found.append(f"the stride is {h.stride[0]}, not {reference.stride[0]}")
+        if h.dilation != reference.dilation:
+            found.append(f"kernels are dilated by {h.dilation}")
+        if h.kernel != reference.kernel:
+            found.append(KERNELS[h.kernel][1])
+        if h.border != reference.border:
+            found.append(BORDER_WORDS[h.border])
+        own = (self.padding * h.dilation,) * 2
+        if h.corner not in (reference.corner, own):
+            (top, left), (p, _) = h.corner, reference.corner
+            found.append(f"{_corner(top, left)}, not {p} and {p}: the grid is shifted")
+        return [*found, *self._added(factors)]
+
+    def _added(self, factors: Mapping[str, float]) -> Iterator[str]:
+        scale = factors.get("convolution", 1.0)
+        if scale != 1.0:
+            yield f"the kernel is multiplied by {said(scale)}" if scale else "the convolution is left out"
+        bias = factors.get("bias", 1.0)
+        if bias != 1.0:
+            yield {0.0: "the bias is left out", 2.0: "the bias is added twice", -1.0: "the bias is subtracted"}.get(
+                bias, f"the bias is multiplied by {said(bias)}"
+            )
+        for name in self.maps:
+            factor = factors.get(name, 0.0)
+            if factor:
+                what = "the input" if name == "x" else name
+                yield f"{what} is added too" if factor == 1 else f"{what} is added too, times {said(factor)}"
+
+    def alternatives(self) -> Iterator[tuple[tuple[str, Any], ...]]:
+        """Every single change, as fields and values."""
+        kh, kw = self.weight.shape[2:]
+        for kernel in KERNELS:
+            if kernel != "as it is":
+                yield (("kernel", kernel),)
+        for border in BORDERS:
+            if border != "zeros" and (self.padding or self.actual.shape[1:3] != self._shape()):
+                yield (("border", border),)
+        for top, left in sorted(product(range(-2, kh + 1), range(-2, kw + 1)), key=lambda corner: corner[0] != corner[1]):
+            if (top, left) != self.reference.corner:
+                yield (("corner", (top, left)),)
+        for dilation in (2, 3, 4):
+            yield ("dilation", dilation), ("corner", (self.padding * dilation,) * 2)
+        for stride in range(1, 9):
+            if stride != self.reference.stride[0]:
+                yield (("stride", (stride, stride)),)
+        for name, x in self.maps.items():
+            if name != "x" and x.shape == self.maps["x"].shape:
+                yield (("source", name),)
+
+    def pooled(self) -> list[Difference]:
+        """The largest number of each window of the kernel's size."""
+        h, x = self.reference, self.maps["x"]
+        if x.shape[-1] != self.actual.shape[-1]:
+            return []
+        patches = _patches(x, self.weight.shape[2:], h, self.actual.shape[1:3], np.nan)
+        for name, pool in (("largest", np.nanmax), ("smallest", np.nanmin), ("mean", np.nanmean)):
+            with np.errstate(all="ignore"):
+                left = distance(self.actual, pool(patches, axis=0))
+            if left <= self.judge.bar():
+                words = f"a pooling stands in for the convolution: the {name} number of each window of the kernel's size"
+                return [Difference("setting", words, left, {"changes": [words]}, exact=True)]
+        return []
+
+    def solved_kernel(self) -> list[Difference]:
+        """The kernels that explain the inside of the map, solved where each output channel has one input channel."""
+        x = self.maps["x"]
+        if self.weight.shape[1] != 1 or self.groups != x.shape[-1] or self.groups != self.actual.shape[-1]:
+            return []
+        (kh, kw), h = self.weight.shape[2:], self.reference
+        wide = replace(h, corner=(h.corner[0] + 2, h.corner[1] + 2))
+        patches = _patches(x, (kh + 4, kw + 4), wide, self.actual.shape[1:3], np.nan)
+        inside = np.isfinite(patches).all((0, -1))
+        if inside.sum() < 4 * (len(patches) + 1):
+            return []
+        rows = rearrange(patches[:, inside], "k n c -> c n k")
+        rows = np.concatenate([rows, np.ones_like(rows[..., :1])], -1)
+        y = self.actual[inside].T
+        half = np.random.default_rng(0).permutation(y.shape[1]) % 2 == 0
+        kernels = np.stack([np.linalg.lstsq(r[half], t[half], rcond=None)[0] for r, t in zip(rows, y, strict=True)])
+        judged = distance(y[:, ~half], np.einsum("cnk,ck->cn", rows[:, ~half], kernels))
+        if judged > self.judge.bar(rough=True):
+            return []
+        return [self._kernel_said(kernels[:, :-1].reshape(-1, kh + 4, kw + 4), kernels[:, -1], judged)]
+
+    def _kernel_said(self, kernels: Array, bias: Array, left: float) -> Difference:
+        """The solved kernels in words: those of other channels, or just others; the border is then what is not explained."""
+        (kh, kw), h = self.weight.shape[2:], self.reference
+        own = self.weight[:, 0]
+        data: dict[str, Any] = {"kernel of the first channel": np.round(kernels[0], 12).tolist(), "changes": []}
+        inner = kernels[:, 2 : 2 + kh, 2 : 2 + kw]
+        size = float(np.linalg.norm(own))
+        if np.linalg.norm(inner - own) <= 1e-6 * size:
+            words = "inside the map the convolution is right; at the border it is not that of any known padding"
+            if self.bias is None or np.linalg.norm(bias - self.bias) <= 1e-6 * (np.linalg.norm(self.bias) or 1.0):
+                return Difference("border", words, left, data)
+            return Difference("setting", "the kernels are right and the bias is another one", left, data)
+        near = np.argmin([[np.linalg.norm(k - o) for o in own] for k in inner], 1)
+        if np.linalg.norm(inner - own[near]) <= 1e-6 * size:
+            words = f"kernels are those of other channels: channel 0 takes that of {near[0]}, 1 that of {near[1]}"
+            explained = convolved(self.maps["x"], self.weight[near], h, self.actual.shape[1:3], self.groups) + bias
+            exact = distance(self.actual, explained)
+            return Difference("setting", words, exact, data | {"channels": near.tolist()}, exact <= self.judge.bar(rough=True))
+        reach = np.argwhere((abs(kernels) > 1e-6 * abs(kernels).max()).any(0))
+        rows, columns = np.ptp(reach, 0) + 1
+        words = f"inside the map it is a convolution with other kernels, which reach over {rows} × {columns} tokens"
+        return Difference("setting", words, left, data)
+
+
+def _corner(top: int, left: int) -> str:
+    if top < 0 or left < 0:
+        return f"{max(-top, 0)} rows at the top and {max(-left, 0)} columns at the left are skipped"
+    return f"padding is {top} at the top and {left} at the left"
+
+
+def _patches(x: Array, kernel: tuple[int, ...], h: Convolution, size: tuple[int, ...], value: float) -> Array:
+    """What each place of a kernel sees: k b h' w' c; beyond the border `value`, or what the border is filled with."""
+    before = np.array(h.corner)
+    reach = (np.array(size) - 1) * h.stride + (np.array(kernel) - 1) * h.dilation + 1
+    after = reach - before - x.shape[1:3]
+    if (reach > 1 << 14).any() or ((np.maximum(before, after) >= np.array(x.shape[1:3])).any() and h.border != "zeros"):
+        raise ValueError("the border does not fit")
+    x = x[:, max(-before[0], 0) :, max(-before[1], 0) :]
+    widths = [(0, 0), *((max(b, 0), max(a, 0)) for b, a in zip(before, after, strict=True)), (0, 0)]
+    kwargs: Any = {"constant_values": value} if h.border == "zeros" else {}
+    x = np.pad(x, widths, mode=BORDERS[h.border], **kwargs)  # type: ignore[call-overload]
+    (rows, columns), (down, right) = size, h.stride
+    steps = product(range(0, kernel[0] * h.dilation, h.dilation), range(0, kernel[1] * h.dilation, h.dilation))
+    return np.stack([x[:, i : i + down * rows : down, j : j + right * columns : right][:, :rows, :columns] for i, j in steps])
+
+
+def convolved(x: Array, weight: Array, h: Convolution, size: tuple[int, ...], groups: int, channels: Array | None = None) -> Array:
+    """b h' w' o without a bias, of some output channels or all. Raises ValueError where it does not fit."""
+    o, per_group = weight.shape[:2]
+    channels = np.arange(o) if channels is None else channels
+    if x.shape[-1] != groups * per_group or o % groups:
+        raise ValueError("kernel and map have other channels")
+    kernel = rearrange(weight[channels], "o i kh kw -> (kh kw) i o")
+    inputs = (channels // (o // groups))[:, None] * per_group + np.arange(per_group)
+    if groups == 1:
+        patches = _patches(x, weight.shape[2:], h, size, 0.0)
+        return np.asarray(sum(patch @ k for patch, k in zip(patches, kernel, strict=True)))
+    patches = _patches(x[..., inputs.T.reshape(-1)], weight.shape[2:], h, size, 0.0)
+    patches = rearrange(patches, "k b h w (i o) -> k b h w i o", o=len(channels))
+    return np.asarray(np.einsum("kbhwio,kio->bhwo", patches, kernel))

@@ -73,6 +73,7 @@ NO_MOVES = frozenset({"_conj", "_neg_view", "real", "imag", "chalf"})
 
 OVERWRITES = frozenset(
     (
+        "copy_",
         "fill_",
         "zero_",
         "set_",

@@ -347,6 +347,18 @@ def test_what_is_unwrapped_computes_the_same(name: str) -> None:
         np.testing.assert_allclose(actual, candidate(torch.from_numpy(x)).numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_an_attribute_that_was_computed_is_copied() -> None:
+    """`copy.deepcopy` refuses it: it hangs on the parameter that it was computed from."""
+    module = Module(lambda m, x: m.lin(x) + m.table.mul_(2), lambda m: setattr(m, "table", m.lin.bias * 3))
+    module.lin.requires_grad_(False)
+    table = module.table.detach().clone()
+    runner = TorchRunner(module, "float32")
+    assert list(runner.parameters) == ["lin.weight", "lin.bias", "table"]
+    np.testing.assert_array_equal(logits(runner, {}), logits(runner, {}))
+    assert torch.equal(module.table, table)
+    assert runner._copied.shared == ()
+
+
 def test_wrapped_inside() -> None:
     with quiet():
         module = nn.Sequential(torch.compile(nn.Linear(8, 8)), nn.DataParallel(nn.Linear(8, 8)))

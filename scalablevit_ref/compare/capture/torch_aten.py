@@ -73,6 +73,7 @@ NO_MOVES = frozenset({"_conj", "_neg_view", "real", "imag", "chalf"})
 
 OVERWRITES = frozenset(
     (
+        "copy_",
         "fill_",
         "zero_",
         "set_",
@@ -359,12 +360,10 @@ def _of_two(kind: Kind, a: Any, b: Any, settings: dict[str, Any]) -> Described:
 
 
 def _sum(*, inverse: bool, turned: bool = False) -> Callable[[Mapping[str, Any], dict[str, Any]], Described | None]:
-    """`alpha` is what the second is multiplied by; a difference that is `turned` takes the first from the second."""
+    """Of what torch calls self and other; `turned`, other comes first."""
 
     def added(given: Mapping[str, Any], settings: dict[str, Any]) -> Described | None:
         a, b, alpha = given["self"], given["other"], given.get("alpha", 1)
-        if turned and alpha != 1:
-            return None
         told = {} if alpha == 1 else {"alpha": alpha}
         return _of_two("add", *((b, a) if turned else (a, b)), {"inverse": inverse, **told})
 

@@ -1,0 +1,124 @@
+"""The benchmark on the GPU: each work is compiled in processes of its own, all beside each other; then one at a time is timed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scalablevit_ref.backends.threads import cores
+
+from scalablevit_ref.benchmark.contenders import MODULE, Work
+from scalablevit_ref.benchmark.measure import gpu, machine, matmul_peak
+from tests.gpu.processes import last_words, line_of, python, stopped_at
+
+PRECISIONS = ("bfloat16", "float32", "tf32", "float16")
+BATCHES = (64, 1, 8)
+WORKS = [Work("small", batch, 224, dtype, "cuda") for batch in BATCHES for dtype in PRECISIONS]
+"""In this order: what the goals are about comes first, and what there is no time for is missing at the end."""
+
+GROUPS = (("torch", "cupy", "torch.compile", "torch.graphs"), ("module.compile", "module.graphs"), ("jax",))
+"""Contenders that are compiled in one process; each has the plain module to itself, so that ratios are of the same rounds."""
+
+ROUNDS = 15
+
+GRACE = 8.0
+"""Seconds that a process gets to end what no exception can stop, such as XLA's compilation."""
+
+LONGEST = 40.0
+"""Seconds that the timing of one process may take."""
+
+
+@dataclass
+class Job:
+    """A process: what it is asked, whether it is ready, and what it found."""
+
+    work: Work
+    contenders: Sequence[str]
+    log: Path
+    process: subprocess.Popen[str] | None = None
+    ready: bool = False
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def missing(self, why: str) -> list[dict[str, Any]]:
+        return [{"contender": name, **asdict(self.work), "failed": why} for name in self.contenders]
+
+
+def run(
+    until: float,
+    folder: Path,
+    *,
+    works: Iterable[Work] = WORKS,
+    groups: Sequence[Sequence[str]] = GROUPS,
+    rounds: int = ROUNDS,
+    side: int | None = None,
+) -> dict[str, Any]:
+    """The benchmark's document, with the rows that were ready and timed before that moment; the others say why they are not.
+
+    Half of the time is for compiling. `side` is that of the large matrix product.
+    """
+    works = list(works)
+    compiled = time.time() + 0.6 * (until - time.time())
+    jobs = [Job(work, group, folder / f"bench-{i}-{j}.log") for i, work in enumerate(works) for j, group in enumerate(groups)]
+    with ExitStack() as stack:
+        with ThreadPoolExecutor(len(cores())) as pool:
+            for job in jobs:
+                pool.submit(prepare, job, stack, compiled, until + GRACE, rounds)
+        found: dict[str, Any] = {"machine": machine(len(cores())), "gpu": gpu()}
+        kinds = dict.fromkeys((job.work.dtype, job.work.device) for job in jobs)
+        peaks = {kind: matmul_peak(*kind, side=side) for kind in kinds}
+        found["matmul_gflops"] = {" ".join(kind): 2 * peak / 1e9 for kind, peak in peaks.items()}
+        for job in jobs:
+            if not job.ready:
+                job.rows = job.missing(why_not_ready(job))
+            elif time.time() > until:
+                job.rows = job.missing("not timed: no time left")
+            else:
+                job.rows = timed(job, peaks[job.work.dtype, job.work.device])
+    found["forward"] = [row for work in works for row in merged([job for job in jobs if job.work == work])]
+    return found
+
+
+def prepare(job: Job, stack: ExitStack, compiled: float, until: float, rounds: int) -> None:
+    """Start the job's process, if there is time, and wait until it is ready."""
+    if time.time() > compiled:
+        return
+    asked = {"work": asdict(job.work), "contenders": list(job.contenders), "rounds": rounds, "until": compiled}
+    environment = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    job.process = stack.enter_context(python(["-m", "tests.gpu.worker", json.dumps(asked)], until, job.log, **environment))
+    with stopped_at(job.process, compiled + GRACE):
+        job.ready = bool(line_of(job.process))
+
+
+def why_not_ready(job: Job) -> str:
+    """In words."""
+    if job.process is None:
+        return "not begun: no time left"
+    return "not compiled in time" if job.process.wait() < 0 else last_words(job.log)
+
+
+def timed(job: Job, peak: float) -> list[dict[str, Any]]:
+    """The rows of a job that is ready."""
+    assert job.process is not None
+    assert job.process.stdin is not None
+    with stopped_at(job.process, time.time() + LONGEST), suppress(BrokenPipeError):
+        job.process.stdin.write(f"{peak}\n")
+        job.process.stdin.flush()
+        line = line_of(job.process)
+        if line:
+            rows: list[dict[str, Any]] = json.loads(line)
+            return rows
+    return job.missing(f"failed while it was timed: {last_words(job.log)}")
+
+
+def merged(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """The rows of one work: the plain module's once."""
+    rows = [row for job in jobs for row in job.rows]
+    module = [row for row in rows if row["contender"] == MODULE][:1]
+    return module + [row for row in rows if row["contender"] != MODULE]

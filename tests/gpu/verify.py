@@ -1,0 +1,58 @@
+"""`small` in every dtype of one library on the GPU, held at every tap against NumPy in float64: `scalablevit-ref verify`'s rows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from scalablevit_ref.cli.verify import RANDOM_IMAGES, _row
+from scalablevit_ref.config import variant
+from scalablevit_ref.parameters import parameter_shapes
+from scalablevit_ref.testing import random_images, random_params
+from scalablevit_ref.testing.agreement import ORACLE, Candidate, agreement
+from tests.gpu.processes import last_words, python
+
+DTYPES = {
+    "torch": ("float64", "float32", "bfloat16", "float16"),
+    "jax": ("float64", "float32", "bfloat16", "float16"),
+    "cupy": ("float64", "float32", "float16"),
+}
+SIZE = {"small": 224, "digits": 112}
+
+
+def run(until: float, folder: Path, *, device: str = "cuda", name: str = "small") -> dict[str, Any]:
+    """The rows of all libraries, each in a process of its own; a line for each process that did not end well."""
+    with ThreadPoolExecutor(len(DTYPES)) as pool:
+        found = list(pool.map(partial(_library, until=until, folder=folder, device=device, name=name), DTYPES))
+    return {"rows": [row for rows, _ in found for row in rows], "failed": [line for _, failed in found for line in failed]}
+
+
+def _library(library: str, *, until: float, folder: Path, device: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
+    log = folder / f"verify-{library}.log"
+    threads = {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
+    with python(["-m", "tests.gpu.verify", library, device, name], until, log, **threads) as process:
+        said, _ = process.communicate()
+    rows = [json.loads(line) for line in said.splitlines() if line.startswith('{"backend"')]
+    if process.returncode:
+        how = "killed: no time left" if process.returncode < 0 else last_words(log)
+        return rows, [f"verify {library}: {how}"]
+    return rows, []
+
+
+def main(library: str, device: str, name: str) -> None:
+    """Print a row for each dtype, as it is done."""
+    config = variant(name)
+    images = random_images((RANDOM_IMAGES, config.in_chans, SIZE[name], SIZE[name]), dtype="float32")
+    params = random_params(parameter_shapes(config), dtype="float32")
+    for dtype in DTYPES[library]:
+        results = agreement(images, params, config, [ORACLE, Candidate(library, dtype, device)])
+        sys.stdout.write(f"{json.dumps(_row(results[1], results, None))}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ MODULE = "module"
 LIBRARIES = {
     "numpy": "numpy",
     "torch": "torch",
+    "torch.replay": "torch",
     "torch.compile": "torch",
     "torch.graphs": "torch",
+    "module.replay": "torch",
     "module.compile": "torch",
     "module.graphs": "torch",
     "jax": "jax",
@@ -36,9 +38,12 @@ LIBRARIES = {
 }
 """Contender to the library it needs.
 
-`jax` runs under `jax.jit`, `torch.compile` under PyTorch's compiler and `torch.graphs` under that with CUDA graphs
-(`mode="reduce-overhead"`); so do `module.compile` and `module.graphs`, the plain module.
+`jax` runs under `jax.jit`. `module` is the plain module, `torch` the specification on PyTorch: eager; `.compile` under PyTorch's
+compiler; `.replay` the eager kernels, recorded in a CUDA graph; `.graphs` the compiled ones, likewise.
 """
+
+RECORDED = (".replay", ".graphs")
+"""How contenders end whose kernels are recorded once in a CUDA graph: the processor launches one thing, not hundreds."""
 
 ORACLE_IMAGES = 2
 """How many of a work's images NumPy computes in float64, for the error of the others."""
@@ -122,7 +127,7 @@ def why_absent(name: str, work: Work) -> str | None:
         return "NumPy multiplies on the CPU, in float32 and float64"
     if name == "cupy" and work.device == "cpu":
         return "runs on GPUs"
-    if name.endswith(".graphs") and work.device == "cpu":
+    if name.endswith(RECORDED) and work.device == "cpu":
         return "CUDA graphs are of GPUs"
     if name == "cupy" and work.dtype == "bfloat16":
         return "CuPy has no bfloat16"
@@ -190,30 +195,66 @@ def _torch(name: str, work: Work, images: np.ndarray, params: dict[str, np.ndarr
     import torch
 
     allow_tf32(work.dtype)
-    x = to_backend(images, "torch", work.held, work.device)
     who, _, how = name.partition(".")
-    forward: Callable[..., Any]
-    rest: tuple[Any, ...] = ()
-    if who in (MODULE, "vit_pytorch"):
-        network = plain_module(work.config, params) if who == MODULE else community_port(work.config)
-        forward = network.to(device=work.device, dtype=getattr(torch, work.held)).eval()
-    else:
-        p = to_backend(params, "torch", work.held, work.device)
-        if how == "graphs":
-            for value in p.values():  # a graph would copy them at every run, as it does the images
-                torch._dynamo.mark_static_address(value)
-        forward, rest = scalable_vit, (p, work.config)
-    if how:
-        forward = torch.compile(forward, fullgraph=True, mode={"compile": "default", "graphs": "reduce-overhead"}[how])
+    forward = _compiled(who, work) if how in ("compile", "graphs") else _forward(who, work, images, params)
 
     def run() -> Any:
         with torch.inference_mode():
-            y = forward(x, *rest)
+            y = forward()
             if work.device != "cpu":
                 torch.cuda.synchronize()
             return y
 
-    return run
+    if not name.endswith(RECORDED):
+        return run
+    with torch.inference_mode():
+        y, graph = _recorded(forward)
+
+    def replay() -> Any:
+        graph.replay()
+        torch.cuda.synchronize()
+        return y
+
+    return replay
+
+
+def _forward(who: str, work: Work, images: np.ndarray, params: dict[str, np.ndarray], **compiler: Any) -> Call:
+    """A contender's forward pass, which nobody waits for; compiled, if there are options of the compiler."""
+    import torch
+
+    x = to_backend(images, "torch", work.held, work.device)
+    rest: tuple[Any, ...] = ()
+    function: Callable[..., Any] = scalable_vit
+    if who == "torch":
+        rest = (to_backend(params, "torch", work.held, work.device), work.config)
+    else:
+        network = plain_module(work.config, params) if who == MODULE else community_port(work.config)
+        function = network.to(device=work.device, dtype=getattr(torch, work.held)).eval()
+    if compiler:
+        function = torch.compile(function, **compiler)
+    return lambda: function(x, *rest)
+
+
+@lru_cache(maxsize=1)
+def _compiled(who: str, work: Work) -> Call:
+    """Under PyTorch's compiler, in one graph. The one made last is kept, for whoever records its kernels."""
+    return _forward(who, work, *inputs(work), fullgraph=True)
+
+
+def _recorded(forward: Call) -> tuple[Any, Any]:
+    """A CUDA graph of the kernels of a forward pass, and where it leaves the logits."""
+    import torch
+
+    beside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(3):  # what is made once, such as cuBLAS' workspace, is not to be recorded
+            forward()
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = forward()
+    return y, graph
 
 
 def allow_tf32(dtype: str) -> None:

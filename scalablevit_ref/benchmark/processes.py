@@ -16,7 +16,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from scalablevit_ref.benchmark.contenders import Call, Work, prepare
+from scalablevit_ref.benchmark.contenders import RECORDED, Call, Work, prepare
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -78,7 +78,7 @@ def peak_megabytes_on_gpu(name: str, run: Call) -> float | None:
 
         found = jax.devices()[0].memory_stats()
         return float(found["peak_bytes_in_use"] - found["bytes_in_use"]) / 1e6
-    if name.endswith(".graphs"):
+    if name.endswith(RECORDED):
         return None
     import torch
 

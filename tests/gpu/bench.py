@@ -20,18 +20,26 @@ from tests.gpu.processes import last_words, line_of, python, stopped_at
 
 PRECISIONS = ("bfloat16", "float32", "tf32", "float16")
 BATCHES = (64, 1, 8)
-WORKS = [Work("small", batch, 224, dtype, "cuda") for batch in BATCHES for dtype in PRECISIONS]
-"""In this order: what the goals are about comes first, and what there is no time for is missing at the end."""
+WORKS = tuple(Work("small", batch, 224, dtype, "cuda") for batch in BATCHES for dtype in PRECISIONS)
 
-GROUPS = (("torch", "cupy", "torch.compile", "torch.graphs"), ("module.compile", "module.graphs"), ("jax",))
-"""Contenders that are compiled in one process; each has the plain module to itself, so that ratios are of the same rounds."""
+AT_ONCE = ("torch", "cupy", "torch.replay", "module.replay")
+"""Contenders of one process that have nothing to compile, or little."""
+
+COMPILED = (("torch.compile", "torch.graphs"), ("module.compile", "module.graphs"), ("jax",))
+"""Contenders that are compiled in one process."""
+
+FIRST = (("bfloat16", 64), ("float32", 64), ("bfloat16", 1))
+"""What is compiled first. What there is no time for is missing at the end."""
+
+LATEST = 0.45
+"""The share of the time for compiling after which nothing new begins to compile."""
 
 ROUNDS = 15
 
-GRACE = 8.0
+GRACE = 4.0
 """Seconds that a process gets to end what no exception can stop, such as XLA's compilation."""
 
-LONGEST = 40.0
+LONGEST = 15.0
 """Seconds that the timing of one process may take."""
 
 
@@ -50,26 +58,34 @@ class Job:
         return [{"contender": name, **asdict(self.work), "failed": why} for name in self.contenders]
 
 
+def asked() -> list[tuple[Work, Sequence[str]]]:
+    """Each process's work and contenders, in the order in which they begin; each has the plain module to itself, for its ratios."""
+    first = [work for dtype, batch in FIRST for work in WORKS if (work.dtype, work.batch) == (dtype, batch)]
+    rest = [work for work in WORKS if work not in first]
+    compiled = [[(work, group) for work in works for group in COMPILED] for works in (first, rest)]
+    found = [*compiled[0], *((work, AT_ONCE) for work in WORKS), *compiled[1]]
+    return [(work, group) for work, group in found if (group, work.dtype) != (("jax",), "tf32")]
+
+
 def run(
     until: float,
     folder: Path,
     *,
-    works: Iterable[Work] = WORKS,
-    groups: Sequence[Sequence[str]] = GROUPS,
+    what: Iterable[tuple[Work, Sequence[str]]] | None = None,
     rounds: int = ROUNDS,
     side: int | None = None,
 ) -> dict[str, Any]:
     """The benchmark's document, with the rows that were ready and timed before that moment; the others say why they are not.
 
-    Half of the time is for compiling. `side` is that of the large matrix product.
+    Three quarters of the time are for compiling. `what` is `asked()` if not given, `side` that of the large matrix product.
     """
-    works = list(works)
-    compiled = time.time() + 0.6 * (until - time.time())
-    jobs = [Job(work, group, folder / f"bench-{i}-{j}.log") for i, work in enumerate(works) for j, group in enumerate(groups)]
+    begun = time.time()
+    compiled, latest = (begun + share * 0.76 * (until - begun) for share in (1, LATEST))
+    jobs = [Job(*one, folder / f"bench-{i}.log") for i, one in enumerate(asked() if what is None else what)]
     with ExitStack() as stack:
-        with ThreadPoolExecutor(len(cores())) as pool:
+        with ThreadPoolExecutor(max(1, len(cores()) * 3 // 4)) as pool:  # each has threads of its own too
             for job in jobs:
-                pool.submit(prepare, job, stack, compiled, until + GRACE, rounds)
+                pool.submit(prepare, job, stack, latest if job.contenders in COMPILED else compiled, compiled, until, rounds)
         found: dict[str, Any] = {"machine": machine(len(cores())), "gpu": gpu()}
         kinds = dict.fromkeys((job.work.dtype, job.work.device) for job in jobs)
         peaks = {kind: matmul_peak(*kind, side=side) for kind in kinds}
@@ -81,17 +97,19 @@ def run(
                 job.rows = job.missing("not timed: no time left")
             else:
                 job.rows = timed(job, peaks[job.work.dtype, job.work.device])
+    works = dict.fromkeys(job.work for job in jobs)
     found["forward"] = [row for work in works for row in merged([job for job in jobs if job.work == work])]
     return found
 
 
-def prepare(job: Job, stack: ExitStack, compiled: float, until: float, rounds: int) -> None:
-    """Start the job's process, if there is time, and wait until it is ready."""
-    if time.time() > compiled:
+def prepare(job: Job, stack: ExitStack, latest: float, compiled: float, until: float, rounds: int) -> None:
+    """Start the job's process, unless it is later than `latest`, and wait until it is ready, at most until `compiled`."""
+    if time.time() > latest:
         return
-    asked = {"work": asdict(job.work), "contenders": list(job.contenders), "rounds": rounds, "until": compiled}
-    environment = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    job.process = stack.enter_context(python(["-m", "tests.gpu.worker", json.dumps(asked)], until, job.log, **environment))
+    words = {"work": asdict(job.work), "contenders": list(job.contenders), "rounds": rounds, "until": compiled}
+    environment = {"TORCHINDUCTOR_COMPILE_THREADS": "4"}
+    ends = until + LONGEST  # whoever is timed last
+    job.process = stack.enter_context(python(["-m", "tests.gpu.worker", json.dumps(words)], ends, job.log, **environment))
     with stopped_at(job.process, compiled + GRACE):
         job.ready = bool(line_of(job.process))
 

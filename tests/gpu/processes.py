@@ -23,6 +23,10 @@ ENVIRONMENT = {
 """Many processes share the processor and the GPU."""
 
 
+QUICKLY = {"cpu": {}, "cuda": {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": "--xla_gpu_autotune_level=0"}}
+"""For tests on JAX: it takes the first product that a GPU offers. On a CPU `tests.support.compiling` says what it leaves out."""
+
+
 @contextmanager
 def python(arguments: Sequence[str], until: float, log: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """`python ARGUMENTS` from the repository's root, in a session of its own that is killed at the moment `until` (`time.time`)."""

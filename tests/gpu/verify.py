@@ -14,7 +14,7 @@ from scalablevit_ref.config import variant
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
 from scalablevit_ref.testing.agreement import ORACLE, Candidate, agreement
-from tests.gpu.processes import last_words, python
+from tests.gpu.processes import QUICKLY, last_words, python
 
 DTYPES = {
     "torch": ("float64", "float32", "bfloat16", "float16"),
@@ -33,8 +33,8 @@ def run(until: float, folder: Path, *, device: str = "cuda", name: str = "small"
 
 def _library(library: str, *, until: float, folder: Path, device: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
     log = folder / f"verify-{library}.log"
-    threads = {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
-    with python(["-m", "tests.gpu.verify", library, device, name], until, log, **threads) as process:
+    environment = {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
+    with python(["-m", "tests.gpu.verify", library, device, name], until, log, **environment, **QUICKLY[device]) as process:
         said, _ = process.communicate()
     rows = [json.loads(line) for line in said.splitlines() if line.startswith('{"backend"')]
     if process.returncode:

@@ -18,7 +18,9 @@ SPEED = """\
 Each time is the median of runs in turn with the plain module; each run is waited for. × is how many times as fast as the eager
 plain module in the same dtype. The error is ‖logits − NumPy's‖ / ‖NumPy's‖ of the first images, in eps of the arrays' dtype; NumPy
 computes in float64 from weights and images that are not rounded. "Of peak" is the share of a large matrix product's rate that the
-multiply-adds reach. MB is the memory of a pass beyond weights and images. These three are of the largest batch.
+multiply-adds reach. MB is the memory of a pass beyond weights and images. These three are of the largest batch. Where hundreds of
+kernels are launched one by one, the processor that launches them sets the time; a CUDA graph launches all at once. XLA compiles
+with `--xla_gpu_enable_triton_gemm=false`, which spares it long trials of Triton's products.
 """
 
 VERIFY = """\

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 import torch
 
 import scalablevit_ref as sv
+from scalablevit_ref.benchmark import contenders
 from scalablevit_ref.benchmark.contenders import LIBRARIES, MODULE, ORACLE_IMAGES, Work, inputs, oracle
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE
 from scalablevit_ref.testing.agreement import unrounded_float32
@@ -110,20 +113,47 @@ def test_the_oracle_is_of_the_first_images_of_every_batch() -> None:
 
 
 @pytest.mark.parametrize("name", ["torch", "jax"])
-def test_the_rows_of_verify(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(verify.DTYPES, name, ("float32",))
-    verify.main(name, "cpu", "digits")
+def test_the_rows_of_verify(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    verify.main("cpu", "digits", name, "float32")
     row = json.loads(capsys.readouterr().out)
     assert (row["backend"], row["dtype"], row["agrees"]) == (name, "float32", True)
 
 
 def test_verify_says_which_process_did_not_end_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "DTYPES", {"none": ()})
-    assert verify.run(time.time() + 60, tmp_path, device="cpu", name="digits") == {
-        "rows": [],
-        "failed": ["verify none: KeyError: 'none'"],
-    }
-    assert verify.run(time.time() - 1, tmp_path)["failed"] == ["verify none: killed: no time left"]
+    monkeypatch.setattr(verify, "PARTS", (("none", ("float32",)),))
+    found = verify.run(time.time() + 60, tmp_path, device="cpu", name="digits")
+    assert [row["absent"] for row in found["rows"]] == ["not installed: pip install 'scalablevit-ref[none]'"]
+    assert found["failed"] == []
+    assert verify.run(time.time() - 1, tmp_path)["failed"] == ["verify none float32: killed: no time left"]
+    monkeypatch.setattr(verify, "PARTS", (("torch", ("float12",)),))
+    failed = verify.run(time.time() + 60, tmp_path, device="cpu", name="nonsense")["failed"]
+    assert len(failed) == 1
+    assert failed[0].startswith("verify torch float12: ")
+    assert "nonsense" in failed[0]
+
+
+def test_a_recorded_pass_keeps_what_its_kernels_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA graph holds addresses: weights that are let go are read all the same."""
+
+    class Graph:
+        def replay(self) -> None:
+            assert weights() is not None
+
+    class Forward:
+        def __call__(self) -> None:
+            return None
+
+    forwards = [Forward()]
+    weights = weakref.ref(forwards[0])
+    monkeypatch.setattr(contenders, "_forward", lambda *given: forwards.pop())
+    monkeypatch.setattr(contenders, "_recorded", lambda forward: (forward(), Graph()))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    run = contenders.prepare("torch.replay", DIGITS)
+    gc.collect()
+    assert run() is None
+    del run
+    gc.collect()
+    assert weights() is None
 
 
 def test_the_properties_run_on_the_device_that_is_asked_for(tmp_path: Path) -> None:

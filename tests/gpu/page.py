@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from scalablevit_ref.benchmark.contenders import MODULE
-from scalablevit_ref.benchmark.results import absences, alt, doubts, error, milliseconds, ran, table
+from scalablevit_ref.benchmark.results import alt, doubts, error, milliseconds, ran, table
 
 INTRODUCTION = """\
 What ran on an NVIDIA GPU: the properties, the comparison of `small` with NumPy in float64, and forward passes of `small`. This page
@@ -15,12 +15,13 @@ is made from one run of `python -m tests.gpu`; nothing in it is entered by hand.
 """
 
 SPEED = """\
-Each time is the median of runs in turn with the plain module; each run is waited for. × is how many times as fast as the eager
-plain module in the same dtype. The error is ‖logits − NumPy's‖ / ‖NumPy's‖ of the first images, in eps of the arrays' dtype; NumPy
-computes in float64 from weights and images that are not rounded. "Of peak" is the share of a large matrix product's rate that the
-multiply-adds reach. MB is the memory of a pass beyond weights and images. These three are of the largest batch. Where hundreds of
-kernels are launched one by one, the processor that launches them sets the time; a CUDA graph launches all at once. XLA compiles
-with `--xla_gpu_enable_triton_gemm=false`, which spares it long trials of Triton's products.
+Each time is the median of some runs, each of which is waited for. × is how many times as fast as the eager plain module in the same
+dtype, in the process where that was fastest: where hundreds of kernels are launched one by one, the processor that launches them
+sets the time, and processes differ by half. A CUDA graph launches all at once. The error is ‖logits − NumPy's‖ / ‖NumPy's‖ of the
+first images, in eps of the arrays' dtype; NumPy computes in float64 from weights and images that are not rounded. "Of peak" is the
+share of a large matrix product's rate that the multiply-adds reach. MB is the memory of a pass beyond weights and images. These
+three are of the largest batch that ran. JAX runs with `XLA_FLAGS=--xla_gpu_enable_triton_gemm=false`, which spares it trials of
+Triton's products.
 """
 
 VERIFY = """\
@@ -95,10 +96,10 @@ def _speed(found: dict[str, Any], pictures: Sequence[str]) -> Iterator[str]:
             yield "Float32 arrays; PyTorch may round the factors of products and convolutions to ten bits.\n"
         yield f"A large matrix product: {rate:.3g} TFLOP/s.\n"
         yield _table(list(of_dtype))
-    lines = absences(found)
+    lines = list(_missing(found))
     if lines:
-        yield "What was not run, or failed:\n"
-        yield "".join(f"- {line}\n" for line in lines)
+        yield "What was not run, or failed (`.compile` is `torch.compile`, `.replay` and `.graphs` are in a CUDA graph):\n"
+        yield "".join(lines)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -111,12 +112,29 @@ def _table(rows: list[dict[str, Any]]) -> str:
         largest = next((row for row in reversed(own) if row), None)
         if largest is None:
             continue
-        times = [
-            word for row in own for word in (("", "") if row is None else (milliseconds(row), f"{row['ratio']['median']:.2f}"))
-        ]
+        times = [word for row in own for word in (_time(row, cells[MODULE, row["batch"]]) if row else ("", ""))]
         memory = f"{largest['peak_megabytes']:,.0f}" if "peak_megabytes" in largest else ""
         lines.append([words, *times, f"{largest['share_of_matmul_peak']:.0%}", error(largest), memory])
     return table(headings, lines)
+
+
+def _time(row: dict[str, Any], module: dict[str, Any]) -> tuple[str, str]:
+    return milliseconds(row), f"{module['seconds']['median'] / row['seconds']['median']:.2f}"
+
+
+def _missing(found: dict[str, Any]) -> Iterator[str]:
+    """A line for each reason why something was not run: who, and which works."""
+    reasons: dict[str, dict[str, list[str]]] = {}
+    for row in found["forward"]:
+        for what in {"absent", "failed"} & set(row):
+            works = reasons.setdefault(row[what], {})
+            works.setdefault(f"{row['dtype']} × {row['batch']}", []).append(f"`{row['contender']}`")
+    for reason, by_work in reasons.items():
+        groups: dict[str, list[str]] = {}
+        for work, names in by_work.items():
+            groups.setdefault(", ".join(names), []).append(work)
+        said = [f"{names} ({', '.join(works)})" for names, works in groups.items()]
+        yield f"- {reason}. {'; '.join(said)}\n"
 
 
 def _goals(found: dict[str, Any]) -> Iterator[str]:
@@ -158,6 +176,6 @@ def _properties(found: dict[str, Any]) -> Iterator[str]:
     ]
     yield table(["", "passed", "failed", "worst error beside the oracle, eps"], lines)
     if not p["complete"]:
-        yield f"The tests did not all run ({p['ended']}).\n"
+        yield f"The run was stopped before it had ended ({p['ended']}); what is counted had ended.\n"
     if p["failed"]:
         yield "".join(f"- failed: `{one['test']}`\n" for one in p["failed"])

@@ -30,6 +30,7 @@ from tests.support import compiling, library
 pytestmark = pytest.mark.usefixtures("as_in_production")
 
 DIGITS = Work("digits", 2, 112)
+PAIRS = (("torch", 0.3), ("jax", 0.2), ("cupy", 0.4))
 
 
 def alive(process: int) -> bool:
@@ -110,6 +111,18 @@ def test_the_oracle_is_of_the_first_images_of_every_batch() -> None:
     found = oracle(Work("digits", 5, 112, "bfloat16"))
     assert (found.dtype, len(found)) == ("float64", ORACLE_IMAGES)
     assert np.array_equal(found, oracle(DIGITS))
+
+
+def test_the_plain_module_s_row_is_that_of_its_fastest_process(tmp_path: Path) -> None:
+    jobs = [
+        bench.Job(DIGITS, (name,), tmp_path, rows=[row(MODULE, "float32", 2, s), row(name, "float32", 2, 0.1)]) for name, s in PAIRS
+    ]
+    assert [(one["contender"], one["seconds"]["median"]) for one in bench.merged(jobs)] == [
+        (MODULE, 0.2),
+        ("torch", 0.1),
+        ("jax", 0.1),
+        ("cupy", 0.1),
+    ]
 
 
 @pytest.mark.parametrize("name", ["torch", "jax"])
@@ -287,13 +300,13 @@ def test_the_page_has_every_figure_and_every_failure() -> None:
     assert "bfloat16 × 64 | 1.5 | 1.25 | 17% short |" in text
     assert "### bfloat16\n\nA large matrix product: 700 TFLOP/s." in text
     assert "| ours on PyTorch, eager | 10.0 | 1.25 | 1.25 | 1.25 | 25% | 1.5 | 1,234 |" in text
-    assert "- failed: jax (small): not compiled in time" in text
+    assert "- not compiled in time. `jax` (bfloat16 × 64)" in text
     assert "| torch float64 | agrees | 3.2 of 32 | `norm` |" in text
     assert "| jax float32 | **differs** |" in text
     assert "| cupy float16 | failed |  | OutOfMemoryError |" in text
     assert "- verify jax: killed: no time left" in text
     assert "| JAX | 0 | 1 |  |" in text
-    assert "The tests did not all run (killed: no time left)." in text
+    assert "The run was stopped before it had ended (killed: no time left); what is counted had ended." in text
     assert "- failed: `a.py::b[jax]`" in text
     assert {one["batch"] for one in page.pictured(document())["forward"]} == {64}
 

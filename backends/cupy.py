@@ -10,9 +10,9 @@ from typing import Any
 
 import cupy
 import numpy as np
-from cupy.lib.stride_tricks import sliding_window_view
+from cupy.lib.stride_tricks import as_strided
 from einops import rearrange
-from scalablevit_ref.backends.cupy_kernels import LANES, SOURCE
+from scalablevit_ref.backends.cupy_kernels import FOUR, LANES, SOURCE
 
 from scalablevit_ref import ops
 from scalablevit_ref._typing import Array
@@ -43,8 +43,17 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """One matrix product for all leading axes; cuBLAS sums float16 in float32."""
     y = x.reshape(-1, x.shape[-1]) @ weight.T
     if bias is not None:
-        y += bias
+        _add_bias(y, bias)
     return y.reshape(*x.shape[:-1], -1)
+
+
+def _add_bias(y: Array, bias: Array) -> None:
+    """To each row of an array that was just made, whose address is a multiple of all that a kernel reads at once."""
+    if y.dtype == np.float16 or y.shape[1] % FOUR or not y.flags.c_contiguous:
+        y += bias
+    elif y.size:
+        fours = y.size // FOUR
+        _launch("add_bias", fours, y, _dense(bias), np.int64(fours), np.int32(y.shape[1]))
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
@@ -94,7 +103,9 @@ def conv2d(x: Array, weight: Array, bias: Array | None = None, *, stride: int = 
     x = ops.pad(x, top=padding, bottom=padding, left=padding, right=padding)
     if groups > 1:
         return ops.conv2d.definition(x, weight, bias, stride=stride, groups=groups)
-    patches = sliding_window_view(x, (kh, kw), axis=(1, 2))[:, ::stride, ::stride]
+    (b, h, w, c), (image, row, column, channel) = x.shape, x.strides
+    shape = (b, (h - kh) // stride + 1, (w - kw) // stride + 1, c, kh, kw)  # `sliding_window_view` asks the GPU about kh and kw
+    patches = as_strided(x, shape, (image, stride * row, stride * column, channel, row, column))
     return linear(rearrange(patches, "b h w c kh kw -> b h w (c kh kw)"), rearrange(weight, "o c kh kw -> o (c kh kw)"), bias)
 
 

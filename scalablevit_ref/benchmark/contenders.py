@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,27 @@ MODULE = "module"
 LIBRARIES = {
     "numpy": "numpy",
     "torch": "torch",
+    "torch.replay": "torch",
     "torch.compile": "torch",
+    "torch.graphs": "torch",
+    "module.replay": "torch",
+    "module.compile": "torch",
+    "module.graphs": "torch",
     "jax": "jax",
     "cupy": "cupy",
     "vit_pytorch": "vit_pytorch",
 }
-"""Contender to the library it needs. `jax` runs under `jax.jit`."""
+"""Contender to the library it needs.
+
+`jax` runs under `jax.jit`. `module` is the plain module, `torch` the specification on PyTorch: eager; `.compile` under PyTorch's
+compiler; `.replay` the eager kernels, recorded in a CUDA graph; `.graphs` the compiled ones, likewise.
+"""
+
+RECORDED = (".replay", ".graphs")
+"""How contenders end whose kernels are recorded once in a CUDA graph: the processor launches one thing, not hundreds."""
+
+ORACLE_IMAGES = 2
+"""How many of a work's images NumPy computes in float64, for the error of the others."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +56,17 @@ class Work:
     variant: str
     batch: int
     size: int  # pixels a side
-    dtype: str = "float32"
+    dtype: str = "float32"  # or "tf32": float32 arrays, whose products an NVIDIA GPU rounds to ten bits
     device: str = "cpu"  # or "cuda" for an NVIDIA GPU
 
     @property
     def config(self) -> ScalableViTConfig:
         return variant(self.variant)
+
+    @property
+    def held(self) -> str:
+        """The dtype of the arrays."""
+        return "float32" if self.dtype == "tf32" else self.dtype
 
 
 Call = Callable[[], Any]
@@ -106,8 +127,12 @@ def why_absent(name: str, work: Work) -> str | None:
         return "NumPy multiplies on the CPU, in float32 and float64"
     if name == "cupy" and work.device == "cpu":
         return "runs on GPUs"
+    if name.endswith(RECORDED) and work.device == "cpu":
+        return "CUDA graphs are of GPUs"
     if name == "cupy" and work.dtype == "bfloat16":
         return "CuPy has no bfloat16"
+    if name in ("jax", "cupy") and work.dtype == "tf32":
+        return "multiplies float32 in float32 here"
     widths = work.config.embed_dims
     if name == "vit_pytorch" and any(width != widths[0] * 2**k for k, width in enumerate(widths)):
         return "its widths double from stage to stage"
@@ -126,15 +151,29 @@ def multiply_adds(name: str, work: Work) -> int:
     return int(counter.get_total_flops()) // 2
 
 
+def inputs(work: Work) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The images and weights that all contenders get, in float32. The first images of a larger batch are those of a smaller one."""
+    config = work.config
+    images = np.random.default_rng(0).standard_normal((work.batch, config.in_chans, work.size, work.size), "float32")
+    return images, random_params(parameter_shapes(config), dtype="float32")
+
+
+@cache
+def oracle(work: Work) -> np.ndarray:
+    """NumPy's logits of the first `ORACLE_IMAGES` images, in float64: b classes."""
+    images, params = inputs(work)
+    x, p = (to_backend(arrays, "numpy", "float64") for arrays in (images[:ORACLE_IMAGES], params))
+    return np.asarray(scalable_vit(x, p, work.config))
+
+
 def prepare(name: str, work: Work) -> Call:
     """A contender, ready to run: weights and images on the device, nothing compiled yet."""
     config = work.config
-    images = np.random.default_rng(0).standard_normal((work.batch, config.in_chans, work.size, work.size), "float32")
-    params = random_params(parameter_shapes(config), dtype="float32")
-    if name in (MODULE, "vit_pytorch", "torch", "torch.compile"):
+    images, params = inputs(work)
+    if name == MODULE or LIBRARIES[name] in ("torch", "vit_pytorch"):
         return _torch(name, work, images, params)
     device = {"cpu": None, "cuda": "gpu" if name == "jax" else "cuda"}[work.device]
-    x, p = (to_backend(arrays, LIBRARIES[name], work.dtype, device) for arrays in (images, params))
+    x, p = (to_backend(arrays, LIBRARIES[name], work.held, device) for arrays in (images, params))
     if name == "jax":
         import jax
 
@@ -155,27 +194,75 @@ def prepare(name: str, work: Work) -> Call:
 def _torch(name: str, work: Work, images: np.ndarray, params: dict[str, np.ndarray]) -> Call:
     import torch
 
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    x = to_backend(images, "torch", work.dtype, work.device)
-    forward: Callable[[Any], Any]
-    if name in (MODULE, "vit_pytorch"):
-        network = plain_module(work.config, params) if name == MODULE else community_port(work.config)
-        forward = network.to(device=work.device, dtype=getattr(torch, work.dtype)).eval()
-    else:
-        p, config = to_backend(params, "torch", work.dtype, work.device), work.config
-        function = torch.compile(scalable_vit, fullgraph=True) if name == "torch.compile" else scalable_vit
-
-        def forward(x: Any) -> Any:
-            return function(x, p, config)
+    allow_tf32(work.dtype)
+    who, _, how = name.partition(".")
+    forward = _compiled(who, work) if how in ("compile", "graphs") else _forward(who, work, images, params)
 
     def run() -> Any:
         with torch.inference_mode():
-            y = forward(x)
+            y = forward()
             if work.device != "cpu":
                 torch.cuda.synchronize()
             return y
 
-    return run
+    if not name.endswith(RECORDED):
+        return run
+    with torch.inference_mode():
+        y, graph = _recorded(forward)
+
+    def replay(kept: Call = forward) -> Any:
+        """Runs nothing of `kept`, whose weights and images the graph reads where they lie."""
+        graph.replay()
+        torch.cuda.synchronize()
+        return y
+
+    return replay
+
+
+def _forward(who: str, work: Work, images: np.ndarray, params: dict[str, np.ndarray], **compiler: Any) -> Call:
+    """A contender's forward pass, which nobody waits for; compiled, if there are options of the compiler."""
+    import torch
+
+    x = to_backend(images, "torch", work.held, work.device)
+    rest: tuple[Any, ...] = ()
+    function: Callable[..., Any] = scalable_vit
+    if who == "torch":
+        rest = (to_backend(params, "torch", work.held, work.device), work.config)
+    else:
+        network = plain_module(work.config, params) if who == MODULE else community_port(work.config)
+        function = network.to(device=work.device, dtype=getattr(torch, work.held)).eval()
+    if compiler:
+        function = torch.compile(function, **compiler)
+    return lambda: function(x, *rest)
+
+
+@lru_cache(maxsize=1)
+def _compiled(who: str, work: Work) -> Call:
+    """Under PyTorch's compiler, in one graph. The one made last is kept, for whoever records its kernels."""
+    return _forward(who, work, *inputs(work), fullgraph=True)
+
+
+def _recorded(forward: Call) -> tuple[Any, Any]:
+    """A CUDA graph of the kernels of a forward pass, and where it leaves the logits."""
+    import torch
+
+    beside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(3):  # what is made once, such as cuBLAS' workspace, is not to be recorded
+            forward()
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = forward()
+    return y, graph
+
+
+def allow_tf32(dtype: str) -> None:
+    """Whether PyTorch may round the factors of float32's products and convolutions: only where "tf32" is asked for."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "tf32"
 
 
 def plain_module(config: ScalableViTConfig, params: dict[str, np.ndarray]) -> Any:

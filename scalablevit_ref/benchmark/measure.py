@@ -20,18 +20,21 @@ import numpy as np
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.backends.start import FAULTS, said
 from scalablevit_ref.backends.threads import cores
-from scalablevit_ref.benchmark.contenders import MODULE, Call, Work, entered, failure
+from scalablevit_ref.benchmark.contenders import MODULE, Call, Contender, Work, allow_tf32, entered, failure, oracle
 from scalablevit_ref.blocks import block
 from scalablevit_ref.config import variant
 from scalablevit_ref.cost import cost
 from scalablevit_ref.parameters import block_kind, children, parameter_shapes
-from scalablevit_ref.testing import random_images, random_params
+from scalablevit_ref.testing import EPS, random_images, random_params, relative_l2
 
-PACKAGES = ("scalablevit-ref", "numpy", "einops", "torch", "jax", "cupy-cuda12x", "cupy-cuda13x", "vit-pytorch")
+PACKAGES = ("scalablevit-ref", "numpy", "einops", "torch", "triton", "jax", "cupy-cuda12x", "cupy-cuda13x", "vit-pytorch")
 """Packages whose versions the document has."""
 
-PAUSE = 0.03
+PAUSE = {"cpu": 0.03, "cuda": 0.0}
 """Seconds between two runs, in which the idle threads of the library that ran last go to sleep and leave the cores to the next."""
+
+SIDES = {"cpu": 2048, "cuda": 8192}
+"""Rows and columns of the large matrix product, enough to fill a device of each kind."""
 
 GROWTH_SIZES = (224, 448, 672, 896)
 """Sides of the images, in pixels, whose stage-0 maps of 56 to 224 tokens a side are timed."""
@@ -138,11 +141,13 @@ def threads(count: int | None) -> Iterator[int]:
             os.sched_setaffinity(0, at_hand)
 
 
-def matmul_peak(dtype: str, device: str = "cpu", *, side: int = 2048, repeats: int = 8) -> float:
+def matmul_peak(dtype: str, device: str = "cpu", *, side: int | None = None, repeats: int = 8) -> float:
     """Multiply-adds a second of a square matrix product, the best of some runs and, on a CPU, of NumPy and PyTorch."""
     import torch
 
-    place = {"device": device, "dtype": getattr(torch, dtype)}
+    allow_tf32(dtype)
+    side = side or SIDES[device]
+    place = {"device": device, "dtype": getattr(torch, Work("", 0, 0, dtype).held)}
     a, b = torch.randn(side, side, **place), torch.randn(side, side, **place)
     products: dict[str, Call] = {"torch": lambda: (a @ b)[0, 0].item()}
     if device == "cpu" and dtype != "bfloat16":
@@ -160,14 +165,31 @@ def forward_passes(
     are those of `document`.
     """
     names = list(dict.fromkeys((MODULE, *contenders)))
-    ready, absent, failed = entered(names, work, step)
-    module = ready[MODULE]
+    return in_turn(work, names, *entered(names, work, step), matmul=matmul, rounds=rounds, count=count, peaks=peaks, step=step)
+
+
+def in_turn(
+    work: Work,
+    names: Sequence[str],
+    ready: Mapping[str, Contender],
+    absent: Mapping[str, str],
+    failed: dict[str, str],
+    *,
+    matmul: float,
+    rounds: int,
+    count: int,
+    peaks: bool,
+    step: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """What `forward_passes` gives, of contenders that have `entered`, the plain module among them."""
+    module, expected = ready[MODULE], oracle(work)
     step(f"{work.variant} x {work.batch}: in turn")
 
     def fails(name: str, error: BaseException) -> None:
         failed[name] = failure(name, work, error)
 
-    seconds = interleaved({name: contender.run for name, contender in ready.items()}, rounds, fails)
+    calls = {name: contender.run for name, contender in ready.items()}
+    seconds = interleaved(calls, rounds, fails, pause=PAUSE[work.device])
     rows = []
     for name in names:
         row: dict[str, Any] = {"contender": name, **asdict(work)}
@@ -186,10 +208,14 @@ def forward_passes(
         }
         if name != "vit_pytorch":  # which is another network, with weights of its own
             row["difference"] = float(np.linalg.norm(contender.logits - module.logits) / np.linalg.norm(module.logits))
+            row["error_eps"] = relative_l2(contender.logits[: len(expected)], expected) / EPS[work.held]
         if peaks:
-            from scalablevit_ref.benchmark.processes import can_measure_memory, peak_megabytes
+            from scalablevit_ref.benchmark.processes import can_measure_memory, peak_megabytes, peak_megabytes_on_gpu
 
-            if can_measure_memory():
+            if work.device != "cpu":
+                peak = peak_megabytes_on_gpu(name, contender.run)
+                row |= {} if peak is None else {"peak_megabytes": peak}
+            elif can_measure_memory():
                 step(f"{work.variant} x {work.batch}: memory of {name}")
                 try:
                     row["peak_megabytes"] = peak_megabytes(name, work, count)
@@ -199,11 +225,16 @@ def forward_passes(
 
 
 def interleaved(
-    calls: Mapping[str, Call], rounds: int, fails: Callable[[str, BaseException], None] | None = None
+    calls: Mapping[str, Call],
+    rounds: int,
+    fails: Callable[[str, BaseException], None] | None = None,
+    *,
+    pause: float = PAUSE["cpu"],
 ) -> dict[str, list[float]]:
     """Seconds of each call in each round; within a round every call runs once, in a random order. Each is warmed up by two runs.
 
-    A call that raises is left out from then on, and `fails` is told; not given: its exception ends the measurement.
+    A call that raises is left out from then on, and `fails` is told; not given: its exception ends the measurement. `pause` is
+    how many seconds pass before each run.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
 
@@ -223,7 +254,7 @@ def interleaved(
     order = random.Random(0)
     for _ in range(rounds):
         for name in order.sample(sorted(seconds), len(seconds)):
-            time.sleep(PAUSE)
+            time.sleep(pause)
             start = time.perf_counter()
             run(name)
             taken = time.perf_counter() - start

@@ -16,7 +16,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from scalablevit_ref.benchmark.contenders import Call, Work, prepare
+from scalablevit_ref.benchmark.contenders import RECORDED, Call, Work, prepare
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -29,7 +29,7 @@ def can_measure_memory() -> bool:
 def peak_megabytes(name: str, work: Work, count: int) -> float:
     """Memory at the peak of a second forward pass, with `count` threads, beyond what the process held before that pass.
 
-    The process's high-water mark is set back after a warm run. On a GPU the figure is the library's own.
+    The process's high-water mark is set back after a warm run.
 
     Raises
     ------
@@ -48,8 +48,6 @@ def _measure_peak(name: str, work: Work) -> float:
     run = prepare(name, work)
     run()
     gc.collect()
-    if work.device != "cpu":
-        return _measure_peak_on_gpu(name, run)
     ctypes.CDLL(None).malloc_trim(0)
     CLEAR.write_text("5", encoding="ascii")
     before = _held("VmRSS")
@@ -63,18 +61,25 @@ def _held(field: str) -> int:
     return int(found[1]) * 1024
 
 
-def _measure_peak_on_gpu(name: str, run: Call) -> float:
-    """What the library's own allocator says: the pools of CuPy and JAX keep the most that the first run needed."""
+def peak_megabytes_on_gpu(name: str, run: Call) -> float | None:
+    """GPU memory at the peak of a forward pass beyond what is held before it, as the library's own allocator tells it.
+
+    The pools of CuPy and JAX keep the most that an earlier run needed. None for CUDA graphs, which own their memory for good.
+    """
     if name == "cupy":
         import cupy
 
         pool = cupy.get_default_memory_pool()
+        pool.free_all_blocks()
+        run()
         return float(pool.total_bytes() - pool.used_bytes()) / 1e6
     if name == "jax":
         import jax
 
         found = jax.devices()[0].memory_stats()
         return float(found["peak_bytes_in_use"] - found["bytes_in_use"]) / 1e6
+    if name.endswith(RECORDED):
+        return None
     import torch
 
     before = torch.cuda.memory_allocated()

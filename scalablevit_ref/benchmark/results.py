@@ -34,6 +34,11 @@ that name is another one with more multiply-adds: its ratio (*) is at an equal n
 a large matrix product that the multiply-adds reach, "peak MB" the memory of a second pass beyond what was held before it.
 """
 
+ERROR = """\
+"Error" is ‖logits − NumPy's‖ / ‖NumPy's‖ of the first images, in eps of the dtype: NumPy computes in float64 from the weights and
+images before they are rounded.
+"""
+
 ROW, BAR, GROUP = 24, 18, 34
 """Pixels of a contender's row in the picture, of its bar, and of the words above a group of rows."""
 
@@ -43,15 +48,27 @@ LEFT, RIGHT = 118, 16
 
 def cells(row: dict[str, Any]) -> list[str]:
     """The figures of a row that was run, as words under `HEADINGS`."""
-    seconds, ratio = row["seconds"], row["ratio"]
-    each, low, high = (1e3 * seconds[key] / row["batch"] for key in ("median", "low", "high"))
+    ratio = row["ratio"]
+    each, low, high = (milliseconds(row, key) for key in ("median", "low", "high"))
     times, interval = f"{ratio['median']:.2f}", f"{ratio['low']:.2f}–{ratio['high']:.2f}"
     if row["contender"] == MODULE:
         times, interval = "1", ""
     elif row["contender"] == "vit_pytorch":
         times, interval = f"{row['ratio_at_equal_work']:.2f}*", ""
     memory = f"{row['peak_megabytes']:.0f}" if "peak_megabytes" in row else ""
-    return [f"{each:.1f}", f"{low:.1f}–{high:.1f}", times, interval, f"{row['share_of_matmul_peak']:.0%}", memory]
+    return [each, f"{low}–{high}", times, interval, f"{row['share_of_matmul_peak']:.0%}", memory]
+
+
+def milliseconds(row: dict[str, Any], key: str = "median") -> str:
+    """Of one image."""
+    each = 1e3 * row["seconds"][key] / row["batch"]
+    return f"{each:.1f}" if each >= 10 else f"{each:.3g}"
+
+
+def error(row: dict[str, Any]) -> str:
+    """In eps, or nothing where it was not measured."""
+    eps = row.get("error_eps")
+    return "" if eps is None else f"{eps:.2g}" if eps < 100 else f"{eps:,.0f}"
 
 
 def ran(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -133,7 +150,10 @@ def page(found: dict[str, Any], pictures: Sequence[str] = ()) -> str:
     if pictures:
         themes = zip(pictures, ("light", "dark"), strict=False)
         parts.append("".join(f"![{alt(found)}]({address}#only-{theme})\n" for address, theme in themes))
-    parts.append(table(["work", "in", "contender", *HEADINGS], list(map(_page_row, ran(found)))))
+    measured = any("error_eps" in row for row in ran(found))
+    parts += [ERROR] * measured
+    rows = [[*_page_row(row), *[error(row)] * measured] for row in ran(found)]
+    parts.append(table(["work", "in", "contender", *HEADINGS, *["error, eps"] * measured], rows))
     if absences(found):
         parts.append("".join(f"- {line}\n" for line in absences(found)))
     return "\n".join([*parts, *_rest(found)])

@@ -32,7 +32,7 @@ from scalablevit_ref.image_sizes import check_image_size
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.run_cost import check_run
 
-DTYPES = ("float32", "float64", "bfloat16", "float16")
+DTYPES = ("float32", "tf32", "float64", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
 
 QUICK = ("numpy", "torch", "jax", "cupy")
@@ -72,6 +72,8 @@ def bench(
     with bad_input_is_one_line():
         check_known("--dtype", [dtype], DTYPES)
         check_known("--device", [device], DEVICES)
+        if dtype == "tf32" and device != "cuda":
+            raise ValueError("--dtype tf32, the rounding of float32's products, is of NVIDIA GPUs: add --device cuda")
         names = (list(LIBRARIES) if full else list(QUICK)) if backends is None else _words(backends)
         check_known("--backends", names, LIBRARIES)
         works = _works(_words(variants), batch, image_size, dtype, device, costly=costly)

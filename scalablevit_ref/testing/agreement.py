@@ -267,8 +267,24 @@ def _float64(candidate: Candidate) -> AbstractContextManager[Any]:
     return cast("AbstractContextManager[Any]", jax.enable_x64(True))
 
 
+@contextmanager
+def unrounded_float32() -> Iterator[None]:
+    """Float32 products and convolutions of PyTorch in float32 on a GPU too, where by default it rounds convolutions to TF32."""
+    import torch
+
+    switches: Any = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = False
+        yield
+    finally:
+        for switch, allowed in zip(switches, before, strict=True):
+            switch.allow_tf32 = allowed
+
+
 def _timed(candidate: Candidate, x: Any, params: Mapping[str, Any], config: ScalableViTConfig) -> tuple[dict[str, Any], float]:
-    with _float64(candidate):
+    with _float64(candidate), unrounded_float32() if candidate.library == "torch" else nullcontext():
         run: Callable[..., dict[str, Any]] = partial(trace, config=config)
         if candidate.library == "jax":
             key = (candidate, config, tuple(x.shape))

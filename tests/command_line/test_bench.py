@@ -24,7 +24,7 @@ from scalablevit_ref.benchmark.results import _terminal_table
 from scalablevit_ref.cli import app
 from scalablevit_ref.cli.bench import _works
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, relative_l2
-from tests.programs.benchmarks import project_page
+from tests.programs.benchmarks import project_page, project_picture
 
 WORK = Work("digits", 2, 112)
 ARGUMENTS = ["bench", "--variants", "digits", "--rounds", "3", "--threads", "1"]
@@ -298,6 +298,7 @@ def test_import_time_is_measured_in_a_process_of_its_own() -> None:
         (["--backends", "nump"], "unknown --backends 'nump' (did you mean 'numpy'"),
         (["--dtype", "int8"], "unknown --dtype 'int8'"),
         (["--device", "tpu"], "unknown --device 'tpu'"),
+        (["--dtype", "tf32"], "--dtype tf32, the rounding of float32's products, is of NVIDIA GPUs: add --device cuda"),
         (["--batch", "0"], "--batch must be numbers of at least 1 between commas, got '0'"),
         (["--batch", "1,x"], "--batch must be numbers of at least 1 between commas, got '1,x'"),
         (["--image-size", "100"], "100"),
@@ -315,12 +316,12 @@ def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["benchmarks", "benchmarks_variants"])
+@pytest.mark.parametrize("name", ["benchmarks", "benchmarks_variants", "benchmarks_gpu"])
 def test_the_committed_page_and_pictures_are_of_the_committed_run(name: str, tmp_path: Path) -> None:
     docs = Path(__file__).parents[2] / "docs"
     found = json.loads((docs / f"{name}.json").read_text(encoding="utf-8"))
     for theme, file in (("light", f"{name}.svg"), ("dark", f"{name}-dark.svg")):
-        results.plot(found, tmp_path / file, theme=theme)
+        results.plot(project_picture(found), tmp_path / file, theme=theme)
         assert (tmp_path / file).read_bytes() == (docs / "pictures" / file).read_bytes()
     assert project_page(found, name) == (docs / f"{name}.md").read_text(encoding="utf-8")
 

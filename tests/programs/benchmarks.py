@@ -2,6 +2,7 @@
 
 Each `docs/benchmarks*.json` is the document of one run, `scalablevit-ref bench --full --json`. From it are made the page beside it,
 which is `bench --page`'s with this project's goals at its end, and the pictures of that page for light and for dark pages.
+`docs/benchmarks_gpu.json` is that of `python -m tests.gpu`, whose page is `tests.gpu.page`'s.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from scalablevit_ref.benchmark.results import page, plot, ran, table
 from scalablevit_ref.drawing.style import dark_twin
+from tests.gpu.page import gpu_page, pictured
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -60,11 +62,24 @@ def _costs(found: dict[str, Any]) -> Iterator[list[str]]:
 
 def project_page(found: dict[str, Any], name: str) -> str:
     """The page `docs/NAME.md`."""
+    pictures = [f"pictures/{name}.svg", f"pictures/{name}-dark.svg"]
+    if on_gpu(found):
+        return gpu_page(found, pictures)
     made = (
         f"All figures of this page are in `docs/{name}.json`, the document of one run of `scalablevit-ref bench --full --json`; "
         "`python -m tests.programs.benchmarks` makes the page from it.\n"
     )
-    return "\n".join([page(found, [f"pictures/{name}.svg", f"pictures/{name}-dark.svg"]), *goals(found), made])
+    return "\n".join([page(found, pictures), *goals(found), made])
+
+
+def project_picture(found: dict[str, Any]) -> dict[str, Any]:
+    """The part of the document that the page's picture shows."""
+    return pictured(found) if on_gpu(found) else found
+
+
+def on_gpu(found: dict[str, Any]) -> bool:
+    """Whether this is the document of `python -m tests.gpu`."""
+    return "properties" in found
 
 
 def main() -> None:
@@ -72,8 +87,8 @@ def main() -> None:
     for document in sorted(DOCS.glob("benchmarks*.json")):
         found = json.loads(document.read_text(encoding="utf-8"))
         picture = DOCS / "pictures" / f"{document.stem}.svg"
-        plot(found, picture, force=True)
-        plot(found, dark_twin(picture), theme="dark", force=True)
+        plot(project_picture(found), picture, force=True)
+        plot(project_picture(found), dark_twin(picture), theme="dark", force=True)
         document.with_suffix(".md").write_text(project_page(found, document.stem), encoding="utf-8")
 
 

@@ -16,24 +16,34 @@ from scalablevit_ref import ops
 from scalablevit_ref.testing import EPS
 from scalablevit_ref.testing.strategies import Case, block_cases, configs, iwsa_cases, network_cases, ssa_cases
 from tests.support.drawn_ops import OPS
-from tests.support.library import Agree, prepared
+from tests.support.library import Agree, Library, marked, place, prepared
 from tests.support.oracle import Reference, oracle, part
 
 NETWORKS = network_cases(configs(heads=("linear", "none"), stages=(1,)))
 STEP = 1e-6
-DIFFERENTIABLE = pytest.mark.parametrize("library", [name for name in ("torch", "jax") if find_spec(name)])
+DIFFERENTIABLE = pytest.mark.parametrize("library", [marked(name) for name in ("torch", "jax") if find_spec(name)])
 NIGHTLY = settings.get_current_profile_name() == "nightly"
 pytestmark = pytest.mark.usefixtures("as_in_production")  # the run-time shape checks are not for a compiler to trace
 
 
-def gradients(function: Any, inputs: dict[str, torch.Tensor], seed: int) -> tuple[dict[str, np.ndarray], torch.Tensor]:
+def gradients(
+    function: Any, inputs: dict[str, torch.Tensor], seed: int, device: str | None = None
+) -> tuple[dict[str, np.ndarray], torch.Tensor]:
     """Of a random weighting of what `function` gives: by autograd, with that weighting."""
-    inputs = {name: x.clone().requires_grad_() for name, x in inputs.items()}
+    inputs = {name: x.detach().clone().to(device).requires_grad_() for name, x in inputs.items()}
     y = function(inputs)
-    probe = torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(y.shape)))
+    probe = torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(y.shape))).to(device)
     found = torch.autograd.grad((y * probe).sum(), list(inputs.values()), allow_unused=True)
     assert all(x is not None for x in found), [name for name, x in zip(inputs, found, strict=True) if x is None]
-    return {name: x.numpy() for name, x in zip(inputs, found, strict=True)}, probe
+    return {name: sv.to_numpy(x) for name, x in zip(inputs, found, strict=True)}, probe
+
+
+def library_gradients(library: str, function: Any, inputs: dict[str, torch.Tensor], seed: int) -> dict[str, np.ndarray]:
+    """The same on that library."""
+    if library == "jax":
+        return jax_gradients(function, inputs, seed)
+    with prepared(library):
+        return gradients(function, inputs, seed, place(library))[0]
 
 
 def jax_gradients(function: Any, inputs: dict[str, torch.Tensor], seed: int) -> dict[str, np.ndarray]:
@@ -47,7 +57,7 @@ def jax_gradients(function: Any, inputs: dict[str, torch.Tensor], seed: int) -> 
         return (y * np.random.default_rng(seed).standard_normal(y.shape)).sum()
 
     with x64():
-        arrays = sv.to_backend(inputs, "jax")
+        arrays = sv.to_backend(inputs, "jax", device=place("jax"))
         return {name: sv.to_numpy(x) for name, x in jit(jax.grad(weighted))(arrays).items()}
 
 
@@ -96,7 +106,7 @@ def test_28_attentions_and_blocks_have_the_oracles_gradients(case: Case, library
         y = function(t["x"], without_x(t), **case.settings)
         return y.reshape(y.shape[0], -1, y.shape[-1])
 
-    found = jax_gradients(tokens_of, inputs, case.seed) if library == "jax" else gradients(tokens_of, inputs, case.seed)[0]
+    found = library_gradients(library, tokens_of, inputs, case.seed)
     more = reference.inputs[1:]
     tokens = inputs | {"x": reference.inputs[0]}
     expected, _ = gradients(lambda t: torch.func.functional_call(reference.model, without_x(t), (t["x"], *more)), tokens, case.seed)
@@ -113,7 +123,7 @@ def test_28_the_network_has_the_oracles_gradients(case: Case, library: str, agre
     def logits(t: Any) -> Any:
         return sv.scalable_vit(t["x"], without_x(t), case.config)
 
-    found = jax_gradients(logits, inputs, case.seed) if library == "jax" else gradients(logits, inputs, case.seed)[0]
+    found = library_gradients(library, logits, inputs, case.seed)
     expected, _ = gradients(lambda t: torch.func.functional_call(reference.model, without_x(t), (t["x"],)), inputs, case.seed)
     compare_gradients(agree, found, expected, reference)
 
@@ -145,7 +155,8 @@ def test_28_the_network_has_the_gradient_of_its_central_difference(case: Case) -
 def test_29_vmap_changes_nothing(case: Case, library: str, agree: Agree) -> None:
     reference = Reference(oracle(case.params, case.config), case.x)
     with prepared(library):
-        images, params = sv.to_backend(case.x, library), sv.to_backend(case.params, library)
+        xp = Library(library)
+        images, params = xp(case.x), xp(case.params)
         expected = sv.to_numpy(sv.scalable_vit(images, params, case.config))
         if library == "jax":
             from tests.support.jitted import vmapped as vmap

@@ -140,7 +140,7 @@ def test_an_import_that_goes_up_is_seen(name: str, line: str, found: list[str]) 
 
 
 TESTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").rglob("*.py"))}
-SHARED = ("tests.support.", "tests.programs.", "tests.endurance.")
+SHARED = ("tests.support.", "tests.programs.", "tests.endurance.", "tests.gpu.")
 IN_TEXT = re.compile(r"(?:from|import) +tests(?:\.\w+)*\.(?:test_\w+|conftest)")
 
 

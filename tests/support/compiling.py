@@ -34,10 +34,10 @@ def compile_quickly() -> None:
 
 
 def in_library(flag: str, folder: Path) -> bool:
-    """Whether this XLA has the option: its library holds the name. One that it does not know ends the process."""
+    """Whether this XLA has the option: its library holds the name, as a string of its own. An unknown one ends the process."""
     for file in folder.glob("*.so"):
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            if data.find(flag.encode()) >= 0:
+            if data.find(b"\0%b\0" % flag.encode()) >= 0:
                 return True
     return False
 

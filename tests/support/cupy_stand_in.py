@@ -209,7 +209,7 @@ def module(available: bool = True) -> dict[str, ModuleType]:
     vars(cuda).update(Device=Device, is_available=lambda: available, runtime=ModuleType("cupy.cuda.runtime"))
     cuda.runtime.getDeviceCount = lambda: int(available)
     lib.stride_tricks = tricks  # type: ignore[attr-defined]
-    tricks.sliding_window_view = wrapped(np.lib.stride_tricks.sliding_window_view)  # type: ignore[attr-defined]
+    tricks.as_strided = wrapped(np.lib.stride_tricks.as_strided)  # type: ignore[attr-defined]
     return {x.__name__: x for x in (cupy, cuda, lib, tricks)}
 
 

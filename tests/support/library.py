@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -31,7 +32,7 @@ class Library:
 
     def __call__(self, arrays: Any, dtype: str = "float64") -> Any:
         """Arrays of this library; NumPy's are read-only, so that whoever writes into an input is found out."""
-        moved = sv.to_backend(arrays, self.name, dtype)
+        moved = sv.to_backend(arrays, self.name, dtype, place(self.name))
         if self.name == "numpy":
             for x in moved.values() if isinstance(moved, dict) else [moved]:
                 x.flags.writeable = False
@@ -52,8 +53,25 @@ def cuda_is_there() -> bool:
 
 
 CUDA = cuda_is_there()
-LIBRARIES: list[Any] = [name for name in ("numpy", "torch", "array_api_strict", "jax") if find_spec(name)]
-LIBRARIES.append(pytest.param("cupy", marks=pytest.mark.gpu) if CUDA else "cupy")
+
+DEVICE = os.environ.get("SCALABLEVIT_REF_TEST_DEVICE")
+"""Where the properties put PyTorch's and JAX's arrays: "cuda", or "cpu". Not given: where the libraries put them themselves."""
+
+
+def place(library: str) -> str | None:
+    """A library's own name for `DEVICE`, or None for a library that `DEVICE` does not concern."""
+    if library not in ("torch", "jax"):
+        return None
+    return "gpu" if (library, DEVICE) == ("jax", "cuda") else DEVICE
+
+
+def marked(library: str) -> Any:
+    """A parameter of the name, marked `gpu` where it runs on what is asked for: CuPy on a GPU, PyTorch and JAX on `DEVICE`."""
+    chosen = CUDA if library == "cupy" else bool(place(library))
+    return pytest.param(library, marks=pytest.mark.gpu) if chosen else library
+
+
+LIBRARIES = [marked(name) for name in ("numpy", "torch", "array_api_strict", "jax") if find_spec(name)] + [marked("cupy")]
 
 
 @contextmanager
@@ -73,6 +91,11 @@ def prepared(library: str) -> Iterator[None]:
         from tests.support.cupy_stand_in import cupy_stand_in
 
         with cupy_stand_in():
+            yield
+    elif library == "torch" and DEVICE:
+        from scalablevit_ref.testing.agreement import unrounded_float32
+
+        with unrounded_float32():
             yield
     else:
         yield

@@ -209,7 +209,7 @@ POOLS: Mapping[str, tuple[Array, str]] = {
     "last": (MAP[:, -1, -1], "only one token is taken, the last one"),
     "rows": (MAP[:, :4].mean((1, 2)), "only rows 0–3 and columns 0–4 are averaged"),
     "no first": (MAP.reshape(2, 35, 64)[:, 1:].mean(1), "all tokens but the first are averaged"),
-    "column": (MAP[:, :, 2].mean(1), "only rows 0–6 and columns 2–2 are averaged"),
+    "column": (MAP[:, :, 2].mean(1), "only rows 0–6 and column 2 are averaged"),
     "weighted": (np.einsum("bhwc,hw->bc", MAP, drawn(7, 5)), "tokens are averaged with weights from"),
 }
 

@@ -80,7 +80,7 @@ SPLITS: Mapping[str, Callable[[Array, int], Array]] = {
 }
 """From s n c to s heads n d. Each moves numbers and loses none, so that it also undoes a merge."""
 
-PACKINGS = ("heads three d", "heads d three", "d three heads", "d heads three", "three d heads")
+PACKINGS = ("heads three d", "heads d three", "d three heads", "d heads three")
 
 
 def _unit(x: Array) -> Array:

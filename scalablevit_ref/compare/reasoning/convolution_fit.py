@@ -255,10 +255,13 @@ class _Search:
         if self.weight.shape[1] != 1 or self.groups != x.shape[-1] or self.groups != self.actual.shape[-1]:
             return []
         (kh, kw), h = self.weight.shape[2:], self.reference
-        wide = replace(h, corner=(h.corner[0] + 2, h.corner[1] + 2))
-        patches = _patches(x, (kh + 4, kw + 4), wide, self.actual.shape[1:3], np.nan)
-        inside = np.isfinite(patches).all((0, -1))
-        if inside.sum() < 4 * (len(patches) + 1):
+        for margin in (2, 1, 0):
+            wide = replace(h, corner=(h.corner[0] + margin, h.corner[1] + margin))
+            patches = _patches(x, (kh + 2 * margin, kw + 2 * margin), wide, self.actual.shape[1:3], np.nan)
+            inside = np.isfinite(patches).all((0, -1))
+            if inside.sum() >= 4 * (len(patches) + 1):
+                break
+        else:
             return []
         rows = rearrange(patches[:, inside], "k n c -> c n k")
         rows = np.concatenate([rows, np.ones_like(rows[..., :1])], -1)
@@ -268,14 +271,14 @@ class _Search:
         judged = distance(y[:, ~half], np.einsum("cnk,ck->cn", rows[:, ~half], kernels))
         if judged > self.judge.bar(rough=True):
             return []
-        return [self._kernel_said(kernels[:, :-1].reshape(-1, kh + 4, kw + 4), kernels[:, -1], judged)]
+        return [self._kernel_said(kernels[:, :-1].reshape(-1, kh + 2 * margin, kw + 2 * margin), kernels[:, -1], judged, margin)]
 
-    def _kernel_said(self, kernels: Array, bias: Array, left: float) -> Difference:
+    def _kernel_said(self, kernels: Array, bias: Array, left: float, margin: int) -> Difference:
         """The solved kernels in words: those of other channels, or just others; the border is then what is not explained."""
         (kh, kw), h = self.weight.shape[2:], self.reference
         own = self.weight[:, 0]
         data: dict[str, Any] = {"kernel of the first channel": np.round(kernels[0], 12).tolist(), "changes": []}
-        inner = kernels[:, 2 : 2 + kh, 2 : 2 + kw]
+        inner = kernels[:, margin : margin + kh, margin : margin + kw]
         size = float(np.linalg.norm(own))
         if np.linalg.norm(inner - own) <= 1e-6 * size:
             words = "inside the map the convolution is right; at the border it is not that of any known padding"

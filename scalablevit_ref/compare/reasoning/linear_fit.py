@@ -270,10 +270,6 @@ def _order(rows: Array, settings: Mapping[str, Any]) -> str:
     n, index = len(rows), np.arange(len(rows))
     heads = int(settings.get("num_heads", 0))
     named: dict[str, Array] = {"reversed": index[::-1]}
-    if n % 2 == 0:
-        named["the halves are interchanged"] = np.roll(index, n // 2)
-        named["(d two) for (two d)"] = rearrange(index, "(two d) -> (d two)", two=2)
-        named["(two d) for (d two)"] = rearrange(index, "(d two) -> (two d)", two=2)
     if n % 3 == 0:
         for thirds in ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
             named[f"q, k, v are {', '.join('qkv'[i] for i in thirds)}"] = index.reshape(3, -1)[list(thirds)].reshape(-1)
@@ -285,6 +281,10 @@ def _order(rows: Array, settings: Mapping[str, Any]) -> str:
     if heads and n % heads == 0:
         named["(d heads) for (heads d)"] = rearrange(index, "(heads d) -> (d heads)", heads=heads)
         named["(heads d) for (d heads)"] = rearrange(index, "(d heads) -> (heads d)", heads=heads)
+    if n % 2 == 0:
+        named["the halves are interchanged"] = np.roll(index, n // 2)
+        named["(d two) for (two d)"] = rearrange(index, "(two d) -> (d two)", two=2)
+        named["(two d) for (d two)"] = rearrange(index, "(d two) -> (two d)", two=2)
     for words, order in named.items():
         if np.array_equal(rows, order):
             return words

@@ -175,7 +175,7 @@ def _weights_said(weights: Array) -> str:
             if abs(factor - 1) < 1e-6
             else f"the tokens' sum is multiplied by {said(factor)}, not by 1/{h * w}"
         )
-    where = f"rows {top}–{bottom} and columns {left}–{right}" if full else f"{len(used)} of {h * w} tokens"
+    where = f"{_run('row', top, bottom)} and {_run('column', left, right)}" if full else f"{len(used)} of {h * w} tokens"
     if len(used) == h * w - 1 and weights[0, 0] == 0:
         where = "all tokens but the first"
     how = (
@@ -190,3 +190,7 @@ def _weights_said(weights: Array) -> str:
         if not where.startswith("all")
         else f"{where} are {how}, instead of all"
     )
+
+
+def _run(name: str, first: int, last: int) -> str:
+    return f"{name} {first}" if first == last else f"{name}s {first}–{last}"

@@ -11,7 +11,7 @@ from scalablevit_ref.compare.reasoning.attention_model import PACKINGS, Hypothes
 from scalablevit_ref.compare.reasoning.attention_search import MANY, Fit, Search
 from scalablevit_ref.compare.reasoning.attention_words import LOGITS, MASKS, NORMALISERS
 from scalablevit_ref.compare.reasoning.difference import Difference
-from scalablevit_ref.compare.reasoning.fitting import Array, Judge, joined
+from scalablevit_ref.compare.reasoning.fitting import ENOUGH, Array, Judge, joined
 from scalablevit_ref.compare.reasoning.logit_fit import biased, of_each_head
 from scalablevit_ref.compare.reasoning.windows import Windows
 
@@ -59,6 +59,8 @@ def _fitted(problem: Problem, reference: Hypothesis, eps: float, budget: int) ->
     before = Search(problem, reference, Judge(float("inf"), eps), 0).left(reference, problem.scale(reference.heads), expected)
     judge = Judge(before, eps)
     if judge.right():
+        return []
+    if problem.actual.size < ENOUGH * (len(problem.added) + 2):
         return []
     search = Search(problem, reference, judge, budget)
     return explained(search) or nearest(search)

@@ -11,7 +11,18 @@ import numpy as np
 from einops import rearrange
 
 from scalablevit_ref.compare.reasoning.difference import Difference
-from scalablevit_ref.compare.reasoning.fitting import SIMPLE, Array, Judge, distance, joined, said, settled, solved_factors, spread
+from scalablevit_ref.compare.reasoning.fitting import (
+    ENOUGH,
+    SIMPLE,
+    Array,
+    Judge,
+    distance,
+    joined,
+    said,
+    settled,
+    solved_factors,
+    spread,
+)
 
 CHANNELS = 4
 """Output channels that a hypothesis is tried on before all of them are computed."""
@@ -170,7 +181,10 @@ class _Search:
         try:
             if solved_factors(self.actual[:1, ..., self.channels], self.terms(h, self.channels, images=1))[1] > LOOSE * bar:
                 return None
-            factors, _ = solved_factors(self.actual, self.terms(h))
+            terms = self.terms(h)
+            if self.actual.size < ENOUGH * len(terms):
+                return None
+            factors, _ = solved_factors(self.actual, terms)
         except ValueError:
             return None
         simple = {name: settled(factor, SIMPLE, within=1e-4) for name, factor in factors.items()}
@@ -241,9 +255,10 @@ class _Search:
         if x.shape[-1] != self.actual.shape[-1]:
             return []
         patches = _patches(x, self.weight.shape[2:], h, self.actual.shape[1:3], np.nan)
+        if np.isnan(patches).all(0).any():
+            return []
         for name, pool in (("largest", np.nanmax), ("smallest", np.nanmin), ("mean", np.nanmean)):
-            with np.errstate(all="ignore"):
-                left = distance(self.actual, pool(patches, axis=0))
+            left = distance(self.actual, pool(patches, axis=0))
             if left <= self.judge.bar():
                 words = f"a pooling stands in for the convolution: the {name} number of each window of the kernel's size"
                 return [Difference("setting", words, left, {"changes": [words]}, exact=True)]

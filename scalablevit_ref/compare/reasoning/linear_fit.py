@@ -12,6 +12,7 @@ from einops import rearrange
 from scalablevit_ref import ops
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fitting import (
+    ENOUGH,
     SIMPLE,
     Array,
     Judge,
@@ -105,8 +106,7 @@ def fit_linear(
 
 def _named(y: Array, inputs: Mapping[str, Array], weight: Array, bias: Array | None, judge: Judge) -> list[Difference]:
     """What of one input, with functions before and after, and another weight, is the output; the fewest changes."""
-    with np.errstate(all="ignore"):
-        found = list(_explaining(y, inputs, weight, bias, judge))
+    found = list(_explaining(y, inputs, weight, bias, judge))
     fewest = min((len(d.data["changes"]) for d in found), default=0)
     return [d for d in found if len(d.data["changes"]) == fewest]
 
@@ -141,6 +141,8 @@ def _explaining(y: Array, inputs: Mapping[str, Array], weight: Array, bias: Arra
             continue
         if left <= LOOSE * bar:
             everything = terms(inputs)
+            if y.size < ENOUGH * len(everything):
+                continue
             factors, left = solved_factors(y, everything)
             if left <= bar:
                 yield _of_factors(y, everything, factors, clauses, judge)

@@ -129,8 +129,7 @@ def _null(matrix: Array, bar: float) -> Array | None:
 
 
 def _logarithm(u: Array) -> Array:
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.log(u))
+    return np.asarray(np.log(u))
 
 
 def relative_positions(size: tuple[int, int]) -> Array:

@@ -209,7 +209,7 @@ POOLS: Mapping[str, tuple[Array, str]] = {
     "last": (MAP[:, -1, -1], "only one token is taken, the last one"),
     "rows": (MAP[:, :4].mean((1, 2)), "only rows 0–3 and columns 0–4 are averaged"),
     "no first": (MAP.reshape(2, 35, 64)[:, 1:].mean(1), "all tokens but the first are averaged"),
-    "column": (MAP[:, :, 2].mean(1), "only rows 0–6 and columns 2–2 are averaged"),
+    "column": (MAP[:, :, 2].mean(1), "only rows 0–6 and column 2 are averaged"),
     "weighted": (np.einsum("bhwc,hw->bc", MAP, drawn(7, 5)), "tokens are averaged with weights from"),
 }
 
@@ -248,5 +248,41 @@ def test_pooled_before_the_norm() -> None:
     assert "the norm is applied once more after pooling" in exact(fits("pool", twice, given, {"eps": 1e-6}, eps=EPS))
 
 
-def test_a_step_without_fits() -> None:
+def test_nothing_is_fitted() -> None:
+    """For a step without fits, to zeros, to what is not finite, to fewer numbers than a fit has."""
+    given = {"x": TOKENS, "weight": W, "bias": B}
     assert fits("activation", MAP, {"x": MAP}, {}, eps=EPS) == []
+    assert fits("linear", np.zeros_like(linear()), given, {}, eps=EPS) == []
+    assert fits("linear", np.full_like(linear(), np.nan), given, {}, eps=EPS) == []
+    one = {name: drawn(1, 1, 1, 2, seed=i) for i, name in enumerate(("q", "k", "v", "lim", "x"))}
+    assert fits("window attention", drawn(1, 1, 1, 2, seed=9), one, {"num_heads": 1, "window_size": 1}, eps=EPS) == []
+    few = {"x": drawn(1, 2, 2, 1), "weight": drawn(1, 1, 1, 1), "bias": drawn(1)}
+    assert fits("convolution", drawn(1, 1, 2, 1), few, {"stride": 1, "padding": 0, "groups": 1}, eps=EPS) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_noise_of_any_shape_is_never_explained_and_nothing_fails(data: st.DataObject) -> None:
+    """Shapes that fit no window, number of heads or stride too: what a candidate computes is not ours to choose."""
+    size = st.integers(1, 6)
+    b, h, w, heads, d = (data.draw(size, label=name) for name in ("b", "h", "w", "heads", "d"))
+    c, seed = heads * d, data.draw(st.integers(0, 1000))
+    x, other = drawn(b, h, w, c, seed=seed), drawn(b, h, w, c, seed=seed + 1)
+    k, stride, padding, o = (data.draw(st.integers(low, 3)) for low in (1, 1, 0, 1))
+    kernel = drawn(c * o, 1, k, k, seed=seed)
+    steps: dict[str, tuple[Array, dict[str, Array], dict[str, Any]]] = {
+        "window attention": (other, {"q": x, "k": x[::-1], "v": x[..., ::-1]}, {"num_heads": heads, "window_size": k}),
+        "attention": (other, {"q": x, "k": x[:, :1], "v": -x[:, :1]}, {"num_heads": heads, "sr_ratio": 2, "c_ratio": 1.25}),
+        "convolution": (
+            drawn(
+                b, max(1, (h + 2 * padding - k) // stride + 1), max(1, (w + 2 * padding - k) // stride + 1), c * o, seed=seed + 2
+            ),
+            {"x": x, "weight": kernel},
+            {"stride": stride, "padding": padding, "groups": c},
+        ),
+        "linear": (drawn(b, h, w, o, seed=seed), {"x": x, "weight": drawn(o, c, seed=seed), "bias": drawn(o)}, {}),
+        "pool": (drawn(b, c, seed=seed + 3), {"x": x}, {}),
+    }
+    step = data.draw(st.sampled_from(sorted(steps)))
+    actual, sources, setting = steps[step]
+    assert not exact(fits(step, actual, sources, setting, eps=EPS, budget=150))

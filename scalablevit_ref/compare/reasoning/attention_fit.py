@@ -11,7 +11,7 @@ from scalablevit_ref.compare.reasoning.attention_model import PACKINGS, Hypothes
 from scalablevit_ref.compare.reasoning.attention_search import MANY, Fit, Search
 from scalablevit_ref.compare.reasoning.attention_words import LOGITS, MASKS, NORMALISERS
 from scalablevit_ref.compare.reasoning.difference import Difference
-from scalablevit_ref.compare.reasoning.fitting import Array, Judge, joined
+from scalablevit_ref.compare.reasoning.fitting import ENOUGH, Array, Judge, joined
 from scalablevit_ref.compare.reasoning.logit_fit import biased, of_each_head
 from scalablevit_ref.compare.reasoning.windows import Windows
 
@@ -60,6 +60,8 @@ def _fitted(problem: Problem, reference: Hypothesis, eps: float, budget: int) ->
     judge = Judge(before, eps)
     if judge.right():
         return []
+    if problem.actual.size < ENOUGH * (len(problem.added) + 2):
+        return []
     search = Search(problem, reference, judge, budget)
     return explained(search) or nearest(search)
 
@@ -69,7 +71,10 @@ def explained(search: Search) -> list[Difference]:
     found = _apart(search, _numbers(search) or _singles(search))
     if found:
         return [search.difference(fit) for fit in found]
-    return of_each_head(search) or biased(search) or [search.difference(fit) for fit in _pairs(search)]
+    solved = of_each_head(search) or biased(search)
+    if solved and not solved[0].data.get("mask"):
+        return solved
+    return [search.difference(fit) for fit in _pairs(search)] or solved
 
 
 def nearest(search: Search) -> list[Difference]:
@@ -145,7 +150,7 @@ def alternatives(search: Search) -> Iterator[Change]:
         yield "heads", {"heads": heads}
     yield "splits", {"splits": ("d heads",) * 3, "merge": "d heads"}
     for way in ("d heads", "view", "view of b c n", "view as d n"):
-        yield "splits", {"merge": way}
+        yield "merge", {"merge": way}
         for which in ((1, 1, 1), (1, 1, 0), (0, 0, 1), (1, 0, 0), (0, 1, 0)):
             splits = tuple(way if here else "heads d" for here in which)
             yield "splits", {"splits": splits}
@@ -182,6 +187,7 @@ def _windows(problem: Problem, reference: Windows) -> Iterator[Windows]:
     (h, w), p = problem.map, reference.size[0]
     yield Windows((h, w), "all")
     sizes = sorted({s for s in range(1, max(h, w) + 1) if (h % s == 0 and w % s == 0) or s <= 16} - {p})
+    sizes = [s for s in sizes if (s, s) != (h, w)]
     for kind in ("grid", "runs"):
         yield replace(reference, kind=kind)
         yield replace(reference, kind=kind, placed="as tiles")
@@ -202,10 +208,10 @@ def _windows(problem: Problem, reference: Windows) -> Iterator[Windows]:
     for rows, columns in product(_divisors(h), _divisors(w)):
         if rows != columns and (rows, columns) != (h, w):
             yield Windows((rows, columns))
-    for halo in range(1, p + 1):
+    for halo in range(1, min(p + 1, max(h, w) - p)):
         for hidden in (True, False):
             yield replace(reference, halo=halo, hidden=hidden)
-    for around in (3, 5, 7, 9, 11, 13):
+    for around in range(3, min(14, 2 * max(h, w) - 1), 2):
         for hidden in (True, False):
             yield Windows((around, around), "sliding", hidden=hidden)
 

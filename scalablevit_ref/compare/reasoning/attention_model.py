@@ -80,7 +80,7 @@ SPLITS: Mapping[str, Callable[[Array, int], Array]] = {
 }
 """From s n c to s heads n d. Each moves numbers and loses none, so that it also undoes a merge."""
 
-PACKINGS = ("heads three d", "heads d three", "d three heads", "d heads three", "three d heads")
+PACKINGS = ("heads three d", "heads d three", "d three heads", "d heads three")
 
 
 def _unit(x: Array) -> Array:
@@ -213,12 +213,10 @@ class Part:
 
     def output(self, scale: float | Array) -> Array:
         """What the attention gives, s heads n d; a scale for each head is heads 1 1."""
-        with np.errstate(all="ignore"):
-            logits = self.logits * scale
+        logits = self.logits * scale
         if self.seen is not None:
             logits = np.where(self.seen, logits, -np.inf)
-        with np.errstate(all="ignore"):
-            return np.asarray(weights(logits, self.normaliser) @ self.values)
+        return np.asarray(weights(logits, self.normaliser) @ self.values)
 
 
 class Problem:

@@ -66,6 +66,8 @@ class Search:
         fit = Fit(hypothesis, scale, self.expected, float("inf"))
         with suppress(ValueError):
             sample = Sample(self.problem.sample(hypothesis, rows))
+            if sample.y.size < 2 * (len(sample.added) + 2):
+                raise ValueError("too few numbers are known")
             solved = sample.solved(scale, LOOSE * self.bar, fixed=_fixed(hypothesis, sample))
             left = sample.left(solved)
             factors = sample.factors(solved) if left <= LOOSE * self.bar else self.expected

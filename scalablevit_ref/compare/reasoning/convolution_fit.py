@@ -11,7 +11,18 @@ import numpy as np
 from einops import rearrange
 
 from scalablevit_ref.compare.reasoning.difference import Difference
-from scalablevit_ref.compare.reasoning.fitting import SIMPLE, Array, Judge, distance, joined, said, settled, solved_factors, spread
+from scalablevit_ref.compare.reasoning.fitting import (
+    ENOUGH,
+    SIMPLE,
+    Array,
+    Judge,
+    distance,
+    joined,
+    said,
+    settled,
+    solved_factors,
+    spread,
+)
 
 CHANNELS = 4
 """Output channels that a hypothesis is tried on before all of them are computed."""
@@ -170,7 +181,10 @@ class _Search:
         try:
             if solved_factors(self.actual[:1, ..., self.channels], self.terms(h, self.channels, images=1))[1] > LOOSE * bar:
                 return None
-            factors, _ = solved_factors(self.actual, self.terms(h))
+            terms = self.terms(h)
+            if self.actual.size < ENOUGH * len(terms):
+                return None
+            factors, _ = solved_factors(self.actual, terms)
         except ValueError:
             return None
         simple = {name: settled(factor, SIMPLE, within=1e-4) for name, factor in factors.items()}
@@ -241,9 +255,10 @@ class _Search:
         if x.shape[-1] != self.actual.shape[-1]:
             return []
         patches = _patches(x, self.weight.shape[2:], h, self.actual.shape[1:3], np.nan)
+        if np.isnan(patches).all(0).any():
+            return []
         for name, pool in (("largest", np.nanmax), ("smallest", np.nanmin), ("mean", np.nanmean)):
-            with np.errstate(all="ignore"):
-                left = distance(self.actual, pool(patches, axis=0))
+            left = distance(self.actual, pool(patches, axis=0))
             if left <= self.judge.bar():
                 words = f"a pooling stands in for the convolution: the {name} number of each window of the kernel's size"
                 return [Difference("setting", words, left, {"changes": [words]}, exact=True)]
@@ -255,10 +270,13 @@ class _Search:
         if self.weight.shape[1] != 1 or self.groups != x.shape[-1] or self.groups != self.actual.shape[-1]:
             return []
         (kh, kw), h = self.weight.shape[2:], self.reference
-        wide = replace(h, corner=(h.corner[0] + 2, h.corner[1] + 2))
-        patches = _patches(x, (kh + 4, kw + 4), wide, self.actual.shape[1:3], np.nan)
-        inside = np.isfinite(patches).all((0, -1))
-        if inside.sum() < 4 * (len(patches) + 1):
+        for margin in (2, 1, 0):
+            wide = replace(h, corner=(h.corner[0] + margin, h.corner[1] + margin))
+            patches = _patches(x, (kh + 2 * margin, kw + 2 * margin), wide, self.actual.shape[1:3], np.nan)
+            inside = np.isfinite(patches).all((0, -1))
+            if inside.sum() >= 4 * (len(patches) + 1):
+                break
+        else:
             return []
         rows = rearrange(patches[:, inside], "k n c -> c n k")
         rows = np.concatenate([rows, np.ones_like(rows[..., :1])], -1)
@@ -268,14 +286,14 @@ class _Search:
         judged = distance(y[:, ~half], np.einsum("cnk,ck->cn", rows[:, ~half], kernels))
         if judged > self.judge.bar(rough=True):
             return []
-        return [self._kernel_said(kernels[:, :-1].reshape(-1, kh + 4, kw + 4), kernels[:, -1], judged)]
+        return [self._kernel_said(kernels[:, :-1].reshape(-1, kh + 2 * margin, kw + 2 * margin), kernels[:, -1], judged, margin)]
 
-    def _kernel_said(self, kernels: Array, bias: Array, left: float) -> Difference:
+    def _kernel_said(self, kernels: Array, bias: Array, left: float, margin: int) -> Difference:
         """The solved kernels in words: those of other channels, or just others; the border is then what is not explained."""
         (kh, kw), h = self.weight.shape[2:], self.reference
         own = self.weight[:, 0]
         data: dict[str, Any] = {"kernel of the first channel": np.round(kernels[0], 12).tolist(), "changes": []}
-        inner = kernels[:, 2 : 2 + kh, 2 : 2 + kw]
+        inner = kernels[:, margin : margin + kh, margin : margin + kw]
         size = float(np.linalg.norm(own))
         if np.linalg.norm(inner - own) <= 1e-6 * size:
             words = "inside the map the convolution is right; at the border it is not that of any known padding"

@@ -41,7 +41,7 @@ def fits(
     step : str
         A name in `STEPS`; any other one has no fits.
     actual : array
-        What the candidate's operation gave, float64.
+        What the candidate's operation gave, float64. Nothing is fitted to zeros, or to what is not finite.
     sources : mapping
         Its inputs and parameters, float64 (see the step's own function).
     settings : mapping
@@ -57,4 +57,7 @@ def fits(
         Empty where the reference's own settings explain `actual`. Exact ones are all that explain it; where none does, facts.
     """
     fit = STEPS.get(step)
-    return [] if fit is None else fit(actual, sources, settings, eps=eps, budget=budget)
+    if fit is None or not np.isfinite(actual).all() or not actual.any():
+        return []
+    with np.errstate(all="ignore"):
+        return fit(actual, sources, settings, eps=eps, budget=budget)

@@ -49,6 +49,9 @@ def settled(x: float, simple: Iterable[float], *, within: float) -> float:
     return next((s for s in simple if abs(x - s) <= within * max(1.0, abs(s))), x)
 
 
+ENOUGH = 16
+"""Numbers that are needed for each factor that is solved: with fewer anything would fit."""
+
 SIMPLE = (0.0, 1.0, -1.0, 2.0, 0.5, -2.0, 3.0, 0.1)
 """Factors that people write."""
 

@@ -12,6 +12,7 @@ from einops import rearrange
 from scalablevit_ref import ops
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fitting import (
+    ENOUGH,
     SIMPLE,
     Array,
     Judge,
@@ -105,8 +106,7 @@ def fit_linear(
 
 def _named(y: Array, inputs: Mapping[str, Array], weight: Array, bias: Array | None, judge: Judge) -> list[Difference]:
     """What of one input, with functions before and after, and another weight, is the output; the fewest changes."""
-    with np.errstate(all="ignore"):
-        found = list(_explaining(y, inputs, weight, bias, judge))
+    found = list(_explaining(y, inputs, weight, bias, judge))
     fewest = min((len(d.data["changes"]) for d in found), default=0)
     return [d for d in found if len(d.data["changes"]) == fewest]
 
@@ -141,6 +141,8 @@ def _explaining(y: Array, inputs: Mapping[str, Array], weight: Array, bias: Arra
             continue
         if left <= LOOSE * bar:
             everything = terms(inputs)
+            if y.size < ENOUGH * len(everything):
+                continue
             factors, left = solved_factors(y, everything)
             if left <= bar:
                 yield _of_factors(y, everything, factors, clauses, judge)
@@ -270,10 +272,6 @@ def _order(rows: Array, settings: Mapping[str, Any]) -> str:
     n, index = len(rows), np.arange(len(rows))
     heads = int(settings.get("num_heads", 0))
     named: dict[str, Array] = {"reversed": index[::-1]}
-    if n % 2 == 0:
-        named["the halves are interchanged"] = np.roll(index, n // 2)
-        named["(d two) for (two d)"] = rearrange(index, "(two d) -> (d two)", two=2)
-        named["(two d) for (d two)"] = rearrange(index, "(d two) -> (two d)", two=2)
     if n % 3 == 0:
         for thirds in ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
             named[f"q, k, v are {', '.join('qkv'[i] for i in thirds)}"] = index.reshape(3, -1)[list(thirds)].reshape(-1)
@@ -285,6 +283,10 @@ def _order(rows: Array, settings: Mapping[str, Any]) -> str:
     if heads and n % heads == 0:
         named["(d heads) for (heads d)"] = rearrange(index, "(heads d) -> (d heads)", heads=heads)
         named["(heads d) for (d heads)"] = rearrange(index, "(d heads) -> (heads d)", heads=heads)
+    if n % 2 == 0:
+        named["the halves are interchanged"] = np.roll(index, n // 2)
+        named["(d two) for (two d)"] = rearrange(index, "(two d) -> (d two)", two=2)
+        named["(two d) for (d two)"] = rearrange(index, "(d two) -> (two d)", two=2)
     for words, order in named.items():
         if np.array_equal(rows, order):
             return words

@@ -129,8 +129,7 @@ def _null(matrix: Array, bar: float) -> Array | None:
 
 
 def _logarithm(u: Array) -> Array:
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.log(u))
+    return np.asarray(np.log(u))
 
 
 def relative_positions(size: tuple[int, int]) -> Array:
@@ -188,7 +187,8 @@ def _said(kind: str, bias: Array, windows: Windows) -> tuple[str, dict[str, Any]
     shared = np.where(hidden, 0.0, bias - np.where(hidden, -np.inf, bias).max(-1, keepdims=True))
     data: dict[str, Any] = {"masked": int(hidden[0].sum()), "spread": float(np.ptp(bias[~hidden]))}
     if hidden.any() and np.abs(shared).max() < 1e-6:
-        return f"{int(hidden[0].sum())} of the {hidden[0].size} pairs of a query and a key in a window are masked", data
+        words = f"{int(hidden[0].sum())} of the {hidden[0].size} pairs of a query and a key in a window are masked"
+        return words, data | {"mask": True}
     heads = "the same in each head" if len(bias) > 1 and np.allclose(shared, shared[0], atol=1e-6) else "of each head"
     heads = "" if len(bias) == 1 else f", {heads}"
     where = "for each relative position of query and key" if kind == "relative" else "for each pair of positions in a window"

@@ -11,6 +11,9 @@ from einops import rearrange
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fitting import Array, Judge, distance, said
 
+FEWEST = 4
+"""Numbers that are needed for a power or a rectangle of tokens to be solved."""
+
 POOLS: Mapping[str, Callable[[Array], Array]] = {
     "tokens are pooled by their maximum": lambda x: x.max((1, 2)),
     "tokens are pooled by their minimum": lambda x: x.min((1, 2)),
@@ -55,7 +58,7 @@ def fit_pool(
     after pooling, not at all, or twice.
     """
     x = sources["x"]
-    if actual.shape != (x.shape[0], x.shape[-1]):
+    if actual.shape != (x.shape[0], x.shape[-1]) or actual.size < FEWEST:
         return []
     judge = Judge(distance(actual, x.mean((1, 2))), eps)
     if judge.right():
@@ -78,17 +81,16 @@ def _norm(sources: Mapping[str, Array], settings: Mapping[str, Any]) -> Callable
 def _named(actual: Array, sources: Mapping[str, Array], norm: Callable[[Array], Array], judge: Judge) -> Iterator[Difference]:
     x, before = sources["x"], sources.get("before")
     tried: dict[str, Array] = {}
-    with np.errstate(all="ignore"):
+    for words, pool in POOLS.items():
+        tried[words] = pool(x)
+    if "weight" in sources:
+        tried["the norm is applied once more after pooling"] = norm(x.mean((1, 2)))
+        tried["the norm is applied twice before pooling"] = norm(x).mean((1, 2))
+    if before is not None:
+        tried["the norm is left out before pooling"] = before.mean((1, 2))
+        tried["tokens are pooled before the norm, not after it"] = norm(before.mean((1, 2)))
         for words, pool in POOLS.items():
-            tried[words] = pool(x)
-        if "weight" in sources:
-            tried["the norm is applied once more after pooling"] = norm(x.mean((1, 2)))
-            tried["the norm is applied twice before pooling"] = norm(x).mean((1, 2))
-        if before is not None:
-            tried["the norm is left out before pooling"] = before.mean((1, 2))
-            tried["tokens are pooled before the norm, not after it"] = norm(before.mean((1, 2)))
-            for words, pool in POOLS.items():
-                tried[f"{words}, before the norm"] = norm(pool(before))
+            tried[f"{words}, before the norm"] = norm(pool(before))
     for words, explained in tried.items():
         left = distance(actual, explained)
         if left <= judge.bar(rough=True):
@@ -111,6 +113,8 @@ def _power(actual: Array, x: Array, judge: Judge) -> list[Difference]:
             wrong = pooled(p) - actual
             slope = (pooled(p * (1 + 1e-6)) - pooled(p)) / (p * 1e-6)
             p = float(np.clip(p - (slope * wrong).sum() / ((slope * slope).sum() or 1.0), p / 2, p * 2))
+        if not np.isfinite(p):
+            continue
         p = round(p) if abs(p - round(p)) < 1e-5 and round(p) else p
         left = distance(actual, pooled(p))
         if left <= judge.bar(rough=True):
@@ -175,7 +179,7 @@ def _weights_said(weights: Array) -> str:
             if abs(factor - 1) < 1e-6
             else f"the tokens' sum is multiplied by {said(factor)}, not by 1/{h * w}"
         )
-    where = f"rows {top}–{bottom} and columns {left}–{right}" if full else f"{len(used)} of {h * w} tokens"
+    where = f"{_run('row', top, bottom)} and {_run('column', left, right)}" if full else f"{len(used)} of {h * w} tokens"
     if len(used) == h * w - 1 and weights[0, 0] == 0:
         where = "all tokens but the first"
     how = (
@@ -190,3 +194,7 @@ def _weights_said(weights: Array) -> str:
         if not where.startswith("all")
         else f"{where} are {how}, instead of all"
     )
+
+
+def _run(name: str, first: int, last: int) -> str:
+    return f"{name} {first}" if first == last else f"{name}s {first}–{last}"

@@ -922,4 +922,205 @@ MISTAKES: tuple[Planted, ...] = (
     *TWO_AT_ONCE,
 )
 
-RIGHT: tuple[Planted, ...] = ()
+RIGHT: tuple[Planted, ...] = (
+    Planted(
+        "right: q, k and v of the windows apart",
+        (
+            (
+                "        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)\n",
+                "        self.to_q = nn.Linear(dim, dim, bias=qkv_bias)\n"
+                "        self.to_k = nn.Linear(dim, dim, bias=qkv_bias)\n"
+                "        self.to_v = nn.Linear(dim, dim, bias=qkv_bias)\n",
+            ),
+            (
+                "self.qkv(x).view(B, H, W, 3 * C)",
+                "torch.cat([self.to_q(x), self.to_k(x), self.to_v(x)], dim=-1).view(B, H, W, 3 * C)",
+            ),
+        ),
+    ),
+    Planted(
+        "right: fused attention in the windows",
+        (
+            (
+                "        attn = (q * self.scale) @ k.transpose(-2, -1)\n"
+                "        attn = attn.softmax(dim=-1)\n"
+                "        attn = self.attn_drop(attn)\n"
+                "        out = (attn @ v).transpose(1, 2)",
+                "        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)",
+            ),
+        ),
+    ),
+    Planted(
+        "right: softmax by hand in scalable attention",
+        (
+            (
+                "        out = F.scaled_dot_product_attention(q, k, v, scale=self.scale)\n",
+                "        attn = self.scale * (q @ k.mT)\n"
+                "        attn = (attn - attn.amax(-1, keepdim=True)).exp()\n"
+                "        out = attn @ v / attn.sum(-1, keepdim=True)\n",
+            ),
+        ),
+    ),
+    Planted(
+        "right: k and v apart where nothing is reduced",
+        (
+            (
+                "            self.kv = nn.Linear(dim, dim * 2, bias=qkv_bias)\n",
+                "            self.k = nn.Linear(dim, dim, bias=qkv_bias)\n            self.v = nn.Linear(dim, dim, bias=qkv_bias)\n",
+            ),
+            ("            k, v = self.kv(x).chunk(2, dim=-1)\n", "            k, v = self.k(x), self.v(x)\n"),
+        ),
+    ),
+    Planted(
+        "right: k and v of the reduced tokens from one Linear",
+        (
+            (
+                "            self.k = nn.Linear(inner, inner, bias=qkv_bias)\n            self.v = nn.Linear(inner, dim, bias=qkv_bias)\n",
+                "            self.kv = nn.Linear(inner, inner + dim, bias=qkv_bias)\n",
+            ),
+            (
+                "            k = self.k(y)\n            v = self.v(y)\n",
+                "            k, v = self.kv(y).split([q.shape[-1], C], dim=-1)\n",
+            ),
+        ),
+    ),
+    Planted(
+        "right: einsum in the windows, the scale in two halves",
+        (
+            (
+                "        attn = (q * self.scale) @ k.transpose(-2, -1)\n",
+                '        attn = torch.einsum("bhqd,bhkd->bhqk", q * self.scale**0.5, k * self.scale**0.5)\n',
+            ),
+            ("(attn @ v).transpose(1, 2)", 'torch.einsum("bhqk,bhkd->bqhd", attn, v)'),
+        ),
+    ),
+    Planted(
+        "right: modules declared in another order",
+        (
+            (
+                "        self.norm1 = norm_layer(dim)\n        self.attn = attn\n",
+                "        self.ffn = Ffn(dim, int(dim * mlp_ratio), drop)\n        self.norm2 = norm_layer(dim)\n        self.norm1 = norm_layer(dim)\n        self.attn = attn\n",
+            ),
+            (
+                "        self.norm2 = norm_layer(dim)\n        self.ffn = Ffn(dim, int(dim * mlp_ratio), drop)\n        self.ls2",
+                "        self.ls2",
+            ),
+            ("        self.blocks = nn.ModuleList()\n", "        self.pos = PosConv(dim)\n        self.blocks = nn.ModuleList()\n"),
+            ("norm_layer=norm_layer))\n        self.pos = PosConv(dim)\n", "norm_layer=norm_layer))\n"),
+            (
+                "        self.stem = Stem(",
+                "        self.norm = norm_layer(embed_dims[-1])\n        self.stem = Stem(",
+            ),
+            ("        self.norm = norm_layer(embed_dims[-1])\n        self.head_drop", "        self.head_drop"),
+        ),
+    ),
+    Planted(
+        "right: a dictionary of outputs",
+        (
+            (
+                "        x = self.forward_features(x)\n        x = self.forward_head(x)\n        return x\n",
+                '        x = self.forward_features(x)\n        return {"logits": self.forward_head(x), "features": x}\n',
+            ),
+        ),
+    ),
+    Planted(
+        "right: logits and tokens as a tuple",
+        (
+            (
+                "        x = self.forward_features(x)\n        x = self.forward_head(x)\n        return x\n",
+                "        x = self.forward_features(x)\n        return self.forward_head(x), x\n",
+            ),
+        ),
+    ),
+    Planted(
+        "right: blocks under checkpoint",
+        (
+            (
+                "import torch.nn.functional as F\n",
+                "import torch.nn.functional as F\nfrom torch.utils.checkpoint import checkpoint\n",
+            ),
+            ("            x = block(x, size)\n", "            x = checkpoint(block, x, size, use_reentrant=False)\n"),
+        ),
+    ),
+    Planted(
+        "right: position by functional convolution of a padded map",
+        (
+            (
+                "        feat = self.dw(feat) + feat\n",
+                "        feat = feat + F.conv2d(F.pad(feat, (1, 1, 1, 1)), self.dw.weight, self.dw.bias, groups=feat.shape[1])\n",
+            ),
+        ),
+    ),
+    Planted(
+        "right: expand as a Linear of tokens",
+        (
+            ("self.expand = nn.Conv2d(dim, inner, kernel_size=1)", "self.expand = nn.Linear(dim, inner)"),
+            (
+                "            feat = self.expand(self.reduce(feat))\n            y = to_tokens(feat)\n",
+                "            y = self.expand(to_tokens(self.reduce(feat)))\n",
+            ),
+        ),
+    ),
+    Planted(
+        "right: FFN of 1 x 1 convolutions",
+        (
+            ("self.w1 = nn.Linear(dim, hidden)", "self.w1 = nn.Conv1d(dim, hidden, 1)"),
+            ("self.w2 = nn.Linear(hidden, dim)", "self.w2 = nn.Conv1d(hidden, dim, 1)"),
+            ("        x = self.w1(x)\n", "        x = self.w1(x.mT)\n"),
+            ("        x = self.w2(x)\n        return self.drop(x)", "        x = self.w2(x).mT\n        return self.drop(x)"),
+        ),
+    ),
+    Planted(
+        "right: adaptive pooling of the normed map",
+        (
+            ("        return self.norm(to_tokens(x))", "        return to_map(self.norm(to_tokens(x)), (x.shape[2], x.shape[3]))"),
+            ("        x = x.mean(dim=1)\n", "        x = F.adaptive_avg_pool2d(x, 1).flatten(1)\n"),
+        ),
+    ),
+    Planted(
+        "right: image by image",
+        (
+            (
+                "        x = self.forward_features(x)\n        x = self.forward_head(x)\n        return x\n",
+                "        return torch.cat([self.forward_head(self.forward_features(image)) for image in x.split(1)])\n",
+            ),
+        ),
+    ),
+    Planted(
+        "right: the position's convolution belongs to the first block",
+        (
+            (
+                "        self.drop_path = DropPath(drop_path)\n",
+                "        self.drop_path = DropPath(drop_path)\n        self.pos: Any = None\n",
+            ),
+            ("        self.pos = PosConv(dim)\n\n", "        self.blocks[0].pos = PosConv(dim)\n\n"),
+            (
+                "            x = block(x, size)\n            if i == 0:\n                x = self.pos(x, size)\n",
+                "            x = block(x, size)\n",
+            ),
+            (
+                "        x = x + self.drop_path(self.ls2(self.ffn(self.norm2(x))))\n        return x",
+                "        x = x + self.drop_path(self.ls2(self.ffn(self.norm2(x))))\n        return x if self.pos is None else self.pos(x, size)",
+            ),
+        ),
+    ),
+    Planted(
+        "right: drop rates set, which evaluation ignores",
+        (
+            ("        drop: float = 0.0,\n", "        drop: float = 0.1,\n"),
+            ("        drop_path: float = 0.0,\n", "        drop_path: float = 0.2,\n"),
+            ("attn_drop: float = 0.0", "attn_drop: float = 0.1"),
+            ("        drop_rate: float = 0.0,\n", "        drop_rate: float = 0.3,\n"),
+        ),
+    ),
+    Planted(
+        "right: windows by reshaping with two transposes",
+        (
+            (
+                "    x = x.view(B, H // window_size, window_size, W // window_size, window_size, C)\n"
+                "    x = x.permute(0, 1, 3, 2, 4, 5).contiguous()\n",
+                "    x = x.reshape(B * (H // window_size), window_size, W // window_size, window_size * C).transpose(1, 2).contiguous()\n",
+            ),
+        ),
+    ),
+)

@@ -33,7 +33,7 @@ STEM = (
         "stem: eps of torch's default",
         (("self.norm = LayerNorm2d(dim, eps=norm_eps)", "self.norm = LayerNorm2d(dim)"),),
         ("patch_embeds.0",),
-        r"eps|1e-0?5",
+        r"\beps|1e-0?5",
     ),
     Planted(
         "stem: GELU after the norm",
@@ -61,7 +61,7 @@ STEM = (
         "images normalised again by the model",
         (("        x = self.stem(x)\n", "        x = self.stem((x - 0.449) / 0.226)\n"),),
         ("patch_embeds.0",),
-        r"normali[sz]|mean|deviation|affine|(image|input|pixel).*(scal|shift|offset|factor|times|multipl)|(scal|multipl|shift).*(image|input|pixel)",
+        r"normali[sz]|\bmean\b|deviation|affine|(image|input|pixel).*(scal|shift|offset|factor|times|multipl)|(scal|multipl|shift).*(image|input|pixel)",
     ),
     Planted(
         "images as (B, C, W, H)",
@@ -86,7 +86,7 @@ STEM = (
         "stem: float16 in between",
         (("        x = self.proj(x)\n        return", "        x = self.proj(x).half().to(x.dtype)\n        return"),),
         ("patch_embeds.0",),
-        r"float16|half|fp16|precision|round|\bbits?\b|cast",
+        r"float16|half|fp16|precision|round|\bbits?\b|\bcast",
     ),
     Planted(
         "a position embedding of sines after the stem",
@@ -94,7 +94,7 @@ STEM = (
             (
                 "        x = self.stem(x)\n",
                 "        x = self.stem(x)\n        row = torch.arange(x.shape[2], device=x.device, dtype=x.dtype)\n"
-                "        x = x + 0.1 * torch.sin(row)[None, None, :, None]\n",
+                "        x = x + 0.1 * torch.sin(torch.outer(1 + torch.arange(x.shape[1]), row))[None, :, :, None]\n",
             ),
         ),
         ("patch_embeds.0", "stages.0.0.norm1"),
@@ -110,13 +110,13 @@ DOWNSAMPLES = (
             ("        x = self.conv(x)\n        x = self.norm(x)\n", "        x = self.norm(x)\n        x = self.conv(x)\n"),
         ),
         ("patch_embeds.1",),
-        r"norm.*(before|first|order|ahead|shape|width|miss|no )|(before|no|without).*norm|pre-?norm",
+        r"norm.*(before|first|\border|ahead|shape|width|miss|no )|(before|no|without).*norm|pre-?norm",
     ),
     Planted(
         "downsample: border replicated",
         (("kernel_size=3, stride=2, padding=1)", 'kernel_size=3, stride=2, padding=1, padding_mode="replicate")'),),
         ("patch_embeds.1",),
-        r"pad|border|edge|replicat|rim",
+        r"pad|border|edge|replicat|\brim\b",
     ),
     Planted(
         "downsample: odd maps padded at the top and left",
@@ -151,7 +151,7 @@ DOWNSAMPLES = (
             ),
         ),
         ("patch_embeds.1",),
-        r"kernel|centre|center|neighbou?r|1 ?[x×] ?1|tap|reach|receptive|surround|looks",
+        r"kernel|centre|center|neighbou?r|1 ?[x×] ?1|reach|receptive|surround|looks",
     ),
     Planted(
         "stage output: view for transpose",
@@ -162,7 +162,7 @@ DOWNSAMPLES = (
             ),
         ),
         ("patch_embeds.1", "stages.0.1"),
-        r"reshap|view|transpos|scrambl|layout|permut|order|mix",
+        r"reshap|\bview\b|transpos|scrambl|layout|permut|\border",
     ),
 )
 
@@ -205,7 +205,7 @@ WINDOW_ATTENTION = (
             ),
         ),
         ("stages.0.0.attn",),
-        r"window|swap|transpos|h and w|height|order|not square|non-square",
+        r"window|swap|transpos|h and w|height|\border|not square|non-square",
         WIDE,
     ),
     Planted(
@@ -236,7 +236,7 @@ WINDOW_ATTENTION = (
             ),
         ),
         ("stages.0.0.attn",),
-        r"shift|roll|cyclic|window",
+        r"shift|\broll|cyclic|window",
     ),
     Planted(
         "rolled back by one token too few",
@@ -248,7 +248,7 @@ WINDOW_ATTENTION = (
             ),
         ),
         ("stages.0.0.attn",),
-        r"shift|roll|displac|offset|moved",
+        r"shift|\broll|displac|offset|moved",
     ),
     Planted(
         "window attention: softmax over the queries",
@@ -271,7 +271,7 @@ WINDOW_ATTENTION = (
         "window attention: bfloat16 probabilities",
         (("attn = self.attn_drop(attn)", "attn = self.attn_drop(attn).bfloat16().to(v.dtype)"),),
         ("stages.0.0.attn",),
-        r"bfloat16|bf16|half|precision|round|\bbits?\b|cast",
+        r"bfloat16|bf16|half|precision|round|\bbits?\b|\bcast",
     ),
     Planted(
         "window attention: negative scores clamped",
@@ -311,7 +311,7 @@ WINDOW_ATTENTION = (
             ),
         ),
         ("stages.0.0.attn",),
-        r"mask|itself|diagonal|own",
+        r"\bmask|itself|diagonal|\bown (token|key|place)",
     ),
 )
 
@@ -337,7 +337,7 @@ LOCAL = (
             ),
         ),
         ("stages.0.0.attn",),
-        rf"{LIM}.*(after|before|order|place|proj)|(after|behind|past).*proj",
+        rf"{LIM}.*(after|before|\border|place|proj)|(after|behind|past).*proj",
     ),
     Planted(
         "local: never added",
@@ -357,7 +357,7 @@ LOCAL = (
             ),
         ),
         ("stages.0.0.attn",),
-        r"window|border|across|each",
+        r"window|border|across",
     ),
     Planted(
         "local: a dense convolution",
@@ -374,7 +374,7 @@ LOCAL = (
         "local: border reflected",
         (("kernel_size=3, padding=1, groups=dim)", 'kernel_size=3, padding=1, groups=dim, padding_mode="reflect")'),),
         ("stages.0.0.attn",),
-        r"pad|border|edge|reflect|rim",
+        r"pad|border|edge|reflect|\brim\b",
     ),
     Planted(
         "local: values of the first image for all images",
@@ -389,19 +389,14 @@ SCALABLE_ATTENTION = (
     Planted(
         "scalable attention: PyTorch's own scale",
         (("F.scaled_dot_product_attention(q, k, v, scale=self.scale)", "F.scaled_dot_product_attention(q, k, v)"),),
-        ("stages.0.1.attn",),
+        ("stages.2.1.attn",),
         r"scale|temperature|c_ratio|r_c",
     ),
     Planted(
-        "scalable attention: no r_c in the scale where nothing is reduced",
-        (
-            (
-                "            self.q = nn.Linear(dim, dim, bias=qkv_bias)\n",
-                "            self.q = nn.Linear(dim, dim, bias=qkv_bias)\n            self.scale = head_dim**-0.5\n",
-            ),
-        ),
-        ("stages.2.1.attn",),
-        r"scale|temperature|c_ratio|r_c",
+        "scalable attention: no r_c in the scale, as in the authors' first version",
+        (("self.scale = (head_dim * c_ratio) ** -0.5", "self.scale = head_dim**-0.5"),),
+        ("stages.0.1.attn",),
+        r"scale|temperature|c_ratio|r_c|head_dim",
     ),
     Planted(
         "scalable attention: values and keys swapped where nothing is reduced",
@@ -458,13 +453,13 @@ SCALABLE_ATTENTION = (
             ),
         ),
         ("stages.0.1.attn",),
-        r"(gelu|activation|norm).*(before|after|order|swap|first)|order",
+        r"(gelu|activation|norm).*(before|after|\border|swap|first)|\border",
     ),
     Planted(
         "scalable attention: eps 1e-6 as everywhere",
         (("self.norm = nn.LayerNorm(inner, eps=1e-5)", "self.norm = nn.LayerNorm(inner, eps=1e-6)"),),
         ("stages.0.1.attn",),
-        r"eps|1e-0?6",
+        r"\beps|1e-0?6",
     ),
     Planted(
         "scalable attention: norm over tokens and channels",
@@ -475,7 +470,7 @@ SCALABLE_ATTENTION = (
             ),
         ),
         ("stages.0.1.attn",),
-        r"ax[ie]s|tokens|statistic|whole|over (the )?(map|tokens|n)|group|all",
+        r"ax[ie]s|over (the )?(tokens|map|n\b|whole|all)|tokens and channels|statistic|whole map|group",
     ),
     Planted(
         "scalable attention: values from before norm and GELU",
@@ -501,7 +496,7 @@ SCALABLE_ATTENTION = (
         "scalable attention: last row of the map lost",
         (("self.expand(self.reduce(feat))", "self.expand(self.reduce(feat[:, :, :-1]))"),),
         ("stages.0.1.attn",),
-        r"crop|rows?|drop|fewer|keys|lost|last|border|bottom|cut",
+        r"crop|\brows?\b|dropped|fewer|lost|border|bottom|cut off|not whole",
     ),
     Planted(
         "scalable attention: no proj",
@@ -576,8 +571,8 @@ BLOCKS = (
     Planted(
         "norm2 for norm1",
         (("self.attn(self.norm1(x), size)", "self.attn(self.norm2(x), size)"),),
-        ("stages.0.0.norm1",),
-        r"norm2|norm1|other norm|same norm|shared",
+        ("stages.0.0.norm1", "stages.0.0.attn"),
+        r"norm2.*norm1|norm1.*norm2|other norm|same norm|shared|norm1.*(never|not|no)\b|unused",
     ),
     Planted(
         "norm2 without centring",
@@ -587,8 +582,8 @@ BLOCKS = (
                 "self.ffn(x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * self.norm2.weight + self.norm2.bias)",
             ),
         ),
-        ("stages.0.0.norm2",),
-        r"mean|rms|cent(re|er)|root",
+        ("stages.0.0.norm2", "stages.0.0.mlp"),
+        r"\bmean\b|rms|cent(re|er)|\broot",
     ),
     Planted(
         "no norm1 before scalable attention",
@@ -610,7 +605,7 @@ BLOCKS = (
             ),
         ),
         ("stages.0.0.norm2", "stages.0.0"),
-        r"residual|skip|normed|shortcut|norm1|sum",
+        r"residual|skip|normed|shortcut|\bsum\b",
     ),
     Planted(
         "norms after the sums",
@@ -623,7 +618,7 @@ BLOCKS = (
             ),
         ),
         ("stages.0.0.norm1", "stages.0.0.attn"),
-        r"post|after|order",
+        r"post|after|\border",
     ),
     Planted(
         "FFN beside attention",
@@ -680,7 +675,7 @@ BLOCKS = (
         "stages: scalable blocks first",
         (("            if i % 2 == 0:", "            if i % 2 == 1:"),),
         ("stages.0.0.norm1", "stages.0.0.attn", "stages.0.1.norm1", "stages.0.1.attn"),
-        r"(ssa|scalable|iwsa|window|block|attention).*(first|before|order|swap|kind|odd|even)|order",
+        r"(ssa|scalable|iwsa|window|block|attention).*(first|before|\border|swap|kind|odd|even)|\border",
     ),
     Planted(
         "last stage run twice",
@@ -706,7 +701,7 @@ POSITION = (
             ),
         ),
         ("pos_block.0", "stages.0.0.norm1", "patch_embeds.0"),
-        r"(peg|position|pos_block).*(before|place|order|first|early|where)|before the (first )?blocks?",
+        r"(peg|position|pos_block).*(before|place|\border|first|early|where)|before the (first )?blocks?",
     ),
     Planted(
         "position: after every block",
@@ -729,7 +724,7 @@ POSITION = (
             ),
         ),
         ("pos_block.0",),
-        r"swap|transpos|h and w|height|width|non-square|not square|reshape|scrambl|order|map",
+        r"swap|transpos|h and w|height|width|non-square|not square|reshape|scrambl",
         WIDE,
     ),
 )
@@ -740,7 +735,7 @@ HEAD = (
         "the first token alone",
         (("x = x.mean(dim=1)", "x = x[:, 0]"),),
         ("pool", "head"),
-        r"first token|cls|class token|one token|token",
+        r"first token|cls|class token|one token|single token|pool",
     ),
     Planted(
         "mean over 7 x 7 tokens",
@@ -755,7 +750,7 @@ HEAD = (
             ("x = x.mean(dim=1)", "x = self.norm(x.mean(dim=1))"),
         ),
         ("norm", "pool"),
-        r"norm.*(after|before|order)|(after|before|pool|mean).*norm|order",
+        r"norm.*(after|before|order)|(after|before|pool|mean).*norm|\border",
     ),
     Planted(
         "no final norm",
@@ -773,7 +768,7 @@ HEAD = (
                 "        return x * self.norm.weight + self.norm.bias",
             ),
         ),
-        ("norm",),
+        ("norm", "pool"),
         r"unbiased|bessel|varianc|deviation|n ?[-−] ?1|c ?[-−] ?1|factor|scaled|0\.992",
     ),
     Planted(
@@ -813,7 +808,7 @@ TWO_AT_ONCE = (
             ),
         ),
         ("stages.0.0.norm1",),
-        r"eps|1e-0?5|tanh|approx",
+        r"\beps|1e-0?5|tanh|approx",
     ),
     Planted(
         "two: PyTorch's own scale and no position in the last stage",
@@ -821,7 +816,7 @@ TWO_AT_ONCE = (
             ("F.scaled_dot_product_attention(q, k, v, scale=self.scale)", "F.scaled_dot_product_attention(q, k, v)"),
             ("            if i == 0:\n", "            if i == 0 and x.shape[-1] < 64:\n"),
         ),
-        ("stages.0.1.attn",),
+        ("stages.2.1.attn",),
         rf"scale|temperature|c_ratio|r_c|(peg|position|pos_block).*{MISSING}|{MISSING}.*(peg|position|pos_block)",
     ),
     Planted(
@@ -852,7 +847,7 @@ TWO_AT_ONCE = (
             ("x = x.mean(dim=1)", "x = x.amax(dim=1)"),
         ),
         ("stages.0.1.attn",),
-        r"(gelu|activation|norm).*(before|after|order|swap|first)|order|\bmax",
+        r"(gelu|activation|norm).*(before|after|\border|swap|first)|\border|\bmax",
     ),
     Planted(
         "two: residual doubled and position without residual",
@@ -870,7 +865,7 @@ TWO_AT_ONCE = (
             ("kernel_size=3, stride=2, padding=1)", 'kernel_size=3, stride=2, padding=1, padding_mode="replicate")'),
         ),
         ("patch_embeds.1",),
-        r"pad|border|edge|replicat|rim|scale|temperature|head.?width|head_dim|width",
+        r"pad|border|edge|replicat|\brim\b|scale|temperature|head.?width|head_dim|width",
     ),
     Planted(
         "two: unbiased final norm and no residual around the FFN of scalable blocks",

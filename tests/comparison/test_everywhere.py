@@ -21,7 +21,9 @@ from scalablevit_ref.testing import assert_equivalent_everywhere, compare, equiv
 from scalablevit_ref.testing.equivalence import Case
 
 ROOT = Path(__file__).resolve().parents[2]
-SAME = settings(derandomize=True, max_examples=25)
+pytestmark = pytest.mark.usefixtures("as_in_production")  # the run-time shape checks would only cost time
+
+SAME = settings(derandomize=True, max_examples=50)
 LINEAR = sv.variant("small_0", num_classes=3)
 
 
@@ -36,7 +38,7 @@ def example(name: str) -> ModuleType:
 
 
 def test_a_right_port_in_torch() -> None:
-    assert assert_equivalent_everywhere(plain.ScalableViT, settings=SAME) >= 15
+    assert assert_equivalent_everywhere(plain.ScalableViT, settings=SAME) >= 30
     assert assert_equivalent_everywhere(example("torch_port").Port, base=LINEAR, settings=SAME, max_examples=8) >= 5
 
 
@@ -87,8 +89,7 @@ def no_r_c_without_a_reduction(config: sv.ScalableViTConfig) -> plain.ScalableVi
 def height_and_width_exchanged(config: sv.ScalableViTConfig) -> plain.ScalableViT:
     port = plain.ScalableViT(config)
     for _, attn in attentions(port, plain.IWSA):
-        usual = attn.forward
-        attn.forward = lambda x, h, w, usual=usual: usual(x, w, h)
+        attn.register_forward_pre_hook(lambda module, inputs: (inputs[0], inputs[2], inputs[1]))
     return port
 
 
@@ -157,7 +158,7 @@ def test_what_is_wrong_for_some_is_found_and_shrunk(build: Callable[..., Any], m
 
 def test_a_port_that_raises() -> None:
     def build(config: sv.ScalableViTConfig) -> Any:
-        if config.num_heads[-1] == 3:
+        if 3 in config.num_heads:
             raise RuntimeError("three heads\nare too many")
         return plain.ScalableViT(config)
 
@@ -178,7 +179,9 @@ def test_a_port_that_cannot_be_run() -> None:
         port.register_forward_pre_hook(lambda module, inputs: (inputs[0][:, :2] if config.in_chans > 2 else inputs[0],))
         return port
 
-    with pytest.raises(AssertionError, match=r"running the candidate raised RuntimeError: .*in_chans=3|in_chans=3") as raised:
+    with pytest.raises(
+        AssertionError, match=r"^running the candidate raised RuntimeError: .*shape \(1, 3, 8, 16\), seed 0$"
+    ) as raised:
         assert_equivalent_everywhere(build, settings=SAME)
     assert len(str(raised.value).splitlines()) == 1
 
@@ -205,9 +208,9 @@ def test_sizes_batches_and_weights() -> None:
         port.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
         return port
 
-    options: dict[str, Any] = {"vary": (), "base": "digits", "settings": SAME, "max_examples": 6}
-    assert_equivalent_everywhere(build, image_sizes=[112, (112, 224), 100], batches=(2,), **options)
-    assert set(seen) == {(2, 1, 112, 112), (2, 1, 112, 224)}
+    options: dict[str, Any] = {"vary": (), "base": "digits", "settings": SAME, "max_examples": 12}
+    assert_equivalent_everywhere(build, image_sizes=[112, (112, 448), 100], batches=(2,), **options)
+    assert set(seen) == {(2, 1, 112, 112), (2, 1, 112, 448)}
     seen.clear()
     assert_equivalent_everywhere(build, square=True, weights="own", **options)
     assert {len(set(shape[2:])) for shape in seen} == {1}

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-DIMS, HEADS, HIDDEN, WINDOWS = (16, 32, 48, 64), (1, 2, 3, 4), (32, 96, 192, 128), (7, 7, 7, 2)
-REDUCTIONS, RATIOS = (4, 2, 1, 1), (1.25, 1.25, 1.25, 1.0)
+import scalablevit_ref as sv
+
 Norm = partial(nn.LayerNorm, epsilon=1e-6)
 
 
@@ -89,25 +89,38 @@ class Position(nn.Module):
         return x + nn.Conv(x.shape[-1], (3, 3), padding=1, feature_group_count=x.shape[-1])(x)
 
 
-class DigitsPort(nn.Module):
-    """The variant `digits`: four stages of two blocks."""
+class Port(nn.Module):
+    """A network with the settings of `config`."""
 
+    config: sv.ScalableViTConfig
     exact: bool = False
 
     @nn.compact
     def __call__(self, x):
-        for k, dim in enumerate(DIMS):
-            x = Stem(dim, 2 if k else 4)(x)
-            x = Layer(WindowAttention(HEADS[k], WINDOWS[k]), FeedForward(HIDDEN[k], self.exact))(x)
-            x = Position()(x)
-            x = Layer(ScalableAttention(HEADS[k], REDUCTIONS[k], RATIOS[k]), FeedForward(HIDDEN[k], self.exact))(x)
-        return nn.Dense(10)(Norm()(x).mean(axis=(1, 2)))
+        config = self.config
+        for k, dim in enumerate(config.embed_dims):
+            heads, hidden = config.num_heads[k], int(dim * config.mlp_ratios[k])
+            x = Stem(dim, 2 if k else config.patch_size)(x)
+            for i in range(config.depths[k]):
+                if i % 2:
+                    attention = ScalableAttention(heads, config.sr_ratios[k], config.c_ratios[k])
+                else:
+                    attention = WindowAttention(heads, config.window_sizes[k])
+                x = Layer(attention, FeedForward(hidden, self.exact))(x)
+                if i == 0:
+                    x = Position()(x)
+        return nn.Dense(config.num_classes)(Norm()(x).mean(axis=(1, 2)))
+
+
+def bound(module, size):
+    """With variables; the comparison puts in weights of its own."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *size, module.config.in_chans)))
+    return module.bind(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
 
 
 def port(exact=False):
-    module = DigitsPort(exact)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 112, 112, 1)))
-    return module.bind(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))  # the comparison puts in weights of its own
+    """The variant `digits`: four stages of two blocks."""
+    return bound(Port(sv.variant("digits"), exact), (112, 112))
 
 
 def mended():

@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+import scalablevit_ref as sv
+
 
 class ChannelNorm(nn.LayerNorm):
     """Over the channels of a b c h w map."""
@@ -85,30 +87,38 @@ class Position(nn.Module):
         return x + self.conv(x)
 
 
-class DigitsPort(nn.Module):
-    """The variant `digits`: four stages of two blocks."""
+class Port(nn.Module):
+    """A network with these settings. `splits`: how each stage's channels are split into heads in its windows."""
 
-    def __init__(self, split="(d heads)"):
+    def __init__(self, config, splits=()):
         super().__init__()
-        dims, heads, reductions, ratios = (16, 32, 48, 64), (1, 2, 3, 4), (4, 2, 1, 1), (1.25, 1.25, 1.25, 1.0)
-        hidden, windows = (32, 96, 192, 128), (7, 7, 7, 2)
+        dims = config.embed_dims
         self.body = nn.ModuleList()
         for k, dim in enumerate(dims):
-            local = WindowAttention(dim, heads[k], windows[k], split if k == 1 else "(heads d)")
-            scalable = ScalableAttention(dim, heads[k], reductions[k], ratios[k])
-            parts = [
-                Stem((1, *dims)[k], dim, 2 if k else 4),
-                Layer(dim, local, hidden[k]),
-                Position(dim),
-                Layer(dim, scalable, hidden[k]),
-            ]
-            self.body.append(nn.Sequential(*parts))
-        self.norm, self.classifier = nn.LayerNorm(64, eps=1e-6), nn.Linear(64, 10)
+            heads, hidden = config.num_heads[k], int(dim * config.mlp_ratios[k])
+            layers = [Stem((config.in_chans, *dims)[k], dim, 2 if k else config.patch_size)]
+            for i in range(config.depths[k]):
+                if i % 2:
+                    attention = ScalableAttention(dim, heads, config.sr_ratios[k], config.c_ratios[k])
+                else:
+                    attention = WindowAttention(dim, heads, config.window_sizes[k], *splits[k : k + 1])
+                layers.append(Layer(dim, attention, hidden))
+                if i == 0:
+                    layers.append(Position(dim))
+            self.body.append(nn.Sequential(*layers))
+        self.norm, self.classifier = nn.LayerNorm(dims[-1], eps=1e-6), nn.Linear(dims[-1], config.num_classes)
 
     def forward(self, x):
         for stage in self.body:
             x = stage(x)
         return self.classifier(self.norm(x.flatten(2).transpose(1, 2)).mean(dim=1))
+
+
+class DigitsPort(Port):
+    """The variant `digits`: four stages of two blocks."""
+
+    def __init__(self, split="(d heads)"):
+        super().__init__(sv.variant("digits"), ("(heads d)", split, "(heads d)", "(heads d)"))
 
 
 def mended():

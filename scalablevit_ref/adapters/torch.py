@@ -12,7 +12,6 @@ from einops import rearrange, reduce
 from scalablevit_ref.adapters import extra
 from scalablevit_ref.arguments import check_count, check_flag, check_rate, check_seed
 from scalablevit_ref.backends import to_backend
-from scalablevit_ref.blocks import patch_embed, peg
 from scalablevit_ref.checkpoints import load_checkpoint
 from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checks import check_map, check_shapes
@@ -24,7 +23,7 @@ with extra("torch"):
     import torch
     from torch import Tensor, nn
 
-    from scalablevit_ref.adapters.torch_layers import Block, Layer, Tensors, gelu, layer_norm, linear
+    from scalablevit_ref.adapters.torch_layers import Block, Tensors, embedding, leaf, position
 
 
 class ScalableViT(nn.Module):
@@ -32,8 +31,11 @@ class ScalableViT(nn.Module):
 
     Names, shapes and order of the state dict are `sv.parameter_shapes(config)`, those of the official checkpoints. The modules at
     `patch_embeds.k`, `pos_block.k`, `stages.k.i`, `stages.k.i.{norm1,attn,norm2,mlp}`, `norm_list.k`, `norm` and `head.*` take and
-    give what `sv.trace` names so, maps as b h w c. What lies below an `attn`, `mlp`, `patch_embeds.k` or `pos_block.k` only holds
-    its parameters: hooks there are never called.
+    give what `sv.trace` names so, maps as b h w c. Below them lie an `nn.Linear`, `nn.Conv2d` or `nn.LayerNorm` for each of the
+    specification's operations that has parameters, and they are what runs: hooks there are called, and parametrisations, pruning,
+    quantised modules and others that take the place of one have effect.
+
+    On the meta device (`with torch.device("meta")`) nothing is drawn; `load_state_dict(state, assign=True)` gives it values.
 
     Parameters
     ----------
@@ -61,7 +63,7 @@ class ScalableViT(nn.Module):
         For a setting, a rate or parameters that do not fit.
     """
 
-    norm: Layer
+    norm: nn.Module
 
     def __init__(
         self,
@@ -82,25 +84,29 @@ class ScalableViT(nn.Module):
         check_flag("features_only", features_only)
         check_seed("seed", seed)
         shapes = parameter_shapes(config)
-        params = init_params(config, seed) if params is None else tensors_in(params)
-        check_shapes(params, shapes)
+        if params is None:
+            drawn = _drawn(config, seed)
+        else:
+            params = tensors_in(params)
+            check_shapes(params, shapes)
+            drawn = {name: to_backend(params[name], "torch") for name in shapes}
         self.config, self.features_only = config, features_only
 
-        part = children({name: to_backend(params[name], "torch") for name in shapes})
+        part = children(drawn)
         embeds, pegs, stages, norms = (children(part.get(n, {})) for n in ("patch_embeds", "pos_block", "stages", "norm_list"))
         eps, ks = config.norm_eps, [str(k) for k in range(config.num_stages)]
         strides = [config.patch_size, *[2] * (config.num_stages - 1)]
         embed_eps = config.embed_norm_eps or eps
-        self.patch_embeds = nn.ModuleList(Layer(patch_embed, embeds[k], patch_size=strides[int(k)], eps=embed_eps) for k in ks)
-        self.pos_block = nn.ModuleList(Layer(peg, pegs[k]) for k in ks)
+        self.patch_embeds = nn.ModuleList(embedding(embeds[k], patch_size=strides[int(k)], eps=embed_eps) for k in ks)
+        self.pos_block = nn.ModuleList(position(pegs[k]) for k in ks)
         self.pos_drops = nn.ModuleList(nn.Dropout(drop_rate) for _ in ks)
-        self.norm_list = nn.ModuleList(Layer(layer_norm, p, eps=eps) for p in norms.values())
+        self.norm_list = nn.ModuleList(leaf(p, eps=eps) for p in norms.values())
         drops = {"drop": drop_rate, "attn_drop": attn_drop_rate}
         self.stages = nn.ModuleList(
             nn.ModuleList(Block(children(p), config, int(k), int(i), **drops) for i, p in children(stages[k]).items()) for k in ks
         )
         if not config.stage_norms:
-            self.norm = Layer(layer_norm, part["norm"], eps=eps)
+            self.norm = leaf(part["norm"], eps=eps)
         self.head = _head(config, part.get("head", {}))
         self.reset_drop_path(drop_path_rate)
 
@@ -183,7 +189,7 @@ class ScalableViT(nn.Module):
         """Stochastic depth rising linearly from 0 to this rate over all blocks."""
         check_rate("drop_path_rate", drop_path_rate)
         blocks = [module for module in self.modules() if isinstance(module, Block)]
-        for block, rate in zip(blocks, torch.linspace(0, drop_path_rate, len(blocks)).tolist(), strict=True):
+        for block, rate in zip(blocks, torch.linspace(0, drop_path_rate, len(blocks), device="cpu").tolist(), strict=True):
             block.drop_path.rate = rate
 
     def no_weight_decay(self) -> set[str]:
@@ -191,10 +197,18 @@ class ScalableViT(nn.Module):
         return {name for name, _ in self.named_parameters() if name.startswith("pos_block.")}
 
 
+def _drawn(config: ScalableViTConfig, seed: int) -> Tensors:
+    """Initial values on torch's default device, which a `with torch.device(…)` says; on the meta device there are none."""
+    device = torch.empty(0).device
+    if device.type == "meta":
+        return {name: torch.empty(shape) for name, shape in parameter_shapes(config).items()}
+    return {name: value.to(device) for name, value in to_backend(init_params(config, seed), "torch").items()}
+
+
 def _head(config: ScalableViTConfig, params: Tensors) -> nn.Module:
     """The classifier; it has no last Linear where there are no classes."""
     if config.head == "mlp":
         p = children(params)
-        first, norm = Layer(linear, p["0"]), Layer(layer_norm, p["1"], eps=config.norm_eps)
-        return nn.Sequential(first, norm, Layer(gelu, {}), Layer(linear, p["3"]) if config.num_classes else nn.Identity())
-    return Layer(linear, params) if config.head == "linear" and config.num_classes else nn.Identity()
+        first, norm = leaf(p["0"]), leaf(p["1"], eps=config.norm_eps)
+        return nn.Sequential(first, norm, nn.GELU(), leaf(p["3"]) if config.num_classes else nn.Identity())
+    return leaf(params) if config.head == "linear" and config.num_classes else nn.Identity()

@@ -1,98 +1,182 @@
-"""The modules below the network: each calls a function of the specification on parameters of its own."""
+"""The modules below the network: the specification's functions, with modules in the place of operations on parameters."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from types import FunctionType
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scalablevit_ref import ops
-from scalablevit_ref.attention import iwsa, ssa
-from scalablevit_ref.blocks import mlp
+from scalablevit_ref import attention, blocks, ops
+from scalablevit_ref.attention import SSA_NORM_EPS
+from scalablevit_ref.backends.dispatch import dtype_name
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.network import attention_settings
-from scalablevit_ref.parameters import block_kind
+from scalablevit_ref.parameters import block_kind, modules
 
 Tensors = Mapping[str, Tensor]
+Settings = Mapping[str, Any]
+Parts = Mapping[str, Settings]
 
 
 class Layer(nn.Module):
-    """A function of the specification, with its parameters and settings; `a.b.weight` is held by modules without a forward."""
+    """A function of the specification and the modules it runs: `attn.q` is an `nn.Linear`, `attn.reduction.0` an `nn.Conv2d`.
 
-    def __init__(self, function: Callable[..., Any], params: Tensors, **settings: Any) -> None:
+    They are called, by attribute: hooks, parametrisations and whatever takes the place of one have effect.
+
+    Parameters
+    ----------
+    function
+        One of those below, which `of_modules` made.
+    params
+        Initial values under local names, `reduction.0.weight`.
+    parts
+        By the names of the modules, what `nn.Conv2d` or `nn.LayerNorm` takes beside sizes.
+    settings
+        The function's keyword arguments.
+    """
+
+    def __init__(self, function: Callable[..., Any], params: Tensors, parts: Parts, **settings: Any) -> None:
         super().__init__()
-        self.function, self.names, self.settings = function, tuple(params), settings
-        for name, value in params.items():
-            *path, leaf = name.split(".")
+        self.function, self.settings = function, settings
+        leaves = modules(params)
+        self.paths = {name: name.split(".") for name in leaves}
+        for name, values in leaves.items():
+            *path, last = self.paths[name]
             owner: nn.Module = self
             for step in path:
                 if not hasattr(owner, step):
-                    owner.add_module(step, nn.Module())
+                    owner.add_module(step, nn.ModuleList())
                 owner = owner.get_submodule(step)
-            owner.register_parameter(leaf, nn.Parameter(value))
+            owner.add_module(last, leaf(values, **parts.get(name, {})))
 
-    def params(self) -> dict[str, Tensor]:
-        """By attribute, so that whatever takes a parameter's place (`functional_call`, a parametrisation) is seen."""
-        found: dict[str, Any] = {}
-        for name in self.names:
-            value: Any = self
-            for step in name.split("."):
-                value = getattr(value, step)
-            found[name] = value
+    def part(self, path: list[str]) -> Any:
+        """The module that is there now."""
+        found: Any = self
+        for step in path:
+            found = getattr(found, step)
         return found
 
     def forward(self, x: Tensor, **changed: Any) -> Tensor:
         """The function of x; `changed` settings take the place of the layer's own."""
-        params = self.params()
-        if params and torch.is_autocast_enabled(x.device.type):  # what came before may have been autocast; the parameters are not
-            x = x.to(params[self.names[0]].dtype)
-        y: Tensor = self.function(x, params, **self.settings, **changed)
+        name, path = next(iter(self.paths.items()))
+        first = self.part(path)
+        if type(first) in (nn.Linear, nn.Conv2d) and x.dtype != first.weight.dtype:
+            if not torch.is_autocast_enabled(x.device.type):
+                dtypes = dtype_name(x), dtype_name(first.weight)
+                raise TypeError(f"x is {dtypes[0]} but parameter '{name}.weight' is {dtypes[1]}")
+            x = x.to(first.weight.dtype)  # what came before may have been autocast; the parameters are not
+        y: Tensor = self.function(x, self, **self.settings, **changed)
         return y
 
     def extra_repr(self) -> str:
         return ", ".join([self.function.__name__, *(f"{name}={value}" for name, value in self.settings.items())])
 
 
-def layer_norm(x: Tensor, params: Tensors, *, eps: float) -> Any:
-    return ops.layer_norm(x, **params, eps=eps)
+def leaf(params: Tensors, **settings: Any) -> nn.Module:
+    """The module of `torch.nn` with these parameters: a Linear, a Conv2d or, of one axis, a LayerNorm."""
+    shape = params["weight"].shape
+    made: nn.Module
+    if len(shape) == 1:
+        made = nn.LayerNorm(shape[0], **settings, device="meta")  # where no values are drawn
+    elif len(shape) == 2:
+        made = nn.Linear(shape[1], shape[0], bias="bias" in params, device="meta")
+    else:
+        wide_in = shape[1] * settings.get("groups", 1)
+        made = nn.Conv2d(wide_in, shape[0], (shape[2], shape[3]), bias="bias" in params, **settings, device="meta")
+    for name, value in params.items():
+        made.register_parameter(name, nn.Parameter(value))
+    return made
 
 
-def linear(x: Tensor, params: Tensors) -> Any:
-    return ops.linear(x, **params)
+def of_modules(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of the specification where `linear(x, **p["q"])` runs the module `q` of a layer, given as its `params`.
+
+    It is the function's own code, in a copy of its module's namespace. Nothing is checked: an image is, where the network begins,
+    and parameters are by the modules that hold them. The copy has no `__name__`, by which torch.compile would find the original.
+    """
+    plain = cast("FunctionType", inspect.unwrap(function))
+    namespace = {name: unchecked if name.startswith("check_") else value for name, value in plain.__globals__.items()}
+    del namespace["__name__"]
+    namespace |= {"modules": runnable, "linear": run, "layer_norm": run, "conv2d": run_on_map}
+    made = FunctionType(plain.__code__, namespace, plain.__name__, plain.__defaults__)
+    made.__kwdefaults__, made.__doc__ = plain.__kwdefaults__, plain.__doc__
+    made.__module__ = __name__  # where pickle finds it
+    return made
 
 
-def gelu(x: Tensor, params: Tensors) -> Any:
-    return ops.gelu(x)
+def runnable(layer: Layer) -> dict[str, dict[str, nn.Module]]:
+    """What stands in for `parameters.modules`: of each module's name the arguments of `run`."""
+    return {name: {"module": layer.part(path)} for name, path in layer.paths.items()}
+
+
+def run(x: Tensor, module: nn.Module, **settings: Any) -> Any:
+    """What stands in for `ops.linear` and `ops.layer_norm`; the module has its settings itself."""
+    return module(x)
+
+
+def run_on_map(x: Tensor, module: nn.Module, **settings: Any) -> Any:
+    """What stands in for `ops.conv2d`, of b h w c: channels last, to torch's convolutions."""
+    return module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def unchecked(*args: Any, **settings: Any) -> None:
+    """What stands in for the checks."""
+
+
+patch_embed = of_modules(blocks.patch_embed)
+peg = of_modules(blocks.peg)
+mlp = of_modules(blocks.mlp)
+iwsa = of_modules(attention.iwsa)
+ssa = of_modules(attention.ssa)
+
+
+def embedding(params: Tensors, *, patch_size: int, eps: float) -> Layer:
+    """`patch_embeds.k`."""
+    parts: Parts = {"proj": {"stride": patch_size, "padding": patch_size - 1}, "norm": {"eps": eps}}
+    return Layer(patch_embed, params, parts, patch_size=patch_size, eps=eps)
+
+
+def position(params: Tensors) -> Layer:
+    """`pos_block.k`."""
+    return Layer(peg, params, {"proj.0": {"padding": 1, "groups": len(params["proj.0.weight"])}})
 
 
 class Block(nn.Module):
     """`sv.block`, with dropout and stochastic depth; its parts lie in the order of the official state dict."""
 
-    norm1: Layer
+    norm1: nn.LayerNorm
     attn: Layer
-    norm2: Layer
+    norm2: nn.LayerNorm
     mlp: Layer
 
     def __init__(
         self, params: Mapping[str, Tensors], config: ScalableViTConfig, k: int, i: int, *, drop: float, attn_drop: float
     ) -> None:
         super().__init__()
-        attention = iwsa if block_kind(i) == "iwsa" else ssa
         attend = {"attend": partial(attention_with_dropout, rate=attn_drop)} if attn_drop else {}
         activation = {"activation": partial(gelu_with_dropout, rate=drop)} if drop else {}
+        depthwise = {"groups": config.embed_dims[k]}
+        parts: Parts
+        if block_kind(i) == "iwsa":
+            attend_by, parts = iwsa, {"lim_func": {"padding": 1, **depthwise}}
+        else:
+            reduction = {"stride": config.sr_ratios[k], **depthwise}
+            attend_by, parts = ssa, {"reduction.0": reduction, "norm_act.0": {"eps": SSA_NORM_EPS}}
         for name, p in params.items():
-            layer: Layer
+            part: nn.Module
             if name == "attn":
-                layer = Dropped(attention, p, in_training=attend, after=drop, **attention_settings(config, k, i))
+                part = Dropped(attend_by, p, parts, in_training=attend, after=drop, **attention_settings(config, k, i))
             elif name == "mlp":
-                layer = Dropped(mlp, p, in_training=activation, after=drop)
+                part = Dropped(mlp, p, {}, in_training=activation, after=drop)
             else:
-                layer = Layer(layer_norm, p, eps=config.norm_eps)
-            self.add_module(name, layer)
+                part = leaf(p, eps=config.norm_eps)
+            self.add_module(name, part)
         self.drop_path = DropPath()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,9 +189,16 @@ class Dropped(Layer):
     """A layer with dropout of its output and, in training mode, within: by functions that take the place of its own."""
 
     def __init__(
-        self, function: Callable[..., Any], params: Tensors, *, in_training: Mapping[str, Any], after: float, **settings: Any
+        self,
+        function: Callable[..., Any],
+        params: Tensors,
+        parts: Parts,
+        *,
+        in_training: Settings,
+        after: float,
+        **settings: Any,
     ) -> None:
-        super().__init__(function, params, **settings)
+        super().__init__(function, params, parts, **settings)
         self.in_training, self.drop = in_training, nn.Dropout(after)
 
     def forward(self, x: Tensor, **changed: Any) -> Tensor:

@@ -1,6 +1,7 @@
 """How agreement is measured, and a port held against the reference.
 
-Units of the dtype's eps, the tolerances of the proof, parameters behind which no fault hides, and `compare`.
+Units of the dtype's eps, the tolerances of the proof, parameters behind which no fault hides, `compare`, and
+`assert_equivalent_everywhere`, which holds a port against the reference for drawn configurations.
 """
 
 from importlib import import_module
@@ -15,11 +16,22 @@ from scalablevit_ref.testing.arrays import (
     random_params,
     relative_l2,
 )
+from scalablevit_ref.testing.equivalence import assert_equivalent_everywhere
 
 if TYPE_CHECKING:
     from scalablevit_ref.compare.run import compare
 
-__all__ = ["EPS", "MAX_TOLERANCE", "NETWORK_TOLERANCE", "compare", "max_error", "random_images", "random_params", "relative_l2"]
+__all__ = [
+    "EPS",
+    "MAX_TOLERANCE",
+    "NETWORK_TOLERANCE",
+    "assert_equivalent_everywhere",
+    "compare",
+    "max_error",
+    "random_images",
+    "random_params",
+    "relative_l2",
+]
 
 
 def __getattr__(name: str) -> Any:

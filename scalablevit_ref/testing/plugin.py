@@ -30,6 +30,23 @@ class Reference:
             pytest.fail(str(report), pytrace=False)
         return report
 
+    def assert_equivalent_everywhere(self, build: Any, **options: Any) -> int:
+        """Fail with the smallest drawn case in which the port that `build` gives differs, and its diagnosis.
+
+        Parameters
+        ----------
+        build, **options
+            Of `scalablevit_ref.testing.assert_equivalent_everywhere`: vary, base, configs, image_sizes and others.
+        """
+        __tracebackhide__ = True
+        from scalablevit_ref.testing import assert_equivalent_everywhere
+
+        try:
+            return assert_equivalent_everywhere(build, **options)
+        except AssertionError as error:
+            message = str(error)
+        return pytest.fail(message, pytrace=False)
+
     @property
     def strategies(self) -> Any:
         """`scalablevit_ref.testing.strategies`: Hypothesis strategies for operations, networks, parameters and images."""

@@ -15,11 +15,12 @@ shrink to something that can be read. Needs `hypothesis`, which `scalablevit_ref
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib import import_module
+from math import lcm
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ from numpy.random import default_rng
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.parameters import Shapes, block_shapes, iwsa_shapes, parameter_shapes, ssa_shapes
 from scalablevit_ref.testing.arrays import random_images, random_params
+from scalablevit_ref.testing.equivalence import SETTINGS
 
 with suppress(ImportError, AttributeError):
     # Hypothesis reads the source of every module outside site-packages, which those of an editable installation are, for constants
@@ -155,34 +157,83 @@ def block_cases(draw: st.DrawFn) -> Case:
 
 @st.composite
 def configs(
-    draw: st.DrawFn, *, stages: tuple[int, ...] = (1, 2, 4), heads: tuple[str, ...] = ("mlp", "linear", "none")
+    draw: st.DrawFn,
+    *,
+    stages: tuple[int, ...] = (1, 2, 4),
+    heads: tuple[str, ...] = ("mlp", "linear", "none"),
+    vary: Collection[str] = SETTINGS,
+    base: ScalableViTConfig | None = None,
 ) -> ScalableViTConfig:
     """Small whole networks: every kind of head, both SSA versions and scales, padded windows, stage norms.
 
     Windows are p in the last stage and p or 2p in the others, so that maps of whole p in the last are of whole windows in all.
+
+    `vary` names which of `SETTINGS` are drawn; the others are those of `base`, by default the paper's ScalableViT-S, of its first
+    stages where there are fewer than it has.
     """
-    n, p = draw(st.sampled_from(stages)), draw(st.sampled_from((2, 3)))
-    num_heads = tuple(draw(st.sampled_from(HEADS)) for _ in range(n))
+    base = ScalableViTConfig() if base is None else base
+
+    def drawn(name: str, strategy: st.SearchStrategy[Any]) -> Any:
+        return draw(strategy) if name in vary else getattr(base, name)
+
+    def per_stage(name: str, strategy: Callable[[int], st.SearchStrategy[Any]]) -> tuple[Any, ...]:
+        return tuple(draw(strategy(k)) for k in range(n)) if name in vary else getattr(base, name)[:n]
+
+    def fitting(k: int) -> list[int]:
+        """Numbers of heads that divide the channels; those that are drawn are made to."""
+        return [h for h in HEADS if "embed_dims" in vary or base.embed_dims[k] % h == 0]
+
+    given = [name for name in _PER_STAGE if name not in vary]
+    allowed = [n for n in stages if n <= base.num_stages or not given]
+    n = draw(st.sampled_from(allowed)) if "num_stages" in vary and allowed else base.num_stages
+    p = draw(st.sampled_from((2, 3)))
+    num_heads = per_stage("num_heads", lambda k: st.sampled_from(fitting(k)))
+    dims = per_stage("embed_dims", lambda k: st.integers(1, 2).map(lambda times: 4 * num_heads[k] * times))
+    ratios = {k: [r for r in _PLAIN_FIRST if not int(dims[k] * r) % num_heads[k]] for k in range(n)}
     return ScalableViTConfig(
-        embed_dims=tuple(4 * h * draw(st.integers(1, 2)) for h in num_heads),
-        depths=tuple(draw(st.integers(1, 3)) for _ in range(n)),
+        embed_dims=dims,
+        depths=per_stage("depths", lambda k: st.integers(1, 3)),
         num_heads=num_heads,
-        mlp_ratios=tuple(draw(st.sampled_from([1, 2, 2.5])) for _ in range(n)),
-        sr_ratios=tuple(draw(st.sampled_from((1, 2))) for _ in range(n)),
-        c_ratios=tuple(draw(st.sampled_from(C_RATIOS)) for _ in range(n)),
-        window_sizes=(*(draw(st.sampled_from((p, 2 * p))) for _ in range(n - 1)), p),
-        num_classes=draw(st.sampled_from([0, 3])),
-        in_chans=draw(st.integers(1, 3)),
-        patch_size=draw(st.sampled_from([1, 2, 4])),
-        qkv_bias=draw(st.booleans()),
-        norm_eps=draw(st.sampled_from([1e-6, 1e-2])),
-        head=draw(st.sampled_from(heads)),
-        ssa_values=draw(st.sampled_from(["unscaled", "scaled"])),
-        ssa_scale=draw(st.sampled_from(["scaled", "head_dim"])),
-        pad_windows=draw(st.booleans()),
-        stage_norms=draw(st.booleans()),
-        embed_norm_eps=draw(st.sampled_from([None, 1e-5])),
+        mlp_ratios=per_stage("mlp_ratios", lambda k: st.sampled_from([1, 2, 2.5])),
+        sr_ratios=per_stage("sr_ratios", lambda k: st.sampled_from((1, 2))),
+        c_ratios=per_stage("c_ratios", lambda k: st.sampled_from(ratios[k])),
+        window_sizes=per_stage("window_sizes", lambda k: st.sampled_from((p, 2 * p) if k < n - 1 else (p,))),
+        num_classes=drawn("num_classes", st.sampled_from([0, 3])),
+        in_chans=drawn("in_chans", st.integers(1, 3)),
+        patch_size=drawn("patch_size", st.sampled_from([1, 2, 4])),
+        qkv_bias=drawn("qkv_bias", st.booleans()),
+        norm_eps=drawn("norm_eps", st.sampled_from([1e-6, 1e-2])),
+        head=drawn("head", st.sampled_from(heads)),
+        ssa_values=drawn("ssa_values", st.sampled_from(["unscaled", "scaled"])),
+        ssa_scale=drawn("ssa_scale", st.sampled_from(["scaled", "head_dim"])),
+        pad_windows=drawn("pad_windows", st.booleans()),
+        stage_norms=drawn("stage_norms", st.booleans()),
+        embed_norm_eps=drawn("embed_norm_eps", st.sampled_from([None, 1e-5])),
     )
+
+
+_PER_STAGE = tuple(setting.name for setting in fields(ScalableViTConfig) if isinstance(setting.default, tuple))
+_PLAIN_FIRST = sorted(C_RATIOS, key=lambda ratio: abs(ratio - 1))
+"""Failures shrink towards keys of the map's own width."""
+
+
+@st.composite
+def image_sizes(draw: st.DrawFn, config: ScalableViTConfig, *, square: bool = False) -> tuple[int, int]:
+    """Heights and widths, in pixels, that the network takes, of few windows; not square unless `square`.
+
+    With `pad_windows` up to three rows and columns are missing where the stages' tiles allow it.
+    """
+    padded = config.pad_windows
+    unit = lcm(*(stride * (1 if padded else p) for stride, p in zip(config.strides, config.window_sizes, strict=True)))
+    if padded:  # two windows of the last stage, of which some rows may be missing
+        unit *= config.window_sizes[-1]
+    tiles = [s * stride for s, stride, n in zip(config.sr_ratios, config.strides, config.depths, strict=True) if n > 1]
+    least = -(-max(tiles, default=1) // unit)
+    small = unit <= 16
+    down, across = draw(st.sampled_from([(1, 2), (2, 1), *[(2, 3), (3, 2)] * small]))
+    missing = min(3, least * unit - max(tiles, default=1)) if padded else 0
+    h, w = (unit * (least - 1 + n) - draw(st.integers(0, missing)) for n in (down, across))
+    return (h, h) if square else (h, w)
 
 
 @st.composite

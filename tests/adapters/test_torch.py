@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
+from hypothesis import given
 from safetensors.torch import load_model, save_model
+from torch.nn.utils import prune
 
 import scalablevit_ref as sv
 from scalablevit_ref.adapters.plain import ScalableViT as Plain
 from scalablevit_ref.adapters.torch import ScalableViT
-from scalablevit_ref.testing import random_images, random_params, relative_l2
+from scalablevit_ref.testing import random_images, random_params, relative_l2, strategies
 
 CONFIG = sv.ScalableViTConfig(
     embed_dims=(8, 16),
@@ -272,17 +275,138 @@ def test_exports_with_a_dynamic_batch() -> None:
     torch.testing.assert_close(program.module()(images(3)), network(images(3)))
 
 
-def test_functional_call_and_parametrisation() -> None:
-    """Whatever takes a parameter's place is used."""
+def test_functional_call() -> None:
     network = module("float64").eval()
     x, doubled = images(dtype="float64"), {name: 2 * p for name, p in params_of(network).items()}
     assert torch.equal(torch.func.functional_call(network, doubled, (x,)), sv.scalable_vit(x, doubled, CONFIG))
-    before = network(x)
-    torch.nn.utils.parametrizations.weight_norm(network.stages[0][0].mlp.fc1)
-    torch.testing.assert_close(network(x), before)
-    with torch.no_grad():
-        network.stages[0][0].mlp.fc1.parametrizations.weight.original0.mul_(2)
+
+
+@given(case=strategies.network_cases())
+def test_drawn_networks_are_the_specification_bit_for_bit(case: strategies.Case) -> None:
+    """Every stride, padding, group and epsilon of the modules below is the specification's."""
+    assert case.config is not None
+    network, x = ScalableViT(case.config, params=case.params).eval(), torch.from_numpy(case.x)
+    assert torch.equal(network(x), sv.scalable_vit(x, params_of(network), case.config))
+
+
+def leaves(network: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The modules that hold parameters themselves."""
+    return {path: part for path, part in network.named_modules() if any(True for _ in part.parameters(recurse=False))}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_holds_parameters_is_a_module_of_torch_and_runs(name: str) -> None:
+    network, ran = module(**CONFIGS[name]).eval(), []
+    held = leaves(network)
+    for path, part in held.items():
+        part.register_forward_hook(lambda module, inputs, output, path=path: ran.append(path))
+    network(images())
+    assert sorted(ran) == sorted(held)
+    assert {type(part) for part in held.values()} <= {torch.nn.Linear, torch.nn.Conv2d, torch.nn.LayerNorm}
+
+
+NORMED = [path for path, part in leaves(module()).items() if not isinstance(part, torch.nn.LayerNorm)]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # the older form of weight_norm
+@pytest.mark.parametrize("path", NORMED)
+def test_weight_norm_in_both_forms_and_pruning_have_effect(path: str) -> None:
+    """On every Linear and every Conv2d: of the same weight the same numbers, of another one others."""
+    x, before = images(dtype="float64"), module("float64").eval()(images(dtype="float64"))
+    for parametrised in (torch.nn.utils.weight_norm, torch.nn.utils.parametrizations.weight_norm):
+        network = module("float64").eval()
+        part = parametrised(network.get_submodule(path))
+        torch.testing.assert_close(network(x), before)
+        with torch.no_grad():
+            gain = part.parametrizations.weight.original0 if hasattr(part, "parametrizations") else part.weight_g
+            gain.mul_(2)
+        expected = params_of(module("float64"))
+        expected[f"{path}.weight"] = expected[f"{path}.weight"].detach() * 2
+        torch.testing.assert_close(network(x), sv.scalable_vit(x, expected, CONFIG))
+    network = module("float64").eval()
+    prune.l1_unstructured(network.get_submodule(path), "weight", amount=0.5)
+    expected = params_of(module("float64"))
+    expected[f"{path}.weight"] = network.get_submodule(path).weight
+    assert int((expected[f"{path}.weight"] == 0).sum()) >= expected[f"{path}.weight"].numel() // 2
+    torch.testing.assert_close(network(x), sv.scalable_vit(x, expected, CONFIG))
     assert not torch.allclose(network(x), before)
+
+
+def test_spectral_norm_has_effect() -> None:
+    network = module("float64").eval()
+    part = torch.nn.utils.parametrizations.spectral_norm(network.stages[0][1].attn.reduction[1])
+    expected = params_of(module("float64"))
+    expected["stages.0.1.attn.reduction.1.weight"] = part.weight
+    assert float(torch.linalg.matrix_norm(part.weight.detach().flatten(1), 2)) == pytest.approx(1, rel=0.2)
+    torch.testing.assert_close(network(images(dtype="float64")), sv.scalable_vit(images(dtype="float64"), expected, CONFIG))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dynamic_quantisation() -> None:
+    """Every Linear becomes one of 8 bits, which is seen in the numbers and is of their size."""
+    network = module().eval()
+    linears = [path for path, part in leaves(network).items() if isinstance(part, torch.nn.Linear)]
+    quantised = torch.ao.quantization.quantize_dynamic(network, {torch.nn.Linear}, dtype=torch.qint8)
+    assert len(linears) == 4 * 2 + 2 * 2 + 4 + 3 + 2  # of the MLPs, IWSAs, the two SSAs and the head
+    assert all(type(quantised.get_submodule(path)) is torch.ao.nn.quantized.dynamic.Linear for path in linears)
+    error = relative_l2(quantised(images()).detach().numpy(), network(images()).detach().numpy())
+    assert 1e-4 < error < 0.1
+
+
+class LowRank(torch.nn.Module):
+    """A Linear with an update of rank two, as LoRA has it."""
+
+    def __init__(self, base: torch.nn.Linear) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(requires_grad=False)
+        self.down = torch.nn.Linear(base.in_features, 2, bias=False, dtype=base.weight.dtype)
+        self.up = torch.nn.Linear(2, base.out_features, bias=False, dtype=base.weight.dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.base(x) + self.up(self.down(x))
+        return y
+
+
+@pytest.mark.usefixtures("everything_loaded")
+def test_another_module_in_the_place_of_one() -> None:
+    """LoRA on every Linear of the attentions: the numbers of the sum of both weights, gradients, and one compiled graph."""
+    torch.manual_seed(0)
+    network, x = module("float64").eval(), images(dtype="float64")
+    expected = params_of(module("float64"))
+    for path, part in leaves(network).items():
+        if isinstance(part, torch.nn.Linear) and ".attn." in path:
+            low_rank = LowRank(part)
+            network.set_submodule(path, low_rank)
+            expected[f"{path}.weight"] = (part.weight + low_rank.up.weight @ low_rank.down.weight).detach()
+    y = network(x)
+    torch.testing.assert_close(y, sv.scalable_vit(x, expected, CONFIG))
+    y.sum().backward()
+    trained = {name: p.grad is not None for name, p in network.named_parameters() if ".attn." in name and "weight" in name}
+    assert all(has == (".base." not in name) for name, has in trained.items() if ".base." in name or ".up." in name)
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(network, fullgraph=True, backend="eager")(x), network(x))
+
+
+def test_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        network = ScalableViT(CONFIG, drop_path_rate=0.1)
+    assert all(p.is_meta for p in network.parameters())
+    assert list(network.state_dict()) == list(sv.parameter_shapes(CONFIG))
+    network.load_state_dict(module().state_dict(), assign=True)
+    assert torch.equal(network.eval()(images()), module().eval()(images()))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_exports_by_torchscript(name: str, tmp_path: Path) -> None:
+    """The older exporter of ONNX, which traces; and what it traces with."""
+    network = module(**CONFIGS[name]).eval()
+    torch.onnx.export(network, (images(),), str(tmp_path / "n.onnx"), dynamo=False, opset_version=17, input_names=["images"])
+    session = onnxruntime.InferenceSession(tmp_path / "n.onnx")
+    for x in (images(), images(seed=1)):
+        assert relative_l2(session.run(None, {"images": x.numpy()})[0], network(x).detach().numpy()) < 64 * 2**-23
+    traced = torch.jit.trace(network, (images(),))
+    torch.testing.assert_close(traced(images(seed=1)), network(images(seed=1)))
 
 
 def test_copies_pickles_and_files(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ UPWARD = {
     ("backends/jax.py", "ops"),
     ("backends/cupy.py", "ops"),
     ("testing/__init__.py", "compare"),
+    ("testing/equivalence.py", "compare"),
 }
 """Backends use definitions: they are loaded when an array first asks for them. `testing` is the public door to the comparator."""
 

@@ -19,7 +19,7 @@ import pytest
 
 import scalablevit_ref as sv
 from scalablevit_ref import testing
-from scalablevit_ref.testing import arrays, traces
+from scalablevit_ref.testing import arrays, equivalence, traces
 from tests.support.misuse import USES, Use, misuses
 
 pytestmark = pytest.mark.usefixtures("as_in_production")
@@ -52,7 +52,7 @@ def wrong(use: Use, name: str) -> list[str]:
             elif may == "refused" and not any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", str(error)) for word in words):
                 found.append(f"{what} is refused without {' or '.join(words)}: {said_by(error)}")
         except AssertionError as error:
-            if use.function.__module__ != arrays.__name__:  # which raises it where arrays differ
+            if use.function.__module__ not in DIFFER or may == "refused":
                 found.append(f"{what}: {said_by(error)}")
         except OSError as error:
             if may != "anything":
@@ -82,6 +82,9 @@ def same(a: Any, b: Any) -> bool:
         return all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(b) if f.name != "seconds")
     return bool(a == b) if isinstance(b, int | float | str) else type(a) is type(b)
 
+
+DIFFER = {arrays.__name__, equivalence.__name__}
+"""Whose functions raise an AssertionError where arrays or networks differ."""
 
 CASES = [(label, name) for label, use in USES.items() for name in use.arguments()]
 

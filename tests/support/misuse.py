@@ -27,6 +27,7 @@ import torch
 import scalablevit_ref as sv
 from scalablevit_ref import backends, digits, testing
 from scalablevit_ref.adapters import onnx as onnx_adapter
+from scalablevit_ref.adapters import plain as plain_adapter
 from scalablevit_ref.adapters import torch as torch_adapter
 from scalablevit_ref.checkpoints import load_port
 from scalablevit_ref.checkpoints.convert import ConvertOptions, convert_file
@@ -365,6 +366,39 @@ def uses() -> dict[str, Use]:
                 "costly": "flag",
             },
         ),
+        "testing.assert_equivalent_everywhere": Use(
+            testing.assert_equivalent_everywhere,
+            lambda: {
+                "build": plain_adapter.ScalableViT,
+                "vary": ("qkv_bias",),
+                "base": config,
+                "configs": None,
+                "image_sizes": [16],
+                "square": False,
+                "batches": [1],
+                "weights": "random",
+                "dtype": None,
+                "names": None,
+                "tolerance": 4096,
+                "max_examples": 1,
+                "settings": None,
+            },
+            {
+                "build": "function",
+                "vary": "texts",
+                "base": "config, variant or None",
+                "configs": "strategy or None",
+                "image_sizes": "counts or None",
+                "square": "flag",
+                "batches": "counts",
+                "weights": "one of random own",
+                "dtype": "dtype or None or own",
+                "names": "mapping or None",
+                "max_examples": "count or None",
+                "settings": "settings or None",
+            },
+            {"base": ("variant",), "image_sizes": ("image_size",)},
+        ),
         "testing.arrays.compare_arrays": Use(
             arrays.compare_arrays,
             lambda: {"actual": y, "reference": y, "dtype": None, "measure": "max"},
@@ -636,6 +670,10 @@ def acceptable(kind: str, value: Any) -> bool:
             return whole(value) and value >= 0
         case "positive":
             return real(value) and 0 < value <= sys.float_info.max
+        case "counts":
+            return isinstance(value, list | tuple | range) and len(value) > 0 and all(acceptable("count", one) for one in value)
+        case "texts":
+            return isinstance(value, list | tuple) and not value
         case "rate":
             return real(value) and 0 <= value < 1
         case "tolerance":

@@ -60,6 +60,8 @@ class Mistake:
         Parameters by their names in the whole network, each with a function that gives what a port takes for it.
     wiring
         How the layers are connected instead, an instance of the network's own dataclass, whose defaults are the right way.
+    skipped
+        Layers that give what they are given.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Mistake:
     changes: Changes = ()
     params: tuple[tuple[str, Callable[[Any], Any]], ...] = ()
     wiring: Any = None
+    skipped: frozenset[str] = frozenset()
 
     def __and__(self, other: Mistake) -> Mistake:
         """Both at once. Raises ValueError where they exclude each other."""
@@ -76,13 +79,13 @@ class Mistake:
         if self.wiring and other.wiring:
             wiring = replace(self.wiring, **_rewired(other.wiring))
         name, words = f"{self.name}, {other.name}", f"{self.words}, and {other.words}"
-        return Mistake(name, words, self.changes + other.changes, self.params + other.params, wiring)
+        return Mistake(name, words, self.changes + other.changes, self.params + other.params, wiring, self.skipped | other.skipped)
 
     def excludes(self, other: Mistake) -> bool:
         """Whether both change the same text, part of a function, parameter or connection."""
         same_setting = _rewired(self.wiring).keys() & _rewired(other.wiring).keys()
         same_parameter = dict(self.params).keys() & dict(other.params).keys()
-        return bool(same_setting or same_parameter or any(_collide(a, b) for a in self.changes for b in other.changes))
+        return bool(same_setting or same_parameter or self.skipped & other.skipped or any(_collide(a, b) for a in self.changes for b in other.changes))
 
 
 def reordered(function: Function, before: str, order: tuple[str, ...], names: tuple[str, ...] = ("q", "k", "v")) -> Edit:

@@ -17,7 +17,7 @@ from scalablevit_ref.compare.capture.alignment import CanonicalTaps
 from scalablevit_ref.compare.capture.followed import Followed
 from scalablevit_ref.compare.inside import Inside, inside, inside_tap
 from scalablevit_ref.compare.mistakes.layerwise import Local
-from scalablevit_ref.compare.mistakes.parameters import misplaced
+from scalablevit_ref.compare.mistakes.parameters import left_out, misplaced
 from scalablevit_ref.compare.mistakes.search import Finding, diagnose
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.report import Cause, Report, Row, fewest_causes, form
@@ -39,20 +39,22 @@ def diagnosed(report: Report, local: Local, taps: CanonicalTaps, module: Followe
 
     `values` are those of the candidate's graph, if it has one, that are taken for the layers' outputs.
     """
-    search = Search(report, local, taps, [] if module is None else misplaced(module.pairing, local.params))
+    absent = [row.layer for row in report.diverging if row.absent]
+    seen = [] if module is None else [*misplaced(module.pairing, local.params), *left_out(absent)]
+    search = Search(report, local, taps, seen)
     look = Looking(report, local, taps, module, values)
     search.singly()
     causes, insides = by_reasoning(search.unexplained(), look, search.end)
     search.in_pairs([layer for layer in search.unexplained() if not any(layer in cause.layers for cause in causes)])
-    first = report.diverging[0].layer
+    first = next((row.layer for row in report.diverging if not row.absent), None)
     return replace(
         report,
         causes=in_order([*fewest_causes(search.explained), *causes], report),
         nearest=tuple(search.nearest),
         notes=(*report.notes, *search.partly),
         insides=tuple(insides),
-        actual=taps.wide(first),
-        expected=local.output(first),
+        actual=None if first is None else taps.wide(first),
+        expected=None if first is None else local.output(first),
     )
 
 
@@ -77,7 +79,7 @@ class Search:
         self.partly: tuple[str, ...] = ()
         self.end = time.monotonic() + SEARCH_SECONDS
         self._known: dict[Mistake, None] = dict.fromkeys(seen)
-        self._layers = [row.layer for row in report.diverging if np.isfinite(taps.wide(row.layer)).all()]
+        self._layers = [row.layer for row in report.diverging if not row.absent and np.isfinite(taps.wide(row.layer)).all()]
 
     def unexplained(self) -> list[str]:
         return [layer for layer in self._layers if layer not in self.explained]
@@ -227,7 +229,11 @@ class Holding:
         """How many layers the wiring explains of those that it connects otherwise."""
         if mistake not in self._counts:
             right, other = self.local.table(), self.local.table(mistake.wiring)
-            rows = [row for row in self.report.rows if not row.another_value and right.get(row.layer) != other.get(row.layer)]
+            rows = [
+                row
+                for row in self.report.rows
+                if not (row.another_value or row.absent) and right.get(row.layer) != other.get(row.layer)
+            ]
             self._counts[mistake] = sum(self._matches(row, mistake) for row in rows), len(rows)
         return self._counts[mistake]
 

@@ -33,6 +33,8 @@ class Row:
         False where the candidate's own input makes the reference's layer give NaN too.
     another_value
         True where the candidate shows another value than the one that it goes on with: the logits agree all the same.
+    absent
+        Why there is no output of this layer to compare: it does not run, or has another shape; empty where there is one.
     """
 
     layer: str
@@ -43,10 +45,13 @@ class Row:
     isolated: Comparison | None
     fed_finite: bool = True
     another_value: bool = False
+    absent: str = ""
 
     @property
     def own(self) -> Comparison:
-        """What tells whether this layer errs: the isolated error where there is one."""
+        """What tells whether this layer errs: the isolated error where there is one; infinite where the layer is absent."""
+        if self.absent:
+            return Comparison(float("inf"), "float64", (), float("nan"), float("nan"))
         comparison = self.isolated or self.propagated
         assert comparison is not None
         return comparison
@@ -163,7 +168,7 @@ class Report:
     @property
     def layers_agree(self) -> bool:
         """Whether every layer does, with the weights that both were given."""
-        return all(error <= self.tolerance for error in self._errors())
+        return all(error <= self.tolerance for error in self._errors()) and not any(row.absent for row in self.rows)
 
     def _errors(self) -> list[float]:
         """Of all layers but those where the candidate shows another value."""
@@ -175,6 +180,8 @@ class Report:
         """Layers whose isolated error is too large; if there is none, those that inherited too much."""
         rows = tuple(row for row in self.rows if not row.another_value)
         own = tuple(row for row in rows if row.fed_finite and not row.own.error <= self.tolerance)
+        if all(row.absent for row in own):
+            return own + tuple(row for row in rows if row.propagated and not row.propagated.error <= self.tolerance)
         return own or tuple(row for row in rows if row.propagated and not row.propagated.error <= self.tolerance)
 
     @property
@@ -225,15 +232,11 @@ class Report:
             return ["; ".join(filter(None, (verdict, ", ".join(map(str, self.left_out)), self.unmeasured))), *self._hides(), *said]
         first = self.diverging[0]
         at = first.layer if first.module in (first.layer, "output") else f"{first.layer} ({first.module})"
-        isolated = first.isolated is not None and not first.isolated.error <= self.tolerance
-        kind, error = ("isolated", first.isolated) if isolated else ("propagated", first.propagated)
-        assert error is not None
-        relative = f"relative error {error.error * EPS[self.dtype]:.2g}"
-        lines = [
-            f"DIFFERS from the reference in {len(self.diverging)} of {layers} ({kind} error), the first is {at}",
-            f"{first.layer}: {error} ({relative}; allowed {self.tolerance:g} eps)",
-        ]
-        if np.isnan(error.error):
+        isolated = any(row.isolated is not None and not row.isolated.error <= self.tolerance for row in self.diverging)
+        kind = "isolated" if isolated else "propagated"
+        lines = [f"DIFFERS from the reference in {len(self.diverging)} of {layers} ({kind} error), the first is {at}"]
+        lines += [self._first_said(first)]
+        if np.isnan(first.own.error):
             lines.append(f"{first.layer} is the first to hold a NaN or an infinity")
         lines += [str(cause) for cause in self.causes]
         lines += [line for seen in self.insides if not seen.exact for line in inside_said(seen)]
@@ -243,6 +246,14 @@ class Report:
         right = self.forms_right()
         lines += [f"right in every layer: {', '.join(right)}"] if right else []
         return [*lines, *filter(None, (self.coverage, self.unmeasured)), *self._hides(), *said]
+
+    def _first_said(self, first: Row) -> str:
+        if first.absent:
+            return f"{first.layer}: {first.absent}"
+        over = first.isolated if first.isolated is not None and not first.isolated.error <= self.tolerance else first.propagated
+        error = over or first.own
+        relative = f"relative error {error.error * EPS[self.dtype]:.2g}"
+        return f"{first.layer}: {error} ({relative}; allowed {self.tolerance:g} eps)"
 
     @property
     def _reasoned(self) -> bool:
@@ -310,6 +321,7 @@ class Report:
                     "propagated": _plain(row.propagated),
                     "isolated": _plain(row.isolated),
                     "another_value": row.another_value,
+                    "absent": row.absent,
                 }
                 for row in self.rows
             ],

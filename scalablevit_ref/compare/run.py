@@ -54,6 +54,9 @@ BATCH = 2
 WIDEST = 4
 """Largest ratio of the sides of random images."""
 
+BEHIND = ("returned", "added")
+"""How places are found that lie behind what a layer's parameters have made."""
+
 SQUARE = "only square images were tried, which hide that H and W are interchanged"
 
 
@@ -409,10 +412,42 @@ class SideBySide:
                     if self._held(name, expected).error <= tolerance:
                         moved = True
                         break
-                    if place.returned:
+                    if place.how == "returned":
                         kept, moved = (values[place.value], place.called, place.value), True
             else:
                 self._put(name, *kept)
+        return moved
+
+    def blame(self, wrong: Collection[str], tolerance: float) -> bool:
+        """Find what goes wrong behind a layer and before the next, as a second activation: whether that is this layer's doing.
+
+        Where a layer is wrong whose sources are right, and would be right with what one of these gives elsewhere (what its module
+        returns, what is added to the residual stream), then that is what the source gives, and it is the source that is wrong.
+        """
+        module, local, moved = self.captured.followed, self.local, False
+        if module is None or local is None:
+            return False
+        right = set(self.order) - set(wrong)
+        others = {
+            (name, source): [place for place in module.places[source] if place.how in BEHIND and place.value != self.values[source]]
+            for name in wrong
+            if name in self.taps
+            for source in local.table()[name].sources
+            if source in right and source in module.places
+        }
+        values = module.fetch({place.value for places in others.values() for place in places}) if any(others.values()) else {}
+        for (name, source), places in others.items():
+            kept = self.taps.taps[source], self.taps.modules[source], self.values[source]
+            for place in places:
+                self._put(source, values[place.value], place.called, place.value)
+                with suppress(CaptureError):
+                    self._held(source, local.output(source))
+                    if self._held(name, local.output(name)).error <= tolerance:
+                        moved = True
+                        break
+            else:
+                self._put(source, *kept)
+                self._held(source, local.output(source))
         return moved
 
     def _put(self, name: str, x: np.ndarray, called: str, value: int) -> None:
@@ -468,12 +503,21 @@ class SideBySide:
     def _held(self, name: str, expected: np.ndarray) -> Comparison:
         return compare_arrays(self.taps(name, expected), expected, dtype=self.taps.dtype, measure="l2")
 
+    def with_absent(self, rows: Sequence[Row]) -> tuple[Row, ...]:
+        """With the layers that the candidate does not have, in their places."""
+        known, table = {row.layer: row for row in rows}, self.network.layers()
+        absent = {
+            name: Row(name, name, "", self.taps.shapes[name], None, None, absent=why) for name, why in self.captured.absent.items()
+        }
+        return tuple(some[name] for name in table for some in (known, absent) if name in some)
+
     def left_out(self, compared: Collection[str]) -> tuple[LeftOut, ...]:
         """The layers that were not compared, by the reason. The mean over tokens, which no module gives, is not asked for."""
         reasons: dict[str, list[str]] = {}
         for name in self.network.layers():
             if name not in compared and name != POOL:
-                why = "not in the reference" if name in self.taps else self.captured.left_out.get(name, self.captured.lacks)
+                other = "not followed" if name in self.captured.absent else self.captured.lacks
+                why = "not in the reference" if name in self.taps else self.captured.left_out.get(name, other)
                 reasons.setdefault(why, []).append(name)
         return tuple(LeftOut(why, tuple(layers)) for why, layers in reasons.items())
 
@@ -498,7 +542,9 @@ def _reported(request: Request, captured: Captured, both: SideBySide, weights: O
     if mode != "propagated":
         request.progress("each layer on the same input")
         isolated, fed_nan = both.isolated(in_threads=mode == "both" and captured.kind != "trace")
-        if mode == "isolated" and both.settle(_over(isolated, tolerance), tolerance):
+        if both.settle(_over(isolated, tolerance) if mode == "isolated" else (), tolerance) or both.blame(
+            _over(isolated, tolerance), tolerance
+        ):
             isolated, fed_nan = both.isolated(in_threads=False)
     rows = tuple(
         Row(
@@ -514,6 +560,7 @@ def _reported(request: Request, captured: Captured, both: SideBySide, weights: O
         for name in both.order
         if name in propagated or name in isolated
     )
+    rows = both.with_absent(rows) if any(not row.another_value and not row.own.error <= tolerance for row in rows) else rows
     if not rows:
         raise CaptureError("the candidate's trace and the reference's have no layer in common")
     seconds = {"candidate": captured.seconds, "comparison": time.perf_counter() - start}

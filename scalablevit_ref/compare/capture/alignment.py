@@ -82,6 +82,8 @@ class Captured:
         In words, why a second run on the same images gave something else; empty if it did not.
     narrowest
         The narrowest dtype that the images pass through, where that is known.
+    absent
+        Layers that a module that is followed does not have, though its other layers are known; and what is the matter with each.
     """
 
     kind: str
@@ -97,6 +99,7 @@ class Captured:
     followed: Any = None
     unsteady: tuple[str, ...] = ()
     narrowest: str = ""
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 # Names

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Literal
 
 import numpy as np
 
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions, fitting, nameable
-from scalablevit_ref.compare.capture.graph import Graph, Runner, live, narrowest
+from scalablevit_ref.compare.capture.graph import Graph, Runner, live, makers, narrowest, unmoved
 from scalablevit_ref.compare.capture.names import by_mapping
 from scalablevit_ref.compare.capture.pairing import Pairing, paired
 from scalablevit_ref.errors import CaptureError
-from scalablevit_ref.layers import POOL
+from scalablevit_ref.layers import POOL, Layer
 from scalablevit_ref.networks import Network
 
 SEED = 0
@@ -24,12 +25,13 @@ SEED = 0
 class Place:
     """Where a layer's output may lie in a candidate: a value of its graph, and what the candidate calls it.
 
-    `returned` says whether a module gives it back that is the layer by its name or by its parameters.
+    `how` says how it was found: there the layer's parameters have acted; the next layer takes it; it is what a module returns that is
+    the layer by its name or by its parameters; it is added to the residual stream.
     """
 
     value: int
     called: str
-    returned: bool = False
+    how: Literal["acting", "taken", "returned", "added"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
     values, seconds = runner.values(images, weights, {place.value for place in first.values()})
     held = {**({} if given is None else given), **pairing.official_weights(weights)}
     headless = "logits" not in graph.outputs and any(name.startswith("norm_list.") for name in places)
-    idle = [name for name in network.layers() if name not in places and name not in (POOL, "logits" if headless else "")]
+    absent = {name: why for name, why in _absent(graph, pairing, network, images.shape).items() if name not in places}
     captured = Captured(
         runner.kind,
         {name: values[place.value] for name, place in first.items()},
@@ -94,7 +96,8 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
         seconds,
         (*graph.notes, *pairing.notes),
         lacks="found nowhere in the candidate",
-        left_out=dict.fromkeys(idle, "not run: their parameters act on nothing that is used") if idle else {},
+        left_out={"logits": "not returned"} if headless else {},
+        absent=absent,
         unsteady=tuple(filter(None, (runner.unrepeated(images, weights),))),
         narrowest=narrowest(graph)[0],
     )
@@ -144,13 +147,13 @@ def places_of_layers(
     for name in table:
         owner = owners.get(name, "")
         if names is not None and name in names:
-            found[name].append(Place(returned[names[name]], called(names[name]), returned=True))
+            found[name].append(Place(returned[names[name]], called(names[name]), "returned"))
         own = [uses for step, uses in pairing.steps.items() if layer_of(step, table) == name]
         acting = [use for uses in own for use in uses if use.made in used]
         if name in with_parameters and not acting:
             continue
         for use in sorted(acting, key=lambda use: -use.operation):
-            found[name].append(Place(use.made, called(owner or use.module)))
+            found[name].append(Place(use.made, called(owner or use.module), "acting"))
         for consumer, layer in table.items():
             if layer.sources == (name,):
                 taking = [
@@ -161,19 +164,55 @@ def places_of_layers(
                     if use.made in used
                 ]
                 if taking:
-                    found[name].append(
-                        Place(min(taking, key=lambda use: use.operation).given, called(owner) or f"what {consumer} takes")
-                    )
+                    first = min(taking, key=lambda use: use.operation)
+                    found[name].append(Place(first.given, called(owner) or f"what {consumer} takes", "taken"))
         if owner:
-            found[name].append(Place(returned[owner], called(owner), returned=True))
+            found[name].append(Place(returned[owner], called(owner), "returned"))
+    for source, added in _addends(graph, pairing, table, found):
+        found[source].append(Place(added, called(owners.get(source, "")), "added"))
     for name, value in _returned(graph, shapes).items():  # what it gives is what counts, whatever it computes besides
-        found[name] = [Place(value, "output")]
+        found[name] = [Place(value, "output", "returned")]
     return {
         name: tuple(dict.fromkeys(fits))
         for name, places in found.items()
         if name != POOL
         and (fits := [place for place in places if place.value in used and fitting(graph.shapes[place.value], shapes[name])])
     }
+
+
+def _addends(
+    graph: Graph, pairing: Pairing, table: Mapping[str, Layer], found: Mapping[str, Sequence[Place]]
+) -> Iterator[tuple[str, int]]:
+    """What is added to the residual stream, for each layer that is: that is what it gives, whatever is done to it before."""
+    made = makers(graph)
+    for name, layer in table.items():
+        if len(layer.sources) < 2:
+            continue
+        own = [use for step, uses in pairing.steps.items() if layer_of(step, table) == name for use in uses]
+        given = [min(own, key=lambda use: use.operation).given] if own else [place.value for place in found[name][:1]]
+        for value in given:
+            summed = unmoved(graph, value)
+            if summed in made and graph.operations[made[summed]].kind == "add":
+                for source in layer.sources:
+                    if any(layer_of(step, table) == source for step in pairing.steps):
+                        yield from ((source, operand) for operand in graph.operations[made[summed]].inputs)
+
+
+def _absent(graph: Graph, pairing: Pairing, network: Network, images: tuple[int, ...]) -> dict[str, str]:
+    """Layers with parameters that do not run, or whose output is no map of the reference's shape; and what is the matter with each."""
+    shapes, table, used = network.layer_shapes(images), network.layers(), live(graph)
+    found = {}
+    for name in dict.fromkeys(layer_of(parameter, table) for parameter in pairing.shapes):
+        uses = [use for step, some in pairing.steps.items() if layer_of(step, table) == name for use in some]
+        acting = [use for use in uses if use.made in used]
+        if not acting:
+            own = next((part.own for key, parts in pairing.parts.items() if layer_of(key, table) == name for part in parts), "")
+            found[name] = f"it does not run: its parameters{f' ({own} …)' if own else ''} act on nothing that is used"
+        else:
+            last = max(acting, key=lambda use: use.operation)
+            axes = "b h w c" if len(shapes[name]) == 4 else "b c"
+            found[name] = f"it gives shape {graph.shapes[last.made]}, which is no layout of the reference's {axes} = {shapes[name]}"
+    return found
 
 
 def _returned(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

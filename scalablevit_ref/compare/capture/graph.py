@@ -156,6 +156,17 @@ def makers(graph: Graph) -> dict[int, int]:
     return {value: i for i, operation in enumerate(graph.operations) for value in operation.outputs}
 
 
+def unmoved(graph: Graph, value: int) -> int:
+    """The value that this one was moved from, by views, copies and the like of one array."""
+    made, fed = makers(graph), fed_by_images(graph)
+    while value in made and graph.operations[made[value]].kind == "move":
+        came = [x for x in graph.operations[made[value]].inputs if x in fed]
+        if len(came) != 1:
+            break
+        value = came[0]
+    return value
+
+
 def users(graph: Graph) -> dict[int, list[int]]:
     """The operations, by their places, that take each value."""
     found: dict[int, list[int]] = {}

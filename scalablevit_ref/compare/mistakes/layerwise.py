@@ -66,6 +66,8 @@ class Local:
             if source not in known:
                 known[source] = self.tap(source) if source in self.names else self._computed(source, mistake, table, known)
             x = x + known[source]
+        if name in mistake.skipped and layer.sources != (IMAGES,):
+            return np.asarray(x)
         return computed(layer, x, self.own_params(name), mistake)
 
     def inside(self, name: str) -> dict[str, Layer]:

@@ -1,8 +1,12 @@
-"""Parameters that act in another's place, as mistakes: what a candidate's graph shows is tried like any mistake that is known."""
+"""What a candidate's graph shows, as mistakes, which are tried like those that are known.
+
+Parameters that act in another's place, and layers that do not run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import numpy as np
@@ -32,6 +36,19 @@ def misplaced(pairing: Pairing, params: Mapping[str, np.ndarray]) -> list[Mistak
         )
         for (own, other), some in found.items()
     ]
+
+
+def left_out(absent: Iterable[str]) -> list[Mistake]:
+    """Each layer that does not run, left out; alone and together with the others of its kind."""
+    kinds: dict[str, list[str]] = {}
+    for layer in absent:
+        kinds.setdefault(re.sub(r"\d+", "#", layer), []).append(layer)
+    found = []
+    for layers in kinds.values():
+        some = f"{layers[0]} and {len(layers) - 1} more like it are" if layers[1:] else f"{layers[0]} is"
+        what = "PEG: " if layers[0].startswith("pos_block") else ""
+        found.append(Mistake(f"without {layers[0]}", f"{what}{some} missing", skipped=frozenset(layers)))
+    return found
 
 
 def _instead(other: np.ndarray, value: np.ndarray) -> np.ndarray:

@@ -119,19 +119,19 @@ MISTAKES: tuple[Planted, ...] = (
         r"position|\bsine?\b|constant|\badd(s|ed)\b|extra|offset",
     ),
     Planted(
-        "learned position embeddings behind the patches",
+        "a learned embedding of the stage behind the patches",
         (
             (
                 "        self.cpe = PositionConv(dim, rngs=rngs)\n",
                 (
                     "        self.cpe = PositionConv(dim, rngs=rngs)\n"
-                    "        self.position = nnx.Param(0.5 * jax.random.normal(rngs.params(), (dim,)))\n"
+                    "        self.embedding = nnx.Param(0.5 * jax.random.normal(rngs.params(), (dim,)))\n"
                 ),
             ),
-            ("        x = self.embed(x)\n", "        x = self.embed(x) + self.position\n"),
+            ("        x = self.embed(x)\n", "        x = self.embed(x) + self.embedding\n"),
         ),
         ("patch_embeds.0", "stages.0.0.norm1"),
-        r"position|extra|its own|no counterpart|surplus|parameter|constant|added",
+        r"position|extra|(its|port's) own|no counterpart|surplus|constant|\badd(s|ed)\b",
     ),
     # attention itself
     Planted(
@@ -283,12 +283,11 @@ MISTAKES: tuple[Planted, ...] = (
         r"window.*(14|size|larger|bigger|doubl|other)|14",
     ),
     Planted(
-        "the last stage's window is its whole map",
-        (("config.window_sizes[k]", "(config.window_sizes[k] if k < 3 else 4)"),),
+        "the last stage's windows are half as large",
+        (("config.window_sizes[k]", "config.window_sizes[k] // (2 if k == 3 else 1)"),),
         ("stages.3.0.attn",),
-        r"window.*(\b4\b|size|larger|bigger|doubl|other|whole)|whole map|all tokens|global",
+        r"window.*(\b1\b|size|small|half|other)|(single|one) token|each token",
     ),
-    # IWSA's projections, scale and local module
     Planted(
         "IWSA's values and keys exchanged",
         ((SPLIT_QKV, "q, v, k = jnp.split(self.to_qkv(x), 3, axis=-1)"),),
@@ -800,13 +799,18 @@ RIGHT: tuple[Planted, ...] = (
         ),
     ),
     Planted(
-        "JAX's own attention in the windows",
+        "heads stay behind the tokens in the windows",
         (
+            (
+                "(split_heads(to_windows(t, self.window), self.heads) for t in (q, k, v))",
+                "(to_windows(t, self.window).reshape(-1, self.window**2, self.heads, w_dim) for t in (q, k, v))",
+            ),
+            ("        _, h, w, _ = x.shape\n", "        _, h, w, c = x.shape\n        w_dim = c // self.heads\n"),
             (
                 "        y = merge_heads(attend(qw, kw, vw, self.scale))\n",
                 (
-                    "        qw, kw, vw = (t.transpose(0, 2, 1, 3) for t in (qw, kw, vw))\n"
-                    "        y = jax.nn.dot_product_attention(qw, kw, vw, scale=self.scale).reshape(qw.shape[0], qw.shape[1], -1)\n"
+                    '        weights = jax.nn.softmax(jnp.einsum("nqhd,nkhd->nqhk", qw, kw) * self.scale, axis=-1)\n'
+                    '        y = jnp.einsum("nqhk,nkhd->nqhd", weights, vw).reshape(-1, self.window**2, c)\n'
                 ),
             ),
         ),

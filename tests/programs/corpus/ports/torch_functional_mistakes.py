@@ -10,6 +10,17 @@ def _one(name: str, old: str, new: str, layer: str = "", cause: str = "") -> Pla
     return Planted(name, ((old, new),), tuple(layer.split()), cause)
 
 
+_ABSENT = (
+    r"missing|left out|omit|skip|drop|absent|lack|without|forgot|\bno\b|zero|unused|never|not (applied|used|read|added|there|run)"
+)
+_UNUSED = r"(un|never |not )(used|read)"
+
+
+def _missing(thing: str) -> str:
+    """The words that say that something is missing; `thing` is a regular expression for its names."""
+    return rf"({_ABSENT}).*({thing})|({thing}).*({_ABSENT})"
+
+
 def _both(name: str, first: Planted, second: Planted, layer: str) -> Planted:
     """Two mistakes at once: either may be described, and the layers are the earlier one's."""
     return Planted(name, first.edits + second.edits, tuple(layer.split()), f"{first.cause}|{second.cause}")
@@ -30,7 +41,7 @@ _PATCHES = (
         "downsampling pads at the bottom and the right only",
         "cols = F.unfold(x.permute(0, 3, 1, 2), size, padding=pad, stride=st.stride)",
         "if st.k:\n"
-        "        x, pad = F.pad(x, (0, 0, 0, 1, 0, 1)), 0\n"
+        "        x, pad = F.pad(x, (0, 0, wide % 2, 1, h % 2, 1)), 0\n"
         "    cols = F.unfold(x.permute(0, 3, 1, 2), size, padding=pad, stride=st.stride)",
         "patch_embeds.1",
         r"\bpad|\bsame\b|shifted|moved by|offset",
@@ -58,7 +69,7 @@ _PATCHES = (
         r"transpos|reshap|\bview|order of (its|the) (entries|values|weights|axes)|permut|rearrang|scrambl|layout",
     ),
     _one(
-        "the second downsampling takes every row but starts at the second",
+        "the map is rolled by one before the second downsampling",
         "cols = F.unfold(x.permute(0, 3, 1, 2), size, padding=pad, stride=st.stride)",
         "if st.k == 2:\n"
         "        x = torch.roll(x, (-1, -1), dims=(1, 2))\n"
@@ -71,7 +82,7 @@ _PATCHES = (
         'return norm(x, p[f"s{st.k}_patch_g"]',
         'if st.k == 0:\n        return x\n    return norm(x, p[f"s{st.k}_patch_g"]',
         "patch_embeds.0",
-        r"(no|without|missing|lacks?|left out|omit\w*|skip\w*|drop\w*|not (applied|used)|before).*norm|norm.*(missing|left out|omit|skip|drop|not (applied|used)|absent)|_patch_[gh].*(unused|never|not used)|unused.*_patch_[gh]",
+        _missing("norm|patch_[gh]"),
     ),
     _one(
         "the last patches' norm forgets its shift",
@@ -123,7 +134,7 @@ _PATCHES = (
         "    x = patches(x, p, st)\n"
         "    if st.k == 0:\n"
         "        rows = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)\n"
-        "        x = x + torch.sin(rows)[:, None, None]\n",
+        "        x = x + torch.sin(rows[:, None, None] / 100 ** (torch.arange(st.c, device=x.device) / st.c))\n",
         "patch_embeds.0 stages.0.0.norm1",
         r"position|embedding|(constant|something|map|term|row).*added|add(ed|s).*(constant|map|term|row|sin)|sin\b|sine",
     ),
@@ -163,14 +174,14 @@ _NORMS = (
         'y = norm(x, p[n + "g2"], p[n + "h2"], st.eps)',
         'y = norm(x, p[n + "g1"], p[n + "h1"], st.eps)',
         "stages.0.0.norm2",
-        r"norm1|\bg1\b|\bh1\b|_[gh][12]\b|another (layer|norm)|shared|(un|never |not )(used|read)|twice|other parameters|wrong parameters?",
+        r"norm1|\bg1\b|\bh1\b|_[gh][12]\b|another (layer|norm)|shared|twice|(other|wrong) parameters?|" + _UNUSED,
     ),
     _one(
         "norm1 of every block has the weights of block 0",
         'y = norm(x, p[n + "g1"], p[n + "h1"], st.eps)',
         'y = norm(x, p[f"s{st.k}b0_g1"], p[f"s{st.k}b0_h1"], st.eps)',
         "stages.0.1.norm1",
-        r"stages\.\d\.0|b0_|b1_[gh]1|block 0|another (layer|norm|block)|shared|(un|never |not )(used|read)|twice|other parameters|wrong parameters?",
+        r"b0_|b1_[gh]1|block 0|another (layer|norm|block)|shared|twice|(other|wrong) parameters?|" + _UNUSED,
     ),
     _one(
         "norm1's gain has one added",
@@ -184,7 +195,7 @@ _NORMS = (
         'y = norm(x, p[n + "g1"], p[n + "h1"], st.eps)',
         'y = x if st.k == 3 and i == 1 else norm(x, p[n + "g1"], p[n + "h1"], st.eps)',
         "stages.3.1.norm1 stages.3.1.attn",
-        r"(no|without|missing|lacks?|left out|omit\w*|skip\w*|drop\w*|not (applied|used)|un)-?\s?.*norm|norm.*(missing|left out|omit|skip|drop|not (applied|used)|absent)|(un|never |not )(used|read)",
+        _missing("norm") + r"|un-?norm",
     ),
     _one(
         "the last norm is over the whole map",
@@ -192,7 +203,7 @@ _NORMS = (
         "x = x - x.mean(dim=(1, 2, 3), keepdim=True)\n"
         '    x = x * torch.rsqrt((x * x).mean(dim=(1, 2, 3), keepdim=True) + eps) * p["out_g"] + p["out_b"]',
         "norm",
-        r"whole map|tokens|all (the )?axes|(group|instance) ?norm|over (other|the|all|more|h)|one group|GroupNorm|per (image|sample)",
+        r"whole map|tokens|all (the )?axes|(group|instance) ?norm|over (other|the|all|more|h)|one group|per (image|sample)",
     ),
     _one(
         "the last norm is over the positions",
@@ -217,35 +228,28 @@ _MLP = (
         "torch.erf(x / math.sqrt(2))",
         "torch.erf(x)",
         "stages.0.0.mlp",
-        r"gelu|erf\b|sqrt|root|activation",
+        r"\berf\b|sqrt|root|√|(gelu|activation).*(wrong|other|another|not|differ|steep|scal)",
     ),
     _one(
         "the third stage's MLPs have ReLU",
         '    u = x @ p[n + "w1"] + p[n + "b1"]\n    u = gelu(u)\n',
         '    u = x @ p[n + "w1"] + p[n + "b1"]\n    u = u.relu() if n.startswith("s2") else gelu(u)\n',
         "stages.2.0.mlp",
-        r"relu|activation",
+        r"\brelu",
     ),
     _one(
         "GELU comes after the second product",
         '    u = gelu(u)\n    return u @ p[n + "w2"] + p[n + "b2"]',
         '    return gelu(u @ p[n + "w2"] + p[n + "b2"])',
         "stages.0.0.mlp",
-        r"gelu|activation|non-?linear|linear",
-    ),
-    _one(
-        "the first product of the MLP has no bias",
-        'u = x @ p[n + "w1"] + p[n + "b1"]',
-        'u = x @ p[n + "w1"]',
-        "stages.0.0.mlp",
-        r"bias|_b1\b|(un|never |not )(used|read)",
+        r"(gelu|activation|non-?linear\w*).*(after|before|second|fc2|between|place|order|end|output|missing)|\blinear map",
     ),
     _one(
         "the MLP adds its own input",
         'return u @ p[n + "w2"] + p[n + "b2"]',
         'return x + u @ p[n + "w2"] + p[n + "b2"]',
         "stages.0.0.mlp stages.0.0",
-        r"residual|\bskip|shortcut|norm2|(its|own|normed|normali[sz]ed|the) (own )?input.*(added|twice|plus)|add(ed|s).*input|\bplus\b",
+        r"residual|\bskip|shortcut|norm2|input.*(added|twice|plus)|add(ed|s).*input|\bplus\b",
     ),
     _one(
         "dropout is left on",
@@ -255,7 +259,7 @@ _MLP = (
         r"dropout|random|not the same|(un)?steady|determin|two runs|run to run|each run|from one (run|call)",
     ),
     _one(
-        "the second product takes a residual bias of the first",
+        "the second product has the bias of attention's output",
         'return u @ p[n + "w2"] + p[n + "b2"]',
         'return u @ p[n + "w2"] + p[n + "bo"]',
         "stages.0.0.mlp stages.0.0",
@@ -375,14 +379,7 @@ _WINDOWS = (
         "        sim = sim - 0.1 * (place[:, None] - place).abs()\n"
         '    o = torch.einsum("bnhij,bnhjd->bnhid", softmax(sim), v)',
         "stages.2.0.attn",
-        r"position|relative|distance|alibi|bias (is )?added|added to (the )?(scores|logits)|(scores|logits).*(added|bias|term|constant)|mask",
-    ),
-    _one(
-        "the windows' output has no bias",
-        '    o = o + lim\n    return o @ p[n + "wo"] + p[n + "bo"]',
-        '    o = o + lim\n    return o @ p[n + "wo"]',
-        "stages.0.0.attn",
-        r"bias|_bo\b|(un|never |not )(used|read)|constant",
+        r"position|relative|distance|alibi|added to (the )?(scores|logits)|(scores|logits).*(added|bias|term|constant)",
     ),
 )
 
@@ -392,20 +389,20 @@ _LIM = (
         'lim = depthwise(v, p[n + "lim"]',
         'lim = depthwise(x, p[n + "lim"]',
         "stages.0.0.attn",
-        r"\blim\b|local interactive|lim_func|depthwise",
+        r"(lim\b|lim_func|local|depthwise|convol\w+).*(input|map|\bx\b|norm1|values?)",
     ),
     Planted(
         "LIM is added after the output's product",
         (("    o = o + lim\n    return o @", "    return lim + o @"),),
         ("stages.0.0.attn",),
-        r"\blim\b|local interactive|lim_func|depthwise|after proj|proj",
+        r"(lim\b|lim_func|local|depthwise).*(after|before|proj|outside|later|order|place)|after (the )?(proj|output)",
     ),
     _one(
         "the last stage has no LIM",
         "    o = o + lim\n",
         "    if st.k < 3:\n        o = o + lim\n",
         "stages.3.0.attn",
-        r"\blim\b|local interactive|lim_func|depthwise|(un|never |not )(used|read)",
+        _missing(r"\blim\b|local|lim_func|depthwise|s3b0_lim"),
     ),
     _one(
         "LIM stays inside the windows",
@@ -414,28 +411,28 @@ _LIM = (
         '    t = depthwise(t, p[n + "lim"], p[n + "lim_b"])\n'
         '    lim = rearrange(t, "(b gh gw) i j c -> b (gh i) (gw j) c", gh=h // st.win, gw=w // st.win)\n',
         "stages.0.0.attn",
-        r"\blim\b|local interactive|lim_func|window'?s'? border|inside (the |each )?window|per window|window by window",
+        r"(lim\b|lim_func|local|depthwise|convol\w+).*window|window'?s'? border|(inside|within) (the |each )?window",
     ),
     _one(
         "LIM is dilated",
         'lim = depthwise(v, p[n + "lim"], p[n + "lim_b"])',
         'lim = F.conv2d(v.permute(0, 3, 1, 2), p[n + "lim"], p[n + "lim_b"], padding=2, dilation=2, groups=c).permute(0, 2, 3, 1)',
         "stages.0.0.attn",
-        r"dilat|\blim\b|local interactive|lim_func|depthwise",
+        r"dilat|spread|apart|(lim\b|lim_func|local|depthwise).*(kernel|reach|5 ?[x×] ?5)",
     ),
     _one(
         "LIM has PEG's kernel",
         'lim = depthwise(v, p[n + "lim"], p[n + "lim_b"])',
         'lim = depthwise(v, p[f"s{st.k}_pos"], p[f"s{st.k}_pos_b"])',
         "stages.0.0.attn",
-        r"\bpeg\b|pos_block|_pos|_lim|\blim\b|lim_func|(un|never |not )(used|read)|shared|another kernel",
+        r"\bpeg\b|pos_block|_pos\b|shared|twice|(another|other|wrong) (kernel|weights?|parameters?)|" + _UNUSED,
     ),
     _one(
         "LIM's last row is lost in the first stage",
         "    o = o + lim\n",
         "    if st.k == 0:\n        lim = F.pad(lim[:, :-1], (0, 0, 0, 0, 0, 1))\n    o = o + lim\n",
         "stages.0.0.attn",
-        r"last row|bottom|border|edge|\blim\b|local interactive|lim_func|\bcrop|\bpad",
+        r"last row|bottom|border|edge|\bcrop|\bpad|row",
     ),
     _one(
         "LIM of the first image goes to all",
@@ -487,21 +484,21 @@ _SSA = (
         '    y = norm(y, p[n + "gr"], p[n + "hr"], REDUCE_EPS)\n    y = gelu(y)\n',
         '    y = norm(gelu(y), p[n + "gr"], p[n + "hr"], REDUCE_EPS)\n',
         "stages.0.1.attn",
-        r"order|before|after|gelu|activation|norm_act",
+        r"order|before|after|swap|norm\w*.*gelu|gelu.*norm",
     ),
     _one(
         "the reduction's activation is the fast one",
         "    y = gelu(y)\n    k = y",
         "    y = y * torch.sigmoid(1.702 * y)\n    k = y",
         "stages.0.1.attn",
-        r"sigmoid|quick|1\.702|swish|silu|gelu|activation",
+        r"sigmoid|quick|1\.702|swish|silu|gelu.*approximat|approximat.*gelu|(another|other) activation|activation.*(kind|differ)",
     ),
     _one(
         "the reduction's norm is missing",
         '    y = norm(y, p[n + "gr"], p[n + "hr"], REDUCE_EPS)\n',
         "",
         "stages.0.1.attn",
-        r"norm|_[gh]r\b",
+        _missing("norm|_[gh]r"),
     ),
     _one(
         "the reduction's norm has the others' epsilon",
@@ -518,7 +515,7 @@ _SSA = (
             ('y = F.conv2d(x.permute(0, 3, 1, 2), p[n + "red"]', 'y = F.conv2d(raw.permute(0, 3, 1, 2), p[n + "red"]'),
         ),
         ("stages.0.1.attn",),
-        r"norm1|un-?norm|before (the )?norm|without (the )?norm|not normed|raw|block'?s (own )?input|(keys?|values?|reduc\w+).*(input|norm|from)",
+        r"norm1|un-?norm|before (the )?norm|without (the )?norm|not normed|raw|block'?s (own )?input|reduc\w+.*input",
     ),
     _one(
         "the reduction is padded",
@@ -528,11 +525,11 @@ _SSA = (
         r"\bpad|more (keys|tokens)|border",
     ),
     _one(
-        "the reduction moves by one with its kernel",
+        "the reduction's stride is two in every stage",
         "stride=st.s, groups=c)",
-        "stride=1, groups=c)[..., :: st.s + 1, :: st.s]",
+        "stride=2, groups=c)",
         "stages.0.1.attn",
-        r"stride|reduc\w+|grid|sampl|overlap|tokens?",
+        r"stride|overlap|more (keys|tokens)|reduc\w+ (ratio|factor)|sr_ratio",
     ),
     _one(
         "the reduction's two biases are one",
@@ -546,7 +543,7 @@ _SSA = (
         'v = y @ p[n + "wv"] + p[n + "bv"]',
         'v = k @ p[n + "wv"] + p[n + "bv"]',
         "stages.0.1.attn",
-        r"\bvalues?\b|\bkeys?\b|of k\b|from k\b|\bv\b",
+        r"(values?|\bv)\b.*\b(of|from|with|on|fed|given|takes?|input\w*)\b.*\b(keys?|k)\b|chained",
     ),
     _one(
         "SSA's heads are viewed and not transposed",
@@ -593,7 +590,7 @@ _SSA = (
     _one(
         "the last head of the last stage is empty",
         "o = attend(q, k, v, 1 / math.sqrt(head * st.rc))",
-        "o = attend(q, k, v, 1 / math.sqrt(head * st.rc))\n    o = o * (torch.arange(st.nh, device=o.device) < max(3, st.nh - 1))[:, None, None]",
+        "o = attend(q, k, v, 1 / math.sqrt(head * st.rc))\n    o = o * (torch.arange(st.nh, device=o.device) < 3)[:, None, None]",
         "stages.3.1.attn",
         r"\bheads?\b|last 16 channels|channels 48|zero",
     ),
@@ -633,7 +630,7 @@ _WIRING = (
         "    x = x + a\n",
         "    x = x + a + a\n",
         _BLOCK_0_SUM + " stages.0.0.attn",
-        r"twice|doubl|two times|\b2(\.0+)?\b|factor|scaled|multipl",
+        r"twice|doubl|two times|(by|times|×|factor( of)?) ?2\b|factor|scaled|multipl",
     ),
     _one(
         "attention has no residual in SSA blocks",
@@ -668,7 +665,7 @@ _WIRING = (
         'y = norm(x, p[n + "g2"], p[n + "h2"], st.eps)',
         'y = norm(x - a, p[n + "g2"], p[n + "h2"], st.eps)',
         "stages.0.0.norm2",
-        r"beside|parallel|before (the )?attention|without (the )?attention|attention.*(not|missing|left out)|block'?s (own )?input|residual|\bskip",
+        r"beside|parallel|(before|without) (the )?attention|attention.*(not|missing|left out)|block'?s (own )?input",
     ),
     Planted(
         "norms come after the sums",
@@ -718,7 +715,7 @@ _WIRING = (
             ("        x = run_block(x, p, st, i)\n", ""),
             ('p[f"s{st.k}_pos_b"])\n', 'p[f"s{st.k}_pos_b"])\n        x = run_block(x, p, st, i)\n'),
         ),
-        ("pos_block.0", "stages.0.0.norm1", "stages.0.0", "patch_embeds.0"),
+        ("pos_block.0", "stages.0.0.norm1", "stages.0.0"),
         r"(\bpeg\b|pos_block|position).*(before|first|place|order|early|begin|start)|before (the )?block|order",
     ),
     _one(
@@ -735,14 +732,7 @@ _WIRING = (
         "        if i == 0:\n            x = x +",
         "        if i == 0 and st.k < 3:\n            x = x +",
         "pos_block.3 stages.3.1.norm1 stages.3.1",
-        r"(\bpeg\b|pos_block|s3_pos|position).*(missing|left out|not|drop|skip|omit|absent|never|unused)|(no|without|missing|lacks?|left out|drop\w*|skip\w*|unused|never used|not used).*(\bpeg\b|pos_block|s3_pos|position)",
-    ),
-    _one(
-        "PEG's bias is forgotten in the second stage",
-        'x = x + depthwise(x, p[f"s{st.k}_pos"], p[f"s{st.k}_pos_b"])',
-        'x = x + depthwise(x, p[f"s{st.k}_pos"], p[f"s{st.k}_pos_b"] if st.k != 1 else torch.zeros_like(x[0, 0, 0]))',
-        "pos_block.1",
-        r"bias|_pos_b\b|constant|offset|(un|never |not )(used|read)",
+        _missing(r"\bpeg\b|pos_block|s3_pos|position"),
     ),
     _one(
         "maps between stages pass through bfloat16",
@@ -759,7 +749,7 @@ _HEAD = (
         "    x = x.mean(dim=(1, 2))\n",
         "    x = x.amax(dim=(1, 2))\n",
         _POOLED,
-        r"\bmax|pool",
+        r"\bmax",
     ),
     Planted(
         "tokens are pooled before the norm",
@@ -777,28 +767,28 @@ _HEAD = (
         '    x = norm(x, p["out_g"], p["out_b"], eps)\n',
         "",
         "norm pool head logits",
-        r"norm.*(missing|left out|not|drop|skip|omit|absent|never|unused)|(no|without|missing|lacks?|left out|drop\w*|skip\w*|unused|never used|not used).*norm|out_[gb]",
+        _missing("norm|out_[gb]"),
     ),
     _one(
         "the first token is the class's",
         "    x = x.mean(dim=(1, 2))\n",
         "    x = x[:, 0, 0]\n",
         _POOLED,
-        r"first (token|position)|one token|single token|\bcls\b|class token|pool|corner|mean",
+        r"first (token|position)|(one|single) token|\bcls\b|class token|corner|not (the )?mean",
     ),
     _one(
         "the mean divides by the official map's tokens",
         "    x = x.mean(dim=(1, 2))\n",
         "    x = x.sum(dim=(1, 2)) / 49\n",
         _POOLED,
-        r"\b49\b|\bsum|factor|scal|divi|multipl|0\.32|3\.06|pool",
+        r"\b49\b|\bsum|factor|scal|divi|multipl|0\.32|3\.06",
     ),
     _one(
         "the mean leaves out the border",
         "    x = x.mean(dim=(1, 2))\n",
         "    x = x[:, 1:-1, 1:-1].mean(dim=(1, 2))\n",
         _POOLED,
-        r"border|\bcrop|edge|inner|centre|center|some (of the )?tokens|pool|outer",
+        r"border|\bcrop|edge|inner|centre|center|some (of the )?tokens|outer",
     ),
     _one(
         "probabilities are given for logits",
@@ -813,13 +803,6 @@ _HEAD = (
         '    return (x @ p["cls_w"] + p["cls_b"]).round(decimals=2)',
         "logits head",
         r"round|decimal|precision|digits|\bcast|quanti[sz]|two places",
-    ),
-    _one(
-        "the head has no bias",
-        '    return x @ p["cls_w"] + p["cls_b"]',
-        '    return x @ p["cls_w"]',
-        "head logits",
-        r"bias|cls_b\b|(un|never |not )(used|read)|constant",
     ),
     _one(
         "features are activated before the head",
@@ -898,4 +881,177 @@ _TWO = (
 
 MISTAKES: tuple[Planted, ...] = (*_SINGLE.values(), *_TWO)
 
-RIGHT: tuple[Planted, ...] = ()
+RIGHT: tuple[Planted, ...] = (
+    _one(
+        "right: norm by the library",
+        "    mu = x.mean(dim=-1, keepdim=True)\n"
+        "    var = ((x - mu) ** 2).mean(dim=-1, keepdim=True)\n"
+        "    return (x - mu) * torch.rsqrt(var + eps) * g + h\n",
+        "    return F.layer_norm(x, g.shape, g, h, eps)\n",
+    ),
+    _one(
+        "right: variance as the mean of squares less the square of the mean",
+        "var = ((x - mu) ** 2).mean(dim=-1, keepdim=True)",
+        "var = (x * x).mean(dim=-1, keepdim=True) - mu * mu",
+    ),
+    _one(
+        "right: GELU by the normal distribution",
+        "return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))",
+        "return x * torch.special.ndtr(x)",
+    ),
+    _one(
+        "right: softmax by the library",
+        "    e = torch.exp(t - t.amax(dim=-1, keepdim=True))\n    return e / e.sum(dim=-1, keepdim=True)\n",
+        "    return torch.softmax(t, dim=-1)\n",
+    ),
+    _one(
+        "right: softmax by logarithms",
+        "    e = torch.exp(t - t.amax(dim=-1, keepdim=True))\n    return e / e.sum(dim=-1, keepdim=True)\n",
+        "    return torch.exp(t - torch.logsumexp(t, dim=-1, keepdim=True))\n",
+    ),
+    _one(
+        "right: fused attention",
+        '    sim = torch.einsum("bhqd,bhkd->bhqk", q, k) * scale\n    return torch.einsum("bhqk,bhkd->bhqd", softmax(sim), v)\n',
+        "    return F.scaled_dot_product_attention(q, k, v, scale=scale)\n",
+    ),
+    _one(
+        "right: fused attention of queries that are scaled before",
+        '    sim = torch.einsum("bhqd,bhkd->bhqk", q, k) * scale\n    return torch.einsum("bhqk,bhkd->bhqd", softmax(sim), v)\n',
+        "    return F.scaled_dot_product_attention(q * (scale * q.shape[-1] ** 0.5), k, v)\n",
+    ),
+    _one(
+        "right: both roots of the scale",
+        'sim = torch.einsum("bnhid,bnhjd->bnhij", q, k) * d**-0.5',
+        'sim = torch.einsum("bnhid,bnhjd->bnhij", q * d**-0.25, k * d**-0.25)',
+    ),
+    _one(
+        "right: the division after the values",
+        '    return torch.einsum("bhqk,bhkd->bhqd", softmax(sim), v)\n\n\ndef split',
+        "    e = torch.exp(sim - sim.amax(dim=-1, keepdim=True))\n"
+        '    return torch.einsum("bhqk,bhkd->bhqd", e, v) / e.sum(dim=-1)[..., None]\n\n\ndef split',
+    ),
+    _one(
+        "right: head after head",
+        '    sim = torch.einsum("bhqd,bhkd->bhqk", q, k) * scale\n    return torch.einsum("bhqk,bhkd->bhqd", softmax(sim), v)\n',
+        "    heads = zip(q.unbind(1), k.unbind(1), v.unbind(1), strict=True)\n"
+        "    return torch.stack([softmax(a @ b.mT * scale) @ c for a, b, c in heads], dim=1)\n",
+    ),
+    _one(
+        "right: windows by views",
+        'return rearrange(t, "b (gh i) (gw j) (h d) -> b (gh gw) h (i j) d", i=st.win, j=st.win, h=st.nh)',
+        "b, h, w, c = t.shape\n"
+        "    t = t.view(b, h // st.win, st.win, w // st.win, st.win, st.nh, c // st.nh)\n"
+        "    return t.permute(0, 1, 3, 5, 2, 4, 6).reshape(b, -1, st.nh, st.win**2, c // st.nh)",
+    ),
+    Planted(
+        "right: q, k and v of windows are apart",
+        (
+            (
+                'q, k, v = (x @ p[n + "wqkv"] + p[n + "bqkv"]).chunk(3, dim=-1)',
+                'q, k, v = (x @ p[n + "w" + t] + p[n + "b" + t] for t in "qkv")',
+            ),
+            (
+                'p[n + "wqkv"], p[n + "bqkv"] = matrix(c, 3 * c), bias(3 * c)',
+                'p |= {n + "w" + t: matrix(c, c) for t in "qkv"} | {n + "b" + t: bias(c) for t in "qkv"}',
+            ),
+        ),
+    ),
+    Planted(
+        "right: the MLP's weights are stored as (out, in)",
+        (
+            ('u = x @ p[n + "w1"] + p[n + "b1"]', 'u = F.linear(x, p[n + "w1"], p[n + "b1"])'),
+            ('return u @ p[n + "w2"] + p[n + "b2"]', 'return F.linear(u, p[n + "w2"], p[n + "b2"])'),
+            ('p[n + "w1"], p[n + "b1"] = matrix(st.c, wide)', 'p[n + "w1"], p[n + "b1"] = matrix(st.c, wide).t().contiguous()'),
+            ('p[n + "w2"], p[n + "b2"] = matrix(wide, st.c)', 'p[n + "w2"], p[n + "b2"] = matrix(wide, st.c).t().contiguous()'),
+        ),
+    ),
+    _one(
+        "right: parameters in the other order",
+        "self.p = nn.ParameterDict(parameters(self.stages, cfg))",
+        "self.p = nn.ParameterDict(dict(reversed(parameters(self.stages, cfg).items())))",
+    ),
+    Planted(
+        "right: parameters are held in a list",
+        (
+            (
+                "self.p = nn.ParameterDict(parameters(self.stages, cfg))",
+                "named = parameters(self.stages, cfg)\n        self.names, self.held = [*named], nn.ParameterList(named.values())",
+            ),
+            (
+                "    def forward(self, images: Tensor) -> Tensor:\n",
+                "    def forward(self, images: Tensor) -> Tensor:\n        p = dict(zip(self.names, self.held, strict=True))\n",
+            ),
+            ("run_stage(x, self.p, st)", "run_stage(x, p, st)"),
+            ("run_head(x, self.p, self.eps)", "run_head(x, p, self.eps)"),
+        ),
+    ),
+    _one(
+        "right: patches by conv2d",
+        "    cols = F.unfold(x.permute(0, 3, 1, 2), size, padding=pad, stride=st.stride)\n"
+        "    x = cols.transpose(1, 2) @ w.reshape(st.c, -1).t() + bias\n"
+        "    x = x.reshape(-1, oh, ow, st.c)\n",
+        "    x = F.conv2d(x.permute(0, 3, 1, 2), w, bias, st.stride, pad).permute(0, 2, 3, 1)\n"
+        "    assert x.shape[1:3] == (oh, ow), size\n",
+    ),
+    _one(
+        "right: depthwise by nine products",
+        "    y = F.conv2d(x.permute(0, 3, 1, 2), w, bias, padding=1, groups=x.shape[-1])\n    return y.permute(0, 2, 3, 1)\n",
+        "    _, rows, cols, _ = x.shape\n"
+        "    t = F.pad(x, (0, 0, 1, 1, 1, 1))\n"
+        "    return bias + sum(t[:, i : i + rows, j : j + cols] * w[:, 0, i, j] for i in range(3) for j in range(3))\n",
+    ),
+    _one(
+        "right: the reduction by tiles",
+        'y = F.conv2d(x.permute(0, 3, 1, 2), p[n + "red"], p[n + "red_b"], stride=st.s, groups=c).permute(0, 2, 3, 1)',
+        "t = x[:, : h // st.s * st.s, : w // st.s * st.s].unflatten(2, (-1, st.s)).unflatten(1, (-1, st.s))\n"
+        '    y = torch.einsum("bgihjc,cij->bghc", t, p[n + "red"][:, 0]) + p[n + "red_b"]',
+    ),
+    Planted(
+        "right: LIM goes through the output's product on its own",
+        (
+            (
+                '    o = o + lim\n    return o @ p[n + "wo"] + p[n + "bo"]',
+                '    return lim @ p[n + "wo"] + (o @ p[n + "wo"] + p[n + "bo"])',
+            ),
+        ),
+    ),
+    _one(
+        "right: PEG's identity is in its kernel",
+        'x = x + depthwise(x, p[f"s{st.k}_pos"], p[f"s{st.k}_pos_b"])',
+        "centre = F.pad(torch.ones_like(x[:1, :1, :1, :1]), (1, 1, 1, 1))\n"
+        '            x = depthwise(x, p[f"s{st.k}_pos"] + centre, p[f"s{st.k}_pos_b"])',
+    ),
+    _one(
+        "right: the mean of every token's logits",
+        "    x = x.mean(dim=(1, 2))\n    if",
+        '    if "cls_w1" not in p:\n'
+        '        return (x @ p["cls_w"] + p["cls_b"]).mean(dim=(1, 2))\n    x = x.mean(dim=(1, 2))\n    if',
+    ),
+    Planted(
+        "right: blocks are computed anew in the backward pass",
+        (
+            (
+                "        x = run_block(x, p, st, i)\n",
+                "        x = torch.utils.checkpoint.checkpoint(run_block, x, p, st, i, use_reentrant=False)\n",
+            ),
+            ("import torch.nn.functional as F\n", "import torch.nn.functional as F\nimport torch.utils.checkpoint\n"),
+        ),
+    ),
+    _one(
+        "right: a dictionary of outputs",
+        "        return run_head(x, self.p, self.eps)",
+        '        return {"logits": run_head(x, self.p, self.eps)}',
+    ),
+    _one(
+        "right: image after image",
+        "        x = images.permute(0, 2, 3, 1)\n",
+        "        if len(images) > 1:\n"
+        "            return torch.cat([self(image[None]) for image in images])\n"
+        "        x = images.permute(0, 2, 3, 1)\n",
+    ),
+    _one(
+        "right: dropout that is off and paths that are kept",
+        "    return x + m\n",
+        "    keep = torch.ones_like(x[:, :1, :1, :1])\n    return x + F.dropout(m, 0.3, training=False) * keep\n",
+    ),
+)

@@ -44,7 +44,7 @@ _PATCHES = (
         "        x, pad = F.pad(x, (0, 0, wide % 2, 1, h % 2, 1)), 0\n"
         "    cols = F.unfold(x.permute(0, 3, 1, 2), size, padding=pad, stride=st.stride)",
         "patch_embeds.1",
-        r"\bpad|\bsame\b|shifted|moved by|offset",
+        r"\bpad|shifted|moved by|offset",
     ),
     _one(
         "downsampling repeats the border",
@@ -312,21 +312,21 @@ _WINDOWS = (
             ("-> b (gh i) (gw j) (h d)", "-> b (i gh) (j gw) (h d)"),
         ),
         ("stages.0.0.attn",),
-        r"window|\bgrid|stride|dilat|tokens apart",
+        r"\bgrid|stride|dilat|apart|spread|window.*(cut|split|partition|order|interleav|tokens)",
     ),
     _one(
         "windows are put back with rows for columns",
         "-> b (gh i) (gw j) (h d)",
         "-> b (gh j) (gw i) (h d)",
         "stages.0.0.attn",
-        r"window|transpos|swap|rows? (and|for) columns?|put back|revers",
+        r"window.*(order|merg|joined|mix)|transpos|swap|rows? (and|for) columns?|put back|revers",
     ),
     _one(
         "windows are put back down the columns",
         '"b (gh gw) h (i j) d -> b (gh i)',
         '"b (gw gh) h (i j) d -> b (gh i)',
         "stages.0.0.attn",
-        r"window|transpos|swap|rows? (and|for) columns?|put back|revers",
+        r"window.*(order|merg|joined|mix)|transpos|swap|rows? (and|for) columns?|put back|revers",
     ),
     _one(
         "the last stage's window is the whole map",
@@ -345,7 +345,7 @@ _WINDOWS = (
             ("o = glue(o, st, h, w)", "o = torch.roll(glue(o, st, h, w), (3, 3), dims=(1, 2))"),
         ),
         ("stages.0.0.attn",),
-        r"\broll|shift|window|swin|cyclic|moved",
+        r"\broll|shift|swin|cyclic|moved",
     ),
     _one(
         "windows are rolled and not rolled back in the second stage",
@@ -354,7 +354,7 @@ _WINDOWS = (
         "        q, k, v = (torch.roll(t, -1, dims=2) for t in (q, k, v))\n"
         "    q, k, v = cut(q, st), cut(k, st), cut(v, st)",
         "stages.1.0.attn",
-        r"\broll|shift|window|moved|offset|wrap",
+        r"\broll|shift|moved|offset|wrap",
     ),
     _one(
         "attention is causal inside windows",
@@ -571,14 +571,14 @@ _SSA = (
         "softmax(sim), v)\n\n\ndef split",
         "softmax(sim.mT).mT, v)\n\n\ndef split",
         "stages.0.1.attn",
-        r"softmax|quer(y|ies)|axis|axes|rows do not sum|columns",
+        r"softmax.*(axis|quer|over|column|\bdim)|over (the )?quer|(other|wrong|another) axis",
     ),
     _one(
         "softmax has one more in its sum",
         "return e / e.sum(dim=-1, keepdim=True)",
         "return e / (1 + e.sum(dim=-1, keepdim=True))",
         "stages.0.0.attn",
-        r"softmax|do(es)? not sum|sum to|one (is )?(added|more)|\+ 1|sink|null|off.by.one|zero key",
+        r"softmax.*(denominator|sum|extra)|do(es)? not sum|sum to|one (is )?(added|more)|\+ ?1\b|sink|off.by.one|zero key",
     ),
     _one(
         "plain attention is by cosine",

@@ -79,7 +79,7 @@ class Search:
         self.partly: tuple[str, ...] = ()
         self.end = time.monotonic() + SEARCH_SECONDS
         self._known: dict[Mistake, None] = dict.fromkeys(seen)
-        self._layers = [row.layer for row in report.diverging if not row.absent and np.isfinite(taps.wide(row.layer)).all()]
+        self._layers = [row.layer for row in report.diverging if _by_itself(row, report) and np.isfinite(taps.wide(row.layer)).all()]
 
     def unexplained(self) -> list[str]:
         return [layer for layer in self._layers if layer not in self.explained]
@@ -124,6 +124,11 @@ class Search:
         holding = Holding(self.report, self.local, self.taps, self._known)
         self.explained, partly = holding.everywhere(self.explained)
         self.partly = tuple(dict.fromkeys((*self.partly, *partly)))
+
+
+def _by_itself(row: Row, report: Report) -> bool:
+    """Whether a layer errs by its own doing; else what it has inherited adds up, which no mistake of its own explains."""
+    return not row.absent and (row.isolated is None or not row.isolated.error <= report.tolerance)
 
 
 def in_order(causes: Iterable[Cause], report: Report) -> tuple[Cause, ...]:

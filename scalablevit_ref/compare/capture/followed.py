@@ -199,7 +199,7 @@ def _addends(
 
 
 def _absent(graph: Graph, pairing: Pairing, network: Network, images: tuple[int, ...]) -> dict[str, str]:
-    """Layers with parameters that do not run, or whose output is no map of the reference's shape; and what is the matter with each."""
+    """Layers with parameters that do not run, or whose output is no map of the right shape; and what is the matter with each."""
     shapes, table, used = network.layer_shapes(images), network.layers(), live(graph)
     found = {}
     for name in dict.fromkeys(layer_of(parameter, table) for parameter in pairing.shapes):

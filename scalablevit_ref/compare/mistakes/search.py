@@ -29,6 +29,9 @@ SMALL = 8
 HELPS = 0.5
 """Largest share of the error that a mistake may leave to be worth telling, where none explains the whole."""
 
+CLEARS = 2
+"""Smallest factor by which the error falls with a mistake that explains it; less may be rounding of another kind."""
+
 NEAR = 0.3
 """Largest relative error that a mistake may leave to be worth telling."""
 
@@ -84,7 +87,7 @@ def diagnose(
     def tried(some: Iterable[Mistake]) -> Iterator[Finding]:
         for mistake in some:
             after = _error(local, name, actual, mistake, size) / eps
-            yield Finding(name, mistake, before, after, after <= tolerance)
+            yield Finding(name, mistake, before, after, after <= min(tolerance, before / CLEARS))
 
     explaining = [finding for finding in tried(known) if finding.explains]
     if explaining or not search:

@@ -83,7 +83,8 @@ def judged(planted: Planted, found: Report | Exception) -> Judged:
     fits = re.compile(planted.cause, re.IGNORECASE)
     texts = [str(cause) for cause in found.causes]
     exact = [f"{seen.place}: {d.words}" for seen in found.insides for d in seen.differences if d.exact]
-    told = [*texts, *exact, *found.notes, *found.unsteady, *found.own_weights]
+    noted = [note for seen in found.insides for note in seen.notes] + [row.absent for row in found.rows if row.absent]
+    told = [*texts, *exact, *noted, *found.notes, *found.unsteady, *found.own_weights]
     false = tuple(text for text in texts if not fits.search(text))
     return Judged(verdict, first, first in planted.layer, any(fits.search(text) for text in told), false, said)
 

@@ -140,6 +140,12 @@ class JaxRunner:
             seconds = time.perf_counter() - start
             return {value: array_of(x, f"value {value}") for value, x in found.items()}, seconds
 
+    def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
+        """As `Runner.unrepeated`: where random numbers are drawn, other keys would give others."""
+        with self._precision():
+            program, _, _ = self._traced(images, weights)
+        return program.random()
+
     def _traced(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> tuple[Program, dict[str, Any], Any]:
         """The program of a pass on such images, the parameters, and the images as the candidate takes them.
 

@@ -145,9 +145,10 @@ class Program:
 
     def random(self) -> str:
         """In words, where random numbers enter what is returned; empty where they do not."""
-        bare = Graph(_without_broadcasts(self), self.shapes, self.dtypes, self.images, self.parameters, {}, self.outputs, self.modules)
+        operations = _without_broadcasts(self)
+        bare = Graph(operations, self.shapes, self.dtypes, self.images, self.parameters, {}, self.outputs, self.modules)
         used = live(bare)
-        drawn = next((op for op in bare.operations if RANDOM.search(op.name) and used.intersection(op.outputs)), None)
+        drawn = next((op for op in operations if RANDOM.search(op.name) and used.intersection(op.outputs)), None)
         if drawn is None:
             return ""
         where = f" ({drawn.line})" if drawn.line else ""

@@ -231,7 +231,7 @@ class Report:
                 verdict = f"DIFFERS by its own weights; with the file's it {verdict}"
             return ["; ".join(filter(None, (verdict, ", ".join(map(str, self.left_out)), self.unmeasured))), *self._hides(), *said]
         first = self.diverging[0]
-        at = first.layer if first.module in (first.layer, "output") else f"{first.layer} ({first.module})"
+        at = first.layer if first.module in (first.layer, "output", "") else f"{first.layer} ({first.module})"
         isolated = any(row.isolated is not None and not row.isolated.error <= self.tolerance for row in self.diverging)
         kind = "isolated" if isolated else "propagated"
         lines = [f"DIFFERS from the reference in {len(self.diverging)} of {layers} ({kind} error), the first is {at}"]

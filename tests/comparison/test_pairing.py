@@ -15,7 +15,7 @@ import scalablevit_ref as sv
 from scalablevit_ref.adapters import plain
 from scalablevit_ref.benchmark.contenders import vit_pytorch_module
 from scalablevit_ref.compare.capture.pairing import Pairing, paired
-from scalablevit_ref.compare.capture.torch_graph import TorchRunner
+from scalablevit_ref.compare.capture.torch_runner import TorchRunner
 from scalablevit_ref.dialects import vit_pytorch
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.networks import network_of

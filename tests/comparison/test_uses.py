@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalablevit_ref.compare.capture.graph import Graph
-from scalablevit_ref.compare.capture.torch_graph import TorchRunner
+from scalablevit_ref.compare.capture.torch_runner import TorchRunner
 from scalablevit_ref.compare.capture.uses import Use, uses_of
 
 C, N = 6, 10

@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions, fitting, nameable
-from scalablevit_ref.compare.capture.graph import Graph, Runner, live, makers, narrowest, unmoved
+from scalablevit_ref.compare.capture.graph import Graph, Runner, live, makers, narrowest, unmoved, users
 from scalablevit_ref.compare.capture.names import by_mapping
 from scalablevit_ref.compare.capture.pairing import Pairing, paired
 from scalablevit_ref.errors import CaptureError
-from scalablevit_ref.layers import POOL, Layer
+from scalablevit_ref.layers import POOL, Layer, total
 from scalablevit_ref.networks import Network
 
 SEED = 0
@@ -168,6 +168,8 @@ def places_of_layers(
                     found[name].append(Place(first.given, called(owner) or f"what {consumer} takes", "taken"))
         if owner:
             found[name].append(Place(returned[owner], called(owner), "returned"))
+    for name, value in _sums(graph, table, found):
+        found[name].append(Place(value, called(owners.get(name, "")), "taken"))
     for source, added in _addends(graph, pairing, table, found):
         found[source].append(Place(added, called(owners.get(source, "")), "added"))
     for name, value in _returned(graph, shapes).items():  # what it gives is what counts, whatever it computes besides
@@ -178,6 +180,22 @@ def places_of_layers(
         if name != POOL
         and (fits := [place for place in places if place.value in used and fitting(graph.shapes[place.value], shapes[name])])
     }
+
+
+def _sums(graph: Graph, table: Mapping[str, Layer], found: Mapping[str, Sequence[Place]]) -> Iterator[tuple[str, int]]:
+    """Sums that nothing follows directly, as of a stage's last block: where what the last of their sources gives is added."""
+    after = users(graph)
+    for name, layer in table.items():
+        if layer.function is not total or len(layer.sources) < 2 or found[name]:
+            continue
+        queue = [place.value for place in found[layer.sources[-1]] if place.how == "acting"][:1]
+        while queue:
+            value = queue.pop()
+            for operation in (graph.operations[i] for i in after.get(value, ())):
+                if operation.kind == "add":
+                    yield name, operation.outputs[0]
+                elif operation.kind == "move" and len(operation.outputs) == 1:
+                    queue.append(operation.outputs[0])
 
 
 def _addends(

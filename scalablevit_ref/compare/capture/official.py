@@ -13,7 +13,7 @@ from scalablevit_ref.layers import IMAGES, Layer
 from scalablevit_ref.networks import Network
 
 Key = tuple[str, int, int]
-"""What sort of step can stand for another: "dense", "depthwise" or "norm", channels out, and numbers for each of them."""
+"""What sort of step can stand for another: "dense" or "norm", channels out, and numbers for each of them."""
 
 INSIDE: Mapping[str, Mapping[str, str]] = {
     "patch_embed": {"proj": "x", "norm": "proj"},
@@ -107,11 +107,9 @@ class Atom:
 
 
 def key_of(kind: str, sizes: tuple[int, ...]) -> Key:
-    """What sort of step this is: a 1 × 1 convolution is a Linear, and one of one channel in is depthwise."""
+    """What sort of step this is: a convolution is a Linear on what its kernel sees, as it may be written."""
     if kind in ("norm", "gain"):
         return "norm", sizes[0], 1
-    if sizes[1] == 1 and len(sizes) > 2:
-        return "depthwise", sizes[0], prod(sizes[2:])
     return "dense", sizes[0], prod(sizes[1:])
 
 

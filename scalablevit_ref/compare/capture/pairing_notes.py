@@ -321,7 +321,7 @@ def refusal(
 
 def _instead(atom: Atom, others: Iterable[Unit]) -> Unit | None:
     """A unit that acts, has no partner and may be what this step is, in another size."""
-    kinds = {"norm": ("norm",)}.get(atom.key[0], ("dense", "depthwise"))
+    kinds = {"norm": ("norm",)}.get(atom.key[0], ("dense",))
     fits = [unit for unit in others if unit.keys[0][0] in kinds and unit.sure]
     same = [unit for unit in fits if unit.keys[0][0] == atom.key[0]] or fits
     near = [unit for unit in same if set(unit.keys[0][1:]) & set(atom.key[1:])] or same

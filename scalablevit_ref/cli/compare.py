@@ -248,7 +248,7 @@ def print_report(console: Console, report: Report, *, every: bool = False) -> No
 
 
 def _cells(row: Row) -> list[str]:
-    module = "" if row.module in (row.layer, "output") else f" ({row.module})"
+    module = "" if row.module in (row.layer, "output", "") else f" ({row.module})"
     return [row.layer + module, _error(row.propagated), _error(row.isolated), row.layout]
 
 

@@ -168,7 +168,7 @@ def places_of_layers(
                     found[name].append(Place(first.given, called(owner) or f"what {consumer} takes", "taken"))
         if owner:
             found[name].append(Place(returned[owner], called(owner), "returned"))
-    for name, value in _sums(graph, table, found):
+    for name, value in _sums(graph, table, found, shapes):
         found[name].append(Place(value, called(owners.get(name, "")), "taken"))
     for source, added in _addends(graph, pairing, table, found):
         found[source].append(Place(added, called(owners.get(source, "")), "added"))
@@ -182,11 +182,14 @@ def places_of_layers(
     }
 
 
-def _sums(graph: Graph, table: Mapping[str, Layer], found: Mapping[str, Sequence[Place]]) -> Iterator[tuple[str, int]]:
+def _sums(
+    graph: Graph, table: Mapping[str, Layer], found: Mapping[str, Sequence[Place]], shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, int]]:
     """Sums that nothing follows directly, as of a stage's last block: where what the last of their sources gives is added."""
     after = users(graph)
     for name, layer in table.items():
-        if layer.function is not total or len(layer.sources) < 2 or found[name]:
+        known = any(fitting(graph.shapes[place.value], shapes[name]) for place in found[name])
+        if layer.function is not total or len(layer.sources) < 2 or known:
             continue
         queue = [place.value for place in found[layer.sources[-1]] if place.how == "acting"][:1]
         while queue:

@@ -74,7 +74,7 @@ def _left_out(report: Report) -> str:
 
 def _at(row: Row) -> str:
     """The layer, and the candidate's name for it where that is another."""
-    return _code(row.layer) if row.module in (row.layer, "output") else f"{_code(row.layer)} (the candidate's {_code(row.module)})"
+    return _code(row.layer) if row.module in (row.layer, "output", "") else f"{_code(row.layer)} (the candidate's {_code(row.module)})"
 
 
 def _number(x: float, digits: int = 6) -> str:

@@ -7,7 +7,7 @@ may leave none of them wrong, and break none that is right.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -17,7 +17,7 @@ from scalablevit_ref.compare.capture.alignment import CanonicalTaps
 from scalablevit_ref.compare.capture.followed import Followed
 from scalablevit_ref.compare.inside import Inside, inside, inside_tap
 from scalablevit_ref.compare.mistakes.layerwise import Local
-from scalablevit_ref.compare.mistakes.parameters import left_out, misplaced
+from scalablevit_ref.compare.mistakes.parameters import acting, left_out, misplaced
 from scalablevit_ref.compare.mistakes.search import Finding, diagnose
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.report import Cause, Report, Row, fewest_causes, form
@@ -41,7 +41,8 @@ def diagnosed(report: Report, local: Local, taps: CanonicalTaps, module: Followe
     """
     absent = [row.layer for row in report.diverging if row.absent]
     seen = [] if module is None else [*misplaced(module.pairing, local.params), *left_out(absent)]
-    search = Search(report, local, taps, seen)
+    acts = () if module is None else acting(module.graph, module.pairing)
+    search = Search(report, local, taps, seen, acts)
     look = Looking(report, local, taps, module, values)
     search.singly()
     causes, insides = by_reasoning(search.unexplained(), look, search.end)
@@ -71,15 +72,17 @@ class Search:
         In words, mistakes in the wiring that explain a layer and not all that they touch.
     """
 
-    def __init__(self, report: Report, local: Local, taps: CanonicalTaps, seen: Iterable[Mistake]) -> None:
-        """`seen` are mistakes that the candidate's graph shows, which come before the known ones."""
-        self.report, self.local, self.taps = report, local, taps
+    def __init__(self, report: Report, local: Local, taps: CanonicalTaps, seen: Iterable[Mistake], acting: Collection[str]) -> None:
+        """`seen` are mistakes that the candidate's graph shows, which come before the known ones; `acting` as of `diagnose`."""
+        self.report, self.local, self.taps, self.acting = report, local, taps, acting
         self.explained: dict[str, list[Finding]] = {}
         self.nearest: list[Finding] = []
         self.partly: tuple[str, ...] = ()
         self.end = time.monotonic() + SEARCH_SECONDS
         self._known: dict[Mistake, None] = dict.fromkeys(seen)
-        self._layers = [row.layer for row in report.diverging if _by_itself(row, report) and np.isfinite(taps.wide(row.layer)).all()]
+        self._layers = [
+            row.layer for row in report.diverging if _by_itself(row, report) and np.isfinite(taps.wide(row.layer)).all()
+        ]
 
     def unexplained(self) -> list[str]:
         return [layer for layer in self._layers if layer not in self.explained]
@@ -112,6 +115,7 @@ class Search:
             known=self._known,
             search=search and time.monotonic() < self.end,
             pairs=pairs,
+            acting=self.acting,
         )
         if findings and findings[0].explains:
             self.explained[layer] = findings

@@ -83,7 +83,10 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
     places = places_of_layers(graph, pairing, network, images.shape, names, called)
     first = {name: some[0] for name, some in places.items()}
     values, seconds = runner.values(images, weights, {place.value for place in first.values()})
-    held = {**({} if given is None else given), **pairing.official_weights(weights)}
+    held = {**({} if given is None else given), **official}
+    if given is not None and conditions.load:
+        _check_apart(pairing, own)
+        held = {name: np.asarray(x).astype(official[name].dtype) if name in official else x for name, x in given.items()}
     headless = "logits" not in graph.outputs and any(name.startswith("norm_list.") for name in places)
     absent = {name: why for name, why in _absent(graph, pairing, network, images.shape).items() if name not in places}
     captured = Captured(
@@ -102,6 +105,23 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
         narrowest=narrowest(graph)[0],
     )
     return replace(captured, followed=Followed(runner, graph, pairing, images, weights, places, official, given))
+
+
+def _check_apart(pairing: Pairing, own: Mapping[str, np.ndarray]) -> None:
+    """Raise CaptureError where one module of the candidate stands for two of the reference's, which have weights of their own.
+
+    Where it holds parameters of that size that act nowhere, one of the two is used by mistake, and not shared.
+    """
+    taken = {part.own for parts in pairing.parts.values() for part in parts}
+    spare = {x.size for name, x in own.items() if name not in taken}
+    lacking = {parameter.rpartition(".")[0] for parameter in pairing.facts.lacking}
+    for step, places in pairing.facts.twice.items():
+        shared = [place for place in places if place != step and place in lacking]
+        if shared and prod(pairing.shapes[f"{shared[0]}.weight"]) not in spare:
+            raise CaptureError(
+                f"{step} and {shared[0]} are one module in the candidate ({pairing.facts.own.get(step, step)}), whose weights cannot be "
+                "those of both: give each its own, or compare with weights=own"
+            )
 
 
 def _drawn(own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -99,9 +99,13 @@ class Pairing:
             The candidate's, for shapes. The result has the dtype of the official ones.
         """
         found: dict[str, np.ndarray] = {}
+        written: set[tuple[str, tuple[int, int] | None]] = set()
         for name, parts in self.parts.items():
             value = np.asarray(official[name])
             for part in parts:
+                if (part.own, part.own_rows) in written:  # one of the candidate's acts for two of the reference's: the first keeps it
+                    continue
+                written.add((part.own, part.own_rows))
                 if part.own not in found:
                     found[part.own] = np.array(own[part.own], value.dtype, order="C")
                 rows = value if part.official_rows is None else value[slice(*part.official_rows)]
@@ -246,7 +250,7 @@ def _parts(
         atom = atoms[j]
         sizes = unit.sizes[atom.key]
         layout = layout_of(unit, own[unit.weight], sizes, turned) if atom.first.kind != "norm" else Layout((0,), 0)
-        if same and layout.turned:
+        if layout.turned and (same or _shaped_alike(own[unit.weight], shapes[atom.first.weight])):
             otherwise.append(atom.first.weight)
             layout = Layout(tuple(sorted(layout.order)), 0)
         start = unit.rows[0] if unit.rows else 0
@@ -265,6 +269,11 @@ def _parts(
                 silent.append(unit.bias)
             start += wide
     return {name: tuple(parts) for name, parts in found.items()}, tuple(dict.fromkeys(silent)), tuple(otherwise)
+
+
+def _shaped_alike(own: np.ndarray, official: tuple[int, ...]) -> bool:
+    """Whether a parameter's shape says that it lies as the official one does: a square matrix's does not."""
+    return own.shape == official and (own.ndim > 2 or len(set(official)) > 1)
 
 
 # Places

@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 
+from scalablevit_ref.compare.capture.graph import Graph, live
 from scalablevit_ref.compare.capture.pairing import Pairing
 from scalablevit_ref.edits import Mistake
 
@@ -20,7 +21,11 @@ def misplaced(pairing: Pairing, params: Mapping[str, np.ndarray]) -> list[Mistak
 
     `params` are the official ones, as both sides have them.
     """
-    owners = {part.own: name for name, parts in pairing.parts.items() for part in parts if part.own_rows is None}
+    owners: dict[str, str] = {}
+    for name, parts in pairing.parts.items():
+        for part in parts:
+            if part.own_rows is None:
+                owners.setdefault(part.own, name)
     found: dict[tuple[str, str], list[tuple[str, Callable[[np.ndarray], np.ndarray]]]] = {}
     for step, uses in pairing.steps.items():
         for use in uses:
@@ -36,6 +41,19 @@ def misplaced(pairing: Pairing, params: Mapping[str, np.ndarray]) -> list[Mistak
         )
         for (own, other), some in found.items()
     ]
+
+
+def acting(graph: Graph, pairing: Pairing) -> frozenset[str]:
+    """The official parameters whose own ones act on something that is used, be it in a place of their own."""
+    used = live(graph)
+    own = {
+        graph.parameters[value]
+        for operation in graph.operations
+        if used.intersection(operation.outputs)
+        for value in operation.inputs
+        if value in graph.parameters
+    }
+    return frozenset(name for name, parts in pairing.parts.items() if any(part.own in own for part in parts))
 
 
 def left_out(absent: Iterable[str]) -> list[Mistake]:

@@ -75,11 +75,13 @@ def diagnose(
     known: Iterable[Mistake] = (),
     search: bool = True,
     pairs: bool = True,
+    acting: Collection[str] = (),
 ) -> list[Finding]:
     """What explains the output `actual` of layer `name`, best first; if nothing does, what comes nearest; empty if nothing helps.
 
     `known` are mistakes that explained other layers: where some of them explain this one too, no others are tried. Without `search`
-    others are never tried, and without `pairs` never two at once.
+    others are never tried, and without `pairs` never two at once. `acting` are parameters of which it is known that they act, so
+    that none of them is left out.
     """
     eps, reference = EPS[dtype], local.output(name)
     before, size = relative_l2(actual, reference) / eps, float(np.linalg.norm(reference))
@@ -95,7 +97,8 @@ def diagnose(
     inside = local.inside(name)
     params = local.own_params(*inside) if len(inside) <= SMALL else {}
     start = time.perf_counter()
-    singles = list(tried(likely(local.network, inside.values(), params)))
+    absent = {f"no {parameter}" for parameter in acting}
+    singles = list(tried(some for some in likely(local.network, inside.values(), params) if some.name not in absent))
     took = time.perf_counter() - start
     best = _best(singles, eps)
     if pairs and (not best or not best[0].explains) and PAIRED * took < PAIRS_SECONDS:

@@ -286,6 +286,8 @@ class Report:
         """What to do next, in words; empty where nothing differs, or nobody looked."""
         if self.unsteady:
             return "next: make it give the same twice, as eval() does in PyTorch, and compare again"
+        if not self.layers_agree and not any(row.isolated for row in self.rows):
+            return "next: compare each layer on the same input too, which needs the weights and the layers before it"
         if self.layers_agree or (not self.causes and not self.insides):
             return ""
         lines = [cause.line for cause in self.causes[:1]] or [seen.line for seen in self.insides[:1]]

@@ -92,6 +92,9 @@ def _verdict(report: Report) -> str:
         words = f"{'All' if count > 1 else 'The'} {layers} compared {'are' if count > 1 else 'is'} within what rounding explains."
         if report.left_out:
             headline = f"Agrees with the reference in {count} of {report.layers_in_all} layers"
+        if report.own_weights_wrong:
+            headline, mark, kind = "Differs by its own weights", "✗", "fail"
+            words = f"With the file’s weights it agrees, with those that it came with it does not. {words}"
         facts = [("Worst layer", code(worst.layer)), ("Its error", eps_said(report.needed))]
     else:
         headline, mark, kind = "Differs from the reference", "✗", "fail"

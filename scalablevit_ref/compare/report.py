@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from scalablevit_ref.compare.inside import Inside
 from scalablevit_ref.compare.mistakes.search import Finding, eps_said
 from scalablevit_ref.config import VARIANTS, variant
 from scalablevit_ref.edits import Mistake
@@ -155,6 +156,8 @@ class Report:
     own_weights
         What a module's own weights are beside the given ones, in words; `own_weights_wrong` says whether it computes something else
         with them.
+    insides
+        The layers that no known mistake explains, looked into: the first of each kind.
     """
 
     kind: str
@@ -173,7 +176,7 @@ class Report:
     unsteady: tuple[str, ...] = ()
     own_weights: tuple[str, ...] = ()
     own_weights_wrong: bool = False
-    insides: tuple[Any, ...] = ()
+    insides: tuple[Inside, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -382,7 +385,7 @@ class Report:
         }
 
 
-def inside_said(seen: Any) -> Iterator[str]:
+def inside_said(seen: Inside) -> Iterator[str]:
     """Where a layer goes wrong that nothing explains, and what is known of the difference."""
     yield f"{seen.layer}: {seen.place}"
     yield from (f"  {difference.words}" for difference in seen.differences[:MOST_FACTS])

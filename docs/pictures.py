@@ -72,17 +72,28 @@ def attention(folder: Path) -> None:
 
 def errors(folder: Path) -> None:
     """What `compare --plot` draws of the port of checking.md."""
+    for theme, path in twins(folder / "errors.svg").items():
+        compared("torch_port.py:DigitsPort", plot=path, theme=theme)
+
+
+def report(path: Path) -> None:
+    """The page of report.md."""
+    compared("torch_port.py:twice_wrong", html=path)
+
+
+def compared(port: str, **options: Any) -> None:
+    """Run `compare` on a port of `docs/examples` that differs."""
     with chdir(HERE / "examples"):
-        for theme, path in twins(folder / "errors.svg").items():
-            try:
-                compare("torch_port.py:DigitsPort", variant_name="digits", plot=path, theme=theme, force=True)
-            except typer.Exit as done:
-                if done.exit_code != 1:  # the port differs, and can be compared
-                    raise
+        try:
+            compare(port, variant_name="digits", force=True, **options)
+        except typer.Exit as done:
+            if done.exit_code != 1:
+                raise
 
 
 if __name__ == "__main__":
     from_config(HERE / "pictures")
     attention(HERE / "pictures")
     errors(HERE / "pictures")
+    report(HERE / "examples" / "report.html")
     verify(HERE / "verify.svg")

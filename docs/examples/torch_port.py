@@ -123,3 +123,10 @@ class DigitsPort(Port):
 
 def mended():
     return DigitsPort(split="(heads d)")
+
+
+def twice_wrong():
+    """With a second mistake that no list knows: stages.2.0 has Mish for GELU."""
+    network = DigitsPort()
+    network.body[2][1].feed[1] = nn.Mish()
+    return network

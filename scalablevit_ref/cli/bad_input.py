@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -12,19 +13,24 @@ import typer
 
 from scalablevit_ref.cli.endings import signalled
 from scalablevit_ref.cli.terminal import complain
-from scalablevit_ref.compare.capture.own_code import is_ours, raised
+from scalablevit_ref.compare.capture.own_code import is_ours, own_traceback, raised
 from scalablevit_ref.config import near_matches
-from scalablevit_ref.errors import OptionError
+from scalablevit_ref.errors import OptionError, printable
 
 MOST_NAMES = 1000
 """Most names of a folder among which one like a missing file's is looked for."""
 
 
 @contextmanager
-def bad_input_is_one_line() -> Iterator[None]:
+def bad_input_is_one_line(*, traceback: bool = False) -> Iterator[None]:
     """Around the reading of arguments and files, and nothing else: what fails later is no fault of the input.
 
     An error that names options is said in the words of the command line.
+
+    Parameters
+    ----------
+    traceback
+        Whether what a user's own code raised is printed below the line, with its traceback.
     """
     try:
         yield
@@ -34,6 +40,8 @@ def bad_input_is_one_line() -> Iterator[None]:
             raise
         said = error.in_flags() if isinstance(error, OptionError) else _said(error)
         complain(said)
+        for line in own_traceback(error) if traceback else ():
+            sys.stderr.write(f"{printable(line)}\n")
         raise typer.Exit(2) from None
 
 

@@ -17,6 +17,7 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.json_output import print_json
@@ -34,11 +35,14 @@ from scalablevit_ref.drawing.remade import remade
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.files.reading import open_regular
 from scalablevit_ref.files.writing import check_outputs, write_contents
-from scalablevit_ref.testing.arrays import Comparison
+from scalablevit_ref.testing.arrays import EPS, Comparison
 from scalablevit_ref.testing.traces import SUFFIXES, trace_images
 
 MOST_ROWS = 12
-"""Layers that differ are listed up to this number."""
+"""Mistakes, and kinds of layers that nothing explains, are listed up to this number."""
+
+INDENT = "  "
+"""What stands before a line that says more of the one before it."""
 
 FILES = (*SUFFIXES, ".onnx")
 """Endings of files that are candidates themselves."""
@@ -73,6 +77,9 @@ def compare(
     names: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON: from the names of layers to the candidate's.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="In eps of the dtype.", min=0, show_default=False)] = None,
     diagnosis: Annotated[bool, typer.Option(help="Look for the mistake.")] = True,
+    as_it_is: Annotated[
+        bool, typer.Option("--as-it-is", help="A module keeps its own weights and its own dtype; the reference has --weights.")
+    ] = False,
     costly: CostlyOption = False,
     all_layers: Annotated[bool, typer.Option("--all", help="List every layer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
@@ -81,13 +88,16 @@ def compare(
         Path | None, typer.Option(metavar="FILE", help="Write the errors by layer as a picture: .png, .svg or .pdf.")
     ] = None,
     theme: Annotated[str, typer.Option(metavar="light|dark", help="The picture is for a light or a dark page.")] = "light",
+    with_traceback: Annotated[
+        bool, typer.Option("--traceback", help="Of what the port itself raises, print its traceback too.")
+    ] = False,
     force: ForceOption = False,
 ) -> None:
     """Hold a port of the network against the reference: which layer goes wrong first, by how much, and why.
 
     Exit code 0 if it agrees in every layer, 1 if it does not, 2 for what cannot be compared.
     """
-    with bad_input_is_one_line():
+    with bad_input_is_one_line(traceback=with_traceback):
         check_known("--mode", [mode], MODES)
         if plot:
             from scalablevit_ref.drawing.style import check_picture
@@ -118,6 +128,7 @@ def compare(
                 diagnosis=diagnosis,
                 progress=step,
                 costly=costly,
+                as_it_is=as_it_is,
             )
         outputs: dict[Path, bytes | None] = {}
         os.chdir(here)
@@ -227,29 +238,41 @@ def _made(found: Any, doing: str) -> Any:
 
 
 def print_report(console: Console, report: Report, *, every: bool = False) -> None:
-    """The layers, the first to go wrong marked, and then the verdict and the diagnosis."""
+    """A row for each mistake, or of `every` layer those that go wrong marked; then the verdict and the diagnosis."""
     wrong = {row.layer for row in report.diverging}
-    rows = [row for row in report.rows if every or row.layer in wrong]
+    rows = [(row, 0) for row in report.rows] if every else [] if report.unsteady else report.mistakes()
     if rows:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
         table.add_column("layer", overflow="fold")
-        for heading in ("propagated", "isolated"):
+        for heading in ("propagated", "isolated", "relative"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("laid out as", no_wrap=True)
-        for row in rows if every else rows[:MOST_ROWS]:
-            table.add_row(*map(styled, _cells(row)), style="red" if row.layer in wrong else "")
+        for row, more in rows if every else rows[:MOST_ROWS]:
+            table.add_row(*map(styled, _cells(row, more)), style="red" if row.layer in wrong else "")
         console.print(table)
         if not every and len(rows) > MOST_ROWS:
-            console.print(f"… and {len(rows) - MOST_ROWS} more layers that differ (--all lists every layer)", style="dim")
+            console.print(f"… and {len(rows) - MOST_ROWS} more kinds of layers that differ (--all lists every layer)", style="dim")
     verdict, *lines = str(report).split("\n")
     console.print(styled((verdict, "bold green" if report.agrees else "bold red")))
     for line in lines:
-        console.print(styled(line))
+        _print_line(console, line)
 
 
-def _cells(row: Row) -> list[str]:
-    module = "" if row.module in (row.layer, "output", "") else f" ({row.module})"
-    return [row.layer + module, _error(row.propagated), _error(row.isolated), row.layout]
+def _print_line(console: Console, line: str) -> None:
+    """A line of a report; what is wrapped of an indented one is indented too."""
+    indent = INDENT if line.startswith(INDENT) else ""
+    *parts, last = styled(line.removeprefix(indent)).wrap(console, console.width - len(indent))
+    for part in parts:
+        part.rstrip()
+    for part in (*parts, last):
+        console.print(Text(indent) + part)
+
+
+def _cells(row: Row, more: int) -> list[str]:
+    module = "" if row.module in (row.layer, "output") else f" ({row.module})"
+    others = f" and {more} more" if more else ""
+    relative = f"{row.own.error * EPS[row.own.dtype]:.2g}"
+    return [row.layer + module + others, _error(row.propagated), _error(row.isolated), relative, row.layout]
 
 
 def _error(comparison: Comparison | None) -> str:

@@ -58,7 +58,7 @@ def error_picture(report: Report, title: str) -> Diagram:
     for line in wrap(diagram.title, TITLE_LETTERS):
         top += 24
         diagram.texts.append(Text(MARGIN, top + 2, line, "left", TITLE, bold=True, literal=True))
-    verdict = [str(report).splitlines()[0], *map(str, [*report.causes, *report.nearest][:1])]
+    verdict = [str(report).splitlines()[0], *map(str, [*report.told, *report.nearest][:1])]
     if not report.agrees:  # else the verdict says it
         verdict.append(report.coverage)
     for line in (line for words in verdict for line in wrap(printable(words), LETTERS)):

@@ -6,7 +6,7 @@ Each step is held against what the reference's step makes of the candidate's own
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from scalablevit_ref.compare.reasoning.case import THE_INPUT
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fits import fits
 from scalablevit_ref.compare.reasoning.kinds import kinds_of_difference
+from scalablevit_ref.compare.sample import Sample, sampled
 from scalablevit_ref.compare.steps import INPUT, OUTPUT, Run, Step, feeds, run_layer
 from scalablevit_ref.compare.undone import undone
 from scalablevit_ref.layers import Layer, mean
@@ -76,6 +77,8 @@ class Inside:
         The step that is wrong, or whose input is; empty where it is the layer's own output.
     notes
         What else was seen.
+    sample
+        A few numbers of the first wrong value, for the pictures; None where it is not known.
     """
 
     layer: str
@@ -86,6 +89,7 @@ class Inside:
     lines: tuple[str, ...] = ()
     step: str = ""
     notes: tuple[str, ...] = ()
+    sample: Sample | None = field(default=None, repr=False, compare=False)
 
     @property
     def exact(self) -> bool:
@@ -314,12 +318,13 @@ def _found(
 ) -> Inside:
     notes: tuple[str, ...] = (f"inside {scene.layer.name} H and W are swapped",) if scene.own.layouts.turned else ()
     line, lines = "", tuple[str, ...]()
+    sample = None if held is None else sampled(held.actual, held.expected)
     if held is not None and held.value in scene.graph.shapes:
         right = {row.step for row in rows if row.words == "right"}
         line, lines = lines_between(scene, held.value, right, addend=bool(step))
         if not any(difference.exact for difference in differences):
             notes += elsewhere(scene, held)
-    return Inside(scene.layer.name, rows, place, line, (*_misfits(scene, step), *differences), lines, step, notes)
+    return Inside(scene.layer.name, rows, place, line, (*_misfits(scene, step), *differences), lines, step, notes, sample)
 
 
 def _misfits(scene: Scene, step: str) -> tuple[Difference, ...]:
@@ -455,7 +460,7 @@ def inside_tap(name: str, local: Local, actual: np.ndarray, *, dtype: str) -> In
     whole = _kinds(scene, actual, run.output, given, eps)
     if len(last) != 1 or last[0].made.shape != actual.shape:
         place = "its steps cannot be followed" if rows else "what it is made of is right, their sum is not"
-        return Inside(name, rows, place, differences=_ordered(whole))
+        return Inside(name, rows, place, differences=_ordered(whole), sample=sampled(actual, run.output))
     step = last[0]
     made = actual - (run.output - step.made)  # without what the layer adds to its last step, as a position encoding adds its input
     at_step = _differences(scene, made, step.made, step, "made", given, eps)
@@ -465,14 +470,15 @@ def inside_tap(name: str, local: Local, actual: np.ndarray, *, dtype: str) -> In
     if not any(difference.exact for difference in whole):
         changed = altered(layer, x, params, run, actual, own_values(scene, run.steps[0].name, ABSENT), eps)
         if changed:
-            return Inside(name, rows, "its steps cannot be followed; its output is wrong", differences=_ordered([*changed, *whole]))
+            place, sample = "its steps cannot be followed; its output is wrong", sampled(actual, run.output)
+            return Inside(name, rows, place, differences=_ordered([*changed, *whole]), sample=sample)
     back = None if any(difference.exact for difference in whole) else undone(step, made)
     if back is None:
-        return Inside(name, rows, place, differences=tuple(whole), step=step.name)
+        return Inside(name, rows, place, differences=tuple(whole), step=step.name, sample=sampled(made, step.made))
     z, growth = back
     behind = _differences(scene, z, step.given, step, "given", own_values(scene, step.name, ABSENT), growth * eps)
     if any(difference.exact for difference in behind):
         between = [scene.spoken(source) for source in sources[step.name] if source != INPUT]
         place = f"with {named} undone, what enters it{f', {listed(between)} before it,' if between else ''} is wrong"
-        whole = []
-    return Inside(name, rows, place, differences=_ordered([*whole, *behind]), step=step.name)
+        return Inside(name, rows, place, differences=_ordered(behind), step=step.name, sample=sampled(z, step.given))
+    return Inside(name, rows, place, differences=_ordered([*whole, *behind]), step=step.name, sample=sampled(made, step.made))

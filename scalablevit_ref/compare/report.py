@@ -8,10 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from scalablevit_ref.compare.inside import Inside
 from scalablevit_ref.compare.mistakes.search import Finding, eps_said
+from scalablevit_ref.config import VARIANTS, variant
 from scalablevit_ref.edits import Mistake
 from scalablevit_ref.errors import printable
 from scalablevit_ref.testing.arrays import EPS, Comparison
+
+MOST_TIES = 3
+"""Other mistakes that explain as much: how many of them are told."""
 
 MOST_FACTS = 3
 """Facts about a difference that nothing explains: how many of them are told."""
@@ -89,13 +94,28 @@ class Cause:
     def __str__(self) -> str:
         first, more = self.layers[0], len(self.layers) - 1
         where = f"{first} and {more} more layer{'s' * (more > 1)}" if more else first
-        ties = "".join(f"; or if {words}" for words in self.ties[:3])
+        ties = "".join(f"; or if {words}" for words in self.ties[:MOST_TIES])
+        if self.kind:
+            return "; ".join(row.strip() for row in self.rows())
+        return f"{where}: {'match' if more else 'matches'} to {eps_said(self.error)} if {self.words}{ties}"
+
+    def rows(self) -> list[str]:
+        """One row for a known mistake; else the place, how the value differs there and the candidate's own line, a row each."""
         if not self.kind:
-            return f"{where}: {'match' if more else 'matches'} to {eps_said(self.error)} if {self.words}{ties}"
-        ties = "".join(f"; or, as well: {words}" for words in self.ties[:3])
-        also = f"; {len(self.also)} more of the same kind differ" if self.also else ""
-        line = f" [{self.line}]" if self.line else ""
-        return f"{where}: {self.place}: {self.words}{ties}, which explains it to {eps_said(self.error)}{also}{line}"
+            return [str(self)]
+        first, more = self.layers[0], len(self.layers) - 1
+        where = f"{first} and {more} more layer{'s' * (more > 1)}" if more else first
+        rows = [f"{where}: {self.place}", f"  {self.words} (this explains it to {eps_said(self.error)})"]
+        rows += [f"  or, as well: {words}" for words in self.ties[:MOST_TIES]]
+        rows += [f"  in {self.line}"] if self.line else []
+        return rows + ([f"  {self.unseen}"] if self.also else [])
+
+    @property
+    def unseen(self) -> str:
+        """How many more layers differ that were not looked into, in words."""
+        if len(self.also) == 1:
+            return "1 more layer of this kind differs and was not looked into"
+        return f"{len(self.also)} more layers of this kind differ and were not looked into"
 
 
 def fewest_causes(explained: Mapping[str, Iterable[Finding]]) -> tuple[Cause, ...]:
@@ -141,6 +161,8 @@ class Report:
     own_weights
         What a module's own weights are beside the given ones, in words; `own_weights_wrong` says whether it computes something else
         with them.
+    insides
+        The layers that no known mistake explains, looked into: the first of each kind.
     """
 
     kind: str
@@ -159,7 +181,7 @@ class Report:
     unsteady: tuple[str, ...] = ()
     own_weights: tuple[str, ...] = ()
     own_weights_wrong: bool = False
-    insides: tuple[Any, ...] = ()
+    insides: tuple[Inside, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -220,16 +242,17 @@ class Report:
 
     def _lines(self) -> list[str]:
         layers = f"{len(self.rows)} layer{'s' * (len(self.rows) != 1)}"
-        said = [*self._elsewhere(), *self.own_weights, *self.notes]
+        said = [*self.elsewhere(), *self.own_weights, *self.notes]
         compared = f"{len(self.rows)} of {self.layers_in_all} layers" if self.left_out else layers
         if self.unsteady:
-            return ["gives something else each time, so that nothing can be compared: " + "; ".join(self.unsteady), *said]
+            verdict = "gives something else each time, so that nothing can be compared: " + "; ".join(self.unsteady)
+            return [verdict, *said, self.next_step()]
         if self.layers_agree:
             verdict = f"agrees with the reference in {compared}, to {eps_said(self.needed)} of {self.dtype}"
             verdict += f" (allowed {self.tolerance:g})"
             if self.own_weights_wrong:
                 verdict = f"DIFFERS by its own weights; with the file's it {verdict}"
-            return ["; ".join(filter(None, (verdict, ", ".join(map(str, self.left_out)), self.unmeasured))), *self._hides(), *said]
+            return ["; ".join(filter(None, (verdict, ", ".join(map(str, self.left_out)), self.unmeasured))), *self.hidden(), *said]
         first = self.diverging[0]
         at = first.layer if first.module in (first.layer, "output", "") else f"{first.layer} ({first.module})"
         isolated = any(row.isolated is not None and not row.isolated.error <= self.tolerance for row in self.diverging)
@@ -238,14 +261,14 @@ class Report:
         lines += [self._first_said(first)]
         if np.isnan(first.own.error):
             lines.append(f"{first.layer} is the first to hold a NaN or an infinity")
-        lines += [str(cause) for cause in self.causes]
+        lines += [row for cause in self.told for row in cause.rows()]
         lines += [line for seen in self.insides if not seen.exact for line in inside_said(seen)]
-        lines += [str(finding) for finding in self.nearest[:3]] if not self.causes and not self._reasoned else []
-        if not self.causes and not self.nearest and not self._reasoned:
+        lines += [str(finding) for finding in self.nearest[:3]] if not self.causes and not self.reasoned else []
+        if not self.causes and not self.nearest and not self.reasoned:
             lines.append("none of the known mistakes explains it")
         right = self.forms_right()
         lines += [f"right in every layer: {', '.join(right)}"] if right else []
-        return [*lines, *filter(None, (self.coverage, self.unmeasured)), *self._hides(), *said]
+        return [*lines, *filter(None, (self.coverage, self.unmeasured)), *self.hidden(), *said, *filter(None, [self.next_step()])]
 
     def _first_said(self, first: Row) -> str:
         if first.absent:
@@ -256,11 +279,49 @@ class Report:
         return f"{first.layer}: {error} ({relative}; allowed {self.tolerance:g} eps)"
 
     @property
-    def _reasoned(self) -> bool:
+    def reasoned(self) -> bool:
         """Whether reasoning found something to say of the first layer that differs."""
         return any(inside.differences for inside in self.insides)
 
-    def _elsewhere(self) -> list[str]:
+    @property
+    def told(self) -> tuple[Cause, ...]:
+        """The causes, of those that differ in nothing but their layer one: a bias that is left out of every block."""
+        groups: dict[object, list[Cause]] = {}
+        for i, cause in enumerate(self.causes):
+            general = cause.words.replace(cause.layers[0], form(cause.layers[0]))
+            alone = cause.kind or cause.ties or len(cause.layers) > 1 or general == cause.words
+            groups.setdefault(i if alone else general, []).append(cause)
+        return tuple(
+            some[0] if len(some) == 1 else Cause(str(words), tuple(c.layers[0] for c in some), max(c.error for c in some))
+            for words, some in groups.items()
+        )
+
+    def next_step(self) -> str:
+        """What to do next, in words; empty where nothing differs, or nobody looked."""
+        if self.unsteady:
+            return "next: make it give the same twice, as eval() does in PyTorch, and compare again"
+        if not self.layers_agree and not any(row.isolated for row in self.rows):
+            return "next: compare each layer on the same input too, which needs the weights and the layers before it"
+        if self.layers_agree or (not self.causes and not self.insides):
+            return ""
+        lines = [cause.line for cause in self.causes[:1]] or [seen.line for seen in self.insides[:1]]
+        first = self.diverging[0]
+        if lines[0]:
+            return f"next: look at {lines[0]}"
+        if self.causes and first.module not in (first.layer, "output"):
+            return f"next: look at {first.module}"
+        if self.causes or any(row.words != "not followed" for seen in self.insides for row in seen.rows):
+            return f"next: look at what computes {(self.causes[0].layers[0] if self.causes else first.layer)}"
+        return (
+            f"next: nothing inside {first.layer} could be followed; hold your own values of its steps against the reference's, "
+            f"which this writes: scalablevit-ref trace expected.npz --variant {self._variant()} --save-weights weights.npz"
+        )
+
+    def _variant(self) -> str:
+        """As `--variant` names the network."""
+        return next((name for name in VARIANTS if variant(name) == self.config), "NAME")
+
+    def elsewhere(self) -> list[str]:
         names = [row.layer for row in self.rows if row.another_value]
         if not names:
             return []
@@ -271,7 +332,7 @@ class Report:
         )
         return [words]
 
-    def _hides(self) -> list[str]:
+    def hidden(self) -> list[str]:
         """What a tolerance of 16 bits cannot see."""
         if EPS[self.dtype] <= EPS["float32"]:
             return []
@@ -281,6 +342,14 @@ class Report:
             "compare in float64 too"
         )
         return [words]
+
+    def mistakes(self) -> list[tuple[Row, int]]:
+        """The first of the layers that differ by one mistake, and how many more do; of those that nothing explains, by kind."""
+        groups: dict[object, list[Row]] = {}
+        for row in self.diverging:
+            causes = (i for i, cause in enumerate(self.told) if row.layer in (*cause.layers, *cause.also))
+            groups.setdefault(next(causes, form(row.layer)), []).append(row)
+        return [(rows[0], len(rows) - 1) for rows in groups.values()]
 
     def forms_right(self) -> list[str]:
         """The kinds of layers that are right everywhere, as "stages.k.i.mlp"; only where some layers are not."""
@@ -328,10 +397,11 @@ class Report:
         }
 
 
-def inside_said(seen: Any) -> Iterator[str]:
+def inside_said(seen: Inside) -> Iterator[str]:
     """Where a layer goes wrong that nothing explains, and what is known of the difference."""
-    yield f"{seen.layer}: {seen.place}" + (f" [{seen.line}]" if seen.line else "")
+    yield f"{seen.layer}: {seen.place}"
     yield from (f"  {difference.words}" for difference in seen.differences[:MOST_FACTS])
+    yield from [f"  in {seen.line}"] if seen.line else []
     yield from (f"  {note}" for note in seen.notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,58 @@ def right():
 def broken():
     network = right()
     network.stages[1][0].mlp.act = torch.nn.GELU("tanh")
+    return network
+
+
+def unknown():
+    network = right()  # a function for GELU that no list knows
+    for stage in network.stages:
+        for block in stage:
+            block.mlp.act = Own()
+    return network
+
+
+class Own(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.mish(x)  # here
+
+
+def without_bias():
+    network = right()
+    for stage in network.stages:
+        for block in stage:
+            block.mlp.fc2.bias = None
+    return network
+
+
+def unsteady():
+    network = right()
+    network.stages[0][0].mlp.act = torch.nn.Sequential(torch.nn.GELU(), Always())
+    return network
+
+
+class Always(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.dropout(x, 0.5)
+
+
+def failing():
+    network = right()
+    network.stages[0][0].mlp.act = Failing()
+    return network
+
+
+class Failing(torch.nn.Module):
+    def forward(self, x):
+        raise RuntimeError("no such thing")
+
+
+def scaled():
+    network = right().eval()
+    params = dict(sv.load_checkpoint("weights.npz").params)
+    network.load_state_dict(sv.to_backend(params, "torch"))
+    with torch.no_grad():
+        network.stages[0][0].mlp.fc1.weight.mul_(2)
     return network
 
 
@@ -66,6 +119,77 @@ def test_a_right_port_passes(port: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "agrees with the reference in 51 layers" in " ".join(done.output.split())
     assert "stages.3.1.mlp" in done.output
+
+
+def lines(output: str) -> list[str]:
+    return [line.rstrip() for line in output.splitlines()]
+
+
+def test_a_mistake_that_no_list_knows_is_a_row_and_what_to_do(port: Path) -> None:
+    """Place, difference and line on rows of their own; and what is wrapped stays indented."""
+    done = run("compare", f"{port}:unknown", "--variant", "digits")
+    assert done.exit_code == 1, done.output
+    table, _, said = done.output.partition("DIFFERS from the reference in 8 of 51 layers (isolated error), the first is")
+    assert [line.split()[0] for line in lines(table) if line.startswith("stages")] == ["stages.0.0.mlp"]
+    assert "and 7 more" in table
+    assert "relative" in table
+    rows = lines(said)
+    start = next(i for i, line in enumerate(rows) if line.startswith("stages.0.0.mlp and 2 more layers: fc1 is right; what enters"))
+    indented = [*takewhile(lambda line: line.startswith("  "), dropwhile(lambda line: line[:2] != "  ", rows[start:]))]
+    assert indented[0].startswith("  it is Mish of what fc1 gives, where the reference has GELU (this explains it")
+    here = PORT.splitlines().index("        return torch.nn.functional.mish(x)  # here") + 1
+    assert indented[-2:] == [
+        f"  in port.py, line {here}, in forward",
+        "  5 more layers of this kind differ and were not looked into",
+    ]
+    assert "right in every layer: patch_embeds.k" in done.output
+    assert rows[-1] == f"next: look at port.py, line {here}, in forward"
+
+
+def test_one_mistake_in_every_block_is_one_line(port: Path) -> None:
+    done = run("compare", f"{port}:without_bias", "--variant", "digits", "--weights", "random")
+    assert done.exit_code == 1, done.output
+    said = " ".join(done.output.split())
+    assert "stages.0.0.mlp and 7 more layers: match to" in said
+    assert "if stages.k.i.mlp.fc2.bias is left out" in said
+    assert said.count("is left out") == 1
+
+
+def test_what_gives_other_numbers_each_time_does_not_agree(port: Path) -> None:
+    done = run("compare", f"{port}:unsteady", "--variant", "digits")
+    assert done.exit_code == 1, done.output
+    assert done.output.startswith("gives something else each time")
+    assert "next: make it give the same twice" in done.output
+
+
+def test_own_code_s_traceback_is_asked_for(port: Path) -> None:
+    done = run("compare", f"{port}:failing", "--variant", "digits")
+    assert done.exit_code == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "RuntimeError: no such thing" in done.stderr
+    shown = run("compare", f"{port}:failing", "--variant", "digits", "--traceback")
+    assert shown.exit_code == 2
+    first, *rest = shown.stderr.splitlines()
+    assert first == done.stderr.strip()
+    assert rest[0] == "Traceback (most recent call last):"
+    assert rest[-1].startswith("RuntimeError: no such thing")
+    assert any("raise RuntimeError" in line for line in rest)
+    bad = run("compare", "absent.py:right", "--traceback")
+    assert len(bad.stderr.strip().splitlines()) == 1
+
+
+def test_a_module_is_compared_as_it_is(port: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(port.parent)
+    assert run("trace", "ours.npz", "--variant", "digits", "--save-weights", "weights.npz").exit_code == 0
+    replaced = run("compare", "port.py:scaled", "--weights", "weights.npz")
+    assert replaced.exit_code == 1
+    assert "DIFFERS by its own weights; with the file's it agrees" in " ".join(replaced.output.split())
+    assert "stages.0.0.mlp.fc1.weight: they are 2 times the file's" in " ".join(replaced.output.split())
+    kept = run("compare", "port.py:scaled", "--weights", "weights.npz", "--as-it-is", "--json")
+    assert kept.exit_code == 1
+    document = json.loads(kept.stdout)
+    assert document["dtype"] == "float32"
+    assert document["first_divergent_layer"] == "stages.0.0.mlp"
 
 
 def test_json_says_the_same(port: Path) -> None:

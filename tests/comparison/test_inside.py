@@ -22,7 +22,7 @@ from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, random_images, random_params, relative_l2
-from tests.comparison import channels_first as port
+from tests.support import channels_first as port
 
 CONFIG = ScalableViTConfig(
     embed_dims=(16, 24), depths=(2, 2), num_heads=(2, 3), mlp_ratios=(2, 3), sr_ratios=(2, 1), c_ratios=(1.25, 1.25),

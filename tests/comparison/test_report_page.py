@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,16 @@ import pytest
 from PIL import Image
 
 import scalablevit_ref as sv
+from scalablevit_ref.compare.html.differences import tables
 from scalablevit_ref.compare.html.page import html as page
 from scalablevit_ref.compare.mistakes.search import Finding
+from scalablevit_ref.compare.reasoning.relayouts import Relayout
 from scalablevit_ref.compare.report import Cause, Report, Row
 from scalablevit_ref.drawing.style import THEMES
 from scalablevit_ref.edits import Mistake
 from scalablevit_ref.testing.arrays import compare_arrays
 from tests.support.browser import browser, chromium
-from tests.support.reports import Page, comparison, differing, made
+from tests.support.reports import DRAWN, Page, comparison, differing, looked_into, made
 
 DIGITS, SMALL = sv.variant("digits"), sv.variant("small")
 NAN, INF = float("nan"), float("inf")
@@ -54,7 +57,17 @@ REPORTS: dict[str, Callable[[], Report]] = {
     "inherits too much": lambda: made(errors=lambda i: (2.0 * i, 0.0)),
     "exact": lambda: replace(made(errors=lambda i: (0.0, 0.0)), tolerance=0),
     "hostile": lambda: hostile(),
-}
+    "unsteady": lambda: differing(causes=(), unsteady=("dropout is active",)),
+    "own weights": lambda: made(own_weights=("the module's own weights differ",), own_weights_wrong=True),
+    "another value": lambda: another_value(),
+    "facts": lambda: looked_into("norm", exact=False),
+    "NaN inside": lambda: looked_into(broken=True),
+} | {f"drawn: {name}": partial(looked_into, name) for name in DRAWN}
+
+
+def another_value() -> Report:
+    report = made(errors=lambda i: (1e12 if i == 9 else 2.0, None if i == 9 else 0.5))
+    return replace(report, rows=tuple(replace(row, another_value=i == 9) for i, row in enumerate(report.rows)))
 
 
 def hostile() -> Report:
@@ -62,6 +75,9 @@ def hostile() -> Report:
     report = differing()
     rows = tuple(replace(row, module=HOSTILE, layout=HOSTILE) for row in report.rows)
     finding = Finding(HOSTILE, Mistake(HOSTILE, HOSTILE), 1e12, 1e5, False)
+    seen = looked_into().insides[0]
+    difference = replace(seen.differences[0], words=HOSTILE, data={"sum": {HOSTILE: 1.0}, "reference": {}}, kind="mixture")
+    inside = replace(seen, place=HOSTILE, line=HOSTILE, lines=(HOSTILE, HOSTILE), notes=(HOSTILE,), differences=(difference,))
     return replace(
         report,
         kind=HOSTILE,
@@ -69,6 +85,8 @@ def hostile() -> Report:
         notes=(HOSTILE,),
         causes=(Cause(HOSTILE, (HOSTILE, HOSTILE), 1.0, (HOSTILE,)),),
         nearest=(finding,),
+        insides=(inside,),
+        own_weights=(HOSTILE,),
     )
 
 
@@ -128,6 +146,92 @@ def test_the_verdict_and_the_diagnosis_are_said_in_words() -> None:
     assert "first to hold a NaN or an infinity" in text
     assert "with no tolerance" in text
     assert "A note of its own." in Page(page(replace(made(), notes=("A note of its own.",)))).text
+
+
+def test_the_inside_of_a_layer_is_a_table_of_its_steps() -> None:
+    report = looked_into()
+    parsed = Page(page(report))
+    steps = parsed.tables[0]
+    assert steps[0] == ["step", "verdict", "what enters", "what comes out"]
+    assert [row[:2] for row in steps[1:]] == [
+        ["qkv", "✓ right"],
+        ["attention", "✗ it is wrong"],
+        ["lim_func", "not followed"],
+        ["proj", "✗ its input is wrong"],
+    ]
+    assert steps[1][2] == "0.5 eps relative 1.1e-16"
+    assert steps[4][2] == "1e+12 eps relative 0.00022"
+    assert steps[2][2:] == ["–", "–"]
+    for words in (
+        "The likely mistake",
+        "qkv is right; what enters proj is not: the reference's value times 1.3; or, as well: the sign is reversed. ",
+        "This explains it to 0.5 eps, relative 1.1e-16. It is computed in port.py, line 62, in forward.",
+        "1 more layer of this kind differs and was not looked into",
+        "Next: look at port.py, line 62, in forward.",
+        "The right value is computed.",
+        "1.3 × reference − 0.11",
+    ):
+        assert words in parsed.text
+    assert "Right in every layer: patch_embeds.k" in parsed.text
+
+
+def test_what_nothing_explains_is_told_with_what_is_known() -> None:
+    text = Page(page(REPORTS["facts"]())).text
+    assert "What may be wrong" in text
+    assert "The first wrong value is computed in port.py, line 62, in forward." in text
+    assert "What is known of the difference:" in text
+    assert "Candidate over reference" in text  # as its kind has no picture
+
+
+def test_verdicts_beside_the_layers_have_their_places() -> None:
+    unsteady = Page(page(REPORTS["unsteady"]())).text
+    assert "✗ Gives something else each time" in unsteady
+    assert "Dropout is active." in unsteady
+    assert "No diagnosis was made" not in unsteady
+    own = Page(page(REPORTS["own weights"]())).text
+    assert "✗ Differs by its own weights" in own
+    assert "the module's own weights differ" in own
+    other = Page(page(another_value()))
+    assert "✓ Agrees with the reference" in other.text
+    assert [cells[0] for cells in other.tables[-1] if cells[1] == "another value"] == [another_value().rows[9].layer]
+
+
+WORDS = {
+    "places": "14 places along rows",
+    "relayout": "32 places along (heads d)",
+    "shift": "14 places along rows",
+    "affine": "1.3 × reference − 0.11",
+    "constant": "0 × reference + 2",
+    "channels": "Factor of each channel",
+    "function": "Mish of what fc1 gives",
+    "mixture": "A sum",
+    "border": "Tokens that differ",
+    "some heads": "Largest difference of each channel",
+    "norm": "How far off",
+}
+
+
+@pytest.mark.parametrize("drawn", DRAWN)
+def test_each_kind_of_difference_has_its_picture(drawn: str) -> None:
+    text = page(looked_into(drawn))
+    inside = text.partition('<h2 id="inside-0">')[2].partition("</section>")[0]
+    figure = inside.partition("<figure")[2].partition("</figure>")[0]
+    assert figure
+    assert WORDS[drawn] in Page(text).text or drawn == "norm"
+    assert ("<svg" in figure) == (drawn not in ("border", "mixture"))
+
+
+def test_moved_numbers_are_drawn_where_they_come_from() -> None:
+    (along, table), *others = tables(DRAWN["relayout"][1], None)
+    assert along == "(heads d)"
+    assert others == []
+    move = Relayout((("heads", 2), ("d", 16)), ("heads", "d"), ("d", "heads"))
+    assert np.array_equal(table, move(np.arange(32)))
+    shape = looked_into("shift").insides[0].sample
+    (along, table), *others = tables(DRAWN["shift"][1], shape)
+    assert (along, table.tolist()) == ("rows", [-1, -1, *range(12)])
+    (along, table), *others = tables(DRAWN["places"][1], shape)
+    assert (along, table.tolist(), others) == ("rows", [13, *range(13)], [])
 
 
 def test_the_page_has_the_colours_of_the_pictures() -> None:
@@ -252,7 +356,18 @@ def contrast(pair: str) -> float:
 @browser
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_on_a_phone_nothing_scrolls_sideways_and_text_is_legible(dark: bool, tmp_path: Path) -> None:
-    reports = [REPORTS[name]() for name in ("agrees", "145 layers", "hostile", "logits only")]
+    some = (
+        "agrees",
+        "145 layers",
+        "hostile",
+        "logits only",
+        "unsteady",
+        "facts",
+        "drawn: channels",
+        "drawn: mixture",
+        "drawn: relayout",
+    )
+    reports = [REPORTS[name]() for name in some]
     file = tmp_path / "probe.html"
     frames = [f'<iframe srcdoc="{html.escape(page(report))}"></iframe>' for report in reports]
     file.write_text(PROBE % "".join(frames), encoding="utf-8")

@@ -28,6 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILT = "SCALABLEVIT_REF_SITE"
 """Names a folder where `python -m tests` has built the site; without it the tests do."""
 
+SHOWN = Path("examples", "report.html")
+"""A report of `compare`, which `report.html` shows in a frame."""
+
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
@@ -68,7 +71,8 @@ class Page(HTMLParser):
 
 
 def pages(site: Path) -> list[Path]:
-    return sorted(site.rglob("*.html"))
+    """Those of the site itself: a report that one of them shows is none."""
+    return sorted(set(site.rglob("*.html")) - {site / SHOWN})
 
 
 parsed = cache(Page)

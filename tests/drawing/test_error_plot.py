@@ -163,14 +163,14 @@ def test_equal_reports_are_equal_bytes_and_hold_their_words(tmp_path: Path) -> N
 def test_compare_draws_what_it_found(tmp_path: Path) -> None:
     trace = {name: np.ones((1, 10)) for name in ("head", "logits")}
     save_trace(tmp_path / "theirs.npz", {"images": np.zeros((1, 1, 112, 112)), **trace})
-    save_trace(tmp_path / "mine.npz", {"images": np.zeros((1, 1, 112, 112)), **trace, "head": 1.001 * trace["head"]})
+    save_trace(tmp_path / "mine.npz", {"images": np.zeros((1, 1, 112, 112)), **trace, "logits": 1.001 * trace["logits"]})
     files = [str(tmp_path / name) for name in ("mine.npz", "theirs.npz")]
     variant = ["--variant", "digits"]
     picture = tmp_path / "errors.png"
     done = CliRunner().invoke(app, ["compare", *files, *variant, "--plot", str(picture), "--theme", "dark"])
     assert done.exit_code == 1, done.output
     with Image.open(picture) as image:
-        assert "The first to differ is head." in str(image.info["Description"])
+        assert "The first to differ is logits." in str(image.info["Description"])
         assert image.convert("RGB").getpixel((1, 1)) == tuple(bytes.fromhex(style.THEMES["dark"].page[1:]))
 
 

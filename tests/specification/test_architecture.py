@@ -59,7 +59,7 @@ SPECIFICATION = (
 
 FRAMEWORKS = {
     "torch": ("backends/torch.py", "adapters/torch", "adapters/plain.py", "compare/capture/torch", "digits/train.py"),
-    "jax": ("backends/jax.py", "adapters/flax.py", "compare/capture/flax"),
+    "jax": ("backends/jax.py", "adapters/flax.py", "compare/capture/flax", "compare/capture/jax"),
     "cupy": ("backends/cupy.py",),
 }
 """Where a framework may be imported with the module; everywhere else inside a function only."""

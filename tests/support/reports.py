@@ -15,8 +15,11 @@ import numpy as np
 from PIL import Image
 
 import scalablevit_ref as sv
+from scalablevit_ref.compare.inside import Inside, StepRow
 from scalablevit_ref.compare.mistakes.search import Finding
+from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.report import Cause, LeftOut, Report, Row
+from scalablevit_ref.compare.sample import sampled
 from scalablevit_ref.edits import Mistake
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.testing.arrays import Comparison
@@ -50,6 +53,58 @@ def differing(config: Any = DIGITS, at: int = 9, **more: Any) -> Report:
     actual = expected + 1e-4 * np.sin(np.arange(expected.size)).reshape(expected.shape)
     causes = (Cause("GELU is the tanh approximation", (report.rows[at].layer,), 0.5, ("GELU is a sigmoid",)),)
     return replace(report, **({"causes": causes, "actual": actual, "expected": expected} | more))
+
+
+DRAWN: dict[str, tuple[str, dict[str, Any]]] = {
+    "places": ("places", {"pattern": "rolled", "images": [0, 1], "rows": [13, *range(13)], "columns": [*range(14)]}),
+    "relayout": (
+        "places",
+        {"written": "b h w heads d", "read": "b h w d heads", "sizes": {"b": 2, "h": 14, "w": 14, "heads": 2, "d": 16}},
+    ),
+    "shift": ("places", {"axis": "rows", "by": 2, "filling": "zeros"}),
+    "affine": ("affine", {"factor": 1.3, "shift": -0.11}),
+    "constant": ("affine", {"factor": 0.0, "shift": 2.0}),
+    "channels": ("channels", {"axis": "channel", "factors": [1.0, 0.5, 2.0, NAN], "shifts": [0.0] * 4}),
+    "function": ("elementwise", {"function": "Mish", "of": "what fc1 gives", "x": [-1.0, 0.0, 2.0], "y": [-0.3, 0.0, 1.9]}),
+    "mixture": ("mixture", {"sum": {"x before the block": 0.5}, "reference": {"x before the block": 1.0, "the MLP's output": 1.0}}),
+    "border": ("border", {"sides": ["top"], "depth": 1, "tokens": 14}),
+    "some heads": ("some heads", {"axis": "head", "which": [1]}),
+    "norm": ("norm", {"epsilon": 1e-5}),
+}
+"""Kinds of difference with the data of one, by what is drawn of them."""
+
+
+def looked_into(drawn: str = "affine", *, exact: bool = True, broken: bool = False) -> Report:
+    """A report whose first wrong layer was looked into."""
+    kind, data = DRAWN[drawn]
+    report = differing(causes=())
+    layer = report.first.layer if report.first else ""
+    rng = np.random.default_rng(1)
+    expected = rng.standard_normal((2, 14, 14, 32))
+    actual = 1.3 * expected - 0.11
+    if broken:
+        actual[0, 3, 4, 5], actual[1, 2] = NAN, math.inf
+    right, wrong = comparison(0.5), comparison(NAN if broken else 1e12)
+    rows = (
+        StepRow(f"{layer}.qkv", right, right, "right"),
+        StepRow(f"{layer}.attention", None, None, "it is wrong"),
+        StepRow(f"{layer}.lim_func", None, None, "not followed"),
+        StepRow(f"{layer}.proj", wrong, right, "its input is wrong"),
+    )
+    difference = Difference(kind, "the reference's value times 1.3", 1e-16 if exact else 0.2, data, exact)
+    seen = Inside(
+        layer,
+        rows,
+        "qkv is right; what enters proj is not",
+        "port.py, line 62, in forward",
+        (difference,),
+        ("port.py, line 61, in forward", "port.py, line 62, in forward"),
+        f"{layer}.proj",
+        ("the right value is computed",),
+        sampled(actual, expected),
+    )
+    cause = Cause(difference.words, (layer,), 0.5, ("the sign is reversed",), seen.place, seen.line, kind, ("stages.1.0.attn",))
+    return replace(report, causes=(cause,) * exact, insides=(seen,))
 
 
 class Page(HTMLParser):
@@ -94,7 +149,7 @@ class Page(HTMLParser):
         return [np.asarray(Image.open(io.BytesIO(base64.b64decode(src.removeprefix("data:image/png;base64,"))))) for src in found]
 
 
-KEYS = {("Row", "layer"), ("Report", "dtype"), ("Comparison", "dtype")}
+KEYS = {("Row", "layer"), ("Report", "dtype"), ("Comparison", "dtype"), ("StepRow", "words"), ("Difference", "kind")}
 """Fields that are keys of this package's own tables and never hold a user's words."""
 
 
@@ -107,6 +162,8 @@ def full_of(text: str, *, agrees: bool = False) -> Report:
         left_out=(LeftOut(text, (text, text)),),
         causes=(Cause(text, (text, text), 1.0, (text,)),),
         nearest=(finding,),
+        insides=looked_into().insides,
+        own_weights=(text,),
         seconds={text: 0.5},
         tolerance=1e20 if agrees else 32.0,
     )

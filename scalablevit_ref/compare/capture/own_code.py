@@ -85,6 +85,17 @@ def raised(error: BaseException) -> str:
     return type(error).__name__ + f": {message}" * bool(message) + f" ({place})" * bool(place)
 
 
+def own_traceback(error: BaseException) -> list[str]:
+    """The lines of the traceback of what a port's own code raised, from its first frame on; empty if `error` is not about such."""
+    cause = error.__cause__
+    if not isinstance(error, CaptureError) or cause is None:
+        return []
+    trace = cause.__traceback__
+    while trace is not None and trace.tb_next is not None and _is_ours(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(cause), cause, trace)).splitlines()
+
+
 def place_of(error: BaseException) -> str:
     """File and line of the innermost frame in the user's own code; else in a package that is no framework; else nothing."""
     if isinstance(error, SyntaxError) and error.filename:
@@ -150,7 +161,7 @@ def user_line(until: CodeType | None = None) -> str:
     for _ in range(DEEPEST_STACK):
         if frame is None or frame.f_code is until:
             break
-        whose, file = _shown.get(frame.f_code) or _remembered(frame.f_code)
+        whose, file = _shown.get((frame.f_code, frame.f_code.co_filename)) or _remembered(frame.f_code)
         if whose == "a user's":
             return f"{file}, line {frame.f_lineno}, in {frame.f_code.co_name}"
         if whose and not package:
@@ -170,12 +181,12 @@ def _remembered(code: CodeType) -> tuple[str, str]:
         whose = "a package's" if _is_a_package_s(file) else ""
     if len(_shown) >= MOST_CODES:
         _shown.clear()
-    _shown[code] = (whose, Path(file).name)
-    return _shown[code]
+    _shown[code, file] = (whose, Path(file).name)
+    return _shown[code, file]
 
 
-_shown: dict[CodeType, tuple[str, str]] = {}
-"""Functions that were met, as `_remembered` gives them; emptied where there are many."""
+_shown: dict[tuple[CodeType, str], tuple[str, str]] = {}
+"""Functions that were met, as `_remembered` gives them; emptied where there are many. Equal code of two files is equal."""
 
 
 def shown_line(file: str, line: int, function: str) -> str:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 
 import numpy as np
 
 from scalablevit_ref.compare.error_chart import SERIES, error_chart, shown
+from scalablevit_ref.compare.html.inside import inside_section
 from scalablevit_ref.compare.html.pictures import heat_map, histograms, inline_svg
+from scalablevit_ref.compare.html.text import code, number, said, sentence
+from scalablevit_ref.compare.inside import Inside
 from scalablevit_ref.compare.mistakes.search import eps_said
-from scalablevit_ref.compare.report import Cause, Report, Row
+from scalablevit_ref.compare.report import MOST_FACTS, Cause, Report, Row
 from scalablevit_ref.drawing.remade import MARK
 from scalablevit_ref.drawing.style import THEMES
-from scalablevit_ref.errors import printable
 from scalablevit_ref.testing.arrays import EPS
 
 MOST_FINDINGS = 6
@@ -37,7 +38,16 @@ MEASURED = {
 
 def html(report: Report, *, title: str = "A port of ScalableViT against the reference") -> str:
     """The whole file as text, to be written as UTF-8."""
-    sections = [_verdict(report), _diagnosis(report), _errors(report), _tensor(report), _layers(report), _measured(report)]
+    insides = [inside_section(seen, report.dtype, report.tolerance, i) for i, seen in enumerate(report.insides)]
+    sections = [
+        _verdict(report),
+        _diagnosis(report),
+        *insides,
+        _errors(report),
+        _tensor(report),
+        _layers(report),
+        _measured(report),
+    ]
     light, dark = (f":root {{ {THEMES[theme].css()} }}" for theme in ("light", "dark"))
     style = f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{STYLE_SHEET.read_text(encoding='utf-8')}"
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -46,39 +56,22 @@ def html(report: Report, *, title: str = "A port of ScalableViT against the refe
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
         f'<meta name="generator" content="{MARK}">\n'
-        f'<link rel="icon" href="data:,">\n<title>{_said(title)}</title>\n<style>{style}</style>\n</head>\n'
-        f"<body>\n<main>\n<h1>{_said(title)}</h1>\n{''.join(sections)}</main>\n</body>\n</html>\n"
+        f'<link rel="icon" href="data:,">\n<title>{said(title)}</title>\n<style>{style}</style>\n</head>\n'
+        f"<body>\n<main>\n<h1>{said(title)}</h1>\n{''.join(sections)}</main>\n</body>\n</html>\n"
     )
-
-
-def _said(text: object) -> str:
-    """Printable, and without markup. All words that a report holds go through here, or through a diagram."""
-    return escape(printable(str(text)))
-
-
-def _sentence(words: str) -> str:
-    return _said(f"{words[0].upper()}{words[1:]}.")
-
-
-def _code(name: object) -> str:
-    return f"<code>{_said(name)}</code>"
 
 
 def _left_out(report: Report) -> str:
     """The layers that were not compared, by name, where there are some."""
     return "".join(
-        f"<details><summary>{_sentence(str(some))[:-1]}</summary>{', '.join(map(_code, some.layers))}</details>"
+        f"<details><summary>{sentence(str(some))[:-1]}</summary>{', '.join(map(code, some.layers))}</details>"
         for some in report.left_out
     )
 
 
 def _at(row: Row) -> str:
     """The layer, and the candidate's name for it where that is another."""
-    return _code(row.layer) if row.module in (row.layer, "output", "") else f"{_code(row.layer)} (the candidate's {_code(row.module)})"
-
-
-def _number(x: float, digits: int = 6) -> str:
-    return f"{x:.{digits}g}".replace("nan", "NaN").replace("inf", "∞")
+    return code(row.layer) if row.module in (row.layer, "output") else f"{code(row.layer)} (the candidate's {code(row.module)})"
 
 
 def _relative(error: float, dtype: str) -> str:
@@ -88,14 +81,21 @@ def _relative(error: float, dtype: str) -> str:
 def _verdict(report: Report) -> str:
     count, wrong, first = len(report.rows), report.diverging, report.first
     layers = f"{count} layer{'s' * (count != 1)}"
-    facts: list[tuple[str, str]]
-    if first is None:
+    facts: list[tuple[str, str]] = []
+    if report.unsteady:
+        headline, mark, kind = "Gives something else each time", "✗", "fail"
+        words = "For the same images it does not give the same numbers each time, so that nothing can be compared. "
+        words += " ".join(map(sentence, report.unsteady))
+    elif first is None:
         worst = max(report.rows, key=lambda row: max(c.error for c in (row.propagated, row.isolated) if c))
         headline, mark, kind = "Agrees with the reference", "✓", "pass"
         words = f"{'All' if count > 1 else 'The'} {layers} compared {'are' if count > 1 else 'is'} within what rounding explains."
         if report.left_out:
             headline = f"Agrees with the reference in {count} of {report.layers_in_all} layers"
-        facts = [("Worst layer", _code(worst.layer)), ("Its error", eps_said(report.needed))]
+        if report.own_weights_wrong:
+            headline, mark, kind = "Differs by its own weights", "✗", "fail"
+            words = f"With the file’s weights it agrees, with those that it came with it does not. {words}"
+        facts = [("Worst layer", code(worst.layer)), ("Its error", eps_said(report.needed))]
     else:
         headline, mark, kind = "Differs from the reference", "✗", "fail"
         if count == 1:
@@ -116,12 +116,12 @@ def _verdict(report: Report) -> str:
             error = f"{eps_said(own.error)} <small>relative {_relative(own.error, report.dtype)}</small>"
         else:
             words += " It is the first to hold a NaN or an infinity."
-            error = _number(own.error)
-        facts = [("First to differ", _code(first.layer)), ("Its error", error)]
-        facts.append(("Worst element", f"{own.index} <small>{_number(own.actual)} instead of {_number(own.expected)}</small>"))
+            error = number(own.error)
+        facts = [("First to differ", code(first.layer)), ("Its error", error)]
+        facts.append(("Worst element", f"{own.index} <small>{number(own.actual)} instead of {number(own.expected)}</small>"))
     facts.append(("Allowed", f"{report.tolerance:g} eps <small>relative {_relative(report.tolerance, report.dtype)}</small>"))
     listed = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
-    words += "".join(f" {_sentence(said)}" for said in (report.coverage, report.unmeasured) if said)
+    words += "".join(f" {sentence(some)}" for some in (report.coverage, report.unmeasured) if some)
     return (
         f'<section class="verdict {kind}" aria-labelledby="verdict">'
         f'<h2 id="verdict"><span aria-hidden="true">{mark}</span> {headline}</h2>'
@@ -130,29 +130,50 @@ def _verdict(report: Report) -> str:
 
 
 def _diagnosis(report: Report) -> str:
-    items = [_cause(cause) for cause in report.causes]
+    items = [_cause(cause, report.dtype) for cause in report.told]
+    items += [_reasoned(seen) for seen in report.insides if not seen.exact]
     if report.causes or report.nearest:
-        items += [_said(finding) for finding in report.nearest[:MOST_FINDINGS]]
+        items += [said(finding) for finding in report.nearest[:MOST_FINDINGS]]
         if report.nearest[MOST_FINDINGS:]:
             items.append(f"and {len(report.nearest) - MOST_FINDINGS} more changes that help, but do not explain it")
-    elif not report.agrees:
+    elif not report.layers_agree and not report.reasoned and not report.unsteady:
         items.append("No diagnosis was made." if report.actual is None else "None of the known mistakes explains it.")
-    items += [_said(note) for note in report.notes]
+    if not report.layers_agree and not report.unsteady and (right := report.forms_right()):
+        items.append(f"Right in every layer: {', '.join(map(code, right))}.")
+    items += [said(words) for words in (*report.hidden(), *report.elsewhere(), *report.own_weights, *report.notes)]
+    if report.next_step():
+        items.append(f"<strong>Next:</strong> {said(report.next_step().removeprefix('next: '))}.")
     if not items:
         return ""
     listed = "".join(f"<li>{item}</li>" for item in items)
-    heading = "Notes" if report.agrees else "The likely mistake" if report.causes else "What may be wrong"
+    heading = "Notes" if report.layers_agree or report.unsteady else "The likely mistake" if report.causes else "What may be wrong"
     return f'<section aria-labelledby="diagnosis"><h2 id="diagnosis">{heading}</h2><ul class="said">{listed}</ul></section>\n'
 
 
-def _cause(cause: Cause) -> str:
+def _cause(cause: Cause, dtype: str) -> str:
     more = cause.layers[1:]
-    ties = "".join(f"; or if {_said(words)}" for words in cause.ties)
-    words = f"{_code(cause.layers[0])}{f' and {len(more)} more layer' + 's' * bool(more[1:]) if more else ''} "
-    words += f"{'match' if more else 'matches'} to {eps_said(cause.error)} if <strong>{_said(cause.words)}</strong>{ties}."
+    where = f"{code(cause.layers[0])}{f' and {len(more)} more layer' + 's' * bool(more[1:]) if more else ''}"
+    if cause.kind:
+        ties = "".join(f"; or, as well: {said(words)}" for words in cause.ties)
+        error = f"{eps_said(cause.error)}, relative {_relative(cause.error, dtype)}"
+        words = f"{where}: {said(cause.place)}: <strong>{said(cause.words)}</strong>{ties}. This explains it to {error}."
+        words += f" It is computed in {code(cause.line)}." if cause.line else ""
+        words += f" {said(cause.unseen)}." if cause.also else ""
+    else:
+        ties = "".join(f"; or if {said(words)}" for words in cause.ties)
+        words = (
+            f"{where} {'match' if more else 'matches'} to {eps_said(cause.error)} if <strong>{said(cause.words)}</strong>{ties}."
+        )
     if more:
-        words += f"<details><summary>All {len(cause.layers)} layers</summary>{', '.join(map(_code, cause.layers))}</details>"
+        words += f"<details><summary>All {len(cause.layers)} layers</summary>{', '.join(map(code, cause.layers))}</details>"
     return words
+
+
+def _reasoned(seen: Inside) -> str:
+    """Where a layer goes wrong that nothing explains, with what is known of the difference."""
+    line = f" The first wrong value is computed in {code(seen.line)}." if seen.line else ""
+    facts = "".join(f"<li>{said(difference.words)}</li>" for difference in seen.differences[:MOST_FACTS])
+    return f"{code(seen.layer)}: {said(seen.place)}.{line}" + (f"<ul>{facts}</ul>" if facts else "")
 
 
 def _errors(report: Report) -> str:
@@ -174,7 +195,7 @@ def _tensor(report: Report) -> str:
     row = report.first
     axes = "b h w c" if report.actual.ndim == 4 else "b c"
     return (
-        f'<section aria-labelledby="tensor"><h2 id="tensor">Where {_code(row.layer)} differs</h2>'
+        f'<section aria-labelledby="tensor"><h2 id="tensor">Where {code(row.layer)} differs</h2>'
         f"<p>|candidate − reference| of the first layer to differ, {axes} = {report.actual.shape}, "
         "against what the reference's layer makes of the same input.</p>"
         f'<div class="halves"><div>{heat_map(report.actual, report.expected)}</div>'
@@ -222,20 +243,22 @@ def _layers(report: Report) -> str:
 def _layer(row: Row, report: Report, wrong: bool) -> str:
     inherited = row.propagated is not None and not row.propagated.error <= report.tolerance
     kind, verdict = ("wrong", "✗ differs") if wrong else ("inherited", "inherited") if inherited else ("right", "✓ agrees")
+    if row.another_value:
+        kind, verdict = "inherited", "another value"
     over = ["" if c is None or c.error <= report.tolerance else " over" for c in (row.propagated, row.isolated)]
-    said = ["–" if c is None else _number(c.error, 3) for c in (row.propagated, row.isolated)]
-    errors = "".join(f'<td class="n{mark}">{error}</td>' for mark, error in zip(over, said, strict=True))
+    numbers = ["–" if c is None else number(c.error, 3) for c in (row.propagated, row.isolated)]
+    errors = "".join(f'<td class="n{mark}">{error}</td>' for mark, error in zip(over, numbers, strict=True))
     worst = "–" if row.own.error == 0 else str(row.own.index)
     if wrong:
-        worst += f" <small>{_number(row.own.actual)} instead of {_number(row.own.expected)}</small>"
+        worst += f" <small>{number(row.own.actual)} instead of {number(row.own.expected)}</small>"
     return (
-        f'<tr class="{kind}"><th scope="row">{_code(row.layer)}</th><td class="v">{verdict}</td>{errors}'
-        f"<td>{_code(row.module)}</td><td>{_said(row.layout)}</td><td>{row.shape}</td><td>{worst}</td></tr>"
+        f'<tr class="{kind}"><th scope="row">{code(row.layer)}</th><td class="v">{verdict}</td>{errors}'
+        f"<td>{code(row.module)}</td><td>{said(row.layout)}</td><td>{row.shape}</td><td>{worst}</td></tr>"
     )
 
 
 def _measured(report: Report) -> str:
-    facts = [("Candidate", _said(report.kind)), ("Images", str(report.rows[0].shape[0])), ("Mode", _said(report.mode))]
+    facts = [("Candidate", said(report.kind)), ("Images", str(report.rows[0].shape[0])), ("Mode", said(report.mode))]
     facts += [(kind.capitalize(), MEASURED[kind]) for kind in shown(report)]
     facts += [
         ("Reference", "in float64"),
@@ -244,8 +267,8 @@ def _measured(report: Report) -> str:
         ("Would pass", f"with {eps_said(report.needed)}" if math.isfinite(report.needed) else "with no tolerance"),
     ]
     facts += [(f"Time, {name}", f"{seconds:.2g} s") for name, seconds in report.seconds.items()]
-    listed = "".join(f"<div><dt>{_said(name)}</dt><dd>{value}</dd></div>" for name, value in facts)
-    settings = "".join(f"<div><dt>{_code(name)}</dt><dd>{_said(value)}</dd></div>" for name, value in asdict(report.config).items())
+    listed = "".join(f"<div><dt>{said(name)}</dt><dd>{value}</dd></div>" for name, value in facts)
+    settings = "".join(f"<div><dt>{code(name)}</dt><dd>{said(value)}</dd></div>" for name, value in asdict(report.config).items())
     return (
         f'<section aria-labelledby="measured"><h2 id="measured">How it was measured</h2><dl class="facts">{listed}</dl>'
         f'<details><summary>The network’s settings</summary><dl class="facts">{settings}</dl></details></section>\n'

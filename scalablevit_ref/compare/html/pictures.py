@@ -11,6 +11,7 @@ from PIL import Image
 
 from scalablevit_ref.drawing.diagram import Diagram, Marks
 from scalablevit_ref.drawing.style import MARK, VIRIDIS, viridis
+from scalablevit_ref.errors import printable
 
 CELLS = 240
 """Cells that a picture has at most a side; of more, each cell stands for the largest of a few elements."""
@@ -102,6 +103,20 @@ def _coarse(x: np.ndarray) -> np.ndarray:
     return x
 
 
+def heat(values: np.ndarray, words: str) -> str:
+    """An `img` of a map of differences, h w, which may hold some that are not finite."""
+    finite = values[np.isfinite(values)]
+    return _picture(values, float(finite.max(initial=0.0)), words)
+
+
+def svg_picture(kind: str, name: str, title: str, words: str, width: int, height: int, body: str) -> str:
+    """An `svg` of class `kind` with its alternative text; `name` keeps its ids apart from others'."""
+    head = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(printable(words))}</desc>'
+    ids = f"{name}-title {name}-desc"
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    return f'<svg class="{kind}" role="img" aria-labelledby="{ids}" {size}>{head}{body}</svg>'
+
+
 def _picture(values: np.ndarray, largest: float, words: str) -> str:
     """An `img` of one pixel a value, 0 to `largest` in viridis."""
     finite = np.isfinite(values)
@@ -147,6 +162,4 @@ def histograms(actual: np.ndarray, expected: np.ndarray) -> str:
     labels += [(width - right, bottom + 16, "end", f"{high:.4g}"), ((left + width - right) // 2, bottom + 32, "middle", "value")]
     parts += [f'<text x="{x}" y="{y}" text-anchor="{anchor}">{words}</text>' for x, y, anchor, words in labels]
     words = f"Counts of the candidate and of the reference in {BINS} bins from {low:.4g} to {high:.4g}, at most {most} a bin."
-    head = f'<title id="histogram-title">Histograms of the values</title><desc id="histogram-desc">{words}</desc>'
-    ids = "histogram-title histogram-desc"
-    return f'<svg class="histogram" role="img" aria-labelledby="{ids}" viewBox="0 0 {width} {height}">{head}{"".join(parts)}</svg>'
+    return svg_picture("histogram", "histogram", "Histograms of the values", words, width, height, "".join(parts))

@@ -106,7 +106,8 @@ def named_function(case: Case) -> list[Difference]:
         if name is None:
             continue
         left = case.left(_composed(name)(x))
-        found.append(Difference("elementwise", _words(case, name, source), left, {"function": name, "of": source}, True))
+        data = {"function": name, "of": source, **_drawn(x.ravel(), case.actual.ravel())}
+        found.append(Difference("elementwise", _words(case, name, source), left, data, True))
     return found[:2]
 
 

@@ -11,7 +11,8 @@ from scalablevit_ref.compare.reasoning.attention_model import PACKINGS, Hypothes
 from scalablevit_ref.compare.reasoning.attention_search import MANY, Fit, Search
 from scalablevit_ref.compare.reasoning.attention_words import LOGITS, MASKS, NORMALISERS
 from scalablevit_ref.compare.reasoning.difference import Difference
-from scalablevit_ref.compare.reasoning.fitting import ENOUGH, Array, Judge, joined
+from scalablevit_ref.compare.reasoning.fitting import ENOUGH, Array, joined
+from scalablevit_ref.compare.reasoning.judge import Judge
 from scalablevit_ref.compare.reasoning.logit_fit import biased, of_each_head
 from scalablevit_ref.compare.reasoning.windows import Windows
 
@@ -191,7 +192,8 @@ def _windows(problem: Problem, reference: Windows) -> Iterator[Windows]:
     for kind in ("grid", "runs"):
         yield replace(reference, kind=kind)
         yield replace(reference, kind=kind, placed="as tiles")
-    for placed in ("column by column", "turned", "as a grid", "as runs"):
+    turned = ("turned map",) if h != w and problem.map == problem.real and not (h % p or w % p) else ()
+    for placed in ("column by column", "turned", *turned, "as a grid", "as runs"):
         yield replace(reference, placed=placed)
     if problem.map != problem.real or h % p or w % p:
         yield replace(reference, hidden=True)

@@ -15,14 +15,14 @@ from scalablevit_ref.compare.reasoning.fitting import (
     ENOUGH,
     SIMPLE,
     Array,
-    Judge,
     distance,
     joined,
-    said,
     settled,
     solved_factors,
     spread,
 )
+from scalablevit_ref.compare.reasoning.judge import Judge
+from scalablevit_ref.compare.reasoning.numbers import three_digits
 
 CHANNELS = 4
 """Output channels that a hypothesis is tried on before all of them are computed."""
@@ -216,17 +216,17 @@ class _Search:
     def _added(self, factors: Mapping[str, float]) -> Iterator[str]:
         scale = factors.get("convolution", 1.0)
         if scale != 1.0:
-            yield f"the kernel is multiplied by {said(scale)}" if scale else "the convolution is left out"
+            yield f"the kernel is multiplied by {three_digits(scale)}" if scale else "the convolution is left out"
         bias = factors.get("bias", 1.0)
         if bias != 1.0:
             yield {0.0: "the bias is left out", 2.0: "the bias is added twice", -1.0: "the bias is subtracted"}.get(
-                bias, f"the bias is multiplied by {said(bias)}"
+                bias, f"the bias is multiplied by {three_digits(bias)}"
             )
         for name in self.maps:
             factor = factors.get(name, 0.0)
             if factor:
                 what = "the input" if name == "x" else name
-                yield f"{what} is added too" if factor == 1 else f"{what} is added too, times {said(factor)}"
+                yield f"{what} is added too" if factor == 1 else f"{what} is added too, times {three_digits(factor)}"
 
     def alternatives(self) -> Iterator[tuple[tuple[str, Any], ...]]:
         """Every single change, as fields and values."""

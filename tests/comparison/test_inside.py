@@ -16,7 +16,7 @@ from torch import nn
 from scalablevit_ref.adapters import plain
 from scalablevit_ref.compare.canonical import settled
 from scalablevit_ref.compare.capture.pairing import paired
-from scalablevit_ref.compare.capture.torch_graph import TorchRunner
+from scalablevit_ref.compare.capture.torch_runner import TorchRunner
 from scalablevit_ref.compare.inside import Inside, inside, inside_tap
 from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.config import ScalableViTConfig

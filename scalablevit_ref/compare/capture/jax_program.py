@@ -145,9 +145,7 @@ class Program:
 
     def random(self) -> str:
         """In words, where random numbers enter what is returned; empty where they do not."""
-        bare = Graph(
-            _without_broadcasts(self), self.shapes, self.dtypes, self.images, self.parameters, {}, self.outputs, self.modules
-        )
+        bare = Graph(_without_broadcasts(self), self.shapes, self.dtypes, self.images, self.parameters, {}, self.outputs, self.modules)
         used = live(bare)
         drawn = next((op for op in bare.operations if RANDOM.search(op.name) and used.intersection(op.outputs)), None)
         if drawn is None:

@@ -297,7 +297,8 @@ def _absent(scene: Scene) -> list[str]:
 def _at_a_step(scene: Scene, rows: tuple[StepRow, ...], step: Step, side: Side) -> Inside:
     held = (scene.own.inputs if side == "given" else scene.own.outputs)[step.name]
     given = own_values(scene, step.name, held.value)
-    differences = _differences(scene, held.actual, held.expected, step, side, given, EPS[scene.dtype])
+    told = any(one.exact for one in _misfits(scene, step.name))  # of what comes before, so that this is a consequence
+    differences = () if told else _differences(scene, held.actual, held.expected, step, side, given, EPS[scene.dtype])
     return _found(scene, rows, _place(scene, rows, step.name, side), step.name, held, differences)
 
 
@@ -340,10 +341,7 @@ def _found(
         line, lines = lines_between(scene, held.value, right, addend=bool(step))
         if not any(difference.exact for difference in differences):
             notes += elsewhere(scene, held)
-    misfits = _misfits(scene, step)
-    if misfits and misfits[0].exact:
-        differences = tuple(difference for difference in differences if not difference.exact)
-    return Inside(scene.layer.name, rows, place, line, (*misfits, *differences), lines, step, notes)
+    return Inside(scene.layer.name, rows, place, line, (*_misfits(scene, step), *differences), lines, step, notes)
 
 
 def _misfits(scene: Scene, step: str) -> tuple[Difference, ...]:
@@ -391,7 +389,10 @@ def _differences(
     fitted = fits(KINDS[step.op], actual, sources, dict(step.settings), eps=eps)
     names = ("gain", "shift") if step.op == "layer_norm" else ("weight", "bias")
     parameters = dict(zip(names, (weight, bias), strict=True))
-    return _ordered([*fitted, *_kinds(scene, actual, expected, {THE_INPUT: x, **given}, eps, **parameters)])
+    kinds = _kinds(scene, actual, expected, {THE_INPUT: x, **given}, eps, **parameters)
+    if any(one.exact for one in fitted):
+        kinds = [one for one in kinds if not (one.exact and is_general(one))]
+    return _ordered([*fitted, *kinds])
 
 
 def _of_an_input(
@@ -437,8 +438,8 @@ def _of_a_branch(
     return sorted(found, key=is_general)[:2]
 
 
-FEW, MANY = 20, 4000
-"""Hypotheses of an attention that are tried: for better words where the kind of difference is known, and where it is not."""
+FEW, MANY = 400, 4000
+"""Hypotheses of an attention that are tried: single changes where the kind of difference is known, and pairs where it is not."""
 
 
 def _fitted_pool(scene: Scene, actual: np.ndarray, eps: float) -> list[Difference]:

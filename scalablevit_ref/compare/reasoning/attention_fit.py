@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import combinations, product, zip_longest
+from itertools import combinations, product, takewhile, zip_longest
 from typing import Any
 
-from scalablevit_ref.compare.reasoning.attention_model import PACKINGS, Hypothesis, Problem
+from scalablevit_ref.compare.reasoning.attention_model import PACKINGS, TWO, Hypothesis, Problem
 from scalablevit_ref.compare.reasoning.attention_search import MANY, Fit, Search
 from scalablevit_ref.compare.reasoning.attention_words import LOGITS, MASKS, NORMALISERS
 from scalablevit_ref.compare.reasoning.difference import Difference
@@ -102,7 +102,7 @@ def _numbers(search: Search) -> list[Fit]:
 
 def _singles(search: Search) -> list[Fit]:
     made = (replace(search.reference, **fields) for _, fields in alternatives(search))
-    return [fit for h in made if (fit := search.verified(search.nearest(h)))]
+    return [fit for h in takewhile(lambda h: search.budget > 0, made) if (fit := search.verified(search.nearest(h)))]
 
 
 def _pairs(search: Search) -> list[Fit]:
@@ -157,7 +157,7 @@ def alternatives(search: Search) -> Iterator[Change]:
             yield "splits", {"splits": splits}
             if way != "d heads" and which[2]:
                 yield "splits", {"splits": splits, "merge": way}
-    for packing in PACKINGS:
+    for packing in (*PACKINGS, *TWO):
         yield "roles", {"packing": packing}
     for roles in product(("q", "k", "v"), ("q", "k", "v"), ("q", "k", "v", "lim", "x")):
         if roles != reference.roles and set(roles) <= set(problem.tables):

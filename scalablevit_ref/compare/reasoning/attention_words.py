@@ -128,7 +128,8 @@ def windows_said(w: Windows, reference: Windows) -> Iterator[str]:
 def heads_said(h: Hypothesis, reference: Hypothesis) -> Iterator[str]:
     """What is different about packing, roles and heads."""
     if h.packing != reference.packing:
-        yield f"qkv's channels are split as ({h.packing}), not (three heads d)"
+        name, usual = ("kv", "two heads d") if "two" in h.packing else ("qkv", "three heads d")
+        yield f"{name}'s channels are split as ({h.packing}), not ({usual})"
     if h.roles != reference.roles:
         changed = [f"{new} is taken for {old}" for old, new in zip(reference.roles, h.roles, strict=True) if old != new]
         order = sorted(h.roles) == sorted(reference.roles)

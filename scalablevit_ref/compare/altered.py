@@ -10,11 +10,9 @@ import numpy as np
 from scalablevit_ref.compare.around import spoken
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.elementwise import FUNCTIONS
+from scalablevit_ref.compare.reasoning.judge import tolerance
 from scalablevit_ref.compare.steps import Run, Step, run_layer
 from scalablevit_ref.layers import IMAGES, Layer
-
-ROUNDING = 64
-"""Relative l2 error in eps that an explanation may leave; in 16 bits a sixteenth of it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def altered(
     eps
         That of the candidate's dtype.
     """
-    bar = eps * (ROUNDING if eps < 2.0**-16 else ROUNDING / 16)
+    bar = tolerance(eps)
     size, found = float(np.linalg.norm(actual)) or 1.0, []
 
     def tried(kind: str, words: str, output: np.ndarray) -> None:

@@ -11,8 +11,11 @@ import numpy as np
 from scalablevit_ref.compare.capture.graph import Graph
 from scalablevit_ref.compare.followed import Followed
 from scalablevit_ref.compare.mistakes.layerwise import Local
+from scalablevit_ref.compare.reasoning.difference import Difference
+from scalablevit_ref.compare.reasoning.judge import tolerance
 from scalablevit_ref.compare.steps import INPUT, Run
 from scalablevit_ref.layers import IMAGES, Layer
+from scalablevit_ref.testing.arrays import EPS
 
 Fetch = Callable[[Collection[int]], Mapping[int, np.ndarray]]
 """Gives values of the candidate's graph by their numbers."""
@@ -171,6 +174,70 @@ def q_k_v(scene: Scene) -> dict[str, np.ndarray]:
         if step != INPUT and set(held) <= set("qkv"):
             found |= zip(held, np.split(scene.effective(step), len(held), axis=-1), strict=True)
     return found
+
+
+def known_vectors(local: Local, layer: str) -> dict[str, np.ndarray]:
+    """The parameters of one axis of a layer and of its block, by words: "fc2's bias", "norm2's gain"."""
+    block = _block(local, layer)
+    names = [f"{block}.{part}" for part in PARTS] if block else [layer]
+    found: dict[str, np.ndarray] = {}
+    for name, value in local.own_params(*names).items():
+        if value.ndim == 1:
+            module, _, kind = name.rpartition(".")
+            is_norm = local.params.get(f"{module}.weight", np.zeros((1, 1))).ndim == 1
+            words = {"weight": "gain", "bias": "shift"}.get(kind, kind) if is_norm else kind
+            short = module.removeprefix(f"{block or layer}.").removeprefix("attn.").removeprefix("mlp.")
+            found[f"{spoken(block or layer, short)}'s {words}"] = value
+    return found
+
+
+def terms_of(scene: Scene, step: str, expected: np.ndarray) -> dict[str, np.ndarray]:
+    """The values whose sum is what a step is given, or the layer gives, by words; empty where it is no sum of several."""
+    found: dict[str, np.ndarray] = {}
+    for source in scene.sources.get(step, ()) or (INPUT,):
+        if source != INPUT:
+            found["LIM's output" if scene.spoken(source) == "LIM" else scene.spoken(source)] = scene.effective(source)
+        elif scene.layer.sources != (IMAGES,):
+            for layer in scene.layer.sources:
+                found[what_gives(scene.local, scene.layer.name, layer)] = _tap(scene.local, layer)
+    if expected.ndim == 4:
+        found = {name: x[:, : expected.shape[1], : expected.shape[2]] for name, x in found.items()}
+    other = [name for name, x in found.items() if x.shape != expected.shape]
+    if len(found) < 2 or len(other) > 1:
+        return {}
+    if other == ["the attention"]:  # its heads are apart: what is left of the sum is its output
+        found[other[0]] = expected - sum(x for name, x in found.items() if name not in other)
+    if any(x.shape != expected.shape for x in found.values()):
+        return {}
+    total = np.sum(list(found.values()), axis=0)
+    return found if np.linalg.norm(total - expected) <= 64 * EPS[scene.dtype] * np.linalg.norm(expected) else {}
+
+
+def left_out(scene: Scene, step: str, actual: np.ndarray, given: Mapping[str, np.ndarray], eps: float) -> list[Difference]:
+    """Where a value is the input of what should have made it: that is left out."""
+    sources = scene.sources.get(step, ())
+    if sources == (INPUT,) and len(scene.layer.sources) == 1 and scene.layer.sources != (IMAGES,):
+        source = scene.layer.sources[0]
+        if not scene.local.table()[source].sources or scene.local.table()[source].sources == (IMAGES,):
+            return []
+        named, x = what_is(scene.local, scene.layer.name, source), fed(scene.local, source)
+    elif len(sources) == 1 and sources[0] != INPUT:
+        held = scene.own.inputs.get(sources[0])
+        named, x = scene.spoken(sources[0]), scene.run[sources[0]].given if held is None else held.actual
+    else:
+        return []
+    if x.shape != actual.shape or not np.linalg.norm(actual - x) <= tolerance(eps) * np.linalg.norm(actual):
+        return []
+    left = float(np.linalg.norm(actual - x)) / (float(np.linalg.norm(actual)) or 1.0)
+    alike = (name for name, value in given.items() if value.shape == x.shape and np.array_equal(value, x))
+    words = next(alike, f"what {named} should be given")
+    return [Difference("mixture", f"{named} is left out: it is {words}", left, {"left out": named}, exact=True)]
+
+
+def what_is(local: Local, layer: str, source: str) -> str:
+    """A layer as seen from another one: "norm1", "pos_block.0"."""
+    block = _block(local, layer)
+    return source.removeprefix(f"{block}.") if block else source
 
 
 def reference_settings(scene: Scene) -> dict[str, Any]:

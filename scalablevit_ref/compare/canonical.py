@@ -216,16 +216,21 @@ class Layouts:
     def __call__(self, x: np.ndarray, expected: np.ndarray, axis: int | None) -> np.ndarray | None:
         """The value as b h w and its own number of channels, or b c; None if it fits no layout."""
         x = np.asarray(x, np.float64)
+        layout = self.of(x, expected, axis)
+        return None if layout is None else layout(x)
+
+    def of(self, x: np.ndarray, expected: np.ndarray, axis: int | None) -> Layout | None:
+        """The layout of a value; None if it fits none."""
         known = self._from_known(x, expected, axis)
         found = settled(x, expected, axis=axis, windows=self.windows, strange=True)
         if known is not None and (found is None or not found.sure):
-            return known(x)
+            return known
         if found is None:
             return None
         if found.sure:
             self._known.setdefault(_token_key(x.shape, expected.shape, found.layout), found.layout.tokens)
             self.turned |= found.layout.turned
-        return found.layout(x)
+        return found.layout
 
     def _from_known(self, x: np.ndarray, expected: np.ndarray, axis: int | None) -> Layout | None:
         for start, wide in _channel_axes(x.shape, expected.shape, axis):

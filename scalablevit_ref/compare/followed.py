@@ -22,6 +22,16 @@ class Held:
     actual: np.ndarray
     expected: np.ndarray
     comparison: Comparison
+    turned: bool = False
+    """Whether the candidate's own has H and W swapped."""
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """One of the candidate's values, as it lies, that cannot hold the reference's, b h w c or b c."""
+
+    actual: np.ndarray
+    expected: np.ndarray
 
 
 class Followed:
@@ -40,7 +50,7 @@ class Followed:
         self.layouts = Layouts(windows)
         self.inputs: dict[str, Held] = {}
         self.outputs: dict[str, Held] = {}
-        self.misfits: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        self.misfits: dict[str, Misfit] = {}
 
     def given(self, name: str, expected: np.ndarray) -> np.ndarray | None:
         """The candidate's own input of a step; of several uses that of the one that is farthest off."""
@@ -48,9 +58,10 @@ class Followed:
         for use in self.uses.get(name, ()):
             for value in self.before[use.given]:
                 axis = use.given_axis if value == use.given else ABSENT
-                x = self._laid_out(value, axis, expected, name)
-                if x is not None:
-                    found.append(Held(value, x, expected, self._compared(x, expected)))
+                laid = self._laid_out(value, axis, expected, name)
+                if laid is not None:
+                    x, turned = laid
+                    found.append(Held(value, x, expected, self._compared(x, expected), turned))
                     self.misfits.pop(name, None)
                     break
         if not found or len(found) < len(self.uses[name]):
@@ -70,10 +81,10 @@ class Followed:
             width = use.channels if len(uses) > 1 else expected.shape[-1]
             if start + width > expected.shape[-1]:
                 return None
-            part = self._laid_out(use.made, axis, expected[..., start : start + width], name, x)
-            if part is None:
+            laid = self._laid_out(use.made, axis, expected[..., start : start + width], name, x)
+            if laid is None:
                 return None
-            parts.append(part)
+            parts.append(laid[0])
             start += width
         if not parts or start != expected.shape[-1]:
             return None
@@ -81,15 +92,19 @@ class Followed:
         self.outputs[name] = Held(uses[0].made, x, expected, self._compared(x, expected))
         return x
 
-    def _laid_out(self, value: int, axis: int, expected: np.ndarray, name: str, x: np.ndarray | None = None) -> np.ndarray | None:
+    def _laid_out(
+        self, value: int, axis: int, expected: np.ndarray, name: str, x: np.ndarray | None = None
+    ) -> tuple[np.ndarray, bool] | None:
+        """A value as the reference has it, and whether its own H and W are swapped."""
         if value not in self.fetched:
             return None
-        x = self.fetched[value] if x is None else x
-        laid = self.layouts(x, expected, None if axis == ABSENT else axis)
-        if laid is None or laid.shape != expected.shape:
-            self.misfits.setdefault(name, (x.shape, expected.shape))
+        x = np.asarray(self.fetched[value] if x is None else x, np.float64)
+        layout = self.layouts.of(x, expected, None if axis == ABSENT else axis)
+        laid = None if layout is None else layout(x)
+        if layout is None or laid is None or laid.shape != expected.shape:
+            self.misfits.setdefault(name, Misfit(x, expected))
             return None
-        return laid
+        return laid, layout.turned
 
     def _compared(self, actual: np.ndarray, expected: np.ndarray) -> Comparison:
         return compared(actual, expected, self.dtype)

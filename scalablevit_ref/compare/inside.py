@@ -13,17 +13,29 @@ from typing import Any, Literal
 import numpy as np
 
 from scalablevit_ref.compare.altered import altered
-from scalablevit_ref.compare.around import Fetch, Scene, fed, input_words, listed, own_values, q_k_v, reference_settings
+from scalablevit_ref.compare.around import (
+    Fetch,
+    Scene,
+    fed,
+    input_words,
+    known_vectors,
+    left_out,
+    listed,
+    own_values,
+    q_k_v,
+    reference_settings,
+    terms_of,
+)
 from scalablevit_ref.compare.capture.graph import ABSENT, Graph
 from scalablevit_ref.compare.capture.uses import Use
 from scalablevit_ref.compare.followed import Followed, Held, compared, moved_from
+from scalablevit_ref.compare.misfits import misfit
 from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.compare.own_lines import elsewhere, lines_between, unreached
-from scalablevit_ref.compare.reasoning.case import THE_INPUT
+from scalablevit_ref.compare.reasoning.case import REFERENCE, THE_INPUT
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fits import fits
-from scalablevit_ref.compare.reasoning.kinds import kinds_of_difference
-from scalablevit_ref.compare.sample import Sample, sampled
+from scalablevit_ref.compare.reasoning.kinds import is_general, kinds_of_difference
 from scalablevit_ref.compare.steps import INPUT, OUTPUT, Run, Step, feeds, run_layer
 from scalablevit_ref.compare.undone import undone
 from scalablevit_ref.layers import Layer, mean
@@ -193,8 +205,13 @@ def _first_wrong(run: Run, own: Followed, bound: float) -> tuple[str, Side] | No
         if step.name in own.inputs and _is_wrong(own.inputs[step.name].comparison, bound):
             return step.name, "given"
         if step.name in own.outputs and _is_wrong(own.outputs[step.name].comparison, bound):
-            return step.name, "made"
+            return step.name, "given" if _sees_turned(step, own) else "made"
     return None
+
+
+def _sees_turned(step: Step, own: Followed) -> bool:
+    """Whether the order of rows and columns counts for a step, and its input has H and W swapped, the numbers being right."""
+    return step.op == "conv2d" and step.name in own.inputs and own.inputs[step.name].turned
 
 
 def _rows(scene: Scene, bound: float) -> tuple[StepRow, ...]:
@@ -202,7 +219,7 @@ def _rows(scene: Scene, bound: float) -> tuple[StepRow, ...]:
     made = {name: held.comparison for name, held in scene.own.outputs.items()}
     words: dict[str, Words] = {}
     for step in scene.run.steps:
-        if _is_wrong(given.get(step.name), bound):
+        if _is_wrong(given.get(step.name), bound) or (_is_wrong(made.get(step.name), bound) and _sees_turned(step, scene.own)):
             words[step.name] = "its input is wrong"
         elif _is_wrong(made.get(step.name), bound):
             words[step.name] = "it is wrong"
@@ -283,7 +300,8 @@ def _absent(scene: Scene) -> list[str]:
 def _at_a_step(scene: Scene, rows: tuple[StepRow, ...], step: Step, side: Side) -> Inside:
     held = (scene.own.inputs if side == "given" else scene.own.outputs)[step.name]
     given = own_values(scene, step.name, held.value)
-    differences = _differences(scene, held.actual, held.expected, step, side, given, EPS[scene.dtype])
+    told = any(one.exact for one in _misfits(scene, step.name))  # of what comes before, so that this is a consequence
+    differences = () if told else _differences(scene, held.actual, held.expected, step, side, given, EPS[scene.dtype])
     return _found(scene, rows, _place(scene, rows, step.name, side), step.name, held, differences)
 
 
@@ -300,8 +318,11 @@ def _at_the_end(scene: Scene, rows: tuple[StepRow, ...], actual: np.ndarray | No
     else:
         place = "what it is made of is right, their sum is not" if len(scene.layer.sources) > 1 else "it is not what it is made of"
     given = own_values(scene, None, held.value) | _twice(scene)
-    given |= {f"what {scene.spoken(step)} should be given": scene.run[step].given for step in _absent(scene)}
-    return _found(scene, rows, place, "", held, _ordered(_kinds(scene, actual, expected, given, EPS[scene.dtype])))
+    eps = EPS[scene.dtype]
+    differences = left_out(scene, OUTPUT, actual, given, eps) or _kinds(scene, actual, expected, given, eps)
+    if not any(one.exact and not is_general(one) for one in differences):
+        differences = [*_of_a_branch(scene, OUTPUT, actual, expected, given, eps), *differences]
+    return _found(scene, rows, place, "", held, _ordered(differences))
 
 
 def _twice(scene: Scene) -> dict[str, np.ndarray]:
@@ -328,16 +349,14 @@ def _found(
 
 
 def _misfits(scene: Scene, step: str) -> tuple[Difference, ...]:
-    """The steps before this one whose values have another shape than the reference's."""
+    """What is said of steps before this one whose values have another shape than the reference's; of the first if that is clear."""
     found = []
     for one in scene.run.steps:
         if one.name == step:
             break
         if one.name in scene.own.misfits:
-            shape, expected = scene.own.misfits[one.name]
-            words = f"at {scene.spoken(one.name)} there is an array of shape {shape}, the reference's is b h w c = {expected}"
-            found.append(Difference("shape", words, 1.0, {"step": one.name, "shape": list(shape), "expected": list(expected)}))
-    return tuple(found)
+            found.append(misfit(scene.spoken(one.name), scene.own.misfits[one.name], EPS[scene.dtype]))
+    return tuple(found[:1] if found and found[0].exact else found)
 
 
 def _kinds(
@@ -345,7 +364,10 @@ def _kinds(
 ) -> list[Difference]:
     settings = reference_settings(scene)
     heads, window = settings.get("num_heads"), settings.get("window_size")
-    return kinds_of_difference(actual, expected, given=given, num_heads=heads, window_size=window, eps=eps, **parameters)
+    known = known_vectors(scene.local, scene.layer.name)
+    return kinds_of_difference(
+        actual, expected, given=given, num_heads=heads, window_size=window, vectors=known, eps=eps, **parameters
+    )
 
 
 KINDS = {"linear": "linear", "conv2d": "convolution", "layer_norm": "norm"}
@@ -371,33 +393,57 @@ def _differences(
     fitted = fits(KINDS[step.op], actual, sources, dict(step.settings), eps=eps)
     names = ("gain", "shift") if step.op == "layer_norm" else ("weight", "bias")
     parameters = dict(zip(names, (weight, bias), strict=True))
-    return _ordered([*fitted, *_kinds(scene, actual, expected, {THE_INPUT: x, **given}, eps, **parameters)])
+    kinds = _kinds(scene, actual, expected, {THE_INPUT: x, **given}, eps, **parameters)
+    if any(one.exact for one in fitted):
+        kinds = [one for one in kinds if not (one.exact and is_general(one))]
+    return _ordered([*fitted, *kinds])
 
 
 def _of_an_input(
     scene: Scene, actual: np.ndarray, expected: np.ndarray, step: Step, given: Mapping[str, np.ndarray], eps: float
 ) -> tuple[Difference, ...]:
-    """How a step's input differs: in kind, else by settings of the attention before it, of which many are tried."""
-    found = _fitted_pool(scene, actual, eps) if scene.sources.get(step.name) == (INPUT,) else []
+    """How a step's input differs: in kind, or one of the values that it is a sum of; by settings of an attention before it."""
+    held = scene.own.inputs.get(step.name)
+    if held is not None and _sees_turned(step, scene.own):
+        words = f"H and W are swapped in what enters {scene.spoken(step.name)}"
+        left = held.comparison.error * EPS[scene.dtype]
+        return (Difference("places", words, left, {"pattern": "H and W are swapped"}, exact=True),)
+    found = left_out(scene, step.name, actual, given, eps)
+    found = found or (_fitted_pool(scene, actual, eps) if scene.sources.get(step.name) == (INPUT,) else [])
     found += _kinds(scene, actual, expected, given, eps)
-    lim = _lim(scene, step)
-    if not any(one.exact for one in found) and lim is not None:
-        rest = _kinds(scene, actual - lim, expected - lim, given, eps)
-        found += [replace(one, words=f"without LIM's output, {one.words}") for one in rest if one.exact]
-    exact = {one.kind for one in found if one.exact}
-    if exact <= {"places", "mixture"}:  # what an attention's own settings may say better
-        found = [*_fitted_attention(scene, actual, step, eps, FEW if exact else MANY), *found]
+    if not any(one.exact for one in found):
+        found += _of_a_branch(scene, step.name, actual, expected, given, eps)
+    exact = [one for one in found if one.exact]
+    if all(
+        one.kind in ("places", "mixture") or is_general(one) for one in exact
+    ):  # what an attention's own settings may say better
+        named = any(not is_general(one) for one in exact)
+        fitted = _fitted_attention(scene, actual, step, eps, FEW if named else MANY)
+        if any(one.exact for one in fitted):
+            found = [one for one in found if not (one.exact and is_general(one))]
+        found = [*fitted, *found]
     return _ordered(found)
 
 
-FEW, MANY = 20, 4000
-"""Hypotheses of an attention that are tried: for better words where the kind of difference is known, and where it is not."""
+def _of_a_branch(
+    scene: Scene, step: str, actual: np.ndarray, expected: np.ndarray, given: Mapping[str, np.ndarray], eps: float
+) -> list[Difference]:
+    """Where a value is a sum of others: the kind of difference of one of them, the rest being right."""
+    found = []
+    terms = terms_of(scene, step, expected)
+    for name, branch in terms.items():
+        own = actual - (expected - branch)
+        growth = max(1.0, float(np.linalg.norm(actual)) / (float(np.linalg.norm(own)) or 1.0))
+        rest = {other: x for other, x in given.items() if other not in terms or other == name}
+        for one in _kinds(scene, own, branch, rest, growth * eps):
+            if one.exact:
+                words = f"of the sum only {name} is wrong: {one.words.replace(REFERENCE, 'it')}"
+                found.append(replace(one, words=words, left=one.left / growth, data={**one.data, "branch": name}))
+    return sorted(found, key=is_general)[:2]
 
 
-def _lim(scene: Scene, step: Step) -> np.ndarray | None:
-    """LIM's output, as far as it is added to what enters a step."""
-    name = next((name for name in scene.sources.get(step.name, ()) if scene.spoken(name) == "LIM"), None)
-    return None if name is None else scene.effective(name)[:, : step.given.shape[1], : step.given.shape[2]]
+FEW, MANY = 400, 4000
+"""Hypotheses of an attention that are tried: single changes where the kind of difference is known, and pairs where it is not."""
 
 
 def _fitted_pool(scene: Scene, actual: np.ndarray, eps: float) -> list[Difference]:

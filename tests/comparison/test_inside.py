@@ -140,7 +140,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
     ),
     "LIM of q": (
         (port.WindowMixer, "self.local(v)", "self.local(q)"), "stages.0.0.attn",
-        "qkv and the attention are right; what enters LIM is not made of qkv as in the reference", "it is q itself", "",
+        "qkv and the attention are right; what enters LIM is not made of qkv as in the reference", "it is q", "",
     ),
     "map rolled": (
         (port.WindowMixer, "self.inner(x)", "self.inner(x.roll(-3, 2))"), "stages.0.0.attn",
@@ -148,12 +148,12 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
     ),
     "attention flipped": (
         (port.WindowMixer, "return self.outer(z + lim)", "return self.outer(z.flip(3) + lim)"), "stages.0.0.attn", ATTENTION,
-        "without LIM's output, the same numbers in other places: flipped along W", "",
+        "of the sum only the attention is wrong: the same numbers in other places: flipped along W", "",
     ),
     "no GELU on keys": (
         (port.FewKeysMixer, "F.gelu(self.norm(y))", "self.norm(y)"), "stages.0.1.attn",
         "q, reduction.0, reduction.1 and norm_act.0 are right; what enters k, GELU between them, is not",
-        "it is what norm_act.0 gives itself", "",
+        "GELU is left out: it is what norm_act.0 gives", "",
     ),
     "k and v interchanged": (
         (port.FewKeysMixer, "k, v = self.both(x)", "v, k = self.both(x)"), "stages.1.1.attn",
@@ -162,7 +162,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
     "no proj": (
         (port.WindowMixer, "self.outer(z + lim)", "z + lim"), "stages.0.0.attn",
         "qkv and LIM are right (the attention cannot be followed, nothing runs at the place of proj); what the layer gives is not",
-        "it is what proj should be given itself", "line 7",
+        "proj is left out: it is what proj should be given", "line 7",
     ),
     "another GELU": (
         (port.Mlp, "F.gelu(self.up(x))", "F.silu(self.up(x))"), "stages.0.0.mlp",
@@ -170,7 +170,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
     ),
     "MLP without its norm": (
         (port.Unit, "self.mlp(y)", "self.mlp(x)"), "stages.0.0.mlp", "what enters fc1 is not what norm2 gives",
-        "it is x after the attention itself", "line 3",
+        "norm2 is left out: it is x after the attention", "line 3",
     ),
     "residual of the norm": (
         (port.Unit, "x + self.mlp(y)", "y + self.mlp(y)"), "stages.0.0", "what it is made of is right, their sum is not",

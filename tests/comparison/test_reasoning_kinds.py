@@ -226,7 +226,8 @@ def test_tokens_and_vectors() -> None:
     logits, bias = rng.standard_normal((1, 100)), rng.standard_normal(100)
     assert kinds_of_difference(logits - bias, logits, bias=bias)[0].words == "the bias is missing"
     probabilities = np.exp(logits) / np.exp(logits).sum()
-    assert kinds_of_difference(probabilities, logits)[0].words.startswith("it is ")
+    words = "probabilities, not logits: softmax over the channels of the reference's value"
+    assert kinds_of_difference(probabilities, logits)[0].words == words
 
 
 def test_nothing_is_said_of_what_is_equal_and_what_is_not_a_number_is_said() -> None:

@@ -242,7 +242,7 @@ MIXTURES = {
     "more added": Plant(lambda e, v: e + v["q"], "q is added", "mixture", SUM),
     "added to the unknown": Plant(lambda e, v: e + v["q"], "q is added: it is the reference's value plus q", "mixture"),
     "left out of the unknown": Plant(lambda e, v: e - v["q"], "q is missing or is subtracted", "mixture"),
-    "another value": Plant(lambda e, v: v["q"], "it is q itself", "mixture"),
+    "another value": Plant(lambda e, v: v["q"], "it is q", "mixture"),
     "layer scale": Plant(
         lambda e, v: v["x"] + FACTORS * v["the attention"],
         "the attention is multiplied by a factor for each channel (0.1 to 2)",
@@ -280,7 +280,7 @@ ELEMENTWISE = {
         GELU_OF_X,
     ),
     "GELU twice": Plant(lambda e, v: elementwise.FUNCTIONS["GELU"](e), "GELU is applied once more", "elementwise", GELU_OF_X),
-    "no GELU": Plant(lambda e, v: v["x"], "it is x itself", "mixture", GELU_OF_X),
+    "no GELU": Plant(lambda e, v: v["x"], "it is x", "mixture", GELU_OF_X),
     "sigmoid form fitted": Plant(
         lambda e, v: v["x"] * elementwise.sigmoid(1.4 * v["x"]),
         "it is x·σ(1.4 x) of x, where the reference has GELU",

@@ -187,28 +187,34 @@ def _known_shift(case: Case) -> list[Difference]:
 
 TIMES = {-2.0: "{} is subtracted{}, not added", -1.0: "{} is missing{}", -0.5: "{} is halved{}", 1.0: "{} is added twice{}"}
 TIMES |= {0.5: "{} is added 1.5 times{}", 2.0: "{} is added three times{}"}
-"""What is said where a known vector is added so many times too often."""
+"""What is said where a vector that the step adds is added so many times too often."""
+
+OTHER_TIMES = {-1.0: "{} is missing{}, or is subtracted", 1.0: "{} is added{} once more than in the reference"}
+OTHER_TIMES |= {2.0: "{} is added{} twice more than in the reference"}
+"""What is said of vectors that other steps add."""
 
 
 def _known_vector(case: Case) -> tuple[str, float, np.ndarray] | None:
-    """The step's own bias, or a norm's shift or gain, a multiple of which explains the difference, or of some of its channels."""
+    """The step's own bias, a norm's shift or gain, or another known vector of which a multiple explains the difference."""
     shift = (case.actual - case.expected).mean((0, 1, 2))
     used = np.flatnonzero(abs(shift) > 8 * case.tolerance * case.spread)
-    for what, vector in {"the bias": case.bias, "the norm's shift": case.shift, "the norm's gain": case.gain}.items():
-        if vector is None or vector.size != shift.size or not len(used):
+    own = {"the bias": case.bias, "the norm's shift": case.shift, "the norm's gain": case.gain}
+    tried = [(what, vector, TIMES) for what, vector in own.items() if vector is not None]
+    for what, vector, words in (*tried, *((what, vector, OTHER_TIMES) for what, vector in case.vectors.items())):
+        if vector.size != shift.size or not len(used):
             continue
         v = vector.ravel()
         for channels in (np.arange(len(v)), np.arange(used[0], used[-1] + 1), used):
             square = float(v[channels] @ v[channels])
             times = round(2 * float(v[channels] @ shift[channels]) / square) / 2 if square else 0.0
-            if times not in TIMES or len(channels) < 4 or (len(channels) < len(v) and case.tolerance > 1e-4):
+            if times not in words or len(channels) < 4 or (len(channels) < len(v) and case.tolerance > 1e-4):
                 continue
             added = np.zeros(len(v))
             added[channels] = times * v[channels]
             left = case.explains(case.expected + added)
             if left is not None:
                 where = "" if len(channels) == len(v) else f" in channels {listed(channels)} of {len(v)}"
-                return TIMES[times].format(what, where), left, added
+                return words[times].format(what, where), left, added
     return None
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import combinations, product, zip_longest
+from itertools import combinations, product, takewhile, zip_longest
 from typing import Any
 
-from scalablevit_ref.compare.reasoning.attention_model import PACKINGS, Hypothesis, Problem
+from scalablevit_ref.compare.reasoning.attention_model import PACKINGS, TWO, Hypothesis, Problem
 from scalablevit_ref.compare.reasoning.attention_search import MANY, Fit, Search
 from scalablevit_ref.compare.reasoning.attention_words import LOGITS, MASKS, NORMALISERS
 from scalablevit_ref.compare.reasoning.difference import Difference
-from scalablevit_ref.compare.reasoning.fitting import ENOUGH, Array, Judge, joined
+from scalablevit_ref.compare.reasoning.fitting import ENOUGH, Array, joined
+from scalablevit_ref.compare.reasoning.judge import Judge
 from scalablevit_ref.compare.reasoning.logit_fit import biased, of_each_head
 from scalablevit_ref.compare.reasoning.windows import Windows
 
@@ -101,7 +102,7 @@ def _numbers(search: Search) -> list[Fit]:
 
 def _singles(search: Search) -> list[Fit]:
     made = (replace(search.reference, **fields) for _, fields in alternatives(search))
-    return [fit for h in made if (fit := search.verified(search.nearest(h)))]
+    return [fit for h in takewhile(lambda h: search.budget > 0, made) if (fit := search.verified(search.nearest(h)))]
 
 
 def _pairs(search: Search) -> list[Fit]:
@@ -156,7 +157,7 @@ def alternatives(search: Search) -> Iterator[Change]:
             yield "splits", {"splits": splits}
             if way != "d heads" and which[2]:
                 yield "splits", {"splits": splits, "merge": way}
-    for packing in PACKINGS:
+    for packing in (*PACKINGS, *TWO):
         yield "roles", {"packing": packing}
     for roles in product(("q", "k", "v"), ("q", "k", "v"), ("q", "k", "v", "lim", "x")):
         if roles != reference.roles and set(roles) <= set(problem.tables):
@@ -191,7 +192,8 @@ def _windows(problem: Problem, reference: Windows) -> Iterator[Windows]:
     for kind in ("grid", "runs"):
         yield replace(reference, kind=kind)
         yield replace(reference, kind=kind, placed="as tiles")
-    for placed in ("column by column", "turned", "as a grid", "as runs"):
+    turned = ("turned map",) if h != w and problem.map == problem.real and not (h % p or w % p) else ()
+    for placed in ("column by column", "turned", *turned, "as a grid", "as runs"):
         yield replace(reference, placed=placed)
     if problem.map != problem.real or h % p or w % p:
         yield replace(reference, hidden=True)

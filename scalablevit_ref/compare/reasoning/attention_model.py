@@ -81,6 +81,9 @@ SPLITS: Mapping[str, Callable[[Array, int], Array]] = {
 """From s n c to s heads n d. Each moves numbers and loses none, so that it also undoes a merge."""
 
 PACKINGS = ("heads three d", "heads d three", "d three heads", "d heads three")
+"""How q, k and v may lie in one Linear's channels beside "three heads d"; with "two", how k and v do."""
+
+TWO = ("heads two d", "heads d two", "d two heads", "d heads two")
 
 
 def _unit(x: Array) -> Array:
@@ -260,8 +263,8 @@ class Problem:
             return self.tables
         key = f"{packing}, {heads}"
         if key not in self._packed:
-            names: tuple[str, ...] = ("q", "k", "v")
-            if len({self.tables[name].shape for name in names}) > 1:
+            names: tuple[str, ...] = ("k", "v") if "two" in packing else ("q", "k", "v")
+            if len(names) == 3 and len({self.tables[name].shape for name in names}) > 1:
                 names = ("k", "v")
                 packing = packing.replace("three", "two")
                 if self.tables["k"].shape != self.tables["v"].shape:

@@ -12,7 +12,8 @@ import numpy as np
 from scalablevit_ref.compare.reasoning.attention_model import HOMOGENEOUS, Hypothesis, Part, Problem
 from scalablevit_ref.compare.reasoning.attention_words import clauses, powers, simplified
 from scalablevit_ref.compare.reasoning.difference import Difference
-from scalablevit_ref.compare.reasoning.fitting import SIMPLE, Array, Judge, joined, settled
+from scalablevit_ref.compare.reasoning.fitting import SIMPLE, Array, joined, settled
+from scalablevit_ref.compare.reasoning.judge import Judge
 
 GRID = np.array([*(2.0**power for power in range(-6, 11)), -0.25, -1.0, -4.0])
 """Multiples of the reference's scale from which the scale is solved."""

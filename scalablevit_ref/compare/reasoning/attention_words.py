@@ -7,7 +7,8 @@ from dataclasses import replace
 from math import log2, sqrt
 
 from scalablevit_ref.compare.reasoning.attention_model import HOMOGENEOUS, Hypothesis
-from scalablevit_ref.compare.reasoning.fitting import said, times
+from scalablevit_ref.compare.reasoning.fitting import times
+from scalablevit_ref.compare.reasoning.numbers import three_digits
 from scalablevit_ref.compare.reasoning.windows import Windows
 
 LOGITS = {
@@ -54,6 +55,7 @@ PLACED = {
     "rolled on": "are rolled back in the wrong direction",
     "column by column": "are cut out row by row and merged column by column",
     "turned": "have H and W swapped inside each window when they are merged",
+    "turned map": "are merged to a map of W × H, not H × W",
     "as tiles": "are merged as if they were tiles",
     "as a grid": "are merged as if they were a dilated grid",
     "as runs": "are merged by a reshape without the transposition of (gh ph gw pw)",
@@ -102,7 +104,7 @@ def windows_said(w: Windows, reference: Windows) -> Iterator[str]:
     """What is different about the windows."""
     size = f"{w.size[0]} × {w.size[1]}"
     if w.kind == "all" and reference.kind != "all":
-        yield f"every query sees the whole map, not windows of {reference.size[0]} × {reference.size[1]}"
+        yield f"windows are the whole map ({size}), not {reference.size[0]} × {reference.size[1]}: every query sees every key"
     elif w.kind == "sliding":
         yield f"each token sees the {size} tokens around it{', with zeros beyond the border' if not w.hidden else ''}, not a window"
     elif w.size != reference.size:
@@ -126,7 +128,8 @@ def windows_said(w: Windows, reference: Windows) -> Iterator[str]:
 def heads_said(h: Hypothesis, reference: Hypothesis) -> Iterator[str]:
     """What is different about packing, roles and heads."""
     if h.packing != reference.packing:
-        yield f"qkv's channels are split as ({h.packing}), not (three heads d)"
+        name, usual = ("kv", "two heads d") if "two" in h.packing else ("qkv", "three heads d")
+        yield f"{name}'s channels are split as ({h.packing}), not ({usual})"
     if h.roles != reference.roles:
         changed = [f"{new} is taken for {old}" for old, new in zip(reference.roles, h.roles, strict=True) if old != new]
         order = sorted(h.roles) == sorted(reference.roles)
@@ -150,10 +153,10 @@ def heads_said(h: Hypothesis, reference: Hypothesis) -> Iterator[str]:
 def scale_said(h: Hypothesis, scale: float, reference: float, names: Iterator[tuple[float, str]]) -> str:
     """The scale as a number and, where one is known, as a rule."""
     rule = next((words for value, words in names if abs(scale - value) <= 1e-6 * value), "")
-    rule = "" if rule in ("", said(scale)) else f" = {rule}"
+    rule = "" if rule in ("", three_digits(scale)) else f" = {rule}"
     if scale == 1.0 and h.logits == "product":
-        return f"logits are not scaled: the reference multiplies them by {said(reference)}"
-    return f"logits are multiplied by {said(scale)}{rule}, in the reference by {said(reference)}"
+        return f"logits are not scaled: the reference multiplies them by {three_digits(reference)}"
+    return f"logits are multiplied by {three_digits(scale)}{rule}, in the reference by {three_digits(reference)}"
 
 
 THINGS = {"v": "the values", "q": "the queries", "k": "the keys", "x": "the input", "lim": "LIM's output"}
@@ -165,7 +168,7 @@ def added_said(factors: Mapping[str, float], expected: Mapping[str, float]) -> I
     if z == 0:
         yield "the attention's output is not added"
     elif z != 1:
-        yield f"the attention's output is multiplied by {said(z)}"
+        yield f"the attention's output is multiplied by {three_digits(z)}"
     for name in ("lim", "v", "q", "k", "x"):
         factor, normal = factors.get(name, 0.0), expected.get(name, 0.0)
         if factor == normal:

@@ -8,6 +8,8 @@ from functools import cache, cached_property
 
 import numpy as np
 
+from scalablevit_ref.compare.reasoning.judge import Judge, tolerance
+
 THE_INPUT = "the input"
 """The word in `given` for what the step is applied to."""
 
@@ -31,12 +33,13 @@ class Case:
     shift: np.ndarray | None = None
     weight: np.ndarray | None = None
     bias: np.ndarray | None = None
+    vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
     eps: float = 2.0**-52
 
     @cached_property
     def tolerance(self) -> float:
-        """Relative l2 error of an explanation: 64 eps; 4 eps in 16 bits, where 64 would let anything pass."""
-        return self.eps * (64 if self.eps < 2.0**-16 else 4)
+        """Relative l2 error of an explanation."""
+        return tolerance(self.eps)
 
     @cached_property
     def size(self) -> float:
@@ -50,7 +53,7 @@ class Case:
     @cached_property
     def bar(self) -> float:
         """What an explanation may leave: rounding, and never more than an eighth of what there is to explain."""
-        return min(self.tolerance, self.before / 8)
+        return Judge(self.before, self.eps).bar()
 
     @cached_property
     def spread(self) -> float:
@@ -88,7 +91,7 @@ class Case:
 
         given = {name: cut(value) for name, value in self.same_grid.items()}
         bare = replace(self, actual=cut(self.actual), expected=cut(self.expected), given=given, num_heads=None, window_size=None)
-        return replace(bare, gain=None, shift=None, weight=None, bias=None)
+        return replace(bare, gain=None, shift=None, weight=None, bias=None, vectors={})
 
     def sources(self) -> Iterator[tuple[str, np.ndarray]]:
         """The reference's value, then the given ones of its shape."""

@@ -15,14 +15,14 @@ from scalablevit_ref.compare.reasoning.fitting import (
     ENOUGH,
     SIMPLE,
     Array,
-    Judge,
     distance,
     joined,
-    said,
     settled,
     solved_factors,
     spread,
 )
+from scalablevit_ref.compare.reasoning.judge import Judge
+from scalablevit_ref.compare.reasoning.numbers import ranged, three_digits
 
 CHANNELS = 4
 """Output channels that a hypothesis is tried on before all of them are computed."""
@@ -115,7 +115,7 @@ def fit_convolution(
     changes = list(search.alternatives())
     tried = [search.reference, *(replace(search.reference, **dict(change)) for change in changes)][:budget]
     exact = [found for h in tried if (found := search.explains(h))]
-    solved = [] if exact else [*search.pooled(), *search.solved_kernel()]
+    solved = [] if exact else [*search.scaled_input(), *search.pooled(), *search.solved_kernel()]
     exact += [found for found in solved if found.exact]
     likely = [change for change in changes if _likely(dict(change))]
     pairs = ((one, other) for one, other in combinations(likely, 2) if not dict(one).keys() & dict(other).keys())
@@ -141,6 +141,7 @@ class _Search:
         self.actual, self.weight = actual, sources["weight"]
         self.bias = sources.get("bias")
         self.maps = {name: x for name, x in sources.items() if x.ndim == 4 and name != "weight"}
+        self.inputs = self.maps | moved_inputs(self.maps["x"])
         self.groups, self.padding = int(settings.get("groups", 1)), int(settings.get("padding", 0))
         stride = int(settings.get("stride", 1))
         self.reference = Convolution((self.padding, self.padding), (stride, stride))
@@ -157,7 +158,7 @@ class _Search:
 
     def bare(self, h: Convolution, channels: Array, images: int | None) -> Array:
         """The convolution without its bias, of some images, in some output channels."""
-        x, weight = self.maps[h.source][:images], KERNELS[h.kernel][0](self.weight)
+        x, weight = self.inputs[h.source][:images], KERNELS[h.kernel][0](self.weight)
         return convolved(x, weight, h, self.actual.shape[1:3], self.groups, channels)
 
     def terms(self, h: Convolution, channels: Array | None = None, images: int | None = None) -> dict[str, Array]:
@@ -216,17 +217,17 @@ class _Search:
     def _added(self, factors: Mapping[str, float]) -> Iterator[str]:
         scale = factors.get("convolution", 1.0)
         if scale != 1.0:
-            yield f"the kernel is multiplied by {said(scale)}" if scale else "the convolution is left out"
+            yield f"the kernel is multiplied by {three_digits(scale)}" if scale else "the convolution is left out"
         bias = factors.get("bias", 1.0)
         if bias != 1.0:
             yield {0.0: "the bias is left out", 2.0: "the bias is added twice", -1.0: "the bias is subtracted"}.get(
-                bias, f"the bias is multiplied by {said(bias)}"
+                bias, f"the bias is multiplied by {three_digits(bias)}"
             )
         for name in self.maps:
             factor = factors.get(name, 0.0)
             if factor:
                 what = "the input" if name == "x" else name
-                yield f"{what} is added too" if factor == 1 else f"{what} is added too, times {said(factor)}"
+                yield f"{what} is added too" if factor == 1 else f"{what} is added too, times {three_digits(factor)}"
 
     def alternatives(self) -> Iterator[tuple[tuple[str, Any], ...]]:
         """Every single change, as fields and values."""
@@ -245,9 +246,33 @@ class _Search:
         for stride in range(1, 9):
             if stride != self.reference.stride[0]:
                 yield (("stride", (stride, stride)),)
-        for name, x in self.maps.items():
+        for name, x in self.inputs.items():
             if name != "x" and x.shape == self.maps["x"].shape:
                 yield (("source", name),)
+
+    def scaled_input(self) -> list[Difference]:
+        """Another factor and shift of the input, of each of its channels where they are few: images that are normalised otherwise."""
+        c = self.maps["x"].shape[-1]
+        if self.groups != 1:
+            return []
+        apart = c if c <= MOST_SCALED else 1
+        channels, terms = np.arange(self.weight.shape[0]), dict[str, Array]()
+        for i in range(apart):
+            only = self.maps["x"] * (np.arange(c) == i) if apart > 1 else self.maps["x"]
+            for name, x in (("factor", only), ("shift", np.ones_like(only) * ((np.arange(c) == i) if apart > 1 else 1.0))):
+                terms[f"{name} {i}"] = convolved(x, self.weight, self.reference, self.actual.shape[1:3], 1, channels)
+        known = 0.0 if self.bias is None else np.broadcast_to(self.bias, self.actual.shape)
+        try:
+            factors, _ = solved_factors(self.actual - known, terms)
+        except ValueError:
+            return []
+        left = distance(self.actual, known + sum(factor * terms[name] for name, factor in factors.items()))
+        if left > self.judge.bar(rough=True) or self.actual.size < ENOUGH * len(terms):
+            return []
+        scales, shifts = (np.array([factors[f"{name} {i}"] for i in range(apart)]) for name in ("factor", "shift"))
+        words = scaled_words(scales, shifts)
+        data = {"changes": [words], "factors": scales.tolist(), "shifts": shifts.tolist()}
+        return [Difference("setting", words, left, data, exact=True)]
 
     def pooled(self) -> list[Difference]:
         """The largest number of each window of the kernel's size."""
@@ -310,6 +335,32 @@ class _Search:
         rows, columns = np.ptp(reach, 0) + 1
         words = f"inside the map it is a convolution with other kernels, which reach over {rows} × {columns} tokens"
         return Difference("setting", words, left, data)
+
+
+MOST_SCALED = 4
+"""Input channels that may each have a factor and a shift of their own: those of images."""
+
+
+def scaled_words(scales: Array, shifts: Array) -> str:
+    """What is done to the input's numbers."""
+    if np.ptp(scales) <= 1e-6 * abs(scales).max() and np.ptp(shifts) <= 1e-6 * max(1.0, abs(shifts).max()):
+        scale, shift = float(scales.mean()), float(shifts.mean())
+        times = "" if abs(scale - 1) < 1e-6 else f"multiplied by {three_digits(scale)}"
+        plus = "" if abs(shift) < 1e-6 else f"shifted by {three_digits(shift)}"
+        return f"its input is {' and '.join(part for part in (times, plus) if part)} first, as by another normalisation"
+    return f"each channel of its input is scaled ({ranged(scales)}) and shifted ({ranged(shifts)}), as by another normalisation"
+
+
+def moved_inputs(x: Array) -> dict[str, Array]:
+    """The input in other places, by words."""
+    found = {"its input, flipped along H": x[:, ::-1], "its input, flipped along W": x[:, :, ::-1]}
+    if x.shape[1] == x.shape[2]:
+        found["its input with H and W swapped"] = x.swapaxes(1, 2)
+    for by in (1, -1, 2, -2):
+        found[f"its input, rolled by {by} along H"] = np.roll(x, by, 1)
+        found[f"its input, rolled by {by} along W"] = np.roll(x, by, 2)
+        found[f"its input, rolled by {by} along H and W"] = np.roll(x, (by, by), (1, 2))
+    return found
 
 
 def _corner(top: int, left: int) -> str:

@@ -1,34 +1,15 @@
-"""What the fits share: when a fit explains a difference, and how its numbers are said."""
+"""What the fits share: how numbers are solved, and how changes are said."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from scalablevit_ref.compare.reasoning.numbers import three_digits
+
 Array = np.ndarray
-
-ROUGH = 1e-9
-"""Smallest relative l2 error that is asked of a fit in which an exponential, a root or a solved number takes part."""
-
-
-@dataclass(frozen=True)
-class Judge:
-    """What an explanation may leave, as relative l2 error: rounding, and at most an eighth of what there is to explain."""
-
-    before: float
-    """‖actual − reference‖ / ‖actual‖; infinite where the reference gives nothing of this shape."""
-    eps: float
-
-    def bar(self, *, rough: bool = False) -> float:
-        rounding = self.eps * (64 if self.eps < 2.0**-16 else 4)
-        return min(max(rounding, ROUGH) if rough else rounding, self.before / 8)
-
-    def right(self) -> bool:
-        """Whether the reference itself explains `actual`."""
-        return self.before <= self.eps * (64 if self.eps < 2.0**-16 else 4)
 
 
 def distance(actual: Array, explained: Array) -> float:
@@ -37,11 +18,6 @@ def distance(actual: Array, explained: Array) -> float:
         return float("inf")
     left = float(np.linalg.norm(actual - explained)) / (float(np.linalg.norm(actual)) or 1.0)
     return left if np.isfinite(left) else float("inf")
-
-
-def said(x: float) -> str:
-    """Three significant digits, with a true minus sign."""
-    return f"{x:.3g}".replace("-", "−")
 
 
 def settled(x: float, simple: Iterable[float], *, within: float) -> float:
@@ -58,7 +34,7 @@ SIMPLE = (0.0, 1.0, -1.0, 2.0, 0.5, -2.0, 3.0, 0.1)
 
 def times(factor: float) -> str:
     """A factor in words: "twice", "times 0.3"."""
-    return {2.0: "twice", 3.0: "three times", 0.5: "by half"}.get(factor, f"times {said(factor)}")
+    return {2.0: "twice", 3.0: "three times", 0.5: "by half"}.get(factor, f"times {three_digits(factor)}")
 
 
 def joined(clauses: Sequence[str]) -> str:

@@ -12,12 +12,15 @@ from scalablevit_ref.compare.reasoning.affine import affine, axiswise, dropped, 
 from scalablevit_ref.compare.reasoning.case import Case
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.elementwise import fitted_function, named_function, some_function
+from scalablevit_ref.compare.reasoning.images import of_other_images, same_for_every_image
 from scalablevit_ref.compare.reasoning.linear_map import any_map, other_weight, own_map
 from scalablevit_ref.compare.reasoning.mixtures import products, scaled_branches, sums, taken_channels
 from scalablevit_ref.compare.reasoning.norms import norm_differences
-from scalablevit_ref.compare.reasoning.places import places, places_otherwise, some_places
+from scalablevit_ref.compare.reasoning.places import UNNAMED, places, places_otherwise, some_places
 from scalablevit_ref.compare.reasoning.precision import quantised, representable, rounded, unsystematic
+from scalablevit_ref.compare.reasoning.resampled import resampled
 from scalablevit_ref.compare.reasoning.subsets import borders, not_finite, parts, some_tokens
+from scalablevit_ref.compare.reasoning.vectors import vector_function
 
 NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
 
@@ -33,6 +36,7 @@ def kinds_of_difference(
     shift: np.ndarray | None = None,
     weight: np.ndarray | None = None,
     bias: np.ndarray | None = None,
+    vectors: Mapping[str, np.ndarray] = NOTHING,
     eps: float = 2.0**-52,
 ) -> list[Difference]:
     """What kind of difference two arrays have: first what explains all of it, the simplest first, then facts.
@@ -49,6 +53,8 @@ def kinds_of_difference(
         The parameters of a norm; `given["the input"]` is what it normalises.
     weight, bias : out in …, out, optional
         The parameters of a linear layer or a convolution; `given["the input"]` is what it is applied to.
+    vectors : mapping
+        Other parameters of one axis, by words: "fc2's bias", that may be added or missing.
     eps : float
         Of the candidate's dtype: 2⁻⁵² for float64, 2⁻²³ for float32, 2⁻¹⁰ for float16, 2⁻⁷ for bfloat16.
 
@@ -57,7 +63,7 @@ def kinds_of_difference(
     list of Difference
         At most six. An exact one reproduces `actual` to rounding; what is fitted, is fitted on one half and judged on all.
     """
-    case = _case(actual, expected, given, num_heads, window_size, gain, shift, weight, bias, eps)
+    case = _case(actual, expected, given, num_heads, window_size, gain, shift, weight, bias, vectors, eps)
     broken = not_finite(case)
     if broken or not np.all(np.isfinite(case.expected)) or case.before <= 4 * eps:
         return broken
@@ -66,6 +72,16 @@ def kinds_of_difference(
     facts = [one for one in exact if not one.exact] + _facts(case, explained=bool(proved))
     return [*proved, *facts][:MOST]
 
+
+def is_general(difference: Difference) -> bool:
+    """Whether it has a number for each token, head, channel, place or weight, or is an order without a name: it tells no cause."""
+    if difference.kind == "places":
+        return difference.data.get("pattern") == "none" or UNNAMED in difference.words
+    return difference.kind in GENERAL
+
+
+GENERAL = ("tokens", "heads", "channels", "images", "linear map", "same for every image")
+"""Kinds of difference with so many free numbers that settings of the operation say more."""
 
 MOST = 6
 """Differences that are told."""
@@ -76,9 +92,14 @@ STEPS: tuple[tuple[Detector, ...], ...] = (
     # nothing is fitted but a number or two
     (preprocessing, affine, places, own_map, norm_differences, named_function, sums, rounded),
     # a few numbers, or two values at once
-    (products, taken_channels, places_otherwise, fitted_function, scaled_branches, quantised, axiswise, dropped),
+    (
+        *(products, of_other_images, vector_function, taken_channels, places_otherwise, fitted_function),
+        *(scaled_branches, quantised, axiswise, dropped),
+    ),
     # a number for each token or for each weight
     (tokenwise, other_weight),
+    # a number for each place of a map
+    (same_for_every_image,),
 )
 """Detectors by how many free numbers they have: where one step explains all, the next would only say it with more of them."""
 
@@ -96,6 +117,7 @@ def _case(
     shift: np.ndarray | None,
     weight: np.ndarray | None,
     bias: np.ndarray | None,
+    vectors: Mapping[str, np.ndarray],
     eps: float,
 ) -> Case:
     """Everything as maps in float64; given values that are the reference's own or that come twice say nothing and are left out."""
@@ -103,7 +125,7 @@ def _case(
         raise ValueError(f"actual and expected must have one shape, b h w c, b n c or b c, got {actual.shape} and {expected.shape}")
     reference = _as_map(expected)
     kept: dict[str, np.ndarray] = {}
-    for name, value in given.items():
+    for name, value in (*given.items(), *resampled(given, actual.shape if actual.ndim == 4 else (0, 0, 0, 0)).items()):
         if value.ndim != actual.ndim or not np.all(np.isfinite(value)):
             continue
         one = _as_map(value)
@@ -111,7 +133,7 @@ def _case(
             kept[name] = one
     parameters = {"gain": gain, "shift": shift, "weight": weight, "bias": bias}
     numbers = {name: np.asarray(t, float) for name, t in parameters.items() if t is not None}
-    return replace(Case(_as_map(actual), reference, kept, num_heads, window_size, eps=eps), **numbers)  # type: ignore[arg-type]
+    return replace(Case(_as_map(actual), reference, kept, num_heads, window_size, vectors=vectors, eps=eps), **numbers)  # type: ignore[arg-type]
 
 
 def _as_map(x: np.ndarray) -> np.ndarray:

@@ -15,14 +15,14 @@ from scalablevit_ref.compare.reasoning.fitting import (
     ENOUGH,
     SIMPLE,
     Array,
-    Judge,
     distance,
     joined,
-    said,
     settled,
     solved_factors,
     spread,
 )
+from scalablevit_ref.compare.reasoning.judge import Judge
+from scalablevit_ref.compare.reasoning.numbers import three_digits
 
 TOKENS = 4096
 """Tokens at most that a matrix is solved from."""
@@ -167,13 +167,13 @@ def _of_factors(y: Array, terms: Mapping[str, Array], factors: Mapping[str, floa
 def _added(factors: Mapping[str, float]) -> Iterator[str]:
     for name, factor in factors.items():
         if name == "product" and factor != 1:
-            yield f"the weight is multiplied by {said(factor)}" if factor else "the weight has no influence"
+            yield f"the weight is multiplied by {three_digits(factor)}" if factor else "the weight has no influence"
         elif name == "bias" and factor != 1:
             known = {0.0: "the bias is left out", 2.0: "the bias is added twice", -1.0: "the bias is subtracted"}
-            yield known.get(factor, f"the bias is multiplied by {said(factor)}")
+            yield known.get(factor, f"the bias is multiplied by {three_digits(factor)}")
         elif name not in ("product", "bias") and factor:
             what = "the input" if name == "x" else name
-            yield f"{what} is added too (a residual)" if factor == 1 else f"{what} is added too, times {said(factor)}"
+            yield f"{what} is added too (a residual)" if factor == 1 else f"{what} is added too, times {three_digits(factor)}"
 
 
 def _difference(clauses: list[str], left: float, *, exact: bool = True, kind: str = "setting", **data: Any) -> Difference:
@@ -303,8 +303,8 @@ def _factors(scale: Array) -> str:
     """Factors of channels: the runs that share one."""
     edges = [0, *(np.flatnonzero(abs(np.diff(scale)) > 1e-6 * abs(scale).max()) + 1).tolist(), len(scale)]
     if len(edges) > 9:
-        return f"from {said(float(scale.min()))} to {said(float(scale.max()))}"
-    return ", ".join(f"{said(float(scale[a]))} for {a}–{b - 1}" for a, b in pairwise(edges))
+        return f"from {three_digits(float(scale.min()))} to {three_digits(float(scale.max()))}"
+    return ", ".join(f"{three_digits(float(scale[a]))} for {a}–{b - 1}" for a, b in pairwise(edges))
 
 
 def _listed(where: Array) -> str:

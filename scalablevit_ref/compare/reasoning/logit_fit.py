@@ -11,7 +11,8 @@ import numpy as np
 from scalablevit_ref.compare.reasoning.attention_model import Hypothesis, Part
 from scalablevit_ref.compare.reasoning.attention_search import Sample, Search
 from scalablevit_ref.compare.reasoning.difference import Difference
-from scalablevit_ref.compare.reasoning.fitting import SIMPLE, Array, joined, said, settled, spread
+from scalablevit_ref.compare.reasoning.fitting import SIMPLE, Array, joined, settled, spread
+from scalablevit_ref.compare.reasoning.numbers import three_digits
 from scalablevit_ref.compare.reasoning.windows import Windows
 
 EQUATIONS = 3
@@ -37,9 +38,13 @@ def of_each_head(search: Search) -> list[Difference]:
     left = search.left(reference, scales[:, None, None], factors)
     if left > search.bar:
         return []
-    words = f"each head has its own scale of the logits (a temperature): {', '.join(map(said, scales[:8]))}{' …' * (heads > 8)}"
+    words = (
+        f"each head has its own scale of the logits (a temperature): {', '.join(map(three_digits, scales[:8]))}{' …' * (heads > 8)}"
+    )
     return [
-        _difference(search, reference, factors, [f"{words}; the reference's is {said(own)}"], left, {"scales": scales.tolist()})
+        _difference(
+            search, reference, factors, [f"{words}; the reference's is {three_digits(own)}"], left, {"scales": scales.tolist()}
+        )
     ]
 
 

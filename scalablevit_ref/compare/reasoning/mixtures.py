@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations, permutations
 
 import numpy as np
@@ -88,22 +88,12 @@ def _sum_words(case: Case, total: Sum, own: Sum | None) -> str:
         return named(x, within=within, channels=case.channels, num_heads=case.num_heads)
 
     if own and len(own) > 1 and REFERENCE not in total:
-        lost = [name for name in own if name not in total]
-        new = [name for name in total if name not in own]
-        changed = [name for name in total if name in own and total[name] != own[name]]
-        if len(lost) == len(new) == 1 and not changed and own[lost[0]] == total[new[0]]:
-            return f"{new[0]} is added instead of {lost[0]}"
-        parts = [f"{name} is missing" for name in lost]
-        for name in changed:
-            ratio = total[name] / own[name]
-            parts.append(
-                {2.0: f"{name} is added twice", -1.0: f"{name} is subtracted"}.get(ratio, f"{name} is multiplied by {word(ratio)}")
-            )
-        parts += [f"{name} is added{'' if total[name] == 1 else f' times {word(total[name])}'}" for name in new]
-        return " and ".join(parts)
+        parts = _changes(own, total, word)
+        if len(parts) <= len(total):
+            return " and ".join(parts)
     if len(total) == 1:
         ((name, factor),) = total.items()
-        return f"it is {name} itself" if factor == 1 else f"it is {name} times {word(factor)}"
+        return f"it is {name}" if factor == 1 else f"it is {name} times {word(factor)}"
     if total.get(REFERENCE) == 1 and len(total) == 2:
         name, factor = next((name, factor) for name, factor in total.items() if name != REFERENCE)
         if factor == -1:
@@ -113,11 +103,31 @@ def _sum_words(case: Case, total: Sum, own: Sum | None) -> str:
     return "it is " + _written_out(total, word)
 
 
-def _written_out(total: Sum, word: object) -> str:
+def _changes(own: Sum, total: Sum, word: Callable[[float], str]) -> list[str]:
+    """What a sum has otherwise than the reference's own, as clauses."""
+    lost, new = [name for name in own if name not in total], [name for name in total if name not in own]
+    changed = [name for name in total if name in own and total[name] != own[name]]
+    parts = []
+    for name in list(new):  # one in the other's place
+        other = next((one for one in lost if own[one] == total[name]), None)
+        if other is not None:
+            parts.append(f"{name} is added instead of {other}")
+            lost.remove(other)
+            new.remove(name)
+    parts += [f"{name} is missing" for name in lost]
+    for name in changed:
+        ratio = total[name] / own[name]
+        said = {2.0: f"{name} is added twice", -1.0: f"{name} is subtracted"}
+        parts.append(said.get(ratio, f"{name} is multiplied by {word(ratio)}"))
+    parts += [f"{name} is added{'' if total[name] == 1 else f' times {word(total[name])}'}" for name in new]
+    return parts
+
+
+def _written_out(total: Sum, word: Callable[[float], str]) -> str:
     parts = []
     for name, factor in sorted(total.items(), key=lambda item: item[1] < 0):
         size = abs(factor)
-        times = name if size == 1 else f"{word(size) if callable(word) else size} × {name}"
+        times = name if size == 1 else f"{word(size)} × {name}"
         parts.append((" minus " if factor < 0 else " plus ") + times)
     return "".join(parts).removeprefix(" plus ").strip()
 

@@ -9,7 +9,9 @@ import numpy as np
 from einops import rearrange
 
 from scalablevit_ref.compare.reasoning.difference import Difference
-from scalablevit_ref.compare.reasoning.fitting import Array, Judge, distance, said
+from scalablevit_ref.compare.reasoning.fitting import Array, distance
+from scalablevit_ref.compare.reasoning.judge import Judge
+from scalablevit_ref.compare.reasoning.numbers import ranged, three_digits
 
 FEWEST = 4
 """Numbers that are needed for a power or a rectangle of tokens to be solved."""
@@ -118,7 +120,7 @@ def _power(actual: Array, x: Array, judge: Judge) -> list[Difference]:
         p = round(p) if abs(p - round(p)) < 1e-5 and round(p) else p
         left = distance(actual, pooled(p))
         if left <= judge.bar(rough=True):
-            words = f"tokens are pooled by the mean of their powers (GeM), with p = {said(p)}"
+            words = f"tokens are pooled by the mean of their powers (GeM), with p = {three_digits(p)}"
             return [Difference("setting", words, left, {"p": p, "changes": [words]}, exact=True)]
     return []
 
@@ -168,16 +170,16 @@ def _weights_said(weights: Array) -> str:
     factor = float(values.mean())
     if len(used) == 1:
         where = {(0, 0): "the first", (h - 1, w - 1): "the last"}.get((top, left), f"row {top}, column {left},")
-        times = "" if abs(factor - 1) < 1e-6 else f", times {said(factor)}"
+        times = "" if abs(factor - 1) < 1e-6 else f", times {three_digits(factor)}"
         return f"only one token is taken, {where}{' one' if where.startswith('the') else ''}, instead of the mean of all{times}"
     if not equal:
-        return f"tokens are averaged with weights from {said(float(values.min()))} to {said(float(values.max()))}, not equally"
+        return f"tokens are averaged with weights from {ranged(values)}, not equally"
     full = len(used) == (bottom - top + 1) * (right - left + 1)
     if len(used) == h * w:
         return (
             "tokens are summed instead of averaged"
             if abs(factor - 1) < 1e-6
-            else f"the tokens' sum is multiplied by {said(factor)}, not by 1/{h * w}"
+            else f"the tokens' sum is multiplied by {three_digits(factor)}, not by 1/{h * w}"
         )
     where = f"{_run('row', top, bottom)} and {_run('column', left, right)}" if full else f"{len(used)} of {h * w} tokens"
     if len(used) == h * w - 1 and weights[0, 0] == 0:
@@ -187,7 +189,7 @@ def _weights_said(weights: Array) -> str:
         if abs(factor * len(used) - 1) < 1e-6
         else "summed"
         if abs(factor - 1) < 1e-6
-        else f"summed, times {said(factor)},"
+        else f"summed, times {three_digits(factor)},"
     )
     return (
         f"only {where} are {how}, instead of the mean of all"

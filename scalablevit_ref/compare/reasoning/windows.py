@@ -34,7 +34,8 @@ class Windows:
         Keys and values of so many rows and columns around each tile are seen too.
     placed
         How the windows are put back: "as cut"; "unrolled"; "rolled on", in the wrong direction; "column by column" where they
-        are cut row by row; "turned", H and W swapped in each; "as tiles"; "as a grid"; "as runs".
+        are cut row by row; "turned", H and W swapped in each; "turned map", to a map
+        of w rows and h columns, whose tokens are then taken for those of the map; "as tiles"; "as a grid"; "as runs".
     """
 
     size: tuple[int, int]
@@ -111,6 +112,8 @@ def _placed(windows: Windows, queries: Array, index: Array) -> Array:
         return _grouped(np.roll(index, windows.shift, (0, 1)), windows.kind, size)
     if windows.placed == "column by column":
         return rearrange(rolled, "(gh ph) (gw pw) -> (gw gh) (ph pw)", **cuts)
+    if windows.placed == "turned map":
+        return rearrange(rolled.reshape(rolled.shape[::-1]), "(gh ph) (gw pw) -> (gh gw) (ph pw)", **cuts)
     if windows.placed == "turned":
         return rearrange(rolled, "(gh ph) (gw pw) -> (gh gw) (pw ph)", **cuts)
     return _grouped(rolled, windows.placed.split()[-1], size).reshape(queries.shape)

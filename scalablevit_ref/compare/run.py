@@ -406,13 +406,14 @@ class SideBySide:
             if self._held(name, expected).error <= tolerance:
                 continue
             kept = self.taps.taps[name], self.taps.modules[name], self.values[name]
+            acting = {place.value for place in module.places[name] if place.how not in BEHIND}
             for place in others[name]:
                 self._put(name, values[place.value], place.called, place.value)
                 with suppress(CaptureError):
                     if self._held(name, expected).error <= tolerance:
                         moved = True
                         break
-                    if place.how == "returned":
+                    if place.how in BEHIND and self.values[name] == place.value and kept[2] in acting:
                         kept, moved = (values[place.value], place.called, place.value), True
             else:
                 self._put(name, *kept)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions, fitting, nameable
-from scalablevit_ref.compare.capture.graph import Graph, Runner, live, makers, narrowest, unmoved, users
+from scalablevit_ref.compare.capture.graph import Graph, Runner, behind, fed_by_images, live, makers, narrowest, unmoved, users
 from scalablevit_ref.compare.capture.names import by_mapping
 from scalablevit_ref.compare.capture.pairing import Pairing, paired
 from scalablevit_ref.errors import CaptureError
@@ -206,19 +206,20 @@ def _sums(
     graph: Graph, table: Mapping[str, Layer], found: Mapping[str, Sequence[Place]], shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, int]]:
     """Sums that nothing follows directly, as of a stage's last block: where what the last of their sources gives is added."""
-    after = users(graph)
+    after, fed = users(graph), fed_by_images(graph)
     for name, layer in table.items():
         known = any(fitting(graph.shapes[place.value], shapes[name]) for place in found[name])
         if layer.function is not total or len(layer.sources) < 2 or known:
             continue
         queue = [place.value for place in found[layer.sources[-1]] if place.how == "acting"][:1]
+        seen = set(queue)
         while queue:
-            value = queue.pop()
-            for operation in (graph.operations[i] for i in after.get(value, ())):
-                if operation.kind == "add":
+            for operation in (graph.operations[i] for i in after.get(queue.pop(), ())):
+                if operation.kind == "add" and len(fed.intersection(operation.inputs)) > 1:
                     yield name, operation.outputs[0]
-                elif operation.kind == "move" and len(operation.outputs) == 1:
-                    queue.append(operation.outputs[0])
+                elif operation.kind not in ("product", "convolution", "norm"):
+                    queue += [x for x in operation.outputs if x not in seen]
+                    seen.update(operation.outputs)
 
 
 def _addends(
@@ -226,17 +227,17 @@ def _addends(
 ) -> Iterator[tuple[str, int]]:
     """What is added to the residual stream, for each layer that is: that is what it gives, whatever is done to it before."""
     made = makers(graph)
+    own = {name: [use for step, uses in pairing.steps.items() if layer_of(step, table) == name for use in uses] for name in table}
     for name, layer in table.items():
         if len(layer.sources) < 2:
             continue
-        own = [use for step, uses in pairing.steps.items() if layer_of(step, table) == name for use in uses]
-        given = [min(own, key=lambda use: use.operation).given] if own else [place.value for place in found[name][:1]]
+        given = [min(own[name], key=lambda use: use.operation).given] if own[name] else [place.value for place in found[name][:1]]
         for value in given:
             summed = unmoved(graph, value)
             if summed in made and graph.operations[made[summed]].kind == "add":
                 for source in layer.sources:
-                    if any(layer_of(step, table) == source for step in pairing.steps):
-                        yield from ((source, operand) for operand in graph.operations[made[summed]].inputs)
+                    acted = {use.made for use in own[source]}
+                    yield from ((source, x) for x in graph.operations[made[summed]].inputs if acted & behind(graph, x))
 
 
 def _absent(graph: Graph, pairing: Pairing, network: Network, images: tuple[int, ...]) -> dict[str, str]:

@@ -167,6 +167,19 @@ def unmoved(graph: Graph, value: int) -> int:
     return value
 
 
+def behind(graph: Graph, value: int, *, most: int = 40) -> set[int]:
+    """The value and those that it is made of, as far as so many operations back."""
+    made, found, queue = makers(graph), {value}, [value]
+    for _ in range(most):
+        if not queue:
+            break
+        operation = made.get(queue.pop(0))
+        more = () if operation is None else graph.operations[operation].inputs
+        queue += [x for x in more if x not in found]
+        found.update(more)
+    return found
+
+
 def users(graph: Graph) -> dict[int, list[int]]:
     """The operations, by their places, that take each value."""
     found: dict[int, list[int]] = {}

@@ -8,7 +8,7 @@ assignment of all to all is taken. A parameter that acts at two places is put at
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -268,7 +268,26 @@ def _parts(
             elif unit.bias:
                 silent.append(unit.bias)
             start += wide
+    for name, part in _stray_biases(atoms, partner, own, found):
+        found[name].append(part)
     return {name: tuple(parts) for name, parts in found.items()}, tuple(dict.fromkeys(silent)), tuple(otherwise)
+
+
+def _stray_biases(
+    atoms: Sequence[Atom], partner: Mapping[int, Unit], own: Mapping[str, np.ndarray], found: Mapping[str, Sequence[Part]]
+) -> Iterator[tuple[str, Part]]:
+    """Biases that act away from their weights, or nowhere: of those that are left, of the right size, the one declared nearest."""
+    place = {name: i for i, name in enumerate(own)}
+    taken = {part.own for parts in found.values() for part in parts}
+    for j, unit in sorted(partner.items()):
+        for step, rows in atoms[j].parts:
+            if rows is not None or not step.bias or found[step.bias]:
+                continue
+            spare = [name for name, x in own.items() if name not in taken and x.size == step.sizes[0] and x.ndim <= 4]
+            if spare:
+                best = min(spare, key=lambda name: abs(place[name] - place[unit.weight] - 1))
+                taken.add(best)
+                yield step.bias, Part(best, False, None, None, (step.sizes[0],), (0,))
 
 
 def _shaped_alike(own: np.ndarray, official: tuple[int, ...]) -> bool:

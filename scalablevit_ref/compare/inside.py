@@ -36,6 +36,7 @@ from scalablevit_ref.compare.reasoning.case import REFERENCE, THE_INPUT
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fits import fits
 from scalablevit_ref.compare.reasoning.kinds import is_general, kinds_of_difference
+from scalablevit_ref.compare.sample import Sample, sampled
 from scalablevit_ref.compare.steps import INPUT, OUTPUT, Run, Step, feeds, run_layer
 from scalablevit_ref.compare.undone import undone
 from scalablevit_ref.layers import Layer, mean

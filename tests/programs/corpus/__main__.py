@@ -47,7 +47,10 @@ def main() -> int:
     if arguments.write:
         from tests.programs.corpus.page import page
 
-        document = {"summary": summary, "rows": rows}
+        by_port = {
+            port: summed([row for row in rows if row["port"] == port]) for port in dict.fromkeys(row["port"] for row in rows)
+        }
+        document = {"summary": summary, "by_port": by_port, "rows": rows}
         (DOCS / "corpus.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (DOCS / "corpus.md").write_text(page(document), encoding="utf-8")
     return 0

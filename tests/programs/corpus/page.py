@@ -1,0 +1,86 @@
+"""The page of the corpus, made from its document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+INTRODUCTION = """# What the comparator says of ports that it has never seen
+
+Three ports of the network, in three styles, and the mistakes in them were written by people who did not know how the comparator
+works, after it was designed. `python -m tests.programs.corpus --write` compares every one of them with the reference and writes this
+page from what was said: nothing in it is entered by hand.
+
+A *layer* counts if the first layer that is named as wrong is one that its author accepts. A *cause* counts if what is said of it, a
+cause or the exact step with its kind of difference, fits the words that its author accepts. A cause is *false* if it is asserted
+and does not fit them. *Right ports* are the ports themselves, written in other ways that compute the same.
+"""
+
+COUNTS = {
+    "mistakes": "mistakes",
+    "layer": "right layer named",
+    "cause": "cause, or exact step and kind of difference",
+    "false causes": "ports with a false cause",
+    "refused": "wrong ports refused, in words",
+    "wrong ports called right": "wrong ports called right",
+    "right ports": "right ports",
+    "right ports not called right": "right ports not called right",
+}
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """Markdown."""
+    return "\n".join(_parts(document)) + "\n"
+
+
+def _parts(document: Mapping[str, Any]) -> Iterator[str]:
+    rows: list[dict[str, Any]] = document["rows"]
+    yield INTRODUCTION
+    ports = list(dict.fromkeys(row["port"] for row in rows))
+    yield _table(
+        ["", "all", *(f"`{port}`" for port in ports)],
+        [
+            [words, str(document["summary"][key]), *(str(document["by_port"][port][key]) for port in ports)]
+            for key, words in COUNTS.items()
+        ],
+    )
+    yield f"\nThe median of the time that one comparison takes is {document['summary']['median seconds']:.1f} s.\n"
+    for port in ports:
+        mine = [row for row in rows if row["port"] == port]
+        yield f"## {port}\n"
+        yield _table(
+            ["mistake", "first wrong layer", "right", "what is said of it", "right"],
+            [
+                [
+                    row["name"],
+                    f"`{row['first']}`" if row.get("first") else "–",
+                    _mark(row.get("layer")),
+                    _short(row),
+                    _mark(row.get("cause")),
+                ]
+                for row in mine
+                if row.get("planted", True)
+            ],
+        )
+        right = [row for row in mine if not row.get("planted", True)]
+        yield f"\nRight ports: {', '.join(_right(row) for row in right)}.\n"
+
+
+def _right(row: Mapping[str, Any]) -> str:
+    name = row["name"].removeprefix("right: ")
+    return name if row["verdict"] == "agrees" else f"**{name} ({row['verdict']})**"
+
+
+def _mark(right: object) -> str:
+    return "yes" if right else "**no**"
+
+
+def _short(row: Mapping[str, Any]) -> str:
+    """What is said of the first layer, without its numbers."""
+    lines = row.get("said", "").split("\n")
+    told = lines[2:5] if row["verdict"] == "differs" else lines[:1]
+    return " ".join(line.strip() for line in told).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")[:300]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))

@@ -237,8 +237,9 @@ def weights(matrix: np.ndarray, of: str) -> str:
     """The sizes of a linear map's first weights, out in."""
     out, inside = matrix.shape
     words = f"Sizes of the first {out} by {inside} weights of a linear map of {of}"
+    beside = f"of {of}, the sizes of its first weights: a row for each output, a column for each input"
     return (
-        f'<figure class="map"><figcaption>A linear map <span>of {said(of)}, the sizes of its first weights: a row for each output, a column for each input</span></figcaption>'
+        f'<figure class="map"><figcaption>A linear map <span>{said(beside)}</span></figcaption>'
         f'<div class="down"><span>0</span><span>{out - 1}</span></div>{heat(abs(matrix), words)}'
         f'<div class="along"><span>0</span><span>{inside - 1}</span></div></figure>'
     )

@@ -20,6 +20,7 @@ from scalablevit_ref.compare.html.page import html as page
 from scalablevit_ref.compare.mistakes.search import Finding
 from scalablevit_ref.compare.reasoning.relayouts import Relayout
 from scalablevit_ref.compare.report import Cause, Report, Row
+from scalablevit_ref.compare.sample import sampled
 from scalablevit_ref.drawing.style import THEMES
 from scalablevit_ref.edits import Mistake
 from scalablevit_ref.testing.arrays import compare_arrays
@@ -207,7 +208,8 @@ WORDS = {
     "mixture": "A sum",
     "border": "Tokens that differ",
     "some heads": "Largest difference of each channel",
-    "norm": "How far off",
+    "linear map": "A linear map",
+    "norm": "Candidate over reference",
 }
 
 
@@ -217,8 +219,30 @@ def test_each_kind_of_difference_has_its_picture(drawn: str) -> None:
     inside = text.partition('<h2 id="inside-0">')[2].partition("</section>")[0]
     figure = inside.partition("<figure")[2].partition("</figure>")[0]
     assert figure
-    assert WORDS[drawn] in Page(text).text or drawn == "norm"
-    assert ("<svg" in figure) == (drawn not in ("border", "mixture"))
+    assert WORDS[drawn] in Page(text).text
+    assert ("<svg" in figure) == (drawn not in ("border", "mixture", "linear map"))
+
+
+def test_a_small_difference_is_drawn_by_itself() -> None:
+    report = looked_into("norm")
+    x = np.random.default_rng(0).standard_normal((2, 4, 4, 8))
+    seen = replace(report.insides[0], sample=sampled(x + 1e-9, x))
+    assert "How far off" in Page(page(replace(report, insides=(seen,)))).text
+
+
+def test_a_sample_keeps_the_worst_token_and_few_numbers() -> None:
+    x = np.zeros((2, 200, 130, 16))
+    wrong = x.copy()
+    wrong[1, 199, 129, 3] = -5.0
+    sample = sampled(wrong, x)
+    assert sample.off is not None
+    assert max(sample.off.shape) <= 64
+    assert sample.off[-1, -1] == sample.off.max() == 5.0
+    assert sample.channels.tolist() == [0.0, 0.0, 0.0, 5.0, *[0.0] * 12]
+    assert sample.actual.size == sample.expected.size <= 1500
+    few = np.arange(20.0).reshape(2, 10)
+    assert sampled(few, -few).actual.tolist() == few.ravel().tolist()
+    assert sampled(few, few).off is None
 
 
 def test_moved_numbers_are_drawn_where_they_come_from() -> None:

@@ -69,6 +69,7 @@ DRAWN: dict[str, tuple[str, dict[str, Any]]] = {
     "mixture": ("mixture", {"sum": {"x before the block": 0.5}, "reference": {"x before the block": 1.0, "the MLP's output": 1.0}}),
     "border": ("border", {"sides": ["top"], "depth": 1, "tokens": 14}),
     "some heads": ("some heads", {"axis": "head", "which": [1]}),
+    "linear map": ("linear map", {"of": "the input", "matrix": [[2.0, 0.0], [0.0, -1.0]], "shift": [0.0, 0.0]}),
     "norm": ("norm", {"epsilon": 1e-5}),
 }
 """Kinds of difference with the data of one, by what is drawn of them."""

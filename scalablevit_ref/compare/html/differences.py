@@ -68,6 +68,8 @@ def _drawn(difference: Difference, sample: Sample | None, name: str) -> Iterator
             values = np.asarray(data.get(key, ()), float)
             if values.size and np.any(abs(values - neutral) > 1e-9):
                 yield bars(f"{key[:-1].capitalize()} of each {axis}", values, neutral, axis, f"{name}-{key}")
+    elif data.get("matrix"):
+        yield weights(np.atleast_2d(np.asarray(data["matrix"], float)), str(data.get("of", "the input")))
     elif kind == "mixture" and data.get("sum"):
         yield mixture(data)
     elif kind in BY_CHANNEL and sample is not None:
@@ -228,6 +230,18 @@ def tokens(sample: Sample) -> str:
         f'<figure class="map"><figcaption>Tokens that differ <span>{largest}</span></figcaption>'
         f'<div class="down"><span>h&nbsp;0</span><span>{h - 1}</span></div>{heat(sample.off, words)}'
         f'<div class="along"><span>w&nbsp;0</span><span>{w - 1}</span></div></figure>'
+    )
+
+
+def weights(matrix: np.ndarray, of: str) -> str:
+    """The sizes of a linear map's first weights, out in."""
+    out, inside = matrix.shape
+    words = f"Sizes of the first {out} by {inside} weights of a linear map of {of}"
+    beside = f"of {of}, the sizes of its first weights: a row for each output, a column for each input"
+    return (
+        f'<figure class="map"><figcaption>A linear map <span>{said(beside)}</span></figcaption>'
+        f'<div class="down"><span>0</span><span>{out - 1}</span></div>{heat(abs(matrix), words)}'
+        f'<div class="along"><span>0</span><span>{inside - 1}</span></div></figure>'
     )
 
 

@@ -89,6 +89,11 @@ def plus_one(x: Array) -> Array:
     return np.asarray(np.exp(x) / (np.exp(x).sum(-1, keepdims=True) + 1))
 
 
+def shifted_plus_one(x: Array) -> Array:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return np.asarray(e / (e.sum(-1, keepdims=True) + 1))
+
+
 def top_three(x: Array) -> Array:
     return softmax(np.where(x >= np.sort(x, -1)[..., -3, None], x, -np.inf))
 
@@ -111,14 +116,7 @@ PLANTED: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "softmax over heads": ({"weights": lambda x: softmax(x, -3)}, "softmax runs over the heads, not over the keys"),
     "causal": ({"weights": causal}, "keys after the query are masked (a causal mask)"),
     "plus one": ({"weights": plus_one}, "1 added to its denominator"),
-    "plus one, shifted": (
-        {
-            "weights": lambda x: (
-                np.exp(x - x.max(-1, keepdims=True)) / (np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True) + 1)
-            )
-        },
-        "1 added to its denominator, after the largest logit is subtracted",
-    ),
+    "plus one, shifted": ({"weights": shifted_plus_one}, "1 added to its denominator, after the largest logit is subtracted"),
     "clamped": ({"weights": lambda x: softmax(np.clip(x, -1.5, 1.5))}, "logits are clamped to [−1.5, 1.5] before the softmax"),
     "clamped above": ({"weights": lambda x: softmax(np.minimum(x, 0.7))}, "logits above 0.7 are set to 0.7 before the softmax"),
     "capped": ({"weights": lambda x: softmax(2 * np.tanh(x / 2))}, "logits are 2·tanh(logits/2), a soft cap before the softmax"),

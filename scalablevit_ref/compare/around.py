@@ -162,16 +162,18 @@ def own_values(scene: Scene, before: str | None, value: int) -> dict[str, np.nda
             found["LIM's output"] = made
         else:
             found[f"what {named} gives"] = made
-    return found | q_k_v(scene)
+    return found | q_k_v(scene, before)
 
 
-def q_k_v(scene: Scene) -> dict[str, np.ndarray]:
-    """The candidate's own q, k and v as maps, where the layer attends."""
+def q_k_v(scene: Scene, before: str | None = None) -> dict[str, np.ndarray]:
+    """The candidate's own q, k and v as maps, where the layer attends; only those that are there before a step."""
+    names = [step.name for step in scene.run.steps]
+    later = names[names.index(before) :] if before in names else []
     attention = next((step for step in scene.run.steps if step.op == "attention"), None)
     found: dict[str, np.ndarray] = {}
     for step in scene.sources[attention.name] if attention else ():
         held = step.rpartition(".")[2].removeprefix("to_")
-        if step != INPUT and set(held) <= set("qkv"):
+        if step != INPUT and step not in later and set(held) <= set("qkv"):
             found |= zip(held, np.split(scene.effective(step), len(held), axis=-1), strict=True)
     return found
 

@@ -28,7 +28,7 @@ from scalablevit_ref.compare.around import (
 )
 from scalablevit_ref.compare.capture.graph import ABSENT, Graph
 from scalablevit_ref.compare.capture.uses import Use
-from scalablevit_ref.compare.followed import Followed, Held, compared, moved_from
+from scalablevit_ref.compare.followed import Followed, Held, Misfit, compared, moved_from
 from scalablevit_ref.compare.misfits import misfit
 from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.compare.own_lines import elsewhere, lines_between, unreached
@@ -320,7 +320,10 @@ def _at_the_end(scene: Scene, rows: tuple[StepRow, ...], actual: np.ndarray | No
         place = "what it is made of is right, their sum is not" if len(scene.layer.sources) > 1 else "it is not what it is made of"
     given = own_values(scene, None, held.value) | _twice(scene)
     eps = EPS[scene.dtype]
-    differences = left_out(scene, OUTPUT, actual, given, eps) or _kinds(scene, actual, expected, given, eps)
+    terms = terms_of(scene, OUTPUT, expected)
+    given = given | {name: x for name, x in terms.items() if name not in given}
+    kinds = (_of_a_residual(one, terms) for one in _kinds(scene, actual, expected, given, eps))
+    differences = left_out(scene, OUTPUT, actual, given, eps) or list(kinds)
     if not any(one.exact and not is_general(one) for one in differences):
         differences = [*_of_a_branch(scene, OUTPUT, actual, expected, given, eps), *differences]
     return _found(scene, rows, place, "", held, _ordered(differences))
@@ -351,13 +354,28 @@ def _found(
 
 def _misfits(scene: Scene, step: str) -> tuple[Difference, ...]:
     """What is said of steps before this one whose values have another shape than the reference's; of the first if that is clear."""
-    found = []
+    found: list[Difference] = []
     for one in scene.run.steps:
-        if one.name == step:
+        if one.name == step or (found and found[0].exact):
             break
-        if one.name in scene.own.misfits:
-            found.append(misfit(scene.spoken(one.name), scene.own.misfits[one.name], EPS[scene.dtype]))
+        if one.name in scene.own.misfits and one.name not in scene.own.outputs:
+            value = scene.own.misfits[one.name]
+            found += [] if found else _of_another_stride(scene, one, value)
+            found.append(misfit(scene.spoken(one.name), value, EPS[scene.dtype]))
     return tuple(found[:1] if found and found[0].exact else found)
+
+
+def _of_another_stride(scene: Scene, step: Step, found: Misfit) -> list[Difference]:
+    """Settings of a convolution that give an output of another size."""
+    weight, bias = step.params.get("weight"), step.params.get("bias")
+    if step.op != "conv2d" or weight is None or found.actual.ndim != 4 or found.expected.shape != step.made.shape:
+        return []
+    held = scene.own.inputs.get(step.name)
+    sources = {"x": step.given if held is None else held.actual, "weight": weight} | ({} if bias is None else {"bias": bias})
+    axes = [axis for axis, size in enumerate(found.actual.shape) if size == found.expected.shape[-1]]
+    maps = (np.moveaxis(np.asarray(found.actual, np.float64), axis, -1) for axis in axes)
+    fitted = [one for x in maps for one in fits("convolution", x, sources, dict(step.settings), eps=EPS[scene.dtype], budget=FEW)]
+    return [replace(one, words=f"in {scene.spoken(step.name)}, {one.words}") for one in fitted if one.exact]
 
 
 def _kinds(
@@ -409,9 +427,11 @@ def _of_an_input(
         words = f"H and W are swapped in what enters {scene.spoken(step.name)}"
         left = held.comparison.error * EPS[scene.dtype]
         return (Difference("places", words, left, {"pattern": "H and W are swapped"}, exact=True),)
-    found = left_out(scene, step.name, actual, given, eps)
-    found = found or (_fitted_pool(scene, actual, eps) if scene.sources.get(step.name) == (INPUT,) else [])
-    found += _kinds(scene, actual, expected, given, eps)
+    if found := left_out(scene, step.name, actual, given, eps):
+        return _ordered(found)
+    terms = terms_of(scene, step.name, expected)
+    found = _fitted_pool(scene, actual, eps) if scene.sources.get(step.name) == (INPUT,) else []
+    found += [_of_a_residual(one, terms) for one in _kinds(scene, actual, expected, given, eps)]
     if not any(one.exact for one in found):
         found += _of_a_branch(scene, step.name, actual, expected, given, eps)
     exact = [one for one in found if one.exact]
@@ -426,6 +446,23 @@ def _of_an_input(
     return _ordered(found)
 
 
+def _of_a_residual(difference: Difference, terms: Mapping[str, np.ndarray]) -> Difference:
+    """The same difference, said with the word residual where what a sum of a branch and its input lacks is that input."""
+    total = difference.data.get("sum", {})
+    residual = next((name for name in RESIDUALS if name in terms), None)
+    if not difference.exact or residual is None or (residual in total and total.get(REFERENCE) != 1):
+        return difference
+    if total == {REFERENCE: 1.0, residual: -1.0}:
+        return replace(difference, words=f"the residual is missing: {residual} is not added")
+    if difference.words in (f"it is {name}" for name in terms):
+        return replace(difference, words=f"{difference.words} alone: the residual is missing")
+    return replace(difference, words=difference.words.replace(f"{residual} is missing", f"the residual, {residual}, is missing"))
+
+
+RESIDUALS = ("x before the block", "x after the attention")
+"""Values that a branch is added to."""
+
+
 def _of_a_branch(
     scene: Scene, step: str, actual: np.ndarray, expected: np.ndarray, given: Mapping[str, np.ndarray], eps: float
 ) -> list[Difference]:
@@ -435,7 +472,7 @@ def _of_a_branch(
     for name, branch in terms.items():
         own = actual - (expected - branch)
         growth = max(1.0, float(np.linalg.norm(actual)) / (float(np.linalg.norm(own)) or 1.0))
-        rest = {other: x for other, x in given.items() if other not in terms or other == name}
+        rest = {other: x for other, x in given.items() if other not in terms and not np.array_equal(x, expected)}
         for one in _kinds(scene, own, branch, rest, growth * eps):
             if one.exact:
                 words = f"of the sum only {name} is wrong: {one.words.replace(REFERENCE, 'it')}"

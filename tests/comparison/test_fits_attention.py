@@ -89,6 +89,11 @@ def plus_one(x: Array) -> Array:
     return np.asarray(np.exp(x) / (np.exp(x).sum(-1, keepdims=True) + 1))
 
 
+def shifted_plus_one(x: Array) -> Array:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return np.asarray(e / (e.sum(-1, keepdims=True) + 1))
+
+
 def top_three(x: Array) -> Array:
     return softmax(np.where(x >= np.sort(x, -1)[..., -3, None], x, -np.inf))
 
@@ -104,13 +109,17 @@ PLANTED: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "not rolled back": ({"shift": 2, "rolled_back": False}, "windows are not rolled back"),
     "interleaved": ({"split": "(d heads)"}, "heads are interleaved"),
     "view": ({"merge": "view"}, "heads are reshaped without the transposition when they are merged"),
-    "scale": ({"scale": 0.125}, "logits are multiplied by 0.125 = d^-1, in the reference by 0.354"),
+    "scale": ({"scale": 0.125}, "logits are scaled by 0.125 = d^-1, in the reference by 0.354"),
     "no scale": ({"scale": 1.0}, "logits are not scaled"),
-    "odd scale": ({"scale": 0.777}, "logits are multiplied by 0.777, in the reference by 0.354"),
+    "odd scale": ({"scale": 0.777}, "logits are scaled by 0.777, in the reference by 0.354"),
     "queries": ({"weights": lambda x: softmax(x, -2)}, "softmax runs over the queries, not over the keys"),
     "softmax over heads": ({"weights": lambda x: softmax(x, -3)}, "softmax runs over the heads, not over the keys"),
     "causal": ({"weights": causal}, "keys after the query are masked (a causal mask)"),
     "plus one": ({"weights": plus_one}, "1 added to its denominator"),
+    "plus one, shifted": ({"weights": shifted_plus_one}, "1 added to its denominator, after the largest logit is subtracted"),
+    "clamped": ({"weights": lambda x: softmax(np.clip(x, -1.5, 1.5))}, "logits are clamped to [−1.5, 1.5] before the softmax"),
+    "clamped above": ({"weights": lambda x: softmax(np.minimum(x, 0.7))}, "logits above 0.7 are set to 0.7 before the softmax"),
+    "capped": ({"weights": lambda x: softmax(2 * np.tanh(x / 2))}, "logits are 2·tanh(logits/2), a soft cap before the softmax"),
     "no softmax": ({"weights": lambda x: x}, "there is no softmax"),
     "sigmoid": ({"weights": lambda x: 1 / (1 + np.exp(-x))}, "sigmoid stands in for softmax"),
     "top": ({"weights": top_three}, "only the 3 largest logits"),
@@ -152,7 +161,7 @@ PAIRED = (
 def test_two_settings(one: str, other: str) -> None:
     (first, words), (second, more) = PLANTED[one], PLANTED[other]
     if one == "heads" and other == "scale":
-        more = "logits are multiplied by 0.125"
+        more = "logits are scaled by 0.125"
     if one == "window" and "shift" in second:
         second, more = {**second, "shift": 1}, "windows are shifted by 1"
     said = exact(found(Port(**{**first, **second})))
@@ -268,8 +277,8 @@ SSA = {"num_heads": 2, "sr_ratio": 2, "c_ratio": 1.25}
     ("fields", "words"),
     [
         ({}, ""),
-        ({"scale": 8**-0.5}, "logits are multiplied by 0.354 = d^-½, in the reference by 0.316"),
-        ({"scale": 10**-1.0}, "logits are multiplied by 0.1 = (q's head width)^-1"),
+        ({"scale": 8**-0.5}, "logits are scaled by 0.354 = d^-½, in the reference by 0.316"),
+        ({"scale": 10**-1.0}, "logits are scaled by 0.1 = (q's head width)^-1"),
         ({"heads": 4, "scale": 5**-0.5}, "4 heads instead of 2"),
         ({"merge": "view"}, "heads are reshaped without the transposition when they are merged"),
         ({"axis": -2}, "softmax runs over the queries"),
@@ -287,3 +296,39 @@ def test_ssa(fields: Mapping[str, Any], words: str) -> None:
     differences = fits("attention", ssa_port(**given, **own), given, SSA, eps=EPS)
     assert (exact(differences) == []) == (words == "")
     assert any(words in one for one in exact(differences)) or not words
+
+
+def test_windows_are_merged_to_a_map_of_w_by_h() -> None:
+    given = sources(2, (2, 8, 12, CHANNELS))
+    z = Port(lim=0.0)(**given)
+    windows = rearrange(z, "b (gh ph) (gw pw) c -> b (gh gw) ph pw c", ph=WINDOW, pw=WINDOW)
+    turned = rearrange(windows, "b (gw gh) ph pw c -> b (gw ph) (gh pw) c", gw=3).reshape(z.shape)
+    said = exact(fits("window attention", turned + given["lim"], given, {"num_heads": HEADS, "window_size": WINDOW}, eps=EPS))
+    assert said == ["windows are merged to a map of W × H, not H × W"]
+
+
+@pytest.mark.parametrize("shift", [(0, 1), (3, 0)])
+def test_rolled_along_one_axis_and_not_back(shift: tuple[int, int]) -> None:
+    given = sources(2)
+    rolled = {name: np.roll(x, (-shift[0], -shift[1]), (1, 2)) if name != "lim" else x for name, x in given.items()}
+    said = exact(fits("window attention", Port()(**rolled), given, {"num_heads": HEADS, "window_size": WINDOW}, eps=EPS))
+    assert len(said) == 1
+    assert said[0].startswith(f"windows are shifted by {shift[0]} rows and {shift[1]} columns, without a mask")
+    assert "windows are not rolled back" in said[0]
+
+
+def test_keys_and_values_lie_otherwise_in_one_linear() -> None:
+    rng = np.random.default_rng(0)
+    q, kv = rng.standard_normal((2, 8, 8, 16)), rng.standard_normal((2, 8, 8, 32))
+    given = {"q": q, "k": kv[..., :16], "v": kv[..., 16:]}
+    actual = ssa_port(q, kv[..., ::2], kv[..., 1::2], heads=2, scale=8**-0.5)
+    said = exact(fits("attention", actual, given, {"num_heads": 2, "sr_ratio": 1, "c_ratio": 1.0}, eps=EPS))
+    assert "kv's channels are split as (heads d two), not (two heads d)" in said
+
+
+def test_single_changes_are_bounded_by_the_budget() -> None:
+    given = sources(2)
+    settings_ = {"num_heads": HEADS, "window_size": WINDOW}
+    late = Port(weights=lambda x: softmax(np.where(x >= np.sort(x, -1)[..., -3, None], x, -np.inf)))(**given)
+    assert exact(fits("window attention", late, given, settings_, eps=EPS))
+    assert not exact(fits("window attention", late, given, settings_, eps=EPS, budget=5))

@@ -111,6 +111,31 @@ def test_a_dense_strided_convolution(change: Any, words: str) -> None:
     assert any(words in one for one in said) or not words
 
 
+STEM = drawn(2, 12, 12, 3), drawn(5, 3, 3, 3), drawn(5)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: x[:, ::-1], "the convolution is applied to its input, flipped along H"),
+        (lambda x: x.swapaxes(1, 2), "the convolution is applied to its input with H and W swapped"),
+        (lambda x: np.roll(x, (-1, -1), (1, 2)), "the convolution is applied to its input, rolled by -1 along H and W"),
+        (lambda x: 2 * x - 1, "its input is multiplied by 2 and shifted by -1 first, as by another normalisation"),
+        (lambda x: x + 0.5, "its input is shifted by 0.5 first, as by another normalisation"),
+        (
+            lambda x: x * np.array([1, 2, 3]) - np.array([0, 1, 2]),
+            "each channel of its input is scaled (1 to 3) and shifted (-2 to 0)",
+        ),
+    ],
+)
+def test_a_convolution_of_another_input(change: Any, words: str) -> None:
+    x, weight, bias = STEM
+    actual = ops.conv2d(change(x), weight, bias, stride=2, padding=1)
+    given = {"x": x, "weight": weight, "bias": bias}
+    (said,) = exact(fits("convolution", actual, given, {"stride": 2, "padding": 1, "groups": 1}, eps=EPS))
+    assert said.startswith(words)
+
+
 def test_another_map_is_convolved() -> None:
     other = drawn(*X.shape, seed=5)
     given = {"x": X, "q": other, "weight": WEIGHT, "bias": BIAS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from scalablevit_ref.compare.reasoning import affine
 from scalablevit_ref.compare.reasoning.case import Case
 from scalablevit_ref.compare.reasoning.difference import Difference
-from scalablevit_ref.compare.reasoning.kinds import LAST, STEPS, kinds_of_difference
+from scalablevit_ref.compare.reasoning.kinds import LAST, STEPS, is_general, kinds_of_difference
 from tests.support.differences import FLOAT32, FLOAT64, HEADS, KINDS, KNOWN, SHAPE, WINDOW, Plant, planted, random_values
 
 PLANTS = [pytest.param(kind, name, id=f"{kind}: {name}") for kind, plants in KINDS.items() for name in plants]
@@ -260,3 +261,54 @@ def test_a_noisy_function_is_none_and_a_large_multiple_of_the_bias_is_not_said()
     found = kinds_of_difference(np.sin(3 * e) + 0.3 * rng.standard_normal(SHAPE), e)
     assert not any(one.kind == "elementwise" for one in found)
     assert kinds_of_difference(e + 7 * bias, e, bias=bias)[0].words.startswith("the same vector is added at every token")
+
+
+def test_vectors_of_other_steps_are_known() -> None:
+    rng = np.random.default_rng(0)
+    e, one, other = rng.standard_normal(SHAPE), *rng.standard_normal((2, SHAPE[-1]))
+    vectors = {"fc2's bias": one, "norm1's shift": other}
+    for actual, words in {
+        "more": (e + one, "fc2's bias is added once more than in the reference"),
+        "less": (e - other, "norm1's shift is missing, or is subtracted"),
+    }.values():
+        found = kinds_of_difference(actual, e, vectors=vectors)
+        assert [d.words for d in found if d.exact] == [words]
+    found = kinds_of_difference(e + one + 0.3 * other, e, vectors=vectors)
+    assert found[0].words.startswith("the same vector is added at every token")
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda x: x.reshape(2, 7, 4, 7, 4, 8).mean((2, 4)), "the average pooling (4 × 4) of the wide one is added"),
+        (lambda x: x.reshape(2, 7, 4, 7, 4, 8).max((2, 4)), "the maximum pooling (4 × 4) of the wide one is added"),
+        (lambda x: x[:, ::4, ::4], "every 4th row and 4th column of the wide one is added"),
+    ],
+)
+def test_a_map_of_another_size_is_brought_to_the_size_at_hand(made: Callable[[np.ndarray], np.ndarray], words: str) -> None:
+    rng = np.random.default_rng(0)
+    wide, e = rng.standard_normal((2, 28, 28, 8)), rng.standard_normal((2, 7, 7, 8))
+    found = kinds_of_difference(e + made(wide), e, given={"the wide one": wide})
+    assert found[0].exact
+    assert found[0].words.startswith(words)
+    found = kinds_of_difference(wide + np.repeat(np.repeat(e, 4, 1), 4, 2), wide, given={"the narrow one": e})
+    assert found[0].words.startswith("the narrow one, each token repeated 4 × 4 times, is added")
+
+
+def test_sums_are_said_in_the_fewest_terms() -> None:
+    values = random_values(0)
+    given = {name: values[name] for name in KNOWN}
+    e = values["x"] + values["the attention"]
+    found = kinds_of_difference(values["q"] - values["v"], e, given=given)
+    assert found[0].words == "it is q minus v"
+    assert kinds_of_difference(values["q"], e, given=given)[0].words == "it is q"
+    assert kinds_of_difference(values["the attention"], e, given=given)[0].words == "x is missing"
+
+
+def test_what_is_general_tells_no_cause() -> None:
+    rng = np.random.default_rng(0)
+    e = rng.standard_normal(SHAPE)
+    for actual in (e * rng.uniform(0.5, 2, (*SHAPE[:3], 1)), e + rng.standard_normal(SHAPE[1:]), e[:, rng.permutation(SHAPE[1])]):
+        assert [is_general(d) for d in kinds_of_difference(actual, e, num_heads=HEADS) if d.exact] == [True]
+    for actual in (2 * e, np.roll(e, 1, 1), e[[0, 0]]):
+        assert [is_general(d) for d in kinds_of_difference(actual, e, num_heads=HEADS) if d.exact] == [False]

@@ -410,7 +410,56 @@ PRECISION = {
     **ROUNDED,
     "int8": Plant(lambda e, v: np.round(e / 0.04) * 0.04, "evenly spaced levels, 0.04 apart (int8)", "precision"),
 }
+ADDED = np.random.default_rng(8).standard_normal((H, W, C))
+
+
+def softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    e = np.exp(x - x.max(axis, keepdims=True))
+    return np.asarray(e / e.sum(axis, keepdims=True))
+
+
+def over_tokens(x: np.ndarray) -> np.ndarray:
+    return softmax(x.reshape(B, H * W, C), 1).reshape(SHAPE)
+
+
+VECTORS = {
+    "softmax over the channels": Plant(
+        lambda e, v: softmax(e, -1), "it is softmax over the channels of the reference's value", "vectors"
+    ),
+    "softmax over the tokens": Plant(lambda e, v: over_tokens(v["q"]), "it is softmax over the tokens of q", "vectors"),
+    "log-softmax": Plant(lambda e, v: np.log(softmax(e, -1)), "it is log-softmax over the channels of the", "vectors"),
+    "cumulative": Plant(lambda e, v: e.cumsum(-1), "it is the cumulative sum over the channels of the reference's", "vectors"),
+    "cumulative tokens": Plant(
+        lambda e, v: e.reshape(B, -1, C).cumsum(1).reshape(SHAPE), "it is the cumulative sum over the tokens of the", "vectors"
+    ),
+    "sorted": Plant(lambda e, v: np.sort(v["x"], -1), "it is the numbers in ascending order along the channels of x", "vectors"),
+    "sum of 1": Plant(
+        lambda e, v: abs(e) / abs(e).sum(-1, keepdims=True),
+        "it is division by the sum over the channels of the reference's value",
+        "vectors",
+        lambda v: abs(v["e"]),
+    ),
+}
+BATCHES = {
+    "the first image": Plant(lambda e, v: e[[0, 0]], "all images have the value of image 0", "other images"),
+    "the first image of another value": Plant(
+        lambda e, v: v["q"][[1, 1]], "all images have the value of q of image 1", "other images"
+    ),
+    "position embedding": Plant(
+        lambda e, v: e + ADDED, "a number is added at each place that is the same for every image", "same for every image"
+    ),
+    "position embedding of rows": Plant(lambda e, v: e + ADDED[:, :1], "the same in all columns", "same for every image"),
+    "position embedding of one channel": Plant(lambda e, v: e + ADDED[..., :1], "the same in all channels", "same for every image"),
+    "position embedding of half of it": Plant(
+        lambda e, v: 0.5 * e + ADDED, "the reference's value times 1/2, and a number is added", "same for every image"
+    ),
+    "a factor of each place": Plant(
+        lambda e, v: e * ADDED, "each place and channel has a factor of its own", "same for every image"
+    ),
+}
 KINDS = {
+    "vectors": VECTORS,
+    "batches": BATCHES,
     "places": PLACES,
     "affine": AFFINE,
     "mixtures": MIXTURES,

@@ -13,7 +13,7 @@ from scalablevit_ref.compare.reasoning.attention_words import LOGITS, MASKS, NOR
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fitting import ENOUGH, Array, joined
 from scalablevit_ref.compare.reasoning.judge import Judge
-from scalablevit_ref.compare.reasoning.logit_fit import biased, of_each_head
+from scalablevit_ref.compare.reasoning.logit_fit import biased, bounded, of_each_head
 from scalablevit_ref.compare.reasoning.windows import Windows
 
 HELPFUL = 10
@@ -72,7 +72,7 @@ def explained(search: Search) -> list[Difference]:
     found = _apart(search, _numbers(search) or _singles(search))
     if found:
         return [search.difference(fit) for fit in found]
-    solved = of_each_head(search) or biased(search)
+    solved = of_each_head(search) or bounded(search) or biased(search)
     if solved and not solved[0].data.get("mask"):
         return solved
     return [search.difference(fit) for fit in _pairs(search)] or solved
@@ -230,6 +230,8 @@ def _moved(windows: Windows) -> Iterator[Windows]:
     for shift in product(range(p), range(windows.size[1])):
         if shift[0] != shift[1]:
             yield replace(windows, shift=shift)
+            if 0 in shift:
+                yield replace(windows, shift=shift, placed="unrolled")
 
 
 def _shifted(windows: Windows, shift: tuple[int, int]) -> Iterator[Windows]:

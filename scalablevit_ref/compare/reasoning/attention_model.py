@@ -138,6 +138,11 @@ def _plus_one(x: Array) -> Array:
     return np.asarray(e / (e.sum(-1, keepdims=True) + np.exp(-top)))
 
 
+def _shifted_plus_one(x: Array) -> Array:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return np.asarray(e / (e.sum(-1, keepdims=True) + 1))
+
+
 def _rectified(x: Array) -> Array:
     return np.where(np.isneginf(x), 0, np.maximum(x, 0))
 
@@ -157,6 +162,7 @@ NORMALISERS: Mapping[str, Callable[[Array], Array]] = {
     "heads": lambda x: _softmax(x, -3),
     "queries and keys": lambda x: _softmax(x, (-2, -1)),
     "plus one": _plus_one,
+    "plus one, shifted": _shifted_plus_one,
     "none": _linear,
     "sum": lambda x: _sum_to_one(_linear(x)),
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),

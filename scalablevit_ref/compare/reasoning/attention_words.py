@@ -36,6 +36,7 @@ NORMALISERS = {
     "heads": "softmax runs over the heads, not over the keys",
     "queries and keys": "softmax runs over queries and keys together, not over the keys",
     "plus one": "softmax has 1 added to its denominator",
+    "plus one, shifted": "softmax has 1 added to its denominator, after the largest logit is subtracted",
     "none": "there is no softmax",
     "sum": "logits are divided by their sum instead of a softmax",
     "sigmoid": "sigmoid stands in for softmax",
@@ -156,7 +157,7 @@ def scale_said(h: Hypothesis, scale: float, reference: float, names: Iterator[tu
     rule = "" if rule in ("", three_digits(scale)) else f" = {rule}"
     if scale == 1.0 and h.logits == "product":
         return f"logits are not scaled: the reference multiplies them by {three_digits(reference)}"
-    return f"logits are multiplied by {three_digits(scale)}{rule}, in the reference by {three_digits(reference)}"
+    return f"logits are scaled by {three_digits(scale)}{rule}, in the reference by {three_digits(reference)}"
 
 
 THINGS = {"v": "the values", "q": "the queries", "k": "the keys", "x": "the input", "lim": "LIM's output"}

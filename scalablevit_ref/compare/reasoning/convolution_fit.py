@@ -251,7 +251,7 @@ class _Search:
                 yield (("source", name),)
 
     def scaled_input(self) -> list[Difference]:
-        """Another factor and shift of the input, of each of its channels where they are few: images that are normalised otherwise."""
+        """Another factor and shift of the input, for each of its channels if they are few: images normalised otherwise."""
         c = self.maps["x"].shape[-1]
         if self.groups != 1:
             return []
@@ -261,12 +261,12 @@ class _Search:
             only = self.maps["x"] * (np.arange(c) == i) if apart > 1 else self.maps["x"]
             for name, x in (("factor", only), ("shift", np.ones_like(only) * ((np.arange(c) == i) if apart > 1 else 1.0))):
                 terms[f"{name} {i}"] = convolved(x, self.weight, self.reference, self.actual.shape[1:3], 1, channels)
-        known = 0.0 if self.bias is None else np.broadcast_to(self.bias, self.actual.shape)
+        known = np.zeros_like(self.actual) if self.bias is None else np.broadcast_to(self.bias, self.actual.shape)
         try:
             factors, _ = solved_factors(self.actual - known, terms)
         except ValueError:
             return []
-        left = distance(self.actual, known + sum(factor * terms[name] for name, factor in factors.items()))
+        left = distance(self.actual, np.asarray(known + sum(factor * terms[name] for name, factor in factors.items())))
         if left > self.judge.bar(rough=True) or self.actual.size < ENOUGH * len(terms):
             return []
         scales, shifts = (np.array([factors[f"{name} {i}"] for i in range(apart)]) for name in ("factor", "shift"))

@@ -45,6 +45,10 @@ def _relu(x: np.ndarray) -> np.ndarray:
     return np.asarray(np.maximum(x, 0))
 
 
+def _rounded(decimals: int, x: np.ndarray) -> np.ndarray:
+    return np.asarray(np.round(x, decimals))
+
+
 FUNCTIONS: Mapping[str, Function] = {
     "GELU": lambda x: np.asarray(gelu(x)),
     "the tanh form of GELU": lambda x: np.asarray(gelu_tanh(x)),
@@ -77,6 +81,8 @@ FUNCTIONS: Mapping[str, Function] = {
     "exp": lambda x: np.exp(np.minimum(x, 700)),
     "the sine": np.sin,
     "the cosine": np.cos,
+    "rounding to whole numbers": np.round,
+    **{f"rounding to {n} decimal{'s' * (n > 1)}": partial(_rounded, n) for n in (1, 2, 3, 4)},
 }
 
 FAMILIES: Mapping[str, tuple[Family, tuple[float, float]]] = {

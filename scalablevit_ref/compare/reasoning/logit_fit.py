@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +46,76 @@ def of_each_head(search: Search) -> list[Difference]:
             search, reference, factors, [f"{words}; the reference's is {three_digits(own)}"], left, {"scales": scales.tolist()}
         )
     ]
+
+
+BOUNDS: Mapping[str, Callable[[Array, float], Array]] = {
+    "logits are clamped to [−{0}, {0}]": lambda x, bound: np.clip(x, -bound, bound),
+    "logits above {0} are set to {0}": lambda x, bound: np.minimum(x, bound),
+    "logits below −{0} are set to −{0}": lambda x, bound: np.maximum(x, -bound),
+    "logits are {0}·tanh(logits/{0}), a soft cap": lambda x, bound: bound * np.tanh(x / bound),
+}
+"""What bounds the scaled logits before the softmax, with one number."""
+
+
+def bounded(search: Search) -> list[Difference]:
+    """Logits that are clamped or capped: the number is searched on a sample."""
+    reference, scale = search.reference, search.scale(search.reference)
+    part = search.problem.sample(reference, 64)
+    logits, target = part.logits * scale, part.target[part.valid]
+    size, largest = float(np.linalg.norm(target)) or 1.0, float(abs(part.logits).max()) * scale
+    added = sum((search.expected.get(name, 0.0) * x for name, x in part.added.items()), np.zeros_like(part.target))
+
+    def left(bound: float, function: Callable[[Array, float], Array]) -> float:
+        made = replace(part, logits=function(logits, bound)).output(1.0) + added
+        return float(np.linalg.norm(made[part.valid] - target)) / size
+
+    for words, function in BOUNDS.items():
+        grid = np.geomspace(largest / 64, 4 * largest, 25)
+        errors = [left(bound, function) for bound in grid]
+        best = int(np.argmin(errors))
+        if errors[best] > min(0.5 * left(np.inf, _unbounded), errors[0]):
+            continue
+        bound = _golden(lambda x, f=function: left(x, f), grid[max(best - 1, 0)], grid[min(best + 1, 24)])  # type: ignore[misc]
+        for value in (float(f"{bound:.3g}"), bound):
+            if left(value, function) > 1e3 * search.bar:
+                continue
+            whole = _bounded_left(search, function, value, scale)
+            if whole <= search.bar:
+                said = [words.format(three_digits(value)) + " before the softmax"]
+                return [_difference(search, reference, search.expected, said, whole, {"bound": value})]
+    return []
+
+
+def _unbounded(x: Array, bound: float) -> Array:
+    return x
+
+
+def _bounded_left(search: Search, function: Callable[[Array, float], Array], bound: float, scale: float) -> float:
+    """What it leaves of all of `actual`."""
+    wrong, size = 0.0, 0.0
+    for part in search.problem.parts(search.reference):
+        made = replace(part, logits=function(part.logits * scale, bound)).output(1.0)
+        made = made + sum((search.expected.get(name, 0.0) * x for name, x in part.added.items()), np.zeros_like(made))
+        wrong += float(((made - part.target)[part.valid] ** 2).sum())
+        size += float((part.target[part.valid] ** 2).sum())
+    return float(np.sqrt(wrong / (size or 1.0)))
+
+
+def _golden(f: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function with one valley is least, by golden sections."""
+    ratio = (5**0.5 - 1) / 2
+    a, b = high - ratio * (high - low), low + ratio * (high - low)
+    at_a, at_b = f(a), f(b)
+    for _ in range(60):
+        if at_a < at_b:
+            high, b, at_b = b, a, at_a
+            a = high - ratio * (high - low)
+            at_a = f(a)
+        else:
+            low, a, at_a = a, b, at_b
+            b = low + ratio * (high - low)
+            at_b = f(b)
+    return (low + high) / 2
 
 
 def biased(search: Search) -> list[Difference]:

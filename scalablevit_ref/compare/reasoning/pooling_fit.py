@@ -182,6 +182,8 @@ def _weights_said(weights: Array) -> str:
             else f"the tokens' sum is multiplied by {three_digits(factor)}, not by 1/{h * w}"
         )
     where = f"{_run('row', top, bottom)} and {_run('column', left, right)}" if full else f"{len(used)} of {h * w} tokens"
+    if full and top == left == h - 1 - bottom == w - 1 - right:
+        where += " (the border is left out)"
     if len(used) == h * w - 1 and weights[0, 0] == 0:
         where = "all tokens but the first"
     how = (

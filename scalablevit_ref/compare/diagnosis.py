@@ -20,6 +20,7 @@ from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.compare.mistakes.parameters import acting, left_out, misplaced
 from scalablevit_ref.compare.mistakes.search import Finding, diagnose
 from scalablevit_ref.compare.reasoning.difference import Difference
+from scalablevit_ref.compare.reasoning.kinds import is_general
 from scalablevit_ref.compare.report import Cause, Report, Row, fewest_causes, form
 from scalablevit_ref.edits import Mistake
 from scalablevit_ref.testing.arrays import EPS, relative_l2
@@ -185,7 +186,7 @@ def by_reasoning(layers: Sequence[str], look: Looking, end: float) -> tuple[list
             if time.monotonic() > end and insides:
                 break
             seen = look(layer)
-            exact = [difference for difference in seen.differences if difference.exact]
+            exact = [difference for difference in seen.differences if difference.exact and not is_general(difference)]
             if not found and not any(form(other.layer) == form(layer) for other in insides):
                 insides.append(seen)
             for difference in exact[:1]:
@@ -195,7 +196,7 @@ def by_reasoning(layers: Sequence[str], look: Looking, end: float) -> tuple[list
         for words, some in found.items():
             _, difference, seen = some[0]
             eps = EPS[look.report.dtype]
-            ties = tuple(d.words for d in seen.differences if d.exact and d.words != words)
+            ties = tuple(d.words for d in seen.differences if d.exact and d.words != words and not is_general(d))
             mine = tuple(layer for layer, _, _ in some)
             also = tuple(kind[MOST_LOOKED:]) if len(found) == 1 else ()
             causes.append(Cause(words, mine, difference.left / eps, ties, seen.place, seen.line, difference.kind, also))

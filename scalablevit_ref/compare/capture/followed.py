@@ -9,10 +9,12 @@ from typing import Literal
 
 import numpy as np
 
+from scalablevit_ref.blocks import peg
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions, fitting, nameable
-from scalablevit_ref.compare.capture.graph import Graph, Runner, behind, fed_by_images, live, makers, narrowest, unmoved, users
+from scalablevit_ref.compare.capture.graph import Graph, Runner, along, fed_by_images, live, makers, narrowest, unmoved, users
 from scalablevit_ref.compare.capture.names import by_mapping
 from scalablevit_ref.compare.capture.pairing import Pairing, paired
+from scalablevit_ref.compare.capture.uses import Use
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.layers import POOL, Layer, total
 from scalablevit_ref.networks import Network
@@ -26,12 +28,12 @@ class Place:
     """Where a layer's output may lie in a candidate: a value of its graph, and what the candidate calls it.
 
     `how` says how it was found: there the layer's parameters have acted; the next layer takes it; it is what a module returns that is
-    the layer by its name or by its parameters; it is added to the residual stream.
+    the layer by its name or by its parameters; it is added to the residual stream; it lies inside the layer, before its own sum.
     """
 
     value: int
     called: str
-    how: Literal["acting", "taken", "returned", "added"]
+    how: Literal["acting", "taken", "returned", "added", "inner"]
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,9 @@ def places_of_layers(
         acting = [use for uses in own for use in uses if use.made in used]
         if name in with_parameters and not acting:
             continue
-        for use in sorted(acting, key=lambda use: -use.operation):
-            found[name].append(Place(use.made, called(owner or use.module), "acting"))
+        ends = [Place(use.made, called(owner or use.module), "acting") for use in sorted(acting, key=lambda use: -use.operation)]
+        found[name] += [] if table[name].function is peg else ends
+        found[name] += [Place(value, called(owner), "taken") for use in acting for value in _with_its_input(graph, use)]
         for consumer, layer in table.items():
             if layer.sources == (name,):
                 taking = [
@@ -188,6 +191,8 @@ def places_of_layers(
                     found[name].append(Place(first.given, called(owner) or f"what {consumer} takes", "taken"))
         if owner:
             found[name].append(Place(returned[owner], called(owner), "returned"))
+        if table[name].function is peg:
+            found[name] += [replace(place, how="inner") for place in ends]
     for name, value in _sums(graph, table, found, shapes):
         found[name].append(Place(value, called(owners.get(name, "")), "taken"))
     for source, added in _addends(graph, pairing, table, found):
@@ -200,6 +205,17 @@ def places_of_layers(
         if name != POOL
         and (fits := [place for place in places if place.value in used and fitting(graph.shapes[place.value], shapes[name])])
     }
+
+
+def _with_its_input(graph: Graph, use: Use) -> Iterator[int]:
+    """Sums of what a use makes and what it is given, as PEG's."""
+    after, given, queue = users(graph), unmoved(graph, use.given), [use.made]
+    while queue:
+        for operation in (graph.operations[i] for i in after.get(queue.pop(), ())):
+            if operation.kind == "add" and given in {unmoved(graph, x) for x in operation.inputs}:
+                yield operation.outputs[0]
+            elif operation.kind == "move" and len(operation.outputs) == 1:
+                queue.append(operation.outputs[0])
 
 
 def _sums(
@@ -235,9 +251,9 @@ def _addends(
         for value in given:
             summed = unmoved(graph, value)
             if summed in made and graph.operations[made[summed]].kind == "add":
-                for source in layer.sources:
+                for source in layer.sources[1:]:
                     acted = {use.made for use in own[source]}
-                    yield from ((source, x) for x in graph.operations[made[summed]].inputs if acted & behind(graph, x))
+                    yield from ((source, x) for x in graph.operations[made[summed]].inputs if acted & along(graph, x))
 
 
 def _absent(graph: Graph, pairing: Pairing, network: Network, images: tuple[int, ...]) -> dict[str, str]:

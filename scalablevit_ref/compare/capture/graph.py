@@ -167,16 +167,15 @@ def unmoved(graph: Graph, value: int) -> int:
     return value
 
 
-def behind(graph: Graph, value: int, *, most: int = 40) -> set[int]:
-    """The value and those that it is made of, as far as so many operations back."""
-    made, found, queue = makers(graph), {value}, [value]
-    for _ in range(most):
-        if not queue:
+def along(graph: Graph, value: int) -> set[int]:
+    """The value, and those that it comes from by operations on one value that depends on the images: no sum, no product of two."""
+    made, fed, found = makers(graph), fed_by_images(graph), {value}
+    while value in made:
+        came = {x for x in graph.operations[made[value]].inputs if x in fed}
+        if len(came) != 1:
             break
-        operation = made.get(queue.pop(0))
-        more = () if operation is None else graph.operations[operation].inputs
-        queue += [x for x in more if x not in found]
-        found.update(more)
+        value = came.pop()
+        found.add(value)
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.compare.mistakes.search import Finding, eps_said
+from scalablevit_ref.compare.quantised import Noise
 from scalablevit_ref.edits import Mistake
 from scalablevit_ref.errors import printable
 from scalablevit_ref.testing.arrays import EPS, Comparison
@@ -136,6 +137,8 @@ class Report:
     own_weights
         What a module's own weights are beside the given ones, in words; `own_weights_wrong` says whether it computes something else
         with them.
+    noise
+        Of a quantised candidate, how far each layer is off, beside what 8 bits cost.
     """
 
     kind: str
@@ -154,6 +157,7 @@ class Report:
     unsteady: tuple[str, ...] = ()
     own_weights: tuple[str, ...] = ()
     own_weights_wrong: bool = False
+    noise: Noise | None = None
     insides: tuple[Any, ...] = ()
 
     @property
@@ -235,6 +239,8 @@ class Report:
         ]
         if np.isnan(error.error):
             lines.append(f"{first.layer} is the first to hold a NaN or an infinity")
+        if self.noise is not None:
+            return [*lines, *self.noise.lines(), *filter(None, (self.coverage, self.unmeasured)), *said]
         lines += [str(cause) for cause in self.causes]
         lines += [line for seen in self.insides if not seen.exact for line in inside_said(seen)]
         lines += [str(finding) for finding in self.nearest[:3]] if not self.causes and not self._reasoned else []
@@ -296,6 +302,7 @@ class Report:
             "unsteady": list(self.unsteady),
             "own_weights": list(self.own_weights),
             "inside": [inside.data() for inside in self.insides],
+            "quantisation": None if self.noise is None else self.noise.data(),
             "notes": list(self.notes),
             "layers_compared": len(self.rows),
             "layers_in_all": self.layers_in_all,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from math import prod
 from typing import Any
 
@@ -13,8 +12,7 @@ import numpy as np
 from einops import rearrange
 
 from scalablevit_ref.arguments import float_dtype
-from scalablevit_ref.compare.capture.names import by_mapping, merged
-from scalablevit_ref.errors import CaptureError, option
+from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.networks import Network
 from scalablevit_ref.testing.arrays import EPS, relative_l2
 
@@ -82,6 +80,8 @@ class Captured:
         In words, why a second run on the same images gave something else; empty if it did not.
     narrowest
         The narrowest dtype that the images pass through, where that is known.
+    quantised
+        How it computes with few bits (`onnx_quantised.Quantised`); None if it does not.
     """
 
     kind: str
@@ -97,72 +97,10 @@ class Captured:
     followed: Any = None
     unsteady: tuple[str, ...] = ()
     narrowest: str = ""
+    quantised: Any = None
 
 
 # Names
-
-
-@dataclass(frozen=True)
-class Module:
-    """A module of the candidate that ran: its path, its parameters' shapes by name in its own order, and the size of its output."""
-
-    path: str
-    shapes: Mapping[str, tuple[int, ...]]
-    size: int
-
-    @property
-    def signature(self) -> tuple[int, ...]:
-        return tuple(sorted(prod(shape) for shape in self.shapes.values()))
-
-
-def aligned(
-    paths: Iterable[str], params: Mapping[str, tuple[int, ...]], ran: Callable[[], Sequence[Module]], conditions: Conditions
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Layers to the candidate's modules, and official parameters to its own.
-
-    Parameters
-    ----------
-    paths, params
-        The names of the candidate's modules, and its parameters' shapes by name.
-    ran
-        Gives the modules in the order in which they ended; called where names do not tell.
-    conditions
-        Whose `names`, if there are any, come first.
-
-    Raises
-    ------
-    CaptureError
-        Where a parameter has no partner.
-    """
-    paths, network = set(paths), conditions.network
-    shapes, found = network.parameter_shapes(), by_name(paths, network)
-    first = next(iter(network.layers()))
-    prefix = found.get(first, first).removesuffix(first)
-    if conditions.names is None and all(prefix + name in params for name in shapes):
-        for name, shape in shapes.items():
-            if prod(params[prefix + name]) != prod(shape):
-                raise CaptureError(
-                    f"the candidate's {prefix + name} has shape {params[prefix + name]}, the reference's {shape}; ",
-                    option("variant"),
-                    " says which network it is",
-                )
-        return found, {name: prefix + name for name in shapes}
-    modules = ran()
-    if conditions.names is None:
-        found = by_parameters(modules, network, conditions.fed.shape)
-    else:
-        found = merged(found, by_mapping(conditions.names, paths, nameable(network)))
-    known = {module.path: module for module in modules}
-    pairs = parameter_names({name: path for name, path in found.items() if path in known}, known, network)
-    missing = [name for name in shapes if name not in pairs]
-    if missing:
-        raise CaptureError(
-            f"no module of the candidate has the sizes of {missing[0]}{f' and {len(missing) - 1} others' if missing[1:] else ''}; "
-            "names= maps canonical names to its modules, ",
-            option("variant"),
-            " says which network it is",
-        )
-    return found, pairs
 
 
 def nameable(network: Network) -> dict[str, Any]:
@@ -177,79 +115,6 @@ def by_name(paths: Iterable[str], network: Network) -> dict[str, str]:
     prefixes = {path.removesuffix(names[0]) for path in paths if path.endswith(names[0])} | {""}
     found = [{name: prefix + name for name in names if prefix + name in paths} for prefix in sorted(prefixes)]
     return max(found, key=len)
-
-
-def by_parameters(modules: Sequence[Module], network: Network, images: Sequence[int]) -> dict[str, str]:
-    """Layers to modules that hold parameters of the same sizes and give as many values, in the order in which they ran.
-
-    The longest sequence that is common to both; layers without a partner are left out.
-    """
-    shapes, sizes = network.parameter_shapes(), network.layer_shapes(images)
-    wanted = []
-    for name in network.layers():  # a block after its parts: in the order in which they end
-        own = tuple(sorted(prod(shape) for key, shape in shapes.items() if key.startswith(f"{name}.")))
-        if own:
-            wanted.append((name, (own, prod(sizes[name]))))
-    keys = {module.path: (module.signature, module.size) for module in modules}
-    outer = [path for path in keys if not any(keys[path] == keys.get(around) for around in _around(path))]
-    pairs = _common([key for _, key in wanted], [keys[path] for path in outer])
-    return {wanted[i][0]: outer[j] for i, j in pairs}
-
-
-def _around(path: str) -> Iterator[str]:
-    """The modules that this one is part of: one that adds no parameters, as PEG does to its convolution, counts as the layer."""
-    while "." in path:
-        path = path.rpartition(".")[0]
-        yield path
-
-
-def _common(a: Sequence[object], b: Sequence[object]) -> list[tuple[int, int]]:
-    """The longest common subsequence, as pairs of positions."""
-    best = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
-    for i, j in product(reversed(range(len(a))), reversed(range(len(b)))):
-        best[i][j] = best[i + 1][j + 1] + 1 if a[i] == b[j] else max(best[i + 1][j], best[i][j + 1])
-    pairs, i, j = [], 0, 0
-    while i < len(a) and j < len(b):
-        if a[i] == b[j]:
-            pairs.append((i, j))
-            i, j = i + 1, j + 1
-        elif best[i + 1][j] >= best[i][j + 1]:
-            i += 1
-        else:
-            j += 1
-    return pairs
-
-
-def parameter_names(found: Mapping[str, str], modules: Mapping[str, Module], network: Network) -> dict[str, str]:
-    """Official parameter names to the candidate's, for layers that were found: by the same local name, else by size and order.
-
-    Raises CaptureError where a layer's parameters do not pair up.
-    """
-    pairs: dict[str, str] = {}
-    shapes = network.parameter_shapes()
-    for name, path in sorted(found.items(), key=lambda item: -item[0].count(".")):
-        own = {key: shape for key, shape in shapes.items() if key.startswith(f"{name}.") and key not in pairs}
-        theirs = dict(modules[path].shapes)
-        taken = set(pairs.values())
-        for key, shape in own.items():
-            local = key.removeprefix(f"{name}.")
-            same = [f"{path}.{t}" for t, size in theirs.items() if prod(size) == prod(shape) and f"{path}.{t}" not in taken]
-            beside = pairs.get(f"{key.rpartition('.')[0]}.weight", ".").rpartition(".")[0]  # where its weight is, a bias is
-            role = _same_role(local, same) or same
-            fits = [t for t in same if t == f"{path}.{local}"] or [t for t in role if t.rpartition(".")[0] == beside] or role
-            if not fits:
-                raise CaptureError(
-                    f"{path}, taken for {name}, has no parameter of {prod(shape)} values for {key}; names= maps by hand"
-                )
-            pairs[key] = fits[0]
-            taken.add(fits[0])
-    return pairs
-
-
-def _same_role(local: str, names: Sequence[str]) -> list[str]:
-    """Those that are a weight, or a bias, as `local` is."""
-    bias = re.compile(r"(bias|\bb|beta|shift)$")
-    return [name for name in names if bool(bias.search(name)) == bool(bias.search(local))]
 
 
 # Axes

@@ -119,9 +119,17 @@ class Called:
     def __init__(self, graph: Graph, paths: Mapping[str, str]) -> None:
         self.paths = {paths.get(run.path, run.path): run.path for run in graph.modules if run.returned}
         self._own = paths
+        self._giving: dict[int, str] = {}
+        for run in graph.modules:
+            for value in run.returned:
+                self._giving.setdefault(value, run.path)
 
     def __call__(self, path: str) -> str:
         return self._own.get(path, path)
+
+    def giving(self, value: int) -> str:
+        """The innermost module that returns this value; empty if none does."""
+        return self(self._giving.get(value, ""))
 
     def canonical(self, names: Mapping[str, str]) -> dict[str, str]:
         """A mapping to the candidate's own names as one to the graph's."""
@@ -150,7 +158,7 @@ def places_of_layers(
         if name in with_parameters and not acting:
             continue
         for use in sorted(acting, key=lambda use: -use.operation):
-            found[name].append(Place(use.made, called(owner or use.module)))
+            found[name].append(Place(use.made, called(owner or use.module) or called.giving(use.made)))
         for consumer, layer in table.items():
             if layer.sources == (name,):
                 taking = [
@@ -161,9 +169,8 @@ def places_of_layers(
                     if use.made in used
                 ]
                 if taking:
-                    found[name].append(
-                        Place(min(taking, key=lambda use: use.operation).given, called(owner) or f"what {consumer} takes")
-                    )
+                    value = min(taking, key=lambda use: use.operation).given
+                    found[name].append(Place(value, called(owner) or called.giving(value) or f"what {consumer} takes"))
         if owner:
             found[name].append(Place(returned[owner], called(owner), returned=True))
     for name, value in _returned(graph, shapes).items():  # what it gives is what counts, whatever it computes besides

@@ -20,6 +20,9 @@ LEVELS = 256
 EXCESS = 6.0
 """Noise above what 8 bits cost from which on a layer is likely to be wrong, in dB: twice the error."""
 
+EXCESS_OF_FIXED = 12.0
+"""The same where ranges were fixed before the candidate ran: values beyond them are cut off."""
+
 MOST_ROWS = 5
 """Layers of the greatest noise that are told."""
 
@@ -45,11 +48,14 @@ class Noise:
     ----------
     operations
         The candidate's operations on few bits, in words.
+    excess
+        Noise above what 8 bits cost from which on a layer counts as wrong, in dB.
     rows
         In the network's order.
     """
 
     operations: str
+    excess: float
     rows: tuple[LayerNoise, ...]
 
     @property
@@ -63,11 +69,11 @@ class Noise:
             names = ", ".join(row.layer for row in self.wrong[:MOST_ROWS])
             more = f" and {len(self.wrong) - MOST_ROWS} more" if self.wrong[MOST_ROWS:] else ""
             first = (
-                f"the noise of {names}{more} is more than {EXCESS:g} dB above what 8 bits cost: likely a mistake, "
+                f"the noise of {names}{more} is more than {self.excess:g} dB above what 8 bits cost: likely a mistake, "
                 "or ranges that do not fit these images"
             )
         else:
-            first = f"the noise is what 8 bits cost: in each layer at most {EXCESS:g} dB more"
+            first = f"the noise is what 8 bits cost: in each layer at most {self.excess:g} dB more"
         shown = sorted(self.rows, key=lambda row: (not row.wrong, -row.noise if row.noise == row.noise else -inf))[:MOST_ROWS]
         width = max(len("layer"), *(len(row.layer) for row in shown))
         table = [f"{'layer':{width}}     noise   8 bits cost"]
@@ -86,10 +92,12 @@ class Noise:
 def noise_of_layers(
     errors: Mapping[str, float],
     output: Callable[[str, Mistake], np.ndarray],
+    shown: Callable[[str], np.ndarray],
     *,
     operations: str,
     rounded: Collection[str],
     by_channel: bool,
+    fixed: bool,
     floor: float,
 ) -> Noise:
     """The noise of each layer beside what 8 bits cost there.
@@ -100,26 +108,31 @@ def noise_of_layers(
         ‖Δ‖ / ‖reference‖ of each layer of the candidate, on its own input.
     output
         What the reference's layer makes of that input, with a mistake in it.
+    shown
+        What the candidate's layer gives; of so few values that it is rounded itself, or not.
     operations
         The candidate's operations on few bits, in words.
     rounded
-        What the candidate computes on 8 bits: of "linear", "conv2d", "attention", "layer_norm", "gelu" and "sum".
+        What the candidate computes on 8 bits: of "linear", "conv2d", "attention", "layer_norm" and "gelu".
     by_channel
         Whether each output channel of a weight has a scale of its own; else the whole weight has one.
+    fixed
+        Whether the candidate's ranges were fixed before it ran.
     floor
         Error that is no mistake in floating point.
     """
     change = Mistake("8 bits", changes=eight_bits(rounded, by_channel=by_channel))
-    right = Mistake("none")
+    right, excess = Mistake("none"), EXCESS_OF_FIXED if fixed else EXCESS
     rows = []
     for layer, error in errors.items():
         expected = output(layer, right)
         actual = output(layer, change)
-        actual = rounded_to_8_bits(actual) if "sum" in rounded else actual
+        if fixed and np.unique(shown(layer)).size <= LEVELS:
+            actual = rounded_to_8_bits(actual)
         cost = relative_l2(actual, expected)
-        allowed = max(cost, floor) * 10 ** (EXCESS / 20)
+        allowed = max(cost, floor) * 10 ** (excess / 20)
         rows.append(LayerNoise(layer, decibels(error), decibels(cost), wrong=not error <= allowed))
-    return Noise(operations, tuple(rows))
+    return Noise(operations, excess, tuple(rows))
 
 
 def eight_bits(rounded: Collection[str], *, by_channel: bool) -> Changes:
@@ -144,7 +157,14 @@ def eight_bits(rounded: Collection[str], *, by_channel: bool) -> Changes:
 
         return rounded_output
 
-    changes = {linear: product, conv2d: product, attention: whole, layer_norm: whole, gelu: whole, gelu_tanh: whole}
+    changes: dict[Any, Callable[[Function], Function]] = {
+        linear: product,
+        conv2d: product,
+        attention: whole,
+        layer_norm: whole,
+        gelu: whole,
+        gelu_tanh: whole,
+    }
     return tuple(
         Swap(function, make, "8 bits") for function, make in changes.items() if function.__name__.removesuffix("_tanh") in rounded
     )

@@ -480,9 +480,11 @@ class SideBySide:
         return noise_of_layers(
             {name: error * eps for name, error in errors.items()},
             local.output,
+            self.taps,
             operations=few.words,
             rounded=few.rounded,
             by_channel=few.by_channel,
+            fixed=few.fixed,
             floor=tolerance * eps,
         )
 

@@ -131,7 +131,8 @@ class OnnxFile:
 
     def fed(self, images: np.ndarray) -> tuple[list[np.ndarray], list[str]]:
         """The images as it takes them, in batches of its size, and what to say of that. Raises CaptureError for others."""
-        x, notes, dims = images.astype(self._dtype), [], self._dims
+        x, dims = images.astype(self._dtype), self._dims
+        notes: list[str] = []
         if dims is None:
             return [x], notes
         if len(dims) == 4 and dims[3] == x.shape[1] != dims[1]:

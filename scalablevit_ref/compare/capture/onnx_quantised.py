@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,14 +38,17 @@ class Quantised:
     by_channel
         Whether each output channel of a weight has a scale of its own.
     rounded
-        What is computed on whole numbers, or on numbers rounded to such: of "linear", "conv2d", "attention", "layer_norm", "gelu"
-        and "sum".
+        What is computed on whole numbers, or on numbers rounded to such: of "linear", "conv2d", "attention", "layer_norm" and
+        "gelu".
+    fixed
+        Whether the ranges of values were fixed before the model ran, on other images perhaps.
     """
 
     words: str
     weights: frozenset[str]
     by_channel: bool
     rounded: frozenset[str]
+    fixed: bool
 
 
 def quantised(graph: Any) -> str:
@@ -53,7 +57,7 @@ def quantised(graph: Any) -> str:
     if not found:
         return ""
     more = f" and {len(found) - 1} more such operation{'s' * (len(found) > 2)}" if found[1:] else ""
-    return found[0] + more
+    return f"{found[0]}{more}"
 
 
 def without_quantisation(model: Any) -> tuple[Any, Quantised]:
@@ -67,8 +71,9 @@ def without_quantisation(model: Any) -> tuple[Any, Quantised]:
     rewriting = _Rewriting(plain.graph)
     nodes = [new for node in plain.graph.node for new in rewriting.nodes(node)]
     _replace_nodes(plain.graph, nodes, rewriting.weights)
+    fixed = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     return plain, Quantised(
-        words, frozenset(rewriting.weights), rewriting.by_channel, _rounded_operations(model.graph, plain.graph)
+        words, frozenset(rewriting.weights), rewriting.by_channel, _rounded_operations(model.graph, plain.graph), fixed
     )
 
 
@@ -81,14 +86,14 @@ def _rounded_operations(graph: Any, plain: Any) -> frozenset[str]:
     for node in plain.node:
         weights |= set(node.output) if node.op_type in through and node.input[0] in weights else set()
     whole = {node.op_type for node in plain.node if weights.intersection(node.input)}
-    fed = {node.op_type for node in graph.node if any(made.get(name) == "DequantizeLinear" for name in node.input)}
+    fed = Counter(node.op_type for node in graph.node if any(made.get(name) == "DequantizeLinear" for name in node.input[:1]))
+    between = 2 * fed["LayerNormalization"] > sum(node.op_type == "LayerNormalization" for node in graph.node)
     found = {
         "linear": whole & {"MatMul", "Gemm"} or kinds & {"QLinearMatMul", "QGemm", "MatMulNBits", "QAttention"},
         "conv2d": "Conv" in whole or "QLinearConv" in kinds,
         "attention": kinds & {"QuantizeLinear", "QLinearMatMul", "QAttention"},
-        "layer_norm": "LayerNormalization" in fed,
-        "gelu": fed & {"Erf", "Gelu", "FastGelu"},
-        "sum": "LayerNormalization" in fed,
+        "layer_norm": between,
+        "gelu": fed.keys() & {"Erf", "Gelu", "FastGelu"},
     }
     return frozenset(name for name, there in found.items() if there)
 

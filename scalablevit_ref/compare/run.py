@@ -396,7 +396,7 @@ class SideBySide:
     def settle(self, wrong: Collection[str], tolerance: float) -> bool:
         """Look for these layers' outputs in other places of the candidate: whether one was found.
 
-        Where none has it, what the candidate's own module gives is taken.
+        Where none has it, what the candidate's own module gives is taken; of a quantised candidate what is nearest.
         """
         module, local, moved = self.captured.followed, self.local, False
         if module is None or local is None:
@@ -411,13 +411,16 @@ class SideBySide:
             if self._held(name, expected).error <= tolerance:
                 continue
             kept = self.taps.taps[name], self.taps.modules[name], self.values[name]
+            least = self._held(name, expected).error if self.captured.quantised is not None else None
             for place in others[name]:
                 self._put(name, values[place.value], place.called, place.value)
                 with suppress(CaptureError):
-                    if self._held(name, expected).error <= tolerance:
+                    error = self._held(name, expected).error
+                    if error <= tolerance:
                         moved = True
                         break
-                    if place.returned:
+                    if place.returned if least is None else error < least:
+                        least = None if least is None else error
                         kept, moved = (values[place.value], place.called, place.value), True
             else:
                 self._put(name, *kept)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import numpy as np
-from einops import rearrange
 
 from scalablevit_ref.arguments import float_dtype
+from scalablevit_ref.compare.canonical import Layout, layouts, settled
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.networks import Network
-from scalablevit_ref.testing.arrays import EPS, relative_l2
+from scalablevit_ref.testing.arrays import EPS
 
 
 @dataclass(frozen=True)
@@ -119,43 +117,24 @@ def by_name(paths: Iterable[str], network: Network) -> dict[str, str]:
 
 # Axes
 
-MAP_LAYOUTS = ("b h w c", "b (h w) c", "b c h w", "b c (h w)", "(b h w) c", "h w b c", "(h w) b c")
-"""How a candidate may lay out a map; the first that fits is taken, unless values tell otherwise."""
 
-TURNED_LAYOUTS = ("b w h c", "b (w h) c", "b c w h", "b c (w h)")
-"""The same with rows for columns, which no right port has."""
-
-NOISE = 0.1
-"""An unlikely layout is taken if it leaves less than this share of the error that the likeliest leaves."""
-
-
-def fitting(shape: Sequence[int], canonical: Sequence[int]) -> list[str]:
+def fitting(shape: Sequence[int], canonical: Sequence[int]) -> list[Layout]:
     """The layouts in which an array of `shape` can hold a map of shape `canonical`, b h w c, or a b c array; the likeliest first.
+
+    It is cut into windows only where it can be no whole map; an axis of size 1 that stands for none of the map's is not taken.
 
     Examples
     --------
-    >>> fitting((2, 49, 64), (2, 7, 7, 64))
-    ['b (h w) c', 'b (w h) c']
+    >>> [layout.words for layout in fitting((49, 64), (1, 7, 7, 64))]
+    ['(h w) c', '(w h) c']
     """
-    shape, canonical = tuple(shape), tuple(canonical)
-    if len(canonical) == 2:
-        singletons = tuple(size for size in shape[1:] if size > 1 or canonical[1] == 1)
-        return ["b c"] if shape[:1] == canonical[:1] and prod(shape) == prod(canonical) and len(singletons) == 1 else []
-    sizes = dict(zip("bhwc", canonical, strict=True))
-    return [layout for layout in (*MAP_LAYOUTS, *TURNED_LAYOUTS) if _shape(layout, sizes) == shape]
+    return [layout for layout in layouts(shape, canonical, windows=_windows(shape, canonical)) if all(layout.tokens.axes)]
 
 
-def _shape(layout: str, sizes: dict[str, int]) -> tuple[int, ...]:
-    groups = re.findall(r"\(([^)]*)\)|(\w)", layout)
-    return tuple(prod(sizes[axis] for axis in (group or letter).split()) for group, letter in groups)
-
-
-def canonical_map(x: np.ndarray, layout: str, canonical: Sequence[int]) -> np.ndarray:
-    """The values of `x`, laid out so, as b h w c, or b c."""
-    if layout == "b c":
-        return x.reshape(tuple(canonical))
-    b, h, w, _ = canonical
-    return np.asarray(rearrange(x, f"{layout} -> b h w c", b=b, h=h, w=w))
+def _windows(shape: Sequence[int], canonical: Sequence[int]) -> tuple[int, ...]:
+    if len(canonical) == 2 or layouts(shape, canonical):
+        return ()
+    return tuple(p for p in range(2, min(canonical[1:3])) if canonical[1] % p == 0 == canonical[2] % p)
 
 
 def misfit(own: str, name: str, shape: Sequence[int], canonical: Sequence[int]) -> CaptureError:
@@ -179,7 +158,7 @@ class CanonicalTaps:
         """`modules` are the owner's names of them; `shapes` are those of the layers' outputs, by the layers' names."""
         self.taps, self.modules, self.dtype, self.shapes = taps, dict(modules), dtype, dict(shapes)
         self.notes: list[str] = []
-        self._layouts: dict[str, str] = {}
+        self._layouts: dict[str, Layout] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self.taps
@@ -199,25 +178,23 @@ class CanonicalTaps:
             x = x.astype(float_dtype("dtype", self.dtype))
         if name not in self._layouts:
             self._layouts[name] = self._settled(name, x, expected)
-        return canonical_map(x, self._layouts[name], self.shapes[name])
+        return self._layouts[name](x)
 
     def wide(self, name: str) -> np.ndarray:
         """The tap in float64."""
         return self(name).astype(np.float64)
 
     def layout(self, name: str) -> str:
-        return self._layouts[name]
+        return self._layouts[name].words
 
-    def _settled(self, name: str, x: np.ndarray, expected: np.ndarray | None) -> str:
-        fits = fitting(x.shape, self.shapes[name])
-        if not fits:
-            raise misfit(self.modules[name], name, x.shape, self.shapes[name])
-        if len(fits) == 1 or expected is None:
-            return fits[0]
-        errors = {layout: relative_l2(canonical_map(x, layout, self.shapes[name]), expected) for layout in fits}
-        best = min(fits, key=lambda layout: np.nan_to_num(errors[layout], nan=np.inf))
-        if not errors[best] < NOISE * errors[fits[0]]:
-            best = fits[0]
-        if best in TURNED_LAYOUTS:
-            self.notes.append(f"{name} is laid out as {best}: H and W are swapped")
-        return best
+    def _settled(self, name: str, x: np.ndarray, expected: np.ndarray | None) -> Layout:
+        shape = self.shapes[name]
+        found = fitting(x.shape, shape)
+        if not found:
+            raise misfit(self.modules[name], name, x.shape, shape)
+        if found[1:] and expected is not None:
+            told = settled(x.astype(np.float64), np.asarray(expected, np.float64), windows=_windows(x.shape, shape))
+            found = [told.layout] if told is not None and told.layout in found else found
+            if found[0].turned:
+                self.notes.append(f"{name} is laid out as {found[0].words}: H and W are swapped")
+        return found[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -86,14 +85,13 @@ def _rounded_operations(graph: Any, plain: Any) -> frozenset[str]:
     for node in plain.node:
         weights |= set(node.output) if node.op_type in through and node.input[0] in weights else set()
     whole = {node.op_type for node in plain.node if weights.intersection(node.input)}
-    fed = Counter(node.op_type for node in graph.node if any(made.get(name) == "DequantizeLinear" for name in node.input[:1]))
-    between = 2 * fed["LayerNormalization"] > sum(node.op_type == "LayerNormalization" for node in graph.node)
+    fed = {node.op_type for node in graph.node if any(made.get(name) == "DequantizeLinear" for name in node.input)}
     found = {
         "linear": whole & {"MatMul", "Gemm"} or kinds & {"QLinearMatMul", "QGemm", "MatMulNBits", "QAttention"},
         "conv2d": "Conv" in whole or "QLinearConv" in kinds,
         "attention": kinds & {"QuantizeLinear", "QLinearMatMul", "QAttention"},
-        "layer_norm": between,
-        "gelu": fed.keys() & {"Erf", "Gelu", "FastGelu"},
+        "layer_norm": "LayerNormalization" in fed,
+        "gelu": fed & {"Erf", "Gelu", "FastGelu"},
     }
     return frozenset(name for name, there in found.items() if there)
 

@@ -83,12 +83,14 @@ def noise(path: Path | Any, **settings: Any) -> Report:
     [
         ("dynamic", "DynamicQuantizeLinear", 0.5),
         ("by channel", "DynamicQuantizeLinear", 0.5),
-        ("products", "DequantizeLinear", 4),
+        ("products", "DequantizeLinear", 6),
         ("static", "DequantizeLinear", 5),
     ],
 )
 def test_a_right_model_has_the_noise_of_8_bits(files: dict[str, Path], kind: str, operation: str, apart: float) -> None:
-    """Dynamic ranges are those that the reference's factors have; static ones are of single values inside a layer, too."""
+    """Dynamic ranges are those that the reference's factors have; static ones are of single values inside a layer,
+    too, of which the reference rounds more than a model with quantised products alone: its cost is then too high by some dB.
+    """
     report = noise(files[kind])
     assert report.noise is not None
     assert not report.noise.wrong, report

@@ -41,7 +41,7 @@ def diagnosed(report: Report, local: Local, taps: CanonicalTaps, module: Followe
     `values` are those of the candidate's graph, if it has one, that are taken for the layers' outputs.
     """
     absent = [row.layer for row in report.diverging if row.absent]
-    seen = [] if module is None else [*misplaced(module.pairing, local.params), *left_out(absent)]
+    seen = [] if module is None else [*misplaced(module.pairing, local.params), *left_out(absent, local.table())]
     acts = () if module is None else acting(module.graph, module.pairing)
     search = Search(report, local, taps, seen, acts)
     look = Looking(report, local, taps, module, values)

@@ -10,6 +10,7 @@ import numpy as np
 
 from scalablevit_ref.compare.inside import Inside
 from scalablevit_ref.compare.mistakes.search import Finding, eps_said
+from scalablevit_ref.compare.quantised import Noise
 from scalablevit_ref.config import VARIANTS, variant
 from scalablevit_ref.edits import Mistake
 from scalablevit_ref.errors import printable
@@ -163,6 +164,8 @@ class Report:
         with them.
     insides
         The layers that no known mistake explains, looked into: the first of each kind.
+    noise
+        Of a quantised candidate, how far each layer is off, beside what 8 bits cost.
     """
 
     kind: str
@@ -182,6 +185,7 @@ class Report:
     own_weights: tuple[str, ...] = ()
     own_weights_wrong: bool = False
     insides: tuple[Inside, ...] = ()
+    noise: Noise | None = None
 
     @property
     def agrees(self) -> bool:
@@ -261,6 +265,8 @@ class Report:
         lines += [self._first_said(first)]
         if np.isnan(first.own.error):
             lines.append(f"{first.layer} is the first to hold a NaN or an infinity")
+        if self.noise is not None:
+            return [*lines, *self.noise.lines(), *filter(None, (self.coverage, self.unmeasured)), *said]
         lines += [row for cause in self.told for row in cause.rows()]
         lines += [line for seen in self.insides if not seen.exact for line in inside_said(seen)]
         lines += [str(finding) for finding in self.nearest[:3]] if not self.causes and not self.reasoned else []
@@ -376,6 +382,7 @@ class Report:
             "unsteady": list(self.unsteady),
             "own_weights": list(self.own_weights),
             "inside": [inside.data() for inside in self.insides],
+            "quantisation": None if self.noise is None else self.noise.data(),
             "notes": list(self.notes),
             "layers_compared": len(self.rows),
             "layers_in_all": self.layers_in_all,

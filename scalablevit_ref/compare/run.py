@@ -36,6 +36,7 @@ from scalablevit_ref.compare.diagnosis import diagnosed
 from scalablevit_ref.compare.mistakes.catalogue import limits
 from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.compare.own_weights import OwnWeights, own_weights
+from scalablevit_ref.compare.quantised import Noise, noise_of_layers
 from scalablevit_ref.compare.report import LeftOut, Report, Row
 from scalablevit_ref.config import variant as named_variant
 from scalablevit_ref.errors import brief, option
@@ -181,7 +182,7 @@ def _compared(request: Request, port: Capturable, conditions: Conditions, trace:
         raise CaptureError(f"the candidate computes in {captured.dtype}: expected {', '.join(EPS)}")
     if conditions.images is None:
         _check_cost(request, conditions.network, captured.images.shape)
-    params = _common_weights(captured, conditions, trace)
+    params = _common_weights(captured, conditions, trace, takes_weights=port.takes_weights)
     both = SideBySide(conditions.network, captured, params, trace)
     return _reported(request, captured, both, _own_weights(request, captured))
 
@@ -309,7 +310,9 @@ def _reference(reference: Any, conditions: Conditions, files: ExitStack) -> Capt
     return trace.capture(conditions, files)
 
 
-def _common_weights(captured: Captured, conditions: Conditions, trace: Captured | None) -> Mapping[str, np.ndarray] | None:
+def _common_weights(
+    captured: Captured, conditions: Conditions, trace: Captured | None, *, takes_weights: bool
+) -> Mapping[str, np.ndarray] | None:
     """The weights that both have, checked before any layer is; None if only a reference's trace is known."""
     given = conditions.weights
     own = None if captured.params is None else conditions.network.checked_params(captured.params)
@@ -319,7 +322,7 @@ def _common_weights(captured: Captured, conditions: Conditions, trace: Captured 
         raise CaptureError(f"weights must be given for a {captured.kind}, which does not tell its own")
     if own is None or given is None:
         return given if own is None else own
-    if captured.followed is not None:
+    if captured.followed is not None and takes_weights:
         return own if conditions.load else given  # as the candidate has rounded them
     found = own_weights(own, given)
     if found.wrong or not found.loaded:
@@ -331,7 +334,12 @@ def _common_weights(captured: Captured, conditions: Conditions, trace: Captured 
 def _own_weights(request: Request, captured: Captured) -> OwnWeights | None:
     """The weights that a module came with, beside those that were given for it; None where none were."""
     weights, module = request.weights, captured.followed
-    if module is None or weights is None or (isinstance(weights, str) and weights in ("random", "own")):
+    if (
+        module is None
+        or weights is None
+        or captured.quantised is not None
+        or (isinstance(weights, str) and weights in ("random", "own"))
+    ):
         return None
     return own_weights(module.own, captured.params if module.given is None else module.given)
 
@@ -391,7 +399,7 @@ class SideBySide:
     def settle(self, wrong: Collection[str], tolerance: float) -> bool:
         """Look for these layers' outputs in other places of the candidate: whether one was found.
 
-        Where none has it, what the candidate's own module gives is taken.
+        Where none has it, what the candidate's own module gives is taken; of a quantised candidate what is nearest.
         """
         module, local, moved = self.captured.followed, self.local, False
         if module is None or local is None:
@@ -407,13 +415,16 @@ class SideBySide:
                 continue
             kept = self.taps.taps[name], self.taps.modules[name], self.values[name]
             acting = {place.value for place in module.places[name] if place.how not in BEHIND}
+            least = self._held(name, expected).error if self.captured.quantised is not None else None
             for place in others[name]:
                 self._put(name, values[place.value], place.called, place.value)
                 with suppress(CaptureError):
-                    if self._held(name, expected).error <= tolerance:
+                    error = self._held(name, expected).error
+                    if error <= tolerance:
                         moved = True
                         break
-                    if place.how in BEHIND and self.values[name] == place.value and kept[2] in acting:
+                    if (place.how in BEHIND and kept[2] in acting) if least is None else error < least:
+                        least = None if least is None else error
                         kept, moved = (values[place.value], place.called, place.value), True
             else:
                 self._put(name, *kept)
@@ -501,6 +512,21 @@ class SideBySide:
                 isolate(name)
         return found, fed_nan
 
+    def noise(self, errors: Mapping[str, float], tolerance: float) -> Noise:
+        """Of a quantised candidate, whose layers' errors in eps these are."""
+        few, eps, local = self.captured.quantised, EPS[self.taps.dtype], self.local
+        assert local is not None
+        return noise_of_layers(
+            {name: error * eps for name, error in errors.items()},
+            local.output,
+            self.taps,
+            operations=few.words,
+            rounded=few.rounded,
+            by_channel=few.by_channel,
+            fixed=few.fixed,
+            floor=tolerance * eps,
+        )
+
     def _held(self, name: str, expected: np.ndarray) -> Comparison:
         return compare_arrays(self.taps(name, expected), expected, dtype=self.taps.dtype, measure="l2")
 
@@ -581,6 +607,9 @@ def _reported(request: Request, captured: Captured, both: SideBySide, weights: O
     )
     if report.layers_agree or report.unsteady or not request.diagnosis or both.local is None:
         return report
+    if captured.quantised is not None and isolated:
+        request.progress("what 8 bits cost")
+        return replace(report, noise=both.noise({name: isolated[name].error for name in both.order if name in isolated}, tolerance))
     request.progress("the likely mistake")
     report = replace(report, notes=(*report.notes, *limits()))
     return diagnosed(report, both.local, taps, captured.followed, both.values)

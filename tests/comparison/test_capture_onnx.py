@@ -7,17 +7,15 @@ import importlib
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
-import torch
 
 import scalablevit_ref as sv
-from scalablevit_ref.adapters.plain import ScalableViT
 from scalablevit_ref.compare.capture import CaptureError
 from scalablevit_ref.compare.capture import onnx as capture_onnx
 from scalablevit_ref.compare.report import Report
@@ -25,6 +23,7 @@ from scalablevit_ref.compare.run import compare
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
+from tests.support.onnx_models import exported_to
 
 CONFIG = sv.variant(
     "small",
@@ -43,15 +42,7 @@ LAYERS = [name for name in network_of(CONFIG).layers() if name != "pool"]
 
 
 def exported(folder: Path, *, dynamo: bool) -> Any:
-    module = ScalableViT(CONFIG).eval()
-    module.load_state_dict({name: torch.from_numpy(value) for name, value in WEIGHTS.items()})
-    path = folder / "model.onnx"
-    more: dict[str, Any] = {"external_data": False, "verbose": False} if dynamo else {}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(LeafSpec|TorchScript-based ONNX export|feature will be removed)")
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
-        torch.onnx.export(module, (torch.from_numpy(IMAGES),), path, dynamo=dynamo, **more)
-    return onnx.load(path)
+    return onnx.load(exported_to(folder / "model.onnx", CONFIG, WEIGHTS, IMAGES, dynamo=dynamo))
 
 
 @pytest.fixture(scope="module", params=["dynamo", "TorchScript"])
@@ -91,7 +82,7 @@ def test_an_exported_module_agrees_in_every_layer(model: Any, compared: Callable
 
 def test_other_weights_are_said_first(model: Any, compared: Callable[..., Report]) -> None:
     name = "stages.1.0.mlp.fc1.weight"
-    with pytest.raises(CaptureError, match=f"^weights differ: {name}; load the same"):
+    with pytest.raises(CaptureError, match=f"^weights differ: {name}: .*; load the same"):
         compared(model, weights={**WEIGHTS, name: WEIGHTS[name] + 0.01})
 
 
@@ -166,33 +157,70 @@ def test_a_value_that_nobody_uses_is_no_output(plain: Any, compared: Callable[..
     assert compared(model).agrees
 
 
-def test_values_of_the_layers_names(plain: Any, compared: Callable[..., Report]) -> None:
-    """No weights are told: torch's exporter has transposed some."""
-    values = {output_of(plain, f"/patch_embeds.{k}/"): f"patch_embeds.{k}" for k in range(2)}
-    values |= {output_of(plain, f"/stages.{k}.0/mlp/fc2"): f"stages.{k}.0.mlp" for k in range(2)}
-    values[plain.graph.output[0].name] = "logits"
-    model = without_names(plain, values)
-    report = compared(model, weights=WEIGHTS)
+def test_a_graph_without_names_tells_all_layers(plain: Any, compared: Callable[..., Report]) -> None:
+    report = compared(without_names(plain, {}))
     assert report.agrees, report
-    assert [row.layer for row in report.rows] == ["patch_embeds.0", "stages.0.0.mlp", "patch_embeds.1", "stages.1.0.mlp", "logits"]
-    with pytest.raises(CaptureError, match="weights must be given"):
-        compared(model)
+    assert [row.layer for row in report.rows] == LAYERS
+    assert all(row.module for row in report.rows)
 
 
 def test_names_map_layers_to_values_and_modules(plain: Any, compared: Callable[..., Report]) -> None:
+    """Other layers are told all the same."""
     values = {output_of(plain, f"/stages.{k}.0/mlp/fc2"): f"value {k}" for k in range(2)}
     report = compared(without_names(plain, values), weights=WEIGHTS, names={"stages.{k}.0.mlp": "value {k}"})
     assert report.agrees, report
-    assert [(row.layer, row.module) for row in report.rows][:2] == [("stages.0.0.mlp", "value 0"), ("stages.1.0.mlp", "value 1")]
+    own = {row.layer: row.module for row in report.rows}
+    assert (*own, own["stages.0.0.mlp"], own["stages.1.0.mlp"]) == (*LAYERS, "value 0", "value 1")
     report = compared(with_other_names(plain), weights=WEIGHTS, names={"stages.{k}.{i}.attn": "layer{k}_{i}.mixer"})
-    assert [row.layer for row in report.rows] == [f"stages.{k}.{i}.attn" for k in range(2) for i in range(2)] + ["logits"]
+    assert report.agrees, report
+    own = {row.layer: row.module for row in report.rows}
+    assert {own[f"stages.{k}.{i}.attn"] for k in range(2) for i in range(2)} == {
+        f"layer{k}_{i}.mixer" for k in range(2) for i in range(2)
+    }
     with pytest.raises(CaptureError, match="'norm' is mapped to 'lost', which the candidate lacks"):
         compared(plain, names={"norm": "lost"})
 
 
+def in_two_factors(model: Any) -> Any:
+    """The weight of the last Linear of all MLPs is a product, which pairs with no parameter."""
+    model = copy.deepcopy(model)
+    held = {x.name: onnx.numpy_helper.to_array(x) for x in model.graph.initializer}
+    for i, node in reversed([*enumerate(model.graph.node)]):
+        if node.op_type == "MatMul" and "/fc2/" in node.name:
+            weight, result = held[node.input[1]], node.output[0]
+            model.graph.initializer.remove(next(x for x in model.graph.initializer if x.name == node.input[1]))
+            c = weight.shape[1]
+            for name, x in ((f"a{i}", np.pad(weight, ((0, 0), (0, 3)))), (f"b{i}", np.eye(c + 3, c, dtype=np.float32))):
+                model.graph.initializer.append(onnx.numpy_helper.from_array(x, name))
+            node.input[1], node.output[0] = f"a{i}", f"wide {i}"
+            model.graph.node.insert(i + 1, onnx.helper.make_node("MatMul", [f"wide {i}", f"b{i}"], [result], name=f"{node.name}_1"))
+    return model
+
+
+def test_where_the_graph_tells_no_weights_names_do(plain: Any, compared: Callable[..., Report]) -> None:
+    model = in_two_factors(plain)
+    report = compared(model, weights=WEIGHTS)
+    assert report.agrees, report
+    assert [row.layer for row in report.rows] == LAYERS
+    assert all(row.module in (row.layer, "output") for row in report.rows)
+    assert any(note.startswith("layers are told by names and sizes alone: ") for note in report.notes)
+    with pytest.raises(CaptureError, match="weights must be given"):
+        compared(model)
+    values = {output_of(plain, f"/patch_embeds.{k}/"): f"patch_embeds.{k}" for k in range(2)}
+    values |= {output_of(plain, f"/stages.{k}.0/mlp/fc2"): f"stages.{k}.0.mlp" for k in range(2)}
+    values[plain.graph.output[0].name] = "logits"
+    report = compared(without_names(model, values), weights=WEIGHTS)
+    assert report.agrees, report
+    assert [row.layer for row in report.rows] == ["patch_embeds.0", "stages.0.0.mlp", "patch_embeds.1", "stages.1.0.mlp", "logits"]
+    own = output_of(plain, "/stages.0.1/mlp/fc2")
+    report = compared(without_names(model, {own: "mine"}), weights=WEIGHTS, names={"stages.0.1.mlp": "mine"})
+    assert report.agrees, report
+    assert [(row.layer, row.module) for row in report.rows] == [("stages.0.1.mlp", "mine"), ("logits", "output")]
+
+
 def test_without_names_only_what_is_unambiguous_is_taken(plain: Any, compared: Callable[..., Report]) -> None:
     """Four thousand values an image are three times in the graph, in the head; maps are more often there than layers."""
-    model = copy.deepcopy(plain)
+    model = in_two_factors(plain)
     gelu = next(node for node in model.graph.node if node.name.startswith("/head/head.2"))
     place = [*model.graph.node].index(gelu)
     model.graph.node.insert(place, onnx.helper.make_node("Identity", [gelu.input[0]], ["seen again"]))  # counts once

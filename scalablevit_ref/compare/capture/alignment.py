@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
-from math import prod
 from typing import Any
 
 import numpy as np
-from einops import rearrange
 
 from scalablevit_ref.arguments import float_dtype
-from scalablevit_ref.compare.capture.names import by_mapping, merged
-from scalablevit_ref.errors import CaptureError, option
+from scalablevit_ref.compare.canonical import Layout, layouts, settled
+from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.networks import Network
-from scalablevit_ref.testing.arrays import EPS, relative_l2
+from scalablevit_ref.testing.arrays import EPS
 
 
 @dataclass(frozen=True)
@@ -84,6 +80,8 @@ class Captured:
         The narrowest dtype that the images pass through, where that is known.
     absent
         Layers that a module that is followed does not have, though its other layers are known; and what is the matter with each.
+    quantised
+        How it computes with few bits (`onnx_quantised.Quantised`); None if it does not.
     """
 
     kind: str
@@ -100,72 +98,10 @@ class Captured:
     unsteady: tuple[str, ...] = ()
     narrowest: str = ""
     absent: Mapping[str, str] = field(default_factory=dict)
+    quantised: Any = None
 
 
 # Names
-
-
-@dataclass(frozen=True)
-class Module:
-    """A module of the candidate that ran: its path, its parameters' shapes by name in its own order, and the size of its output."""
-
-    path: str
-    shapes: Mapping[str, tuple[int, ...]]
-    size: int
-
-    @property
-    def signature(self) -> tuple[int, ...]:
-        return tuple(sorted(prod(shape) for shape in self.shapes.values()))
-
-
-def aligned(
-    paths: Iterable[str], params: Mapping[str, tuple[int, ...]], ran: Callable[[], Sequence[Module]], conditions: Conditions
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Layers to the candidate's modules, and official parameters to its own.
-
-    Parameters
-    ----------
-    paths, params
-        The names of the candidate's modules, and its parameters' shapes by name.
-    ran
-        Gives the modules in the order in which they ended; called where names do not tell.
-    conditions
-        Whose `names`, if there are any, come first.
-
-    Raises
-    ------
-    CaptureError
-        Where a parameter has no partner.
-    """
-    paths, network = set(paths), conditions.network
-    shapes, found = network.parameter_shapes(), by_name(paths, network)
-    first = next(iter(network.layers()))
-    prefix = found.get(first, first).removesuffix(first)
-    if conditions.names is None and all(prefix + name in params for name in shapes):
-        for name, shape in shapes.items():
-            if prod(params[prefix + name]) != prod(shape):
-                raise CaptureError(
-                    f"the candidate's {prefix + name} has shape {params[prefix + name]}, the reference's {shape}; ",
-                    option("variant"),
-                    " says which network it is",
-                )
-        return found, {name: prefix + name for name in shapes}
-    modules = ran()
-    if conditions.names is None:
-        found = by_parameters(modules, network, conditions.fed.shape)
-    else:
-        found = merged(found, by_mapping(conditions.names, paths, nameable(network)))
-    known = {module.path: module for module in modules}
-    pairs = parameter_names({name: path for name, path in found.items() if path in known}, known, network)
-    missing = [name for name in shapes if name not in pairs]
-    if missing:
-        raise CaptureError(
-            f"no module of the candidate has the sizes of {missing[0]}{f' and {len(missing) - 1} others' if missing[1:] else ''}; "
-            "names= maps canonical names to its modules, ",
-            option("variant"),
-            " says which network it is",
-        )
-    return found, pairs
 
 
 def nameable(network: Network) -> dict[str, Any]:
@@ -182,118 +118,26 @@ def by_name(paths: Iterable[str], network: Network) -> dict[str, str]:
     return max(found, key=len)
 
 
-def by_parameters(modules: Sequence[Module], network: Network, images: Sequence[int]) -> dict[str, str]:
-    """Layers to modules that hold parameters of the same sizes and give as many values, in the order in which they ran.
-
-    The longest sequence that is common to both; layers without a partner are left out.
-    """
-    shapes, sizes = network.parameter_shapes(), network.layer_shapes(images)
-    wanted = []
-    for name in network.layers():  # a block after its parts: in the order in which they end
-        own = tuple(sorted(prod(shape) for key, shape in shapes.items() if key.startswith(f"{name}.")))
-        if own:
-            wanted.append((name, (own, prod(sizes[name]))))
-    keys = {module.path: (module.signature, module.size) for module in modules}
-    outer = [path for path in keys if not any(keys[path] == keys.get(around) for around in _around(path))]
-    pairs = _common([key for _, key in wanted], [keys[path] for path in outer])
-    return {wanted[i][0]: outer[j] for i, j in pairs}
-
-
-def _around(path: str) -> Iterator[str]:
-    """The modules that this one is part of: one that adds no parameters, as PEG does to its convolution, counts as the layer."""
-    while "." in path:
-        path = path.rpartition(".")[0]
-        yield path
-
-
-def _common(a: Sequence[object], b: Sequence[object]) -> list[tuple[int, int]]:
-    """The longest common subsequence, as pairs of positions."""
-    best = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
-    for i, j in product(reversed(range(len(a))), reversed(range(len(b)))):
-        best[i][j] = best[i + 1][j + 1] + 1 if a[i] == b[j] else max(best[i + 1][j], best[i][j + 1])
-    pairs, i, j = [], 0, 0
-    while i < len(a) and j < len(b):
-        if a[i] == b[j]:
-            pairs.append((i, j))
-            i, j = i + 1, j + 1
-        elif best[i + 1][j] >= best[i][j + 1]:
-            i += 1
-        else:
-            j += 1
-    return pairs
-
-
-def parameter_names(found: Mapping[str, str], modules: Mapping[str, Module], network: Network) -> dict[str, str]:
-    """Official parameter names to the candidate's, for layers that were found: by the same local name, else by size and order.
-
-    Raises CaptureError where a layer's parameters do not pair up.
-    """
-    pairs: dict[str, str] = {}
-    shapes = network.parameter_shapes()
-    for name, path in sorted(found.items(), key=lambda item: -item[0].count(".")):
-        own = {key: shape for key, shape in shapes.items() if key.startswith(f"{name}.") and key not in pairs}
-        theirs = dict(modules[path].shapes)
-        taken = set(pairs.values())
-        for key, shape in own.items():
-            local = key.removeprefix(f"{name}.")
-            same = [f"{path}.{t}" for t, size in theirs.items() if prod(size) == prod(shape) and f"{path}.{t}" not in taken]
-            beside = pairs.get(f"{key.rpartition('.')[0]}.weight", ".").rpartition(".")[0]  # where its weight is, a bias is
-            role = _same_role(local, same) or same
-            fits = [t for t in same if t == f"{path}.{local}"] or [t for t in role if t.rpartition(".")[0] == beside] or role
-            if not fits:
-                raise CaptureError(
-                    f"{path}, taken for {name}, has no parameter of {prod(shape)} values for {key}; names= maps by hand"
-                )
-            pairs[key] = fits[0]
-            taken.add(fits[0])
-    return pairs
-
-
-def _same_role(local: str, names: Sequence[str]) -> list[str]:
-    """Those that are a weight, or a bias, as `local` is."""
-    bias = re.compile(r"(bias|\bb|beta|shift)$")
-    return [name for name in names if bool(bias.search(name)) == bool(bias.search(local))]
-
-
 # Axes
 
-MAP_LAYOUTS = ("b h w c", "b (h w) c", "b c h w", "b c (h w)", "(b h w) c", "h w b c", "(h w) b c")
-"""How a candidate may lay out a map; the first that fits is taken, unless values tell otherwise."""
 
-TURNED_LAYOUTS = ("b w h c", "b (w h) c", "b c w h", "b c (w h)")
-"""The same with rows for columns, which no right port has."""
-
-NOISE = 0.1
-"""An unlikely layout is taken if it leaves less than this share of the error that the likeliest leaves."""
-
-
-def fitting(shape: Sequence[int], canonical: Sequence[int]) -> list[str]:
+def fitting(shape: Sequence[int], canonical: Sequence[int]) -> list[Layout]:
     """The layouts in which an array of `shape` can hold a map of shape `canonical`, b h w c, or a b c array; the likeliest first.
+
+    It is cut into windows only where it can be no whole map; an axis of size 1 that stands for none of the map's is not taken.
 
     Examples
     --------
-    >>> fitting((2, 49, 64), (2, 7, 7, 64))
-    ['b (h w) c', 'b (w h) c']
+    >>> [layout.words for layout in fitting((49, 64), (1, 7, 7, 64))]
+    ['(h w) c', '(w h) c']
     """
-    shape, canonical = tuple(shape), tuple(canonical)
-    if len(canonical) == 2:
-        singletons = tuple(size for size in shape[1:] if size > 1 or canonical[1] == 1)
-        return ["b c"] if shape[:1] == canonical[:1] and prod(shape) == prod(canonical) and len(singletons) == 1 else []
-    sizes = dict(zip("bhwc", canonical, strict=True))
-    return [layout for layout in (*MAP_LAYOUTS, *TURNED_LAYOUTS) if _shape(layout, sizes) == shape]
+    return [layout for layout in layouts(shape, canonical, windows=_windows(shape, canonical)) if all(layout.tokens.axes)]
 
 
-def _shape(layout: str, sizes: dict[str, int]) -> tuple[int, ...]:
-    groups = re.findall(r"\(([^)]*)\)|(\w)", layout)
-    return tuple(prod(sizes[axis] for axis in (group or letter).split()) for group, letter in groups)
-
-
-def canonical_map(x: np.ndarray, layout: str, canonical: Sequence[int]) -> np.ndarray:
-    """The values of `x`, laid out so, as b h w c, or b c."""
-    if layout == "b c":
-        return x.reshape(tuple(canonical))
-    b, h, w, _ = canonical
-    return np.asarray(rearrange(x, f"{layout} -> b h w c", b=b, h=h, w=w))
+def _windows(shape: Sequence[int], canonical: Sequence[int]) -> tuple[int, ...]:
+    if len(canonical) == 2 or layouts(shape, canonical):
+        return ()
+    return tuple(p for p in range(2, min(canonical[1:3])) if canonical[1] % p == 0 == canonical[2] % p)
 
 
 def misfit(own: str, name: str, shape: Sequence[int], canonical: Sequence[int]) -> CaptureError:
@@ -317,7 +161,7 @@ class CanonicalTaps:
         """`modules` are the owner's names of them; `shapes` are those of the layers' outputs, by the layers' names."""
         self.taps, self.modules, self.dtype, self.shapes = taps, dict(modules), dtype, dict(shapes)
         self.notes: list[str] = []
-        self._layouts: dict[str, str] = {}
+        self._layouts: dict[str, Layout] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self.taps
@@ -337,25 +181,23 @@ class CanonicalTaps:
             x = x.astype(float_dtype("dtype", self.dtype))
         if name not in self._layouts:
             self._layouts[name] = self._settled(name, x, expected)
-        return canonical_map(x, self._layouts[name], self.shapes[name])
+        return self._layouts[name](x)
 
     def wide(self, name: str) -> np.ndarray:
         """The tap in float64."""
         return self(name).astype(np.float64)
 
     def layout(self, name: str) -> str:
-        return self._layouts[name]
+        return self._layouts[name].words
 
-    def _settled(self, name: str, x: np.ndarray, expected: np.ndarray | None) -> str:
-        fits = fitting(x.shape, self.shapes[name])
-        if not fits:
-            raise misfit(self.modules[name], name, x.shape, self.shapes[name])
-        if len(fits) == 1 or expected is None:
-            return fits[0]
-        errors = {layout: relative_l2(canonical_map(x, layout, self.shapes[name]), expected) for layout in fits}
-        best = min(fits, key=lambda layout: np.nan_to_num(errors[layout], nan=np.inf))
-        if not errors[best] < NOISE * errors[fits[0]]:
-            best = fits[0]
-        if best in TURNED_LAYOUTS:
-            self.notes.append(f"{name} is laid out as {best}: H and W are swapped")
-        return best
+    def _settled(self, name: str, x: np.ndarray, expected: np.ndarray | None) -> Layout:
+        shape = self.shapes[name]
+        found = fitting(x.shape, shape)
+        if not found:
+            raise misfit(self.modules[name], name, x.shape, shape)
+        if found[1:] and expected is not None:
+            told = settled(x.astype(np.float64), np.asarray(expected, np.float64), windows=_windows(x.shape, shape))
+            found = [told.layout] if told is not None and told.layout in found else found
+            if found[0].turned:
+                self.notes.append(f"{name} is laid out as {found[0].words}: H and W are swapped")
+        return found[0]

@@ -33,7 +33,8 @@ def one_dtype(dtypes: Mapping[str, str], what: str) -> str:
     """The one dtype of these arrays, by their names. Raises CaptureError for several, or for none of floating point."""
     for name, dtype in dtypes.items():
         if dtype not in EPS:
-            raise CaptureError(f"{what}: {name!r} is of dtype {dtype}; expected {', '.join(EPS)}, as it was computed")
+            whole = "; write (x - zero_point) * scale of whole numbers that stand for others" if "int" in dtype else ""
+            raise CaptureError(f"{what}: {name!r} is of dtype {dtype}; expected {', '.join(EPS)}, as it was computed{whole}")
     several = {dtype: name for name, dtype in dtypes.items()}
     if len(several) > 1:
         some = ", ".join(sorted(several)) + f" ({', '.join(several[dtype] for dtype in sorted(several))})"

@@ -144,9 +144,17 @@ class Called:
     def __init__(self, graph: Graph, paths: Mapping[str, str]) -> None:
         self.paths = {paths.get(run.path, run.path): run.path for run in graph.modules if run.returned}
         self._own = paths
+        self._giving: dict[int, str] = {}
+        for run in graph.modules:
+            for value in run.returned:
+                self._giving.setdefault(value, run.path)
 
     def __call__(self, path: str) -> str:
         return self._own.get(path, path)
+
+    def giving(self, value: int) -> str:
+        """The innermost module that returns this value; empty if none does."""
+        return self(self._giving.get(value, ""))
 
     def canonical(self, names: Mapping[str, str]) -> dict[str, str]:
         """A mapping to the candidate's own names as one to the graph's."""
@@ -174,7 +182,10 @@ def places_of_layers(
         acting = [use for uses in own for use in uses if use.made in used]
         if name in with_parameters and not acting:
             continue
-        ends = [Place(use.made, called(owner or use.module), "acting") for use in sorted(acting, key=lambda use: -use.operation)]
+        ends = [
+            Place(use.made, called(owner or use.module) or called.giving(use.made), "acting")
+            for use in sorted(acting, key=lambda use: -use.operation)
+        ]
         found[name] += [] if table[name].function is peg else ends
         found[name] += [Place(value, called(owner), "taken") for use in acting for value in _with_its_input(graph, use)]
         for consumer, layer in table.items():
@@ -188,7 +199,9 @@ def places_of_layers(
                 ]
                 if taking:
                     first = min(taking, key=lambda use: use.operation)
-                    found[name].append(Place(first.given, called(owner) or f"what {consumer} takes", "taken"))
+                    found[name].append(
+                        Place(first.given, called(owner) or called.giving(first.given) or f"what {consumer} takes", "taken")
+                    )
         if owner:
             found[name].append(Place(returned[owner], called(owner), "returned"))
         if table[name].function is peg:

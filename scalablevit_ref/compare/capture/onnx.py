@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import chain, count
 from math import prod
 from pathlib import Path
@@ -18,12 +17,11 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
-from scalablevit_ref.compare.capture.alignment import Captured, Conditions, Module, aligned, by_name, by_parameters, nameable
+from scalablevit_ref.compare.capture.alignment import Captured, Conditions, by_name, nameable
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.followed import followed
 from scalablevit_ref.compare.capture.graph import Graph
 from scalablevit_ref.compare.capture.names import by_mapping, merged
-from scalablevit_ref.compare.capture.own_code import OwnCodeError
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.files.reading import open_regular
@@ -36,7 +34,8 @@ try:
     from onnx import TensorProto, numpy_helper
     from onnx.external_data_helper import _get_all_tensors, load_external_data_for_model, uses_external_data
 
-    from scalablevit_ref.compare.capture.onnx_graph import QUANTISED, numbered
+    from scalablevit_ref.compare.capture.onnx_graph import numbered, shapes_of
+    from scalablevit_ref.compare.capture.onnx_quantised import quantised, without_quantisation
 
     onnxruntime = onnx_runtime()
 except ModuleNotFoundError as error:
@@ -67,9 +66,6 @@ ROLES = {
 VIEWS = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operations that lay the same values out in another way."""
 
-Run = Callable[[Iterable[str]], dict[str, np.ndarray]]
-"""Runs the model for the values of these names."""
-
 
 class OnnxModel:
     """A model file, followed by its graph; where that does not tell the weights, by the names and the sizes of its values."""
@@ -85,20 +81,25 @@ class OnnxModel:
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
         """Raises CaptureError for a file that cannot be read or run, or that takes other images; OSError."""
-        model = OnnxFile(self.path)
-        notes = model.quantised()
-        try:
-            if notes:
-                raise CaptureError(f"{notes[0]}: its weights cannot be told from it")
-            captured = followed(OnnxRunner(model, conditions.fed), replace(conditions, load=False))
-        except OwnCodeError:
-            raise
-        except CaptureError as error:
-            with _one_line(self.path, "cannot be read"):
+        model, name = OnnxFile(self.path), self.path.name
+        few = model.quantised
+        if few is not None and conditions.weights is None:
+            raise CaptureError(f"weights must be given for {name}, which is quantised ({few.words})")
+        with _one_line(self.path, "cannot be read"):
+            try:
+                captured = followed(OnnxRunner(model, conditions.fed), replace(conditions, load=False))
+            except CaptureError as error:
                 captured = by_names_and_sizes(model, conditions)
-            if captured.params is None and conditions.weights is None and notes:
-                raise CaptureError(f"weights must be given for {self.path.name}: {notes[0]}") from error
-        return replace(captured, notes=(*notes, *captured.notes))
+                captured = replace(captured, notes=(*captured.notes, f"layers are told by names and sizes alone: {error}"))
+        if few is None:
+            return captured
+        if captured.dtype not in EPS:
+            raise CaptureError(
+                f"{name} is quantised ({few.words}), and shows layers as {captured.dtype}: "
+                "quantise it with QuantFormat.QDQ, or write its layers to a trace as numbers of floating point"
+            )
+        notes = (f"{name} is quantised ({few.words})", *captured.notes)
+        return replace(captured, params=None, notes=notes, quantised=few)
 
 
 class OnnxFile:
@@ -107,7 +108,9 @@ class OnnxFile:
     Attributes
     ----------
     graph
-        Its graph, in which constants are initialisers.
+        Its graph, in which constants are initialisers and nothing is quantised.
+    quantised
+        How it is quantised; None if it is not.
     """
 
     def __init__(self, path: Path) -> None:
@@ -119,18 +122,17 @@ class OnnxFile:
             _check_external_data(self.model, path)
             load_external_data_for_model(self.model, str(path.parent))  # refuses what lies outside this folder
             plain(self.model.graph)
-        self.graph = self.model.graph
+            self._followed, self.quantised = self.model, None
+            if quantised(self.model.graph):
+                self._followed, self.quantised = without_quantisation(self.model)
+        self.graph = self._followed.graph
         self.input, self._dtype, self._dims = _input(path, self.graph)
         self.results = [value.name for value in self.graph.output]
 
-    def quantised(self) -> list[str]:
-        """In words, whether it computes with few bits."""
-        found = [node.op_type for node in self.graph.node if node.op_type in QUANTISED]
-        return [f"{self.path.name} is quantised ({found[0]} and {len(found) - 1} more such operations)"] if found else []
-
     def fed(self, images: np.ndarray) -> tuple[list[np.ndarray], list[str]]:
         """The images as it takes them, in batches of its size, and what to say of that. Raises CaptureError for others."""
-        x, notes, dims = images.astype(self._dtype), [], self._dims
+        x, dims = images.astype(self._dtype), self._dims
+        notes: list[str] = []
         if dims is None:
             return [x], notes
         if len(dims) == 4 and dims[3] == x.shape[1] != dims[1]:
@@ -146,11 +148,17 @@ class OnnxFile:
             return np.split(x, len(x) // dims[0]), notes
         return [x], notes
 
-    def run(self, wanted: Iterable[str], x: np.ndarray) -> dict[str, np.ndarray]:
-        """These values of the graph, on images as it takes them."""
+    def run(self, wanted: Iterable[str], x: np.ndarray, *, quantised: bool = True) -> dict[str, np.ndarray]:
+        """These values, on images as it takes them; without quantisation if asked for."""
         wanted = list(dict.fromkeys(wanted))
         with _one_line(self.path, "cannot be run"):
-            return _run(self.model, wanted, {self.input: x}) if wanted else {}
+            return _run(self.model if quantised else self._followed, wanted, {self.input: x}) if wanted else {}
+
+    def whole(self, wanted: Iterable[str], images: np.ndarray) -> dict[str, np.ndarray]:
+        """These values on all images, which may take several runs."""
+        wanted = list(wanted)
+        parts = [self.run(wanted, x) for x in self.fed(images)[0]]
+        return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 class OnnxRunner:
@@ -176,7 +184,8 @@ class OnnxRunner:
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
-        return {name: np.asarray(numpy_helper.to_array(x)) for name, x in self._held.items()}
+        with _one_line(self.model.path, "cannot be read"):
+            return {name: np.asarray(numpy_helper.to_array(x)) for name, x in self._held.items()}
 
     def record(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> Graph:
         batches, _ = self.model.fed(images)
@@ -187,17 +196,16 @@ class OnnxRunner:
             if len(self.model.results) == 1 or result == "logits"
             else {f"maps.{i}": name for i, name in enumerate(self.model.results)}
         )
-        with _one_line(self.model.path, "cannot be read"):
-            found = numbered(
-                self.graph,
-                images=self.model.input,
-                outputs=results,
-                parameters=called,
-                scope=scope,
-                modules=outputs(self.graph),
-                dtype=self.dtype,
-                run=lambda wanted: self.model.run(wanted, batches[0]),
-            )
+        found = numbered(
+            self.graph,
+            images=self.model.input,
+            outputs=results,
+            parameters=called,
+            scope=scope,
+            modules=outputs(self.graph),
+            dtype=self.dtype,
+            run=lambda wanted: self.model.run(wanted, batches[0], quantised=False),
+        )
         self._names = found.names
         rest = len(images) // len(batches[0])
         shapes = {
@@ -211,13 +219,9 @@ class OnnxRunner:
     ) -> tuple[Mapping[int, np.ndarray], float]:
         names = {value: self._names[value] for value in wanted}
         start = time.perf_counter()
-        parts = [self.model.run(names.values(), x) for x in self.model.fed(images)[0]]
+        held = self.model.whole(names.values(), images)
         seconds = time.perf_counter() - start
-        held = {
-            value: parts[0][name] if len(parts) == 1 else np.concatenate([part[name] for part in parts])
-            for value, name in names.items()
-        }
-        return {value: array_of(x, f"{self.model.path.name}: {names[value]!r}") for value, x in held.items()}, seconds
+        return {value: array_of(held[name], f"{self.model.path.name}: {name!r}") for value, name in names.items()}, seconds
 
     def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
         drawn = [node.op_type for node in self.graph.node if node.op_type.startswith("Random") or node.op_type == "Bernoulli"]
@@ -225,34 +229,38 @@ class OnnxRunner:
 
 
 def by_names_and_sizes(model: OnnxFile, conditions: Conditions) -> Captured:
-    """The layers of a model whose graph does not tell its weights."""
-    network, images, graph = conditions.network, conditions.fed, model.graph
-    batches, notes = model.fed(images)
+    """The layers of a model whose graph does not tell which weights act on which values."""
+    network, images, names, graph = conditions.network, conditions.fed, conditions.names, model.model.graph
     modules = outputs(graph)
-
-    def run(wanted: Iterable[str]) -> dict[str, np.ndarray]:
-        wanted = list(wanted)
-        parts = [model.run(wanted, x) for x in batches]
-        shapes = all(name.startswith("shape of ") for name in wanted)
-        return parts[0] if shapes or len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in wanted}
-
-    found, params = _aligned(graph, conditions, modules, run)
+    values = [value for node in graph.node for value in node.output if value]
+    mapped = {} if names is None else by_mapping(names, {*values, *modules}, nameable(network))
+    named = by_name(values, network)
+    found = merged(by_name(modules, network) | (named if next(iter(network.layers())) in named else {}), mapped)
+    found = found or _by_sizes(model, conditions)
     result = "logits" if "logits" in model.results else model.results[0]
-    result = modules.get(found["logits"], found["logits"]) if "logits" in found else result
-    source = {name: modules.get(place, place) for name, place in found.items()}
+    places = {"logits": result} | found
+    source = {name: modules.get(place, place) for name, place in places.items()}
     start = time.perf_counter()
-    values = run([*source.values(), result])
+    held = model.whole(source.values(), images)
     seconds = time.perf_counter() - start
     expected = network.layer_shapes(images.shape)
-    misfits = [name for name in found if found[name] in modules and values[source[name]].size != prod(expected[name])]
-    notes += [f"{found[name]} gives no value of the size of {name}, which is left out" for name in misfits]
-    given = {name: values[value] for name, value in source.items() if name not in misfits} | {"logits": values[result]}
-    places = found | {"logits": found.get("logits", "output")}
-    taps = {name: array_of(value, f"{model.path.name}: {places[name]!r}") for name, value in given.items()}
+    misfits = [name for name in found if found[name] in modules and held[source[name]].size != prod(expected[name])]
+    notes = [f"{found[name]} gives no value of the size of {name}, which is left out" for name in misfits]
+    taps = {name: array_of(held[source[name]], f"{model.path.name}: {places[name]!r}") for name in places if name not in misfits}
     dtype = max((tap.dtype.name for tap in taps.values()), key=lambda name: EPS.get(name, np.inf))
-    left_out = dict.fromkeys(misfits, "of another size in the model")
+    shapes, own = network.parameter_shapes(), constants(graph)
+    told = all(name in own and tuple(own[name].dims) == shape for name, shape in shapes.items())
     return Captured(
-        "ONNX model", taps, places, images, dtype, params, seconds, tuple(notes), "found in no value of the model", left_out
+        OnnxRunner.kind,
+        taps,
+        places | ({} if "logits" in found else {"logits": "output"}),
+        images,
+        dtype,
+        {name: numpy_helper.to_array(own[name]) for name in shapes} if told else None,
+        seconds,
+        (*model.fed(images)[1], *notes),
+        "found in no value of the model",
+        dict.fromkeys(misfits, "of another size in the model"),
     )
 
 
@@ -326,70 +334,35 @@ def _input(path: Path, graph: Any) -> tuple[str, Any, list[Any] | None]:
 
 
 def _run(model: Any, wanted: Sequence[str], feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """These values of the graph, which has them as its outputs from now on."""
+    """These values of the graph."""
+    results = [copy.deepcopy(value) for value in model.graph.output]
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    try:
+        written = model.SerializeToString()
+    finally:
+        del model.graph.output[:]
+        model.graph.output.extend(results)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
     return dict(zip(wanted, session.run(list(wanted), dict(feed)), strict=True))
 
 
-def _sizes(graph: Any, values: Sequence[str], run: Run) -> dict[str, int]:
-    """How many numbers each of these values has, from one run that keeps their shapes alone."""
-    count = len(graph.node)
-    graph.node.extend(onnx.helper.make_node("Shape", [value], [f"shape of {value}"]) for value in values)
-    shapes = run(f"shape of {value}" for value in values) if values else {}
-    del graph.node[count:]
-    return {value: prod(map(int, shapes[f"shape of {value}"])) for value in values}
-
-
-def _aligned(
-    graph: Any, conditions: Conditions, modules: Mapping[str, str], run: Run
-) -> tuple[dict[str, str], dict[str, np.ndarray] | None]:
-    """Layers to modules or values, and the official parameters where the graph tells all of them."""
-    network, names = conditions.network, conditions.names
-    shapes, held, own = network.parameter_shapes(), constants(graph), parameters(graph)
-    values = [value for node in graph.node for value in node.output if value]
-    mapped = {} if names is None else by_mapping(names, {*values, *modules}, nameable(network))
-
-    @cache
-    def ran() -> list[Module]:
-        sizes = _sizes(graph, [*dict.fromkeys(modules.values())], run)
-        return [
-            Module(path, {key[len(path) + 1 :]: own[key].shape for key in own if key.startswith(f"{path}.")}, sizes[modules[path]])
-            for path in modules
-        ]
-
-    inner = None if names is None else {name: target for name, target in mapped.items() if target in modules}
-    pairs: dict[str, str] = {}
-    try:
-        found, pairs = aligned(modules, {name: own[name].shape for name in own}, ran, replace(conditions, names=inner))
-    except CaptureError:  # the graph tells of no module that holds some parameters; layers it may tell all the same
-        found = by_name(modules, network)
-        if not found and names is None:
-            found = by_parameters(ran(), network, conditions.fed.shape)
-    named = by_name(values, network)
-    found = merged(found | (named if next(iter(network.layers())) in named else {}), mapped)
-    found = found or _by_sizes(graph, conditions, run)
-    if pairs:
-        return found, {name: own[theirs].value().reshape(shapes[name]) for name, theirs in pairs.items()}
-    if all(name in held and tuple(held[name].dims) == shape for name, shape in shapes.items()):
-        return found, {name: numpy_helper.to_array(held[name]) for name in shapes}
-    return found, None
-
-
-def _by_sizes(graph: Any, conditions: Conditions, run: Run) -> dict[str, str]:
+def _by_sizes(model: OnnxFile, conditions: Conditions) -> dict[str, str]:
     """Layers to values in their order, for each size that as many values have as layers; other sizes tell nothing."""
+    graph, images = model.model.graph, conditions.fed
     live = {value.name for value in graph.input}
     values = []
     for node in graph.node:
         if live & set(node.input):
             live |= set(node.output)
             values += [] if node.op_type in VIEWS else [value for value in node.output if value]
-    sizes = _sizes(graph, values, run)
-    expected = conditions.network.layer_shapes(conditions.fed.shape)
+    batches = model.fed(images)[0]
+    shapes = shapes_of(graph, values, lambda wanted: model.run(wanted, batches[0]))
+    sizes = {value: prod(shape) * len(batches) for value, shape in shapes.items()}
+    expected = conditions.network.layer_shapes(images.shape)
     table = conditions.network.layers()
     wanted = [name for name in table if name not in (POOL, "logits") and not (name == "head" and "head.0" in table)]
     found: dict[str, str] = {}

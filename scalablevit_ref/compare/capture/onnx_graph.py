@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
 
 from scalablevit_ref.compare.capture.graph import ABSENT, Graph, Kind, ModuleRun, Operation, fed_by_images, sources
 
@@ -28,16 +28,6 @@ PRODUCTS = frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm"})
 NORMS = frozenset(
     {"LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization", "GroupNormalization", "InstanceNormalization"}
 )
-
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
-
-QUANTISED = frozenset(
-    {
-        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv"),
-        *("QLinearMatMul", "MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "QAttention"),
-    }
-)
-"""Operations on numbers of 8 bits and fewer."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +81,7 @@ def numbered(
         number(name)
     ranks = {name: len(x.dims) for name, x in held.items()}
     values = [name for node in graph.node for name in node.output if name]
-    shapes = _shapes(graph, [images, *values], run) | {name: tuple(x.dims) for name, x in held.items()}
+    shapes = shapes_of(graph, [images, *values], run) | {name: tuple(x.dims) for name, x in held.items()}
     ranks |= {name: len(shape) for name, shape in shapes.items()}
     operations: list[Operation] = []
     for node in graph.node:
@@ -121,12 +111,14 @@ def numbered(
     return Numbered(_with_constants(found, names, held, run), names)
 
 
-def _shapes(graph: Any, values: Collection[str], run: Run) -> dict[str, tuple[int, ...]]:
+def shapes_of(graph: Any, values: Collection[str], run: Run) -> dict[str, tuple[int, ...]]:
     """Of all these values, from one run that keeps their shapes alone."""
     count = len(graph.node)
     graph.node.extend(onnx.helper.make_node("Shape", [value], [f"shape of {value}"]) for value in values)
-    found = run([f"shape of {value}" for value in values])
-    del graph.node[count:]
+    try:
+        found = run([f"shape of {value}" for value in values])
+    finally:
+        del graph.node[count:]
     return {value: tuple(map(int, found[f"shape of {value}"])) for value in values}
 
 

@@ -23,6 +23,7 @@ from scalablevit_ref.formats.detect import open_file
 from scalablevit_ref.formats.lazy import in_memory
 from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD
 from scalablevit_ref.layers import IMAGES
+from scalablevit_ref.networks import Network
 from scalablevit_ref.testing.traces import SUFFIXES, trace_config
 
 MOST_STRANGE = 3
@@ -189,12 +190,17 @@ def gathered(own: Collection[str], what: str, conditions: Conditions, tensor: Ca
             raise CaptureError(f"{what}: {name!r} is no array of numbers")
     dtype = one_dtype({name: np.dtype(tensor(name).dtype).name for name in names.values()}, what)
     shapes = {layer: tuple(tensor(name).shape) for layer, name in names.items()}
-    images = None if fed is None else image_batch(in_memory(tensor(fed)), network, f"{what}: {fed!r}")
+    images = None if fed is None else image_batch(batched(in_memory(tensor(fed)), network), network, f"{what}: {fed!r}")
     taken = {fed, *names.values()}
     strange = lookalikes((name for name in own if name not in taken), known.keys() - names.keys(), known)
     strange += [f"{layer!r} is mapped, and is no layer of this network" for layer in given if layer not in known]
     more = [f"and {len(strange) - MOST_STRANGE} more such names"] if strange[MOST_STRANGE:] else []
     return Gathered(what, StoredTaps(tensor, names), names, shapes, images, dtype, (*strange[:MOST_STRANGE], *more))
+
+
+def batched(images: np.ndarray, network: Network) -> np.ndarray:
+    """Images b c h w; of one that lacks the axis b, with it."""
+    return images[None] if images.ndim == 3 and images.shape[0] == network.in_chans else images
 
 
 def check_images(own: np.ndarray | None, given: np.ndarray | None, what: str) -> np.ndarray:

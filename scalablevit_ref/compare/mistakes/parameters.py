@@ -6,7 +6,7 @@ Parameters that act in another's place, and layers that do not run.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 import numpy as np
@@ -56,17 +56,23 @@ def acting(graph: Graph, pairing: Pairing) -> frozenset[str]:
     return frozenset(name for name, parts in pairing.parts.items() if any(part.own in own for part in parts))
 
 
-def left_out(absent: Iterable[str]) -> list[Mistake]:
-    """Each layer that does not run, left out; alone and together with the others of its kind."""
+def left_out(absent: Collection[str], layers: Collection[str]) -> list[Mistake]:
+    """Each kind of layer that does not run, left out. layers: all layers of the network."""
     kinds: dict[str, list[str]] = {}
     for layer in absent:
-        kinds.setdefault(re.sub(r"\d+", "#", layer), []).append(layer)
+        kinds.setdefault(_kind(layer), []).append(layer)
     found = []
-    for layers in kinds.values():
-        some = f"{layers[0]} and {len(layers) - 1} more like it are" if layers[1:] else f"{layers[0]} is"
-        what = "PEG: " if layers[0].startswith("pos_block") else ""
-        found.append(Mistake(f"without {layers[0]}", f"{what}{some} missing", skipped=frozenset(layers)))
+    for kind, some in kinds.items():
+        everywhere = len(some) > 1 and len(some) == sum(_kind(layer) == kind for layer in layers)
+        peg = some[0].startswith("pos_block")
+        what = "PEG" if peg and everywhere else f"PEG ({some[0]})" if peg else some[0]
+        more = f" and {len(some) - 1} more like it are" if some[1:] and what == some[0] else " is"
+        found.append(Mistake(f"without {some[0]}", f"{what}{more} missing", skipped=frozenset(some)))
     return found
+
+
+def _kind(layer: str) -> str:
+    return re.sub(r"\d+", "#", layer)
 
 
 def _instead(other: np.ndarray, value: np.ndarray) -> np.ndarray:

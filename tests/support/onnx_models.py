@@ -1,0 +1,28 @@
+"""The network as torch's two exporters write it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scalablevit_ref.adapters.plain import ScalableViT
+from scalablevit_ref.config import ScalableViTConfig
+
+
+def exported_to(
+    path: Path, config: ScalableViTConfig, weights: Mapping[str, np.ndarray], images: np.ndarray, *, dynamo: bool = False
+) -> Path:
+    """The file, whose weights lie in it; it takes as many images of that size."""
+    module = ScalableViT(config).eval()
+    module.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    more: dict[str, Any] = {"external_data": False, "verbose": False} if dynamo else {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(LeafSpec|TorchScript-based ONNX export|feature will be removed)")
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        torch.onnx.export(module, (torch.from_numpy(images),), path, dynamo=dynamo, **more)
+    return path

@@ -85,7 +85,8 @@ class Mistake:
         """Whether both change the same text, part of a function, parameter or connection."""
         same_setting = _rewired(self.wiring).keys() & _rewired(other.wiring).keys()
         same_parameter = dict(self.params).keys() & dict(other.params).keys()
-        return bool(same_setting or same_parameter or self.skipped & other.skipped or any(_collide(a, b) for a in self.changes for b in other.changes))
+        same = same_setting or same_parameter or self.skipped & other.skipped
+        return bool(same or any(_collide(a, b) for a in self.changes for b in other.changes))
 
 
 def reordered(function: Function, before: str, order: tuple[str, ...], names: tuple[str, ...] = ("q", "k", "v")) -> Edit:

@@ -27,7 +27,7 @@ SEED = 0
 class Place:
     """Where a layer's output may lie in a candidate: a value of its graph, and what the candidate calls it.
 
-    `how` says how it was found: there the layer's parameters have acted; the next layer takes it; it is what a module returns that is
+    `how` says how it was found: there the layer's parameters have acted; the next layer takes it; a module returns it that is
     the layer by its name or by its parameters; it is added to the residual stream; it lies inside the layer, before its own sum.
     """
 
@@ -121,8 +121,8 @@ def _check_apart(pairing: Pairing, own: Mapping[str, np.ndarray]) -> None:
         shared = [place for place in places if place != step and place in lacking]
         if shared and prod(pairing.shapes[f"{shared[0]}.weight"]) not in spare:
             raise CaptureError(
-                f"{step} and {shared[0]} are one module in the candidate ({pairing.facts.own.get(step, step)}), whose weights cannot be "
-                "those of both: give each its own, or compare with weights=own"
+                f"{step} and {shared[0]} are one module in the candidate ({pairing.facts.own.get(step, step)}), "
+                "whose weights cannot be those of both: give each its own, or compare with weights=own"
             )
 
 

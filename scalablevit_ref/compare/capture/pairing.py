@@ -103,7 +103,7 @@ class Pairing:
         for name, parts in self.parts.items():
             value = np.asarray(official[name])
             for part in parts:
-                if (part.own, part.own_rows) in written:  # one of the candidate's acts for two of the reference's: the first keeps it
+                if (part.own, part.own_rows) in written:  # it stands for two of the reference's: the first keeps it
                     continue
                 written.add((part.own, part.own_rows))
                 if part.own not in found:

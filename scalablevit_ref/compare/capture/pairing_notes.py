@@ -293,8 +293,8 @@ def refusal(
         )
     if not missing:
         return None
-    dense = [atom for atom in atoms if atom.key[0] == "dense"]
-    lacking = [atom for atom in missing if atom.key[0] == "dense"]
+    dense = [atom for atom in atoms if _mixes(atom)]
+    lacking = [atom for atom in missing if _mixes(atom)]
     others = [unit for unit in over if unit.live]
     instead = [(atom, unit) for atom in missing if (unit := _instead(atom, others)) is not None]
     whole = _whole_blocks(atoms, missing)
@@ -334,10 +334,15 @@ def _more_blocks(atoms: Sequence[Atom], over: Sequence[Unit]) -> list[str]:
     sizes = Counter(unit.keys[0] for unit in left)
     blocks: dict[str, Counter[Key]] = {}
     for atom in atoms:
-        if atom.key[0] == "dense":
+        if _mixes(atom):
             blocks.setdefault(atom.first.block, Counter())[atom.key] += 1
     whole = any(sum(block.values()) > 2 and block <= sizes for block in blocks.values())
     return [unit.weight for unit in left] if whole else []
+
+
+def _mixes(atom: Atom) -> bool:
+    """Whether a step mixes channels: a product, or a convolution that is not depthwise."""
+    return atom.key[0] == "dense" and not (len(atom.sizes) > 2 and atom.sizes[1] == 1)
 
 
 def _whole_blocks(atoms: Sequence[Atom], missing: Sequence[Atom]) -> list[str]:
@@ -345,7 +350,7 @@ def _whole_blocks(atoms: Sequence[Atom], missing: Sequence[Atom]) -> list[str]:
     blocks: dict[str, list[bool]] = {}
     lost = {id(atom) for atom in missing}
     for atom in atoms:
-        if atom.key[0] == "dense":
+        if _mixes(atom):
             blocks.setdefault(atom.first.block, []).append(id(atom) in lost)
     return [name for name, some in blocks.items() if all(some)]
 

@@ -1,4 +1,4 @@
-"""`python -m tests.programs.corpus [PORT …] [--only WORDS] [--write] [--jobs N]`: what the comparator says of every planted mistake."""
+"""`python -m tests.programs.corpus [PORT …] [--only WORDS] [--write]`: what the comparator says of every planted mistake."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _worked(text: str) -> int:
         row = {
             "port": port,
             "name": name,
-            "planted": not planted in right,
+            "planted": planted not in right,
             "expected": list(planted.layer),
             "cause_is": planted.cause,
         }

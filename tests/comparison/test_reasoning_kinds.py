@@ -292,7 +292,7 @@ def test_a_map_of_another_size_is_brought_to_the_size_at_hand(made: Callable[[np
     assert found[0].exact
     assert found[0].words.startswith(words)
     found = kinds_of_difference(wide + np.repeat(np.repeat(e, 4, 1), 4, 2), wide, given={"the narrow one": e})
-    assert found[0].words.startswith("the narrow one, each token repeated 4 × 4 times, is added")
+    assert found[0].words.startswith("the narrow one, each token repeated to the larger map, is added")
 
 
 def test_sums_are_said_in_the_fewest_terms() -> None:

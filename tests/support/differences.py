@@ -262,7 +262,12 @@ MIXTURES = {
 }
 ELEMENTWISE = {
     **{
-        name: Plant(lambda e, v, f=f: f(e), f"{name} of the reference's value|it is {name}", "elementwise", data={"function": name})
+        name: Plant(
+            lambda e, v, f=f: f(e),
+            f"{name} of the reference's value|it is {name}|the reference's value, with {name}",
+            "elementwise",
+            data={"function": name},
+        )
         for name, f in elementwise.FUNCTIONS.items()
         if name != "ReLU6"
     },

@@ -143,6 +143,8 @@ def _composed(name: str) -> Function:
 
 
 def _words(case: Case, name: str, source: str) -> str:
+    if source == REFERENCE and name.startswith("rounding"):
+        return f"the reference's value, with {name}"
     if source == REFERENCE:
         return f"{name} of the reference's value: {name.removesuffix(TWICE)} is applied once more than in the reference"
     own = function_of(case, case.given[source], case.expected)

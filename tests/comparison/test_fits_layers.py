@@ -139,8 +139,8 @@ def test_a_convolution_of_another_input(change: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda w: np.roll(w, 1, 0), "the kernels: the same numbers in other places: rolled by 1 along the batch"),
-        (lambda w: w.transpose(2, 3, 0, 1).reshape(w.shape), "the kernels: the same numbers in other places: "),
+        (lambda w: np.roll(w, 1, 0), "the same numbers in other places: rolled by 1 along the batch"),
+        (lambda w: w.transpose(2, 3, 0, 1).reshape(w.shape), "the kernels are reshaped or transposed otherwise: "),
         (lambda w: drawn(*w.shape, seed=9), "a convolution of the same input with other kernels"),
     ],
 )
@@ -149,7 +149,7 @@ def test_dense_kernels_are_solved(change: Any, words: str) -> None:
     actual = ops.conv2d(x, change(weight), bias, stride=2, padding=1)
     given = {"x": x, "weight": weight, "bias": bias}
     (said,) = exact(fits("convolution", actual, given, {"stride": 2, "padding": 1, "groups": 1}, eps=EPS))
-    assert said.startswith(words)
+    assert words in said
     noise = drawn(*actual.shape, seed=3)
     assert not exact(fits("convolution", noise, given, {"stride": 2, "padding": 1, "groups": 1}, eps=EPS))
 

@@ -454,6 +454,9 @@ BATCHES = {
         lambda e, v: e + ADDED, "a number is added at each place that is the same for every image", "same for every image"
     ),
     "position embedding of rows": Plant(lambda e, v: e + ADDED[:, :1], "the same in all columns", "same for every image"),
+    "position embedding of one number": Plant(
+        lambda e, v: e + ADDED[..., :1], "the same in all its channels and for every image, as a position embedding is", "tokens"
+    ),
     "position embedding of half of it": Plant(
         lambda e, v: 0.5 * e + ADDED, "the reference's value times 1/2, and a number is added", "same for every image"
     ),

@@ -336,7 +336,8 @@ class _Search:
         related = [one for one in kinds_of_difference(found, own, eps=KERNEL_EPS) if one.exact and not is_general(one)]
         if related:
             words = re.sub(r"\b[bhwc]\b", lambda axis: KERNEL_AXES[axis[0]], related[0].words)
-            return [Difference("setting", f"the kernels: {words}", left, {"changes": [words]}, exact=True)]
+            how = "the kernels are reshaped or transposed otherwise" if related[0].kind == "places" else "the kernels"
+            return [Difference("setting", f"{how}: {words}", left, {"changes": [words]}, exact=True)]
         away = float(np.linalg.norm(found - own) / np.linalg.norm(own))
         words = f"a convolution of the same input with other kernels, {three_digits(away)} of their size away"
         return [Difference("linear map", words, left, {"changes": [words]}, exact=True)]

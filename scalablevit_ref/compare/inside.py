@@ -374,6 +374,7 @@ def _of_another_stride(scene: Scene, step: Step, found: Misfit) -> list[Differen
     sources = {"x": step.given if held is None else held.actual, "weight": weight} | ({} if bias is None else {"bias": bias})
     axes = [axis for axis, size in enumerate(found.actual.shape) if size == found.expected.shape[-1]]
     maps = (np.moveaxis(np.asarray(found.actual, np.float64), axis, -1) for axis in axes)
+    maps = (x for x in maps if len(x) == len(step.given))
     fitted = [one for x in maps for one in fits("convolution", x, sources, dict(step.settings), eps=EPS[scene.dtype], budget=FEW)]
     return [replace(one, words=f"in {scene.spoken(step.name)}, {one.words}") for one in fitted if one.exact]
 

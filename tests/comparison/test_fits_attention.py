@@ -118,7 +118,7 @@ PLANTED: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "plus one": ({"weights": plus_one}, "1 added to its denominator"),
     "plus one, shifted": ({"weights": shifted_plus_one}, "1 added to its denominator, after the largest logit is subtracted"),
     "clamped": ({"weights": lambda x: softmax(np.clip(x, -1.5, 1.5))}, "logits are clamped to [−1.5, 1.5] before the softmax"),
-    "clamped above": ({"weights": lambda x: softmax(np.minimum(x, 0.7))}, "logits above 0.7 are set to 0.7 before the softmax"),
+    "clamped above": ({"weights": lambda x: softmax(np.minimum(x, 0.7))}, "logits are clamped to at most 0.7 before the softmax"),
     "capped": ({"weights": lambda x: softmax(2 * np.tanh(x / 2))}, "logits are 2·tanh(logits/2), a soft cap before the softmax"),
     "no softmax": ({"weights": lambda x: x}, "there is no softmax"),
     "sigmoid": ({"weights": lambda x: 1 / (1 + np.exp(-x))}, "sigmoid stands in for softmax"),

@@ -136,6 +136,24 @@ def test_a_convolution_of_another_input(change: Any, words: str) -> None:
     assert said.startswith(words)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: np.roll(w, 1, 0), "the same numbers in other places: rolled by 1 along the batch"),
+        (lambda w: w.transpose(2, 3, 0, 1).reshape(w.shape), "the kernels are reshaped or transposed otherwise: "),
+        (lambda w: drawn(*w.shape, seed=9), "a convolution of the same input with other kernels"),
+    ],
+)
+def test_dense_kernels_are_solved(change: Any, words: str) -> None:
+    x, weight, bias = drawn(2, 24, 24, 3), drawn(5, 3, 3, 3), drawn(5)
+    actual = ops.conv2d(x, change(weight), bias, stride=2, padding=1)
+    given = {"x": x, "weight": weight, "bias": bias}
+    (said,) = exact(fits("convolution", actual, given, {"stride": 2, "padding": 1, "groups": 1}, eps=EPS))
+    assert words in said
+    noise = drawn(*actual.shape, seed=3)
+    assert not exact(fits("convolution", noise, given, {"stride": 2, "padding": 1, "groups": 1}, eps=EPS))
+
+
 def test_another_map_is_convolved() -> None:
     other = drawn(*X.shape, seed=5)
     given = {"x": X, "q": other, "weight": WEIGHT, "bias": BIAS}
@@ -305,7 +323,7 @@ def test_noise_of_any_shape_is_never_explained_and_nothing_fails(data: st.DataOb
             {"x": x, "weight": kernel},
             {"stride": stride, "padding": padding, "groups": c},
         ),
-        "linear": (drawn(b, h, w, o, seed=seed), {"x": x, "weight": drawn(o, c, seed=seed), "bias": drawn(o)}, {}),
+        "linear": (drawn(b, h, w, o, seed=seed + 4), {"x": x, "weight": drawn(o, c, seed=seed), "bias": drawn(o)}, {}),
         "pool": (drawn(b, c, seed=seed + 3), {"x": x}, {}),
     }
     step = data.draw(st.sampled_from(sorted(steps)))

@@ -180,6 +180,35 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
         (port.ChannelNorm, "mean(1, keepdim=True)\n    x =", "mean(1, keepdim=True) * x.shape[1] / (x.shape[1] - 1)\n    x ="),
         "patch_embeds.0", "proj is right; what enters norm is right, what norm makes of it is not", "unbiased", "line 5",
     ),
+    "another GELU behind": (
+        (port.Unit, "x + self.mlp(y)", "x + F.gelu(self.mlp(y))"), "stages.0.0", "what it is made of is right, their sum is not",
+        "of the sum only the MLP's output is wrong: GELU of it", "line 5",
+    ),
+    "bias twice": (
+        (port.Unit, "x + self.mlp(y)", "x + self.mlp(y) + self.mlp.down.bias[:, None, None]"), "stages.0.0",
+        "what it is made of is right, their sum is not", "fc2's bias is added once more than in the reference", "line 5",
+    ),
+    "no residual": (
+        (port.Unit, "x + self.mlp(y)", "self.mlp(y)"), "stages.0.0", "what it is made of is right, their sum is not",
+        "the MLP's output alone: the residual is missing", "",
+    ),
+    "pooling beside": (
+        (port.FewKeysMixer, "self.widen(self.squeeze(x))", "self.widen(self.squeeze(x) + F.avg_pool2d(x, self.s))"),
+        "stages.0.1.attn", "q and reduction.0 are right; what enters reduction.1 is not what reduction.0 gives",
+        "the average pooling (2 × 2) of what norm1 gives is added", "line 3",
+    ),
+    "LIM of one image": (
+        (port.WindowMixer, "self.local(v)", "self.local(v[:1])"), "stages.0.0.attn",
+        "qkv is right; what enters proj, the attention and LIM between them, is not", "the last image is missing; all else", "",
+    ),
+    "softmax plus one": (
+        (port.WindowMixer, "weights.softmax(-1)", "(weights.exp() / (1 + weights.exp().sum(-1, True)))"), "stages.0.0.attn",
+        ATTENTION, "softmax has 1 added to its denominator", "",
+    ),
+    "map turned": (
+        (port.Stem, "self.conv(x)", "self.conv(x.mT)"), "patch_embeds.0", "what enters proj is not the images",
+        "H and W are swapped in what enters proj", "",
+    ),
     "position without its sum": (
         (port.Position, "x + self.conv(x)", "self.conv(x)"), "pos_block.0", "proj.0 is right; what the layer gives is not",
         "what stages.0.0 gives is missing", "line 2",

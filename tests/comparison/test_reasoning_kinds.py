@@ -292,7 +292,7 @@ def test_a_map_of_another_size_is_brought_to_the_size_at_hand(made: Callable[[np
     assert found[0].exact
     assert found[0].words.startswith(words)
     found = kinds_of_difference(wide + np.repeat(np.repeat(e, 4, 1), 4, 2), wide, given={"the narrow one": e})
-    assert found[0].words.startswith("the narrow one, each token repeated 4 × 4 times, is added")
+    assert found[0].words.startswith("the narrow one, each token repeated to the larger map, is added")
 
 
 def test_sums_are_said_in_the_fewest_terms() -> None:
@@ -312,3 +312,12 @@ def test_what_is_general_tells_no_cause() -> None:
         assert [is_general(d) for d in kinds_of_difference(actual, e, num_heads=HEADS) if d.exact] == [True]
     for actual in (2 * e, np.roll(e, 1, 1), e[[0, 0]]):
         assert [is_general(d) for d in kinds_of_difference(actual, e, num_heads=HEADS) if d.exact] == [False]
+
+
+def test_few_numbers_are_no_function() -> None:
+    """A value that is the same at every token is no function of another one that is."""
+    rng = np.random.default_rng(0)
+    few, e = rng.standard_normal((2, 2, 2, 8)), rng.standard_normal((2, 14, 14, 8))
+    actual = np.broadcast_to(rng.standard_normal((2, 1, 1, 8)), e.shape)
+    found = kinds_of_difference(actual, e, given={"the narrow one": few})
+    assert not [one.words for one in found if one.exact]

@@ -262,7 +262,12 @@ MIXTURES = {
 }
 ELEMENTWISE = {
     **{
-        name: Plant(lambda e, v, f=f: f(e), f"{name} of the reference's value|it is {name}", "elementwise", data={"function": name})
+        name: Plant(
+            lambda e, v, f=f: f(e),
+            f"{name} of the reference's value|it is {name}|the reference's value, with {name}",
+            "elementwise",
+            data={"function": name},
+        )
         for name, f in elementwise.FUNCTIONS.items()
         if name != "ReLU6"
     },
@@ -449,7 +454,9 @@ BATCHES = {
         lambda e, v: e + ADDED, "a number is added at each place that is the same for every image", "same for every image"
     ),
     "position embedding of rows": Plant(lambda e, v: e + ADDED[:, :1], "the same in all columns", "same for every image"),
-    "position embedding of one channel": Plant(lambda e, v: e + ADDED[..., :1], "the same in all channels", "same for every image"),
+    "position embedding of one number": Plant(
+        lambda e, v: e + ADDED[..., :1], "the same in all its channels and for every image, as a position embedding is", "tokens"
+    ),
     "position embedding of half of it": Plant(
         lambda e, v: 0.5 * e + ADDED, "the reference's value times 1/2, and a number is added", "same for every image"
     ),

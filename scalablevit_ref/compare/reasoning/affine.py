@@ -270,9 +270,19 @@ def tokenwise(case: Case) -> list[Difference]:
         left = float(np.linalg.norm(a - (slope[:, None] * e + shift[:, None]))) / case.size
         if left <= case.bar and width >= 2 * FEWEST:
             words = f"each {name} has a factor{_range(slope)} and a shift{_range(shift)} of its own, as of a norm over its channels"
+            if np.all(abs(slope - 1) <= max(1e3 * case.tolerance, 1e-9)):
+                words = f"a number of its own is added to each {name}{_range(shift)}, the same in all its channels"
+                words += _in_every_image(case, shift)
             data = {"axis": name, "factors": slope[:512].tolist(), "shifts": shift[:512].tolist()}
             return [Difference("tokens", words, left, data, True)]
     return []
+
+
+def _in_every_image(case: Case, shift: np.ndarray) -> str:
+    images = shift.reshape(case.actual.shape[0], -1)
+    if len(images) < 2 or np.any(abs(images - images[:1]) > 1e3 * case.tolerance * case.spread):
+        return ""
+    return " and for every image, as a position embedding is"
 
 
 def _without_lines(a: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -276,7 +276,7 @@ class Problem:
                 if self.tables["k"].shape != self.tables["v"].shape:
                     raise ValueError("k and v of other widths do not come from one Linear")
             whole = np.concatenate([self.tables[name] for name in names], -1)
-            if whole.shape[-1] % (heads * len(names)):
+            if whole.shape[-1] % (len(names) * heads):
                 raise ValueError("this number of heads does not fit")
             sizes = {"two" if len(names) == 2 else "three": len(names)}
             axis = next(iter(sizes))

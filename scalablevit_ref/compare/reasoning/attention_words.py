@@ -18,8 +18,8 @@ LOGITS = {
     "norm": "q and k of each head are normalised (mean 0, variance 1) before their product",
     "nearness": "logits are negative squared distances of q and k, not their products",
     "distance": "logits are negative distances of q and k, not their products",
-    "rectified": "logits below 0 are set to 0 before the softmax",
-    "no maximum of 0": "logits above 0 are set to 0 before the softmax",
+    "rectified": "logits are clamped to at least 0 before the softmax",
+    "no maximum of 0": "logits are clamped to at most 0 before the softmax",
     "absolute": "logits are absolute values",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations, islice, product
@@ -22,6 +23,7 @@ from scalablevit_ref.compare.reasoning.fitting import (
     spread,
 )
 from scalablevit_ref.compare.reasoning.judge import Judge
+from scalablevit_ref.compare.reasoning.kinds import is_general, kinds_of_difference
 from scalablevit_ref.compare.reasoning.numbers import ranged, three_digits
 
 CHANNELS = 4
@@ -116,6 +118,7 @@ def fit_convolution(
     tried = [search.reference, *(replace(search.reference, **dict(change)) for change in changes)][:budget]
     exact = [found for h in tried if (found := search.explains(h))]
     solved = [] if exact else [*search.scaled_input(), *search.pooled(), *search.solved_kernel()]
+    solved = solved or ([] if exact else search.solved_dense())
     exact += [found for found in solved if found.exact]
     likely = [change for change in changes if _likely(dict(change))]
     pairs = ((one, other) for one, other in combinations(likely, 2) if not dict(one).keys() & dict(other).keys())
@@ -129,9 +132,9 @@ def fit_convolution(
 
 
 def _likely(change: Mapping[str, Any]) -> bool:
-    """Whether a change is tried together with another: of corners those that are as many rows as columns."""
+    """Whether a change is tried together with another: of corners those that are as many rows as columns, no moved input."""
     top, left = change.get("corner", (0, 0))
-    return bool(top == left)
+    return bool(top == left) and not str(change.get("source", "")).startswith(MOVED)
 
 
 class _Search:
@@ -313,6 +316,32 @@ class _Search:
             return []
         return [self._kernel_said(kernels[:, :-1].reshape(-1, kh + 2 * margin, kw + 2 * margin), kernels[:, -1], judged, margin)]
 
+    def solved_dense(self) -> list[Difference]:
+        """The kernels of a convolution whose output channels see all input channels, solved and held against the weight."""
+        h, (o, i, kh, kw) = self.reference, self.weight.shape
+        unknown = i * kh * kw + 1
+        few = self.actual[..., 0].size < 4 * unknown
+        if self.groups != 1 or unknown > MOST_SOLVED or few or self.actual.shape[1:3] != self._shape():
+            return []
+        patches = _patches(self.maps["x"], (kh, kw), h, self.actual.shape[1:3], 0.0)
+        rows = rearrange(patches, "k b h w i -> (b h w) (k i)")
+        rows, y = np.concatenate([rows, np.ones_like(rows[:, :1])], 1), self.actual.reshape(-1, o)
+        half = np.random.default_rng(0).permutation(len(y)) % 2 == 0
+        solved = np.linalg.lstsq(rows[half], y[half], rcond=None)[0]
+        left = distance(y[~half], rows[~half] @ solved)
+        if left > self.judge.bar(rough=True):
+            return []
+        found = rearrange(solved[:-1], "(kh kw i) o -> o kh kw i", kh=kh, kw=kw)
+        own = rearrange(self.weight, "o i kh kw -> o kh kw i")
+        related = [one for one in kinds_of_difference(found, own, eps=KERNEL_EPS) if one.exact and not is_general(one)]
+        if related:
+            words = re.sub(r"\b[bhwc]\b", lambda axis: KERNEL_AXES[axis[0]], related[0].words)
+            how = "the kernels are reshaped or transposed otherwise" if related[0].kind == "places" else "the kernels"
+            return [Difference("setting", f"{how}: {words}", left, {"changes": [words]}, exact=True)]
+        away = float(np.linalg.norm(found - own) / np.linalg.norm(own))
+        words = f"a convolution of the same input with other kernels, {three_digits(away)} of their size away"
+        return [Difference("linear map", words, left, {"changes": [words]}, exact=True)]
+
     def _kernel_said(self, kernels: Array, bias: Array, left: float, margin: int) -> Difference:
         """The solved kernels in words: those of other channels, or just others; the border is then what is not explained."""
         (kh, kw), h = self.weight.shape[2:], self.reference
@@ -349,6 +378,19 @@ def scaled_words(scales: Array, shifts: Array) -> str:
         plus = "" if abs(shift) < 1e-6 else f"shifted by {three_digits(shift)}"
         return f"its input is {' and '.join(part for part in (times, plus) if part)} first, as by another normalisation"
     return f"each channel of its input is scaled ({ranged(scales)}) and shifted ({ranged(shifts)}), as by another normalisation"
+
+
+MOST_SOLVED = 600
+"""Numbers of a kernel of one output channel that are solved for."""
+
+KERNEL_EPS = 2.0**-36
+"""What stands for the dtype's eps where kernels are solved: rounding grows on the way."""
+
+KERNEL_AXES = {"b": "o", "h": "kh", "w": "kw", "c": "i"}
+"""Axes of a map, as they are called in a kernel."""
+
+MOVED = "its input"
+"""How the words for a moved input begin."""
 
 
 def moved_inputs(x: Array) -> dict[str, Array]:

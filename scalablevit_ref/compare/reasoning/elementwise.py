@@ -18,6 +18,9 @@ DRAWN = 200
 FEWEST = 16
 """Numbers that a function must explain."""
 
+DISTINCT = 0.25
+"""Share of the numbers that must be distinct for a function without a name to be told of them."""
+
 SINGLE_VALUED = 0.05
 """Share of what is not linear in a function that neighbouring points may leave unexplained."""
 
@@ -144,6 +147,8 @@ def _composed(name: str) -> Function:
 
 
 def _words(case: Case, name: str, source: str) -> str:
+    if source == REFERENCE and name.startswith("rounding"):
+        return f"the reference's value, with {name}"
     if source == REFERENCE:
         return f"{name} of the reference's value: {name.removesuffix(TWICE)} is applied once more than in the reference"
     own = function_of(case, case.given[source], case.expected)
@@ -252,7 +257,7 @@ def some_function(case: Case) -> list[Difference]:
         x = whole.ravel()[at]
         inner = np.argsort(x)[len(x) // 100 : -(len(x) // 100)]
         xs, ys = x[inner], y[inner]
-        if not np.ptp(xs):
+        if min(len(np.unique(xs)), len(np.unique(ys))) < DISTINCT * len(xs):  # each of few numbers would be a function by itself
             continue
         guess = np.interp(xs[1:-1:2], xs[::2], ys[::2])
         miss = float(np.sqrt(np.mean((guess - ys[1:-1:2]) ** 2)))

@@ -50,8 +50,8 @@ def of_each_head(search: Search) -> list[Difference]:
 
 BOUNDS: Mapping[str, Callable[[Array, float], Array]] = {
     "logits are clamped to [−{0}, {0}]": lambda x, bound: np.clip(x, -bound, bound),
-    "logits above {0} are set to {0}": lambda x, bound: np.minimum(x, bound),
-    "logits below −{0} are set to −{0}": lambda x, bound: np.maximum(x, -bound),
+    "logits are clamped to at most {0}": lambda x, bound: np.minimum(x, bound),
+    "logits are clamped to at least −{0}": lambda x, bound: np.maximum(x, -bound),
     "logits are {0}·tanh(logits/{0}), a soft cap": lambda x, bound: bound * np.tanh(x / bound),
 }
 """What bounds the scaled logits before the softmax, with one number."""

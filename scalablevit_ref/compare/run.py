@@ -341,7 +341,8 @@ def _own_weights(request: Request, captured: Captured) -> OwnWeights | None:
         or (isinstance(weights, str) and weights in ("random", "own"))
     ):
         return None
-    return own_weights(module.own, captured.params if module.given is None else module.given)
+    given = captured.params if module.given is None else module.given
+    return None if given is None else own_weights(module.own, given)
 
 
 class SideBySide:

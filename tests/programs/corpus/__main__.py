@@ -43,7 +43,7 @@ def main() -> int:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         rows = [row for some in pool.map(_in_a_process, _chunks(works)) for row in some]
     summary = summed(rows)
-    print(json.dumps(summary, indent=2))
+    _say(json.dumps(summary, indent=2))
     if arguments.write:
         from tests.programs.corpus.page import page
 
@@ -75,7 +75,7 @@ def _in_a_process(works: list[tuple[str, str]]) -> list[dict[str, Any]]:
             if line.startswith("{"):
                 row = json.loads(line)
                 rows.append(row)
-                print(line_of(row), flush=True)
+                _say(line_of(row))
     missing = [name for port, name in works if name not in [row["name"] for row in rows]]
     return [*rows, *({"port": works[0][0], "name": name, "verdict": "crashed", "right": False} for name in missing)]
 
@@ -110,8 +110,13 @@ def _worked(text: str) -> int:
             "expected": list(planted.layer),
             "cause_is": planted.cause,
         }
-        print(json.dumps({**row, **asdict(judged(planted, found)), "seconds": round(seconds, 2)}), flush=True)
+        _say(json.dumps({**row, **asdict(judged(planted, found)), "seconds": round(seconds, 2)}))
     return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def line_of(row: dict[str, Any]) -> str:
@@ -134,6 +139,7 @@ def summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "mistakes": len(planted),
         "layer": sum(bool(row.get("layer")) for row in planted),
         "cause": sum(bool(row.get("cause")) for row in planted),
+        "cause or step": sum(bool(row.get("cause") or (row.get("layer") and row.get("step"))) for row in planted),
         "false causes": sum(bool(row.get("false")) for row in planted),
         "refused": sum(row["verdict"] == "refused" for row in planted),
         "crashed": sum(row["verdict"] == "crashed" for row in rows),

@@ -12,15 +12,16 @@ after it was designed. `python -m tests.programs.corpus --write` compares every 
 from what was said: nothing in it is entered by hand. What the first run showed was then mended in the comparator, for all but
 `torch_swin`, which was written after that and is the measure that it has not seen.
 
-A *layer* counts if the first layer that is named as wrong is one that its author accepts. A *cause* counts if what is said of it, a
-cause or the exact step with its kind of difference, fits the words that its author accepts. A cause is *false* if it is asserted
-and does not fit them. *Right ports* are the ports themselves, written in other ways that compute the same.
+A *layer* counts if the first layer that is named as wrong is one that its author accepts. A *cause* counts if what is said fits the
+words that its author accepts. A cause counts as *false* if it is asserted and does not fit them, be it a true statement in other
+words. *Right ports* are the ports themselves, written in other ways that compute the same.
 """
 
 COUNTS = {
     "mistakes": "mistakes",
     "layer": "right layer named",
-    "cause": "cause, or exact step and kind of difference",
+    "cause": "cause in the author's words",
+    "cause or step": "cause, or the step inside the right layer and its kind of difference",
     "false causes": "ports with a false cause",
     "refused": "wrong ports refused, in words",
     "wrong ports called right": "wrong ports called right",

@@ -56,7 +56,9 @@ class Judged:
     first
         The layer that was named first.
     layer, cause
-        Whether the right layer was named, and whether the cause was, or the exact step with its kind of difference.
+        Whether the right layer was named, and whether what was said fits the words of the cause.
+    step
+        Whether the step inside the first layer was told, and a kind of difference with it.
     false
         Causes that were asserted and are none.
     said
@@ -67,6 +69,7 @@ class Judged:
     first: str
     layer: bool
     cause: bool
+    step: bool
     false: tuple[str, ...]
     said: str
 
@@ -75,10 +78,10 @@ def judged(planted: Planted, found: Report | Exception) -> Judged:
     """Hold what was said against what was planted. A port that stays right must agree."""
     if isinstance(found, Exception):
         named = bool(planted.cause and re.search(planted.cause, str(found), re.IGNORECASE))
-        return Judged("refused", "", False, named, (), f"{type(found).__name__}: {found}")
+        return Judged("refused", "", False, named, False, (), f"{type(found).__name__}: {found}")
     verdict, said = "agrees" if found.agrees else "differs", str(found)
     if not planted.layer:
-        return Judged(verdict, "", found.agrees, found.agrees, tuple(map(str, found.causes)), said)
+        return Judged(verdict, "", found.agrees, found.agrees, False, tuple(map(str, found.causes)), said)
     first = found.first.layer if found.first else ""
     fits = re.compile(planted.cause, re.IGNORECASE)
     texts = [str(cause) for cause in found.causes]
@@ -86,7 +89,9 @@ def judged(planted: Planted, found: Report | Exception) -> Judged:
     noted = [note for seen in found.insides for note in seen.notes] + [row.absent for row in found.rows if row.absent]
     told = [*texts, *exact, *noted, *found.notes, *found.unsteady, *found.own_weights]
     false = tuple(text for text in texts if not fits.search(text))
-    return Judged(verdict, first, first in planted.layer, any(fits.search(text) for text in told), false, said)
+    kinds = [d.kind for seen in found.insides if seen.layer == first and seen.step for d in seen.differences]
+    step = any(kind != "size" for kind in kinds) or any(cause.place for cause in found.causes if first in cause.layers)
+    return Judged(verdict, first, first in planted.layer, any(fits.search(text) for text in told), step, false, said)
 
 
 def source_of(port: str) -> str:

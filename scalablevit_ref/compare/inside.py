@@ -360,8 +360,9 @@ def _misfits(scene: Scene, step: str) -> tuple[Difference, ...]:
             break
         if one.name in scene.own.misfits and one.name not in scene.own.outputs:
             value = scene.own.misfits[one.name]
-            found += [] if found else _of_another_stride(scene, one, value)
-            found.append(misfit(scene.spoken(one.name), value, EPS[scene.dtype]))
+            said = misfit(scene.spoken(one.name), value, EPS[scene.dtype])
+            found += [] if found or said.exact else _of_another_stride(scene, one, value)
+            found.append(said)
     return tuple(found[:1] if found and found[0].exact else found)
 
 

@@ -201,6 +201,10 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
         (port.WindowMixer, "self.local(v)", "self.local(v[:1])"), "stages.0.0.attn",
         "qkv is right; what enters proj, the attention and LIM between them, is not", "the last image is missing; all else", "",
     ),
+    "last row lost": (
+        (port.FewKeysMixer, "self.widen(self.squeeze(x))", "self.widen(self.squeeze(x[:, :, :-1]))"), "stages.0.1.attn",
+        "q is right; what enters proj, the attention between them, is not", "the last row is missing; all else", "",
+    ),
     "softmax plus one": (
         (port.WindowMixer, "weights.softmax(-1)", "(weights.exp() / (1 + weights.exp().sum(-1, True)))"), "stages.0.0.attn",
         ATTENTION, "softmax has 1 added to its denominator", "",

@@ -196,6 +196,8 @@ class _Search:
             left = distance(self.actual, self.explained(h, some))
             if left <= bar:
                 found = self.words(h, some)
+                if not found:  # the reference's own, of another size
+                    return None
                 return Difference("setting", joined(found), left, {"changes": found, "factors": some}, exact=True)
         return None
 

@@ -61,7 +61,7 @@ def own_code(doing: str) -> Iterator[None]:
     ...     raise KeyError("stage")
     Traceback (most recent call last):
         ...
-    scalablevit_ref.compare.capture.own_code.OwnCodeError: running the candidate raised KeyError: 'stage' (<doctest ...>, line 2, ...
+    scalablevit_ref...OwnCodeError: running the candidate raised KeyError: 'stage' (<doctest ...>, line 2, in <module>)
     """
     try:
         with np.errstate():

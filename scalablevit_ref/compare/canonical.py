@@ -280,8 +280,8 @@ def _tokens(shape: tuple[int, ...], size: tuple[int, int, int], windows: tuple[i
     """The layouts of the tokens, the likeliest first: whole maps, maps cut into windows, maps padded to whole windows."""
     b, h, w = size
     plain = list(_orders(shape, PLAIN, size, 0))
-    if any(len(group) == 1 for tokens in plain for group in tokens.axes if group[:1] in (("h",), ("w",))):
-        return tuple(plain)  # an array of rows and columns is a map
+    if any(all(len(group) <= 1 for group in tokens.axes) for tokens in plain):
+        return tuple(plain)  # an array of images, rows and columns is a map
     cut = [tokens for p in windows if p > 1 and h % p == 0 and w % p == 0 for tokens in _orders(shape, CUT, size, p)]
     if plain or cut:
         return (*plain, *cut)

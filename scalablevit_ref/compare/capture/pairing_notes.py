@@ -304,7 +304,10 @@ def refusal(
     step = atom.first
     count = prod(atom.sizes)
     text = f"no parameter of {count:,} values for {step.weight} {shapes[step.weight]}"
-    if unit is not None:
+    if unit is not None and own[unit.weight].shape == shapes[step.weight]:
+        sizes = " x ".join(map(str, unit.sizes[unit.keys[0]]))
+        text = f"the candidate's {unit.weight} has the shape of {step.weight}, {shapes[step.weight]}, but acts as one of {sizes}"
+    elif unit is not None:
         text += f"; the candidate's {unit.weight} has {tuple(own[unit.weight].shape)}"
     elif whole:
         text += f"; the candidate has nothing of the sizes of {_some(whole)}"

@@ -30,6 +30,7 @@ from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.compare.capture import Capturable, Captured, CaptureError, Conditions, candidate_of
 from scalablevit_ref.compare.capture.alignment import CanonicalTaps
 from scalablevit_ref.compare.capture.arrays import array_of, image_batch, shape_said
+from scalablevit_ref.compare.capture.followed import Place
 from scalablevit_ref.compare.capture.own_code import OwnCodeError, own_code
 from scalablevit_ref.compare.capture.traces import Trace, TraceFile
 from scalablevit_ref.compare.diagnosis import diagnosed
@@ -440,28 +441,39 @@ class SideBySide:
         module, local, moved = self.captured.followed, self.local, False
         if module is None or local is None:
             return False
-        right = set(self.order) - set(wrong)
+        right, table = set(self.order) - set(wrong), local.table()
+        sources = {source for name in wrong if name in self.taps for source in table[name].sources if source in right}
         others = {
-            (name, source): [place for place in module.places[source] if place.how in BEHIND and place.value != self.values[source]]
-            for name in wrong
-            if name in self.taps
-            for source in local.table()[name].sources
-            if source in right and source in module.places
+            source: [place for place in module.places[source] if self._may_lie_behind(source, place)]
+            for source in sources
+            if source in module.places
         }
         values = module.fetch({place.value for places in others.values() for place in places}) if any(others.values()) else {}
-        for (name, source), places in others.items():
+        for source, places in others.items():
             kept = self.taps.taps[source], self.taps.modules[source], self.values[source]
+            after = [name for name in self.order if source in table[name].sources]
             for place in places:
                 self._put(source, values[place.value], place.called, place.value)
                 with suppress(CaptureError):
                     self._held(source, local.output(source))
-                    if self._held(name, local.output(name)).error <= tolerance:
+                    agree = (self._held(name, local.output(name)).error <= tolerance for name in after)
+                    if (
+                        all(agree)
+                        if place.how == "taken"
+                        else any(name in wrong and good for name, good in zip(after, agree, strict=True))
+                    ):
                         moved = True
                         break
             else:
                 self._put(source, *kept)
                 self._held(source, local.output(source))
         return moved
+
+    def _may_lie_behind(self, source: str, place: Place) -> bool:
+        """Whether a place of a layer's output lies behind what is taken for it."""
+        if place.value == self.values[source]:
+            return False
+        return place.how in BEHIND or (place.how == "taken" and self.captured.followed.only_changed(source, place.value))
 
     def _put(self, name: str, x: np.ndarray, called: str, value: int) -> None:
         self.taps.put(name, x, called)

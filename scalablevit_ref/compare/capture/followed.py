@@ -59,6 +59,14 @@ class Followed:
     own: Mapping[str, np.ndarray]
     given: Mapping[str, np.ndarray] | None
 
+    def only_changed(self, layer: str, value: int) -> bool:
+        """Whether this value is what the layer's parameters have made, changed by nothing that has parameters of another layer."""
+        steps = self.pairing.steps
+        mine = {use.made for step, uses in steps.items() if layer_of(step, self.places) == layer for use in uses}
+        others = {use.made for uses in steps.values() for use in uses} - mine
+        path = along(self.graph, value)
+        return bool(path & mine) and not path & others
+
     def fetch(self, values: Collection[int]) -> Mapping[int, np.ndarray]:
         """These values, of one more run."""
         return self.runner.values(self.images, self.weights, values)[0]

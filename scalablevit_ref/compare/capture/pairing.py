@@ -251,7 +251,8 @@ def _parts(
         sizes = unit.sizes[atom.key]
         layout = layout_of(unit, own[unit.weight], sizes, turned) if atom.first.kind != "norm" else Layout((0,), 0)
         if layout.turned and (same or _shaped_alike(own[unit.weight], shapes[atom.first.weight])):
-            otherwise.append(atom.first.weight)
+            if unit.layout is not None:
+                otherwise.append(atom.first.weight)
             layout = Layout(tuple(sorted(layout.order)), 0)
         start = unit.rows[0] if unit.rows else 0
         for step, rows in atom.parts:

@@ -19,6 +19,12 @@ MOST_NAMES = 3
 UNRELATED = 0.5
 """Least relative error of weights that have nothing to do with each other."""
 
+NOT_LOADED = "they have nothing to do with the file's (not loaded?)"
+ONES = "they are ones (not loaded?)"
+ZEROS = "they are zeros"
+FRESH = frozenset({NOT_LOADED, ONES, ZEROS})
+"""Slips of what is as a new module has it."""
+
 
 @dataclass(frozen=True)
 class Slip:
@@ -63,7 +69,7 @@ class OwnWeights:
     @property
     def loaded(self) -> bool:
         """Whether somebody meant to load the given weights: some of the module's are these, or come from these."""
-        return bool(self.equal or any(slip.words != NOT_LOADED for slip in self.slips))
+        return bool(self.equal or any(slip.words not in FRESH for slip in self.slips))
 
     @property
     def wrong(self) -> bool:
@@ -79,7 +85,6 @@ class OwnWeights:
         return [f"the module's own weights differ from {file}'s in {slip}" for slip in self.slips]
 
 
-NOT_LOADED = "they have nothing to do with the file's (not loaded?)"
 
 
 def own_weights(own: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> OwnWeights:
@@ -122,9 +127,9 @@ def _slip(name: str, own: np.ndarray, given: Mapping[str, np.ndarray]) -> tuple[
     if abs(factor) > 1e-3 and relative_l2(x, factor * y) <= EPS["bfloat16"]:
         return f"they are {factor:.4g} times the file's", False
     if not x.any():
-        return "they are zeros", False
+        return ZEROS, False
     if is_gain(name) and (x == 1).all():
-        return "they are ones (not loaded?)", False
+        return ONES, False
     if relative_l2(x - y.mean(), y - y.mean()) < UNRELATED:
         return "they are near the file's (trained on?)", False
     return NOT_LOADED, False

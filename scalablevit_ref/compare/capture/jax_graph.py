@@ -19,7 +19,7 @@ from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.graph import ABSENT, Graph, ModuleRun
 from scalablevit_ref.compare.capture.jax_program import IN_MODULE, Flattening, Program
-from scalablevit_ref.compare.capture.own_code import RUNNING, own_code, place_of, raised
+from scalablevit_ref.compare.capture.own_code import RUNNING, OwnCodeError, own_code, place_of, raised
 from scalablevit_ref.errors import CaptureError
 
 IMAGE_LAYOUTS = {"b c h w": (0, 1, 2, 3), "b h w c": (0, 2, 3, 1)}
@@ -330,7 +330,7 @@ def _refused(failed: Mapping[str, Failed]) -> CaptureError:
         return [*ours, *(failure.error for failure in failed.values())][0]
     causes = {layout: cast("BaseException", failure.error.__cause__) for layout, failure in failed.items()}
     said = "; ".join(f"{layout}: {raised(error)}" for layout, error in causes.items())
-    refused = CaptureError(f"the candidate runs with no layout of the images: {said}")
+    refused = OwnCodeError(f"the candidate runs with no layout of the images: {said}")
     refused.__cause__ = next(iter(causes.values()))
     return refused
 

@@ -76,13 +76,18 @@ def own_code(doing: str) -> Iterator[None]:
 
 def raised(error: BaseException) -> str:
     """An exception's type, message and place, in one line: `ValueError: boom (port.py, line 2, in forward)`."""
-    try:
-        message = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
-    except (Exception, SystemExit):  # its own __str__ is the port's code too
-        message = "it cannot be printed"
+    message = message_of(error)
     message = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}…"
     place = place_of(error)
     return type(error).__name__ + f": {message}" * bool(message) + f" ({place})" * bool(place)
+
+
+def message_of(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    try:
+        return " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    except (Exception, SystemExit):  # its own __str__ is the port's code too
+        return "it cannot be printed"
 
 
 def own_traceback(error: BaseException) -> list[str]:

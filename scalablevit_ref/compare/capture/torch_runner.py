@@ -17,7 +17,7 @@ from torch import nn
 from scalablevit_ref.arguments import FLOATS, float_dtype
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.graph import Graph, Operation, narrowest, random_operations
-from scalablevit_ref.compare.capture.own_code import RUNNING, OwnCodeError, own_code
+from scalablevit_ref.compare.capture.own_code import RUNNING, OwnCodeError, message_of, own_code
 from scalablevit_ref.compare.capture.torch_graph import Recorder, hooked, own_array
 from scalablevit_ref.compare.capture.torch_reasons import likely_reason
 from scalablevit_ref.compare.capture.torch_refusals import by_trace
@@ -216,8 +216,7 @@ class TorchRunner:
         except CaptureError as error:
             if error.__cause__ is None:
                 raise
-            message = " ".join(str(error.__cause__).split())
-            why = likely_reason(message, recorder.path, modules.get(recorder.path), recorder.failed, fed)
+            why = likely_reason(message_of(error.__cause__), recorder.path, modules.get(recorder.path), recorder.failed, fed)
             raise OwnCodeError(*error.words, *(("; ", *why) if why else ())) from error.__cause__
 
     def _ended(

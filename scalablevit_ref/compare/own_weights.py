@@ -85,8 +85,6 @@ class OwnWeights:
         return [f"the module's own weights differ from {file}'s in {slip}" for slip in self.slips]
 
 
-
-
 def own_weights(own: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> OwnWeights:
     """Both by official names, of the same shapes."""
     found: dict[tuple[str, bool], list[str]] = {}

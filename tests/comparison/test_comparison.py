@@ -71,9 +71,10 @@ def test_the_ports_table_as_it_runs_is_the_port() -> None:
         assert network_of(config).layer_shapes(images.shape)[name] == expected.shape
 
 
+@pytest.mark.parametrize("renamed", [False, True])
 @pytest.mark.parametrize("fault", PLANTED)
-def test_a_planted_fault_is_named(fault: str) -> None:
-    report = found(fault)
+def test_a_planted_fault_is_named(fault: str, renamed: bool) -> None:
+    report = found(fault, renamed=renamed)
     first = report.first
     assert first is not None
     assert first.layer == PLANTED[fault].layer

@@ -6,6 +6,7 @@ were named.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -31,20 +32,41 @@ IMAGES = random_images((2, 3, 56, 112))
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "diagnosis.md"
 
 
-def faulty(name: str | None) -> Any:
-    """The network with this fault, or with none. AssertionError for an edit that is stale."""
+OTHER_NAMES = {
+    "patch_embeds": "stems",
+    "pos_block": "positions",
+    "stages": "levels",
+    "norm1": "before_mixer",
+    "norm2": "before_ffn",
+    "attn": "mixer",
+    "mlp": "ffn",
+    "qkv": "projected",
+    "proj": "out",
+    "lim_func": "local",
+    "reduction": "squeeze",
+    "norm_act": "squeezed",
+    "fc1": "up",
+    "fc2": "down",
+}
+"""Names of modules in the plain network's source, and what they are called in one that is renamed."""
+
+
+def faulty(name: str | None, *, renamed: bool = False) -> Any:
+    """The network with this fault, or with none, perhaps with other names. AssertionError for an edit that is stale."""
     source = Path(plain.__file__).read_text(encoding="utf-8")
     for old, new in PLANTED[name].foreign if name else ():
         assert old in source, f"{name}: {old!r} is not in the module"
         source = source.replace(old, new)
+    for own, other in OTHER_NAMES.items() if renamed else ():
+        source = re.sub(rf"(?<![\"\w]){own}(?![\"\w])", other, source)
     module = ModuleType(f"faulty_{name}")
     sys.modules[module.__name__] = module
     exec(compile(source, str(plain.__file__), "exec", dont_inherit=True), vars(module))
     return module.ScalableViT(CONFIG)
 
 
-def found(name: str) -> Report:
-    return compare(faulty(name), variant=CONFIG, images=IMAGES)
+def found(name: str, *, renamed: bool = False) -> Report:
+    return compare(faulty(name, renamed=renamed), variant=CONFIG, images=IMAGES)
 
 
 def page() -> str:

@@ -8,8 +8,9 @@ assignment of all to all is taken. A parameter that acts at two places is put at
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from math import prod
 
 import numpy as np
@@ -167,6 +168,8 @@ def paired(
         for i, j in assigned(np.where(np.isfinite(scores), scores, -1e6))
         if np.isfinite(scores[i, j]) and scores[i, j] > -MAPPED / 2
     }
+    if names is None:
+        partner = _as_declared(partner, atoms, of_uses, of_atoms, set(exact.values()))
     taken = {id(unit) for unit in partner.values()}
     over = [unit for unit in units if id(unit) not in taken]
     error = refusal(atoms, partner, over, own, shapes, exact)
@@ -178,6 +181,37 @@ def paired(
     facts = facts_of(steps, atoms, partner, over, placed, uses, around, parts, network.layer_shapes(images_shape), graph)
     facts = replace(facts, silent=silent, turned=turned)
     return Pairing(parts, at, words_of(facts), facts, shapes)
+
+
+def _as_declared(
+    partner: dict[int, Unit],
+    atoms: Sequence[Atom],
+    of_uses: Mapping[int, Surroundings],
+    of_atoms: Sequence[Surroundings],
+    named: Collection[str],
+) -> dict[int, Unit]:
+    """Two norms of a block in the order in which they are declared, unless each stands exactly where the reference's does.
+
+    Where norms come after the sums, what stands around the second is like what stands around the first.
+    """
+    found = dict(partner)
+    blocks: dict[str, set[str]] = {}
+    for j, unit in partner.items():
+        blocks.setdefault(_parent(unit), set()).add(atoms[j].first.block)
+    norms = [j for j in sorted(partner) if atoms[j].key[0] == "norm" and partner[j].uses and partner[j].weight not in named]
+    for first, second in combinations(norms, 2):
+        a, b = found[first], found[second]
+        if atoms[first].first.block != atoms[second].first.block or atoms[first].key != atoms[second].key or a.declared < b.declared:
+            continue
+        if _parent(a) != _parent(b) or len(blocks[_parent(a)]) > 1:  # no module of this block holds both
+            continue
+        if any(of_uses[unit.uses[0]].likeness(of_atoms[j]) < 1 for unit, j in ((a, first), (b, second))):
+            found[first], found[second] = b, a
+    return found
+
+
+def _parent(unit: Unit) -> str:
+    return unit.name.rpartition(".")[0]
 
 
 # Names

@@ -383,7 +383,9 @@ def test_the_official_weights_get_into_a_copy_and_are_told_as_they_are(make: Any
 
 def test_classes_are_restored_after_an_error() -> None:
     call = nnx.Conv.__call__
-    with pytest.raises(CaptureError, match=r"^running the candidate raised ValueError: axis 3 is out of .*, in __call__\)$") as error:
+    with pytest.raises(
+        CaptureError, match=r"^running the candidate raised ValueError: axis 3 is out of .*, in __call__\)$"
+    ) as error:
         compared(OnRows())  # the same error in both layouts, which is said once
     assert "\n" not in str(error.value)
     assert nnx.Conv.__call__ is call
@@ -472,7 +474,10 @@ class Silent(nnx.Module):
     [
         (Port(), r"^the linen module is not bound to its variables: give module.bind\(variables\)$"),
         (Silent(), "^the candidate holds no parameters: give a function of the images instead$"),
-        (linear(3, 3), r"^no parameter of 1,176 values for patch_embeds\.0\.proj\.weight \(8, 3, 7, 7\); the candidate's weight has \(3, 3\)"),
+        (
+            linear(3, 3),
+            r"^no parameter of 1,176 values for patch_embeds\.0\.proj\.weight \(8, 3, 7, 7\); the candidate's weight has \(3, 3\)",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(model: Any, message: str) -> None:

@@ -25,6 +25,9 @@ ZEROS = "they are zeros"
 FRESH = frozenset({NOT_LOADED, ONES, ZEROS})
 """Slips of what is as a new module has it."""
 
+FEWEST = 32
+"""Fewest values of a parameter that is near the file's, or a multiple of it, by more than chance."""
+
 
 @dataclass(frozen=True)
 class Slip:
@@ -60,16 +63,19 @@ class OwnWeights:
         What differs; empty if nothing does.
     equal, count
         How many parameters that tell anything are equal, and how many there are. Gains of ones and biases of zeros tell nothing.
+    kin
+        How many others come from the file's, by so many values that it is no chance.
     """
 
     slips: tuple[Slip, ...]
     equal: int
     count: int
+    kin: int
 
     @property
     def loaded(self) -> bool:
         """Whether somebody meant to load the given weights: some of the module's are these, or come from these."""
-        return bool(self.equal or any(slip.words not in FRESH for slip in self.slips))
+        return bool(self.equal or self.kin)
 
     @property
     def wrong(self) -> bool:
@@ -97,7 +103,8 @@ def own_weights(own: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) 
             found.setdefault(_slip(name, own[name], given), []).append(name)
     order = Counter({key: len(names) for key, names in found.items()})
     slips = tuple(Slip(words, tuple(found[words, harmless]), harmless) for (words, harmless), _ in order.most_common())
-    return OwnWeights(slips, len(equal & telling), len(telling))
+    kin = sum(own[name].size >= FEWEST for slip in slips if slip.words not in FRESH for name in slip.names)
+    return OwnWeights(slips, len(equal & telling), len(telling), kin)
 
 
 def _tells(x: np.ndarray) -> bool:

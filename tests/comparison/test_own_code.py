@@ -180,7 +180,7 @@ def test_a_flax_module_names_the_place_for_each_layout() -> None:
         def __call__(self, images: Any) -> Any:
             raise KeyError(f"rank {images.ndim}")
 
-    with pytest.raises(CaptureError, match=r"^running the candidate raised KeyError: 'rank 4' \(.*test_own_code\.py, line") as error:
+    with pytest.raises(CaptureError, match=r"^running the candidate raised KeyError: 'rank 4' \(.*own_code\.py, line") as error:
         compare(Same(), variant="digits", images=IMAGES)
     assert str(error.value).count("rank 4") == 1
 

@@ -351,6 +351,7 @@ def uses() -> dict[str, Use]:
                 "diagnosis": False,
                 "progress": len,
                 "costly": False,
+                "as_it_is": False,
             },
             {
                 "candidate": "",
@@ -364,6 +365,7 @@ def uses() -> dict[str, Use]:
                 "progress": "function",
                 "dtype": "dtype or None or own",
                 "costly": "flag",
+                "as_it_is": "flag",
             },
         ),
         "testing.assert_equivalent_everywhere": Use(

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 
 from scalablevit_ref.blocks import peg
-from scalablevit_ref.compare.capture.alignment import Captured, Conditions, fitting, nameable
+from scalablevit_ref.compare.capture.alignment import Captured, Conditions, by_name, fitting, misfit, nameable
 from scalablevit_ref.compare.capture.graph import Graph, Runner, along, fed_by_images, live, makers, narrowest, unmoved, users
-from scalablevit_ref.compare.capture.names import by_mapping
+from scalablevit_ref.compare.capture.names import by_mapping, merged
 from scalablevit_ref.compare.capture.pairing import Pairing, paired
 from scalablevit_ref.compare.capture.uses import Use
 from scalablevit_ref.errors import CaptureError
@@ -80,7 +80,7 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
     network, images, own = conditions.network, conditions.fed, runner.parameters
     graph = runner.record(images, _drawn(own))
     called = Called(graph, runner.paths)
-    names = None if conditions.names is None else called.canonical(by_mapping(conditions.names, called.paths, nameable(network)))
+    names = None if conditions.names is None else called.canonical(_mapped(conditions.names, called, network))
     pairing = paired(graph, own, network, images.shape, names=names)
     official = pairing.official_weights(own)
     given = conditions.weights
@@ -115,6 +115,13 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
         narrowest=narrowest(graph)[0],
     )
     return replace(captured, followed=Followed(runner, graph, pairing, images, weights, places, official, given))
+
+
+def _mapped(names: Mapping[str, str], called: Called, network: Network) -> dict[str, str]:
+    """A user's mapping without placeholders, in which no module is two layers, be it by its official name."""
+    found = by_mapping(names, called.paths, nameable(network))
+    merged(by_name(called.paths, network), found)
+    return found
 
 
 def _check_apart(pairing: Pairing, own: Mapping[str, np.ndarray]) -> None:
@@ -185,7 +192,10 @@ def places_of_layers(
     for name in table:
         owner = owners.get(name, "")
         if names is not None and name in names:
-            found[name].append(Place(returned[names[name]], called(names[name]), "returned"))
+            mapped = Place(returned[names[name]], called(names[name]), "returned")
+            if not fitting(graph.shapes[mapped.value], shapes[name]):
+                raise misfit(mapped.called, name, graph.shapes[mapped.value], shapes[name])
+            found[name].append(mapped)
         own = [uses for step, uses in pairing.steps.items() if layer_of(step, table) == name]
         acting = [use for uses in own for use in uses if use.made in used]
         if name in with_parameters and not acting:
@@ -219,7 +229,7 @@ def places_of_layers(
     for source, added in _addends(graph, pairing, table, found):
         found[source].append(Place(added, called(owners.get(source, "")), "added"))
     for name, value in _returned(graph, shapes).items():  # what it gives is what counts, whatever it computes besides
-        found[name] = [Place(value, "output", "returned")]
+        found[name] = [*(found[name][:1] if names is not None and name in names else ()), Place(value, "output", "returned")]
     return {
         name: tuple(dict.fromkeys(fits))
         for name, places in found.items()

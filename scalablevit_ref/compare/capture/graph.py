@@ -239,3 +239,12 @@ def narrowest(graph: Graph) -> tuple[str, Operation | None]:
             if value in passed and dtype in EPS and EPS[dtype] > EPS.get(best, 0):
                 best, where = dtype, operation
     return best, where
+
+
+def narrowed(graph: Graph, dtype: str) -> str:
+    """In words, from where on a candidate of this dtype computes in a narrower one; empty if it does not."""
+    narrow, where = narrowest(graph)
+    if where is None or narrow not in EPS or EPS[narrow] <= EPS.get(dtype, 0):
+        return ""
+    place = where.line or where.module
+    return f"part of it is computed in {narrow}, from {where.name}{f' ({place})' if place else ''} on"

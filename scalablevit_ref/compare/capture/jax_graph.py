@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import count
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.compare.capture.arrays import array_of
-from scalablevit_ref.compare.capture.graph import ABSENT, Graph, ModuleRun
+from scalablevit_ref.compare.capture.graph import ABSENT, Graph, ModuleRun, narrowed
 from scalablevit_ref.compare.capture.jax_program import IN_MODULE, Flattening, Program
 from scalablevit_ref.compare.capture.own_code import RUNNING, OwnCodeError, own_code, place_of, raised
 from scalablevit_ref.errors import CaptureError
@@ -121,7 +121,8 @@ class JaxRunner:
     def record(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> Graph:
         with self._precision():
             program, state, _ = self._traced(images, weights)
-            return program.graph(state, f"images were given as {self._layout}")
+            graph = program.graph(state, f"images were given as {self._layout}")
+            return replace(graph, notes=(*graph.notes, *filter(None, [narrowed(graph, self.dtype)])))
 
     def values(
         self, images: np.ndarray, weights: Mapping[str, np.ndarray], wanted: Collection[int]

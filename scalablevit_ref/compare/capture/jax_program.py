@@ -174,7 +174,7 @@ def _notes(graph: Graph, answers: Sequence[Any]) -> Iterator[str]:
         if op.name in OPAQUE and inside:
             yield f"{', '.join(inside)} cannot be followed into {op.name} ({op.line or 'of JAX'})"
     if answers:
-        yield f"it looks at {len(answers)} values, and may do something else on other images"
+        yield f"it looks at {len(answers)} value{'s' * (len(answers) > 1)}, and may do something else on other images"
 
 
 def _said(value: Any) -> Any:

@@ -16,7 +16,7 @@ from torch import nn
 
 from scalablevit_ref.arguments import FLOATS, float_dtype
 from scalablevit_ref.compare.capture.arrays import array_of
-from scalablevit_ref.compare.capture.graph import Graph, Operation, narrowest, random_operations
+from scalablevit_ref.compare.capture.graph import Graph, Operation, narrowed, random_operations
 from scalablevit_ref.compare.capture.own_code import RUNNING, OwnCodeError, message_of, own_code
 from scalablevit_ref.compare.capture.torch_graph import Recorder, hooked, own_array
 from scalablevit_ref.compare.capture.torch_reasons import likely_reason
@@ -24,7 +24,6 @@ from scalablevit_ref.compare.capture.torch_refusals import by_trace
 from scalablevit_ref.compare.capture.torch_state import untouched
 from scalablevit_ref.compare.capture.torch_wrappers import copied, held
 from scalablevit_ref.errors import CaptureError
-from scalablevit_ref.testing.arrays import EPS
 
 
 @dataclass(frozen=True)
@@ -240,10 +239,7 @@ class TorchRunner:
                 yield f"it computes under autocast in {dtype}{at}, which does nothing in float64: dtype=own compares it as it runs"
             else:
                 yield f"it computes under autocast in {dtype}{at}"
-        dtype, where = narrowest(graph)
-        if where is not None and dtype in EPS and EPS[dtype] > EPS.get(self.dtype, 0):
-            place = where.line or where.module
-            yield f"part of it is computed in {dtype}, from {where.name}{f' ({place})' if place else ''} on"
+        yield from filter(None, [narrowed(graph, self.dtype)])
         for shape, line in recorder.from_outside.items():
             what = f"an array {' '.join(map(str, shape))} comes from outside of torch{f' ({line})' if line else ''}"
             yield f"{what}: what was done there is not followed"

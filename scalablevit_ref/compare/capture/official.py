@@ -155,7 +155,7 @@ def _held(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, str, st
         weight, *rest = sorted(names, key=lambda name: name.rpartition(".")[2] not in ("weight", "g"))
         long = [size for size in shapes[weight] if size > 1]
         kind = "norm" if len(long) <= 1 and len(shapes[weight]) != 2 else "linear" if len(shapes[weight]) == 2 else "convolution"
-        if kind == "norm" and len(shapes[weight]) == 4 and prod(shapes[weight][2:]) > 1:
+        if kind == "norm" and len(shapes[weight]) == 4 and (prod(shapes[weight][2:]) > 1 or shapes[weight][0] > 1):
             kind = "convolution"
         found[module] = (kind, weight, rest[0] if rest else "")
     return found

@@ -201,7 +201,8 @@ def _as_declared(
     norms = [j for j in sorted(partner) if atoms[j].key[0] == "norm" and partner[j].uses and partner[j].weight not in named]
     for first, second in combinations(norms, 2):
         a, b = found[first], found[second]
-        if atoms[first].first.block != atoms[second].first.block or atoms[first].key != atoms[second].key or a.declared < b.declared:
+        one_block = atoms[first].first.block == atoms[second].first.block and atoms[first].key == atoms[second].key
+        if not one_block or a.declared < b.declared:
             continue
         if _parent(a) != _parent(b) or len(blocks[_parent(a)]) > 1:  # no module of this block holds both
             continue

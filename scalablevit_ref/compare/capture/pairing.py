@@ -18,7 +18,7 @@ import numpy as np
 from scalablevit_ref.compare.capture.assignment import assigned
 from scalablevit_ref.compare.capture.context import contexts
 from scalablevit_ref.compare.capture.flow import Flow
-from scalablevit_ref.compare.capture.graph import Graph
+from scalablevit_ref.compare.capture.graph import Graph, live
 from scalablevit_ref.compare.capture.layout import Layout
 from scalablevit_ref.compare.capture.names import by_mapping
 from scalablevit_ref.compare.capture.official import Atom, Step, steps_of
@@ -179,8 +179,22 @@ def paired(
     placed = _placed(atoms, partner, uses, stands, of_uses, of_atoms)
     at = {name: tuple(chosen) for name, chosen in _steps(atoms, placed, uses, units).items()}
     facts = facts_of(steps, atoms, partner, over, placed, uses, around, parts, network.layer_shapes(images_shape), graph)
-    facts = replace(facts, silent=silent, turned=turned)
+    taking = {own_name for own_name in map(graph.parameters.get, _read(graph)) if own_name is not None}
+    held = {part.own for some in parts.values() for part in some}
+    facts = replace(
+        facts,
+        silent=silent,
+        turned=turned,
+        never_used=tuple(step for step in facts.never_used if facts.own.get(step) not in taking),
+        extra=tuple(name for name in facts.extra if name not in held),
+    )
     return Pairing(parts, at, words_of(facts), facts, shapes)
+
+
+def _read(graph: Graph) -> frozenset[int]:
+    """The values that operations take whose results are used."""
+    used = live(graph)
+    return frozenset(x for operation in graph.operations if used.intersection(operation.outputs) for x in operation.inputs)
 
 
 def _as_declared(

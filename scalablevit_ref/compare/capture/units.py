@@ -68,7 +68,7 @@ def units_of(flow: Flow, uses: Sequence[Use], own: Mapping[str, np.ndarray]) -> 
     for i, use in enumerate(uses):
         if use.weight not in own or not (use.kind in STEPS or (use.kind == "gain" and own[use.weight].size > 1)):
             continue
-        if use.kind == "gain" and use.weight in normed:
+        if use.kind == "gain" and (use.weight in normed or own[use.weight].ndim > 2):  # a kernel, multiplied number by number
             continue
         rows, layout = _lies(flow, use, own[use.weight])
         key = key_of(use.kind, use.sizes)

@@ -217,12 +217,13 @@ def terms_of(scene: Scene, step: str, expected: np.ndarray) -> dict[str, np.ndar
 
 def left_out(scene: Scene, step: str, actual: np.ndarray, given: Mapping[str, np.ndarray], eps: float) -> list[Difference]:
     """Where a value is the input of what should have made it: that is left out."""
-    sources = scene.sources.get(step, ())
+    sources, what = scene.sources.get(step, ()), "is left out"
     if sources == (INPUT,) and len(scene.layer.sources) == 1 and scene.layer.sources != (IMAGES,):
         source = scene.layer.sources[0]
         if not scene.local.table()[source].sources or scene.local.table()[source].sources == (IMAGES,):
             return []
         named, x = what_is(scene.local, scene.layer.name, source), fed(scene.local, source)
+        what = "does not come before it" if source in scene.tapped else what  # it runs, elsewhere
     elif len(sources) == 1 and sources[0] != INPUT:
         held = scene.own.inputs.get(sources[0])
         named, x = scene.spoken(sources[0]), scene.run[sources[0]].given if held is None else held.actual
@@ -233,7 +234,7 @@ def left_out(scene: Scene, step: str, actual: np.ndarray, given: Mapping[str, np
     left = float(np.linalg.norm(actual - x)) / (float(np.linalg.norm(actual)) or 1.0)
     alike = (name for name, value in given.items() if value.shape == x.shape and np.array_equal(value, x))
     words = next(alike, f"what {named} should be given")
-    return [Difference("mixture", f"{named} is left out: it is {words}", left, {"left out": named}, exact=True)]
+    return [Difference("mixture", f"{named} {what}: it is {words}", left, {"left out": named}, exact=True)]
 
 
 def what_is(local: Local, layer: str, source: str) -> str:

@@ -64,8 +64,8 @@ class Followed:
         steps = self.pairing.steps
         mine = {use.made for step, uses in steps.items() if layer_of(step, self.places) == layer for use in uses}
         others = {use.made for uses in steps.values() for use in uses} - mine
-        path = along(self.graph, value)
-        return bool(path & mine) and not path & others
+        path = along(self.graph, value, mine)
+        return bool(path) and not path & others
 
     def fetch(self, values: Collection[int]) -> Mapping[int, np.ndarray]:
         """These values, of one more run."""
@@ -275,6 +275,7 @@ def _addends(
     """What is added to the residual stream, for each layer that is: that is what it gives, whatever is done to it before."""
     made = makers(graph)
     own = {name: [use for step, uses in pairing.steps.items() if layer_of(step, table) == name for use in uses] for name in table}
+    every = {use.made for uses in own.values() for use in uses}
     for name, layer in table.items():
         if len(layer.sources) < 2:
             continue
@@ -284,7 +285,10 @@ def _addends(
             if summed in made and graph.operations[made[summed]].kind == "add":
                 for source in layer.sources[1:]:
                     acted = {use.made for use in own[source]}
-                    yield from ((source, x) for x in graph.operations[made[summed]].inputs if acted & along(graph, x))
+                    for x in graph.operations[made[summed]].inputs:
+                        path = along(graph, x, acted)
+                        if path and not path & (every - acted):
+                            yield source, x
 
 
 def _absent(graph: Graph, pairing: Pairing, network: Network, images: tuple[int, ...]) -> dict[str, str]:

@@ -167,15 +167,23 @@ def unmoved(graph: Graph, value: int) -> int:
     return value
 
 
-def along(graph: Graph, value: int) -> set[int]:
-    """The value, and those that it comes from by operations on one value that depends on the images: no sum, no product of two."""
-    made, fed, found = makers(graph), fed_by_images(graph), {value}
-    while value in made:
-        came = {x for x in graph.operations[made[value]].inputs if x in fed}
-        if len(came) != 1:
-            break
-        value = came.pop()
-        found.add(value)
+MOST_ALONG = 200
+"""Most values between a layer's own output and what is made of it that are followed."""
+
+
+def along(graph: Graph, value: int, ends: Collection[int]) -> set[int]:
+    """The values from this one back to `ends`, where it depends on the images through these alone; empty where it does not."""
+    made, fed, found, queue = makers(graph), fed_by_images(graph), set[int](), [value]
+    while queue:
+        x = queue.pop()
+        if x in found or x not in fed:
+            continue
+        found.add(x)
+        if x in ends:
+            continue
+        if x not in made or len(found) > MOST_ALONG:
+            return set()
+        queue += graph.operations[made[x]].inputs
     return found
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from tests.programs.corpus.planted import NAMES, Planted, built, judged, planted_in
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
+DOCUMENT = DOCS / "corpus.json"
 
 SIZE = 12
 """Planted mistakes that one process compares: what a framework compiles once serves them all."""
@@ -29,6 +30,7 @@ def main() -> int:
     parser.add_argument("ports", nargs="*", help=f"Of {', '.join(NAMES)}; not given: all.")
     parser.add_argument("--only", default="", help="Those whose names hold these words.")
     parser.add_argument("--write", action="store_true", help="Write docs/corpus.json and docs/corpus.md.")
+    parser.add_argument("--missing", action="store_true", help="Those that docs/corpus.json does not have.")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -40,6 +42,8 @@ def main() -> int:
         for planted in (*planted_in(port)[0], *planted_in(port)[1])
         if arguments.only in planted.name
     ]
+    if arguments.missing:
+        works = [work for work in works if work not in {(row["port"], row["name"]) for row in _earlier()}]
     rows: list[dict[str, Any]] = []
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for some in pool.map(_in_a_process, _chunks(works)):
@@ -50,18 +54,22 @@ def main() -> int:
     return 0
 
 
+def _earlier() -> list[dict[str, Any]]:
+    """The rows of the document as it is."""
+    found: list[dict[str, Any]] = json.loads(DOCUMENT.read_text(encoding="utf-8"))["rows"] if DOCUMENT.exists() else []
+    return found
+
+
 def _written(rows: list[dict[str, Any]]) -> None:
     """Put these rows into the document, in the place of earlier ones of the same mistakes, and make the page from it."""
     from tests.programs.corpus.page import page
 
-    path = DOCS / "corpus.json"
-    earlier = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-    known = {(row["port"], row["name"]): row for row in (*earlier, *rows)}
+    known = {(row["port"], row["name"]): row for row in (*_earlier(), *rows)}
     order = [(port, planted.name) for port in NAMES for some in planted_in(port) for planted in some]
     kept = [known[key] for key in order if key in known]
     by_port = {port: summed([row for row in kept if row["port"] == port]) for port in dict.fromkeys(row["port"] for row in kept)}
     document = {"summary": summed(kept), "by_port": by_port, "rows": kept}
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    DOCUMENT.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (DOCS / "corpus.md").write_text(page(document), encoding="utf-8")
 
 

@@ -17,7 +17,6 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.json_output import print_json
@@ -265,7 +264,7 @@ def _print_line(console: Console, line: str) -> None:
     for part in parts:
         part.rstrip()
     for part in (*parts, last):
-        console.print(Text(indent) + part)
+        console.print(styled(indent) + part)
 
 
 def _cells(row: Row, more: int) -> list[str]:

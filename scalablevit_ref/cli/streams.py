@@ -17,7 +17,8 @@ ESCAPED = "scalablevit_ref.escaped"
 
 COUNTERPARTS = {
     "…": "...", "’": "'", "–": "-", "−": "-", "⁻": "-", "·": "*", "×": "x", "•": "*", "′": "'", "‖": "||", "→": "->", "≤": "<=",
-    "∞": "inf", "Δ": "Delta", "Σ": "Sum", "σ": "sigma", "ᵀ": "^T", "ᵖ": "^p", "□": "[]", "✓": "yes", "✗": "no", "\ufffd": "?",
+    "∞": "inf", "√": "sqrt", "°": "deg", "Φ": "Phi", "α": "alpha", "β": "beta", "Δ": "Delta", "Σ": "Sum", "σ": "sigma",
+    "ᵀ": "^T", "ᵖ": "^p", "□": "[]", "✓": "yes", "✗": "no", "\ufffd": "?",
 }  # fmt: skip
 """What our own signs are in ASCII, but for box drawings, powers and fractions, whose names and decompositions say it."""
 

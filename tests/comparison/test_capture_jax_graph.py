@@ -493,10 +493,10 @@ def test_dropout_that_is_always_on_is_said() -> None:
     words = (
         r"random numbers enter what it returns \(test_capture_jax_graph.py, line \d+, in __call__\): dropout or drop path is active"
     )
-    for module in (bound(Always(), 2, 4, 6, 3), AlwaysNnx()):
+    for module, layout in ((bound(Always(), 2, 4, 6, 3), "b h w c"), (AlwaysNnx(), "b c h w")):
         runner = flax_runner(module)
         graph = runner.record(IMAGES, {})
-        assert graph.notes == ("images were given as b h w c",)
+        assert graph.notes == (f"images were given as {layout}",)
         assert re.fullmatch(words, runner.unrepeated(IMAGES, {}))
         assert any("random_bits" in op.name for op in graph.operations)
         runner.values(IMAGES, {}, graph.outputs.values())

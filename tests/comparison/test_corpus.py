@@ -35,7 +35,12 @@ def test_every_edit_applies(port: str) -> None:
     source, (mistakes, right) = source_of(port), planted_in(port)
     names = [planted.name for planted in (*mistakes, *right)]
     assert len(set(names)) == len(names)
-    assert all(old in source and new != old for planted in (*mistakes, *right) for old, new in planted.edits)
+    for planted in (*mistakes, *right):
+        edited = source
+        for old, new in planted.edits:
+            assert old in edited
+            edited = edited.replace(old, new)
+        assert edited != source
     assert all(planted.layer and planted.cause for planted in mistakes)
     assert not any(planted.layer for planted in right)
 

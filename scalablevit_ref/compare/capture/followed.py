@@ -205,7 +205,9 @@ def places_of_layers(
             for use in sorted(acting, key=lambda use: -use.operation)
         ]
         found[name] += [] if table[name].function is peg else ends
-        found[name] += [Place(value, called(owner), "taken") for use in acting for value in _with_its_input(graph, use)]
+        found[name] += [
+            Place(value, called(owner) or called.giving(value), "taken") for use in acting for value in _with_its_input(graph, use)
+        ]
         for consumer, layer in table.items():
             if layer.sources == (name,):
                 taking = [
@@ -225,9 +227,9 @@ def places_of_layers(
         if table[name].function is peg:
             found[name] += [replace(place, how="inner") for place in ends]
     for name, value in _sums(graph, table, found, shapes):
-        found[name].append(Place(value, called(owners.get(name, "")), "taken"))
+        found[name].append(Place(value, called(owners.get(name, "")) or called.giving(value), "taken"))
     for source, added in _addends(graph, pairing, table, found):
-        found[source].append(Place(added, called(owners.get(source, "")), "added"))
+        found[source].append(Place(added, called(owners.get(source, "")) or called.giving(added), "added"))
     for name, value in _returned(graph, shapes).items():  # what it gives is what counts, whatever it computes besides
         found[name] = [*(found[name][:1] if names is not None and name in names else ()), Place(value, "output", "returned")]
     return {

@@ -19,7 +19,7 @@ VERDICTS = {
 
 
 def inside_section(seen: Inside, dtype: str, tolerance: float, index: int) -> str:
-    """index: of this layer among those that were looked into."""
+    """One layer that was looked into; `index` is its number among these."""
     name = f"inside-{index}"
     line = f" The first wrong value is computed in {code(seen.line)}." if seen.line else ""
     notes = "".join(f"<li>{sentence(note)}</li>" for note in seen.notes)

@@ -207,9 +207,9 @@ def weights(logits: Array, normaliser: str) -> Array:
 class Part:
     """A hypothesis on some windows, up to the scale of the logits: what enters the softmax and what should come out.
 
-    logits: s heads n m; values: s heads m d; target, valid and each of `added`: s heads n d.
+    The logits are s heads n m, the values s heads m d; the target, `valid` and each of `added` are s heads n d.
     Where `valid` is False the target is not known.
-    seen: s heads n m, or None.
+    What is seen is s heads n m, or None.
     """
 
     logits: Array

@@ -22,8 +22,9 @@ UNRELATED = 0.5
 NOT_LOADED = "they have nothing to do with the file's (not loaded?)"
 ONES = "they are ones (not loaded?)"
 ZEROS = "they are zeros"
-FRESH = frozenset({NOT_LOADED, ONES, ZEROS})
-"""Slips of what is as a new module has it."""
+NEARBY = "they are near the file's (trained on?)"
+FRESH = frozenset({NOT_LOADED, ONES, ZEROS, NEARBY})
+"""Slips of what is as a new module has it, be it one from which the file was trained."""
 
 FEWEST = 32
 """Fewest values of a parameter that is near the file's, or a multiple of it, by more than chance."""
@@ -136,7 +137,7 @@ def _slip(name: str, own: np.ndarray, given: Mapping[str, np.ndarray]) -> tuple[
     if is_gain(name) and (x == 1).all():
         return ONES, False
     if relative_l2(x - y.mean(), y - y.mean()) < UNRELATED:
-        return "they are near the file's (trained on?)", False
+        return NEARBY, False
     return NOT_LOADED, False
 
 

@@ -108,7 +108,7 @@ def fit_convolution(
 ) -> list[Difference]:
     """Which settings explain a convolution's output b h' w' o.
 
-    The sources are x b h w c, weight o c/groups kh kw, bias o or none; other maps of x's shape may be its input, those of the output's
+    The sources are x b h w c, weight o c/groups kh kw, bias o or none; other maps of x's shape may be its input, of the output's
     may be added.
     """
     search = _Search(actual, sources, settings, eps)

@@ -10,7 +10,8 @@ INTRODUCTION = """# What the comparator says of ports that it has never seen
 Ports of the network in several styles, and the mistakes in them, were written by people who did not know how the comparator works,
 after it was designed. `python -m tests.programs.corpus --write` compares every one of them with the reference and writes this page
 from what was said: nothing in it is entered by hand. What the first run showed was then mended in the comparator, for all but
-`torch_swin`, which was written after that and is the measure that it has not seen.
+`torch_swin`, which was written after that: at its first run 40 of its 40 layers were right, 34 causes, and 6 causes did not fit. Of
+`flax_nnx`, which JAX compiles for minutes, the table has the mistakes that were compared so far.
 
 A *layer* counts if the first layer that is named as wrong is one that its author accepts. A *cause* counts if what is said fits the
 words that its author accepts. A cause counts as *false* if it is asserted and does not fit them, be it a true statement in other

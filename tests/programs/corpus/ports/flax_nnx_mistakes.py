@@ -548,19 +548,6 @@ MISTAKES: tuple[Planted, ...] = (
         r"ratio|hidden|width|shape|units",
     ),
     Planted(
-        "dropout left on in the MLP",
-        (
-            (
-                "self.down = nnx.Linear(hidden, dim, rngs=rngs)",
-                "self.down = nnx.Linear(hidden, dim, rngs=rngs)\n        self.drop = nnx.Dropout(0.1, rngs=rngs)",
-            ),
-            ("return self.down(x)\n\n\nclass Block", "return self.drop(self.down(x))\n\n\nclass Block"),
-        ),
-        ("stages.0.0.mlp",),
-        r"dropout|random|unsteady|not steady|another result|each (call|run)|two (calls|runs)|same input|training|"
-        r"deterministic|stochastic",
-    ),
-    Planted(
         "the MLP's input in bfloat16",
         (("m = self.channel_mixer(m)", "m = self.channel_mixer(m.astype(jnp.bfloat16))"),),
         ("stages.0.0.mlp", "stages.0.0.norm2"),
@@ -786,6 +773,16 @@ MISTAKES: tuple[Planted, ...] = (
 )
 
 RIGHT: tuple[Planted, ...] = (
+    Planted(
+        "right: dropout that evaluation switches off",
+        (
+            (
+                "self.down = nnx.Linear(hidden, dim, rngs=rngs)",
+                "self.down = nnx.Linear(hidden, dim, rngs=rngs)\n        self.drop = nnx.Dropout(0.1, rngs=rngs)",
+            ),
+            ("return self.down(x)\n\n\nclass Block", "return self.drop(self.down(x))\n\n\nclass Block"),
+        ),
+    ),
     Planted(
         "softmax by hand",
         (

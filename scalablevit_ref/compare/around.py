@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.compare.capture.graph import Graph
+from scalablevit_ref.compare.capture.graph import Graph, live
 from scalablevit_ref.compare.followed import Followed
 from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.compare.reasoning.difference import Difference
@@ -223,7 +223,8 @@ def left_out(scene: Scene, step: str, actual: np.ndarray, given: Mapping[str, np
         if not scene.local.table()[source].sources or scene.local.table()[source].sources == (IMAGES,):
             return []
         named, x = what_is(scene.local, scene.layer.name, source), fed(scene.local, source)
-        what = "does not come before it" if source in scene.tapped else what  # it runs, elsewhere
+        if scene.tapped.get(source) in live(scene.graph):  # it runs, elsewhere
+            what = "does not come before it"
     elif len(sources) == 1 and sources[0] != INPUT:
         held = scene.own.inputs.get(sources[0])
         named, x = scene.spoken(sources[0]), scene.run[sources[0]].given if held is None else held.actual

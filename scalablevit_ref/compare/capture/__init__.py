@@ -50,10 +50,13 @@ def candidate_of(value: Any) -> Capturable:
         from scalablevit_ref.compare.capture.onnx import OnnxModel
 
         return OnnxModel(Path(value))
-    if torch is not None and isinstance(value, (torch.nn.Module, torch.export.ExportedProgram)):
-        from scalablevit_ref.compare.capture.torch import TorchModule
+    if torch is not None:
+        from scalablevit_ref.compare.capture.torch_wrappers import is_torch
 
-        return TorchModule(value)
+        if is_torch(value):
+            from scalablevit_ref.compare.capture.torch import TorchModule
+
+            return TorchModule(value)
     if (nnx is not None and isinstance(value, nnx.Module)) or (linen is not None and isinstance(value, linen.Module)):
         from scalablevit_ref.compare.capture.flax import FlaxModule
 

@@ -3,6 +3,8 @@
 Of `python -m tests.endurance`, which puts load and faults on the package for minutes, the tests run a small share only.
 
 `python -m tests --quick`, before each commit: lint, types, and the tests that find most mistakes soonest.
+
+`python -m tests --versions`, before a release: the lowest and the newest versions of what this package needs (`versions`).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 
+from tests import versions
 from tests.lint import STEPS, run, together
 
 PEER = "vit-pytorch==1.26.11"
@@ -58,6 +61,9 @@ PYTEST = ("pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 
 def main(arguments: Sequence[str]) -> None:
     """Run the steps: the tests only if all others pass."""
+    if "--versions" in arguments:
+        versions.main([argument for argument in arguments if argument != "--versions"])
+        return
     quick = "--quick" in arguments
     options = [argument for argument in arguments if argument != "--quick"]
     if not find_spec("vit_pytorch"):

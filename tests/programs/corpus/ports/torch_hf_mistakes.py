@@ -431,7 +431,7 @@ SCALABLE = (
             ),
         ),
         SSA,
-        r"reduction|\bsr\b|\bcr\b|depthwise|order|\(20, 1, 4, 4\)|20.*16|16.*20",
+        r"(\bsr\b|\bcr\b|reduction).*(shape|order|\b16\b|\b20\b|partner|place|before|after)|(shape|order|partner|place).*(\bsr\b|\bcr\b|reduction)|depthwise.*(after|order|shape)|\(20, 1, 4, 4\)",
     ),
     Planted(
         "the reduction is normed before its channels are scaled: other shapes",
@@ -446,7 +446,7 @@ SCALABLE = (
             (NORM_ACT, "            hidden_states = self.act_fn(hidden_states)\n"),
         ),
         SSA,
-        r"norm_act|layer_norm|norm.*(before|order|shape|\b16\b|\b20\b|partner)|\(16,\).*\(20,\)|\(20,\).*\(16,\)",
+        r"norm.*(before|order|shape|\b16\b|\b20\b|partner|place)|(shape|partner|place).*norm|\(16,\).*\(20,\)|\(20,\).*\(16,\)",
     ),
     Planted(
         "values are of the scaled width too, as in the authors' first version: other shapes",
@@ -465,7 +465,7 @@ SCALABLE = (
             ),
         ),
         SSA,
-        r"value|\bv\b|ssa_values|first version|\bv1\b|proj|20.*16|16.*20",
+        r"(value|\bv\b|proj|dense).*(shape|width|scaled|channels|\b16\b|\b20\b|partner|place)|(shape|width|scaled|partner|place).*(value|\bv\b|proj|dense)|ssa_values|first version|\bv1\b",
     ),
     Planted(
         "plain attention of the last stages stays inside windows",

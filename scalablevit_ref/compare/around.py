@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class Scene:
     graph: Graph
     fetch: Fetch
     tapped: Mapping[str, int]
+    written: dict[tuple[int, str], Difference | None] = field(default_factory=dict)
 
     def effective(self, step: str) -> np.ndarray:
         """What the steps after this one were given: the candidate's own value where it is known."""

@@ -39,6 +39,7 @@ from scalablevit_ref.compare.reasoning.kinds import is_general, kinds_of_differe
 from scalablevit_ref.compare.sample import Sample, sampled
 from scalablevit_ref.compare.steps import INPUT, OUTPUT, Run, Step, feeds, run_layer
 from scalablevit_ref.compare.undone import undone
+from scalablevit_ref.compare.written_out import written_out
 from scalablevit_ref.layers import Layer, mean
 from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, Comparison
 
@@ -349,6 +350,9 @@ def _found(
         line, lines = lines_between(scene, held.value, right, addend=bool(step))
         if not any(difference.exact for difference in differences):
             notes += elsewhere(scene, held)
+        if all(is_general(difference) for difference in differences if difference.exact):
+            written = written_out(scene, held, step)
+            differences = _ordered([*(() if written is None else (written,)), *differences])
     return Inside(scene.layer.name, rows, place, line, (*_misfits(scene, step), *differences), lines, step, notes, sample)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from scalablevit_ref.compare.inside import Inside
 from scalablevit_ref.compare.mistakes.search import Finding, eps_said
 from scalablevit_ref.compare.quantised import Noise
+from scalablevit_ref.compare.reasoning.difference import OPERATIONS
 from scalablevit_ref.config import VARIANTS, variant
 from scalablevit_ref.edits import Mistake
 from scalablevit_ref.errors import printable
@@ -106,7 +107,8 @@ class Cause:
             return [str(self)]
         first, more = self.layers[0], len(self.layers) - 1
         where = f"{first} and {more} more layer{'s' * (more > 1)}" if more else first
-        rows = [f"{where}: {self.place}", f"  {self.words} (this explains it to {eps_said(self.error)})"]
+        measured = "" if self.kind == OPERATIONS else f" (this explains it to {eps_said(self.error)})"
+        rows = [f"{where}: {self.place}", f"  {self.words}{measured}"]
         rows += [f"  or, as well: {words}" for words in self.ties[:MOST_TIES]]
         rows += [f"  in {self.line}"] if self.line else []
         return rows + ([f"  {self.unseen}"] if self.also else [])

@@ -14,6 +14,7 @@ from scalablevit_ref.compare.html.pictures import heat_map, histograms, inline_s
 from scalablevit_ref.compare.html.text import code, number, said, sentence
 from scalablevit_ref.compare.inside import Inside
 from scalablevit_ref.compare.mistakes.search import eps_said
+from scalablevit_ref.compare.reasoning.difference import OPERATIONS
 from scalablevit_ref.compare.report import MOST_FACTS, Cause, Report, Row
 from scalablevit_ref.drawing.remade import MARK
 from scalablevit_ref.drawing.style import THEMES
@@ -155,8 +156,9 @@ def _cause(cause: Cause, dtype: str) -> str:
     where = f"{code(cause.layers[0])}{f' and {len(more)} more layer' + 's' * bool(more[1:]) if more else ''}"
     if cause.kind:
         ties = "".join(f"; or, as well: {said(words)}" for words in cause.ties)
-        error = f"{eps_said(cause.error)}, relative {_relative(cause.error, dtype)}"
-        words = f"{where}: {said(cause.place)}: <strong>{said(cause.words)}</strong>{ties}. This explains it to {error}."
+        words = f"{where}: {said(cause.place)}: <strong>{said(cause.words)}</strong>{ties}."
+        if cause.kind != OPERATIONS:
+            words += f" This explains it to {eps_said(cause.error)}, relative {_relative(cause.error, dtype)}."
         words += f" It is computed in {code(cause.line)}." if cause.line else ""
         words += f" {said(cause.unseen)}." if cause.also else ""
     else:

@@ -31,3 +31,7 @@ class Difference:
     left: float
     data: Mapping[str, Any] = field(default_factory=dict)
     exact: bool = False
+
+
+OPERATIONS = "operations"
+"""The kind of a difference that is no fit: it tells the operations that ran."""

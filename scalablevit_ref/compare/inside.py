@@ -444,7 +444,9 @@ def _of_an_input(
     if all(
         one.kind in ("places", "mixture") or is_general(one) for one in exact
     ):  # what an attention's own settings may say better
-        named = any(not is_general(one) for one in exact)
+        named = any(not is_general(one) for one in exact) or (
+            held is not None and (written := written_out(scene, held, step.name)) is not None and written.exact
+        )
         fitted = _fitted_attention(scene, actual, step, eps, FEW if named else MANY)
         if any(one.exact for one in fitted):
             found = [one for one in found if not (one.exact and is_general(one))]

@@ -411,7 +411,7 @@ class _Writer:
         operation = self.graph.operations[place]
         signs = {"add": ("a sum", "a difference"), "multiply": ("a factor", "a quotient"), "product": ("a product",) * 2}
         word = signs.get(operation.kind, ("", ""))[bool(operation.settings.get("inverse"))] or self.word(operation)
-        scalars = operation.settings.get("scalars") or ()
+        scalars = list(operation.settings.get("scalars", ()))
         value = f" {scalars[0]:.4g}" if len(scalars) == 1 and isinstance(scalars[0], int | float) else ""
         return f"{word}{value}{f' ({operation.line})' if operation.line else ''}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,6 +12,15 @@ from einops import rearrange, repeat
 Array = np.ndarray
 
 GROUPS = {"tiles": "(gh ph) (gw pw) -> (gh gw) (ph pw)", "grid": "(ph gh) (pw gw) -> (gh gw) (ph pw)"}
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """Which keys each query sees, as it was measured: n m, of bool; and which token its output is put at: n. In words as a clause."""
+
+    seen: Array
+    places: Array
+    words: str
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,7 @@ class Windows:
         Rows and columns of a window.
     kind
         "tiles"; "grid", every h/ph-th row and column; "runs" of ph·pw tokens one after the other; "sliding", each token with
-        the window around it; "all", every query with every key.
+        the window around it; "all", every query with every key; "measured", as `sight` says.
     shift
         The map is rolled up and left by so many rows and columns before it is cut.
     apart
@@ -45,6 +55,7 @@ class Windows:
     hidden: bool = False
     halo: int = 0
     placed: str = "as cut"
+    sight: Sight | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,8 @@ def cut(windows: Windows, h: int, w: int, keys: int, real: tuple[int, int]) -> C
 
     Raises ValueError where the map cannot be cut so.
     """
+    if windows.sight is not None:
+        return _measured(windows.sight, hidden=windows.hidden)
     if windows.kind == "all":
         queries = np.arange(h * w)[None]
         return Cut(queries, np.arange(keys)[None], None, _placed(windows, queries, queries[0].reshape(h, w)))
@@ -146,3 +159,18 @@ def _sliding(windows: Windows, h: int, w: int) -> Cut:
     keys = rearrange(np.lib.stride_tricks.sliding_window_view(outside, (ph, pw)), "h w ph pw -> (h w) (ph pw)")
     queries = repeat(np.arange(h * w), "n -> n 1")
     return Cut(queries, keys, (keys < h * w)[:, None] if windows.hidden else None, queries)
+
+
+def _measured(sight: Sight, *, hidden: bool) -> Cut:
+    """Queries that see the same keys are a window; where others see more, it is filled up with tokens of zeros."""
+    n, m = sight.seen.shape
+    rows, which = np.unique(sight.seen, axis=0, return_inverse=True)
+    some = [(np.flatnonzero(which.ravel() == i), np.flatnonzero(row)) for i, row in enumerate(rows) if row.any()]
+    queries, keys = (_side_by_side([pair[i] for pair in some], none) for i, none in ((0, n), (1, m)))
+    places = np.append(sight.places, n)[queries]
+    return Cut(queries, keys, (keys < m)[:, None] if hidden else None, places)
+
+
+def _side_by_side(rows: Sequence[Array], none: int) -> Array:
+    longest = max(map(len, rows))
+    return np.stack([np.pad(row, (0, longest - len(row)), constant_values=none) for row in rows])

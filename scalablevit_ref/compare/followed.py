@@ -77,9 +77,7 @@ class Followed:
                 laid = self._laid_out(value, axis, expected, name)
                 if laid is not None:
                     x, layout = laid
-                    found.append(
-                        Held(value, x, expected, self._compared(x, expected), layout.turned, (Piece(value, layout),))
-                    )
+                    found.append(Held(value, x, expected, self._compared(x, expected), layout.turned, (Piece(value, layout),)))
                     self.misfits.pop(name, None)
                     break
         if not found or len(found) < len(self.uses[name]):

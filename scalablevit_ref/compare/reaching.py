@@ -23,8 +23,8 @@ from scalablevit_ref.compare.reasoning.reach import (
     Grid,
     Law,
     Moved,
+    Nothing,
     Size,
-    Tiles,
     as_seen,
     disputed,
     groups,
@@ -34,7 +34,8 @@ from scalablevit_ref.compare.reasoning.reach import (
     places,
     uncovered,
 )
-from scalablevit_ref.compare.reasoning.windows import Sight, Windows
+from scalablevit_ref.compare.reasoning.reach_lines import Tiles
+from scalablevit_ref.compare.reasoning.windows import Measured, Sight, Windows
 from scalablevit_ref.compare.steps import INPUT, OUTPUT, run_layer
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.layers import IMAGES
@@ -115,6 +116,11 @@ class Reached:
         return any(not np.array_equal(one.moved, other.moved) for one, other in zip(self.candidate, self.reference, strict=True))
 
     @property
+    def own_alone(self) -> bool:
+        """Whether in the candidate nothing moves but the changed token."""
+        return self.size == self.target and all(one.moved.sum() == one.own[one.row, one.column] for one in self.candidate)
+
+    @property
     def target(self) -> Size:
         h, w = self.candidate[0].own.shape
         return h, w
@@ -136,7 +142,7 @@ class Probed:
         self.scene, self.source, self.place = scene, source, place
         self.actual, self.pieces = self._changed()
         self.watched = self._watched()
-        self.before = scene.fetch({piece.value for piece in self.watched})
+        self.before = scene.fetch({piece.value for piece in (*self.watched, *self.pieces)})
         self.at_rest = self._reference(self.actual)
         self.runs = 0
         x = _as_map(self.actual)
@@ -199,8 +205,7 @@ class Probed:
         scene = self.scene
         if not self.pieces:
             return {scene.graph.images: scene.x + rearrange(change, "b h w c -> b c h w")}
-        known = scene.fetch({piece.value for piece in self.pieces})
-        found = {value: np.array(x) for value, x in known.items()}
+        found = {piece.value: np.array(self.before[piece.value]) for piece in self.pieces}
         start = 0
         for piece in self.pieces:
             x = found[piece.value]
@@ -349,38 +354,40 @@ def _change(found: Reached, probed: Probed, tokens: Sequence[Size]) -> None:
 # What each query sees
 
 
-def sights(scene: Scene, step: str) -> Sequence[Windows] | None:
-    """Which keys each query sees in an attention before a step: nothing where that is right; None where it cannot be told."""
+def sights(scene: Scene, step: str) -> Measured:
+    """Which keys each query sees in an attention before a step."""
     place = Place(step, "given")
     sources = {source.what: source for source in sources_of(scene, place)}
     if scene.probe is None or not {"key", "query"} <= sources.keys():
-        return None
+        return Measured()
     keys, queries = (reached(scene, sources[name], place) for name in ("key", "query"))
-    if keys is None or queries is None or keys.mixed or queries.mixed or queries.target != queries.size:
-        return None
+    if keys is None or queries is None or keys.mixed or queries.mixed:
+        return Measured(mixed=keys is not None and queries is not None)
     if not keys.differs and not queries.differs:
-        return []
+        return Measured(right=True)
+    if not any(one.own.any() for one in keys.candidate):
+        return Measured(dead=True)
     n, m = prod(queries.size), prod(keys.size)
-    if n * m > MOST_SEEN:
-        return None
-    target = np.arange(n)
-    words = ""
-    if queries.differs:
+    if queries.target != queries.size or n * m > MOST_SEEN:
+        return Measured()
+    target, words = np.arange(n), ""
+    if not queries.own_alone:
         law = next(iter(queries.laws()), None)
         put = None if law is None else matrix(law, queries.size, queries.target)
         if law is None or put is None or not (put.sum(1) == 1).all():
-            return None
+            return Measured()
         target, words = put.argmax(1), f", and what it gives is put at {law.words}"
     usual = keys.usual()
     other = "" if usual is None or not keys.differs else f", not {as_seen(usual)}"
-    told: list[tuple[np.ndarray, str, Law | None]] = [
-        (matrix(law, keys.size, keys.target), f"{as_seen(law)}{other}", law) for law in keys.laws()
-    ]
+    told: list[tuple[np.ndarray, str, Law | None]] = []
+    for law in keys.laws():
+        reach = matrix(law, keys.size, keys.target)
+        if not any(np.array_equal(reach, known) for known, _, _ in told):
+            told.append((reach, f"{as_seen(law)}{other}", law))
     if not told and keys.size == keys.target and (apart := groups(keys.candidate, keys.size)) is not None:
         told = [(apart, f"{_group_said(keys)}{other}", None)]
-    return [
-        windows for seen, said, law in told for windows in _windows(seen.T[target], target, f"each query sees {said}{words}", law)
-    ]
+    found = (_windows(seen.T[target], target, f"each query sees {said}{words}", law) for seen, said, law in told)
+    return Measured(tuple(windows for some in found for windows in some))
 
 
 def _group_said(keys: Reached) -> str:
@@ -408,7 +415,13 @@ def reach_of(scene: Scene, place: Place) -> tuple[list[Difference], list[Differe
     if scene.probe is None or EPS[scene.dtype] > EPS["float32"]:
         return [], []
     sources = sources_of(scene, place)
-    found = [one for source in sources if (one := reached(scene, source, place)) is not None]
+    found = list[Reached]()
+    for source in sources:
+        if source.what == NAMES["v"] and any(one.differs for one in found):
+            continue  # what is seen of keys is seen of values
+        one = reached(scene, source, place)
+        if one is not None and not (source.what == NAMES["q"] and one.own_alone and any(other.differs for other in found)):
+            found.append(one)
     other = [_said(scene, one, place) for one in found if one.differs]
     if other or not found:
         return other, []
@@ -424,9 +437,9 @@ def reach_of(scene: Scene, place: Place) -> tuple[list[Difference], list[Differe
 
 def _law_said(found: Reached, law: Law) -> str:
     """What a law says of the source's tokens, as a clause."""
-    if found.source.what == "key":
-        return f"each query sees {as_seen(law)}"
-    return f"it reaches {law.words}"
+    if isinstance(law, Nothing):
+        return "it has no influence"
+    return f"each query sees {as_seen(law)}" if found.source.what == "key" else f"it reaches {law.words}"
 
 
 def _said(scene: Scene, found: Reached, place: Place) -> Difference:
@@ -436,11 +449,14 @@ def _said(scene: Scene, found: Reached, place: Place) -> Difference:
     )
     mine, right = found.candidate[index], found.reference[index]
     at = f" at row {mine.row}, column {mine.column}" if prod(found.size) > 1 else ""
-    words = f"one {found.source.what} changed{at}: in the candidate {_moved_said(mine)}, in the reference {_moved_said(right)}"
+    words = f"one {found.source.what} changed{at}: in the candidate {_moved_said(mine, found.size)}, "
+    words += f"in the reference {_moved_said(right, found.size)}"
     law, usual = next(iter(found.laws()), None), found.usual()
     alike = np.array_equal(mine.own, right.own)
+    words += ": images are mixed" * found.mixed
     if law is not None and usual is not None and law != usual:
-        words += f": {_law_said(found, law)}, not {as_seen(usual) if found.source.what == 'key' else usual.words}"
+        other = "" if isinstance(law, Nothing) else f", not {as_seen(usual) if found.source.what == 'key' else usual.words}"
+        words += f": {_law_said(found, law)}{other}"
     elif law is None and usual is not None and not alike:
         words += f": that follows no law that is known here; in the reference {_law_said(found, usual)}"
     shown = sorted(range(len(found.candidate)), key=lambda i: i != index)[:EXAMPLES]
@@ -455,10 +471,11 @@ def _said(scene: Scene, found: Reached, place: Place) -> Difference:
     return Difference("reach", words, 1.0, data)
 
 
-def _moved_said(one: Moved) -> str:
+def _moved_said(one: Moved, size: Size) -> str:
     """What moved, with the other images, if any of their tokens did."""
     others = [image for image in range(len(one.moved)) if image != one.image and one.moved[image].any()]
-    said = moved_said(one.own)
+    alone = one.own.sum() == 1 and one.own.shape == size and one.own[one.row, one.column]
+    said = "it alone moves" if alone else moved_said(one.own)
     return f"{said}, and tokens of other images too" if others else said
 
 

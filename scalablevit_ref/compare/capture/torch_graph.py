@@ -167,9 +167,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.operations.append(Operation(what.kind, told.full, ordered, outputs, what.settings, self.path, line))
         return out
 
-    def _replace(
-        self, out: Any, results: list[torch.Tensor], changed: Sequence[torch.Tensor]
-    ) -> tuple[Any, list[torch.Tensor]]:
+    def _replace(self, out: Any, results: list[torch.Tensor], changed: Sequence[torch.Tensor]) -> tuple[Any, list[torch.Tensor]]:
         """What an operation gives, with what stands in for some of it. Where it wrote in place, that is overwritten."""
         new: dict[int, torch.Tensor] = {}
         for value, x in enumerate(results, self._count[True]):

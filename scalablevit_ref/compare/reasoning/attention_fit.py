@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import combinations, islice, product, takewhile, zip_longest
+from itertools import chain, combinations, islice, product, takewhile, zip_longest
 from typing import Any
 
 from scalablevit_ref.compare.reasoning.attention_model import PACKINGS, TWO, Hypothesis, Problem
@@ -14,7 +14,7 @@ from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fitting import ENOUGH, Array, joined
 from scalablevit_ref.compare.reasoning.judge import Judge
 from scalablevit_ref.compare.reasoning.logit_fit import biased, bounded, of_each_head
-from scalablevit_ref.compare.reasoning.windows import Windows
+from scalablevit_ref.compare.reasoning.windows import Measured, Windows
 
 HELPFUL = 10
 """Single changes, those that leave least, that are tried with each other one, the pair that promises most first."""
@@ -32,8 +32,8 @@ Change = tuple[str, Mapping[str, Any]]
 """A setting's name, by which two changes exclude each other, and the hypothesis's fields with their new values."""
 
 
-Measure = Callable[[], Sequence[Windows] | None]
-"""Measures which tokens see which in the candidate: none where they are the reference's; None where that cannot be told."""
+Measure = Callable[[], Measured]
+"""Measures which tokens see which in the candidate."""
 
 
 def fit_window_attention(
@@ -69,8 +69,8 @@ def fit_attention(
     scaled = settings.get("ssa_scale", "scaled") == "scaled"
     c = actual.shape[-1] if settings.get("values", "unscaled") == "unscaled" else round(actual.shape[-1] / c_ratio)
     reference = Hypothesis(Windows(actual.shape[1:3], "all"), heads)
-    scale: Callable[[int], float] = lambda n: float((c / n * (c_ratio if scaled else 1.0)) ** -0.5)
-    return _fitted(Problem(actual, sources, scale), reference, eps, budget, measure)
+    problem = Problem(actual, sources, lambda n: float((c / n * (c_ratio if scaled else 1.0)) ** -0.5))
+    return _fitted(problem, reference, eps, budget, measure)
 
 
 def _fitted(problem: Problem, reference: Hypothesis, eps: float, budget: int, measure: Measure | None) -> list[Difference]:
@@ -93,14 +93,17 @@ def explained(search: Search, measure: Measure | None = None) -> list[Difference
     found = _apart(search, _numbers(search) or _singles(search))
     if found:
         return [search.difference(fit) for fit in found]
-    solved = of_each_head(search) or bounded(search) or biased(search)
+    solved = of_each_head(search) or bounded(search)
+    if solved:
+        return solved
+    told = Measured() if measure is None else measure()
+    found = _measured(search, told)
+    if found or told.mixed or told.dead:
+        return [search.difference(fit) for fit in found]
+    solved = [] if told.windows else biased(search)
     if solved and not solved[0].data.get("mask"):
         return solved
-    windows = None if measure is None else measure()
-    found = _measured(search, windows or ())
-    if not found and not windows:
-        found = _pairs(search, told=windows is not None)
-    return [search.difference(fit) for fit in found] or solved
+    return [search.difference(fit) for fit in _pairs(search, told=told.right)] or solved
 
 
 def nearest(search: Search) -> list[Difference]:
@@ -130,15 +133,14 @@ def _singles(search: Search) -> list[Fit]:
     return [fit for h in takewhile(lambda h: search.budget > 0, made) if (fit := search.verified(search.nearest(h)))]
 
 
-def _measured(search: Search, windows: Sequence[Windows]) -> list[Fit]:
+def _measured(search: Search, told: Measured) -> list[Fit]:
     """What each query sees as it was measured; and one change more."""
-    for some in windows:
-        fit = search.verified(search.nearest(replace(search.reference, windows=some)))
-        if fit:
-            return [fit]
-    more = [fields for axis, fields in alternatives(search) if axis != "windows"]
-    both = (replace(search.reference, **fields, windows=some) for some in windows for fields in more)
-    made = (search.nearest(h) for h in takewhile(lambda h: search.budget > 0, both))
+    known: list[tuple[str, dict[str, Any]]] = [("windows", {"windows": windows}) for windows in told.windows]
+    known += [("normaliser", {"normaliser": "uniform"})] * told.dead
+    alone = (replace(search.reference, **base) for _, base in known)
+    more = list(alternatives(search)) if known else []
+    both = (replace(search.reference, **base, **fields) for axis, base in known for other, fields in more if axis != other)
+    made = (search.nearest(h) for h in takewhile(lambda h: search.budget > 0, chain(alone, both)))
     return list(islice(filter(None, map(search.verified, made)), 1))
 
 

@@ -8,21 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from itertools import islice, product
-from math import gcd, prod
+from math import prod
 from typing import Protocol
 
 import numpy as np
 
 from scalablevit_ref.compare.reasoning.numbers import listed
+from scalablevit_ref.compare.reasoning.reach_lines import (
+    Around,
+    Every,
+    Halo,
+    Later,
+    Line,
+    Pairs,
+    Strided,
+    Tiles,
+    equal,
+    line_laws,
+    nth,
+    same_first,
+    same_last,
+    ways_said,
+)
 
 Array = np.ndarray
 Size = tuple[int, int]
 """Rows and columns."""
-
-MOST_STARTS = 64
-"""Rows or columns of the largest tile of which every start is tried."""
 
 MOST_LINES = 24
 """Laws of rows, and of columns, that are tried with each other."""
@@ -41,184 +53,6 @@ class Moved:
     def own(self) -> Array:
         """What moved in the image that was changed: h w."""
         return np.asarray(self.moved[self.image])
-
-
-# Laws of one axis
-
-
-class Line(Protocol):
-    """What a place of an axis of n places reaches on one of m."""
-
-    def of(self, place: int, n: int, m: int) -> Array:
-        """The places that are reached: m, of bool."""
-
-    @property
-    def words(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class Every:
-    """All `size` places."""
-
-    size: int
-    words: str = "all"
-
-    def of(self, place: int, n: int, m: int) -> Array:
-        return np.ones(m, bool)
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """The tile that the place lies in: of `size` places, a first one begins at `start`. Where `cyclic`, the last goes on there."""
-
-    size: int
-    start: int = 0
-    cyclic: bool = False
-
-    def of(self, place: int, n: int, m: int) -> Array:
-        if n != m:
-            place = place * m // n
-        places = np.append(np.arange(m), place) - self.start
-        tiles = (places % m if self.cyclic else places) // self.size
-        return np.asarray(tiles[:-1] == tiles[-1])
-
-    @property
-    def words(self) -> str:
-        return "its own alone" if self.size == 1 else f"its tile of {self.size}{f', shifted by {self.start}' * (self.start > 0)}"
-
-
-@dataclass(frozen=True)
-class Strided:
-    """Every `step`-th place, from the place's own on, in both directions."""
-
-    step: int
-
-    def of(self, place: int, n: int, m: int) -> Array:
-        return np.asarray((np.arange(m) - place) % self.step == 0) & (n == m)
-
-    @property
-    def words(self) -> str:
-        return f"every {nth(self.step)}"
-
-
-@dataclass(frozen=True)
-class Around:
-    """Places of which a kernel sees it: `before` and `after` are how far it looks, by `step`; beyond the `edge` is nothing.
-
-    edge: "cut"; "cyclic"; "inside", where the kernel moves inwards at the border, so that it always sees as many places.
-    """
-
-    before: int
-    after: int
-    step: int = 1
-    edge: str = "cut"
-
-    def of(self, place: int, n: int, m: int) -> Array:
-        centres = np.arange(m) * n // m
-        if self.edge == "inside":
-            first = np.clip(centres - self.before, 0, max(n - self.before - self.after - 1, 0))
-            return np.asarray((place >= first) & (place <= first + self.before + self.after))
-        ways = place - centres
-        ways = (ways + self.before) % n - self.before if self.edge == "cyclic" else ways
-        return np.asarray((ways >= -self.before) & (ways <= self.after) & ((ways + self.before) % self.step == 0))
-
-    @property
-    def size(self) -> int:
-        return self.before + self.after + 1
-
-    @property
-    def words(self) -> str:
-        if self.size == 1:
-            return "its own alone" if self.before == 0 else f"the one {abs(self.before)} {'after' if self.before > 0 else 'before'} it"
-        dilated = f", every {nth(self.step)}" if self.step > 1 else ""
-        edge = {"cut": "", "cyclic": ", round the border", "inside": ", kept inside the map"}[self.edge]
-        way = "" if self.before == self.after else f" ({_way(self)})"
-        return f"the {self.size} around it{way}{dilated}{edge}"
-
-
-@dataclass(frozen=True)
-class Halo:
-    """The tiles whose surroundings, `halo` places wide, hold the place."""
-
-    size: int
-    halo: int
-
-    def of(self, place: int, n: int, m: int) -> Array:
-        first = np.arange(m) // self.size * self.size
-        return np.asarray((place >= first - self.halo) & (place < first + self.size + self.halo)) & (n == m)
-
-    @property
-    def words(self) -> str:
-        return f"tiles of {self.size} with {self.halo} around each"
-
-
-@dataclass(frozen=True)
-class Later:
-    """The place and all after it; before it, if `turned`."""
-
-    turned: bool = False
-
-    def of(self, place: int, n: int, m: int) -> Array:
-        centres = np.arange(m) * n // m
-        return np.asarray(centres <= place if self.turned else centres >= place)
-
-    @property
-    def words(self) -> str:
-        return "those up to it" if self.turned else "those from it on"
-
-
-Pairs = Sequence[tuple[int, Array]]
-"""Places that were changed, and what was reached on the axis."""
-
-
-def _equal(law: Line, pairs: Pairs, n: int, m: int) -> bool:
-    return all(np.array_equal(law.of(place, n, m), reached) for place, reached in pairs)
-
-
-def _same_last(law: Line, pairs: Pairs, n: int, m: int) -> bool:
-    return all(_last(law.of(place, n, m)) == _last(reached) for place, reached in pairs)
-
-
-def _same_first(law: Line, pairs: Pairs, n: int, m: int) -> bool:
-    return all(_last(law.of(place, n, m)[::-1]) == _last(reached[::-1]) for place, reached in pairs)
-
-
-def _last(reached: Array) -> int:
-    return int(np.flatnonzero(reached)[-1]) if reached.any() else -1
-
-
-def _lines(pairs: Pairs, n: int, m: int) -> Iterator[Line]:
-    """Laws of an axis that may be meant, the simplest first."""
-    if n == m:
-        yield Tiles(1)
-    yield Every(m)
-    sizes = range(2, m)
-    yield from (Tiles(size) for size in sizes)
-    yield from (Strided(step) for step in range(2, n // 2 + 1) if n == m)
-    yield from _around(pairs, n, m)
-    lengths = {int(reached.sum()) for _, reached in pairs}
-    for size in (s for s in sizes if s <= MOST_STARTS or s in lengths):
-        for cyclic in (True, False):
-            yield from (Tiles(size, start, cyclic) for start in range(1, size))
-    yield from (Halo(size, halo) for size in sizes for halo in range(1, size) if n == m)
-    yield Later()
-    yield Later(turned=True)
-
-
-def _around(pairs: Pairs, n: int, m: int) -> Iterator[Around]:
-    """Kernels that see the places so."""
-    known = [(place, place - np.flatnonzero(reached) * n // m) for place, reached in pairs if reached.any()]
-    if known:
-        ways = np.unique(np.concatenate([ways for _, ways in known]))
-        kernels = _kernel(ways, "cut"), _kernel(np.unique((ways + n // 2) % n - n // 2), "cyclic")
-        yield from sorted(kernels, key=lambda kernel: kernel.size)
-        yield _kernel(np.sort(min(known, key=lambda one: abs(2 * one[0] - n))[1]), "inside")
-
-
-def _kernel(ways: Array, edge: str) -> Around:
-    """ways: from what is reached to the place, in ascending order."""
-    step = reduce(gcd, np.diff(ways).tolist(), 0) or 1
-    return Around(-int(ways[0]), int(ways[-1]), step, edge)
 
 
 # Laws of a map
@@ -276,8 +110,8 @@ class Grid:
         if not self.order:
             return some
         causal = " (a causal mask)" if "later" in self.order or "earlier" in self.order else ""
-        which = ORDERS[self.order][1]
-        return f"{which}{'' if some == 'the whole map' else f' of {some}'}{causal}"
+        within = {"the": "", "of": f", {some}"}.get(some.split()[0], f" of {some}")
+        return f"{ORDERS[self.order][1]}{within}{causal}"
 
     def _plain(self) -> str:
         rows, columns = self.rows, self.columns
@@ -317,21 +151,18 @@ def _neighbourhood(rows: Around, columns: Around) -> str:
         return f"the token {rows.before:+d} rows and {columns.before:+d} columns away alone"
     text = f"the {rows.size} × {columns.size} tokens around it"
     if (rows.before, columns.before) != (rows.after, columns.after):
-        text += f" ({_way(rows)} rows, {_way(columns)} columns from it)"
+        text += f" ({ways_said(rows)} rows, {ways_said(columns)} columns from it)"
     if (rows.step, columns.step) != (1, 1):
         same = f"every {nth(rows.step)} row and column"
         text += f", of these {same if rows.step == columns.step else _steps(rows.step, columns.step)}"
-    return text + {"cut": "", "cyclic": ", round the border", "inside": ", kept inside the map (neighbourhood attention)"}[rows.edge]
+    return (
+        text + {"cut": "", "cyclic": ", round the border", "inside": ", kept inside the map (neighbourhood attention)"}[rows.edge]
+    )
 
 
 def _steps(rows: int, columns: int) -> str:
     named = [f"every {nth(n)} {axis}" for n, axis in ((rows, "row"), (columns, "column")) if n > 1]
     return " and ".join(named)
-
-
-def _way(line: Around) -> str:
-    """What is reached, counted from where it came from."""
-    return f"{-line.after:+d} to {line.before:+d}" if line.size > 1 else f"{line.before:+d}"
 
 
 @dataclass(frozen=True)
@@ -344,7 +175,7 @@ class Flat:
     def of(self, place: Size, size: Size, target: Size) -> Array:
         if self.turned:
             return np.asarray(Flat(self.line).of(place[::-1], size[::-1], target[::-1]).T)
-        return self.line.of(place[0] * size[1] + place[1], prod(size), prod(target)).reshape(target)
+        return np.asarray(self.line.of(place[0] * size[1] + place[1], prod(size), prod(target)).reshape(target))
 
     @property
     def words(self) -> str:
@@ -366,7 +197,7 @@ class Cross:
 
     def of(self, place: Size, size: Size, target: Size) -> Array:
         own = Tiles(1)
-        return Grid(self.rows, own).of(place, size, target) | Grid(own, self.columns).of(place, size, target)
+        return np.asarray(Grid(self.rows, own).of(place, size, target) | Grid(own, self.columns).of(place, size, target))
 
     @property
     def words(self) -> str:
@@ -378,12 +209,22 @@ class Cross:
 def laws_of(moves: Sequence[Moved], size: Size, most: int = 1) -> list[Law]:
     """Laws, the simplest first, that give what moved in the image that was changed, for each place."""
     target = (moves[0].own.shape[0], moves[0].own.shape[1])
-    fitting = (
-        law
-        for law in _laws(moves, size, target)
-        if all(np.array_equal(law.of((one.row, one.column), size, target), one.own) for one in moves)
-    )
-    return list(islice(fitting, most))
+    return list(islice((law for law in _laws(moves, size, target) if _fits(law, moves, size, target)), most))
+
+
+def _fits(law: Law, moves: Sequence[Moved], size: Size, target: Size) -> bool:
+    """Whether a law gives what moved.
+
+    With a causal mask the first token sees itself alone: no change of its key changes what it sees.
+    """
+    alone = law.order in ("later", "earlier") if isinstance(law, Grid) else isinstance(law, Flat) and isinstance(law.line, Later)
+    for one in moves:
+        reached = law.of((one.row, one.column), size, target)
+        if alone and size == target:
+            reached[one.row, one.column] = one.own[one.row, one.column]
+        if not np.array_equal(reached, one.own):
+            return False
+    return not alone or any(one.own[one.row, one.column] for one in moves if size == target)
 
 
 def disputed(one: Law, other: Law, size: Size, target: Size) -> Size | None:
@@ -398,29 +239,30 @@ def _laws(moves: Sequence[Moved], size: Size, target: Size) -> Iterator[Law]:
     def fitting(axis: int, fits: Callable[[Line, Pairs, int, int], bool], *, own: bool = False) -> list[Line]:
         n, m, pairs = size[axis], target[axis], []
         for one in moves:
-            reached = one.own.copy()
+            reached = np.array(one.own)
             if own:
                 reached[one.row, one.column] = True
-            pairs.append(((one.row, one.column)[axis], reached.any(1 - axis)))
-        return list(islice((line for line in _lines(pairs, n, m) if fits(line, pairs, n, m)), MOST_LINES))
+            pairs.append(((one.row, one.column)[axis], np.asarray(reached.any(1 - axis))))
+        return list(islice((line for line in line_laws(pairs, n, m) if fits(line, pairs, n, m)), MOST_LINES))
 
     yield Nothing()
-    exact = [fitting(axis, _equal) for axis in (0, 1)]
-    for pair in product(*exact):
-        yield Grid(*pair)
+    exact = [fitting(axis, equal) for axis in (0, 1)]
+    for rows, columns in product(*exact):
+        yield Grid(rows, columns)
     tokens = prod(size), prod(target)
     for turned in (False, True):
         flat = [(_flat((one.row, one.column), size, turned), (one.own.T if turned else one.own).ravel()) for one in moves]
+        if size == target:
+            yield from (Flat(Later(way), turned) for way in (False, True))
         runs = {int(reached.sum()) for _, reached in flat}
-        lines: list[Line] = [Later(), Later(turned=True)]
-        lines += [Tiles(run, start) for run in sorted(runs) if run > 1 for start in range(run)]
-        yield from (Flat(line, turned) for line in lines if _equal(line, flat, *tokens))
+        lines = [Tiles(run, start) for run in sorted(runs) if run > 1 for start in range(run)]
+        yield from (Flat(line, turned) for line in lines if equal(line, flat, *tokens))
     if size != target:
         return
-    for fits, orders in ((_equal, ("others",)), (_same_last, ("later", "strictly later")), (_same_first, ("earlier",))):
+    for fits, orders in ((equal, ("others",)), (same_last, ("later", "strictly later")), (same_first, ("earlier",))):
         whole = [fitting(axis, fits, own=True) for axis in (0, 1)]
-        yield from (Grid(*pair, order) for order in orders for pair in product(*whole))
-    yield from (Cross(*pair) for pair in product(*exact))
+        yield from (Grid(rows, columns, order) for order in orders for rows, columns in product(*whole))
+    yield from (Cross(rows, columns) for rows, columns in product(*exact))
 
 
 def _flat(place: Size, size: Size, turned: bool) -> int:
@@ -489,18 +331,6 @@ def places(size: Size, most: int) -> list[Size]:
 # In words
 
 
-def nth(n: int) -> str:
-    """
-    Examples
-    --------
-    >>> nth(2), nth(11), nth(23)
-    ('2nd', '11th', '23rd')
-    """
-    if n % 100 in (11, 12, 13):
-        return f"{n}th"
-    return f"{n}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(n % 10, 'th')}"
-
-
 def moved_said(reached: Array) -> str:
     """What moved, h w, as a clause.
 
@@ -513,10 +343,12 @@ def moved_said(reached: Array) -> str:
     if count in (0, reached.size):
         return "every token moves" if count else "nothing moves"
     rows, columns = (np.flatnonzero(reached.any(axis)).tolist() for axis in (1, 0))
+    if count == 1:
+        return f"the token at row {rows[0]}, column {columns[0]} alone moves"
     if count == len(rows) * len(columns):
         named = (("row", rows, reached.shape[0]), ("column", columns, reached.shape[1]))
-        some = [f"{name}{'s' * (len(at) > 1)} {listed(at)}" for name, at, n in named if len(at) < n]
-        return f"{' and '.join(some)} move{'s' * (len(some) == 1 and (len(rows) == 1 or len(columns) == 1))}"
+        some = [(f"{name}{'s' * (len(at) > 1)} {listed(at)}", len(at)) for name, at, n in named if len(at) < n]
+        return f"{' and '.join(words for words, _ in some)} move{'s' * ([n for _, n in some] == [1])}"
     flat, w = np.flatnonzero(reached.ravel()).tolist(), reached.shape[1]
     if flat[-1] - flat[0] == count - 1:
         (top, left), (bottom, right) = divmod(flat[0], w), divmod(flat[-1], w)

@@ -16,7 +16,7 @@ GROUPS = {"tiles": "(gh ph) (gw pw) -> (gh gw) (ph pw)", "grid": "(ph gh) (pw gw
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """Which keys each query sees, as it was measured: n m, of bool; and which token its output is put at: n. In words as a clause."""
+    """Which keys each query sees, as it was measured: n m, of bool; at which token its output is put: n; in words, as a clause."""
 
     seen: Array
     places: Array
@@ -56,6 +56,28 @@ class Windows:
     halo: int = 0
     placed: str = "as cut"
     sight: Sight | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of which tokens see which in a candidate.
+
+    Attributes
+    ----------
+    windows
+        What may stand for it.
+    right
+        Whether it is as in the reference.
+    mixed
+        Whether tokens see those of other images, which no windows of one image do.
+    dead
+        Whether no key has any influence.
+    """
+
+    windows: tuple[Windows, ...] = ()
+    right: bool = False
+    mixed: bool = False
+    dead: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ What moves is evidence without a fit. It is held against what moves in the refer
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
@@ -65,6 +65,9 @@ LARGE = 3.0
 EXAMPLES = 3
 """Changed tokens of which the data hold what moved."""
 
+MOST_CELLS = 1 << 13
+"""Tokens of the largest map that the data hold."""
+
 NAMES = {"k": "key", "q": "query", "v": "value"}
 
 
@@ -113,7 +116,7 @@ class Reached:
     @property
     def differs(self) -> bool:
         """Whether something else moves in the candidate."""
-        return any(not np.array_equal(one.moved, other.moved) for one, other in zip(self.candidate, self.reference, strict=True))
+        return any(not np.array_equal(mine.moved, right.moved) for mine, right in _pairs(self))
 
     @property
     def own_alone(self) -> bool:
@@ -386,7 +389,9 @@ def sights(scene: Scene, step: str) -> Measured:
             told.append((reach, f"{as_seen(law)}{other}", law))
     if not told and keys.size == keys.target and (apart := groups(keys.candidate, keys.size)) is not None:
         told = [(apart, f"{_group_said(keys)}{other}", None)]
-    found = (_windows(seen.T[target], target, f"each query sees {said}{words}", law) for seen, said, law in told)
+    found = (
+        _windows(Sight(seen.T[target], target, f"each query sees {said}{words}", _data(keys)), law) for seen, said, law in told
+    )
     return Measured(tuple(windows for some in found for windows in some))
 
 
@@ -396,15 +401,15 @@ def _group_said(keys: Reached) -> str:
     return f"its group of {len(tokens)} tokens, which is no window of the map (one is of tokens {listed(tokens)})"
 
 
-def _windows(seen: np.ndarray, put: np.ndarray, words: str, law: Law | None) -> Iterable[Windows]:
-    """seen: n m, of queries by keys; put: n, the token at which each query's output lies."""
-    counts = seen.sum(1)
+def _windows(sight: Sight, law: Law | None) -> Iterable[Windows]:
+    """What may stand for a sight: where queries see more or fewer keys, too with zeros in place of those that some do not see."""
+    counts = sight.seen.sum(1)
     size = (1, int(counts.max()))
     shift = (0, 0)
     if isinstance(law, Grid) and isinstance(law.rows, Tiles) and isinstance(law.columns, Tiles):
         size, shift = (law.rows.size, law.columns.size), (law.rows.start, law.columns.start)
     for hidden in (True, False)[: 1 if (counts == counts[0]).all() else 2]:
-        yield Windows(size, "measured", shift, hidden=hidden, sight=Sight(seen, put, words))
+        yield Windows(size, "measured", shift, hidden=hidden, sight=sight)
 
 
 # In words
@@ -444,10 +449,7 @@ def _law_said(found: Reached, law: Law) -> str:
 
 def _said(scene: Scene, found: Reached, place: Place) -> Difference:
     """What moves, of one token as an example; and which law that follows."""
-    index = next(
-        i for i, (a, b) in enumerate(zip(found.candidate, found.reference, strict=True)) if not np.array_equal(a.moved, b.moved)
-    )
-    mine, right = found.candidate[index], found.reference[index]
+    mine, right = next(pair for pair in _pairs(found) if not np.array_equal(pair[0].moved, pair[1].moved))
     at = f" at row {mine.row}, column {mine.column}" if prod(found.size) > 1 else ""
     words = f"one {found.source.what} changed{at}: in the candidate {_moved_said(mine, found.size)}, "
     words += f"in the reference {_moved_said(right, found.size)}"
@@ -459,16 +461,19 @@ def _said(scene: Scene, found: Reached, place: Place) -> Difference:
         words += f": {_law_said(found, law)}{other}"
     elif law is None and usual is not None and not alike:
         words += f": that follows no law that is known here; in the reference {_law_said(found, usual)}"
-    shown = sorted(range(len(found.candidate)), key=lambda i: i != index)[:EXAMPLES]
-    data: dict[str, Any] = {
-        "of": found.source.what,
-        "law": "" if law is None else law.words,
-        "reference law": "" if usual is None else usual.words,
-        "images mixed": found.mixed,
-        "changed": len(found.candidate),
-        "examples": [_example(found.candidate[i], found.reference[i]) for i in shown],
-    }
-    return Difference("reach", words, 1.0, data)
+    laws = {"law": "" if law is None else law.words, "reference law": "" if usual is None else usual.words}
+    return Difference("reach", words, 1.0, {**laws, "images mixed": found.mixed, **_data(found)})
+
+
+def _pairs(found: Reached) -> Iterator[tuple[Moved, Moved]]:
+    return zip(found.candidate, found.reference, strict=True)
+
+
+def _data(found: Reached) -> dict[str, Any]:
+    """What was changed, and examples of what moved."""
+    shown = sorted(_pairs(found), key=lambda pair: np.array_equal(pair[0].moved, pair[1].moved))[:EXAMPLES]
+    examples = [_example(mine, right, found.size) for mine, right in shown] if prod(found.target) <= MOST_CELLS else []
+    return {"of": found.source.what, "changed": len(found.candidate), "examples": examples}
 
 
 def _moved_said(one: Moved, size: Size) -> str:
@@ -479,14 +484,12 @@ def _moved_said(one: Moved, size: Size) -> str:
     return f"{said}, and tokens of other images too" if others else said
 
 
-def _example(mine: Moved, right: Moved) -> dict[str, Any]:
-    """A changed token, and maps of what moved: a string of 0 and 1 for each row."""
-    maps = {name: _rows(one.own) for name, one in (("candidate", mine), ("reference", right))}
-    return {"image": mine.image, "row": mine.row, "column": mine.column, **maps}
-
-
-def _rows(reached: np.ndarray) -> list[str]:
-    return ["".join("01"[int(x)] for x in row) for row in reached]
+def _example(mine: Moved, right: Moved, size: Size) -> dict[str, Any]:
+    """A changed token of a map of this size, and maps of what moved: a string of 0 and 1 for each row."""
+    maps = {
+        name: ["".join("01"[int(x)] for x in row) for row in one.own] for name, one in (("candidate", mine), ("reference", right))
+    }
+    return {"image": mine.image, "row": mine.row, "column": mine.column, "size": list(size), **maps}
 
 
 def _of_channels(scene: Scene, source: Source, place: Place) -> list[Difference]:

@@ -29,6 +29,10 @@ They are counted apart: a table that is made in the first run and found in a cac
 """
 
 
+class EnoughError(BaseException):
+    """All values that are asked for are kept: no Exception, which the candidate might catch."""
+
+
 @dataclass(frozen=True)
 class Failed:
     """The operation that raised: its name, the shapes and dtypes of its tensors, the parameters among them, and which are data."""
@@ -67,7 +71,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     keep
         The numbers of the values whose arrays are asked for; None records the operations instead.
     replaced
-        What stands in for the values of these numbers.
+        What stands in for the values of these numbers. The run then ends, by an `EnoughError`, when the last of `keep` is made.
     """
 
     supports_higher_order_operators = True
@@ -86,7 +90,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         replaced: Mapping[int, torch.Tensor] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.replaced = dict(replaced or {})  # those that are still to come
+        self.replaced, self._ends = dict(replaced or {}), bool(replaced)  # those that are still to come
         self.until, self.keep, self.kept = until, keep, dict[int, torch.Tensor]()
         self.operations: list[Operation] = []
         self.course: list[tuple[str, tuple[int, ...]]] = []
@@ -159,6 +163,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             elif not self._weights.isdisjoint(before):
                 self._weights.update(outputs)
             self._keep(outputs, results)
+            if self._ends and self.keep is not None and self.kept.keys() == set(self.keep):
+                raise EnoughError
             if self.keep is None:
                 line = user_line(self.until)
                 self._look(told, inputs, before, line, data=data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -18,7 +18,7 @@ from scalablevit_ref.arguments import FLOATS, float_dtype
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.graph import NOTHING, Graph, Operation, narrowed, random_operations
 from scalablevit_ref.compare.capture.own_code import RUNNING, OwnCodeError, message_of, own_code
-from scalablevit_ref.compare.capture.torch_graph import Recorder, hooked, own_array
+from scalablevit_ref.compare.capture.torch_graph import EnoughError, Recorder, hooked, own_array
 from scalablevit_ref.compare.capture.torch_reasons import likely_reason
 from scalablevit_ref.compare.capture.torch_refusals import by_trace
 from scalablevit_ref.compare.capture.torch_state import untouched
@@ -129,8 +129,9 @@ class TorchRunner:
         start = time.perf_counter()
         recorder, model = self._run(images, weights, frozenset(wanted), replaced=replaced)
         seconds = time.perf_counter() - start
-        if self._course is not None and recorder.course != self._course:
-            raise by_trace(_other_course(self._course, recorder.course))
+        course = None if self._course is None else self._course[: len(recorder.course)] if replaced else self._course
+        if course is not None and recorder.course != course:
+            raise by_trace(_other_course(course, recorder.course))
         if recorder.replaced:
             raise CaptureError(f"values {', '.join(map(str, recorder.replaced))} are not what an operation of this shape gives")
         if replaced:
@@ -181,7 +182,7 @@ class TorchRunner:
         recorder = Recorder(own, x, TorchRunner._call.__code__, keep, others)
         with self._with_reason(recorder, modules, tuple(x.shape)), own_code(RUNNING), untouched(next(self._seeds)), torch.no_grad():
             try:
-                with hooked(modules, recorder), recorder:
+                with hooked(modules, recorder), suppress(EnoughError), recorder:
                     self._call(model, x, recorder)
                 recorder.returned = {name: x.detach().clone() for name, x in recorder.returned.items()}
             finally:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from einops import rearrange, repeat
@@ -16,11 +17,12 @@ GROUPS = {"tiles": "(gh ph) (gw pw) -> (gh gw) (ph pw)", "grid": "(ph gh) (pw gw
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """Which keys each query sees, as it was measured: n m, of bool; at which token its output is put: n; in words, as a clause."""
+    """Which keys each query sees, as it was measured: n m, of bool; at which token its output is put: n; in words; and as data."""
 
     seen: Array
     places: Array
     words: str
+    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Literal
 
@@ -373,13 +373,14 @@ def sights(scene: Scene, step: str) -> Measured:
     n, m = prod(queries.size), prod(keys.size)
     if queries.target != queries.size or n * m > MOST_SEEN:
         return Measured()
-    target, words = np.arange(n), ""
+    target, words, data = np.arange(n), "", _data(keys)
     if not queries.own_alone:
         law = next(iter(queries.laws()), None)
         put = None if law is None else matrix(law, queries.size, queries.target)
         if law is None or put is None or not (put.sum(1) == 1).all():
             return Measured()
-        target, words = put.argmax(1), f", and what it gives is put at {law.words}"
+        target, words = put.argmax(1), f", and its output is put at {law.words}"
+        keys = _put_back(keys, target)
     usual = keys.usual()
     other = "" if usual is None or not keys.differs else f", not {as_seen(usual)}"
     told: list[tuple[np.ndarray, str, Law | None]] = []
@@ -389,10 +390,15 @@ def sights(scene: Scene, step: str) -> Measured:
             told.append((reach, f"{as_seen(law)}{other}", law))
     if not told and keys.size == keys.target and (apart := groups(keys.candidate, keys.size)) is not None:
         told = [(apart, f"{_group_said(keys)}{other}", None)]
-    found = (
-        _windows(Sight(seen.T[target], target, f"each query sees {said}{words}", _data(keys)), law) for seen, said, law in told
-    )
+    found = (_windows(Sight(seen.T, target, f"each query sees {said}{words}", data), law) for seen, said, law in told)
     return Measured(tuple(windows for some in found for windows in some))
+
+
+def _put_back(keys: Reached, target: np.ndarray) -> Reached:
+    """What moved where the queries are, each of whose outputs is put at a token."""
+    shape = keys.candidate[0].moved.shape
+    moves = [replace(one, moved=one.moved.reshape(shape[0], -1)[:, target].reshape(shape)) for one in keys.candidate]
+    return replace(keys, candidate=moves)
 
 
 def _group_said(keys: Reached) -> str:

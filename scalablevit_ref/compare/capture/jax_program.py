@@ -125,12 +125,12 @@ class Program:
             self.images: x,
             **dict(zip(self.parameters, state, strict=True)),
             **dict(zip(self.constants, constants, strict=True)),
+            **replaced,
         }
         wanted = list(wanted)
         for step in self._needed(wanted, replaced):
             inputs = [env[v] if isinstance(v, int) else v.val for v in step.inputs]
-            env |= dict(zip(step.operation.outputs, step.call(*inputs), strict=True))
-            env |= {v: replaced[v] for v in step.operation.outputs if v in replaced}
+            env |= dict(zip(step.operation.outputs, step.call(*inputs), strict=True)) | dict(replaced)
         return {value: env[value] for value in wanted}
 
     def on_host(self, state: Iterable[Any], wanted: Iterable[int]) -> dict[int, np.ndarray]:

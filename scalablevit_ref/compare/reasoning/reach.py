@@ -29,6 +29,7 @@ from scalablevit_ref.compare.reasoning.reach_lines import (
     nth,
     same_first,
     same_last,
+    turned,
     ways_said,
 )
 
@@ -148,7 +149,7 @@ def _shift(rows: Tiles | Every, columns: Tiles | Every) -> str:
 
 def _neighbourhood(rows: Around, columns: Around) -> str:
     if rows.size == columns.size == 1:
-        return f"the token {rows.before:+d} rows and {columns.before:+d} columns away alone"
+        return f"the token {rows.before:+d} rows and {columns.before:+d} columns away"
     text = f"the {rows.size} × {columns.size} tokens around it"
     if (rows.before, columns.before) != (rows.after, columns.after):
         text += f" ({ways_said(rows)} rows, {ways_said(columns)} columns from it)"
@@ -250,13 +251,13 @@ def _laws(moves: Sequence[Moved], size: Size, target: Size) -> Iterator[Law]:
     for rows, columns in product(*exact):
         yield Grid(rows, columns)
     tokens = prod(size), prod(target)
-    for turned in (False, True):
-        flat = [(_flat((one.row, one.column), size, turned), (one.own.T if turned else one.own).ravel()) for one in moves]
+    for by_columns in (False, True):
+        flat = [(_flat((one.row, one.column), size, by_columns), (one.own.T if by_columns else one.own).ravel()) for one in moves]
         if size == target:
-            yield from (Flat(Later(way), turned) for way in (False, True))
+            yield from (Flat(Later(way), by_columns) for way in (False, True))
         runs = {int(reached.sum()) for _, reached in flat}
         lines = [Tiles(run, start) for run in sorted(runs) if run > 1 for start in range(run)]
-        yield from (Flat(line, turned) for line in lines if equal(line, flat, *tokens))
+        yield from (Flat(line, by_columns) for line in lines if equal(line, flat, *tokens))
     if size != target:
         return
     for fits, orders in ((equal, ("others",)), (same_last, ("later", "strictly later")), (same_first, ("earlier",))):
@@ -271,17 +272,13 @@ def _flat(place: Size, size: Size, turned: bool) -> int:
 
 def as_seen(law: Law) -> str:
     """What each query sees, in words, where this law says what each key reaches."""
+    if isinstance(law, Flat):
+        return replace(law, line=turned(law.line)).words
+    if not isinstance(law, Grid | Cross):
+        return law.words
+    law = replace(law, rows=turned(law.rows), columns=turned(law.columns))
     if isinstance(law, Grid) and law.order:
-        swapped = {"later": "earlier", "earlier": "later"}
-        if law.order == "strictly later":
-            text = law.words
-            return text.replace(ORDERS[law.order][1], ORDERS[law.order][2])
-        return replace(law, order=swapped.get(law.order, law.order)).words
-    if isinstance(law, Flat) and isinstance(law.line, Later):
-        return Flat(Later(not law.line.turned), law.turned).words
-    if isinstance(law, Grid) and isinstance(law.rows, Around) and isinstance(law.columns, Around):
-        rows, columns = (replace(one, before=one.after, after=one.before) for one in (law.rows, law.columns))
-        return Grid(rows, columns).words
+        return law.words.replace(*ORDERS[law.order][1:], 1)
     return law.words
 
 

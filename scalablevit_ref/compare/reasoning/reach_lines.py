@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from math import gcd
 from typing import Protocol
@@ -190,6 +190,13 @@ def _kernel(ways: Array, edge: str) -> Around:
     """ways: from what is reached to the place, in ascending order."""
     step = reduce(gcd, np.diff(ways).tolist(), 0) or 1
     return Around(-int(ways[0]), int(ways[-1]), step, edge)
+
+
+def turned(line: Line) -> Line:
+    """The law by which a place is reached, where this one says what it reaches."""
+    if isinstance(line, Around):
+        return replace(line, before=line.after, after=line.before)
+    return Later(not line.turned) if isinstance(line, Later) else line
 
 
 def nth(n: int) -> str:

@@ -41,7 +41,7 @@ from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.layers import IMAGES
 from scalablevit_ref.testing.arrays import EPS
 
-FEW, MANY = 6, 12
+FEW, MANY = 4, 12
 """Tokens that are changed: of a value whose changes go as far as in the reference, and of one whose changes do not."""
 
 CHANNELS = 4
@@ -53,7 +53,7 @@ LAWS = 4
 MOST_RUNS = 40
 """Most runs of the candidate with changes of one value."""
 
-REACH_SECONDS = 12.0
+REACH_SECONDS = 20.0
 """Time in seconds after which a layer's values are not changed any more."""
 
 MOST_SEEN = 1 << 24

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import scalablevit_ref as sv
 from scalablevit_ref.adapters import plain
-from scalablevit_ref.compare import reaching
+from scalablevit_ref.compare import inside, reaching
 from scalablevit_ref.compare.capture.followed import Followed
 from scalablevit_ref.compare.capture.graph import Graph
 from scalablevit_ref.compare.capture.jax_functions import function_runner
@@ -52,6 +52,12 @@ IMAGES = random_images((2, 3, 56, 112), dtype="float64")
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     monkeypatch.setattr(reaching, "REACH_SECONDS", 600.0)
+
+
+@pytest.fixture
+def few_hypotheses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing explains these mistakes, be it tried for seconds or for a minute."""
+    monkeypatch.setattr(inside, "MANY", 200)
 
 
 # Geometry
@@ -449,8 +455,9 @@ def test_who_sees_whom_is_measured_and_explains_the_attention(name: str) -> None
     json.dumps(report.to_json())
 
 
+@pytest.mark.usefixtures("few_hypotheses")
 def test_without_a_run_of_the_changed_candidate_none_of_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scalablevit_ref.compare.inside.sights", lambda scene, step: Measured())
+    monkeypatch.setattr(inside, "sights", lambda scene, step: Measured())
     report = report_of(ASSERTED["cross"][0]())
     assert not report.causes
     assert differences(report)[0].kind == "reach"  # the fact is told all the same
@@ -480,6 +487,7 @@ FACTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("few_hypotheses")
 @pytest.mark.parametrize("name", FACTS)
 def test_what_moves_is_told_where_nothing_explains_it(name: str) -> None:
     build, words = FACTS[name]
@@ -500,6 +508,7 @@ def test_a_query_that_sees_few_of_the_keys() -> None:
     assert cause.words == "each query sees the 3 × 5 tokens around it, not the whole map"
 
 
+@pytest.mark.usefixtures("few_hypotheses")
 def test_what_is_right_is_told_too() -> None:
     """Windows are right, and so is every head; what is done with the weights is not."""
 
@@ -517,6 +526,7 @@ def test_what_is_right_is_told_too() -> None:
     assert said == "what moves where one key is changed is right: each query sees its window of 7 × 7"
 
 
+@pytest.mark.usefixtures("few_hypotheses")
 def test_channels_are_changed_where_tokens_reach_as_far_as_they_should() -> None:
     class Across(port.WindowMixer):
         """The heads' outputs are mixed."""
@@ -614,6 +624,7 @@ def test_a_mistake_that_nothing_explains_costs_few_runs(probes: list[int]) -> No
     assert 0 < len(probes) <= 30
 
 
+@pytest.mark.usefixtures("few_hypotheses")
 def test_a_candidate_that_cannot_be_run_so_is_told_without(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(self: Followed, replaced: Any, values: Any) -> Any:
         raise CaptureError("it cannot")

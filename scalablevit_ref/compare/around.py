@@ -21,9 +21,13 @@ Fetch = Callable[[Collection[int]], Mapping[int, np.ndarray]]
 """Gives values of the candidate's graph by their numbers."""
 
 
+Probe = Callable[[Mapping[int, np.ndarray], Collection[int]], Mapping[int, np.ndarray]]
+"""Gives values of one more run of the candidate, in which arrays stand in for others."""
+
+
 @dataclass(frozen=True)
 class Scene:
-    """A layer, what it was fed, and what was seen of its steps."""
+    """A layer, what it was fed, and what was seen of its steps; `found` is for what more runs of the candidate have shown."""
 
     local: Local
     layer: Layer
@@ -35,7 +39,8 @@ class Scene:
     graph: Graph
     fetch: Fetch
     tapped: Mapping[str, int]
-    written: dict[tuple[int, str], Difference | None] = field(default_factory=dict)
+    probe: Probe | None = None
+    found: dict[Any, Any] = field(default_factory=dict)
 
     def effective(self, step: str) -> np.ndarray:
         """What the steps after this one were given: the candidate's own value where it is known."""

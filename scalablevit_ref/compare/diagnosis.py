@@ -167,6 +167,7 @@ class Looking:
             dtype=self.report.dtype,
             tolerance=self.report.tolerance,
             tapped=self.values,
+            probe=self.module.probe,
         )
 
 

@@ -8,10 +8,24 @@ from math import prod
 
 import numpy as np
 
-from scalablevit_ref.compare.canonical import Layouts
+from scalablevit_ref.compare.canonical import Layout, Layouts
 from scalablevit_ref.compare.capture.graph import ABSENT, Graph, fed_by_images, makers
 from scalablevit_ref.compare.capture.uses import Use
 from scalablevit_ref.testing.arrays import EPS, Comparison, compare_arrays
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where in a candidate's value the reference's numbers lie: in rows of an axis if they are given, laid out so."""
+
+    value: int
+    layout: Layout
+    axis: int = ABSENT
+    rows: tuple[int, int] | None = None
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """An array of the value's shape as b h w c, or b c."""
+        return self.layout(x if self.rows is None else np.take(x, range(*self.rows), self.axis))
 
 
 @dataclass(frozen=True)
@@ -24,6 +38,8 @@ class Held:
     comparison: Comparison
     turned: bool = False
     """Whether the candidate's own has H and W swapped."""
+    pieces: tuple[Piece, ...] = ()
+    """Where the candidate has it: its channels side by side, or all of them several times."""
 
 
 @dataclass(frozen=True)
@@ -60,24 +76,26 @@ class Followed:
                 axis = use.given_axis if value == use.given else ABSENT
                 laid = self._laid_out(value, axis, expected, name)
                 if laid is not None:
-                    x, turned = laid
-                    found.append(Held(value, x, expected, self._compared(x, expected), turned))
+                    x, layout = laid
+                    found.append(Held(value, x, expected, self._compared(x, expected), layout.turned, (Piece(value, layout),)))
                     self.misfits.pop(name, None)
                     break
         if not found or len(found) < len(self.uses[name]):
             return None
-        self.inputs[name] = max(found, key=lambda held: np.nan_to_num(held.comparison.error, nan=np.inf))
+        worst = max(found, key=lambda held: np.nan_to_num(held.comparison.error, nan=np.inf))
+        self.inputs[name] = replace(worst, pieces=tuple({held.value: held.pieces[0] for held in (worst, *found)}.values()))
         return self.inputs[name].actual
 
     def made(self, name: str, expected: np.ndarray) -> np.ndarray | None:
         """The candidate's own output of a step, b h w c; of several uses side by side."""
         uses, parts, start = self.uses.get(name, ()), [], 0
+        pieces = list[Piece]()
         for use in uses:
             if use.made not in self.fetched:
                 return None
             x, axis = self.fetched[use.made], use.made_axis
-            if use.made_rows is not None and axis != ABSENT:
-                x = np.take(x, range(*use.made_rows), axis)
+            rows = use.made_rows if axis != ABSENT else None
+            x = x if rows is None else np.take(x, range(*rows), axis)
             width = use.channels if len(uses) > 1 else expected.shape[-1]
             if start + width > expected.shape[-1]:
                 return None
@@ -85,17 +103,18 @@ class Followed:
             if laid is None:
                 return None
             parts.append(laid[0])
+            pieces.append(Piece(use.made, laid[1], axis, rows))
             start += width
         if not parts or start != expected.shape[-1]:
             return None
         x = np.concatenate(parts, -1)
-        self.outputs[name] = Held(uses[0].made, x, expected, self._compared(x, expected))
+        self.outputs[name] = Held(uses[0].made, x, expected, self._compared(x, expected), pieces=tuple(pieces))
         return x
 
     def _laid_out(
         self, value: int, axis: int, expected: np.ndarray, name: str, x: np.ndarray | None = None
-    ) -> tuple[np.ndarray, bool] | None:
-        """A value as the reference has it, and whether its own H and W are swapped."""
+    ) -> tuple[np.ndarray, Layout] | None:
+        """A value as the reference has it, and how it lies."""
         if value not in self.fetched:
             return None
         x = np.asarray(self.fetched[value] if x is None else x, np.float64)
@@ -104,7 +123,7 @@ class Followed:
         if layout is None or laid is None or laid.shape != expected.shape:
             self.misfits.setdefault(name, Misfit(x, expected))
             return None
-        return laid, layout.turned
+        return laid, layout
 
     def _compared(self, actual: np.ndarray, expected: np.ndarray) -> Comparison:
         return compared(actual, expected, self.dtype)

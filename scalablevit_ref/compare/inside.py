@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ import numpy as np
 from scalablevit_ref.compare.altered import altered
 from scalablevit_ref.compare.around import (
     Fetch,
+    Probe,
     Scene,
     fed,
     input_words,
@@ -32,6 +34,7 @@ from scalablevit_ref.compare.followed import Followed, Held, Misfit, compared, m
 from scalablevit_ref.compare.misfits import misfit
 from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.compare.own_lines import elsewhere, lines_between, unreached
+from scalablevit_ref.compare.reaching import Place, reach_of, sights
 from scalablevit_ref.compare.reasoning.case import REFERENCE, THE_INPUT
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fits import fits
@@ -141,6 +144,7 @@ def inside(
     dtype: str,
     tolerance: float | None = None,
     tapped: Mapping[str, int] = NOWHERE,
+    probe: Probe | None = None,
 ) -> Inside:
     """The steps of a layer of a candidate whose run is known as a graph.
 
@@ -164,6 +168,8 @@ def inside(
         In eps of `dtype`, ‖Δ‖ / ‖reference‖; by default `NETWORK_TOLERANCE`.
     tapped
         The values that are layers' outputs in the graph, by the layers' names, where they are known.
+    probe
+        Runs the candidate again with some of its values changed, where nothing else tells what is wrong; None where it cannot.
     """
     layer, bound = local.table()[name], NETWORK_TOLERANCE[dtype] if tolerance is None else tolerance
     x, params = fed(local, name), local.own_params(name)
@@ -176,14 +182,23 @@ def inside(
     with np.errstate(all="ignore"):
         run = run_layer(layer, x, params, own)
     wrong = _first_wrong(run, own, bound)
-    scene = Scene(local, layer, x, run, sources, own, dtype, graph, fetch, tapped)
+    scene = Scene(local, layer, x, run, sources, own, dtype, graph, fetch, tapped, probe)
     rows = _rows(scene, bound)
     found = _at_the_end(scene, rows, actual, bound) if wrong is None else _at_a_step(scene, rows, run[wrong[0]], wrong[1])
+    found = _with_reach(scene, found, Place(OUTPUT, "made") if wrong is None else Place(*wrong))
     if found.exact or actual is None or all(row.words != "not followed" for row in rows):
         return found
     given = own_values(scene, run.steps[0].name, tapped.get(name, ABSENT))
     more = altered(layer, x, params, run_layer(layer, x, params), actual, given, EPS[dtype])
     return replace(found, differences=_ordered([*more, *found.differences]))
+
+
+def _with_reach(scene: Scene, found: Inside, place: Place) -> Inside:
+    """With what moves where a right value is changed, unless exactly one thing explains the layer."""
+    if sum(one.exact and not is_general(one) for one in found.differences) == 1:
+        return found
+    other, usual = reach_of(scene, place)
+    return replace(found, differences=_ordered([*other, *found.differences, *usual]))
 
 
 def _windows(layer: Layer) -> set[int]:
@@ -514,7 +529,8 @@ def _fitted_attention(scene: Scene, actual: np.ndarray, step: Step, eps: float, 
     if not {"q", "k", "v"} <= found.keys():
         return []
     kind = "window attention" if "window_size" in settings else "attention"
-    return fits(kind, actual, found, {**settings, **attention.settings}, eps=eps, budget=budget)
+    measure = partial(sights, scene, step.name)
+    return fits(kind, actual, found, {**settings, **attention.settings}, eps=eps, budget=budget, measure=measure)
 
 
 def _ordered(differences: Iterable[Difference]) -> tuple[Difference, ...]:

@@ -79,10 +79,11 @@ def written_out(scene: Scene, held: Held, step: str) -> Difference | None:
     It is exact where all of them are told: nothing else ran. `step` is the one that the value enters, or that makes it; empty for
     the layer's own output.
     """
-    key = held.value, step
-    if key not in scene.written:
-        scene.written[key] = _written_out(scene, held, step)
-    return scene.written[key]
+    key = OPERATIONS, held.value, step
+    if key not in scene.found:
+        scene.found[key] = _written_out(scene, held, step)
+    found: Difference | None = scene.found[key]
+    return found
 
 
 def _written_out(scene: Scene, held: Held, step: str) -> Difference | None:

@@ -20,9 +20,14 @@ def exported_to(
     """The file, whose weights lie in it; it takes as many images of that size."""
     module = ScalableViT(config).eval()
     module.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return exporting(module, path, images, dynamo=dynamo)
+
+
+def exporting(module: torch.nn.Module, path: Path, images: np.ndarray, *, dynamo: bool = False) -> Path:
+    """A module in a file that takes as many images of that size, in their dtype."""
     more: dict[str, Any] = {"external_data": False, "verbose": False} if dynamo else {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(LeafSpec|TorchScript-based ONNX export|feature will be removed)")
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
-        torch.onnx.export(module, (torch.from_numpy(images),), path, dynamo=dynamo, **more)
+        torch.onnx.export(module.eval(), (torch.from_numpy(images),), path, dynamo=dynamo, **more)
     return path

@@ -71,6 +71,15 @@ class Followed:
         """These values, of one more run."""
         return self.runner.values(self.images, self.weights, values)[0]
 
+    def probe(self, replaced: Mapping[int, np.ndarray], values: Collection[int]) -> Mapping[int, np.ndarray]:
+        """These values, of one more run in which arrays stand in for others; those for the images are b c h w.
+
+        Raises CaptureError where they cannot.
+        """
+        inner = {value: x for value, x in replaced.items() if value != self.graph.images}
+        images = replaced.get(self.graph.images, self.images)
+        return self.runner.values(images, self.weights, values, inner)[0]
+
 
 def followed(runner: Runner, conditions: Conditions) -> Captured:
     """What a module computes with these weights, on these images.

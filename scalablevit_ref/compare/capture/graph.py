@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -18,6 +19,9 @@ Kind = Literal["product", "convolution", "norm", "multiply", "add", "move", "oth
 
 ABSENT = -1
 """Stands among an operation's inputs for one that it does without, as a convolution without a bias."""
+
+NOTHING: Mapping[int, np.ndarray] = MappingProxyType({})
+"""No value of a run is replaced."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +144,20 @@ class Runner(Protocol):
         """
 
     def values(
-        self, images: np.ndarray, weights: Mapping[str, np.ndarray], wanted: Collection[int]
+        self,
+        images: np.ndarray,
+        weights: Mapping[str, np.ndarray],
+        wanted: Collection[int],
+        replaced: Mapping[int, np.ndarray] = NOTHING,
     ) -> tuple[Mapping[int, np.ndarray], float]:
         """Run it once more: these values by number, and the seconds that the pass took.
 
-        Raises CaptureError where this run is another one than the recorded one: the candidate does something else each time.
+        replaced
+            Arrays that stand in for values of the graph, by number: what is made of such a value is made of the array. They are of
+            its shape, and are none of the images.
+
+        Raises CaptureError where this run is another one than the recorded one: the candidate does something else each time, or
+        where a value cannot be replaced.
         """
 
     def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:

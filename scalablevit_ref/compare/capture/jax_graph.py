@@ -17,7 +17,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.compare.capture.arrays import array_of
-from scalablevit_ref.compare.capture.graph import ABSENT, Graph, ModuleRun, narrowed
+from scalablevit_ref.compare.capture.graph import ABSENT, NOTHING, Graph, ModuleRun, narrowed
 from scalablevit_ref.compare.capture.jax_program import IN_MODULE, Flattening, Program
 from scalablevit_ref.compare.capture.own_code import RUNNING, OwnCodeError, own_code, place_of, raised
 from scalablevit_ref.errors import CaptureError
@@ -125,13 +125,18 @@ class JaxRunner:
             return replace(graph, notes=(*graph.notes, *filter(None, [narrowed(graph, self.dtype)])))
 
     def values(
-        self, images: np.ndarray, weights: Mapping[str, np.ndarray], wanted: Collection[int]
+        self,
+        images: np.ndarray,
+        weights: Mapping[str, np.ndarray],
+        wanted: Collection[int],
+        replaced: Mapping[int, np.ndarray] = NOTHING,
     ) -> tuple[Mapping[int, np.ndarray], float]:
         wait: Any = jax.block_until_ready  # untyped
         with self._precision():
             program, state, x = self._traced(images, weights)
-            fed = [*state.values()], [*program.constants.values()], x
-            key = (tuple(sorted(set(wanted))), x.shape, program.signature)
+            others = {value: jnp.asarray(y) for value, y in replaced.items()}
+            fed = [*state.values()], [*program.constants.values()], x, others
+            key = (tuple(sorted(set(wanted))), x.shape, program.signature, tuple(others))
             if self._compiled is None or self._compiled[0] != key:
                 self._compiled = key, _compiled(program, key[0], fed)  # the last is kept: compiling takes most of a run's time
             run = self._compiled[1]
@@ -245,7 +250,7 @@ def _program(forward: Forward, state: Mapping[str, Any], x: Any) -> Program | Fa
         program = _flat(one, state, x, closed)
         if not one.asked or answers is None:
             return program
-        fed = [*state.values(), *program.held().values()], [*program.constants.values()], x
+        fed: tuple[Any, ...] = [*state.values(), *program.held().values()], [*program.constants.values()], x, {}
         (value,) = _compiled(program, [*program.outputs.values()], fed)(*fed).values()
         answers.append(to_numpy(value))
     return Failed(CaptureError(f"the candidate looks at more than {MOST_ANSWERS} values, which JAX cannot compile"), 0)
@@ -254,8 +259,8 @@ def _program(forward: Forward, state: Mapping[str, Any], x: Any) -> Program | Fa
 def _compiled(program: Program, wanted: Sequence[int], fed: tuple[Any, ...]) -> Callable[..., dict[int, Any]]:
     """The program with these values as what it returns."""
 
-    def evaluated(state: list[Any], constants: list[Any], x: Any) -> dict[int, Any]:
-        return program.evaluated(state, constants, x, wanted)
+    def evaluated(state: list[Any], constants: list[Any], x: Any, replaced: Mapping[int, Any]) -> dict[int, Any]:
+        return program.evaluated(state, constants, x, wanted, replaced)
 
     options: Any = COMPILED_FAST if jax.default_backend() == "cpu" else None
     with own_code(RUNNING):

@@ -13,7 +13,7 @@ from jax.extend.core import Literal
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.compare.capture.arrays import array_of
-from scalablevit_ref.compare.capture.graph import Graph, Kind, ModuleRun, Operation, fed_by_images, live
+from scalablevit_ref.compare.capture.graph import NOTHING, Graph, Kind, ModuleRun, Operation, fed_by_images, live
 from scalablevit_ref.compare.capture.own_code import shown_line
 
 INLINED = frozenset(
@@ -112,16 +112,25 @@ class Program:
     def held(self) -> dict[str, Any]:
         return {self.parameters[value]: x for value, x in self.used.items()}
 
-    def evaluated(self, state: Iterable[Any], constants: Iterable[Any], x: Any, wanted: Iterable[int]) -> dict[int, Any]:
+    def evaluated(
+        self,
+        state: Iterable[Any],
+        constants: Iterable[Any],
+        x: Any,
+        wanted: Iterable[int],
+        replaced: Mapping[int, Any] = NOTHING,
+    ) -> dict[int, Any]:
+        """These values; `replaced` stand in for others, from which no step is needed that makes them."""
         env = {
             self.images: x,
             **dict(zip(self.parameters, state, strict=True)),
             **dict(zip(self.constants, constants, strict=True)),
+            **replaced,
         }
         wanted = list(wanted)
-        for step in self._needed(wanted):
+        for step in self._needed(wanted, replaced):
             inputs = [env[v] if isinstance(v, int) else v.val for v in step.inputs]
-            env |= dict(zip(step.operation.outputs, step.call(*inputs), strict=True))
+            env |= dict(zip(step.operation.outputs, step.call(*inputs), strict=True)) | dict(replaced)
         return {value: env[value] for value in wanted}
 
     def on_host(self, state: Iterable[Any], wanted: Iterable[int]) -> dict[int, np.ndarray]:
@@ -135,10 +144,10 @@ class Program:
             env |= dict(zip(step.operation.outputs, outputs, strict=True))
         return {value: array_of(env[value], f"value {value}") for value in wanted}
 
-    def _needed(self, wanted: Collection[int]) -> list[Step]:
+    def _needed(self, wanted: Collection[int], replaced: Collection[int] = ()) -> list[Step]:
         needed, found = set(wanted), []
         for step in reversed(self.steps):
-            if needed.intersection(step.operation.outputs):
+            if needed.intersection(step.operation.outputs).difference(replaced):
                 needed.update(v for v in step.inputs if isinstance(v, int))
                 found.append(step)
         return found[::-1]

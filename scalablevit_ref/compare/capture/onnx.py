@@ -20,7 +20,7 @@ from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions, by_name, nameable
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.followed import followed
-from scalablevit_ref.compare.capture.graph import Graph
+from scalablevit_ref.compare.capture.graph import NOTHING, Graph
 from scalablevit_ref.compare.capture.names import by_mapping, merged
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
@@ -154,10 +154,19 @@ class OnnxFile:
         with _one_line(self.path, "cannot be run"):
             return _run(self.model if quantised else self._followed, wanted, {self.input: x}) if wanted else {}
 
-    def whole(self, wanted: Iterable[str], images: np.ndarray) -> dict[str, np.ndarray]:
-        """These values on all images, which may take several runs."""
-        wanted = list(wanted)
-        parts = [self.run(wanted, x) for x in self.fed(images)[0]]
+    def whole(
+        self, wanted: Iterable[str], images: np.ndarray, replaced: Mapping[str, np.ndarray] = MappingProxyType({})
+    ) -> dict[str, np.ndarray]:
+        """These values on all images, which may take several runs; arrays stand in for `replaced` ones."""
+        wanted, batches = list(wanted), self.fed(images)[0]
+        if replaced:
+            with _one_line(self.path, "cannot be run"):
+                model = _with_inputs(self.model, replaced)
+                cuts = {name: np.split(y, len(batches)) for name, y in replaced.items()}
+                fed = [{self.input: x, **{name: some[i] for name, some in cuts.items()}} for i, x in enumerate(batches)]
+                parts = [_run(model, wanted, feed) for feed in fed]
+        else:
+            parts = [self.run(wanted, x) for x in batches]
         return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -215,11 +224,15 @@ class OnnxRunner:
         return replace(found.graph, shapes=shapes, notes=tuple(self._notes))
 
     def values(
-        self, images: np.ndarray, weights: Mapping[str, np.ndarray], wanted: Collection[int]
+        self,
+        images: np.ndarray,
+        weights: Mapping[str, np.ndarray],
+        wanted: Collection[int],
+        replaced: Mapping[int, np.ndarray] = NOTHING,
     ) -> tuple[Mapping[int, np.ndarray], float]:
         names = {value: self._names[value] for value in wanted}
         start = time.perf_counter()
-        held = self.model.whole(names.values(), images)
+        held = self.model.whole(names.values(), images, {self._names[value]: y for value, y in replaced.items()})
         seconds = time.perf_counter() - start
         return {value: array_of(held[name], f"{self.model.path.name}: {name!r}") for value, name in names.items()}, seconds
 
@@ -331,6 +344,23 @@ def _input(path: Path, graph: Any) -> tuple[str, Any, list[Any] | None]:
         raise CaptureError(f"{path.name} takes {inputs[0].name!r}, which is no tensor of floating point")
     dims = [d.dim_value or d.dim_param or "?" for d in kind.shape.dim] if kind.HasField("shape") else None
     return inputs[0].name, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type), dims
+
+
+def _with_inputs(model: Any, fed: Mapping[str, np.ndarray]) -> Any:
+    """The model with these values as inputs beside its own, of any batch: what makes them gives others that are not used."""
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    for name, x in fed.items():
+        kind = onnx.helper.np_dtype_to_tensor_dtype(x.dtype)
+        other.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, [None, *x.shape[1:]]))
+    for node in other.graph.node:
+        for i, name in enumerate(node.output):
+            if name in fed:
+                node.output[i] = f"{name}: before"
+    kept = [value for value in other.graph.value_info if value.name not in fed]
+    del other.graph.value_info[:]
+    other.graph.value_info.extend(kept)
+    return other
 
 
 def _run(model: Any, wanted: Sequence[str], feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.graph import ABSENT, Graph, ModuleRun, Operation
@@ -26,6 +27,10 @@ OTHERS = 1_000_000
 
 They are counted apart: a table that is made in the first run and found in a cache in the second shifts no number of the data's.
 """
+
+
+class EnoughError(BaseException):
+    """All values that are asked for are kept: no Exception, which the candidate might catch."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         The code that calls the module: lines are looked for inside of it.
     keep
         The numbers of the values whose arrays are asked for; None records the operations instead.
+    replaced
+        What stands in for the values of these numbers. The run then ends, by an `EnoughError`, when the last of `keep` is made.
     """
 
     supports_higher_order_operators = True
@@ -75,9 +82,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def __init__(
-        self, own: Mapping[str, torch.Tensor], images: torch.Tensor, until: CodeType, keep: Collection[int] | None = None
+        self,
+        own: Mapping[str, torch.Tensor],
+        images: torch.Tensor,
+        until: CodeType,
+        keep: Collection[int] | None = None,
+        replaced: Mapping[int, torch.Tensor] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.replaced, self._ends = dict(replaced or {}), bool(replaced)  # those that are still to come
         self.until, self.keep, self.kept = until, keep, dict[int, torch.Tensor]()
         self.operations: list[Operation] = []
         self.course: list[tuple[str, tuple[int, ...]]] = []
@@ -140,6 +153,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             inputs = read(func, args, kwargs) if told.overwritten or told.shaped else given
             before = [numbers[id(x)] for x in inputs]
             data = not self._data.isdisjoint(before)
+            if self.replaced and data:
+                out, results = self._replace(out, results, changed)
             outputs = tuple([self._new(x, data=data, made=True) for x in results])
             for x in changed:
                 self._write(x)
@@ -148,6 +163,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             elif not self._weights.isdisjoint(before):
                 self._weights.update(outputs)
             self._keep(outputs, results)
+            if self._ends and self.keep is not None and self.kept.keys() == set(self.keep):
+                raise EnoughError
             if self.keep is None:
                 line = user_line(self.until)
                 self._look(told, inputs, before, line, data=data)
@@ -155,6 +172,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 ordered = tuple([ABSENT if x is None else numbers[id(x)] for x in what.inputs])
                 self.operations.append(Operation(what.kind, told.full, ordered, outputs, what.settings, self.path, line))
         return out
+
+    def _replace(self, out: Any, results: list[torch.Tensor], changed: Sequence[torch.Tensor]) -> tuple[Any, list[torch.Tensor]]:
+        """What an operation gives, with what stands in for some of it. Where it wrote in place, that is overwritten."""
+        new: dict[int, torch.Tensor] = {}
+        for value, x in enumerate(results, self._count[True]):
+            if value in self.replaced and self.replaced[value].shape == x.shape:
+                y = self.replaced.pop(value)
+                new[id(x)] = x.copy_(y) if any(x is z for z in changed) else torch.empty_like(x).copy_(y)
+        if new:
+            out = tree_map(lambda x: new.get(id(x), x), out)
+        return out, [new.get(id(x), x) for x in results]
 
     def _look(self, told: Traits, inputs: Sequence[torch.Tensor], numbers: Sequence[int], line: str, *, data: bool) -> None:
         """Take down constants, and what the notes are about."""

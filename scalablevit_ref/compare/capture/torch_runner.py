@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -16,9 +16,9 @@ from torch import nn
 
 from scalablevit_ref.arguments import FLOATS, float_dtype
 from scalablevit_ref.compare.capture.arrays import array_of
-from scalablevit_ref.compare.capture.graph import Graph, Operation, narrowed, random_operations
+from scalablevit_ref.compare.capture.graph import NOTHING, Graph, Operation, narrowed, random_operations
 from scalablevit_ref.compare.capture.own_code import RUNNING, OwnCodeError, message_of, own_code
-from scalablevit_ref.compare.capture.torch_graph import Recorder, hooked, own_array
+from scalablevit_ref.compare.capture.torch_graph import EnoughError, Recorder, hooked, own_array
 from scalablevit_ref.compare.capture.torch_reasons import likely_reason
 from scalablevit_ref.compare.capture.torch_refusals import by_trace
 from scalablevit_ref.compare.capture.torch_state import untouched
@@ -120,13 +120,22 @@ class TorchRunner:
         return recorder.graph(tuple(self._notes(graph, recorder)))
 
     def values(
-        self, images: np.ndarray, weights: Mapping[str, np.ndarray], wanted: Collection[int]
+        self,
+        images: np.ndarray,
+        weights: Mapping[str, np.ndarray],
+        wanted: Collection[int],
+        replaced: Mapping[int, np.ndarray] = NOTHING,
     ) -> tuple[Mapping[int, np.ndarray], float]:
         start = time.perf_counter()
-        recorder, model = self._run(images, weights, frozenset(wanted))
+        recorder, model = self._run(images, weights, frozenset(wanted), replaced=replaced)
         seconds = time.perf_counter() - start
-        if self._course is not None and recorder.course != self._course:
-            raise by_trace(_other_course(self._course, recorder.course))
+        course = None if self._course is None else self._course[: len(recorder.course)] if replaced else self._course
+        if course is not None and recorder.course != course:
+            raise by_trace(_other_course(course, recorder.course))
+        if recorder.replaced:
+            raise CaptureError(f"values {', '.join(map(str, recorder.replaced))} are not what an operation of this shape gives")
+        if replaced:
+            return {value: own_array(x) for value, x in recorder.kept.items()}, seconds
         random = self._last.random if self._last is not None else ()
         self._ended(images, weights, model, recorder, random)
         return {value: own_array(x) for value, x in recorder.kept.items()}, seconds
@@ -153,7 +162,12 @@ class TorchRunner:
     # How it is run
 
     def _run(
-        self, images: np.ndarray, weights: Mapping[str, np.ndarray], keep: frozenset[int] | None, model: nn.Module | None = None
+        self,
+        images: np.ndarray,
+        weights: Mapping[str, np.ndarray],
+        keep: frozenset[int] | None,
+        model: nn.Module | None = None,
+        replaced: Mapping[int, np.ndarray] = NOTHING,
     ) -> tuple[Recorder, nn.Module]:
         """One pass; of `model` as it is, else of a fresh copy with these weights."""
         if model is None:
@@ -164,10 +178,11 @@ class TorchRunner:
         x = _tensor(images, self._first)
         x = x.permute(0, 2, 3, 1).contiguous() if self._channels_last else x
         own = {name: x for name, x in self._tensors.items() if name not in self._views}
-        recorder = Recorder(own, x, TorchRunner._call.__code__, keep)
+        others = {value: torch.from_numpy(np.array(y)) for value, y in replaced.items()}
+        recorder = Recorder(own, x, TorchRunner._call.__code__, keep, others)
         with self._with_reason(recorder, modules, tuple(x.shape)), own_code(RUNNING), untouched(next(self._seeds)), torch.no_grad():
             try:
-                with hooked(modules, recorder), recorder:
+                with hooked(modules, recorder), suppress(EnoughError), recorder:
                     self._call(model, x, recorder)
                 recorder.returned = {name: x.detach().clone() for name, x in recorder.returned.items()}
             finally:

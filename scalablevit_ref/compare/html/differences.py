@@ -28,6 +28,9 @@ MOST_PLACES = 512
 MOST_MAPS = 3
 """Axes along which numbers moved that are drawn, one picture each."""
 
+MOST_EXAMPLES = 2
+"""Changed tokens of which is drawn what moves."""
+
 SUBSETS = ("border", "some tokens", "some windows", "some rows", "some columns", "not finite")
 """Kinds of difference that a map of the tokens shows."""
 
@@ -62,7 +65,9 @@ def _drawn(difference: Difference, sample: Sample | None, name: str) -> Iterator
         yield scatter(sample, data, name)
     elif "x" in data and "y" in data:
         yield function(data, name)
-    elif "factors" in data or "shifts" in data:
+    elif data.get("examples"):
+        yield from reach(data)
+    elif not isinstance(data.get("factors"), Mapping) and ("factors" in data or "shifts" in data):
         axis = str(data.get("axis", "channel"))
         for key, neutral in (("factors", 1.0), ("shifts", 0.0)):
             values = np.asarray(data.get(key, ()), float)
@@ -231,6 +236,26 @@ def tokens(sample: Sample) -> str:
         f'<div class="down"><span>h&nbsp;0</span><span>{h - 1}</span></div>{heat(sample.off, words)}'
         f'<div class="along"><span>w&nbsp;0</span><span>{w - 1}</span></div></figure>'
     )
+
+
+def reach(data: Plain) -> Iterator[str]:
+    """What moves where one token is changed, in the candidate and in the reference: maps side by side, of a few tokens."""
+    for one in list(data["examples"])[:MOST_EXAMPLES]:
+        row, column, of = int(one["row"]), int(one["column"]), str(data.get("of", "token"))
+        for who in ("candidate", "reference"):
+            moved = np.array([[float(x == "1") for x in line] for line in one[who]])
+            h, w = moved.shape
+            shown = moved / 2
+            marked = list(one["size"]) == [h, w] and bool(moved[row, column])
+            if marked:
+                shown[row, column] = 1.0
+            words = f"Map of {h} by {w} tokens of the {who}: {int(moved.sum())} move where row {row}, column {column} is changed"
+            beside = f"one {of} is changed, at row {row}, column {column}{': the brightest' * marked}"
+            yield (
+                f'<figure class="map"><figcaption>What moves in the {who} <span>{said(beside)}</span></figcaption>'
+                f'<div class="down"><span>h&nbsp;0</span><span>{h - 1}</span></div>{heat(shown, words)}'
+                f'<div class="along"><span>w&nbsp;0</span><span>{w - 1}</span></div></figure>'
+            )
 
 
 def weights(matrix: np.ndarray, of: str) -> str:

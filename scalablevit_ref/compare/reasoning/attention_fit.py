@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import combinations, product, takewhile, zip_longest
+from itertools import chain, combinations, islice, product, takewhile, zip_longest
 from typing import Any
 
 from scalablevit_ref.compare.reasoning.attention_model import PACKINGS, TWO, Hypothesis, Problem
@@ -14,7 +14,7 @@ from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fitting import ENOUGH, Array, joined
 from scalablevit_ref.compare.reasoning.judge import Judge
 from scalablevit_ref.compare.reasoning.logit_fit import biased, bounded, of_each_head
-from scalablevit_ref.compare.reasoning.windows import Windows
+from scalablevit_ref.compare.reasoning.windows import Measured, Windows
 
 HELPFUL = 10
 """Single changes, those that leave least, that are tried with each other one, the pair that promises most first."""
@@ -32,30 +32,48 @@ Change = tuple[str, Mapping[str, Any]]
 """A setting's name, by which two changes exclude each other, and the hypothesis's fields with their new values."""
 
 
+Measure = Callable[[], Measured]
+"""Measures which tokens see which in the candidate."""
+
+
 def fit_window_attention(
-    actual: Array, sources: Mapping[str, Array], settings: Mapping[str, Any], *, eps: float, budget: int
+    actual: Array,
+    sources: Mapping[str, Array],
+    settings: Mapping[str, Any],
+    *,
+    eps: float,
+    budget: int,
+    measure: Measure | None = None,
 ) -> list[Difference]:
-    """Which settings explain what enters proj in IWSA; q, k, v, `lim` and `x` are maps b h w c, the first three possibly padded."""
+    """Which settings explain what enters proj in IWSA; q, k, v, `lim` and `x` are maps b h w c, the first three possibly padded.
+
+    `measure` is asked where no single change of a setting explains it.
+    """
     heads, p = int(settings["num_heads"]), int(settings["window_size"])
     c = sources["q"].shape[-1]
     reference = Hypothesis(Windows((p, p)), heads)
-    return _fitted(Problem(actual, sources, lambda n: float((c / n) ** -0.5)), reference, eps, budget)
+    return _fitted(Problem(actual, sources, lambda n: float((c / n) ** -0.5)), reference, eps, budget, measure)
 
 
 def fit_attention(
-    actual: Array, sources: Mapping[str, Array], settings: Mapping[str, Any], *, eps: float, budget: int
+    actual: Array,
+    sources: Mapping[str, Array],
+    settings: Mapping[str, Any],
+    *,
+    eps: float,
+    budget: int,
+    measure: Measure | None = None,
 ) -> list[Difference]:
-    """Which settings explain what enters proj in SSA; q b h w c', k b h' w' c', v b h' w' c or c'."""
+    """Which settings explain what enters proj in SSA; q b h w c', k b h' w' c', v b h' w' c or c'; `measure` as for IWSA."""
     heads, c_ratio = int(settings["num_heads"]), float(settings["c_ratio"])
     scaled = settings.get("ssa_scale", "scaled") == "scaled"
     c = actual.shape[-1] if settings.get("values", "unscaled") == "unscaled" else round(actual.shape[-1] / c_ratio)
     reference = Hypothesis(Windows(actual.shape[1:3], "all"), heads)
-    return _fitted(
-        Problem(actual, sources, lambda n: float((c / n * (c_ratio if scaled else 1.0)) ** -0.5)), reference, eps, budget
-    )
+    problem = Problem(actual, sources, lambda n: float((c / n * (c_ratio if scaled else 1.0)) ** -0.5))
+    return _fitted(problem, reference, eps, budget, measure)
 
 
-def _fitted(problem: Problem, reference: Hypothesis, eps: float, budget: int) -> list[Difference]:
+def _fitted(problem: Problem, reference: Hypothesis, eps: float, budget: int, measure: Measure | None) -> list[Difference]:
     expected = {"z": 1.0, **({"lim": 1.0} if "lim" in problem.added else {})}
     before = Search(problem, reference, Judge(float("inf"), eps), 0).left(reference, problem.scale(reference.heads), expected)
     judge = Judge(before, eps)
@@ -64,18 +82,28 @@ def _fitted(problem: Problem, reference: Hypothesis, eps: float, budget: int) ->
     if problem.actual.size < ENOUGH * (len(problem.added) + 2):
         return []
     search = Search(problem, reference, judge, budget)
-    return explained(search) or nearest(search)
+    return explained(search, measure) or nearest(search)
 
 
-def explained(search: Search) -> list[Difference]:
-    """All explanations of the first level with any: solved numbers, one change, numbers of each head or position, two changes."""
+def explained(search: Search, measure: Measure | None = None) -> list[Difference]:
+    """All explanations of the first level with any: solved numbers, one change, numbers of each head or position, two changes.
+
+    Of these one is which tokens see which, where that was measured.
+    """
     found = _apart(search, _numbers(search) or _singles(search))
     if found:
         return [search.difference(fit) for fit in found]
-    solved = of_each_head(search) or bounded(search) or biased(search)
+    solved = of_each_head(search) or bounded(search)
+    if solved:
+        return solved
+    told = Measured() if measure is None else measure()
+    found = _measured(search, told)
+    if found or told.mixed or told.dead:
+        return [search.difference(fit) for fit in found]
+    solved = [] if told.windows else biased(search)
     if solved and not solved[0].data.get("mask"):
         return solved
-    return [search.difference(fit) for fit in _pairs(search)] or solved
+    return [search.difference(fit) for fit in _pairs(search, told=told.right)] or solved
 
 
 def nearest(search: Search) -> list[Difference]:
@@ -105,9 +133,23 @@ def _singles(search: Search) -> list[Fit]:
     return [fit for h in takewhile(lambda h: search.budget > 0, made) if (fit := search.verified(search.nearest(h)))]
 
 
-def _pairs(search: Search) -> list[Fit]:
-    """Two changes: those that each leave least, likely ones, and windows of another size that are shifted; by turns."""
-    changes = list(alternatives(search))
+def _measured(search: Search, told: Measured) -> list[Fit]:
+    """What each query sees as it was measured; and one change more."""
+    known: list[tuple[str, dict[str, Any]]] = [("windows", {"windows": windows}) for windows in told.windows]
+    known += [("normaliser", {"normaliser": "uniform"})] * told.dead
+    alone = (replace(search.reference, **base) for _, base in known)
+    more = list(alternatives(search)) if known else []
+    both = (replace(search.reference, **base, **fields) for axis, base in known for other, fields in more if axis != other)
+    made = (search.nearest(h) for h in takewhile(lambda h: search.budget > 0, chain(alone, both)))
+    return list(islice(filter(None, map(search.verified, made)), 1))
+
+
+def _pairs(search: Search, *, told: bool) -> list[Fit]:
+    """Two changes: those that each leave least, likely ones, and windows of another size that are shifted; by turns.
+
+    `told`: that windows are the reference's is known.
+    """
+    changes = [change for change in alternatives(search) if not (told and change[0] == "windows")]
     left = [(search.nearest(replace(search.reference, **fields), MANY).unexplained, axis, fields) for axis, fields in changes]
     helpful = sorted(left, key=lambda change: change[0])
     best = [

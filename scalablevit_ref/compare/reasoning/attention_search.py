@@ -115,6 +115,7 @@ class Search:
         h = fit.hypothesis
         data: dict[str, Any] = {"scale": fit.scale, "factors": dict(fit.factors), "heads": h.heads}
         data |= {"window": list(h.windows.size), "shift": list(h.windows.shift)} if h.windows.kind != "all" else {}
+        data |= {} if h.windows.sight is None else h.windows.sight.data
         return Difference("setting", joined(found), fit.left, data | {"changes": found}, exact)
 
     def changes(self, hypothesis: Hypothesis, factors: Mapping[str, float]) -> list[str]:

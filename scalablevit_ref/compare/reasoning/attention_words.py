@@ -103,6 +103,9 @@ def powers(hypothesis: Hypothesis, c: int, q_width: int, keys: int, reference: f
 
 def windows_said(w: Windows, reference: Windows) -> Iterator[str]:
     """What is different about the windows."""
+    if w.sight is not None:
+        yield w.sight.words + ", with zeros where it is cut" * (not w.hidden)
+        return
     size = f"{w.size[0]} × {w.size[1]}"
     if w.kind == "all" and reference.kind != "all":
         yield f"windows are the whole map ({size}), not {reference.size[0]} × {reference.size[1]}: every query sees every key"

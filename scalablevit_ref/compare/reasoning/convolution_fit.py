@@ -100,7 +100,7 @@ class Convolution:
     source: str = "x"
     kernel: str = "as it is"
     border: str = "zeros"
-    dilation: int = 1
+    dilation: tuple[int, int] = (1, 1)
 
 
 def fit_convolution(
@@ -208,12 +208,14 @@ class _Search:
         if h.stride != reference.stride:
             found.append(f"the stride is {h.stride[0]}, not {reference.stride[0]}")
         if h.dilation != reference.dilation:
-            found.append(f"kernels are dilated by {h.dilation}")
+            rows, columns = h.dilation
+            alone = f"by {rows} along H" * (rows > 1) + " and " * (1 not in h.dilation) + f"by {columns} along W" * (columns > 1)
+            found.append(f"kernels are dilated {f'by {rows}' if rows == columns else alone}")
         if h.kernel != reference.kernel:
             found.append(KERNELS[h.kernel][1])
         if h.border != reference.border:
             found.append(BORDER_WORDS[h.border])
-        own = (self.padding * h.dilation,) * 2
+        own = (self.padding * h.dilation[0], self.padding * h.dilation[1])
         if h.corner not in (reference.corner, own):
             (top, left), (p, _) = h.corner, reference.corner
             found.append(f"{_corner(top, left)}, not {p} and {p}: the grid is shifted")
@@ -246,8 +248,8 @@ class _Search:
         for top, left in sorted(product(range(-2, kh + 1), range(-2, kw + 1)), key=lambda corner: corner[0] != corner[1]):
             if (top, left) != self.reference.corner:
                 yield (("corner", (top, left)),)
-        for dilation in (2, 3, 4):
-            yield ("dilation", dilation), ("corner", (self.padding * dilation,) * 2)
+        for rows, columns in ((2, 2), (3, 3), (4, 4), (2, 1), (1, 2), (3, 1), (1, 3)):
+            yield ("dilation", (rows, columns)), ("corner", (self.padding * rows, self.padding * columns))
         for stride in range(1, 9):
             if stride != self.reference.stride[0]:
                 yield (("stride", (stride, stride)),)
@@ -416,7 +418,7 @@ def _corner(top: int, left: int) -> str:
 def _patches(x: Array, kernel: tuple[int, ...], h: Convolution, size: tuple[int, ...], value: float) -> Array:
     """What each place of a kernel sees: k b h' w' c; beyond the border `value`, or what the border is filled with."""
     before = np.array(h.corner)
-    reach = (np.array(size) - 1) * h.stride + (np.array(kernel) - 1) * h.dilation + 1
+    reach = (np.array(size) - 1) * h.stride + (np.array(kernel) - 1) * np.array(h.dilation) + 1
     after = reach - before - x.shape[1:3]
     if (reach > 1 << 14).any() or ((np.maximum(before, after) >= np.array(x.shape[1:3])).any() and h.border != "zeros"):
         raise ValueError("the border does not fit")
@@ -425,7 +427,7 @@ def _patches(x: Array, kernel: tuple[int, ...], h: Convolution, size: tuple[int,
     kwargs: Any = {"constant_values": value} if h.border == "zeros" else {}
     x = np.pad(x, widths, mode=BORDERS[h.border], **kwargs)  # type: ignore[call-overload]
     (rows, columns), (down, right) = size, h.stride
-    steps = product(range(0, kernel[0] * h.dilation, h.dilation), range(0, kernel[1] * h.dilation, h.dilation))
+    steps = product(*(range(0, n * step, step) for n, step in zip(kernel, h.dilation, strict=True)))
     return np.stack([x[:, i : i + down * rows : down, j : j + right * columns : right][:, :rows, :columns] for i, j in steps])
 
 

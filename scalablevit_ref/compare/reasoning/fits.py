@@ -33,6 +33,7 @@ def fits(
     *,
     eps: float,
     budget: int = BUDGET,
+    **more: Any,
 ) -> list[Difference]:
     """What explains an operation's output `actual`, of its own exact inputs.
 
@@ -50,6 +51,8 @@ def fits(
         Distance from 1 to the next number of the dtype in which the candidate computed.
     budget : int
         Hypotheses that are tried, at most: work, and not time.
+    **more
+        What the step's own function takes besides.
 
     Returns
     -------
@@ -60,4 +63,4 @@ def fits(
     if fit is None or not np.isfinite(actual).all() or not actual.any():
         return []
     with np.errstate(all="ignore"):
-        return fit(actual, sources, settings, eps=eps, budget=budget)
+        return fit(actual, sources, settings, eps=eps, budget=budget, **more)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from einops import rearrange, repeat
@@ -11,6 +13,16 @@ from einops import rearrange, repeat
 Array = np.ndarray
 
 GROUPS = {"tiles": "(gh ph) (gw pw) -> (gh gw) (ph pw)", "grid": "(ph gh) (pw gw) -> (gh gw) (ph pw)"}
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """Which keys each query sees, as it was measured: n m, of bool; at which token its output is put: n; in words; and as data."""
+
+    seen: Array
+    places: Array
+    words: str
+    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -23,7 +35,7 @@ class Windows:
         Rows and columns of a window.
     kind
         "tiles"; "grid", every h/ph-th row and column; "runs" of ph·pw tokens one after the other; "sliding", each token with
-        the window around it; "all", every query with every key.
+        the window around it; "all", every query with every key; "measured", as `sight` says.
     shift
         The map is rolled up and left by so many rows and columns before it is cut.
     apart
@@ -45,6 +57,29 @@ class Windows:
     hidden: bool = False
     halo: int = 0
     placed: str = "as cut"
+    sight: Sight | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of which tokens see which in a candidate.
+
+    Attributes
+    ----------
+    windows
+        What may stand for it.
+    right
+        Whether it is as in the reference.
+    mixed
+        Whether tokens see those of other images, which no windows of one image do.
+    dead
+        Whether no key has any influence.
+    """
+
+    windows: tuple[Windows, ...] = ()
+    right: bool = False
+    mixed: bool = False
+    dead: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +107,8 @@ def cut(windows: Windows, h: int, w: int, keys: int, real: tuple[int, int]) -> C
 
     Raises ValueError where the map cannot be cut so.
     """
+    if windows.sight is not None:
+        return _measured(windows.sight, hidden=windows.hidden)
     if windows.kind == "all":
         queries = np.arange(h * w)[None]
         return Cut(queries, np.arange(keys)[None], None, _placed(windows, queries, queries[0].reshape(h, w)))
@@ -146,3 +183,18 @@ def _sliding(windows: Windows, h: int, w: int) -> Cut:
     keys = rearrange(np.lib.stride_tricks.sliding_window_view(outside, (ph, pw)), "h w ph pw -> (h w) (ph pw)")
     queries = repeat(np.arange(h * w), "n -> n 1")
     return Cut(queries, keys, (keys < h * w)[:, None] if windows.hidden else None, queries)
+
+
+def _measured(sight: Sight, *, hidden: bool) -> Cut:
+    """Queries that see the same keys are a window; where others see more, it is filled up with tokens of zeros."""
+    n, m = sight.seen.shape
+    rows, which = np.unique(sight.seen, axis=0, return_inverse=True)
+    some = [(np.flatnonzero(which.ravel() == i), np.flatnonzero(row)) for i, row in enumerate(rows) if row.any()]
+    queries, keys = (_side_by_side([pair[i] for pair in some], none) for i, none in ((0, n), (1, m)))
+    places = np.append(sight.places, n)[queries]
+    return Cut(queries, keys, (keys < m)[:, None] if hidden else None, places)
+
+
+def _side_by_side(rows: Sequence[Array], none: int) -> Array:
+    longest = max(map(len, rows))
+    return np.stack([np.pad(row, (0, longest - len(row)), constant_values=none) for row in rows])

@@ -6,11 +6,8 @@ Writing takes torch, onnx and onnxscript; reading takes NumPy.
 from __future__ import annotations
 
 import json
-import logging
 import os
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,8 +16,9 @@ import numpy as np
 
 from scalablevit_ref.adapters import extra
 from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
-from scalablevit_ref.arguments import check_count, check_flag, check_mapping, check_path, check_text, is_whole
+from scalablevit_ref.arguments import check_choice, check_count, check_flag, check_mapping, check_path, check_text, is_whole
 from scalablevit_ref.backends import to_backend
+from scalablevit_ref.backends.graph import Graph, Node
 from scalablevit_ref.checkpoints import Checkpoint, CheckpointError
 from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, check_options, conversion, inputs, manifest_text
 from scalablevit_ref.checkpoints.in_memory import tensors_in
@@ -43,6 +41,15 @@ from scalablevit_ref.weights import GUESSED, Stated
 OPSETS = range(18, 24)
 """Versions of ONNX's operators that `export` writes."""
 
+DTYPES = ("float32", "float16", "bfloat16")
+"""Types of numbers that `export` writes."""
+
+AXES = {0: "batch", 2: "height", 3: "width"}
+"""Names of the axes of images that may be free in a file."""
+
+EXAMPLES = 1_000_003
+"""Size of the batch while a graph with a free one is written, in images: a prime number that is no other size of a network."""
+
 CONFIG = f"{NOTES}.config"
 """Metadata that held the configuration, as JSON, in files of earlier versions; `NOTES` is the key now."""
 
@@ -52,7 +59,8 @@ def export(
     config: ScalableViTConfig,
     path: str | os.PathLike[str],
     *,
-    image_size: int | tuple[int, int] = 224,
+    image_size: int | tuple[int, int] | str = 224,
+    dtype: str | None = None,
     float16: bool = False,
     opset: int = 20,
     batch: int | str = "dynamic",
@@ -101,9 +109,11 @@ def export(
     """
     check_path("path", path)
     check_flag("force", force)
+    check_flag("float16", float16)
     if metadata is not None:
         check_mapping("metadata", metadata)
-    settings: dict[str, Any] = {"image_size": image_size, "float16": float16, "opset": opset, "batch": batch, "taps": taps}
+    settings: dict[str, Any] = {"image_size": image_size, "opset": opset, "batch": batch, "taps": taps}
+    settings["dtype"] = dtype if dtype is not None else "float16" if float16 else "float32"
     write_atomically({Path(path): _export_into(params, config, metadata=metadata or {}, **settings)}, force=force)
 
 
@@ -111,119 +121,104 @@ def _export_into(
     params: Mapping[str, Any],
     config: ScalableViTConfig,
     *,
-    image_size: int | tuple[int, int],
-    float16: bool,
+    image_size: int | tuple[int, int] | str,
+    dtype: str = "float32",
     opset: int = 20,
     batch: int | str = "dynamic",
     taps: Sequence[str] | bool = (),
     metadata: Mapping[str, Any],
 ) -> Callable[[BinaryIO], object]:
-    """What writes the file of `export`. The arguments are checked before, and torch's exporter runs in it."""
+    """What writes the file of `export`. The arguments are checked, and the graph is made, before."""
     with extra("onnx"):
-        import onnx
-        import onnxscript  # noqa: F401  (torch's exporter is written in it)
-        import torch
+        import onnx  # noqa: F401
 
     if not is_whole(opset) or opset not in OPSETS:
         raise ValueError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}, got {brief(opset)}")
-    if not (isinstance(batch, str) and batch == "dynamic"):
+    if batch != "dynamic":
         check_count("batch", batch)
     check_config(config)
-    check_flag("float16", float16)
+    check_choice("dtype", dtype, DTYPES)
     if not isinstance(taps, bool):
         if isinstance(taps, str) or not isinstance(taps, Collection):
             raise TypeError(f"taps must be names, or True for all, got {brief(taps)}")
         for tap in taps:
             check_text("taps", tap)
-    check_image_size(config, *(size := sides(image_size)))
+    if image_size != "dynamic":
+        check_image_size(config, *sides(image_size))
     params = tensors_in(params)
     check_shapes(params, parameter_shapes(config))
-    dtype = "float16" if float16 else "float32"
-    weights = to_backend(params, "torch", dtype)
-    if too_large := [name for name, x in weights.items() if not torch.isfinite(x).all()]:
+    weights = to_backend(params, "numpy", dtype)
+    if too_large := [name for name, x in weights.items() if not np.isfinite(x).all()]:
         raise ValueError(f"parameter {too_large[0]!r} has values that are not finite in {dtype}")
-    images = torch.zeros(2 if batch == "dynamic" else int(batch), config.in_chans, *size, dtype=getattr(torch, dtype))
-    outputs = _outputs(images, config, taps)
+    graph, outputs = _graph(config, dtype, opset=opset, batch=batch, image_size=image_size, taps=taps)
     name = exact_variant(config)
     guessed = metadata.get("config_from") == GUESSED and metadata.get("variant") == name
     notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata=all_kept(metadata))
 
     def write(file: BinaryIO) -> None:
-        model = _model(images, weights, config, outputs, opset=opset, dynamic=batch == "dynamic")
-        onnx.helper.set_model_props(model, {NOTES: json.dumps(notes)})
-        file.write(model.SerializeToString())
+        file.write(_model(graph, weights, outputs, {NOTES: json.dumps(notes)}).SerializeToString())
 
     return write
 
 
-def _model(
-    images: Any, weights: Mapping[str, Any], config: ScalableViTConfig, outputs: list[str], *, opset: int, dynamic: bool
-) -> Any:
-    """The `onnx.ModelProto`."""
-    import torch
-
-    from scalablevit_ref.adapters.torch import ScalableViT
-
-    class Tapped(ScalableViT):
-        def forward(self, images: Any) -> tuple[Any, ...]:
-            found = trace(images, dict(self.named_parameters()), self.config)
-            return tuple(found[name].clone() for name in outputs)  # an output of its own, also where two names are one value
-
-    with _quiet():
-        program = torch.onnx.export(
-            Tapped(config, params=weights).eval(),
-            (images,),
-            dynamo=True,
-            input_names=["images"],
-            output_names=outputs,
-            dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic else None,
-            opset_version=opset,
-            optimize=False,  # it would fold the transposition of a weight into it
-            verbose=False,
-        )
-    assert program is not None
-    model: Any = program.model_proto
-    _clean(model, list(parameter_shapes(config)))
-    return model
-
-
-def _outputs(images: Any, config: ScalableViTConfig, taps: Sequence[str] | bool) -> list[str]:
-    """`logits` and the taps. The trace is asked for its names on torch's meta device, where nothing is computed."""
-    like = images.to("meta")
-    params = {name: like.new_empty(shape) for name, shape in parameter_shapes(config).items()}
-    names = [name for name in trace(like, params, config) if name != "logits"]
+def _graph(
+    config: ScalableViTConfig,
+    dtype: str,
+    *,
+    opset: int,
+    batch: int | str,
+    image_size: int | tuple[int, int] | str,
+    taps: Sequence[str] | bool,
+) -> tuple[Graph, list[str]]:
+    """What the network writes down, and the names of the outputs: `logits`, then the taps."""
+    graph = Graph(dtype, opset=opset)
+    h, w = sides(image_size if image_size != "dynamic" else usual_image_size(config))
+    size: list[int] = [EXAMPLES if batch == "dynamic" else int(batch), config.in_chans, h, w]
+    for axis, free in ((0, batch), (2, image_size), (3, image_size)):
+        if free == "dynamic":
+            size[axis] = graph.unknown(AXES[axis], "images", axis, size[axis])
+    images = graph.array("images", size)
+    found = trace(images, {name: graph.array(name, shape) for name, shape in parameter_shapes(config).items()}, config)
+    names = [name for name in found if name != "logits"]
     wanted = names if taps is True else [name for name in taps or () if name != "logits"]
     for name in wanted:
         if name not in names:
             raise ValueError(f"taps: the network has no {name!r}{near_matches(name, names)}")
-    return ["logits", *dict.fromkeys(wanted)]
+    outputs = ["logits", *dict.fromkeys(wanted)]
+    for name in outputs:
+        graph.output(name, found[name])
+    return graph, outputs
 
 
-def _clean(model: Any, names: list[str]) -> None:
-    """Initialisers in the official order; no notes of the machine on which the file was written, which each node has."""
-    held = {x.name: x for x in model.graph.initializer}
-    if set(held) != set(names):
-        raise RuntimeError(f"torch.onnx has renamed parameters: {sorted(set(held) ^ set(names))[:4]}")
-    ordered = [held[name] for name in names]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(ordered)
-    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, model.graph):
-        del part.metadata_props[:]
-        part.doc_string = ""
+def _model(graph: Graph, weights: Mapping[str, np.ndarray], outputs: Sequence[str], notes: Mapping[str, str]) -> Any:
+    """The `onnx.ModelProto`: the weights are its initialisers, in their order, and the sizes of all values are stated."""
+    from onnx import helper, numpy_helper
 
+    kind = helper.np_dtype_to_tensor_dtype(graph.dtype)
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's word on operations of torchvision that it cannot export, nor the warning that its own code earns it."""
-    log = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-            yield
-    finally:
-        log.setLevel(level)
+    def value(name: str) -> Any:
+        sizes = [n if type(n) is int else str(n) for n in graph.shapes[name]]
+        return helper.make_tensor_value_info(name, kind, sizes)
+
+    def node(it: Node) -> Any:
+        settings = {name: numpy_helper.from_array(x) if isinstance(x, np.ndarray) else x for name, x in it.attributes.items()}
+        return helper.make_node(it.operator, it.inputs, it.outputs, name=it.outputs[0], **settings)
+
+    given = {"images", *weights, *outputs}
+    graph_proto = helper.make_graph(
+        [node(it) for it in graph.nodes],
+        "scalable_vit",
+        [value("images")],
+        [value(name) for name in outputs],
+        [numpy_helper.from_array(x, name) for name, x in weights.items()],
+        value_info=[value(name) for name in graph.shapes if name not in given],
+    )
+    opsets = [helper.make_opsetid("", graph.opset)]
+    model = helper.make_model(
+        graph_proto, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets), producer_name="scalablevit_ref"
+    )
+    helper.set_model_props(model, dict(notes))
+    return model
 
 
 def load_params(
@@ -286,8 +281,6 @@ def convert_file(
     """
     with extra("onnx"):
         import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-        import torch  # noqa: F401
 
     check_path("source", source)
     check_path("target", target)
@@ -308,7 +301,7 @@ def convert_file(
         done, config = made.done(), made.changed.config
         guess = {"config_from": GUESSED, "variant": exact_variant(config)} if weights.guessed else {}
     size = image_size if image_size is not None else usual_image_size(config)
-    writes = {target: _export_into(params, config, image_size=size, float16=dtype == "float16", metadata=made.metadata | guess)}
+    writes = {target: _export_into(params, config, image_size=size, dtype=dtype, metadata=made.metadata | guess)}
     if options.sha256:
         writes[Path(options.sha256)] = lambda file: file.write(manifest_text(params))
     write_atomically(writes, force=options.force)

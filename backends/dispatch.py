@@ -99,7 +99,7 @@ def backend(x: Any, name: str = "x") -> Backend:
         from scalablevit_ref.backends import sizes
 
         module = sizes
-    elif _owned_by(x, "scalablevit_ref.backends.graph", "Array"):
+    elif _owned_by(x, "scalablevit_ref.backends.views", "Array"):
         from scalablevit_ref.backends import graph
 
         module = graph

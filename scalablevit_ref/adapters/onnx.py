@@ -1,6 +1,7 @@
-"""ScalableViT as an ONNX file whose initialisers are the official parameters; and those read back.
+"""ScalableViT as an ONNX file whose initialisers are the official parameters; those read back; and the file run by ONNX Runtime.
 
-Writing takes torch, onnx and onnxscript; reading takes NumPy.
+The graph is what the specification writes down when it runs on arrays that do (`backends.graph`). Writing takes onnx, running takes
+onnxruntime, reading takes NumPy.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from scalablevit_ref.adapters import extra
-from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
+from scalablevit_ref.adapters.onnx_runtime import CPU, MOST_THREADS, SILENT, TYPES, Session, onnx_runtime
 from scalablevit_ref.arguments import check_choice, check_count, check_flag, check_mapping, check_path, check_text, is_whole
 from scalablevit_ref.backends import to_backend
-from scalablevit_ref.backends.graph import Graph, Node
+from scalablevit_ref.backends.nodes import Graph, Node
+from scalablevit_ref.backends.views import array
 from scalablevit_ref.checkpoints import Checkpoint, CheckpointError
 from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, check_options, conversion, inputs, manifest_text
 from scalablevit_ref.checkpoints.in_memory import tensors_in
@@ -43,6 +45,9 @@ OPSETS = range(18, 24)
 
 DTYPES = ("float32", "float16", "bfloat16")
 """Types of numbers that `export` writes."""
+
+BFLOAT16_FROM = 22
+"""First version of ONNX's operators whose convolution takes bfloat16."""
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 """Names of the axes of images that may be free in a file."""
@@ -70,8 +75,9 @@ def export(
 ) -> None:
     """Write the network as ONNX: input `images` b c h w, output `logits` b classes, initialisers under the official names.
 
-    The configuration is kept in the metadata, as this package's other files keep it. Equal arguments make equal files. torch's
-    exporter takes some 45 s for `small`, half with a fixed batch.
+    The operators are ONNX's own, the parameters in their official layout: where a product takes a weight turned, a `Transpose` is
+    before it, which runtimes carry out when they load the file. The configuration is kept in the metadata, as this package's other
+    files keep it. Equal arguments make equal files.
 
     Parameters
     ----------
@@ -82,9 +88,12 @@ def export(
     path
         Of the file.
     image_size
-        Height and width in pixels, or one number for both; they are fixed in the file.
+        Height and width in pixels, or one number for both, which are then fixed in the file; or "dynamic", which takes every size
+        that the network takes. The runtime ends with an error at another size.
+    dtype
+        Of parameters, images and logits: "float32", "float16", or "bfloat16", which takes opset 22.
     float16
-        Whether parameters, images and logits are float16; else they are float32.
+        The old way to say `dtype="float16"`, for one more release.
     opset
         The version of ONNX's operators, 18 to 23; 20 is the first with a GELU of its own.
     batch
@@ -113,7 +122,7 @@ def export(
     if metadata is not None:
         check_mapping("metadata", metadata)
     settings: dict[str, Any] = {"image_size": image_size, "opset": opset, "batch": batch, "taps": taps}
-    settings["dtype"] = dtype if dtype is not None else "float16" if float16 else "float32"
+    settings["dtype"] = "float16" if float16 and dtype is None else dtype or "float32"
     write_atomically({Path(path): _export_into(params, config, metadata=metadata or {}, **settings)}, force=force)
 
 
@@ -130,7 +139,7 @@ def _export_into(
 ) -> Callable[[BinaryIO], object]:
     """What writes the file of `export`. The arguments are checked, and the graph is made, before."""
     with extra("onnx"):
-        import onnx  # noqa: F401
+        import onnx
 
     if not is_whole(opset) or opset not in OPSETS:
         raise ValueError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}, got {brief(opset)}")
@@ -138,6 +147,8 @@ def _export_into(
         check_count("batch", batch)
     check_config(config)
     check_choice("dtype", dtype, DTYPES)
+    if dtype == "bfloat16" and opset < BFLOAT16_FROM:
+        raise ValueError(f"opset must be at least {BFLOAT16_FROM} for bfloat16, got {opset}")
     if not isinstance(taps, bool):
         if isinstance(taps, str) or not isinstance(taps, Collection):
             raise TypeError(f"taps must be names, or True for all, got {brief(taps)}")
@@ -147,7 +158,8 @@ def _export_into(
         check_image_size(config, *sides(image_size))
     params = tensors_in(params)
     check_shapes(params, parameter_shapes(config))
-    weights = to_backend(params, "numpy", dtype)
+    with np.errstate(over="ignore"):  # said below
+        weights = to_backend(params, "numpy", dtype)
     if too_large := [name for name, x in weights.items() if not np.isfinite(x).all()]:
         raise ValueError(f"parameter {too_large[0]!r} has values that are not finite in {dtype}")
     graph, outputs = _graph(config, dtype, opset=opset, batch=batch, image_size=image_size, taps=taps)
@@ -156,7 +168,9 @@ def _export_into(
     notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata=all_kept(metadata))
 
     def write(file: BinaryIO) -> None:
-        file.write(_model(graph, weights, outputs, {NOTES: json.dumps(notes)}).SerializeToString())
+        model = _model(graph, weights, outputs)
+        onnx.helper.set_model_props(model, {NOTES: json.dumps(notes)})
+        file.write(model.SerializeToString())
 
     return write
 
@@ -177,8 +191,10 @@ def _graph(
     for axis, free in ((0, batch), (2, image_size), (3, image_size)):
         if free == "dynamic":
             size[axis] = graph.unknown(AXES[axis], "images", axis, size[axis])
-    images = graph.array("images", size)
-    found = trace(images, {name: graph.array(name, shape) for name, shape in parameter_shapes(config).items()}, config)
+    params = {name: array(graph, name, shape) for name, shape in parameter_shapes(config).items()}
+    for name in params:
+        graph.module(name)
+    found = trace(array(graph, "images", size), params, config)
     names = [name for name in found if name != "logits"]
     wanted = names if taps is True else [name for name in taps or () if name != "logits"]
     for name in wanted:
@@ -186,11 +202,11 @@ def _graph(
             raise ValueError(f"taps: the network has no {name!r}{near_matches(name, names)}")
     outputs = ["logits", *dict.fromkeys(wanted)]
     for name in outputs:
-        graph.output(name, found[name])
+        graph.name(found[name].plain().name, name)
     return graph, outputs
 
 
-def _model(graph: Graph, weights: Mapping[str, np.ndarray], outputs: Sequence[str], notes: Mapping[str, str]) -> Any:
+def _model(graph: Graph, weights: Mapping[str, np.ndarray], outputs: Sequence[str]) -> Any:
     """The `onnx.ModelProto`: the weights are its initialisers, in their order, and the sizes of all values are stated."""
     from onnx import helper, numpy_helper
 
@@ -214,11 +230,8 @@ def _model(graph: Graph, weights: Mapping[str, np.ndarray], outputs: Sequence[st
         value_info=[value(name) for name in graph.shapes if name not in given],
     )
     opsets = [helper.make_opsetid("", graph.opset)]
-    model = helper.make_model(
-        graph_proto, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets), producer_name="scalablevit_ref"
-    )
-    helper.set_model_props(model, dict(notes))
-    return model
+    version = helper.find_min_ir_version_for(opsets)
+    return helper.make_model(graph_proto, opset_imports=opsets, ir_version=version, producer_name="scalablevit_ref")
 
 
 def load_params(
@@ -259,7 +272,7 @@ def convert_file(
     target: str | os.PathLike[str],
     options: ConvertOptions | None = None,
     *,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | tuple[int, int] | str | None = None,
 ) -> Converted:
     """A checkpoint as an ONNX file of the official network: `sv.convert_file` into the official layout, then `export`.
 
@@ -270,7 +283,7 @@ def convert_file(
     options
         What is to be done. The dtype is float32 or float16; None is float16 of weights that are, else float32.
     image_size
-        Height and width in pixels, or one number for both; None is the usual one of the network.
+        Height and width in pixels, or one number for both, or "dynamic"; None is the usual one of the network.
 
     Raises
     ------
@@ -308,6 +321,45 @@ def convert_file(
     return done
 
 
+def session(path: str | os.PathLike[str], *, threads: int | None = None, spinning: bool = True, arena: bool = True) -> Session:
+    """A file of `export`, or of any other exporter, loaded by ONNX Runtime for its CPU with all its optimisations.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    threads
+        How many a product is shared among; None is as many as cores that the process may use.
+    spinning
+        Whether threads that wait for work keep their cores busy. Without it, threads of several processes do not get in each
+        other's way, and an image takes longer on a machine that does nothing else.
+    arena
+        Whether memory is kept from one call to the next.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the file, for one that ONNX Runtime does not load.
+    OSError
+        For what is no regular file, FileNotFoundError if there is none.
+    ModuleNotFoundError
+        Names the extra.
+
+    Examples
+    --------
+    >>> network = session("small.onnx", threads=4)  # doctest: +SKIP
+    >>> network(images).argmax(1)  # doctest: +SKIP
+    """
+    check_path("path", path)
+    check_flag("spinning", spinning)
+    check_flag("arena", arena)
+    if threads is not None:
+        check_count("threads", threads, most=MOST_THREADS)
+    with extra("onnx"):
+        onnx_runtime()
+    return Session(path, threads=threads, spinning=spinning, arena=arena)
+
+
 def run(path: str | os.PathLike[str], images: np.ndarray) -> np.ndarray:
     """What a file of `export` gives in ONNX Runtime, without its optimisations: the first output, of images in the file's dtype.
 
@@ -321,8 +373,8 @@ def run(path: str | os.PathLike[str], images: np.ndarray) -> np.ndarray:
     open_regular(path, "an ONNX model").close()  # which ONNX Runtime would wait for
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    settings.log_severity_level = 4
-    session = onnxruntime.InferenceSession(os.fspath(path), settings, providers=["CPUExecutionProvider"])
-    dtype = {"tensor(float16)": "float16"}.get(session.get_inputs()[0].type, "float32")
-    found: np.ndarray = session.run(None, {session.get_inputs()[0].name: images.astype(dtype)})[0]
+    settings.log_severity_level = SILENT
+    model = onnxruntime.InferenceSession(os.fspath(path), settings, providers=CPU)
+    dtype = TYPES.get(model.get_inputs()[0].type, "float32")
+    found: np.ndarray = model.run(None, {model.get_inputs()[0].name: images.astype(dtype)})[0]
     return found

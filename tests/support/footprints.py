@@ -62,7 +62,7 @@ COMMANDS = (
         )
     ),
     Command("convert weights.pth model.safetensors --verify --sha256 sums", ("config.json", "model.safetensors", "sums")),
-    Command("convert weights.pth new.onnx --verify", ("new.onnx",), ("onnxscript", "onnxruntime", "torch")),
+    Command("convert weights.pth new.onnx --verify", ("new.onnx",), ("onnx", "onnxruntime")),
     Command("trace new.npz --variant digits --save-weights new.pth", ("new.npz", "new.pth")),
     Command("compare a.npz b.npz --html new.html --plot new.png", ("new.html", "new.png"), ("matplotlib",), 1),
     Command("compare port.py:torch --weights weights.pth", (), ("torch",)),

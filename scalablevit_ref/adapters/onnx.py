@@ -207,7 +207,7 @@ def _graph(
 
 
 def _model(graph: Graph, weights: Mapping[str, np.ndarray], outputs: Sequence[str]) -> Any:
-    """The `onnx.ModelProto`: the weights are its initialisers, in their order, and the sizes of all values are stated."""
+    """The `onnx.ModelProto` of `images`: the weights are its initialisers, in their order, and the shapes of all values are stated."""
     from onnx import helper, numpy_helper
 
     kind = helper.np_dtype_to_tensor_dtype(graph.dtype)

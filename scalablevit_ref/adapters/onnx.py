@@ -43,6 +43,9 @@ from scalablevit_ref.weights import GUESSED, Stated
 OPSETS = range(18, 24)
 """Versions of ONNX's operators that `export` writes."""
 
+FORMATS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
+"""The version of ONNX's file format that each of these came with."""
+
 DTYPES = ("float32", "float16", "bfloat16")
 """Types of numbers that `export` writes."""
 
@@ -122,7 +125,9 @@ def export(
     if metadata is not None:
         check_mapping("metadata", metadata)
     settings: dict[str, Any] = {"image_size": image_size, "opset": opset, "batch": batch, "taps": taps}
-    settings["dtype"] = "float16" if float16 and dtype is None else dtype or "float32"
+    if float16 and dtype not in (None, "float16"):
+        raise ValueError(f"dtype must be 'float16' or None beside float16=True, got {brief(dtype)}")
+    settings["dtype"] = "float16" if float16 else "float32" if dtype is None else dtype
     write_atomically({Path(path): _export_into(params, config, metadata=metadata or {}, **settings)}, force=force)
 
 
@@ -143,7 +148,7 @@ def _export_into(
 
     if not is_whole(opset) or opset not in OPSETS:
         raise ValueError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}, got {brief(opset)}")
-    if batch != "dynamic":
+    if not _is_free(batch):
         check_count("batch", batch)
     check_config(config)
     check_choice("dtype", dtype, DTYPES)
@@ -154,7 +159,7 @@ def _export_into(
             raise TypeError(f"taps must be names, or True for all, got {brief(taps)}")
         for tap in taps:
             check_text("taps", tap)
-    if image_size != "dynamic":
+    if not _is_free(image_size):
         check_image_size(config, *sides(image_size))
     params = tensors_in(params)
     check_shapes(params, parameter_shapes(config))
@@ -175,6 +180,10 @@ def _export_into(
     return write
 
 
+def _is_free(size: Any) -> bool:
+    return isinstance(size, str) and size == "dynamic"
+
+
 def _graph(
     config: ScalableViTConfig,
     dtype: str,
@@ -186,10 +195,10 @@ def _graph(
 ) -> tuple[Graph, list[str]]:
     """What the network writes down, and the names of the outputs: `logits`, then the taps."""
     graph = Graph(dtype, opset=opset)
-    h, w = sides(image_size if image_size != "dynamic" else usual_image_size(config))
-    size: list[int] = [EXAMPLES if batch == "dynamic" else int(batch), config.in_chans, h, w]
-    for axis, free in ((0, batch), (2, image_size), (3, image_size)):
-        if free == "dynamic":
+    h, w = sides(usual_image_size(config) if _is_free(image_size) else image_size)
+    size: list[int] = [EXAMPLES if _is_free(batch) else int(batch), config.in_chans, h, w]
+    for axis, stated in ((0, batch), (2, image_size), (3, image_size)):
+        if _is_free(stated):
             size[axis] = graph.unknown(AXES[axis], "images", axis, size[axis])
     params = {name: array(graph, name, shape) for name, shape in parameter_shapes(config).items()}
     for name in params:
@@ -207,31 +216,39 @@ def _graph(
 
 
 def _model(graph: Graph, weights: Mapping[str, np.ndarray], outputs: Sequence[str]) -> Any:
-    """The `onnx.ModelProto` of `images`: the weights are its initialisers, in their order, and the shapes of all values are stated."""
-    from onnx import helper, numpy_helper
+    """The `onnx.ModelProto`: the weights are its initialisers, in their order, and the shapes of all values are stated."""
+    from onnx import TensorProto, helper
 
-    kind = helper.np_dtype_to_tensor_dtype(graph.dtype)
+    kinds = {
+        "float32": TensorProto.FLOAT,
+        "float16": TensorProto.FLOAT16,
+        "bfloat16": TensorProto.BFLOAT16,
+        "int64": TensorProto.INT64,
+    }
 
     def value(name: str) -> Any:
         sizes = [n if type(n) is int else str(n) for n in graph.shapes[name]]
-        return helper.make_tensor_value_info(name, kind, sizes)
+        return helper.make_tensor_value_info(name, kinds[graph.dtype.name], sizes)
+
+    def tensor(name: str, x: np.ndarray) -> Any:
+        little = x.astype(x.dtype.newbyteorder("<"), copy=False)
+        return helper.make_tensor(name, kinds[x.dtype.name], x.shape, little.tobytes(), raw=True)
 
     def node(it: Node) -> Any:
-        settings = {name: numpy_helper.from_array(x) if isinstance(x, np.ndarray) else x for name, x in it.attributes.items()}
+        settings = {name: tensor(name, x) if isinstance(x, np.ndarray) else x for name, x in it.attributes.items()}
         return helper.make_node(it.operator, it.inputs, it.outputs, name=it.outputs[0], **settings)
 
     given = {"images", *weights, *outputs}
-    graph_proto = helper.make_graph(
+    whole = helper.make_graph(
         [node(it) for it in graph.nodes],
         "scalable_vit",
         [value("images")],
         [value(name) for name in outputs],
-        [numpy_helper.from_array(x, name) for name, x in weights.items()],
+        [tensor(name, x) for name, x in weights.items()],
         value_info=[value(name) for name in graph.shapes if name not in given],
     )
     opsets = [helper.make_opsetid("", graph.opset)]
-    version = helper.find_min_ir_version_for(opsets)
-    return helper.make_model(graph_proto, opset_imports=opsets, ir_version=version, producer_name="scalablevit_ref")
+    return helper.make_model(whole, opset_imports=opsets, ir_version=FORMATS[graph.opset], producer_name="scalablevit_ref")
 
 
 def load_params(

@@ -201,6 +201,11 @@ def test_small_takes_less_than_three_seconds(tmp_path: Path) -> None:
     assert all(name in stated for node in model.graph.node if node.op_type not in whole for name in node.output)
 
 
+def test_the_old_way_to_say_float16(halves: Path, tmp_path: Path) -> None:
+    adapter.export(PARAMS, CONFIG, tmp_path / "x.onnx", image_size=SIZE, dtype="float16", batch=2, taps=["stages.0.1.attn"])
+    assert (tmp_path / "x.onnx").read_bytes() == halves.read_bytes()
+
+
 def test_torch_is_not_needed(tmp_path: Path) -> None:
     code = """
 import sys
@@ -246,6 +251,7 @@ def test_read_back(exported: Path, halves: Path) -> None:
         ({"dtype": "bfloat16"}, "opset must be at least 22 for bfloat16, got 20"),
         ({"dtype": "float64"}, "dtype must be one of .*, got 'float64'"),
         ({"dtype": "float32", "float16": 1}, "float16 must be True or False"),
+        ({"dtype": "float32", "float16": True}, "dtype must be 'float16' or None beside float16=True, got 'float32'"),
         ({"image_size": "any"}, "image_size must be a whole number"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"batch": "any"}, "batch must be a whole number"),
@@ -338,7 +344,7 @@ def test_what_no_session_is_made_of(tmp_path: Path) -> None:
         adapter.session(tmp_path / "x.onnx")
     assert "\n" not in str(caught.value)
     adapter.export(PARAMS, CONFIG, tmp_path / "x.onnx", image_size=SIZE, dtype="bfloat16", opset=22, force=True)
-    with pytest.raises(sv.CheckpointError, match="does not load it .*NotImplemented"):
+    with pytest.raises(sv.CheckpointError, match=r"does not load it .*NotImplemented"):
         adapter.session(tmp_path / "x.onnx")
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("tokens", "logits")]
     graph = helper.make_graph([helper.make_node("Identity", ["tokens"], ["logits"])], "graph", value[:1], value[1:])

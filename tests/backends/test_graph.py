@@ -1,4 +1,4 @@
-"""The graph that the specification writes down: run by ONNX Runtime it is the specification, at the sizes of its example and at others."""
+"""The graph that the specification writes down: ONNX Runtime runs it as the specification, at its example's sizes and at others."""
 
 from __future__ import annotations
 

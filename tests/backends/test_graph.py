@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from einops import rearrange, reduce
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scalablevit_ref.backends.graph import conv2d, linear
 from scalablevit_ref.backends.nodes import Graph
@@ -161,6 +161,8 @@ def value(expression: Any, **known: Any) -> Any:
 
 @settings(max_examples=60)
 @given(expression=SIZES, n=st.integers(1, 60), m=st.integers(1, 60))
+@example(expression=("//", ("-", 3, "n"), 4), n=9, m=1)
+@example(expression=("%", ("-", 3, "n"), 4), n=9, m=1)
 def test_a_size_is_computed_at_the_run(expression: Any, n: int, m: int) -> None:
     """As Python computes it, whatever the example was: floors and remainders of negative numbers too."""
     graph = Graph("float32", opset=20)
@@ -293,6 +295,7 @@ def test_parts_of_an_array() -> None:
     for function in (
         lambda x, _=None: rearrange(x, "b n (two c) -> two b n c", two=2)[1, ...] * 1.0,
         lambda x, _=None: rearrange(x, "b (n three) c -> three b n c", three=3)[2] * 1.0,  # not the outer part
+        lambda x, _=None: rearrange(x, "b n (one c) -> one b n c", one=1)[0] * 1.0,
         lambda x, _=None: rearrange(x, "b n c -> n b c")[1:5, :, :] * 1.0,
         lambda x, _=None: x[:, :, :2] * 1.0,
         lambda x, _=None: x[:, 0:6] * 1.0,

@@ -104,7 +104,7 @@ class Array:
         return prod(self.memory[i][j] for i, j in places)
 
     def _reshape(self, name: str, before: Sequence[int], after: Sequence[int]) -> str:
-        """Sizes that are unknown are copied or inferred by the operator, or all computed: of two, one inferred would fit any other."""
+        """Unknown sizes are copied or inferred by the operator, or all computed: one of two, inferred, would fit any other."""
         if same(before, after):
             return name
         sizes = [0 if isinstance(n, Size) and i < len(before) and same([n], [before[i]]) else n for i, n in enumerate(after)]

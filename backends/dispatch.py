@@ -99,6 +99,10 @@ def backend(x: Any, name: str = "x") -> Backend:
         from scalablevit_ref.backends import sizes
 
         module = sizes
+    elif _owned_by(x, "scalablevit_ref.backends.views", "Array"):
+        from scalablevit_ref.backends import graph
+
+        module = graph
     elif found := [served for array_type, served in registered.values() if isinstance(x, array_type)]:
         module = found[-1]
     elif hasattr(type(x), "__array_namespace__"):

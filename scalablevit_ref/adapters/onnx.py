@@ -1,16 +1,14 @@
-"""ScalableViT as an ONNX file whose initialisers are the official parameters; and those read back.
+"""ScalableViT as an ONNX file whose initialisers are the official parameters; those read back; and the file run by ONNX Runtime.
 
-Writing takes torch, onnx and onnxscript; reading takes NumPy.
+The graph is what the specification writes down when it runs on arrays that do (`backends.graph`). Writing takes onnx, running takes
+onnxruntime, reading takes NumPy.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,9 +16,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from scalablevit_ref.adapters import extra
-from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
-from scalablevit_ref.arguments import check_count, check_flag, check_mapping, check_path, check_text, is_whole
+from scalablevit_ref.adapters.onnx_runtime import CPU, MOST_THREADS, SILENT, TYPES, Session, onnx_runtime
+from scalablevit_ref.arguments import check_choice, check_count, check_flag, check_mapping, check_path, check_text, is_whole
 from scalablevit_ref.backends import to_backend
+from scalablevit_ref.backends.nodes import Graph, Node
+from scalablevit_ref.backends.views import array
 from scalablevit_ref.checkpoints import Checkpoint, CheckpointError
 from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, check_options, conversion, inputs, manifest_text
 from scalablevit_ref.checkpoints.in_memory import tensors_in
@@ -43,6 +43,21 @@ from scalablevit_ref.weights import GUESSED, Stated
 OPSETS = range(18, 24)
 """Versions of ONNX's operators that `export` writes."""
 
+FORMATS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
+"""The version of ONNX's file format that each of these came with."""
+
+DTYPES = ("float32", "float16", "bfloat16")
+"""Types of numbers that `export` writes."""
+
+BFLOAT16_FROM = 22
+"""First version of ONNX's operators whose convolution takes bfloat16."""
+
+AXES = {0: "batch", 2: "height", 3: "width"}
+"""Names of the axes of images that may be free in a file."""
+
+EXAMPLES = 1_000_003
+"""Size of the batch while a graph with a free one is written, in images: a prime number that is no other size of a network."""
+
 CONFIG = f"{NOTES}.config"
 """Metadata that held the configuration, as JSON, in files of earlier versions; `NOTES` is the key now."""
 
@@ -52,7 +67,8 @@ def export(
     config: ScalableViTConfig,
     path: str | os.PathLike[str],
     *,
-    image_size: int | tuple[int, int] = 224,
+    image_size: int | tuple[int, int] | str = 224,
+    dtype: str | None = None,
     float16: bool = False,
     opset: int = 20,
     batch: int | str = "dynamic",
@@ -62,8 +78,9 @@ def export(
 ) -> None:
     """Write the network as ONNX: input `images` b c h w, output `logits` b classes, initialisers under the official names.
 
-    The configuration is kept in the metadata, as this package's other files keep it. Equal arguments make equal files. torch's
-    exporter takes some 45 s for `small`, half with a fixed batch.
+    The operators are ONNX's own, the parameters in their official layout: where a product takes a weight turned, a `Transpose` is
+    before it, which runtimes carry out when they load the file. The configuration is kept in the metadata, as this package's other
+    files keep it. Equal arguments make equal files.
 
     Parameters
     ----------
@@ -74,9 +91,12 @@ def export(
     path
         Of the file.
     image_size
-        Height and width in pixels, or one number for both; they are fixed in the file.
+        Height and width in pixels, or one number for both, which are then fixed in the file; or "dynamic", which takes every size
+        that the network takes. The runtime ends with an error at another size.
+    dtype
+        Of parameters, images and logits: "float32", "float16", or "bfloat16", which takes opset 22.
     float16
-        Whether parameters, images and logits are float16; else they are float32.
+        The old way to say `dtype="float16"`, for one more release.
     opset
         The version of ONNX's operators, 18 to 23; 20 is the first with a GELU of its own.
     batch
@@ -101,9 +121,13 @@ def export(
     """
     check_path("path", path)
     check_flag("force", force)
+    check_flag("float16", float16)
     if metadata is not None:
         check_mapping("metadata", metadata)
-    settings: dict[str, Any] = {"image_size": image_size, "float16": float16, "opset": opset, "batch": batch, "taps": taps}
+    settings: dict[str, Any] = {"image_size": image_size, "opset": opset, "batch": batch, "taps": taps}
+    if float16 and dtype not in (None, "float16"):
+        raise ValueError(f"dtype must be 'float16' or None beside float16=True, got {brief(dtype)}")
+    settings["dtype"] = "float16" if float16 else "float32" if dtype is None else dtype
     write_atomically({Path(path): _export_into(params, config, metadata=metadata or {}, **settings)}, force=force)
 
 
@@ -111,119 +135,120 @@ def _export_into(
     params: Mapping[str, Any],
     config: ScalableViTConfig,
     *,
-    image_size: int | tuple[int, int],
-    float16: bool,
+    image_size: int | tuple[int, int] | str,
+    dtype: str = "float32",
     opset: int = 20,
     batch: int | str = "dynamic",
     taps: Sequence[str] | bool = (),
     metadata: Mapping[str, Any],
 ) -> Callable[[BinaryIO], object]:
-    """What writes the file of `export`. The arguments are checked before, and torch's exporter runs in it."""
+    """What writes the file of `export`. The arguments are checked, and the graph is made, before."""
     with extra("onnx"):
         import onnx
-        import onnxscript  # noqa: F401  (torch's exporter is written in it)
-        import torch
 
     if not is_whole(opset) or opset not in OPSETS:
         raise ValueError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}, got {brief(opset)}")
-    if not (isinstance(batch, str) and batch == "dynamic"):
+    if not _is_free(batch):
         check_count("batch", batch)
     check_config(config)
-    check_flag("float16", float16)
+    check_choice("dtype", dtype, DTYPES)
+    if dtype == "bfloat16" and opset < BFLOAT16_FROM:
+        raise ValueError(f"opset must be at least {BFLOAT16_FROM} for bfloat16, got {opset}")
     if not isinstance(taps, bool):
         if isinstance(taps, str) or not isinstance(taps, Collection):
             raise TypeError(f"taps must be names, or True for all, got {brief(taps)}")
         for tap in taps:
             check_text("taps", tap)
-    check_image_size(config, *(size := sides(image_size)))
+    if not _is_free(image_size):
+        check_image_size(config, *sides(image_size))
     params = tensors_in(params)
     check_shapes(params, parameter_shapes(config))
-    dtype = "float16" if float16 else "float32"
-    weights = to_backend(params, "torch", dtype)
-    if too_large := [name for name, x in weights.items() if not torch.isfinite(x).all()]:
+    with np.errstate(over="ignore"):  # said below
+        weights = to_backend(params, "numpy", dtype)
+    if too_large := [name for name, x in weights.items() if not np.isfinite(x).all()]:
         raise ValueError(f"parameter {too_large[0]!r} has values that are not finite in {dtype}")
-    images = torch.zeros(2 if batch == "dynamic" else int(batch), config.in_chans, *size, dtype=getattr(torch, dtype))
-    outputs = _outputs(images, config, taps)
+    graph, outputs = _graph(config, dtype, opset=opset, batch=batch, image_size=image_size, taps=taps)
     name = exact_variant(config)
     guessed = metadata.get("config_from") == GUESSED and metadata.get("variant") == name
     notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata=all_kept(metadata))
 
     def write(file: BinaryIO) -> None:
-        model = _model(images, weights, config, outputs, opset=opset, dynamic=batch == "dynamic")
+        model = _model(graph, weights, outputs)
         onnx.helper.set_model_props(model, {NOTES: json.dumps(notes)})
         file.write(model.SerializeToString())
 
     return write
 
 
-def _model(
-    images: Any, weights: Mapping[str, Any], config: ScalableViTConfig, outputs: list[str], *, opset: int, dynamic: bool
-) -> Any:
-    """The `onnx.ModelProto`."""
-    import torch
-
-    from scalablevit_ref.adapters.torch import ScalableViT
-
-    class Tapped(ScalableViT):
-        def forward(self, images: Any) -> tuple[Any, ...]:
-            found = trace(images, dict(self.named_parameters()), self.config)
-            return tuple(found[name].clone() for name in outputs)  # an output of its own, also where two names are one value
-
-    with _quiet():
-        program = torch.onnx.export(
-            Tapped(config, params=weights).eval(),
-            (images,),
-            dynamo=True,
-            input_names=["images"],
-            output_names=outputs,
-            dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic else None,
-            opset_version=opset,
-            optimize=False,  # it would fold the transposition of a weight into it
-            verbose=False,
-        )
-    assert program is not None
-    model: Any = program.model_proto
-    _clean(model, list(parameter_shapes(config)))
-    return model
+def _is_free(size: Any) -> bool:
+    return isinstance(size, str) and size == "dynamic"
 
 
-def _outputs(images: Any, config: ScalableViTConfig, taps: Sequence[str] | bool) -> list[str]:
-    """`logits` and the taps. The trace is asked for its names on torch's meta device, where nothing is computed."""
-    like = images.to("meta")
-    params = {name: like.new_empty(shape) for name, shape in parameter_shapes(config).items()}
-    names = [name for name in trace(like, params, config) if name != "logits"]
+def _graph(
+    config: ScalableViTConfig,
+    dtype: str,
+    *,
+    opset: int,
+    batch: int | str,
+    image_size: int | tuple[int, int] | str,
+    taps: Sequence[str] | bool,
+) -> tuple[Graph, list[str]]:
+    """What the network writes down, and the names of the outputs: `logits`, then the taps."""
+    graph = Graph(dtype, opset=opset)
+    h, w = sides(usual_image_size(config) if _is_free(image_size) else image_size)
+    size: list[int] = [EXAMPLES if _is_free(batch) else int(batch), config.in_chans, h, w]
+    for axis, stated in ((0, batch), (2, image_size), (3, image_size)):
+        if _is_free(stated):
+            size[axis] = graph.unknown(AXES[axis], "images", axis, size[axis])
+    params = {name: array(graph, name, shape) for name, shape in parameter_shapes(config).items()}
+    for name in params:
+        graph.module(name)
+    found = trace(array(graph, "images", size), params, config)
+    names = [name for name in found if name != "logits"]
     wanted = names if taps is True else [name for name in taps or () if name != "logits"]
     for name in wanted:
         if name not in names:
             raise ValueError(f"taps: the network has no {name!r}{near_matches(name, names)}")
-    return ["logits", *dict.fromkeys(wanted)]
+    outputs = ["logits", *dict.fromkeys(wanted)]
+    for name in outputs:
+        graph.name(found[name].plain().name, name)
+    return graph, outputs
 
 
-def _clean(model: Any, names: list[str]) -> None:
-    """Initialisers in the official order; no notes of the machine on which the file was written, which each node has."""
-    held = {x.name: x for x in model.graph.initializer}
-    if set(held) != set(names):
-        raise RuntimeError(f"torch.onnx has renamed parameters: {sorted(set(held) ^ set(names))[:4]}")
-    ordered = [held[name] for name in names]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(ordered)
-    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, model.graph):
-        del part.metadata_props[:]
-        part.doc_string = ""
+def _model(graph: Graph, weights: Mapping[str, np.ndarray], outputs: Sequence[str]) -> Any:
+    """The `onnx.ModelProto`: the weights are its initialisers, in their order, and the shapes of all values are stated."""
+    from onnx import TensorProto, helper
 
+    kinds = {
+        "float32": TensorProto.FLOAT,
+        "float16": TensorProto.FLOAT16,
+        "bfloat16": TensorProto.BFLOAT16,
+        "int64": TensorProto.INT64,
+    }
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's word on operations of torchvision that it cannot export, nor the warning that its own code earns it."""
-    log = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-            yield
-    finally:
-        log.setLevel(level)
+    def value(name: str) -> Any:
+        sizes = [n if type(n) is int else str(n) for n in graph.shapes[name]]
+        return helper.make_tensor_value_info(name, kinds[graph.dtype.name], sizes)
+
+    def tensor(name: str, x: np.ndarray) -> Any:
+        little = x.astype(x.dtype.newbyteorder("<"), copy=False)
+        return helper.make_tensor(name, kinds[x.dtype.name], x.shape, little.tobytes(), raw=True)
+
+    def node(it: Node) -> Any:
+        settings = {name: tensor(name, x) if isinstance(x, np.ndarray) else x for name, x in it.attributes.items()}
+        return helper.make_node(it.operator, it.inputs, it.outputs, name=it.outputs[0], **settings)
+
+    given = {"images", *weights, *outputs}
+    whole = helper.make_graph(
+        [node(it) for it in graph.nodes],
+        "scalable_vit",
+        [value("images")],
+        [value(name) for name in outputs],
+        [tensor(name, x) for name, x in weights.items()],
+        value_info=[value(name) for name in graph.shapes if name not in given],
+    )
+    opsets = [helper.make_opsetid("", graph.opset)]
+    return helper.make_model(whole, opset_imports=opsets, ir_version=FORMATS[graph.opset], producer_name="scalablevit_ref")
 
 
 def load_params(
@@ -264,7 +289,7 @@ def convert_file(
     target: str | os.PathLike[str],
     options: ConvertOptions | None = None,
     *,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | tuple[int, int] | str | None = None,
 ) -> Converted:
     """A checkpoint as an ONNX file of the official network: `sv.convert_file` into the official layout, then `export`.
 
@@ -275,7 +300,7 @@ def convert_file(
     options
         What is to be done. The dtype is float32 or float16; None is float16 of weights that are, else float32.
     image_size
-        Height and width in pixels, or one number for both; None is the usual one of the network.
+        Height and width in pixels, or one number for both, or "dynamic"; None is the usual one of the network.
 
     Raises
     ------
@@ -286,8 +311,6 @@ def convert_file(
     """
     with extra("onnx"):
         import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-        import torch  # noqa: F401
 
     check_path("source", source)
     check_path("target", target)
@@ -308,11 +331,50 @@ def convert_file(
         done, config = made.done(), made.changed.config
         guess = {"config_from": GUESSED, "variant": exact_variant(config)} if weights.guessed else {}
     size = image_size if image_size is not None else usual_image_size(config)
-    writes = {target: _export_into(params, config, image_size=size, float16=dtype == "float16", metadata=made.metadata | guess)}
+    writes = {target: _export_into(params, config, image_size=size, dtype=dtype, metadata=made.metadata | guess)}
     if options.sha256:
         writes[Path(options.sha256)] = lambda file: file.write(manifest_text(params))
     write_atomically(writes, force=options.force)
     return done
+
+
+def session(path: str | os.PathLike[str], *, threads: int | None = None, spinning: bool = True, arena: bool = True) -> Session:
+    """A file of `export`, or of any other exporter, loaded by ONNX Runtime for its CPU with all its optimisations.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    threads
+        How many a product is shared among; None is as many as cores that the process may use.
+    spinning
+        Whether threads that wait for work keep their cores busy. Without it, threads of several processes do not get in each
+        other's way, and an image takes longer on a machine that does nothing else.
+    arena
+        Whether memory is kept from one call to the next.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the file, for one that ONNX Runtime does not load.
+    OSError
+        For what is no regular file, FileNotFoundError if there is none.
+    ModuleNotFoundError
+        Names the extra.
+
+    Examples
+    --------
+    >>> network = session("small.onnx", threads=4)  # doctest: +SKIP
+    >>> network(images).argmax(1)  # doctest: +SKIP
+    """
+    check_path("path", path)
+    check_flag("spinning", spinning)
+    check_flag("arena", arena)
+    if threads is not None:
+        check_count("threads", threads, most=MOST_THREADS)
+    with extra("onnx"):
+        onnx_runtime()
+    return Session(path, threads=threads, spinning=spinning, arena=arena)
 
 
 def run(path: str | os.PathLike[str], images: np.ndarray) -> np.ndarray:
@@ -328,8 +390,8 @@ def run(path: str | os.PathLike[str], images: np.ndarray) -> np.ndarray:
     open_regular(path, "an ONNX model").close()  # which ONNX Runtime would wait for
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    settings.log_severity_level = 4
-    session = onnxruntime.InferenceSession(os.fspath(path), settings, providers=["CPUExecutionProvider"])
-    dtype = {"tensor(float16)": "float16"}.get(session.get_inputs()[0].type, "float32")
-    found: np.ndarray = session.run(None, {session.get_inputs()[0].name: images.astype(dtype)})[0]
+    settings.log_severity_level = SILENT
+    model = onnxruntime.InferenceSession(os.fspath(path), settings, providers=CPU)
+    dtype = TYPES.get(model.get_inputs()[0].type, "float32")
+    found: np.ndarray = model.run(None, {model.get_inputs()[0].name: images.astype(dtype)})[0]
     return found

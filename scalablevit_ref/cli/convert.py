@@ -67,7 +67,9 @@ def convert(
     window_size: WindowsOption = None,
     image_size: Annotated[
         str | None,
-        typer.Option(metavar="N|HxW", help="Of an .onnx: pixels, height before width; the usual size if not given."),
+        typer.Option(
+            metavar="N|HxW|dynamic", help="Of an .onnx: pixels, height before width, or any; the usual size if not given."
+        ),
     ] = None,
     strip_head: Annotated[bool, typer.Option("--strip-head", help="Leave the classifier out.")] = False,
     fold_scale: Annotated[
@@ -123,14 +125,15 @@ def convert(
             config_json=config_json,
             sha256=sha256,
         )
-        to_onnx, size = target.suffix == ".onnx", parse_size(image_size) if image_size else None
-        if size and not to_onnx:
+        to_onnx, free = target.suffix == ".onnx", image_size == "dynamic"
+        size = parse_size(image_size) if image_size and not free else None
+        if image_size and not to_onnx:
             raise ValueError(f"--image-size is for a target that is an .onnx file, got {target.name!r}")
         if verify:
             with open_checkpoint(source, options.stated, use_ema=use_ema) as weights:
                 _images(weights, size, costly=costly)
         if to_onnx:
-            done = onnx.convert_file(source, target, options, image_size=size)
+            done = onnx.convert_file(source, target, options, image_size="dynamic" if free else size)
         else:
             with bytes_bar("converting") as progress:
                 done = convert_file(source, target, options, progress=progress)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import scalablevit_ref as sv
+from scalablevit_ref import digits
 from scalablevit_ref.adapters import onnx as adapter
 from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
 from scalablevit_ref.checkpoints.infer import config_to_json
@@ -109,6 +112,115 @@ def test_float16_is_the_oracle(halves: Path) -> None:
         assert relative_l2(x, expected[name]) <= NETWORK_TOLERANCE["float16"] * EPS["float16"], name
 
 
+@pytest.mark.parametrize("opset", [18, 20, 23])
+def test_the_digits_at_every_tap(opset: int, tmp_path: Path) -> None:
+    """Trained weights; opset 18 has no GELU, 20 has one, 23 is the last."""
+    checkpoint = sv.load_checkpoint(digits.CHECKPOINT)
+    path, images = tmp_path / "digits.onnx", digits.preprocess(digits.test_images()[0][:2], "float32")
+    adapter.export(checkpoint.params, checkpoint.config, path, image_size=digits.IMAGE_SIZE, opset=opset, taps=True)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    wide = {name: x.astype("float64") for name, x in checkpoint.params.items()}
+    expected = sv.trace(images.astype("float64"), wide, checkpoint.config)
+    found = adapter.session(path, threads=1).outputs(images)
+    assert set(found) == set(expected)
+    for name, x in found.items():
+        assert relative_l2(x, expected[name]) <= NETWORK_TOLERANCE["float32"] * EPS["float32"], name
+
+
+def test_any_size_that_the_network_takes(tmp_path: Path) -> None:
+    """Padded windows: maps of whole windows or not, from the smallest on; batches of any size; every tap."""
+    path = tmp_path / "free.onnx"
+    adapter.export(PARAMS, CONFIG, path, image_size="dynamic", taps=True)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    network = adapter.session(path, threads=1)
+    assert network.shape == ["batch", 1, "height", "width"]
+    for shape in ((1, 1, 12, 20), (2, 1, 13, 31), (3, 1, 3, 5), (1, 1, 24, 12)):
+        images = random_images(shape, dtype="float32")
+        expected = oracle(images, PARAMS)
+        for name, x in network.outputs(images).items():
+            assert x.shape == expected[name].shape
+            assert relative_l2(x, expected[name]) <= NETWORK_TOLERANCE["float32"] * EPS["float32"], (shape, name)
+    with pytest.raises(ValueError, match="nearest sizes that work"):
+        network(random_images((1, 1, 2, 12), dtype="float32"))
+
+
+def test_sizes_of_whole_windows(tmp_path: Path) -> None:
+    """Without padding a map of other sizes is refused, by the session before the run and by the graph in it."""
+    config = replace(CONFIG, pad_windows=False)
+    path = tmp_path / "free.onnx"
+    adapter.export(PARAMS, config, path, image_size="dynamic")
+    network = adapter.session(path, threads=1)
+    wide = {name: x.astype("float64") for name, x in PARAMS.items()}
+    for size in ((12, 18), (18, 6), (11, 17), (30, 12)):  # 11 and 17 are rounded up to maps of 6 and 9
+        images = random_images((2, 1, *size), dtype="float32")
+        expected = sv.scalable_vit(images.astype("float64"), wide, config)
+        assert relative_l2(network(images), expected) <= NETWORK_TOLERANCE["float32"] * EPS["float32"], size
+    images = random_images((1, 1, 12, 20), dtype="float32")
+    with pytest.raises(ValueError, match="20 pixels give maps of 10 tokens a side, which must be divisible by window_sizes"):
+        network(images)
+    network.config = None
+    for size in ((12, 20), (18, 8)):  # a map of 9 x 4 has as many tokens as four whole windows
+        with pytest.raises(RuntimeError, match=r"free\.onnx: ONNX Runtime: .*Reshape") as caught:
+            network(random_images((1, 1, *size), dtype="float32"))
+        assert "\n" not in str(caught.value)
+
+
+def test_bfloat16_is_float32_with_other_numbers(tmp_path: Path) -> None:
+    """ONNX Runtime runs no bfloat16 on a CPU: the same graph of the rounded weights, which are rounded no further."""
+    path, wide = tmp_path / "bfloat16.onnx", tmp_path / "float32.onnx"
+    rounded = sv.to_backend(PARAMS, "numpy", "bfloat16")
+    adapter.export(PARAMS, CONFIG, path, image_size=SIZE, dtype="bfloat16", opset=22)
+    adapter.export(rounded, CONFIG, wide, image_size=SIZE, dtype="float32", opset=22)
+    model, other = onnx.load(path), onnx.load(wide)
+    onnx.checker.check_model(model, full_check=True)
+    assert {x.data_type for x in model.graph.initializer} == {TensorProto.BFLOAT16}
+    assert [x.type.tensor_type.elem_type for x in (*model.graph.input, *model.graph.output)] == [TensorProto.BFLOAT16] * 2
+    for x, y in zip(model.graph.initializer, other.graph.initializer, strict=True):
+        assert np.array_equal(numpy_helper.to_array(x).astype("float32"), numpy_helper.to_array(y))
+    nodes = [[(n.op_type, list(n.input), list(n.output)) for n in each.graph.node] for each in (model, other)]
+    assert nodes[0] == nodes[1]
+    assert same(adapter.load_params(path), rounded)
+
+
+def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
+    return list(found) == list(expected) and all(
+        found[name].dtype == x.dtype and found[name].tobytes() == x.tobytes() for name, x in expected.items()
+    )
+
+
+def test_small_takes_less_than_three_seconds(tmp_path: Path) -> None:
+    """Of the processor: torch's exporter takes 45. With every operator of ONNX's own, and shapes stated for all values."""
+    config = sv.variant("small")
+    params = sv.init_params(config)
+    start = time.process_time()
+    adapter.export(params, config, tmp_path / "small.onnx", image_size="dynamic")
+    assert time.process_time() - start < 3
+    model = onnx.load(tmp_path / "small.onnx")
+    assert {node.domain for node in model.graph.node} == {""}
+    stated = {x.name for x in (*model.graph.value_info, *model.graph.output, *model.graph.initializer)}
+    whole = {"Shape", "Constant", "Concat", "Mod", "Sub", "Div", "Mul", "Add"}
+    assert all(name in stated for node in model.graph.node if node.op_type not in whole for name in node.output)
+
+
+def test_the_old_way_to_say_float16(halves: Path, tmp_path: Path) -> None:
+    adapter.export(PARAMS, CONFIG, tmp_path / "x.onnx", image_size=SIZE, dtype="float16", batch=2, taps=["stages.0.1.attn"])
+    assert (tmp_path / "x.onnx").read_bytes() == halves.read_bytes()
+
+
+def test_torch_is_not_needed(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules.update(torch=None, onnxscript=None, onnx_ir=None)
+import scalablevit_ref as sv
+from scalablevit_ref.adapters import onnx
+config = sv.variant("digits")
+onnx.export(sv.init_params(config), config, sys.argv[1], image_size=112)
+print(onnx.session(sys.argv[1])(__import__("numpy").zeros((3, 1, 112, 112), "float32")).shape)
+"""
+    done = python(code, tmp_path / "x.onnx")
+    assert (done.stdout, done.stderr) == ("(3, 10)\n", "")
+
+
 def test_the_file_tells_nothing_of_the_machine(exported: Path) -> None:
     content = exported.read_bytes()
     assert b".py" not in content
@@ -137,6 +249,11 @@ def test_read_back(exported: Path, halves: Path) -> None:
     [
         ({"taps": ["stages.0.1.atn"]}, "taps: the network has no 'stages.0.1.atn' .did you mean 'stages.0.1.attn'"),
         ({"opset": 17}, "opset must be 18 to 23, got 17"),
+        ({"dtype": "bfloat16"}, "opset must be at least 22 for bfloat16, got 20"),
+        ({"dtype": "float64"}, "dtype must be one of .*, got 'float64'"),
+        ({"dtype": "float32", "float16": 1}, "float16 must be True or False"),
+        ({"dtype": "float32", "float16": True}, "dtype must be 'float16' or None beside float16=True, got 'float32'"),
+        ({"image_size": "any"}, "image_size must be a whole number"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"batch": "any"}, "batch must be a whole number"),
         ({"image_size": 1}, "nearest sizes that work"),
@@ -174,6 +291,80 @@ def test_without_onnx_the_error_names_the_extra_and_reading_goes_on(tmp_path: Pa
     assert done.stderr.splitlines()[-1].endswith("adapters.onnx needs onnx: pip install 'scalablevit-ref[onnx]'")
     written(tmp_path)
     assert python(code + "print(len(onnx.load_params(sys.argv[1])))", tmp_path / "model.onnx").stdout.strip() == str(len(PARAMS))
+
+
+# A session
+
+
+def test_a_session_is_the_file(exported: Path, halves: Path) -> None:
+    """Optimised it gives what the file gives as it is; in the file's dtype, of arrays of any library."""
+    images = random_images((3, 1, *SIZE), dtype="float32")
+    network = adapter.session(exported)
+    logits = network(images)
+    assert relative_l2(logits, adapter.run(exported, images)) <= NETWORK_TOLERANCE["float32"] * EPS["float32"]
+    assert np.array_equal(network(sv.to_backend(images, "torch")), logits)
+    outputs = network.outputs(images.astype("float64"))
+    assert list(outputs) == network.names
+    assert np.array_equal(outputs["logits"], logits)
+    half = adapter.session(halves, threads=2, spinning=False, arena=False)
+    assert half(images[:2]).dtype == np.float16
+    assert list(half.outputs(images[:2])) == ["logits", "stages.0.1.attn"]
+
+
+def test_the_settings_of_a_session(exported: Path) -> None:
+    settings = adapter.session(exported, threads=3, spinning=False, arena=False).runtime.get_session_options()
+    assert settings.intra_op_num_threads == 3
+    assert settings.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert not settings.enable_cpu_mem_arena
+    settings = adapter.session(exported).runtime.get_session_options()
+    assert settings.intra_op_num_threads == len(os.sched_getaffinity(0))
+    assert settings.graph_optimization_level == onnx_runtime().GraphOptimizationLevel.ORT_ENABLE_ALL
+    assert settings.enable_cpu_mem_arena
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "problem"),
+    [
+        (np.zeros((1, 1, 12, 12), "float32"), ValueError, r"images must have shape \(batch, 1, 12, 20\), got \(1, 1, 12, 12\)"),
+        (np.zeros((1, 3, *SIZE), "float32"), ValueError, "images must have shape"),
+        (np.zeros((1, *SIZE), "float32"), ValueError, "images must have shape"),
+        (np.zeros((0, 1, *SIZE), "float32"), ValueError, "no axis empty"),
+        (np.zeros((1, 1, *SIZE), "uint8"), TypeError, "images must be floating point"),
+        ([[1.0]], TypeError, "expected an array"),
+    ],
+)
+def test_a_session_refuses(images: Any, error: type[Exception], problem: str, exported: Path) -> None:
+    with pytest.raises(error, match=problem):
+        adapter.session(exported)(images)
+
+
+def test_what_no_session_is_made_of(tmp_path: Path) -> None:
+    """In one line that names the file; nothing is waited for."""
+    (tmp_path / "x.onnx").write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(sv.CheckpointError, match=r"x\.onnx: ONNX Runtime does not load it") as caught:
+        adapter.session(tmp_path / "x.onnx")
+    assert "\n" not in str(caught.value)
+    adapter.export(PARAMS, CONFIG, tmp_path / "x.onnx", image_size=SIZE, dtype="bfloat16", opset=22, force=True)
+    with pytest.raises(sv.CheckpointError, match=r"does not load it .*NotImplemented"):
+        adapter.session(tmp_path / "x.onnx")
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("tokens", "logits")]
+    graph = helper.make_graph([helper.make_node("Identity", ["tokens"], ["logits"])], "graph", value[:1], value[1:])
+    onnx.save(helper.make_model(graph, ir_version=10), tmp_path / "x.onnx")
+    with pytest.raises(sv.CheckpointError, match=r"inputs of another model; expected images b c h w, found tokens"):
+        adapter.session(tmp_path / "x.onnx")
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="a FIFO; expected an ONNX model"):
+        adapter.session(tmp_path / "fifo")
+    with pytest.raises(FileNotFoundError):
+        adapter.session(tmp_path / "none")
+    for arguments, problem in (({"threads": 0}, "threads must be at least 1"), ({"spinning": 1}, "spinning must be True or False")):
+        with pytest.raises((ValueError, TypeError), match=problem):
+            adapter.session(tmp_path / "none", **arguments)
+
+
+def test_a_session_without_onnx_runtime(tmp_path: Path) -> None:
+    code = "import sys; sys.modules.update(onnxruntime=None); from scalablevit_ref.adapters import onnx; onnx.session('x')"
+    assert python(code).stderr.splitlines()[-1].endswith("adapters.onnx needs onnxruntime: pip install 'scalablevit-ref[onnx]'")
 
 
 # Files of other hands

@@ -41,6 +41,14 @@ def test_halves(weights: str, run: Any, tmp_path: Path) -> None:
     assert 0 < told["verify"]["onnx_runtime"] < 1e-2
 
 
+def test_any_size(weights: str, run: Any, tmp_path: Path) -> None:
+    target = tmp_path / "x.onnx"
+    code, out, err = run("convert", weights, str(target), "--image-size", "dynamic", "--verify")
+    assert (code, err) == (0, "")
+    assert "of float32 in ONNX Runtime agrees" in " ".join(out.split())
+    assert adapter.session(target, threads=1)(np.zeros((1, 1, 448, 112), "float32")).shape == (1, 10)
+
+
 def test_a_file_that_computes_something_else(weights: str, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = helper.make_graph([], "graph", [], [], [numpy_helper.from_array(x, name) for name, x in PARAMS.items()])
     monkeypatch.setattr(adapter, "_model", lambda *arguments, **options: helper.make_model(graph, ir_version=10))
@@ -61,6 +69,7 @@ def test_a_file_that_computes_something_else(weights: str, run: Any, tmp_path: P
         (("x.onnx", "--image-size", "100"), "the nearest sizes that work are"),
         (("x.npz", "--image-size", "112"), "--image-size is for a target that is an .onnx file, got"),
         (("weights.safetensors", "--image-size", "112"), "--image-size is for a target"),
+        (("x.npz", "--image-size", "dynamic"), "--image-size is for a target that is an .onnx file, got"),
     ],
 )
 def test_bad_usage(arguments: tuple[str, ...], problem: str, weights: str, run: Any, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ TABLE = marked(PAGE, "footprint: python -m tests.programs.footprint --write")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ONNX file of the digits model."""
-    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnx")
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     checkpoint = sv.load_checkpoint(digits.CHECKPOINT)
     onnx.export(checkpoint.params, checkpoint.config, path, image_size=digits.IMAGE_SIZE)

@@ -58,14 +58,11 @@ class Writer:
         All files that it writes.
     needs
         Libraries that it cannot do without.
-    kills
-        Share of the kills that it gets, beside others: fewer where one run takes long.
     """
 
     words: str
     targets: tuple[str, ...]
     needs: tuple[str, ...] = ()
-    kills: float = 1.0
 
     def typed(self, x: str, *, force: bool) -> list[str]:
         words = self.words.format(x=x, theme={"a": "light", "b": "dark"}[x]).split()
@@ -87,7 +84,7 @@ WRITERS = tuple(
         Writer("convert {x}.npz t.msgpack", ("t.msgpack",)),
         Writer("convert {x}.npz t.h5", ("t.h5",), ("h5py",)),
         Writer("convert {x}.npz t.pdparams", ("t.pdparams",)),
-        Writer("convert {x}.npz t.onnx", ("t.onnx",), ("torch", "onnxscript"), 0.2),
+        Writer("convert {x}.npz t.onnx", ("t.onnx",), ("onnx",)),
         Writer("trace t.npz --weights {x}.npz --save-weights w.pth", ("t.npz", "w.pth")),
         Writer("trace t.safetensors --weights {x}.npz", ("t.safetensors",)),
         Writer("draw digits --theme {theme} -o t.svg", ("t.svg",), ("matplotlib",)),
@@ -230,8 +227,8 @@ def measured() -> Any:
 
 def preload(needs: set[str]) -> None:
     """Load what the commands load, and draw once, before the first fork."""
-    if "torch" in needs and find_spec("onnxscript"):
-        import onnxscript  # noqa: F401
+    if "onnx" in needs:
+        import onnx  # noqa: F401
     if find_spec("torch"):  # a .pth is written by it
         import torch
 

@@ -326,7 +326,7 @@ def loads(much: float) -> Outcome:
             layout = {".msgpack": "channels_last", ".h5": "keras", ".pdparams": "paddle"}.get(suffix, "official")
             sv.save_checkpoint(path, PARAMS, TINY, layout=layout)
             works.append(partial(sv.load_checkpoint, path))
-        if find_spec("onnxscript"):
+        if find_spec("onnx"):
             from scalablevit_ref.adapters.onnx import export
 
             export(PARAMS, TINY, Path(temporary) / "x.onnx", image_size=112)

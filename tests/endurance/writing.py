@@ -173,7 +173,7 @@ def kills(much: float) -> Outcome:
     outcome, rng = Outcome(), random.Random(0)
     writers = chosen(much)
     preload({name for writer in writers for name in writer.needs})
-    each = KILLS * much / sum(writer.kills for writer in writers)
+    each = KILLS * much / len(writers)
     done = {signal.SIGKILL: 0, signal.SIGTERM: 0}
     leftovers = 0
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as temporary:
@@ -181,7 +181,7 @@ def kills(much: float) -> Outcome:
         sources(folder)
         for writer in writers:
             length = measured_length(writer, folder)
-            for i in range(share(1, max(2.0, each * writer.kills))):
+            for i in range(share(1, max(2.0, each))):
                 how = (signal.SIGKILL, signal.SIGTERM)[i % 2]
                 old, unnamed = rng.random() < 0.5, rng.random() < 0.5
                 moment = drawn(length, rng)
@@ -308,7 +308,7 @@ def full_for_commands(much: float) -> Outcome:
     outcome, rng, runs = Outcome(), random.Random(1), 0
     writers = chosen(much)
     preload({name for writer in writers for name in writer.needs})
-    each = FULL * much / sum(writer.kills for writer in writers)
+    each = FULL * much / len(writers)
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as temporary:
         folder = Path(temporary)
         sources(folder)
@@ -319,7 +319,7 @@ def full_for_commands(much: float) -> Outcome:
                 outcome.wrong.append(f"{writer.name}: exit code {ended.code}: {ended.said[-200:]}")
                 continue
             size = max((folder / name).stat().st_size for name in writer.targets)
-            count = share(1, max(3.0, each * writer.kills))
+            count = share(1, max(3.0, each))
             for most in [0, 1, size - 1, *(rng.randrange(size) for _ in range(count - 3))]:
                 old, runs = rng.random() < 0.5, runs + 1
                 before = prepared(folder, writer.targets, old=old)

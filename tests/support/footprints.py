@@ -62,7 +62,7 @@ COMMANDS = (
         )
     ),
     Command("convert weights.pth model.safetensors --verify --sha256 sums", ("config.json", "model.safetensors", "sums")),
-    Command("convert weights.pth new.onnx --verify", ("new.onnx",), ("onnxscript", "onnxruntime", "torch")),
+    Command("convert weights.pth new.onnx --verify", ("new.onnx",), ("onnx", "onnxruntime")),
     Command("trace new.npz --variant digits --save-weights new.pth", ("new.npz", "new.pth")),
     Command("compare a.npz b.npz --html new.html --plot new.png", ("new.html", "new.png"), ("matplotlib",), 1),
     Command("compare port.py:torch --weights weights.pth", (), ("torch",)),
@@ -102,22 +102,13 @@ CACHES = (
         "compiled kernels, where CuPy is installed (`CUPY_CACHE_DIR`)",
     ),
     Listed(
-        "PyTorch", r"\$TMPDIR/torchinductor_USER(/.*)?", "`$TMPDIR/torchinductor_USER`", "compiled code (`TORCHINDUCTOR_CACHE_DIR`)"
-    ),
-    Listed(
-        "`$TMPDIR`",
-        r"\$TMPDIR/…(/.*)?",
-        "a file or a folder of a drawn name, gone at the end",
-        "whether the folder can be written to; the weights on their way into an ONNX file",
-    ),
-    Listed(
         "Python",
         r"(.*/)?__pycache__(/.*)?|Python's `__pycache__`",
         "`__pycache__` beside the modules",
         "compiled modules, of a port in `file.py` too (`PYTHONDONTWRITEBYTECODE`)",
     ),
 )
-"""All that may be written beside what was asked for. `$TMPDIR` is the folder for temporary files, `…` a version or a drawn name."""
+"""All that may be written beside what was asked for. `…` is a version or a drawn name."""
 
 PROGRAMS = {
     "fc-list": "matplotlib asks for the system's fonts, once",

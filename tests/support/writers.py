@@ -61,7 +61,7 @@ def converted(folder: Path) -> Write:
 
 
 def exported(folder: Path) -> Write:
-    """The model is one of a few bytes: torch's exporter takes seconds."""
+    """The model is one of a few bytes."""
     import onnx
 
     from scalablevit_ref.adapters import onnx as adapter

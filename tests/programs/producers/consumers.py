@@ -354,7 +354,7 @@ def paddle_load(folder: Path) -> Weights:
     "`InferenceSession(path).run`: the logits of the plain module",
     ".onnx",
     distribution="onnxruntime",
-    needs=("onnxruntime", "onnxscript"),
+    needs=("onnx", "onnxruntime"),
 )
 def onnx_runtime(folder: Path) -> Weights:
     command("convert", written(folder, "x.pth"), folder / "x.onnx")

@@ -15,7 +15,7 @@ ONNX: dict[str, Any] = {"library": "torch.onnx", "distribution": "torch", "needs
 IMAGES = torch.zeros(1, 1, 112, 112)
 
 
-@producer("scalablevit-ref", writes="`adapters.onnx.export`", form=".onnx", needs=("onnx", "onnxscript"))
+@producer("scalablevit-ref", writes="`adapters.onnx.export`", form=".onnx", needs=("onnx",))
 def our_export(folder: Path) -> Made:
     export(arrays(weights()), CONFIG, folder / "x.onnx", image_size=112)
     return file(folder / "x.onnx")

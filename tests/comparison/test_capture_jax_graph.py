@@ -152,7 +152,7 @@ def test_arithmetic_and_moves() -> None:
         ("add", "sub", True, []),
         ("multiply", "neg", False, [-1.0]),
     ]
-    assert graph.operations[0].settings["swapped"]
+    assert graph.operations[0].settings["turned"]
     assert {"pad", "concatenate", "rev", "transpose", "reshape"} <= {op.name for op in graph.operations if op.kind == "move"}
     # what a broadcast makes for a sum or a product alone is not shown: the parameter meets the data as it was before
     met = {value for op in graph.operations if op.kind in ("add", "multiply") for value in op.inputs}

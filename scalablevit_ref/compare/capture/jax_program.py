@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
+from jax import dtypes
 from jax.extend.core import Literal
 
-from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.graph import Graph, Kind, ModuleRun, Operation, fed_by_images, live
+from scalablevit_ref.compare.capture.jax_on_host import on_host
 from scalablevit_ref.compare.capture.own_code import shown_line
 
 INLINED = frozenset(
@@ -109,6 +110,10 @@ class Program:
         """The same for two passes that do the same."""
         return tuple((step.operation.name, _said(step.inputs), step.operation.outputs, _said(step.params)) for step in self.steps)
 
+    def does_as(self, other: Program) -> bool:
+        """Whether another pass did the same, on the same arrays of its own."""
+        return self.signature == other.signature and all(_equal(x, other.constants[value]) for value, x in self.constants.items())
+
     def held(self) -> dict[str, Any]:
         return {self.parameters[value]: x for value, x in self.used.items()}
 
@@ -124,15 +129,18 @@ class Program:
             env |= dict(zip(step.operation.outputs, step.call(*inputs), strict=True))
         return {value: env[value] for value in wanted}
 
-    def on_host(self, state: Iterable[Any], wanted: Iterable[int]) -> dict[int, np.ndarray]:
-        """Values that depend on parameters alone: views where they are moved only, since JAX compiles for every shape."""
-        env = {**dict(zip(self.parameters, map(to_numpy, state), strict=True)), **self.constants}
+    def on_host(self, state: Iterable[Any], x: Any, wanted: Iterable[int]) -> dict[int, np.ndarray]:
+        """The same without compiling it: by NumPy, and for what NumPy lacks by JAX, operation by operation."""
+        env = {self.images: x, **dict(zip(self.parameters, state, strict=True)), **self.constants}
         wanted = list(wanted)
-        for step in self._needed(wanted):
-            inputs = [env[v] if isinstance(v, int) else v.val for v in step.inputs]
-            move = ON_HOST.get(step.operation.name)
-            outputs = step.call(*map(jnp.asarray, inputs)) if move is None else [move(step.params, *map(np.asarray, inputs))]
-            env |= dict(zip(step.operation.outputs, outputs, strict=True))
+        needed = self._needed(wanted)
+        last = {v: i for i, step in enumerate(needed) for v in step.inputs if isinstance(v, int)}
+        for i, step in enumerate(needed):
+            inputs, outputs = [env[v] if isinstance(v, int) else v.val for v in step.inputs], step.operation.outputs
+            made: Sequence[Any] | None = on_host(step.operation.name, step.params, inputs, [self.dtypes[v] for v in outputs])
+            env |= dict(zip(outputs, step.call(*map(jnp.asarray, inputs)) if made is None else made, strict=True))
+            for v in {v for v in step.inputs if isinstance(v, int) and last[v] == i} - set(wanted):
+                del env[v]  # what is not asked for again
         return {value: array_of(env[value], f"value {value}") for value in wanted}
 
     def _needed(self, wanted: Collection[int]) -> list[Step]:
@@ -164,7 +172,7 @@ class Program:
                 mixed |= dict.fromkeys(value for value in operation.inputs if value in known)
             elif known.intersection(operation.inputs):
                 known.update(operation.outputs)
-        constants = self.on_host(state.values(), mixed)
+        constants = self.on_host(state.values(), None, mixed)
         return replace(bare, constants=constants, notes=(*notes, *_notes(bare, self.answers)))
 
 
@@ -175,6 +183,11 @@ def _notes(graph: Graph, answers: Sequence[Any]) -> Iterator[str]:
             yield f"{', '.join(inside)} cannot be followed into {op.name} ({op.line or 'of JAX'})"
     if answers:
         yield f"it looks at {len(answers)} value{'s' * (len(answers) > 1)}, and may do something else on other images"
+
+
+def _equal(x: Any, y: Any) -> bool:
+    """Of two arrays; keys of random numbers, which are no array, are as their operations are."""
+    return x is y or jnp.issubdtype(x.dtype, dtypes.extended) or np.array_equal(np.asarray(x), np.asarray(y))
 
 
 def _said(value: Any) -> Any:
@@ -245,7 +258,8 @@ class Flattening:
         def read(atom: Any) -> Any:
             if not isinstance(atom, Literal):
                 return env[atom]
-            return Number(atom.val) if np.ndim(atom.val) == 0 else self.constant(atom.val)
+            aval: Any = atom.aval
+            return Number(np.asarray(atom.val, aval.dtype)) if np.ndim(atom.val) == 0 else self.constant(atom.val)
 
         for equation in inner.eqns:
             scopes = re.findall(rf"{IN_MODULE}([^/()]*)", str(equation.source_info.name_stack))
@@ -357,7 +371,7 @@ def _line(equation: Any) -> str:
 
 
 def _described(name: str, params: Mapping[str, Any], given: Sequence[Any]) -> tuple[Kind, dict[str, Any]]:
-    """What an equation does, as `Operation` has it. `scalars` are the numbers that it is given; `swapped`: a number comes first."""
+    """What an equation does, as `Operation` has it. `scalars` are the numbers that it is given; `turned`: a number comes first."""
     scalars = [float(value.val) for value in given if isinstance(value, Number) and np.isreal(value.val)]
     if name == "dot_general":
         contracted, batch = params["dimension_numbers"]
@@ -366,8 +380,8 @@ def _described(name: str, params: Mapping[str, Any], given: Sequence[Any]) -> tu
         return _convolution(params)
     if name in ("mul", "div", "add", "sub", "add_any"):
         settings: dict[str, Any] = {"inverse": name in ("div", "sub"), "scalars": scalars}
-        swapped = {"swapped": True} if isinstance(given[0], Number) else {}
-        return "multiply" if name in ("mul", "div") else "add", settings | swapped
+        turned = {"turned": True} if isinstance(given[0], Number) else {}
+        return "multiply" if name in ("mul", "div") else "add", settings | turned
     if name == "neg":
         return "multiply", {"inverse": False, "scalars": [-1.0]}
     zeros = name == "pad" and scalars == [0.0] and min(min(ends) for ends in params["padding_config"]) >= 0
@@ -396,19 +410,3 @@ def _word(places: Sequence[int], letters: str) -> str:
 
 def _tuples(pairs: Iterable[Iterable[int]]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(map(int, pair)) for pair in pairs)
-
-
-ON_HOST: Mapping[str, Callable[..., np.ndarray]] = {
-    "reshape": lambda p, x: x.reshape(p["new_sizes"]),
-    "transpose": lambda p, x: x.transpose(p["permutation"]),
-    "squeeze": lambda p, x: x.squeeze(tuple(p["dimensions"])),
-    "slice": lambda p, x: x[tuple(map(slice, p["start_indices"], p["limit_indices"], p["strides"] or [1] * x.ndim))],
-    "scan_slice": lambda p, x: x[p["start_indices"][0]],
-    "rev": lambda p, x: np.flip(x, p["dimensions"]),
-    "concatenate": lambda p, *x: np.concatenate(x, p["dimension"]),
-    "convert_element_type": lambda p, x: x.astype(p["new_dtype"]),
-    "broadcast_in_dim": lambda p, x: np.broadcast_to(
-        np.expand_dims(x, [axis for axis in range(len(p["shape"])) if axis not in p["broadcast_dimensions"]]), p["shape"]
-    ),
-}
-"""Moves of parameters by NumPy, which copies nothing, of an equation's arguments and inputs."""

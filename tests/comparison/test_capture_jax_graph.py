@@ -19,7 +19,7 @@ from jax import lax
 import scalablevit_ref as sv
 from scalablevit_ref.compare.capture.flax_runner import flax_runner
 from scalablevit_ref.compare.capture.graph import Graph, Operation, live
-from scalablevit_ref.compare.capture.jax_functions import function_runner
+from scalablevit_ref.compare.capture.jax_functions import function_runner, is_jax_function
 from scalablevit_ref.compare.capture.jax_graph import MOST_ANSWERS, JaxRunner
 from scalablevit_ref.compare.capture.jax_program import MOST_UNROLLED
 from scalablevit_ref.errors import CaptureError
@@ -46,9 +46,7 @@ def weight(*shape: int) -> np.ndarray:
 
 def runner_of(function: Callable[..., Any], *params: Any, images: np.ndarray = IMAGES) -> JaxRunner:
     """In float64: a function of parameters and images."""
-    runner = function_runner(functools.partial(function, *params), images, "float64")
-    assert runner is not None
-    return runner
+    return function_runner(functools.partial(function, *params), images, "float64")
 
 
 def recorded(function: Callable[..., Any], *params: Any) -> Graph:
@@ -710,6 +708,14 @@ def of_head(x: Any) -> Any:
     return jnp.asarray(x) @ HEAD
 
 
+@jax.jit
+def jitted(x: Any) -> Any:
+    return x @ HEAD
+
+
+PARTIAL = functools.partial(of_two, P)
+
+
 def of_both(p: Any, x: Any) -> Any:
     return x @ p["kernel"] + p["scale"]
 
@@ -718,29 +724,33 @@ def computed(x: Any) -> Any:
     return x @ jnp.asarray(np.eye(6, dtype=np.float32)[:, :2] * 3)
 
 
-FUNCTIONS: dict[str, tuple[Callable[..., Any], list[str], str]] = {
-    "partial": (functools.partial(of_two, P), ["z.w", "a"], "float64"),
-    "partial with a keyword": (functools.partial(keyword, w=P["a"][None].repeat(6, 0)), ["w"], "float64"),
-    "a pytree": (Affine(weight(6, 2), weight(2)), ["w", "b"], "float64"),
-    "a closure": (lambda x: of_two(P, x), ["z.w", "a"], "float32"),
-    "compiled": (jax.jit(lambda x: of_two(P, x)), ["z.w", "a"], "float32"),
-    "of its module": (lambda x: x @ HEAD, ["HEAD"], "float32"),
-    "a method": (Holder().method, ["w"], "float32"),
-    "of another function": (lambda x: of_head(x), ["HEAD"], "float32"),
+FUNCTIONS: dict[str, tuple[Callable[..., Any], list[str]]] = {
+    "partial": (functools.partial(of_two, P), ["z.w", "a"]),
+    "partial with a keyword": (functools.partial(keyword, w=P["a"][None].repeat(6, 0)), ["w"]),
+    "a pytree": (Affine(weight(6, 2), weight(2)), ["w", "b"]),
+    "a closure": (lambda x: of_two(P, x), ["z.w", "a"]),
+    "compiled": (jax.jit(lambda x: of_two(P, x)), ["z.w", "a"]),
+    "of its module": (lambda x: x @ HEAD, ["HEAD"]),
+    "compiled, and in a closure": (jax.jit(lambda x: jitted(x)), ["HEAD"]),
+    "mapped": (jax.vmap(Affine(weight(6, 2), weight(2))), ["w", "b"]),
+    "a partial in a closure": (lambda x: PARTIAL(x), ["z.w", "a"]),
+    "a method": (Holder().method, ["w"]),
+    "of another function": (lambda x: of_head(x), ["HEAD"]),
     "kernels and scales": (
         functools.partial(of_both, {"kernel": weight(6, 2), "scale": weight(1)}),
         ["kernel", "scale"],
-        "float64",
     ),
-    "neither": (computed, ["constant 0 (6, 2)"], "float32"),
+    "neither": (computed, ["constant 0 (6, 2)"]),
 }
 
 
 @pytest.mark.parametrize("case", FUNCTIONS)
-def test_a_functions_arrays_are_its_parameters(case: str) -> None:
-    function, expected, dtype = FUNCTIONS[case]
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_functions_arrays_are_its_parameters(case: str, dtype: str) -> None:
+    function, expected = FUNCTIONS[case]
     runner = function_runner(function, IMAGES, dtype if dtype == "float64" else None)
-    assert runner is not None
+    dtype = "float32" if case == "neither" else dtype
+    assert is_jax_function(function) == (case != "neither")
     assert list(runner.parameters) == expected
     assert (runner.kind, runner.dtype) == ("JAX function", dtype)
     graph = runner.record(IMAGES, {})
@@ -751,12 +761,14 @@ def test_a_functions_arrays_are_its_parameters(case: str) -> None:
     doubled = {name: x * 2 for name, x in runner.parameters.items()}
     assert relative_l2(runner.values(IMAGES, doubled, [logits])[0][logits], 2 * plain) < 1e-6
     assert sorted(graph.parameters.values()) == sorted(expected)
-    assert {tuple(x.shape) for x in graph.constants.values()} <= {(6, 2), (2,), (1,), (1, 1, 1, 2), (1, 1, 1, 1)}
+    assert {tuple(x.shape) for x in graph.constants.values()} <= {(6, 2), (2,), (1,), (1, 1, 2), (1, 1, 1, 2), (1, 1, 1, 1)}
 
 
 @pytest.mark.parametrize("function", [lambda x: np.asarray(x) @ np.ones((6, 2)), lambda x: x * 2, lambda x: x.nothing, len, 3])
 def test_other_functions_are_left_as_they_are(function: Any) -> None:
-    assert function_runner(function, IMAGES) is None
+    assert not is_jax_function(function)
+    with pytest.raises(CaptureError):
+        function_runner(function, IMAGES)
 
 
 def test_a_function_that_uses_an_nnx_module_leaves_it_whole() -> None:
@@ -776,7 +788,9 @@ def test_a_function_that_uses_an_nnx_module_leaves_it_whole() -> None:
         nnx.jit(lambda x: module(x)),
         functools.partial(nnx.jit(Split.__call__), module),
     ):
-        assert function_runner(function, IMAGES) is None
+        assert not is_jax_function(function)
+        with pytest.raises(CaptureError, match=r"^it uses an nnx module: give the module itself$"):
+            function_runner(function, IMAGES)
     np.testing.assert_array_equal(module(x), before)
     own = flax_runner(OnRows(module), "float64")
     graph = own.record(IMAGES, {})
@@ -796,10 +810,8 @@ def test_linens_apply_with_its_variables() -> None:
     module, variables = bound(Outer(), 2, 4, 6, 3, train=False).unbind()
     apply = functools.partial(module.apply, variables, train=False)
     runner = function_runner(lambda x: apply(x.transpose(0, 2, 3, 1)), IMAGES)
-    assert runner is not None
     assert {"params.stem.0.weight", "batch_stats.BatchNorm.0.mean"} <= runner.parameters.keys()
     whole = function_runner(apply, IMAGES, "float64")
-    assert whole is not None
     assert whole.dtype == "float64"
     assert whole.record(IMAGES, {}).notes == ("images were given as b h w c",)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax.extend.core import Literal
 
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.graph import Graph, Kind, ModuleRun, Operation, fed_by_images, live
-from scalablevit_ref.compare.capture.jax_on_host import on_host
+from scalablevit_ref.compare.capture.jax_on_host import EXACT, NARROW_DTYPES, on_host
 from scalablevit_ref.compare.capture.own_code import shown_line
 
 INLINED = frozenset(
@@ -117,23 +118,29 @@ class Program:
     def held(self) -> dict[str, Any]:
         return {self.parameters[value]: x for value, x in self.used.items()}
 
-    def evaluated(self, state: Iterable[Any], constants: Iterable[Any], x: Any, wanted: Iterable[int]) -> dict[int, Any]:
+    def evaluated(
+        self, state: Iterable[Any], constants: Iterable[Any], x: Any, wanted: Iterable[int], cut: Mapping[int, Any]
+    ) -> dict[int, Any]:
+        """These values, of parameters, constants and images; those of `cut` are taken as they are."""
         env = {
             self.images: x,
             **dict(zip(self.parameters, state, strict=True)),
             **dict(zip(self.constants, constants, strict=True)),
+            **cut,
         }
         wanted = list(wanted)
-        for step in self._needed(wanted):
+        for step in self._needed(wanted, cut):
             inputs = [env[v] if isinstance(v, int) else v.val for v in step.inputs]
             env |= dict(zip(step.operation.outputs, step.call(*inputs), strict=True))
         return {value: env[value] for value in wanted}
 
-    def on_host(self, state: Iterable[Any], x: Any, wanted: Iterable[int]) -> dict[int, np.ndarray]:
+    def on_host(
+        self, state: Iterable[Any], x: Any, wanted: Iterable[int], cut: Mapping[int, Any] = MappingProxyType({})
+    ) -> dict[int, np.ndarray]:
         """The same without compiling it: by NumPy, and for what NumPy lacks by JAX, operation by operation."""
-        env = {self.images: x, **dict(zip(self.parameters, state, strict=True)), **self.constants}
+        env = {self.images: x, **dict(zip(self.parameters, state, strict=True)), **self.constants, **cut}
         wanted = list(wanted)
-        needed = self._needed(wanted)
+        needed = self._needed(wanted, cut)
         last = {v: i for i, step in enumerate(needed) for v in step.inputs if isinstance(v, int)}
         for i, step in enumerate(needed):
             inputs, outputs = [env[v] if isinstance(v, int) else v.val for v in step.inputs], step.operation.outputs
@@ -143,11 +150,24 @@ class Program:
                 del env[v]  # what is not asked for again
         return {value: array_of(env[value], f"value {value}") for value in wanted}
 
-    def _needed(self, wanted: Collection[int]) -> list[Step]:
+    def cut(self, wanted: Collection[int], known: Mapping[int, Any]) -> dict[int, Any]:
+        """Of known values those from which the wanted ones are computed."""
+        taken = {v for step in self._needed(wanted, known) for v in step.inputs if isinstance(v, int)}
+        return {value: x for value, x in sorted(known.items()) if value in taken}
+
+    def left_to_jax(self) -> int:
+        """How many operations are of 16 bits, which NumPy rounds in other places."""
+        return sum(
+            step.operation.name not in EXACT
+            and not NARROW_DTYPES.isdisjoint(self.dtypes[v] for v in (*step.operation.inputs, *step.operation.outputs))
+            for step in self.steps
+        )
+
+    def _needed(self, wanted: Collection[int], known: Collection[int]) -> list[Step]:
         needed, found = set(wanted), []
         for step in reversed(self.steps):
             if needed.intersection(step.operation.outputs):
-                needed.update(v for v in step.inputs if isinstance(v, int))
+                needed.update(v for v in step.inputs if isinstance(v, int) and v not in known)
                 found.append(step)
         return found[::-1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -319,9 +320,14 @@ def test_values_of_a_linen_module_are_those_that_it_keeps_itself() -> None:
         "shared.LayerNorm.0",
         "shared.Dense.0",
         "shared",
+        "again.LayerNorm.0",
+        "again.Dense.0",
+        "again",
         "BatchNorm.0",
         "out",
     ]
+    runs = {run.path: run for run in graph.modules}
+    assert runs["again"].returned == runs["again.Dense.0"].returned == runs["BatchNorm.0"].given
     inner, variables = module.unbind()
     x = jnp.asarray(IMAGES.transpose(0, 2, 3, 1), jnp.float32)
     logits, kept = inner.apply(variables, x, train=False, capture_intermediates=True, mutable=["intermediates"])
@@ -340,6 +346,34 @@ def test_values_of_a_linen_module_are_those_that_it_keeps_itself() -> None:
             assert relative_l2(mine, np.asarray(other)) < 1e-5
     assert {op.module for op in graph.operations if op.kind == "product"} == {"shared.Dense.0", "again.Dense.0", "out"}
     assert list(runner.parameters)[-2:] == ["BatchNorm.0.mean", "BatchNorm.0.var"]
+
+
+class Within(nnx.Module):
+    """Its modules run within transformations, which take them apart and put others together."""
+
+    def __init__(self) -> None:
+        self.rows, self.again = (nnx.Linear(6, 6, rngs=nnx.Rngs(0)) for _ in range(2))
+
+        @nnx.vmap
+        def several(keys: Any) -> nnx.Linear:
+            return nnx.Linear(6, 6, rngs=nnx.Rngs(keys))
+
+        self.several = several(jax.random.split(jax.random.key(0), 3))
+
+    def __call__(self, x: Any) -> Any:
+        x = nnx.jit(lambda module, x: module(x))(self.rows, x)
+        x = nnx.remat(lambda module, x: module(x))(self.again, x)
+        return nnx.scan(lambda x, module: module(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.several)
+
+
+def test_modules_of_nnx_within_transformations_keep_their_names() -> None:
+    module = Within()
+    before = {name: dict(vars(part)) for name, part in (("", module), ("rows", module.rows))}
+    graph = flax_runner(module, "float64").record(IMAGES, {})
+    assert [run.path for run in graph.modules] == ["rows", "again", *["several"] * 3]
+    assert all(first.returned == then.given for first, then in itertools.pairwise(graph.modules))
+    assert [op.module for op in graph.operations if op.kind == "product"] == ["rows", "again", *["several"] * 3]
+    assert before == {name: dict(vars(part)) for name, part in (("", module), ("rows", module.rows))}
 
 
 X = random_images((2, 1, 32, 64))

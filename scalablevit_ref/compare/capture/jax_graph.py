@@ -17,8 +17,8 @@ from jax.extend.core import get_opaque_trace_state
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.compare.capture.arrays import array_of
-from scalablevit_ref.compare.capture.graph import ABSENT, Graph, ModuleRun, narrowed
-from scalablevit_ref.compare.capture.jax_program import IN_MODULE, Flattening, Program
+from scalablevit_ref.compare.capture.graph import ABSENT, Graph, narrowed
+from scalablevit_ref.compare.capture.jax_program import IN_MODULE, Flattening, Program, ends_of_module
 from scalablevit_ref.compare.capture.own_code import RUNNING, OwnCodeError, own_code, place_of, raised
 from scalablevit_ref.errors import CaptureError
 
@@ -40,22 +40,37 @@ MOST_ANSWERS = 32
 
 
 class Calls:
-    """The calls of modules in one tracing: each runs in a scope of its name, and what it was given and returned is kept.
+    """The calls of modules in one tracing: each runs in a scope of its name, and what it is given and returns is marked.
 
-    Modules inside a transformation (jit, scan, remat) have values of their own, which are not kept.
+    Attributes
+    ----------
+    ended
+        How many have ended.
     """
 
     def __init__(self) -> None:
-        self._outermost: Any = get_opaque_trace_state()  # type: ignore[no-untyped-call]
-        self.ended: list[tuple[str, list[Any], list[Any]]] = []
+        self.ended = 0
 
     def call(self, path: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        given = _arrays((args, dict(kwargs)))
+        given = [x for x in jax.tree.leaves((args, dict(kwargs))) if _is_plain(x)]
         with jax.named_scope(f"{IN_MODULE}{path}"):
             out = function(*args, **kwargs)
-        if get_opaque_trace_state() == self._outermost:  # type: ignore[no-untyped-call]
-            self.ended.append((path, given, _arrays(out)))
-        return out
+        leaves, shape = jax.tree.flatten(out, is_leaf=lambda x: not _is_opened(x))
+        places = [i for i, x in enumerate(leaves) if _is_plain(x)]
+        for i, x in zip(places, ends_of_module(path, given, [leaves[i] for i in places]), strict=True):
+            leaves[i] = x
+        self.ended += 1
+        return jax.tree.unflatten(shape, leaves)
+
+
+def _is_plain(x: Any) -> bool:
+    """Whether it is an array of numbers, and not of keys."""
+    return isinstance(x, jax.Array) and not jnp.issubdtype(x.dtype, jax.dtypes.extended)
+
+
+def _is_opened(x: Any) -> bool:
+    """Whether a module's arrays may be taken out of it and put back; modules and their variables are what they are."""
+    return isinstance(x, tuple | list | Mapping) or (is_dataclass(x) and not callable(x))
 
 
 @dataclass(frozen=True)
@@ -249,8 +264,8 @@ class Pass:
     asked: bool = False
 
     @property
-    def ended(self) -> list[tuple[str, list[Any], list[Any]]]:
-        return [] if self.calls is None or self.asked else self.calls.ended
+    def ended(self) -> int:
+        return 0 if self.calls is None else self.calls.ended
 
     def traced_pass(self, values: Sequence[Any], x: Any) -> list[Any]:
         self.calls = Calls()
@@ -262,7 +277,7 @@ class Pass:
                 return [question.tracer]
         leaves = {".".join(path): value for path, value in _named(out) if jnp.issubdtype(value.dtype, jnp.floating)}
         self.outputs = ["logits"] if len(leaves) == 1 else [*leaves]
-        return [*leaves.values(), *(x for _, given, returned in self.ended for x in (*given, *returned))]
+        return [*leaves.values()]
 
 
 def _program(forward: Forward, state: Mapping[str, Any], x: Any) -> Program | Failed:
@@ -275,11 +290,11 @@ def _program(forward: Forward, state: Mapping[str, Any], x: Any) -> Program | Fa
                 closed = jax.make_jaxpr(one.traced_pass)([*state.values()], x)
         except CaptureError as error:
             if answers is not None or not isinstance(error.__cause__, jax.errors.JAXTypeError):
-                return Failed(error, len(one.ended))
+                return Failed(error, one.ended)
             answers = []
             continue
         if not one.outputs:
-            return Failed(CaptureError("the candidate returns no array of floating point"), len(one.ended))
+            return Failed(CaptureError("the candidate returns no array of floating point"), one.ended)
         program = _flat(one, state, x, closed)
         if not one.asked or answers is None:
             return program
@@ -315,12 +330,8 @@ def _flat(one: Pass, state: Mapping[str, Any], x: Any, closed: Any) -> Program:
     images = flat.value(x)
     own = [flat.value(value) for value in state.values()]
     parameters = dict(zip(own, state, strict=True))
-    returned = iter([value if isinstance(value, int) else ABSENT for value in flat.run(closed, [*own, images])])
-    outputs = {name: next(returned) for name in one.outputs}
-    modules = []
-    for path, *ends in one.ended:
-        given, made = (tuple(next(returned) for _ in arrays) for arrays in ends)
-        modules.append(ModuleRun(path, *(tuple(value for value in values if value != ABSENT) for values in (given, made))))
+    returned = [value if isinstance(value, int) else ABSENT for value in flat.run(closed, [*own, images])]
+    outputs = dict(zip(one.outputs, returned, strict=True))
     used: dict[int, Any] = {}
     if one.forward.held is not None:
         used = {value: x for value, x in flat.constants.items() if np.ndim(x) and jnp.issubdtype(x.dtype, jnp.floating)}
@@ -328,7 +339,7 @@ def _flat(one: Pass, state: Mapping[str, Any], x: Any, closed: Any) -> Program:
     constants = {value: x for value, x in flat.constants.items() if value not in used}
     answers = tuple(one.answers or ())
     return Program(
-        tuple(flat.steps), flat.shapes, flat.dtypes, parameters, images, constants, used, outputs, tuple(modules), answers
+        tuple(flat.steps), flat.shapes, flat.dtypes, parameters, images, constants, used, outputs, tuple(flat.modules), answers
     )
 
 
@@ -388,10 +399,6 @@ def canonical(path: Iterable[Any]) -> str:
     name = re.sub(r"(^|\.)layers[._](?=\d)", r"\1", ".".join(map(str, path)))
     name = re.sub(r"_(?=\d+(\.|$))", ".", name)
     return re.sub(r"(^|\.)(kernel|scale|embedding)$", r"\1weight", name)
-
-
-def _arrays(tree: Any) -> list[Any]:
-    return [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
 
 
 def _named(out: Any) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -11,7 +11,8 @@ from typing import Any, cast
 import jax.numpy as jnp
 import numpy as np
 from jax import dtypes
-from jax.extend.core import Literal
+from jax.extend.core import Literal, Primitive
+from jax.interpreters import ad, batching, mlir
 
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.graph import Graph, Kind, ModuleRun, Operation, fed_by_images, live
@@ -62,6 +63,25 @@ MOST_UNROLLED = 256
 
 IN_MODULE = "in:"
 """Begins the name of a scope that stands for a module."""
+
+
+ENDS_OF_MODULE: Any = Primitive("ends_of_module")
+"""Gives what a module returns, of what it is given and returns: in the jaxpr of any transformation both are seen."""
+
+ENDS_OF_MODULE.multiple_results = True
+ENDS_OF_MODULE.def_impl(lambda *x, given, path: [*x[given:]])
+ENDS_OF_MODULE.def_abstract_eval(lambda *x, given, path: [*x[given:]])
+mlir.register_lowering(ENDS_OF_MODULE, lambda _, *x, given, path: [*x[given:]])
+batching.primitive_batchers[ENDS_OF_MODULE] = lambda x, axes, **about: (ENDS_OF_MODULE.bind(*x, **about), axes[about["given"] :])
+ad.primitive_jvps[ENDS_OF_MODULE] = lambda x, tangents, given, path: (
+    ENDS_OF_MODULE.bind(*x, given=given, path=path),
+    [*tangents[given:]],
+)
+
+
+def ends_of_module(path: str, given: Sequence[Any], returned: Sequence[Any]) -> Sequence[Any]:
+    """What a module returns, marked as that."""
+    return cast("Sequence[Any]", ENDS_OF_MODULE.bind(*given, *returned, given=len(given), path=path))
 
 
 @dataclass(frozen=True)
@@ -254,6 +274,7 @@ class Flattening:
         self.shapes: dict[int, tuple[int, ...]] = {}
         self.dtypes: dict[int, str] = {}
         self.constants: dict[int, Any] = {}
+        self.modules: list[ModuleRun] = []
         self._known: dict[int, int] = {}  # a constant's id, and its number
 
     def value(self, array: Any) -> int:
@@ -294,6 +315,11 @@ class Flattening:
         if name in INLINED:
             body = next(params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params)
             return self.run(body, given, *place)
+        if equation.primitive is ENDS_OF_MODULE:
+            ends = given[: params["given"]], given[params["given"] :]
+            values = (tuple(value for value in end if isinstance(value, int)) for end in ends)
+            self.modules.append(ModuleRun(params["path"], *values))
+            return ends[1]
         if name == "convert_element_type" and isinstance(given[0], Number):
             return [Number(np.asarray(given[0].val).astype(params["new_dtype"]))]
         if name == "scan" and 0 < params["length"] <= MOST_UNROLLED:

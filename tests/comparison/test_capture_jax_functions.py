@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from flax import linen
 from flax.core import FrozenDict
+from jax import lax
 
 import scalablevit_ref as sv
 from scalablevit_ref.compare.capture import CaptureError, candidate_of
@@ -182,6 +183,90 @@ def test_a_slip_is_named_where_it_is_made(slip: str) -> None:
         assert (report.first.layer, report.first.module) == (layer, own)
         assert words in str(report)
         assert not report.insides or re.search(r"^  in plain_port.py, line \d+, in \w+$", str(report), re.MULTILINE)
+
+
+# Blocks whose parameters are stacked
+
+DEEP = replace(CONFIG, depths=(6, 2))
+STACKED = jax_ports.tree_of(random_params(parameter_shapes(DEEP), seed=1, dtype="float32"), DEEP)
+for _stage in STACKED["stages"]:
+    _stage["first"], _stage["second"], *_rest = _stage.pop("blocks")
+    _pairs = list(zip(_rest[::2], _rest[1::2], strict=True))
+    _stage["rest"] = jax.tree.map(lambda *x: np.stack(x), *_pairs) if _pairs else ()
+
+
+def block(x: Any, p: Any, k: int, i: int) -> Any:
+    y, heads = jax_ports.norm(x, p["pre"]), DEEP.num_heads[k]
+    if i:
+        x = x + jax_ports.reduced(y, p["mixer"], heads, DEEP.sr_ratios[k], DEEP.c_ratios[k])
+    else:
+        x = x + jax_ports.windows(y, p["mixer"], heads, DEEP.window_sizes[k])
+    up = jax.nn.gelu(jax_ports.dense(jax_ports.norm(x, p["mid"]), p["up"]), approximate=False)
+    return x + jax_ports.dense(up, p["down"])
+
+
+def scanning(x: Any, rest: Any, k: int) -> Any:
+    return lax.scan(lambda x, pair: (block(block(x, pair[0], k, 0), pair[1], k, 1), None), x, rest)[0]
+
+
+def scanning_again(x: Any, rest: Any, k: int) -> Any:
+    @jax.checkpoint
+    def both(x: Any, pair: Any) -> Any:
+        return block(block(x, pair[0], k, 0), pair[1], k, 1), None
+
+    return lax.scan(both, x, rest)[0]
+
+
+def one_after_the_other(x: Any, rest: Any, k: int) -> Any:
+    for t in range(2):
+        pair = jax.tree.map(lambda p, t=t: p[t], rest)
+        x = block(block(x, pair[0], k, 0), pair[1], k, 1)
+    return x
+
+
+def doubled_at_last(x: Any, rest: Any, k: int) -> Any:
+    """The parameters of its last pair's second norm are doubled."""
+    factors = jnp.asarray([1.0, 2.0], x.dtype)
+
+    def both(x: Any, of: Any) -> Any:
+        (first, second), factor = of
+        second = {**second, "mid": jax.tree.map(lambda p: p * factor, second["mid"])}
+        return block(block(x, first, k, 0), second, k, 1), None
+
+    return lax.scan(both, x, (rest, factors))[0]
+
+
+def deep(params: Any, images: Any, through: Callable[..., Any]) -> Any:
+    x = jnp.moveaxis(images, 1, -1)
+    for k, stage in enumerate(params["stages"]):
+        stride = 2 if k else DEEP.patch_size
+        x = jax_ports.norm(jax_ports.conv(x, stage["embed"], stride, stride - 1), stage["embed_norm"])
+        x = block(x, stage["first"], k, 0)
+        x = block(x + jax_ports.conv(x, stage["position"], pad=1, groups=x.shape[-1]), stage["second"], k, 1)
+        x = through(x, stage["rest"], k) if stage["rest"] else x
+    return jax_ports.dense(jax_ports.norm(x, params["norm"]).mean((1, 2)), params["head"])
+
+
+@pytest.mark.parametrize("through", [scanning, scanning_again, one_after_the_other])
+@pytest.mark.parametrize("closed", [False, True])
+def test_stacked_parameters_are_those_of_blocks(through: Callable[..., Any], closed: bool) -> None:
+    port: Any = functools.partial(deep, STACKED, through=through)
+    if closed:
+        port = jax.jit(lambda images: deep(STACKED, images, through))
+    report = compare(port, variant=DEEP, images=IMAGES)
+    assert report.agrees, report
+    modules = {row.layer: row.module for row in report.rows}
+    assert len(modules) == 47
+    assert (modules["stages.0.3.attn"], modules["stages.0.4.mlp"]) == (
+        "stages.0.rest.0.1.mixer",
+        "stages.0.rest.1.0.{up, down}",
+    )
+    assert report.kind == "JAX function"
+
+
+def test_a_slip_in_one_of_stacked_blocks_is_found() -> None:
+    report = compare(functools.partial(deep, STACKED, through=doubled_at_last), variant=DEEP, images=IMAGES)
+    assert [(row.layer, row.module) for row in report.diverging] == [("stages.0.5.norm2", "stages.0.rest.1.1.mid")]
 
 
 def test_its_own_weights_are_told_and_can_be_kept() -> None:

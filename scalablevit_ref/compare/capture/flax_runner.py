@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx, traverse_util
 
-from scalablevit_ref.compare.capture.jax_graph import Calls, Forward, JaxRunner, canonical
+from scalablevit_ref.compare.capture.jax_forward import Calls, Forward
+from scalablevit_ref.compare.capture.jax_graph import JaxRunner, canonical
 from scalablevit_ref.compare.capture.own_code import own_code
 from scalablevit_ref.errors import CaptureError
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions
 from scalablevit_ref.compare.capture.followed import followed
-from scalablevit_ref.compare.capture.graph import fed_by_images
-from scalablevit_ref.compare.capture.jax_graph import Calls, Forward, JaxRunner, canonical
+from scalablevit_ref.compare.capture.jax_forward import Calls, Forward
+from scalablevit_ref.compare.capture.jax_graph import JaxRunner, canonical
 from scalablevit_ref.compare.capture.traces import Function
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
@@ -90,13 +90,12 @@ def function_runner(function: Callable[..., Any], images: np.ndarray, dtype: str
 def _recorded(forward: Forward, images: np.ndarray, dtype: str | None) -> JaxRunner | CaptureError:
     runner = JaxRunner(forward, dtype)
     try:
-        graph = runner.record(images, {})
+        program = runner.look(images)
     except CaptureError as error:
         return error
-    runner.forget()  # its dtype is known only now
     if not runner.parameters:
         return CaptureError("it uses no arrays of floating point")
-    if not fed_by_images(graph).intersection(graph.outputs.values()):
+    if not program.follows():
         return CaptureError("what it gives does not come from the images by operations of JAX")
     return runner
 

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import count
 from typing import Any, cast
 
@@ -18,12 +18,11 @@ from jax.extend.core import get_opaque_trace_state
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.graph import ABSENT, Graph, narrowed
-from scalablevit_ref.compare.capture.jax_program import IN_MODULE, Flattening, Program, ends_of_module
+from scalablevit_ref.compare.capture.jax_forward import IMAGE_LAYOUTS, Calls, Forward
+from scalablevit_ref.compare.capture.jax_program import Flattening, Program
+from scalablevit_ref.compare.capture.jax_stacked import apart, stacked
 from scalablevit_ref.compare.capture.own_code import RUNNING, OwnCodeError, own_code, place_of, raised
 from scalablevit_ref.errors import CaptureError
-
-IMAGE_LAYOUTS = {"b c h w": (0, 1, 2, 3), "b h w c": (0, 2, 3, 1)}
-"""How a candidate may take its images, and the axes of b c h w in that order."""
 
 COMPILED_FAST: dict[str, str | bool] = {
     "xla_backend_optimization_level": "0",
@@ -39,68 +38,6 @@ MOST_ANSWERS = 32
 """How often a candidate may look at a value (`if x.sum() > 0`) in one pass."""
 
 
-class Calls:
-    """The calls of modules in one tracing: each runs in a scope of its name, and what it is given and returns is marked.
-
-    Attributes
-    ----------
-    ended
-        How many have ended.
-    """
-
-    def __init__(self) -> None:
-        self.ended = 0
-
-    def call(self, path: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        given = [x for x in jax.tree.leaves((args, dict(kwargs))) if _is_plain(x)]
-        with jax.named_scope(f"{IN_MODULE}{path}"):
-            out = function(*args, **kwargs)
-        leaves, shape = jax.tree.flatten(out, is_leaf=lambda x: not _is_opened(x))
-        places = [i for i, x in enumerate(leaves) if _is_plain(x)]
-        for i, x in zip(places, ends_of_module(path, given, [leaves[i] for i in places]), strict=True):
-            leaves[i] = x
-        self.ended += 1
-        return jax.tree.unflatten(shape, leaves)
-
-
-def _is_plain(x: Any) -> bool:
-    """Whether it is an array of numbers, and not of keys."""
-    return isinstance(x, jax.Array) and not jnp.issubdtype(x.dtype, jax.dtypes.extended)
-
-
-def _is_opened(x: Any) -> bool:
-    """Whether a module's arrays may be taken out of it and put back; modules and their variables are what they are."""
-    return isinstance(x, tuple | list | Mapping) or (is_dataclass(x) and not callable(x))
-
-
-@dataclass(frozen=True)
-class Forward:
-    """A candidate as a function of its parameters and images.
-
-    Attributes
-    ----------
-    kind
-        "nnx module" and so on.
-    own
-        Its parameters, then its buffers of floating point, by their canonical names.
-    run
-        A forward pass with such parameters, which leaves the candidate as it is. What modules do goes through `Calls`.
-    layouts
-        Of its images, the likelier first.
-    paths
-        The candidate's own names of its parameters and modules, by the canonical ones.
-    held
-        Gives arrays that a function holds, and what they are called there. They become parameters where the function uses them.
-    """
-
-    kind: str
-    own: Mapping[str, Any]
-    run: Callable[[Mapping[str, Any], Any, Calls], Any]
-    layouts: tuple[str, ...] = tuple(IMAGE_LAYOUTS)
-    paths: Mapping[str, str] = field(default_factory=dict)
-    held: Callable[[], Iterable[tuple[str, Any]]] | None = None
-
-
 class JaxRunner:
     """A candidate that JAX can trace: a program, which NumPy runs in float64, and which is compiled for other dtypes.
 
@@ -111,7 +48,7 @@ class JaxRunner:
     """
 
     def __init__(self, forward: Forward, dtype: str | None = None) -> None:
-        self.kind, self._forward, self._wide = forward.kind, forward, dtype == "float64"
+        self.kind, self._forward, self._dtype, self._wide = forward.kind, forward, dtype, dtype == "float64"
         with self._precision():
             self._own = {name: _cast(value, dtype) for name, value in forward.own.items()}
         self._used: dict[str, Any] = {}
@@ -134,9 +71,15 @@ class JaxRunner:
     def _all(self) -> dict[str, Any]:
         return self._own | self._used
 
-    def forget(self) -> None:
-        """The runs before are none that the next must be like."""
-        self._seen.clear()
+    def look(self, images: np.ndarray) -> Program:
+        """Trace it on such images, to learn which arrays it uses; those of several blocks are then parameters one by one."""
+        with self._precision():
+            program, _, _ = self._traced(images, {})
+            self._forward = apart(self._forward, [*stacked(program)])
+            if self._forward.own.keys() != self._own.keys():
+                self._own = {name: _cast(value, self._dtype) for name, value in self._forward.own.items()}
+        self._seen.clear()  # the next run may be of another dtype
+        return program
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
@@ -330,7 +273,7 @@ def _flat(one: Pass, state: Mapping[str, Any], x: Any, closed: Any) -> Program:
     images = flat.value(x)
     own = [flat.value(value) for value in state.values()]
     parameters = dict(zip(own, state, strict=True))
-    returned = [value if isinstance(value, int) else ABSENT for value in flat.run(closed, [*own, images])]
+    returned = [flat.made(value) if isinstance(value, int) else ABSENT for value in flat.run(closed, [*own, images])]
     outputs = dict(zip(one.outputs, returned, strict=True))
     used: dict[int, Any] = {}
     if one.forward.held is not None:
@@ -338,9 +281,9 @@ def _flat(one: Pass, state: Mapping[str, Any], x: Any, closed: Any) -> Program:
         parameters |= _names_of(used, one.forward.held(), taken=state)
     constants = {value: x for value, x in flat.constants.items() if value not in used}
     answers = tuple(one.answers or ())
-    return Program(
-        tuple(flat.steps), flat.shapes, flat.dtypes, parameters, images, constants, used, outputs, tuple(flat.modules), answers
-    )
+    shapes = {value: shape for value, shape in flat.shapes.items() if value not in flat.unmade()}
+    dtypes = {value: flat.dtypes[value] for value in shapes}
+    return Program(tuple(flat.steps), shapes, dtypes, parameters, images, constants, used, outputs, tuple(flat.modules), answers)
 
 
 @contextmanager

@@ -84,6 +84,18 @@ def ends_of_module(path: str, given: Sequence[Any], returned: Sequence[Any]) -> 
     return cast("Sequence[Any]", ENDS_OF_MODULE.bind(*given, *returned, given=len(given), path=path))
 
 
+TOGETHER: Any = Primitive("together")
+"""Puts parts into one array along a new first axis: what takes one of them from it is seen to take that part."""
+
+TOGETHER.def_impl(lambda *x: jnp.stack(x))
+TOGETHER.def_abstract_eval(lambda *x: x[0].update(shape=(len(x), *x[0].shape)))
+mlir.register_lowering(TOGETHER, mlir.lower_fun(lambda *x: jnp.stack(x), multiple_results=False))
+
+
+def together(parts: Sequence[Any]) -> Any:
+    return TOGETHER.bind(*parts)
+
+
 @dataclass(frozen=True)
 class Number:
     """A number that stands in the code."""
@@ -191,6 +203,11 @@ class Program:
                 found.append(step)
         return found[::-1]
 
+    def follows(self) -> bool:
+        """Whether what is returned comes from the images."""
+        bare = Graph(_without_broadcasts(self), self.shapes, self.dtypes, self.images, self.parameters, {}, self.outputs)
+        return not fed_by_images(bare).isdisjoint(self.outputs.values())
+
     def random(self) -> str:
         """In words, where random numbers enter what is returned; empty where they do not."""
         operations = _without_broadcasts(self)
@@ -275,6 +292,8 @@ class Flattening:
         self.dtypes: dict[int, str] = {}
         self.constants: dict[int, Any] = {}
         self.modules: list[ModuleRun] = []
+        self._parts: dict[int, list[int]] = {}  # of arrays that are put together
+        self._together: set[int] = set()  # those that are used as a whole
         self._known: dict[int, int] = {}  # a constant's id, and its number
 
     def value(self, array: Any) -> int:
@@ -320,6 +339,14 @@ class Flattening:
             values = (tuple(value for value in end if isinstance(value, int)) for end in ends)
             self.modules.append(ModuleRun(params["path"], *values))
             return ends[1]
+        if equation.primitive is TOGETHER:
+            whole = self.value(equation.outvars[0].aval)
+            self._parts[whole] = given
+            return [whole]
+        if name == "slice" and given[0] in self._parts and params["limit_indices"][0] - params["start_indices"][0] == 1:
+            given, params = [self.reshaped(self._parts[given[0]][params["start_indices"][0]], place)], dict(params)
+            params |= {"start_indices": (0, *params["start_indices"][1:]), "limit_indices": (1, *params["limit_indices"][1:])}
+            equation = equation.replace(params=params)
         if name == "convert_element_type" and isinstance(given[0], Number):
             return [Number(np.asarray(given[0].val).astype(params["new_dtype"]))]
         if name == "scan" and 0 < params["length"] <= MOST_UNROLLED:
@@ -344,9 +371,32 @@ class Flattening:
         params: Mapping[str, Any],
     ) -> None:
         line, module = place
+        for value in given:
+            if isinstance(value, int):
+                self.made(value)
         inputs = tuple(value for value in given if isinstance(value, int))
         operation = Operation(kind, name, inputs, tuple(outputs), settings, module, line)
         self.steps.append(Step(call, tuple(given), operation, params))
+
+    def made(self, value: int) -> int:
+        """The value, which is put together where it is used as a whole."""
+        if value in self._parts and value not in self._together:
+            self._together.add(value)
+            self.step(lambda *x: [jnp.stack(x)], self._parts[value], [value], "move", "scan_stack", {}, ("", ""), {})
+        return value
+
+    def unmade(self) -> set[int]:
+        """Arrays that nothing uses as a whole."""
+        return self._parts.keys() - self._together
+
+    def reshaped(self, part: int, place: tuple[str, str]) -> int:
+        """A part as one of one."""
+        shape = (1, *self.shapes[part])
+        value = self.value(np.empty(shape, bool))
+        self.dtypes[value] = self.dtypes[part]
+        about = {"new_sizes": shape, "dimensions": None}
+        self.step(lambda x: [jnp.reshape(x, shape)], [part], [value], "move", "reshape", {}, place, about)
+        return value
 
     def unrolled(self, equation: Any, given: list[Any], place: tuple[str, str]) -> list[Any]:
         """A scan, one step after the other. What it runs over, and what it collects, has one axis more outside than inside."""
@@ -360,13 +410,16 @@ class Flattening:
             given[len(given) - over - carried : len(given) - over],
             given[len(given) - over :],
         )
-        order = range(params["length"])
+        order, number = range(params["length"]), len(self.steps)
         ys: dict[int, list[Any]] = {}
         for t in reversed(order) if params["reverse"] else order:
             slices = []
             for x, atom in zip(xs, inner.invars[len(given) - over :], strict=True):
+                if x in self._parts:
+                    slices.append(self._parts[x][t])
+                    continue
                 slices.append(self.value(atom.aval))
-                at = {"start_indices": (t,), "squeezed": True}
+                at = {"start_indices": (t,), "squeezed": True, "scan": number}
                 self.step(lambda x, t=t: [x[t]], [x], slices[-1:], "move", "scan_slice", {}, place, at)
             out = self.run(body, [*constants, *carry, *slices], *place)
             carry, ys[t] = out[:carried], out[carried:]

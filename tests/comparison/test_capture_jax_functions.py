@@ -114,6 +114,10 @@ VARIABLES = {"params": {"tree": TREE}}
 WAYS: dict[str, Callable[[], Any]] = {
     "partial": lambda: functools.partial(forward, TREE),
     "partial of a compiled one": lambda: functools.partial(compiled, TREE),
+    "a compiled partial": lambda: jax.jit(functools.partial(forward, TREE)),
+    "a compiled partial in a closure": lambda: (lambda port: lambda images: port(images))(
+        jax.jit(functools.partial(forward, TREE))
+    ),
     "closure": lambda: in_closure(TREE),
     "compiled closure": lambda: jax.jit(in_closure(TREE)),
     "NumPy's arrays": lambda: in_closure(jax.tree.map(np.asarray, TREE)),

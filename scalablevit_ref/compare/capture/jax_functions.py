@@ -201,8 +201,15 @@ def _is_nnx(holder: _Holder) -> bool:
     return nnx is not None and isinstance(holder.value, nnx.Module)
 
 
+def _uncompiled(value: Any) -> Any:
+    while isinstance(value, jax.stages.Wrapped):
+        value = value.__wrapped__  # type: ignore[attr-defined]
+    return value
+
+
 def _parts(value: Any) -> tuple[list[tuple[Any, Any]], Callable[[Sequence[Any]], Any]]:
     """The leaves of a pytree or of a partial's arguments, each with its path, and the way to put others in their places."""
+    value = _uncompiled(value)
     bound = isinstance(value, functools.partial)
     leaves, shape = jax.tree.flatten_with_path((value.args, value.keywords) if bound else value)
 
@@ -219,12 +226,13 @@ def _leaves(known: Iterable[_Holder]) -> Iterator[_Leaf]:
     for holder in known:
         if holder.put is None and holder.name:
             continue
-        bound = isinstance(holder.value, functools.partial)
+        value = _uncompiled(holder.value)
+        bound = isinstance(value, functools.partial)
         try:
-            leaves, _ = _parts(holder.value)
+            leaves, _ = _parts(value)
         except Exception:  # its own way to be flattened
             continue
-        tree = (holder.value.args, holder.value.keywords) if bound else holder.value
+        tree = (value.args, value.keywords) if bound else value
         here = [
             _Leaf(holder, i, x, _name(path[2:] if bound else path, path) or holder.name, _place(tree, path))
             for i, (path, x) in enumerate(leaves)

@@ -236,7 +236,8 @@ def _settled(request: Request, files: ExitStack) -> tuple[Capturable, Conditions
     elif not candidate.brings_images:
         images = _usual_images(request, network)
     dtype = None if request.dtype == "own" or request.as_it_is or not candidate.takes_weights else request.dtype or "float64"
-    return candidate, Conditions(network, images, params, dtype, request.names, load=not request.as_it_is), trace
+    drawn = params is not None and (weights is None or isinstance(weights, str))
+    return candidate, Conditions(network, images, params, dtype, request.names, not request.as_it_is, drawn), trace
 
 
 def _usual_images(request: Request, network: Network) -> np.ndarray:

@@ -160,6 +160,7 @@ class Port(nn.Module):
     where: str = ""
     dtype: Any = None
     position: Any = Position
+    layer: Any = Layer
     casts: bool = False
 
     @nn.compact
@@ -169,7 +170,7 @@ class Port(nn.Module):
         for k in range(CONFIG.num_stages):
             x = Embed(CONFIG.embed_dims[k], 2 if k else 4, self.slip, name=f"stem{k}")(x)
             for i in range(CONFIG.depths[k]):
-                x = Layer(k, i, self.slip if self.where == f"{k}.{i}" else "", name=f"layer{k}_{i}")(x)
+                x = self.layer(k, i, self.slip if self.where == f"{k}.{i}" else "", name=f"layer{k}_{i}")(x)
                 if i == 0:
                     x = self.position(name=f"position{k}")(x)
         x = nn.LayerNorm(epsilon=1e-6, name="last")(x).mean(axis=(1, 2))
@@ -450,7 +451,14 @@ def test_layers_inside_a_transformation_are_seen() -> None:
     assert len(report.rows) == 27
     assert report.notes == ("images were given as b h w c",)
     wrong = compared(bound(position=nn.remat(WrongPosition)))
-    assert [row.layer for row in wrong.diverging] == ["pos_block.0", "pos_block.1"]
+    assert [(row.layer, row.module) for row in wrong.diverging] == [("pos_block.0", "position0"), ("pos_block.1", "position1")]
+
+
+def test_modules_inside_a_transformation_have_their_names() -> None:
+    plain, again = (compared(bound(layer=layer)) for layer in (Layer, nn.remat(Layer)))
+    assert again.agrees
+    assert [(row.layer, row.module) for row in again.rows] == [(row.layer, row.module) for row in plain.rows]
+    assert all(row.module for row in again.rows)
 
 
 def test_what_looks_at_values_gives_what_it_gives_without_looking() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from jax import lax
 import scalablevit_ref as sv
 from scalablevit_ref.compare.capture.flax_runner import flax_runner
 from scalablevit_ref.compare.capture.graph import Graph, Operation, live
-from scalablevit_ref.compare.capture.jax_functions import function_runner
+from scalablevit_ref.compare.capture.jax_functions import function_runner, is_jax_function
 from scalablevit_ref.compare.capture.jax_graph import MOST_ANSWERS, JaxRunner
 from scalablevit_ref.compare.capture.jax_program import MOST_UNROLLED
 from scalablevit_ref.errors import CaptureError
@@ -46,9 +47,7 @@ def weight(*shape: int) -> np.ndarray:
 
 def runner_of(function: Callable[..., Any], *params: Any, images: np.ndarray = IMAGES) -> JaxRunner:
     """In float64: a function of parameters and images."""
-    runner = function_runner(functools.partial(function, *params), images, "float64")
-    assert runner is not None
-    return runner
+    return function_runner(functools.partial(function, *params), images, "float64")
 
 
 def recorded(function: Callable[..., Any], *params: Any) -> Graph:
@@ -152,7 +151,7 @@ def test_arithmetic_and_moves() -> None:
         ("add", "sub", True, []),
         ("multiply", "neg", False, [-1.0]),
     ]
-    assert graph.operations[0].settings["swapped"]
+    assert graph.operations[0].settings["turned"]
     assert {"pad", "concatenate", "rev", "transpose", "reshape"} <= {op.name for op in graph.operations if op.kind == "move"}
     # what a broadcast makes for a sum or a product alone is not shown: the parameter meets the data as it was before
     met = {value for op in graph.operations if op.kind in ("add", "multiply") for value in op.inputs}
@@ -321,9 +320,14 @@ def test_values_of_a_linen_module_are_those_that_it_keeps_itself() -> None:
         "shared.LayerNorm.0",
         "shared.Dense.0",
         "shared",
+        "again.LayerNorm.0",
+        "again.Dense.0",
+        "again",
         "BatchNorm.0",
         "out",
     ]
+    runs = {run.path: run for run in graph.modules}
+    assert runs["again"].returned == runs["again.Dense.0"].returned == runs["BatchNorm.0"].given
     inner, variables = module.unbind()
     x = jnp.asarray(IMAGES.transpose(0, 2, 3, 1), jnp.float32)
     logits, kept = inner.apply(variables, x, train=False, capture_intermediates=True, mutable=["intermediates"])
@@ -342,6 +346,34 @@ def test_values_of_a_linen_module_are_those_that_it_keeps_itself() -> None:
             assert relative_l2(mine, np.asarray(other)) < 1e-5
     assert {op.module for op in graph.operations if op.kind == "product"} == {"shared.Dense.0", "again.Dense.0", "out"}
     assert list(runner.parameters)[-2:] == ["BatchNorm.0.mean", "BatchNorm.0.var"]
+
+
+class Within(nnx.Module):
+    """Its modules run within transformations, which take them apart and put others together."""
+
+    def __init__(self) -> None:
+        self.rows, self.again = (nnx.Linear(6, 6, rngs=nnx.Rngs(0)) for _ in range(2))
+
+        @nnx.vmap
+        def several(keys: Any) -> nnx.Linear:
+            return nnx.Linear(6, 6, rngs=nnx.Rngs(keys))
+
+        self.several = several(jax.random.split(jax.random.key(0), 3))
+
+    def __call__(self, x: Any) -> Any:
+        x = nnx.jit(lambda module, x: module(x))(self.rows, x)
+        x = nnx.remat(lambda module, x: module(x))(self.again, x)
+        return nnx.scan(lambda x, module: module(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.several)
+
+
+def test_modules_of_nnx_within_transformations_keep_their_names() -> None:
+    module = Within()
+    before = {name: dict(vars(part)) for name, part in (("", module), ("rows", module.rows))}
+    graph = flax_runner(module, "float64").record(IMAGES, {})
+    assert [run.path for run in graph.modules] == ["rows", "again", *["several"] * 3]
+    assert all(first.returned == then.given for first, then in itertools.pairwise(graph.modules))
+    assert [op.module for op in graph.operations if op.kind == "product"] == ["rows", "again", *["several"] * 3]
+    assert before == {name: dict(vars(part)) for name, part in (("", module), ("rows", module.rows))}
 
 
 X = random_images((2, 1, 32, 64))
@@ -710,6 +742,14 @@ def of_head(x: Any) -> Any:
     return jnp.asarray(x) @ HEAD
 
 
+@jax.jit
+def jitted(x: Any) -> Any:
+    return x @ HEAD
+
+
+PARTIAL = functools.partial(of_two, P)
+
+
 def of_both(p: Any, x: Any) -> Any:
     return x @ p["kernel"] + p["scale"]
 
@@ -718,29 +758,33 @@ def computed(x: Any) -> Any:
     return x @ jnp.asarray(np.eye(6, dtype=np.float32)[:, :2] * 3)
 
 
-FUNCTIONS: dict[str, tuple[Callable[..., Any], list[str], str]] = {
-    "partial": (functools.partial(of_two, P), ["z.w", "a"], "float64"),
-    "partial with a keyword": (functools.partial(keyword, w=P["a"][None].repeat(6, 0)), ["w"], "float64"),
-    "a pytree": (Affine(weight(6, 2), weight(2)), ["w", "b"], "float64"),
-    "a closure": (lambda x: of_two(P, x), ["z.w", "a"], "float32"),
-    "compiled": (jax.jit(lambda x: of_two(P, x)), ["z.w", "a"], "float32"),
-    "of its module": (lambda x: x @ HEAD, ["HEAD"], "float32"),
-    "a method": (Holder().method, ["w"], "float32"),
-    "of another function": (lambda x: of_head(x), ["HEAD"], "float32"),
+FUNCTIONS: dict[str, tuple[Callable[..., Any], list[str]]] = {
+    "partial": (functools.partial(of_two, P), ["z.w", "a"]),
+    "partial with a keyword": (functools.partial(keyword, w=P["a"][None].repeat(6, 0)), ["w"]),
+    "a pytree": (Affine(weight(6, 2), weight(2)), ["w", "b"]),
+    "a closure": (lambda x: of_two(P, x), ["z.w", "a"]),
+    "compiled": (jax.jit(lambda x: of_two(P, x)), ["z.w", "a"]),
+    "of its module": (lambda x: x @ HEAD, ["HEAD"]),
+    "compiled, and in a closure": (jax.jit(lambda x: jitted(x)), ["HEAD"]),
+    "mapped": (jax.vmap(Affine(weight(6, 2), weight(2))), ["w", "b"]),
+    "a partial in a closure": (lambda x: PARTIAL(x), ["z.w", "a"]),
+    "a method": (Holder().method, ["w"]),
+    "of another function": (lambda x: of_head(x), ["HEAD"]),
     "kernels and scales": (
         functools.partial(of_both, {"kernel": weight(6, 2), "scale": weight(1)}),
         ["kernel", "scale"],
-        "float64",
     ),
-    "neither": (computed, ["constant 0 (6, 2)"], "float32"),
+    "neither": (computed, ["constant 0 (6, 2)"]),
 }
 
 
 @pytest.mark.parametrize("case", FUNCTIONS)
-def test_a_functions_arrays_are_its_parameters(case: str) -> None:
-    function, expected, dtype = FUNCTIONS[case]
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_functions_arrays_are_its_parameters(case: str, dtype: str) -> None:
+    function, expected = FUNCTIONS[case]
     runner = function_runner(function, IMAGES, dtype if dtype == "float64" else None)
-    assert runner is not None
+    dtype = "float32" if case == "neither" else dtype
+    assert is_jax_function(function) == (case != "neither")
     assert list(runner.parameters) == expected
     assert (runner.kind, runner.dtype) == ("JAX function", dtype)
     graph = runner.record(IMAGES, {})
@@ -751,12 +795,14 @@ def test_a_functions_arrays_are_its_parameters(case: str) -> None:
     doubled = {name: x * 2 for name, x in runner.parameters.items()}
     assert relative_l2(runner.values(IMAGES, doubled, [logits])[0][logits], 2 * plain) < 1e-6
     assert sorted(graph.parameters.values()) == sorted(expected)
-    assert {tuple(x.shape) for x in graph.constants.values()} <= {(6, 2), (2,), (1,), (1, 1, 1, 2), (1, 1, 1, 1)}
+    assert {tuple(x.shape) for x in graph.constants.values()} <= {(6, 2), (2,), (1,), (1, 1, 2), (1, 1, 1, 2), (1, 1, 1, 1)}
 
 
 @pytest.mark.parametrize("function", [lambda x: np.asarray(x) @ np.ones((6, 2)), lambda x: x * 2, lambda x: x.nothing, len, 3])
 def test_other_functions_are_left_as_they_are(function: Any) -> None:
-    assert function_runner(function, IMAGES) is None
+    assert not is_jax_function(function)
+    with pytest.raises(CaptureError):
+        function_runner(function, IMAGES)
 
 
 def test_a_function_that_uses_an_nnx_module_leaves_it_whole() -> None:
@@ -776,7 +822,9 @@ def test_a_function_that_uses_an_nnx_module_leaves_it_whole() -> None:
         nnx.jit(lambda x: module(x)),
         functools.partial(nnx.jit(Split.__call__), module),
     ):
-        assert function_runner(function, IMAGES) is None
+        assert not is_jax_function(function)
+        with pytest.raises(CaptureError, match=r"^it uses an nnx module: give the module itself$"):
+            function_runner(function, IMAGES)
     np.testing.assert_array_equal(module(x), before)
     own = flax_runner(OnRows(module), "float64")
     graph = own.record(IMAGES, {})
@@ -796,10 +844,8 @@ def test_linens_apply_with_its_variables() -> None:
     module, variables = bound(Outer(), 2, 4, 6, 3, train=False).unbind()
     apply = functools.partial(module.apply, variables, train=False)
     runner = function_runner(lambda x: apply(x.transpose(0, 2, 3, 1)), IMAGES)
-    assert runner is not None
     assert {"params.stem.0.weight", "batch_stats.BatchNorm.0.mean"} <= runner.parameters.keys()
     whole = function_runner(apply, IMAGES, "float64")
-    assert whole is not None
     assert whole.dtype == "float64"
     assert whole.record(IMAGES, {}).notes == ("images were given as b h w c",)
 

@@ -61,4 +61,9 @@ def candidate_of(value: Any) -> Capturable:
         from scalablevit_ref.compare.capture.flax import FlaxModule
 
         return FlaxModule(value)
+    if "jax" in sys.modules:
+        from scalablevit_ref.compare.capture.jax_functions import JaxFunction, is_jax_function
+
+        if is_jax_function(value):
+            return JaxFunction(value)
     return Function(value)

@@ -33,6 +33,8 @@ class Conditions:
         A user's mapping from layers to the candidate's names, in which "{k}" and "{i}" stand for every stage and block.
     load
         Whether a module gets the weights; else it keeps its own.
+    drawn
+        Whether the weights are random ones, which no candidate has unless it gets them.
     """
 
     network: Network
@@ -41,6 +43,7 @@ class Conditions:
     dtype: str | None = None
     names: Mapping[str, str] | None = None
     load: bool = True
+    drawn: bool = False
 
     @property
     def fed(self) -> np.ndarray:

@@ -25,4 +25,6 @@ class FlaxModule:
         return None
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
-        return followed(flax_runner(self.module, conditions.dtype), conditions)
+        runner = flax_runner(self.module, conditions.dtype)
+        runner.look(conditions.fed)
+        return followed(runner, conditions)

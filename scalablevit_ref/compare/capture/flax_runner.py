@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx, traverse_util
 
-from scalablevit_ref.compare.capture.jax_graph import Calls, Forward, JaxRunner, canonical
+from scalablevit_ref.compare.capture.jax_forward import Calls, Forward
+from scalablevit_ref.compare.capture.jax_graph import JaxRunner, canonical
 from scalablevit_ref.compare.capture.own_code import own_code
 from scalablevit_ref.errors import CaptureError
 
@@ -21,6 +22,10 @@ ModulePath = tuple[Any, ...]
 
 EVALUATION = {"train": False, "training": False, "is_training": False, "deterministic": True}
 """Arguments by which modules learn that nothing is to be dropped."""
+
+
+PATH = "_path_in_the_candidate"
+"""Attribute of a copy's modules. It stays where a transformation, as nnx.jit, takes a module apart and makes another of it."""
 
 
 def flax_runner(module: linen.Module | nnx.Module, dtype: str | None = None) -> JaxRunner:
@@ -75,27 +80,27 @@ def nnx_forward(module: nnx.Module, dtype: str | None) -> Forward:
         new = {path: _copied(value, state[names[path]] if path in names else _array(value)) for path, value in flat.items()}
         copy = nnx.merge(graph, nnx.from_flat_state(new))
         copy.eval()
-        parts = {}
-        for path, part in nnx.iter_modules(copy):
+        parts = list(nnx.iter_modules(copy))
+        for path, part in parts:
             _compute_in(part, dtype)
-            if path:
-                parts[id(part)] = _noted(path, paths)
-        with _calls_reported({type(part) for _, part in nnx.iter_modules(copy)}, parts, calls):
+            if path and callable(part):
+                setattr(part, PATH, _noted(path, paths))
+        with _calls_reported({type(part) for _, part in parts}, calls):
             return copy(x, **_evaluation(copy))
 
     return Forward("nnx module", {names[path]: _array(flat[path]) for path in floating}, run, ("b c h w", "b h w c"), paths)
 
 
 @contextmanager
-def _calls_reported(classes: set[type], paths: Mapping[int, str], calls: Calls) -> Iterator[None]:
-    """While open, each call of an instance in `paths`, by id, goes through `calls`."""
+def _calls_reported(classes: set[type], calls: Calls) -> Iterator[None]:
+    """While open, each call of an instance that has a path goes through `calls`."""
 
     def reporting(call: Any) -> Any:
         @wraps(call)
         def reported(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if id(self) not in paths:
+            if PATH not in vars(self):
                 return call(self, *args, **kwargs)
-            return calls.call(paths[id(self)], lambda *given, **settings: call(self, *given, **settings), args, kwargs)
+            return calls.call(vars(self)[PATH], lambda *given, **settings: call(self, *given, **settings), args, kwargs)
 
         return reported
 

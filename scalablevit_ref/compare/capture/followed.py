@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from math import prod
 from typing import Literal
 
@@ -198,6 +199,7 @@ def places_of_layers(
     found: dict[str, list[Place]] = {name: [] for name in table}
     returned = {run.path: run.returned[0] for run in graph.modules if run.returned}
     owners = _owners(graph, pairing)
+    held = _held(pairing, table, called)
     with_parameters = {layer_of(parameter, table) for parameter in pairing.shapes}
     for name in table:
         owner = owners.get(name, "")
@@ -211,12 +213,14 @@ def places_of_layers(
         if name in with_parameters and not acting:
             continue
         ends = [
-            Place(use.made, called(owner or use.module) or called.giving(use.made), "acting")
+            Place(use.made, called(owner or use.module) or called.giving(use.made) or held[name], "acting")
             for use in sorted(acting, key=lambda use: -use.operation)
         ]
         found[name] += [] if table[name].function is peg else ends
         found[name] += [
-            Place(value, called(owner) or called.giving(value), "taken") for use in acting for value in _with_its_input(graph, use)
+            Place(value, called(owner) or called.giving(value) or held[name], "taken")
+            for use in acting
+            for value in _with_its_input(graph, use)
         ]
         for consumer, layer in table.items():
             if layer.sources == (name,):
@@ -229,17 +233,16 @@ def places_of_layers(
                 ]
                 if taking:
                     first = min(taking, key=lambda use: use.operation)
-                    found[name].append(
-                        Place(first.given, called(owner) or called.giving(first.given) or f"what {consumer} takes", "taken")
-                    )
+                    giver = called(owner) or called.giving(first.given) or held.get(name, "")
+                    found[name].append(Place(first.given, giver or f"what {consumer} takes", "taken"))
         if owner:
             found[name].append(Place(returned[owner], called(owner), "returned"))
         if table[name].function is peg:
             found[name] += [replace(place, how="inner") for place in ends]
     for name, value in _sums(graph, table, found, shapes):
-        found[name].append(Place(value, called(owners.get(name, "")) or called.giving(value), "taken"))
+        found[name].append(Place(value, called(owners.get(name, "")) or called.giving(value) or held.get(name, ""), "taken"))
     for source, added in _addends(graph, pairing, table, found):
-        found[source].append(Place(added, called(owners.get(source, "")) or called.giving(added), "added"))
+        found[source].append(Place(added, called(owners.get(source, "")) or called.giving(added) or held.get(source, ""), "added"))
     for name, value in _returned(graph, shapes).items():  # what it gives is what counts, whatever it computes besides
         found[name] = [*(found[name][:1] if names is not None and name in names else ()), Place(value, "output", "returned")]
     return {
@@ -352,6 +355,35 @@ def _owners(graph: Graph, pairing: Pairing) -> dict[str, str]:
         for path in _around(official):
             layers.setdefault(path, set()).update(part.own for part in parts)
     return {layer: held[frozenset(owned)] for layer, owned in layers.items() if frozenset(owned) in held}
+
+
+MOST_HELD = 3
+"""Most places of a layer's parameters that its name is made of, where no module has it."""
+
+
+def _held(pairing: Pairing, layers: Collection[str], called: Called) -> dict[str, str]:
+    """Layers to where the candidate keeps their parameters: "blocks.0.mixer", "blocks.0.{up, down}"."""
+    kept: dict[str, dict[str, None]] = {}
+    sharing: dict[str, set[str]] = {}
+    for parameter, parts in pairing.parts.items():
+        layer = layer_of(parameter, layers)
+        for own in (called(part.own) for part in parts):
+            kept.setdefault(layer, {})[own.rpartition(".")[0] or own] = None
+            for path in _around(own):
+                sharing.setdefault(path, set()).add(layer)
+    alone = {path for path, sharers in sharing.items() if len(sharers) == 1}
+    return {layer: _together([*some], alone) for layer, some in kept.items()}
+
+
+def _together(paths: Sequence[str], alone: Collection[str]) -> str:
+    """Paths in one word: their beginning, where it is `alone` theirs, or their ends behind it."""
+    steps = [path.split(".") for path in paths]
+    same = [some[0] for some in takewhile(lambda some: len(set(some)) == 1, zip(*steps, strict=False))]
+    rest = [".".join(path[len(same) :]) for path in steps]
+    if not all(rest) or ".".join(same) in alone:
+        return ".".join(same)
+    shown = [*rest[:MOST_HELD], *(["…"] if rest[MOST_HELD:] else [])]
+    return ".".join([*same, f"{{{', '.join(shown)}}}"])
 
 
 def _around(name: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import count
 from typing import Any, cast
 
@@ -17,13 +17,12 @@ from jax.extend.core import get_opaque_trace_state
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.compare.capture.arrays import array_of
-from scalablevit_ref.compare.capture.graph import ABSENT, NOTHING, Graph, ModuleRun, narrowed
-from scalablevit_ref.compare.capture.jax_program import IN_MODULE, Flattening, Program
+from scalablevit_ref.compare.capture.graph import ABSENT, NOTHING, Graph, narrowed
+from scalablevit_ref.compare.capture.jax_forward import IMAGE_LAYOUTS, Calls, Forward
+from scalablevit_ref.compare.capture.jax_program import Flattening, Program
+from scalablevit_ref.compare.capture.jax_stacked import apart, stacked
 from scalablevit_ref.compare.capture.own_code import RUNNING, OwnCodeError, own_code, place_of, raised
 from scalablevit_ref.errors import CaptureError
-
-IMAGE_LAYOUTS = {"b c h w": (0, 1, 2, 3), "b h w c": (0, 2, 3, 1)}
-"""How a candidate may take its images, and the axes of b c h w in that order."""
 
 COMPILED_FAST: dict[str, str | bool] = {
     "xla_backend_optimization_level": "0",
@@ -32,59 +31,15 @@ COMPILED_FAST: dict[str, str | bool] = {
 }
 """For processors: what is run once need not run fast, and in 16 bits each result is rounded as if operations ran one by one."""
 
+MOST_ONE_BY_ONE = 64
+"""Most operations of 16 bits that are compiled one by one; where there are more, all are compiled together."""
+
 MOST_ANSWERS = 32
 """How often a candidate may look at a value (`if x.sum() > 0`) in one pass."""
 
 
-class Calls:
-    """The calls of modules in one tracing: each runs in a scope of its name, and what it was given and returned is kept.
-
-    Modules inside a transformation (jit, scan, remat) have values of their own, which are not kept.
-    """
-
-    def __init__(self) -> None:
-        self._outermost: Any = get_opaque_trace_state()  # type: ignore[no-untyped-call]
-        self.ended: list[tuple[str, list[Any], list[Any]]] = []
-
-    def call(self, path: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        given = _arrays((args, dict(kwargs)))
-        with jax.named_scope(f"{IN_MODULE}{path}"):
-            out = function(*args, **kwargs)
-        if get_opaque_trace_state() == self._outermost:  # type: ignore[no-untyped-call]
-            self.ended.append((path, given, _arrays(out)))
-        return out
-
-
-@dataclass(frozen=True)
-class Forward:
-    """A candidate as a function of its parameters and images.
-
-    Attributes
-    ----------
-    kind
-        "nnx module" and so on.
-    own
-        Its parameters, then its buffers of floating point, by their canonical names.
-    run
-        A forward pass with such parameters, which leaves the candidate as it is. What modules do goes through `Calls`.
-    layouts
-        Of its images, the likelier first.
-    paths
-        The candidate's own names of its parameters and modules, by the canonical ones.
-    held
-        Gives arrays that a function holds, and what they are called there. They become parameters where the function uses them.
-    """
-
-    kind: str
-    own: Mapping[str, Any]
-    run: Callable[[Mapping[str, Any], Any, Calls], Any]
-    layouts: tuple[str, ...] = tuple(IMAGE_LAYOUTS)
-    paths: Mapping[str, str] = field(default_factory=dict)
-    held: Callable[[], Iterable[tuple[str, Any]]] | None = None
-
-
 class JaxRunner:
-    """A candidate that JAX can trace: it is traced anew for every run, and compiled with the values that are asked for.
+    """A candidate that JAX can trace: a program, which NumPy runs in float64, and which is compiled for other dtypes.
 
     Parameters
     ----------
@@ -93,21 +48,38 @@ class JaxRunner:
     """
 
     def __init__(self, forward: Forward, dtype: str | None = None) -> None:
-        self.kind, self._forward, self._wide = forward.kind, forward, dtype == "float64"
+        self.kind, self._forward, self._dtype, self._wide = forward.kind, forward, dtype, dtype == "float64"
         with self._precision():
             self._own = {name: _cast(value, dtype) for name, value in forward.own.items()}
         self._used: dict[str, Any] = {}
         self._layout: str | None = None
-        self._seen: dict[tuple[int, ...], tuple[Any, ...]] = {}
+        self._seen: dict[tuple[int, ...], tuple[Program, bool]] = {}
         self._compiled: tuple[Any, Callable[..., Any]] | None = None
+        self._last: tuple[np.ndarray, Mapping[str, np.ndarray], Program, dict[int, np.ndarray]] | None = None
 
     @property
     def dtype(self) -> str:
-        return str(jnp.result_type(*self._all.values())) if self._all else "float32"
+        with self._precision():
+            return str(jnp.result_type(*self._all.values())) if self._all else "float32"
+
+    @property
+    def used(self) -> Mapping[str, Any]:
+        """Arrays that a function uses besides those that are given to it, as it uses them."""
+        return self._used
 
     @property
     def _all(self) -> dict[str, Any]:
         return self._own | self._used
+
+    def look(self, images: np.ndarray) -> Program:
+        """Trace it on such images, to learn which arrays it uses; those of several blocks are then parameters one by one."""
+        with self._precision():
+            program, _, _ = self._traced(images, {})
+            self._forward = apart(self._forward, [*stacked(program)])
+            if self._forward.own.keys() != self._own.keys():
+                self._own = {name: _cast(value, self._dtype) for name, value in self._forward.own.items()}
+        self._seen.clear()  # the next run may be of another dtype
+        return program
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
@@ -134,17 +106,29 @@ class JaxRunner:
         wait: Any = jax.block_until_ready  # untyped
         with self._precision():
             program, state, x = self._traced(images, weights)
-            others = {value: jnp.asarray(y) for value, y in replaced.items()}
-            fed = [*state.values()], [*program.constants.values()], x, others
-            key = (tuple(sorted(set(wanted))), x.shape, program.signature, tuple(others))
-            if self._compiled is None or self._compiled[0] != key:
-                self._compiled = key, _compiled(program, key[0], fed)  # the last is kept: compiling takes most of a run's time
-            run = self._compiled[1]
+            known = {} if replaced else self._known(images, weights, program)
+            new = sorted(set(wanted) - known.keys())
+            cut = dict(replaced) or program.cut(new, known)
+            fed = [*state.values()], [*program.constants.values()], x, cut
+            hosted, key = _hosted(program, x.dtype), (new, [*cut], x.shape, program.signature)
+            if not hosted and (self._compiled is None or self._compiled[0] != key):
+                self._compiled = key, _compiled(program, new, fed)  # the last is kept: compiling takes most of a run's time
             with own_code(RUNNING):
                 start = time.perf_counter()
-                found = wait(run(*fed))
+                if hosted or self._compiled is None:
+                    found = program.on_host(state.values(), x, new, cut)
+                else:
+                    found = wait(self._compiled[1](*fed))
             seconds = time.perf_counter() - start
-            return {value: array_of(x, f"value {value}") for value, x in found.items()}, seconds
+            known |= {value: _fixed(array_of(x, f"value {value}")) for value, x in found.items()}
+            return {value: known[value] for value in wanted}, seconds
+
+    def _known(self, images: np.ndarray, weights: Mapping[str, np.ndarray], program: Program) -> dict[int, np.ndarray]:
+        """The values of the same run that were asked for before, from which those behind them can be computed."""
+        same = self._last is not None and self._last[0] is images and self._last[1] is weights and self._last[2] is program
+        if self._last is None or not same:
+            self._last = images, weights, program, {}
+        return self._last[3]
 
     def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
         """As `Runner.unrepeated`: where random numbers are drawn, other keys would give others."""
@@ -155,26 +139,37 @@ class JaxRunner:
     def _traced(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> tuple[Program, dict[str, Any], Any]:
         """The program of a pass on such images, the parameters, and the images as the candidate takes them.
 
+        It is traced twice, which shows whether it does the same each time; what looks at values is traced each time.
         Raises CaptureError if it runs with no layout of the images, and if it is another program than before.
         """
-        state = {name: _like(weights[name], value) if name in weights else value for name, value in self._own.items()}
+        before, twice = self._seen.get(images.shape, (None, False))
+        if before is not None and twice and not before.answers and self._layout is not None:
+            return before, self._given(weights, self._all), self._fed(images, self._layout)
+        state = self._given(weights, self._own)
         failed: dict[str, Failed] = {}
         for layout in self._forward.layouts if self._layout is None else (self._layout,):
-            x = jnp.asarray(images.transpose(IMAGE_LAYOUTS[layout]), self.dtype)
+            x = self._fed(images, layout)
             program = _program(self._forward, state, x)
             if isinstance(program, Failed):
                 failed[layout] = program
                 continue
             self._layout = layout
             self._used = program.held()
-            state |= {name: _like(weights[name], value) if name in weights else value for name, value in self._used.items()}
-            if self._seen.setdefault(images.shape, program.signature) != program.signature and not program.answers:
+            if before is not None and not program.answers and not program.does_as(before):
                 raise CaptureError(
                     "the candidate does something else each time: dropout or drop path is active, with numbers that are drawn "
                     "outside of JAX"
                 )
-            return program, state, x
+            self._seen[images.shape] = program, before is not None
+            return program, self._given(weights, self._all), x
         raise _refused(failed)
+
+    def _given(self, weights: Mapping[str, np.ndarray], own: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: _like(weights[name], value) if name in weights else value for name, value in own.items()}
+
+    def _fed(self, images: np.ndarray, layout: str) -> np.ndarray:
+        """A copy of the images as the candidate takes them."""
+        return np.array(images.transpose(IMAGE_LAYOUTS[layout]), jnp.dtype(self.dtype))
 
     def _precision(self) -> AbstractContextManager[Any]:
         return cast("AbstractContextManager[Any]", jax.enable_x64(True)) if self._wide else nullcontext()
@@ -216,8 +211,8 @@ class Pass:
     asked: bool = False
 
     @property
-    def ended(self) -> list[tuple[str, list[Any], list[Any]]]:
-        return [] if self.calls is None or self.asked else self.calls.ended
+    def ended(self) -> int:
+        return 0 if self.calls is None else self.calls.ended
 
     def traced_pass(self, values: Sequence[Any], x: Any) -> list[Any]:
         self.calls = Calls()
@@ -229,7 +224,7 @@ class Pass:
                 return [question.tracer]
         leaves = {".".join(path): value for path, value in _named(out) if jnp.issubdtype(value.dtype, jnp.floating)}
         self.outputs = ["logits"] if len(leaves) == 1 else [*leaves]
-        return [*leaves.values(), *(x for _, given, returned in self.ended for x in (*given, *returned))]
+        return [*leaves.values()]
 
 
 def _program(forward: Forward, state: Mapping[str, Any], x: Any) -> Program | Failed:
@@ -242,25 +237,34 @@ def _program(forward: Forward, state: Mapping[str, Any], x: Any) -> Program | Fa
                 closed = jax.make_jaxpr(one.traced_pass)([*state.values()], x)
         except CaptureError as error:
             if answers is not None or not isinstance(error.__cause__, jax.errors.JAXTypeError):
-                return Failed(error, len(one.ended))
+                return Failed(error, one.ended)
             answers = []
             continue
         if not one.outputs:
-            return Failed(CaptureError("the candidate returns no array of floating point"), len(one.ended))
+            return Failed(CaptureError("the candidate returns no array of floating point"), one.ended)
         program = _flat(one, state, x, closed)
         if not one.asked or answers is None:
             return program
-        fed: tuple[Any, ...] = [*state.values(), *program.held().values()], [*program.constants.values()], x, {}
-        (value,) = _compiled(program, [*program.outputs.values()], fed)(*fed).values()
+        held, asked = [*state.values(), *program.held().values()], [*program.outputs.values()]
+        if _hosted(program, x.dtype):
+            (value,) = program.on_host(held, x, asked).values()
+        else:
+            fed: Any = held, [*program.constants.values()], x, {}
+            (value,) = _compiled(program, asked, fed)(*fed).values()
         answers.append(to_numpy(value))
     return Failed(CaptureError(f"the candidate looks at more than {MOST_ANSWERS} values, which JAX cannot compile"), 0)
+
+
+def _hosted(program: Program, dtype: Any) -> bool:
+    """Whether it is run by NumPy: in float64. In a narrower dtype it is JAX's own rounding that is looked at."""
+    return bool(dtype == "float64") and program.left_to_jax() <= MOST_ONE_BY_ONE
 
 
 def _compiled(program: Program, wanted: Sequence[int], fed: tuple[Any, ...]) -> Callable[..., dict[int, Any]]:
     """The program with these values as what it returns."""
 
-    def evaluated(state: list[Any], constants: list[Any], x: Any, replaced: Mapping[int, Any]) -> dict[int, Any]:
-        return program.evaluated(state, constants, x, wanted, replaced)
+    def evaluated(state: list[Any], constants: list[Any], x: Any, cut: dict[int, Any]) -> dict[int, Any]:
+        return program.evaluated(state, constants, x, wanted, cut)
 
     options: Any = COMPILED_FAST if jax.default_backend() == "cpu" else None
     with own_code(RUNNING):
@@ -273,21 +277,17 @@ def _flat(one: Pass, state: Mapping[str, Any], x: Any, closed: Any) -> Program:
     images = flat.value(x)
     own = [flat.value(value) for value in state.values()]
     parameters = dict(zip(own, state, strict=True))
-    returned = iter([value if isinstance(value, int) else ABSENT for value in flat.run(closed, [*own, images])])
-    outputs = {name: next(returned) for name in one.outputs}
-    modules = []
-    for path, *ends in one.ended:
-        given, made = (tuple(next(returned) for _ in arrays) for arrays in ends)
-        modules.append(ModuleRun(path, *(tuple(value for value in values if value != ABSENT) for values in (given, made))))
+    returned = [flat.made(value) if isinstance(value, int) else ABSENT for value in flat.run(closed, [*own, images])]
+    outputs = dict(zip(one.outputs, returned, strict=True))
     used: dict[int, Any] = {}
     if one.forward.held is not None:
         used = {value: x for value, x in flat.constants.items() if np.ndim(x) and jnp.issubdtype(x.dtype, jnp.floating)}
         parameters |= _names_of(used, one.forward.held(), taken=state)
     constants = {value: x for value, x in flat.constants.items() if value not in used}
     answers = tuple(one.answers or ())
-    return Program(
-        tuple(flat.steps), flat.shapes, flat.dtypes, parameters, images, constants, used, outputs, tuple(modules), answers
-    )
+    shapes = {value: shape for value, shape in flat.shapes.items() if value not in flat.unmade()}
+    dtypes = {value: flat.dtypes[value] for value in shapes}
+    return Program(tuple(flat.steps), shapes, dtypes, parameters, images, constants, used, outputs, tuple(flat.modules), answers)
 
 
 @contextmanager
@@ -348,10 +348,6 @@ def canonical(path: Iterable[Any]) -> str:
     return re.sub(r"(^|\.)(kernel|scale|embedding)$", r"\1weight", name)
 
 
-def _arrays(tree: Any) -> list[Any]:
-    return [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
-
-
 def _named(out: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """The arrays in what a candidate returns, and their places there."""
     if isinstance(out, jax.Array | np.ndarray):
@@ -384,11 +380,18 @@ def _names_of(used: Mapping[int, Any], held: Iterable[tuple[str, Any]], taken: C
     return names
 
 
-def _cast(value: Any, dtype: str | None) -> Any:
-    """On the host: JAX would compile a conversion for each shape."""
-    return jnp.asarray(value) if dtype is None else jnp.asarray(to_numpy(jnp.asarray(value)).astype(jnp.dtype(dtype)))
+def _cast(value: Any, dtype: str | None) -> np.ndarray:
+    """On the host: JAX would compile a conversion, and even a copy, for each shape."""
+    x: np.ndarray = to_numpy(value)
+    return x if dtype is None else x.astype(jnp.dtype(dtype))
 
 
-def _like(value: np.ndarray, own: Any) -> Any:
+def _fixed(x: np.ndarray) -> np.ndarray:
+    x = x.view()
+    x.flags.writeable = False
+    return x
+
+
+def _like(value: np.ndarray, own: Any) -> np.ndarray:
     """A given weight in the shape and dtype of the candidate's."""
-    return jnp.asarray(np.asarray(value).astype(own.dtype).reshape(own.shape))
+    return np.asarray(value).astype(own.dtype).reshape(own.shape)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
+from jax import dtypes
+from jax.extend.core import Literal, Primitive
+from jax.interpreters import ad, batching, mlir
 
-from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.compare.capture.arrays import array_of
-from scalablevit_ref.compare.capture.graph import NOTHING, Graph, Kind, ModuleRun, Operation, fed_by_images, live
+from scalablevit_ref.compare.capture.graph import Graph, Kind, ModuleRun, Operation, fed_by_images, live
+from scalablevit_ref.compare.capture.jax_on_host import EXACT, NARROW_DTYPES, on_host
 from scalablevit_ref.compare.capture.own_code import shown_line
 
 INLINED = frozenset(
@@ -60,6 +63,37 @@ MOST_UNROLLED = 256
 
 IN_MODULE = "in:"
 """Begins the name of a scope that stands for a module."""
+
+
+ENDS_OF_MODULE: Any = Primitive("ends_of_module")
+"""Gives what a module returns, of what it is given and returns: in the jaxpr of any transformation both are seen."""
+
+ENDS_OF_MODULE.multiple_results = True
+ENDS_OF_MODULE.def_impl(lambda *x, given, path: [*x[given:]])
+ENDS_OF_MODULE.def_abstract_eval(lambda *x, given, path: [*x[given:]])
+mlir.register_lowering(ENDS_OF_MODULE, lambda _, *x, given, path: [*x[given:]])
+batching.primitive_batchers[ENDS_OF_MODULE] = lambda x, axes, **about: (ENDS_OF_MODULE.bind(*x, **about), axes[about["given"] :])
+ad.primitive_jvps[ENDS_OF_MODULE] = lambda x, tangents, given, path: (
+    ENDS_OF_MODULE.bind(*x, given=given, path=path),
+    [*tangents[given:]],
+)
+
+
+def ends_of_module(path: str, given: Sequence[Any], returned: Sequence[Any]) -> Sequence[Any]:
+    """What a module returns, marked as that."""
+    return cast("Sequence[Any]", ENDS_OF_MODULE.bind(*given, *returned, given=len(given), path=path))
+
+
+TOGETHER: Any = Primitive("together")
+"""Puts parts into one array along a new first axis: what takes one of them from it is seen to take that part."""
+
+TOGETHER.def_impl(lambda *x: jnp.stack(x))
+TOGETHER.def_abstract_eval(lambda *x: x[0].update(shape=(len(x), *x[0].shape)))
+mlir.register_lowering(TOGETHER, mlir.lower_fun(lambda *x: jnp.stack(x), multiple_results=False))
+
+
+def together(parts: Sequence[Any]) -> Any:
+    return TOGETHER.bind(*parts)
 
 
 @dataclass(frozen=True)
@@ -109,48 +143,70 @@ class Program:
         """The same for two passes that do the same."""
         return tuple((step.operation.name, _said(step.inputs), step.operation.outputs, _said(step.params)) for step in self.steps)
 
+    def does_as(self, other: Program) -> bool:
+        """Whether another pass did the same, on the same arrays of its own."""
+        return self.signature == other.signature and all(_equal(x, other.constants[value]) for value, x in self.constants.items())
+
     def held(self) -> dict[str, Any]:
         return {self.parameters[value]: x for value, x in self.used.items()}
 
     def evaluated(
-        self,
-        state: Iterable[Any],
-        constants: Iterable[Any],
-        x: Any,
-        wanted: Iterable[int],
-        replaced: Mapping[int, Any] = NOTHING,
+        self, state: Iterable[Any], constants: Iterable[Any], x: Any, wanted: Iterable[int], cut: Mapping[int, Any]
     ) -> dict[int, Any]:
-        """These values; `replaced` stand in for others, from which no step is needed that makes them."""
+        """These values, of parameters, constants and images; those of `cut` are taken as they are, whatever makes them."""
         env = {
             self.images: x,
             **dict(zip(self.parameters, state, strict=True)),
             **dict(zip(self.constants, constants, strict=True)),
-            **replaced,
+            **cut,
         }
         wanted = list(wanted)
-        for step in self._needed(wanted, replaced):
+        for step in self._needed(wanted, cut):
             inputs = [env[v] if isinstance(v, int) else v.val for v in step.inputs]
-            env |= dict(zip(step.operation.outputs, step.call(*inputs), strict=True)) | dict(replaced)
+            env |= dict(zip(step.operation.outputs, step.call(*inputs), strict=True)) | dict(cut)
         return {value: env[value] for value in wanted}
 
-    def on_host(self, state: Iterable[Any], wanted: Iterable[int]) -> dict[int, np.ndarray]:
-        """Values that depend on parameters alone: views where they are moved only, since JAX compiles for every shape."""
-        env = {**dict(zip(self.parameters, map(to_numpy, state), strict=True)), **self.constants}
+    def on_host(
+        self, state: Iterable[Any], x: Any, wanted: Iterable[int], cut: Mapping[int, Any] = MappingProxyType({})
+    ) -> dict[int, np.ndarray]:
+        """The same without compiling it: by NumPy, and for what NumPy lacks by JAX, operation by operation."""
+        env = {self.images: x, **dict(zip(self.parameters, state, strict=True)), **self.constants, **cut}
         wanted = list(wanted)
-        for step in self._needed(wanted):
-            inputs = [env[v] if isinstance(v, int) else v.val for v in step.inputs]
-            move = ON_HOST.get(step.operation.name)
-            outputs = step.call(*map(jnp.asarray, inputs)) if move is None else [move(step.params, *map(np.asarray, inputs))]
-            env |= dict(zip(step.operation.outputs, outputs, strict=True))
+        needed = self._needed(wanted, cut)
+        last = {v: i for i, step in enumerate(needed) for v in step.inputs if isinstance(v, int)}
+        for i, step in enumerate(needed):
+            inputs, outputs = [env[v] if isinstance(v, int) else v.val for v in step.inputs], step.operation.outputs
+            made: Sequence[Any] | None = on_host(step.operation.name, step.params, inputs, [self.dtypes[v] for v in outputs])
+            env |= dict(zip(outputs, step.call(*map(jnp.asarray, inputs)) if made is None else made, strict=True)) | dict(cut)
+            for v in {v for v in step.inputs if isinstance(v, int) and last[v] == i} - set(wanted):
+                del env[v]  # what is not asked for again
         return {value: array_of(env[value], f"value {value}") for value in wanted}
 
-    def _needed(self, wanted: Collection[int], replaced: Collection[int] = ()) -> list[Step]:
+    def cut(self, wanted: Collection[int], known: Mapping[int, Any]) -> dict[int, Any]:
+        """Of known values those from which the wanted ones are computed."""
+        taken = {v for step in self._needed(wanted, known) for v in step.inputs if isinstance(v, int)}
+        return {value: x for value, x in sorted(known.items()) if value in taken}
+
+    def left_to_jax(self) -> int:
+        """How many operations are of 16 bits, which NumPy rounds in other places."""
+        return sum(
+            step.operation.name not in EXACT
+            and not NARROW_DTYPES.isdisjoint(self.dtypes[v] for v in (*step.operation.inputs, *step.operation.outputs))
+            for step in self.steps
+        )
+
+    def _needed(self, wanted: Collection[int], known: Collection[int]) -> list[Step]:
         needed, found = set(wanted), []
         for step in reversed(self.steps):
-            if needed.intersection(step.operation.outputs).difference(replaced):
-                needed.update(v for v in step.inputs if isinstance(v, int))
+            if needed.intersection(step.operation.outputs).difference(known):
+                needed.update(v for v in step.inputs if isinstance(v, int) and v not in known)
                 found.append(step)
         return found[::-1]
+
+    def follows(self) -> bool:
+        """Whether what is returned comes from the images."""
+        bare = Graph(_without_broadcasts(self), self.shapes, self.dtypes, self.images, self.parameters, {}, self.outputs)
+        return not fed_by_images(bare).isdisjoint(self.outputs.values())
 
     def random(self) -> str:
         """In words, where random numbers enter what is returned; empty where they do not."""
@@ -173,7 +229,7 @@ class Program:
                 mixed |= dict.fromkeys(value for value in operation.inputs if value in known)
             elif known.intersection(operation.inputs):
                 known.update(operation.outputs)
-        constants = self.on_host(state.values(), mixed)
+        constants = self.on_host(state.values(), None, mixed)
         return replace(bare, constants=constants, notes=(*notes, *_notes(bare, self.answers)))
 
 
@@ -184,6 +240,11 @@ def _notes(graph: Graph, answers: Sequence[Any]) -> Iterator[str]:
             yield f"{', '.join(inside)} cannot be followed into {op.name} ({op.line or 'of JAX'})"
     if answers:
         yield f"it looks at {len(answers)} value{'s' * (len(answers) > 1)}, and may do something else on other images"
+
+
+def _equal(x: Any, y: Any) -> bool:
+    """Of two arrays; keys of random numbers, which are no array, are as their operations are."""
+    return x is y or jnp.issubdtype(x.dtype, dtypes.extended) or np.array_equal(np.asarray(x), np.asarray(y))
 
 
 def _said(value: Any) -> Any:
@@ -230,6 +291,9 @@ class Flattening:
         self.shapes: dict[int, tuple[int, ...]] = {}
         self.dtypes: dict[int, str] = {}
         self.constants: dict[int, Any] = {}
+        self.modules: list[ModuleRun] = []
+        self._parts: dict[int, list[int]] = {}  # of arrays that are put together
+        self._together: set[int] = set()  # those that are used as a whole
         self._known: dict[int, int] = {}  # a constant's id, and its number
 
     def value(self, array: Any) -> int:
@@ -254,7 +318,8 @@ class Flattening:
         def read(atom: Any) -> Any:
             if not isinstance(atom, Literal):
                 return env[atom]
-            return Number(atom.val) if np.ndim(atom.val) == 0 else self.constant(atom.val)
+            aval: Any = atom.aval
+            return Number(np.asarray(atom.val, aval.dtype)) if np.ndim(atom.val) == 0 else self.constant(atom.val)
 
         for equation in inner.eqns:
             scopes = re.findall(rf"{IN_MODULE}([^/()]*)", str(equation.source_info.name_stack))
@@ -269,6 +334,19 @@ class Flattening:
         if name in INLINED:
             body = next(params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params)
             return self.run(body, given, *place)
+        if equation.primitive is ENDS_OF_MODULE:
+            ends = given[: params["given"]], given[params["given"] :]
+            values = (tuple(value for value in end if isinstance(value, int)) for end in ends)
+            self.modules.append(ModuleRun(params["path"], *values))
+            return ends[1]
+        if equation.primitive is TOGETHER:
+            whole = self.value(equation.outvars[0].aval)
+            self._parts[whole] = given
+            return [whole]
+        if name == "slice" and given[0] in self._parts and params["limit_indices"][0] - params["start_indices"][0] == 1:
+            given, params = [self.reshaped(self._parts[given[0]][params["start_indices"][0]], place)], dict(params)
+            params |= {"start_indices": (0, *params["start_indices"][1:]), "limit_indices": (1, *params["limit_indices"][1:])}
+            equation = equation.replace(params=params)
         if name == "convert_element_type" and isinstance(given[0], Number):
             return [Number(np.asarray(given[0].val).astype(params["new_dtype"]))]
         if name == "scan" and 0 < params["length"] <= MOST_UNROLLED:
@@ -293,9 +371,32 @@ class Flattening:
         params: Mapping[str, Any],
     ) -> None:
         line, module = place
+        for value in given:
+            if isinstance(value, int):
+                self.made(value)
         inputs = tuple(value for value in given if isinstance(value, int))
         operation = Operation(kind, name, inputs, tuple(outputs), settings, module, line)
         self.steps.append(Step(call, tuple(given), operation, params))
+
+    def made(self, value: int) -> int:
+        """The value, which is put together where it is used as a whole."""
+        if value in self._parts and value not in self._together:
+            self._together.add(value)
+            self.step(lambda *x: [jnp.stack(x)], self._parts[value], [value], "move", "scan_stack", {}, ("", ""), {})
+        return value
+
+    def unmade(self) -> set[int]:
+        """Arrays that nothing uses as a whole."""
+        return self._parts.keys() - self._together
+
+    def reshaped(self, part: int, place: tuple[str, str]) -> int:
+        """A part as one of one."""
+        shape = (1, *self.shapes[part])
+        value = self.value(np.empty(shape, bool))
+        self.dtypes[value] = self.dtypes[part]
+        about = {"new_sizes": shape, "dimensions": None}
+        self.step(lambda x: [jnp.reshape(x, shape)], [part], [value], "move", "reshape", {}, place, about)
+        return value
 
     def unrolled(self, equation: Any, given: list[Any], place: tuple[str, str]) -> list[Any]:
         """A scan, one step after the other. What it runs over, and what it collects, has one axis more outside than inside."""
@@ -309,13 +410,16 @@ class Flattening:
             given[len(given) - over - carried : len(given) - over],
             given[len(given) - over :],
         )
-        order = range(params["length"])
+        order, number = range(params["length"]), len(self.steps)
         ys: dict[int, list[Any]] = {}
         for t in reversed(order) if params["reverse"] else order:
             slices = []
             for x, atom in zip(xs, inner.invars[len(given) - over :], strict=True):
+                if x in self._parts:
+                    slices.append(self._parts[x][t])
+                    continue
                 slices.append(self.value(atom.aval))
-                at = {"start_indices": (t,), "squeezed": True}
+                at = {"start_indices": (t,), "squeezed": True, "scan": number}
                 self.step(lambda x, t=t: [x[t]], [x], slices[-1:], "move", "scan_slice", {}, place, at)
             out = self.run(body, [*constants, *carry, *slices], *place)
             carry, ys[t] = out[:carried], out[carried:]
@@ -366,7 +470,7 @@ def _line(equation: Any) -> str:
 
 
 def _described(name: str, params: Mapping[str, Any], given: Sequence[Any]) -> tuple[Kind, dict[str, Any]]:
-    """What an equation does, as `Operation` has it. `scalars` are the numbers that it is given; `swapped`: a number comes first."""
+    """What an equation does, as `Operation` has it. `scalars` are the numbers that it is given; `turned`: a number comes first."""
     scalars = [float(value.val) for value in given if isinstance(value, Number) and np.isreal(value.val)]
     if name == "dot_general":
         contracted, batch = params["dimension_numbers"]
@@ -375,8 +479,8 @@ def _described(name: str, params: Mapping[str, Any], given: Sequence[Any]) -> tu
         return _convolution(params)
     if name in ("mul", "div", "add", "sub", "add_any"):
         settings: dict[str, Any] = {"inverse": name in ("div", "sub"), "scalars": scalars}
-        swapped = {"swapped": True} if isinstance(given[0], Number) else {}
-        return "multiply" if name in ("mul", "div") else "add", settings | swapped
+        turned = {"turned": True} if isinstance(given[0], Number) else {}
+        return "multiply" if name in ("mul", "div") else "add", settings | turned
     if name == "neg":
         return "multiply", {"inverse": False, "scalars": [-1.0]}
     zeros = name == "pad" and scalars == [0.0] and min(min(ends) for ends in params["padding_config"]) >= 0
@@ -405,19 +509,3 @@ def _word(places: Sequence[int], letters: str) -> str:
 
 def _tuples(pairs: Iterable[Iterable[int]]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(map(int, pair)) for pair in pairs)
-
-
-ON_HOST: Mapping[str, Callable[..., np.ndarray]] = {
-    "reshape": lambda p, x: x.reshape(p["new_sizes"]),
-    "transpose": lambda p, x: x.transpose(p["permutation"]),
-    "squeeze": lambda p, x: x.squeeze(tuple(p["dimensions"])),
-    "slice": lambda p, x: x[tuple(map(slice, p["start_indices"], p["limit_indices"], p["strides"] or [1] * x.ndim))],
-    "scan_slice": lambda p, x: x[p["start_indices"][0]],
-    "rev": lambda p, x: np.flip(x, p["dimensions"]),
-    "concatenate": lambda p, *x: np.concatenate(x, p["dimension"]),
-    "convert_element_type": lambda p, x: x.astype(p["new_dtype"]),
-    "broadcast_in_dim": lambda p, x: np.broadcast_to(
-        np.expand_dims(x, [axis for axis in range(len(p["shape"])) if axis not in p["broadcast_dimensions"]]), p["shape"]
-    ),
-}
-"""Moves of parameters by NumPy, which copies nothing, of an equation's arguments and inputs."""

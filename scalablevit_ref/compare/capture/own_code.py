@@ -7,6 +7,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from types import CodeType
@@ -196,5 +197,9 @@ _shown: dict[tuple[CodeType, str], tuple[str, str]] = {}
 
 def shown_line(file: str, line: int, function: str) -> str:
     """A frame as `user_line` gives it; empty where it is not in the user's own code."""
-    mine = not _is_ours(file) and (_is_a_users_file(file) or _is_typed_in(file))
-    return f"{Path(file).name}, line {line}, in {function}" if mine else ""
+    return f"{Path(file).name}, line {line}, in {function}" if _is_shown(file) else ""
+
+
+@lru_cache(MOST_CODES)
+def _is_shown(file: str) -> bool:
+    return not _is_ours(file) and (_is_a_users_file(file) or _is_typed_in(file))

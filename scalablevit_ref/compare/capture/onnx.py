@@ -22,6 +22,7 @@ from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.followed import followed
 from scalablevit_ref.compare.capture.graph import Graph
 from scalablevit_ref.compare.capture.names import by_mapping, merged
+from scalablevit_ref.compare.capture.quantised import Quantised, Range
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.files.reading import open_regular
@@ -35,7 +36,7 @@ try:
     from onnx.external_data_helper import _get_all_tensors, load_external_data_for_model, uses_external_data
 
     from scalablevit_ref.compare.capture.onnx_graph import numbered, shapes_of
-    from scalablevit_ref.compare.capture.onnx_quantised import quantised, without_quantisation
+    from scalablevit_ref.compare.capture.onnx_quantised import Plain, quantised, without_quantisation
 
     onnxruntime = onnx_runtime()
 except ModuleNotFoundError as error:
@@ -86,20 +87,39 @@ class OnnxModel:
         if few is not None and conditions.weights is None:
             raise CaptureError(f"weights must be given for {name}, which is quantised ({few.words})")
         with _one_line(self.path, "cannot be read"):
+            if few is not None:
+                return _quantised(OnnxRunner(model, conditions.fed, plain=True), few, conditions)
             try:
-                captured = followed(OnnxRunner(model, conditions.fed), replace(conditions, load=False))
+                return followed(OnnxRunner(model, conditions.fed), replace(conditions, load=False))
             except CaptureError as error:
                 captured = by_names_and_sizes(model, conditions)
-                captured = replace(captured, notes=(*captured.notes, f"layers are told by names and sizes alone: {error}"))
-        if few is None:
-            return captured
-        if captured.dtype not in EPS:
-            raise CaptureError(
-                f"{name} is quantised ({few.words}), and shows layers as {captured.dtype}: "
-                "quantise it with QuantFormat.QDQ, or write its layers to a trace as numbers of floating point"
-            )
-        notes = (f"{name} is quantised ({few.words})", *captured.notes)
-        return replace(captured, params=None, notes=notes, quantised=few)
+                return replace(captured, notes=(*captured.notes, f"layers are told by names and sizes alone: {error}"))
+
+
+def _quantised(runner: OnnxRunner, few: Plain, conditions: Conditions) -> Captured:
+    """A quantised model, followed without its quantisation."""
+    try:
+        captured = followed(runner, replace(conditions, weights=None))
+    except CaptureError as error:
+        if not few.left:
+            raise
+        raise CaptureError(
+            f"{runner.model.path.name} is quantised ({few.words}), and {few.left} cannot be taken away ({error}): "
+            "quantise it with QuantFormat.QDQ, or write its layers to a trace as numbers of floating point"
+        ) from error
+    names = {name: value for value, name in runner.named.items()}
+    own = {x.name: called for called, x in runner.held.items()}
+    found = Quantised(
+        few.words,
+        {own[name]: grid for name, grid in few.grids.items() if name in own},
+        tuple(Range(names[name], grid, name) for name, grid in few.ranges.items() if name in names),
+        few.by_channel,
+        few.rounded,
+        few.fixed,
+        lambda wanted: runner.rounded_values(conditions.fed, wanted),
+        few.left,
+    )
+    return replace(captured, notes=(f"{runner.model.path.name} is quantised ({few.words})", *captured.notes), quantised=found)
 
 
 class OnnxFile:
@@ -110,7 +130,7 @@ class OnnxFile:
     graph
         Its graph, in which constants are initialisers and nothing is quantised.
     quantised
-        How it is quantised; None if it is not.
+        What it is without its quantisation; None if it is not quantised.
     """
 
     def __init__(self, path: Path) -> None:
@@ -124,7 +144,8 @@ class OnnxFile:
             plain(self.model.graph)
             self._followed, self.quantised = self.model, None
             if quantised(self.model.graph):
-                self._followed, self.quantised = without_quantisation(self.model)
+                self.quantised = without_quantisation(self.model)
+                self._followed = self.quantised.model
         self.graph = self._followed.graph
         self.input, self._dtype, self._dims = _input(path, self.graph)
         self.results = [value.name for value in self.graph.output]
@@ -154,42 +175,45 @@ class OnnxFile:
         with _one_line(self.path, "cannot be run"):
             return _run(self.model if quantised else self._followed, wanted, {self.input: x}) if wanted else {}
 
-    def whole(self, wanted: Iterable[str], images: np.ndarray) -> dict[str, np.ndarray]:
+    def whole(self, wanted: Iterable[str], images: np.ndarray, *, quantised: bool = True) -> dict[str, np.ndarray]:
         """These values on all images, which may take several runs."""
         wanted = list(wanted)
-        parts = [self.run(wanted, x) for x in self.fed(images)[0]]
+        parts = [self.run(wanted, x, quantised=quantised) for x in self.fed(images)[0]]
         return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 class OnnxRunner:
-    """A model file as a `Runner`. Its weights stay what they are, but where its graph is recorded."""
+    """A model file as a `Runner`. Its weights stay what they are, but where its graph is recorded.
+
+    `plain` runs it without its quantisation.
+    """
 
     kind = "ONNX model"
     paths: Mapping[str, str] = MappingProxyType({})
 
-    def __init__(self, model: OnnxFile, images: np.ndarray) -> None:
-        self.model, self.graph = model, model.graph
+    def __init__(self, model: OnnxFile, images: np.ndarray, *, plain: bool = False) -> None:
+        self.model, self.graph, self._plain = model, model.graph, plain
         self._notes = model.fed(images)[1]
         own = parameters(self.graph)
         named = {found.tensor.name: name for name, found in own.items()}
         held = {x.name: x for x in self.graph.initializer if x.data_type in FLOATS and prod(x.dims) > 1}
-        self._held = {named.get(name, name): x for name, x in held.items()}
-        self._names: Mapping[int, str] = {}
+        self.held = {named.get(name, name): x for name, x in held.items()}
+        self.named: Mapping[int, str] = {}
 
     @property
     def dtype(self) -> str:
         """The narrowest of its weights."""
-        kinds = [np.dtype(onnx.helper.tensor_dtype_to_np_dtype(x.data_type)).name for x in self._held.values() if prod(x.dims) > 8]
+        kinds = [np.dtype(onnx.helper.tensor_dtype_to_np_dtype(x.data_type)).name for x in self.held.values() if prod(x.dims) > 8]
         return max(kinds or ["float32"], key=lambda name: EPS.get(name, 0))
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
         with _one_line(self.model.path, "cannot be read"):
-            return {name: np.asarray(numpy_helper.to_array(x)) for name, x in self._held.items()}
+            return {name: np.asarray(numpy_helper.to_array(x)) for name, x in self.held.items()}
 
     def record(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> Graph:
         batches, _ = self.model.fed(images)
-        called = {x.name: name for name, x in self._held.items()}
+        called = {x.name: name for name, x in self.held.items()}
         result = "logits" if "logits" in self.model.results else self.model.results[0]
         results = (
             {"logits": result}
@@ -206,7 +230,7 @@ class OnnxRunner:
             dtype=self.dtype,
             run=lambda wanted: self.model.run(wanted, batches[0], quantised=False),
         )
-        self._names = found.names
+        self.named = found.names
         rest = len(images) // len(batches[0])
         shapes = {
             value: (shape[0] * rest, *shape[1:]) if shape and rest > 1 else shape for value, shape in found.graph.shapes.items()
@@ -217,11 +241,22 @@ class OnnxRunner:
     def values(
         self, images: np.ndarray, weights: Mapping[str, np.ndarray], wanted: Collection[int]
     ) -> tuple[Mapping[int, np.ndarray], float]:
-        names = {value: self._names[value] for value in wanted}
+        names = {value: self.named[value] for value in wanted}
         start = time.perf_counter()
-        held = self.model.whole(names.values(), images)
+        held = self.model.whole(names.values(), images, quantised=not self._plain)
         seconds = time.perf_counter() - start
         return {value: array_of(held[name], f"{self.model.path.name}: {name!r}") for value, name in names.items()}, seconds
+
+    def rounded_values(self, images: np.ndarray, wanted: Collection[int]) -> dict[int, np.ndarray]:
+        """Those of these values that the quantised model has, as the numbers of floating point that they stand for."""
+        few, made = self.model.quantised, {name for node in self.model.model.graph.node for name in node.output}
+        names = {value: self.named[value] for value in wanted if self.named[value] in made}
+        held = self.model.whole(names.values(), images)
+        scales = {} if few is None else few.scales
+        return {
+            value: array_of(scales[name].numbers(held[name]) if name in scales else held[name], f"{self.model.path.name}: {name!r}")
+            for value, name in names.items()
+        }
 
     def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
         drawn = [node.op_type for node in self.graph.node if node.op_type.startswith("Random") or node.op_type == "Bernoulli"]

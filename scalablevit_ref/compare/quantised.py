@@ -6,8 +6,9 @@ floating point. These weights are the given ones, rounded. What is left of the n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from math import inf, isfinite, log2, log10
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from scalablevit_ref.compare.capture.pairing import Pairing
 from scalablevit_ref.compare.capture.quantised import LEVELS, Grid, Quantised
 from scalablevit_ref.compare.mistakes.layerwise import Local
-from scalablevit_ref.compare.own_weights import OwnWeights, own_weights
+from scalablevit_ref.compare.own_weights import OwnWeights, Slip, own_weights
 from scalablevit_ref.edits import Changes, Function, Mistake, Swap
 from scalablevit_ref.ops import attention, conv2d, gelu, gelu_tanh, layer_norm, linear
 from scalablevit_ref.testing.arrays import relative_l2
@@ -30,6 +31,9 @@ MOST_RANGES = 3
 
 NEIGHBOUR = 1 + 2**-10
 """How far a rounded weight may be from the given one, in steps: tools round to a neighbour that is not always the nearest."""
+
+NEAR = re.compile("^they are (near|[01][.]?[0-9]* times) the file's")
+"""Words for a parameter that is another one by little."""
 
 ROUNDED = 2**-20
 """Relative error of a noise level that is rounding in floating point."""
@@ -217,6 +221,18 @@ def weights_of(few: Quantised, pairing: Pairing, own: Mapping[str, np.ndarray], 
         rounded = np.where(near, mine, grid.rounded(x))
         expected[name] = np.where(step > 0, rounded, x)
     return Weights({name: x.astype(np.float64) for name, x in has.items()}, given, expected)
+
+
+def told_together(slips: Sequence[Slip]) -> list[Slip]:
+    """Slips with the biases that are others by little as one: tools correct them for what rounding costs."""
+    corrected, rest = list[str](), list[Slip]()
+    for slip in slips:
+        biases = [name for name in slip.names if name.endswith("bias")] if NEAR.search(slip.words) else []
+        corrected += biases
+        others = tuple(name for name in slip.names if name not in biases)
+        rest += [replace(slip, names=others)] if others else []
+    words = "they are near the file's (corrected by the tool that quantised it?)"
+    return [*rest, *([Slip(words, tuple(corrected))] if corrected else [])]
 
 
 # The layers

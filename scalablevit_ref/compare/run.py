@@ -38,7 +38,7 @@ from scalablevit_ref.compare.diagnosis import diagnosed
 from scalablevit_ref.compare.mistakes.catalogue import limits
 from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.compare.own_weights import OwnWeights, own_weights
-from scalablevit_ref.compare.quantised import noise_of_layers, unfit_ranges, weights_of
+from scalablevit_ref.compare.quantised import noise_of_layers, told_together, unfit_ranges, weights_of
 from scalablevit_ref.compare.report import LeftOut, Report, Row
 from scalablevit_ref.config import variant as named_variant
 from scalablevit_ref.errors import brief, option
@@ -643,7 +643,7 @@ def _of_quantised(request: Request, captured: Captured, conditions: Conditions, 
         floor=plain.tolerance * EPS[captured.dtype],
         ranges=unfit_ranges(few, module.fetch, _layer_of(module.graph, without.values)),
     )
-    beside = tuple(f"its weights beside those given, rounded: {slip}" for slip in slips.slips)
+    beside = tuple(f"its weights beside those given, rounded: {slip}" for slip in told_together(slips.slips))
     wrong = any(row.reweighed for row in noise.rows) and slips.wrong
     return replace(report, noise=noise, own_weights=beside, own_weights_wrong=wrong)
 

@@ -6,7 +6,7 @@ import copy
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from math import prod
@@ -19,9 +19,11 @@ import numpy as np
 from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions, by_name, nameable
 from scalablevit_ref.compare.capture.arrays import array_of
+from scalablevit_ref.compare.capture.batches import in_batches
 from scalablevit_ref.compare.capture.followed import followed
 from scalablevit_ref.compare.capture.graph import Graph
 from scalablevit_ref.compare.capture.names import by_mapping, merged
+from scalablevit_ref.compare.capture.one_line import one_line
 from scalablevit_ref.compare.capture.quantised import Quantised, Range
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
@@ -86,7 +88,7 @@ class OnnxModel:
         few = model.quantised
         if few is not None and conditions.weights is None:
             raise CaptureError(f"weights must be given for {name}, which is quantised ({few.words})")
-        with _one_line(self.path, "cannot be read"):
+        with one_line(self.path.name, "cannot be read"):
             if few is not None:
                 return _quantised(OnnxRunner(model, conditions.fed, plain=True), few, conditions)
             try:
@@ -135,7 +137,7 @@ class OnnxFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with open_regular(path, "an ONNX model") as file, _one_line(path, "cannot be read"):
+        with open_regular(path, "an ONNX model") as file, one_line(path.name, "cannot be read"):
             if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
                 raise CaptureError(f"{path.name} has {size:,} bytes, more than the {MOST_BYTES:,} that a model can have")
             self.model = onnx.load_model_from_string(file.read())
@@ -152,27 +154,12 @@ class OnnxFile:
 
     def fed(self, images: np.ndarray) -> tuple[list[np.ndarray], list[str]]:
         """The images as it takes them, in batches of its size, and what to say of that. Raises CaptureError for others."""
-        x, dims = images.astype(self._dtype), self._dims
-        notes: list[str] = []
-        if dims is None:
-            return [x], notes
-        if len(dims) == 4 and dims[3] == x.shape[1] != dims[1]:
-            x, notes = x.transpose(0, 2, 3, 1), ["images were given as b h w c"]
-        fits = len(dims) == 4 and all(not isinstance(a, int) or a == b for a, b in zip(dims[1:], x.shape[1:], strict=True))
-        if not fits or (isinstance(dims[0], int) and len(x) % max(dims[0], 1)):
-            raise CaptureError(
-                f"{self.path.name} takes {self.input!r} of shape ({', '.join(map(str, dims))}), got images of shape {x.shape}; "
-                "give it such ones, or export it with dynamic sizes"
-            )
-        if isinstance(dims[0], int) and dims[0] < len(x):
-            notes.append(f"it takes {dims[0]} image{'s' * (dims[0] > 1)} at a time: it was run {len(x) // dims[0]} times")
-            return np.split(x, len(x) // dims[0]), notes
-        return [x], notes
+        return in_batches(images.astype(self._dtype), self._dims, self.path.name, self.input)
 
     def run(self, wanted: Iterable[str], x: np.ndarray, *, quantised: bool = True) -> dict[str, np.ndarray]:
         """These values, on images as it takes them; without quantisation if asked for."""
         wanted = list(dict.fromkeys(wanted))
-        with _one_line(self.path, "cannot be run"):
+        with one_line(self.path.name, "cannot be run"):
             return _run(self.model if quantised else self._followed, wanted, {self.input: x}) if wanted else {}
 
     def whole(self, wanted: Iterable[str], images: np.ndarray, *, quantised: bool = True) -> dict[str, np.ndarray]:
@@ -208,7 +195,7 @@ class OnnxRunner:
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
-        with _one_line(self.model.path, "cannot be read"):
+        with one_line(self.model.path.name, "cannot be read"):
             return {name: np.asarray(numpy_helper.to_array(x)) for name, x in self.held.items()}
 
     def record(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> Graph:
@@ -297,17 +284,6 @@ def by_names_and_sizes(model: OnnxFile, conditions: Conditions) -> Captured:
         "found in no value of the model",
         dict.fromkeys(misfits, "of another size in the model"),
     )
-
-
-@contextmanager
-def _one_line(path: Path, what: str) -> Iterator[None]:
-    """Whatever onnx or ONNX Runtime raise within becomes a CaptureError of one line."""
-    try:
-        yield
-    except CaptureError:
-        raise
-    except Exception as error:
-        raise CaptureError(f"{path.name} {what}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _check_external_data(model: Any, path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from scalablevit_ref.compare.capture.pairing import Pairing
 from scalablevit_ref.compare.capture.quantised import LEVELS, Grid, Quantised
 from scalablevit_ref.compare.mistakes.layerwise import Local
-from scalablevit_ref.compare.own_weights import OwnWeights, Slip, own_weights
+from scalablevit_ref.compare.own_weights import OwnWeights, Slip, moves, own_weights
 from scalablevit_ref.edits import Changes, Function, Mistake, Swap
 from scalablevit_ref.ops import attention, conv2d, gelu, gelu_tanh, layer_norm, linear
 from scalablevit_ref.testing.arrays import relative_l2
@@ -184,10 +184,23 @@ class Weights:
     own: Mapping[str, np.ndarray]
     given: Mapping[str, np.ndarray]
     expected: Mapping[str, np.ndarray]
+    grids: Mapping[str, Grid]
 
     def slips(self) -> OwnWeights:
         """What makes the own ones others than the expected ones."""
-        return own_weights(self.own, {name: x for name, x in self.expected.items() if name in self.own})
+        found = own_weights(self.own, {name: x for name, x in self.expected.items() if name in self.own})
+        named = [Slip(self._moved(name) or slip.words, (name,), slip.harmless) for slip in found.slips for name in slip.names]
+        words = dict.fromkeys((slip.words, slip.harmless) for slip in named)
+        together = (Slip(said, tuple(x.names[0] for x in named if x.words == said), harmless) for said, harmless in words)
+        return replace(found, slips=tuple(together))
+
+    def _moved(self, name: str) -> str:
+        """What was done to a parameter before it was rounded, in words; empty where that is not known."""
+        if name not in self.grids:
+            return ""
+        mine, grid = self.own[name], self.grids[name]
+        moved = ((words, x) for words, x in moves(self.given[name].astype(np.float64)) if x.shape == mine.shape)
+        return next((words for words, x in moved if (np.abs(grid.rounded(x) - mine) <= NEIGHBOUR * grid.step).all()), "")
 
 
 def weights_of(few: Quantised, pairing: Pairing, own: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> Weights:
@@ -212,15 +225,16 @@ def weights_of(few: Quantised, pairing: Pairing, own: Mapping[str, np.ndarray], 
 
     steps, least, greatest = official("step"), official("least"), official("greatest")
     has = pairing.official_weights(own)
-    expected = dict(given)
+    expected, grids = dict(given), dict[str, Grid]()
     for name, step in steps.items():
         if not step.any():
             continue
-        grid, x, mine = Grid(step, least[name], greatest[name]), given[name].astype(np.float64), has[name].astype(np.float64)
+        grid = grids[name] = Grid(step, least[name], greatest[name])
+        x, mine = given[name].astype(np.float64), has[name].astype(np.float64)
         near = np.abs(mine - np.clip(x, grid.least, grid.greatest)) <= NEIGHBOUR * step
         rounded = np.where(near, mine, grid.rounded(x))
         expected[name] = np.where(step > 0, rounded, x)
-    return Weights({name: x.astype(np.float64) for name, x in has.items()}, given, expected)
+    return Weights({name: x.astype(np.float64) for name, x in has.items()}, given, expected, grids)
 
 
 def told_together(slips: Sequence[Slip]) -> list[Slip]:

@@ -317,7 +317,7 @@ def plain(graph: Any) -> None:
             graph.initializer.append(tensors[0])
         elif node.op_type in ("BiasGelu", "FastGelu") and len(node.input) > 1 and node.input[1]:
             summed = f"{node.output[0]}: the sum"
-            nodes.append(onnx.helper.make_node("Add", node.input[:2], [summed], name=node.name))
+            nodes.append(onnx.helper.make_node("Add", node.input[:2], [summed], name=summed))
             kind = "Gelu" if node.op_type == "BiasGelu" else "FastGelu"
             nodes.append(onnx.helper.make_node(kind, [summed], node.output, name=node.name, domain="com.microsoft"))
         else:

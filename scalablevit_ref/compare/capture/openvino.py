@@ -33,6 +33,7 @@ try:
         element,
         key_of,
         numbered,
+        open_attention,
         quantised,
         rounded_in_the_run,
         without_quantisation,
@@ -165,6 +166,7 @@ class OpenVinoRunner:
         batches, self._notes = _fed(model, images, called)
         self.name, self.model = called, model.clone()
         self.model.reshape({0: list(batches[0].shape)})
+        self._softmaxes = open_attention(self.model)
         nodes = self.model.get_ordered_ops()
         constants = [node for node in nodes if node.get_type_name() == "Constant" and element(node.output(0)) in FLOATS]
         self._constants = {node.get_friendly_name(): node for node in constants if prod(node.output(0).get_shape()) > 1}
@@ -217,8 +219,11 @@ class OpenVinoRunner:
     def _run(self, wanted: Iterable[Key], x: np.ndarray) -> dict[Key, np.ndarray]:
         keys = list(dict.fromkeys(wanted))
         outputs = {key_of(output): output for node in self.model.get_ordered_ops() for output in node.outputs()}
+        if not keys:
+            return {}
+        every = [*keys, *(key for key in self._softmaxes if key not in keys)]
         with one_line(self.name, "cannot be run"):
-            return dict(zip(keys, _values_in(self.model, [outputs[key] for key in keys], x), strict=True)) if keys else {}
+            return dict(zip(every, _values_in(self.model, [outputs[key] for key in every], x), strict=True))
 
     def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
         kinds = [node.get_type_name() for node in self.model.get_ordered_ops()]

@@ -264,6 +264,37 @@ def _smooth(found: Plain, node: Any, run: Any) -> None:
     node.output(0).replace(source(node, 1 - place))
 
 
+def open_attention(model: Any) -> list[Key]:
+    """Write fused attention as two products and a softmax, so that each can be asked for; the keys of the softmaxes.
+
+    Where values beside fused attention are asked for, OpenVINO 2026.4 gives wrong numbers for it, on the processor. It puts the
+    three together again unless the softmax is asked for too.
+    """
+    found = []
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "ScaledDotProductAttention" or node.get_attributes()["causal"]:
+            continue
+        query, key, value, *more = (source(node, i) for i in range(node.get_input_size()))
+        if len(more) < 2:
+            width = query.get_partial_shape()[-1]
+            if not width.is_static:
+                continue
+            more = [*more, opset13.constant(np.float32(width.get_length() ** -0.5)).output(0)]
+        mask, scale = more
+        name = node.get_friendly_name()
+        scores = opset13.multiply(opset13.matmul(query, key, False, True), scale)
+        if mask.get_partial_shape().rank.is_dynamic or prod(mask.get_shape()) > 1:
+            scores = opset13.add(scores, mask)
+        shares = opset13.softmax(scores, -1)
+        made = opset13.matmul(shares, value, False, False)
+        made.set_friendly_name(name)
+        shares.set_friendly_name(f"{name}: the softmax")
+        found.append(key_of(shares.output(0)))
+        node.output(0).replace(made.output(0))
+    model.validate_nodes_and_infer_types()
+    return found
+
+
 # The graph
 
 

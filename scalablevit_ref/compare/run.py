@@ -6,6 +6,7 @@ the mistake is searched.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -59,6 +60,9 @@ WIDEST = 4
 
 BEHIND = ("returned", "added")
 """How places are found that lie behind what a layer's parameters have made."""
+
+FACTOR = re.compile(r"they are -?[\d.e-]+ times the file's")
+"""Words for a weight that is the file's but for a factor."""
 
 SQUARE = "only square images were tried, which hide that H and W are interchanged"
 
@@ -188,7 +192,10 @@ def _compared(request: Request, port: Capturable, conditions: Conditions, trace:
         return _of_quantised(request, captured, conditions, trace)
     params = _common_weights(captured, conditions, trace, takes_weights=port.takes_weights)
     both = SideBySide(conditions.network, captured, params, trace)
-    return _reported(request, captured, both, _own_weights(request, captured))
+    weights = _own_weights(request, captured)
+    if weights is not None and not port.takes_weights:  # those that are wrong have been refused
+        weights = replace(weights, slips=tuple(replace(slip, harmless=True) for slip in weights.slips))
+    return _reported(request, captured, both, weights)
 
 
 def _on_other_images(request: Request, port: Capturable, conditions: Conditions, files: ExitStack, report: Report) -> Report:
@@ -329,6 +336,8 @@ def _common_weights(
     if captured.followed is not None and takes_weights:
         return own if conditions.load else given  # as the candidate has rounded them
     found = own_weights(own, given)
+    if found.loaded and all(slip.harmless or FACTOR.match(slip.words) for slip in found.slips) and captured.followed is not None:
+        return given  # an optimiser may have multiplied a weight by what its result is multiplied by: the layers tell
     if found.wrong or not found.loaded:
         slips = "; ".join(map(str, found.slips))
         raise CaptureError(f"weights differ: {slips}; load the same weights into both, then compare")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
 from itertools import chain, count
 from math import prod
 from pathlib import Path
@@ -65,6 +66,9 @@ ROLES = {
 }
 """What a constant is that an operation takes as its n-th input."""
 
+
+BIASED = ("MatMul", "FusedMatMul", "Gemm", "Conv")
+"""Operations whose bias ONNX Runtime's optimiser may add where a norm begins."""
 
 VIEWS = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operations that lay the same values out in another way."""
@@ -309,7 +313,7 @@ def _check_external_data(model: Any, path: Path) -> None:
 
 def plain(graph: Any) -> None:
     """Constants become initialisers, and what ONNX Runtime's optimiser has put together is taken apart where it hides a value."""
-    nodes = []
+    nodes, made = [], {name: node.op_type for node in graph.node for name in node.output}
     for node in graph.node:
         tensors = [a.t for a in node.attribute if node.op_type == "Constant" and a.name == "value"]
         if tensors:
@@ -323,10 +327,37 @@ def plain(graph: Any) -> None:
         else:
             if node.op_type.startswith("Skip") and len(node.output) < 4:
                 node.output.extend(["", "", "", f"{node.output[0]}: the sum"][len(node.output) :])
+            if node.op_type == "SkipLayerNormalization" and len(node.input) > 4 and node.input[4]:
+                of = 1 if made.get(node.input[1]) in BIASED and made.get(node.input[0]) not in BIASED else 0
+                biased = f"{node.input[of]}: with the bias of {node.output[0]}"
+                nodes.append(onnx.helper.make_node("Add", [node.input[of], node.input[4]], [biased], name=biased))
+                node.input[of] = biased
+                del node.input[4:]
             nodes.append(node)
-    kept = [copy.deepcopy(node) for node in nodes]
+    kept = [copy.deepcopy(node) for node in in_order(nodes)]
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def in_order(nodes: Sequence[Any]) -> list[Any]:
+    """Each after what it takes is made: tools append nodes at a graph's end. What takes what it makes itself stays last."""
+    makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    waiting = [{makers[name] for name in node.input if name in makers} for node in nodes]
+    takers: dict[int, list[int]] = {}
+    for i, before in enumerate(waiting):
+        for j in before:
+            takers.setdefault(j, []).append(i)
+    ready = [i for i, before in enumerate(waiting) if not before]
+    heapify(ready)
+    done: list[int] = []
+    while ready:
+        i = heappop(ready)
+        done.append(i)
+        for j in takers.get(i, ()):
+            waiting[j].discard(i)
+            if not waiting[j]:
+                heappush(ready, j)
+    return [nodes[i] for i in (*done, *sorted({*range(len(nodes))} - {*done}))]
 
 
 def _input(path: Path, graph: Any) -> tuple[str, Any, list[Any] | None]:

@@ -43,7 +43,7 @@ MOST_ROWS = 12
 INDENT = "  "
 """What stands before a line that says more of the one before it."""
 
-FILES = (*SUFFIXES, ".onnx")
+FILES = (*SUFFIXES, ".onnx", ".xml")
 """Endings of files that are candidates themselves."""
 
 
@@ -53,7 +53,7 @@ def compare(
         typer.Argument(
             metavar="CANDIDATE",
             help="package.module:name or file.py:name (a torch or Flax module, or what makes one), a trace (.npz, .safetensors) "
-            "or a model (.onnx).",
+            "or a model (.onnx, .xml).",
             show_default=False,
         ),
     ],

@@ -121,7 +121,7 @@ def _slip(name: str, own: np.ndarray, given: Mapping[str, np.ndarray]) -> tuple[
                 return f"they are rounded to {dtype}", True
         return "they are near the file's (rounded, or trained on?)", False
     same = _same_numbers(x, y)
-    for words, moved in _moves(y) if same else ():
+    for words, moved in moves(y) if same else ():
         if moved.shape == x.shape and relative_l2(x, moved) <= EPS["bfloat16"]:
             return words, False
     for other, z in given.items():
@@ -153,7 +153,7 @@ def _near(x: np.ndarray, y: np.ndarray) -> bool:
     return bool(np.allclose(x.flat[few], y.flat[few], rtol=0.02, atol=1e-6)) and relative_l2(x, y) <= EPS["bfloat16"]
 
 
-def _moves(y: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def moves(y: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """What a conversion may do to a parameter, in words."""
     if y.ndim >= 2:
         yield "they are transposed", y.swapaxes(0, 1)

@@ -249,13 +249,11 @@ class Report:
     def _lines(self) -> list[str]:
         layers = f"{len(self.rows)} layer{'s' * (len(self.rows) != 1)}"
         said = [*self.elsewhere(), *self.own_weights, *self.notes]
-        compared = f"{len(self.rows)} of {self.layers_in_all} layers" if self.left_out else layers
         if self.unsteady:
             verdict = "gives something else each time, so that nothing can be compared: " + "; ".join(self.unsteady)
             return [verdict, *said, self.next_step()]
         if self.layers_agree:
-            verdict = f"agrees with the reference in {compared}, to {eps_said(self.needed)} of {self.dtype}"
-            verdict += f" (allowed {self.tolerance:g})"
+            verdict = self.verdict
             if self.own_weights_wrong:
                 verdict = f"DIFFERS by its own weights; with the file's it {verdict}"
             return ["; ".join(filter(None, (verdict, ", ".join(map(str, self.left_out)), self.unmeasured))), *self.hidden(), *said]
@@ -264,11 +262,20 @@ class Report:
         isolated = any(row.isolated is not None and not row.isolated.error <= self.tolerance for row in self.diverging)
         kind = "isolated" if isolated else "propagated"
         lines = [f"DIFFERS from the reference in {len(self.diverging)} of {layers} ({kind} error), the first is {at}"]
+        if self.noise is not None and not self.noise.wrong and not self.noise.left:
+            by = (
+                "its quantisation, and by weights that are no roundings of those given"
+                if self.own_weights
+                else "its quantisation alone"
+            )
+            lines = [f"DIFFERS from the reference by {by} ({kind} error in {len(self.diverging)} of {layers})"]
         lines += [self._first_said(first)]
         if np.isnan(first.own.error):
             lines.append(f"{first.layer} is the first to hold a NaN or an infinity")
         if self.noise is not None:
-            return [*lines, *self.noise.lines(), *filter(None, (self.coverage, self.unmeasured)), *said]
+            lines += self.noise.lines()
+            if not any(row.differs for row in self.noise.rows):
+                return [*lines, *filter(None, (self.coverage, self.unmeasured)), *said]
         lines += [row for cause in self.told for row in cause.rows()]
         told = {layer for cause in self.causes for layer in cause.layers}
         lines += [line for seen in self.insides if seen.layer not in told for line in inside_said(seen)]
@@ -278,6 +285,14 @@ class Report:
         right = self.forms_right()
         lines += [f"right in every layer: {', '.join(right)}"] if right else []
         return [*lines, *filter(None, (self.coverage, self.unmeasured)), *self.hidden(), *said, *filter(None, [self.next_step()])]
+
+    @property
+    def verdict(self) -> str:
+        """Of a candidate whose layers agree, or of one whose layers do not, in a few words."""
+        layers = f"{len(self.rows)} of {self.layers_in_all} layers" if self.left_out else f"{len(self.rows)} layers"
+        if not self.layers_agree:
+            return f"differs from the reference in {len(self.diverging)} of {layers}"
+        return f"agrees with the reference in {layers}, to {eps_said(self.needed)} of {self.dtype} (allowed {self.tolerance:g})"
 
     def _first_said(self, first: Row) -> str:
         if first.absent:

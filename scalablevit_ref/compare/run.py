@@ -6,6 +6,7 @@ the mistake is searched.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -31,13 +32,14 @@ from scalablevit_ref.compare.capture import Capturable, Captured, CaptureError, 
 from scalablevit_ref.compare.capture.alignment import CanonicalTaps
 from scalablevit_ref.compare.capture.arrays import array_of, image_batch, shape_said
 from scalablevit_ref.compare.capture.followed import Place
+from scalablevit_ref.compare.capture.graph import Graph, makers
 from scalablevit_ref.compare.capture.own_code import OwnCodeError, own_code
 from scalablevit_ref.compare.capture.traces import Trace, TraceFile
 from scalablevit_ref.compare.diagnosis import diagnosed
 from scalablevit_ref.compare.mistakes.catalogue import limits
 from scalablevit_ref.compare.mistakes.layerwise import Local
 from scalablevit_ref.compare.own_weights import OwnWeights, own_weights
-from scalablevit_ref.compare.quantised import Noise, noise_of_layers
+from scalablevit_ref.compare.quantised import noise_of_layers, told_together, unfit_ranges, weights_of
 from scalablevit_ref.compare.report import LeftOut, Report, Row
 from scalablevit_ref.config import variant as named_variant
 from scalablevit_ref.errors import brief, option
@@ -58,6 +60,9 @@ WIDEST = 4
 
 BEHIND = ("returned", "added")
 """How places are found that lie behind what a layer's parameters have made."""
+
+FACTOR = re.compile(r"they are -?[\d.e-]+ times the file's")
+"""Words for a weight that is the file's but for a factor."""
 
 SQUARE = "only square images were tried, which hide that H and W are interchanged"
 
@@ -183,9 +188,14 @@ def _compared(request: Request, port: Capturable, conditions: Conditions, trace:
         raise CaptureError(f"the candidate computes in {captured.dtype}: expected {', '.join(EPS)}")
     if conditions.images is None:
         _check_cost(request, conditions.network, captured.images.shape)
+    if captured.quantised is not None:
+        return _of_quantised(request, captured, conditions, trace)
     params = _common_weights(captured, conditions, trace, takes_weights=port.takes_weights)
     both = SideBySide(conditions.network, captured, params, trace)
-    return _reported(request, captured, both, _own_weights(request, captured))
+    weights = _own_weights(request, captured)
+    if weights is not None and not port.takes_weights:  # those that are wrong have been refused
+        weights = replace(weights, slips=tuple(replace(slip, harmless=True) for slip in weights.slips))
+    return _reported(request, captured, both, weights)
 
 
 def _on_other_images(request: Request, port: Capturable, conditions: Conditions, files: ExitStack, report: Report) -> Report:
@@ -327,6 +337,8 @@ def _common_weights(
     if captured.followed is not None and takes_weights:
         return own if conditions.load else given  # as the candidate has rounded them
     found = own_weights(own, given)
+    if found.loaded and all(slip.harmless or FACTOR.match(slip.words) for slip in found.slips) and captured.followed is not None:
+        return given  # an optimiser may have multiplied a weight by what its result is multiplied by: the layers tell
     if found.wrong or not found.loaded:
         slips = "; ".join(map(str, found.slips))
         raise CaptureError(f"weights differ: {slips}; load the same weights into both, then compare")
@@ -336,12 +348,7 @@ def _common_weights(
 def _own_weights(request: Request, captured: Captured) -> OwnWeights | None:
     """The weights that a module came with, beside those that were given for it; None where none were."""
     weights, module = request.weights, captured.followed
-    if (
-        module is None
-        or weights is None
-        or captured.quantised is not None
-        or (isinstance(weights, str) and weights in ("random", "own"))
-    ):
+    if module is None or weights is None or (isinstance(weights, str) and weights in ("random", "own")):
         return None
     given = captured.params if module.given is None else module.given
     return None if given is None else own_weights(module.own, given)
@@ -402,7 +409,7 @@ class SideBySide:
     def settle(self, wrong: Collection[str], tolerance: float) -> bool:
         """Look for these layers' outputs in other places of the candidate: whether one was found.
 
-        Where none has it, what the candidate's own module gives is taken; of a quantised candidate what is nearest.
+        Where none has it, what the candidate's own module gives is taken.
         """
         module, local, moved = self.captured.followed, self.local, False
         if module is None or local is None:
@@ -418,7 +425,6 @@ class SideBySide:
                 continue
             kept = self.taps.taps[name], self.taps.modules[name], self.values[name]
             acting = {place.value for place in module.places[name] if place.how not in BEHIND}
-            least = self._held(name, expected).error if self.captured.quantised is not None else None
             for place in others[name]:
                 self._put(name, values[place.value], place.called, place.value)
                 with suppress(CaptureError):
@@ -426,8 +432,7 @@ class SideBySide:
                     if error <= tolerance:
                         moved = True
                         break
-                    if (place.how in BEHIND and kept[2] in acting) if least is None else error < least:
-                        least = None if least is None else error
+                    if place.how in BEHIND and kept[2] in acting:
                         kept, moved = (values[place.value], place.called, place.value), True
             else:
                 self._put(name, *kept)
@@ -526,21 +531,6 @@ class SideBySide:
                 isolate(name)
         return found, fed_nan
 
-    def noise(self, errors: Mapping[str, float], tolerance: float) -> Noise:
-        """Of a quantised candidate, whose layers' errors in eps these are."""
-        few, eps, local = self.captured.quantised, EPS[self.taps.dtype], self.local
-        assert local is not None
-        return noise_of_layers(
-            {name: error * eps for name, error in errors.items()},
-            local.output,
-            self.taps,
-            operations=few.words,
-            rounded=few.rounded,
-            by_channel=few.by_channel,
-            fixed=few.fixed,
-            floor=tolerance * eps,
-        )
-
     def _held(self, name: str, expected: np.ndarray) -> Comparison:
         return compare_arrays(self.taps(name, expected), expected, dtype=self.taps.dtype, measure="l2")
 
@@ -621,12 +611,62 @@ def _reported(request: Request, captured: Captured, both: SideBySide, weights: O
     )
     if report.layers_agree or report.unsteady or not request.diagnosis or both.local is None:
         return report
-    if captured.quantised is not None and isolated:
-        request.progress("what 8 bits cost")
-        return replace(report, noise=both.noise({name: isolated[name].error for name in both.order if name in isolated}, tolerance))
     request.progress("the likely mistake")
     report = replace(report, notes=(*report.notes, *limits()))
     return diagnosed(report, both.local, taps, captured.followed, both.values)
+
+
+def _of_quantised(request: Request, captured: Captured, conditions: Conditions, trace: Captured | None) -> Report:
+    """A candidate as it is, held against the reference with the given weights; and without quantisation, with its own weights.
+
+    Where it differs without quantisation too, that is the report.
+    """
+    few, module, network = captured.quantised, captured.followed, conditions.network
+    given = conditions.weights
+    assert given is not None
+    assert captured.params is not None
+    own = network.checked_params(captured.params)
+    request.progress("without quantisation")
+    without = SideBySide(network, captured, own, None)
+    report = plain = _reported(replace(request, diagnosis=request.diagnosis and not few.left), captured, without, None)
+    right = plain.layers_agree or bool(few.left)
+    held = few.values(without.values.values())
+    taps = {name: held[value] for name, value in without.values.items() if value in held}
+    rounded = replace(captured, taps=taps, modules=without.taps.modules, followed=None)
+    side = SideBySide(network, rounded, given, trace)
+    if right:
+        report = _reported(replace(request, diagnosis=False), rounded, side, None)
+    if side.local is None or request.mode == "propagated" or not request.diagnosis or plain.unsteady:
+        return report
+    request.progress("what its quantisation costs")
+    weights = weights_of(few, module.pairing, module.weights, given)
+    slips = weights.slips()
+    for name in side.order:
+        side.taps(name, side.local.output(name))  # which settles how it is laid out
+    noise = noise_of_layers(
+        side.order,
+        side.local,
+        weights,
+        few,
+        differing=() if few.left else {row.layer for row in plain.diverging},
+        without=plain.verdict,
+        floor=plain.tolerance * EPS[captured.dtype],
+        ranges=unfit_ranges(few, module.fetch, _layer_of(module.graph, without.values)),
+    )
+    beside = tuple(f"its weights beside those given, rounded: {slip}" for slip in told_together(slips.slips))
+    wrong = any(row.reweighed for row in noise.rows) and slips.wrong
+    return replace(report, noise=noise, own_weights=beside, own_weights_wrong=wrong)
+
+
+def _layer_of(graph: Graph, values: Mapping[str, int]) -> Callable[[int], str]:
+    """The first layer, in the candidate's own order, that ends where a value is made or later."""
+    made = makers(graph)
+    ends = sorted((made[value], name) for name, value in values.items() if value in made)
+
+    def layer_of(value: int) -> str:
+        return next((name for end, name in ends if made.get(value, -1) <= end), ends[-1][1])
+
+    return layer_of
 
 
 def _over(errors: Mapping[str, Comparison], tolerance: float) -> list[str]:

@@ -50,6 +50,11 @@ def candidate_of(value: Any) -> Capturable:
         from scalablevit_ref.compare.capture.onnx import OnnxModel
 
         return OnnxModel(Path(value))
+    openvino = sys.modules.get("openvino")
+    if suffix == ".xml" or (openvino is not None and isinstance(value, openvino.Model | openvino.CompiledModel)):
+        from scalablevit_ref.compare.capture.openvino import OpenVinoModel
+
+        return OpenVinoModel(Path(value) if isinstance(value, str) else value)
     if torch is not None:
         from scalablevit_ref.compare.capture.torch_wrappers import is_torch
 

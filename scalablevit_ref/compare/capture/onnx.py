@@ -6,8 +6,9 @@ import copy
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
 from itertools import chain, count
 from math import prod
 from pathlib import Path
@@ -19,9 +20,12 @@ import numpy as np
 from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions, by_name, nameable
 from scalablevit_ref.compare.capture.arrays import array_of
+from scalablevit_ref.compare.capture.batches import in_batches
 from scalablevit_ref.compare.capture.followed import followed
 from scalablevit_ref.compare.capture.graph import NOTHING, Graph
 from scalablevit_ref.compare.capture.names import by_mapping, merged
+from scalablevit_ref.compare.capture.one_line import one_line
+from scalablevit_ref.compare.capture.quantised import Quantised, Range
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.files.reading import open_regular
@@ -35,7 +39,7 @@ try:
     from onnx.external_data_helper import _get_all_tensors, load_external_data_for_model, uses_external_data
 
     from scalablevit_ref.compare.capture.onnx_graph import numbered, shapes_of
-    from scalablevit_ref.compare.capture.onnx_quantised import quantised, without_quantisation
+    from scalablevit_ref.compare.capture.onnx_quantised import Plain, quantised, without_quantisation
 
     onnxruntime = onnx_runtime()
 except ModuleNotFoundError as error:
@@ -63,6 +67,9 @@ ROLES = {
 """What a constant is that an operation takes as its n-th input."""
 
 
+BIASED = ("MatMul", "FusedMatMul", "Gemm", "Conv")
+"""Operations whose bias ONNX Runtime's optimiser may add where a norm begins."""
+
 VIEWS = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operations that lay the same values out in another way."""
 
@@ -85,21 +92,40 @@ class OnnxModel:
         few = model.quantised
         if few is not None and conditions.weights is None:
             raise CaptureError(f"weights must be given for {name}, which is quantised ({few.words})")
-        with _one_line(self.path, "cannot be read"):
+        with one_line(self.path.name, "cannot be read"):
+            if few is not None:
+                return _quantised(OnnxRunner(model, conditions.fed, plain=True), few, conditions)
             try:
-                captured = followed(OnnxRunner(model, conditions.fed), replace(conditions, load=False))
+                return followed(OnnxRunner(model, conditions.fed), replace(conditions, load=False))
             except CaptureError as error:
                 captured = by_names_and_sizes(model, conditions)
-                captured = replace(captured, notes=(*captured.notes, f"layers are told by names and sizes alone: {error}"))
-        if few is None:
-            return captured
-        if captured.dtype not in EPS:
-            raise CaptureError(
-                f"{name} is quantised ({few.words}), and shows layers as {captured.dtype}: "
-                "quantise it with QuantFormat.QDQ, or write its layers to a trace as numbers of floating point"
-            )
-        notes = (f"{name} is quantised ({few.words})", *captured.notes)
-        return replace(captured, params=None, notes=notes, quantised=few)
+                return replace(captured, notes=(*captured.notes, f"layers are told by names and sizes alone: {error}"))
+
+
+def _quantised(runner: OnnxRunner, few: Plain, conditions: Conditions) -> Captured:
+    """A quantised model, followed without its quantisation."""
+    try:
+        captured = followed(runner, replace(conditions, weights=None))
+    except CaptureError as error:
+        if not few.left:
+            raise
+        raise CaptureError(
+            f"{runner.model.path.name} is quantised ({few.words}), and {few.left} cannot be taken away ({error}): "
+            "quantise it with QuantFormat.QDQ, or write its layers to a trace as numbers of floating point"
+        ) from error
+    names = {name: value for value, name in runner.named.items()}
+    own = {x.name: called for called, x in runner.held.items()}
+    found = Quantised(
+        few.words,
+        {own[name]: grid for name, grid in few.grids.items() if name in own},
+        tuple(Range(names[name], grid, name) for name, grid in few.ranges.items() if name in names),
+        few.by_channel,
+        few.rounded,
+        few.fixed,
+        lambda wanted: runner.rounded_values(conditions.fed, wanted),
+        few.left,
+    )
+    return replace(captured, notes=(f"{runner.model.path.name} is quantised ({few.words})", *captured.notes), quantised=found)
 
 
 class OnnxFile:
@@ -110,12 +136,12 @@ class OnnxFile:
     graph
         Its graph, in which constants are initialisers and nothing is quantised.
     quantised
-        How it is quantised; None if it is not.
+        What it is without its quantisation; None if it is not quantised.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with open_regular(path, "an ONNX model") as file, _one_line(path, "cannot be read"):
+        with open_regular(path, "an ONNX model") as file, one_line(path.name, "cannot be read"):
             if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
                 raise CaptureError(f"{path.name} has {size:,} bytes, more than the {MOST_BYTES:,} that a model can have")
             self.model = onnx.load_model_from_string(file.read())
@@ -124,81 +150,75 @@ class OnnxFile:
             plain(self.model.graph)
             self._followed, self.quantised = self.model, None
             if quantised(self.model.graph):
-                self._followed, self.quantised = without_quantisation(self.model)
+                self.quantised = without_quantisation(self.model)
+                self._followed = self.quantised.model
         self.graph = self._followed.graph
         self.input, self._dtype, self._dims = _input(path, self.graph)
         self.results = [value.name for value in self.graph.output]
 
     def fed(self, images: np.ndarray) -> tuple[list[np.ndarray], list[str]]:
         """The images as it takes them, in batches of its size, and what to say of that. Raises CaptureError for others."""
-        x, dims = images.astype(self._dtype), self._dims
-        notes: list[str] = []
-        if dims is None:
-            return [x], notes
-        if len(dims) == 4 and dims[3] == x.shape[1] != dims[1]:
-            x, notes = x.transpose(0, 2, 3, 1), ["images were given as b h w c"]
-        fits = len(dims) == 4 and all(not isinstance(a, int) or a == b for a, b in zip(dims[1:], x.shape[1:], strict=True))
-        if not fits or (isinstance(dims[0], int) and len(x) % max(dims[0], 1)):
-            raise CaptureError(
-                f"{self.path.name} takes {self.input!r} of shape ({', '.join(map(str, dims))}), got images of shape {x.shape}; "
-                "give it such ones, or export it with dynamic sizes"
-            )
-        if isinstance(dims[0], int) and dims[0] < len(x):
-            notes.append(f"it takes {dims[0]} image{'s' * (dims[0] > 1)} at a time: it was run {len(x) // dims[0]} times")
-            return np.split(x, len(x) // dims[0]), notes
-        return [x], notes
+        return in_batches(images.astype(self._dtype), self._dims, self.path.name, self.input)
 
     def run(self, wanted: Iterable[str], x: np.ndarray, *, quantised: bool = True) -> dict[str, np.ndarray]:
         """These values, on images as it takes them; without quantisation if asked for."""
         wanted = list(dict.fromkeys(wanted))
-        with _one_line(self.path, "cannot be run"):
+        with one_line(self.path.name, "cannot be run"):
             return _run(self.model if quantised else self._followed, wanted, {self.input: x}) if wanted else {}
 
     def whole(
-        self, wanted: Iterable[str], images: np.ndarray, replaced: Mapping[str, np.ndarray] = MappingProxyType({})
+        self,
+        wanted: Iterable[str],
+        images: np.ndarray,
+        *,
+        quantised: bool = True,
+        replaced: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> dict[str, np.ndarray]:
         """These values on all images, which may take several runs; arrays stand in for `replaced` ones."""
         wanted, batches = list(wanted), self.fed(images)[0]
         if replaced:
-            with _one_line(self.path, "cannot be run"):
-                model = _with_inputs(self.model, replaced)
+            with one_line(self.path.name, "cannot be run"):
+                model = _with_inputs(self.model if quantised else self._followed, replaced)
                 cuts = {name: np.split(y, len(batches)) for name, y in replaced.items()}
                 fed = [{self.input: x, **{name: some[i] for name, some in cuts.items()}} for i, x in enumerate(batches)]
                 parts = [_run(model, wanted, feed) for feed in fed]
         else:
-            parts = [self.run(wanted, x) for x in batches]
+            parts = [self.run(wanted, x, quantised=quantised) for x in batches]
         return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 class OnnxRunner:
-    """A model file as a `Runner`. Its weights stay what they are, but where its graph is recorded."""
+    """A model file as a `Runner`. Its weights stay what they are, but where its graph is recorded.
+
+    `plain` runs it without its quantisation.
+    """
 
     kind = "ONNX model"
     paths: Mapping[str, str] = MappingProxyType({})
 
-    def __init__(self, model: OnnxFile, images: np.ndarray) -> None:
-        self.model, self.graph = model, model.graph
+    def __init__(self, model: OnnxFile, images: np.ndarray, *, plain: bool = False) -> None:
+        self.model, self.graph, self._plain = model, model.graph, plain
         self._notes = model.fed(images)[1]
         own = parameters(self.graph)
         named = {found.tensor.name: name for name, found in own.items()}
         held = {x.name: x for x in self.graph.initializer if x.data_type in FLOATS and prod(x.dims) > 1}
-        self._held = {named.get(name, name): x for name, x in held.items()}
-        self._names: Mapping[int, str] = {}
+        self.held = {named.get(name, name): x for name, x in held.items()}
+        self.named: Mapping[int, str] = {}
 
     @property
     def dtype(self) -> str:
         """The narrowest of its weights."""
-        kinds = [np.dtype(onnx.helper.tensor_dtype_to_np_dtype(x.data_type)).name for x in self._held.values() if prod(x.dims) > 8]
+        kinds = [np.dtype(onnx.helper.tensor_dtype_to_np_dtype(x.data_type)).name for x in self.held.values() if prod(x.dims) > 8]
         return max(kinds or ["float32"], key=lambda name: EPS.get(name, 0))
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
-        with _one_line(self.model.path, "cannot be read"):
-            return {name: np.asarray(numpy_helper.to_array(x)) for name, x in self._held.items()}
+        with one_line(self.model.path.name, "cannot be read"):
+            return {name: np.asarray(numpy_helper.to_array(x)) for name, x in self.held.items()}
 
     def record(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> Graph:
         batches, _ = self.model.fed(images)
-        called = {x.name: name for name, x in self._held.items()}
+        called = {x.name: name for name, x in self.held.items()}
         result = "logits" if "logits" in self.model.results else self.model.results[0]
         results = (
             {"logits": result}
@@ -215,7 +235,7 @@ class OnnxRunner:
             dtype=self.dtype,
             run=lambda wanted: self.model.run(wanted, batches[0], quantised=False),
         )
-        self._names = found.names
+        self.named = found.names
         rest = len(images) // len(batches[0])
         shapes = {
             value: (shape[0] * rest, *shape[1:]) if shape and rest > 1 else shape for value, shape in found.graph.shapes.items()
@@ -230,11 +250,23 @@ class OnnxRunner:
         wanted: Collection[int],
         replaced: Mapping[int, np.ndarray] = NOTHING,
     ) -> tuple[Mapping[int, np.ndarray], float]:
-        names = {value: self._names[value] for value in wanted}
+        names = {value: self.named[value] for value in wanted}
         start = time.perf_counter()
-        held = self.model.whole(names.values(), images, {self._names[value]: y for value, y in replaced.items()})
+        stand_in = {self.named[value]: y for value, y in replaced.items()}
+        held = self.model.whole(names.values(), images, quantised=not self._plain, replaced=stand_in)
         seconds = time.perf_counter() - start
         return {value: array_of(held[name], f"{self.model.path.name}: {name!r}") for value, name in names.items()}, seconds
+
+    def rounded_values(self, images: np.ndarray, wanted: Collection[int]) -> dict[int, np.ndarray]:
+        """Those of these values that the quantised model has, as the numbers of floating point that they stand for."""
+        few, made = self.model.quantised, {name for node in self.model.model.graph.node for name in node.output}
+        names = {value: self.named[value] for value in wanted if self.named[value] in made}
+        held = self.model.whole(names.values(), images)
+        scales = {} if few is None else few.scales
+        return {
+            value: array_of(scales[name].numbers(held[name]) if name in scales else held[name], f"{self.model.path.name}: {name!r}")
+            for value, name in names.items()
+        }
 
     def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
         drawn = [node.op_type for node in self.graph.node if node.op_type.startswith("Random") or node.op_type == "Bernoulli"]
@@ -277,17 +309,6 @@ def by_names_and_sizes(model: OnnxFile, conditions: Conditions) -> Captured:
     )
 
 
-@contextmanager
-def _one_line(path: Path, what: str) -> Iterator[None]:
-    """Whatever onnx or ONNX Runtime raise within becomes a CaptureError of one line."""
-    try:
-        yield
-    except CaptureError:
-        raise
-    except Exception as error:
-        raise CaptureError(f"{path.name} {what}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
-
-
 def _check_external_data(model: Any, path: Path) -> None:
     """Raise CaptureError or OSError for external data in too many files, in no regular file, or more of it than there is.
 
@@ -311,7 +332,7 @@ def _check_external_data(model: Any, path: Path) -> None:
 
 def plain(graph: Any) -> None:
     """Constants become initialisers, and what ONNX Runtime's optimiser has put together is taken apart where it hides a value."""
-    nodes = []
+    nodes, made = [], {name: node.op_type for node in graph.node for name in node.output}
     for node in graph.node:
         tensors = [a.t for a in node.attribute if node.op_type == "Constant" and a.name == "value"]
         if tensors:
@@ -319,16 +340,43 @@ def plain(graph: Any) -> None:
             graph.initializer.append(tensors[0])
         elif node.op_type in ("BiasGelu", "FastGelu") and len(node.input) > 1 and node.input[1]:
             summed = f"{node.output[0]}: the sum"
-            nodes.append(onnx.helper.make_node("Add", node.input[:2], [summed], name=node.name))
+            nodes.append(onnx.helper.make_node("Add", node.input[:2], [summed], name=summed))
             kind = "Gelu" if node.op_type == "BiasGelu" else "FastGelu"
             nodes.append(onnx.helper.make_node(kind, [summed], node.output, name=node.name, domain="com.microsoft"))
         else:
             if node.op_type.startswith("Skip") and len(node.output) < 4:
                 node.output.extend(["", "", "", f"{node.output[0]}: the sum"][len(node.output) :])
+            if node.op_type == "SkipLayerNormalization" and len(node.input) > 4 and node.input[4]:
+                of = 1 if made.get(node.input[1]) in BIASED and made.get(node.input[0]) not in BIASED else 0
+                biased = f"{node.input[of]}: with the bias of {node.output[0]}"
+                nodes.append(onnx.helper.make_node("Add", [node.input[of], node.input[4]], [biased], name=biased))
+                node.input[of] = biased
+                del node.input[4:]
             nodes.append(node)
-    kept = [copy.deepcopy(node) for node in nodes]
+    kept = [copy.deepcopy(node) for node in in_order(nodes)]
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def in_order(nodes: Sequence[Any]) -> list[Any]:
+    """Each after what it takes is made: tools append nodes at a graph's end. What takes what it makes itself stays last."""
+    makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    waiting = [{makers[name] for name in node.input if name in makers} for node in nodes]
+    takers: dict[int, list[int]] = {}
+    for i, before in enumerate(waiting):
+        for j in before:
+            takers.setdefault(j, []).append(i)
+    ready = [i for i, before in enumerate(waiting) if not before]
+    heapify(ready)
+    done: list[int] = []
+    while ready:
+        i = heappop(ready)
+        done.append(i)
+        for j in takers.get(i, ()):
+            waiting[j].discard(i)
+            if not waiting[j]:
+                heappush(ready, j)
+    return [nodes[i] for i in (*done, *sorted({*range(len(nodes))} - {*done}))]
 
 
 def _input(path: Path, graph: Any) -> tuple[str, Any, list[Any] | None]:

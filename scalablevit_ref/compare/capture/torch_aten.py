@@ -64,6 +64,8 @@ MOVES = frozenset(
         "to_dense",
         "to_mkldnn",
         "wait_tensor",
+        "rounded",  # both of torch_quantised
+        "rounded_in_the_run",
     )
 )
 """Operations that only move numbers and are no views: without namespace, overload and the mark of an operation in place."""

@@ -91,7 +91,7 @@ class Function:
         if not callable(self.function):
             raise CaptureError(
                 f"the candidate is a {type(self.function).__name__}: expected a torch or Flax module, a function of the images, "
-                f"a mapping of names to arrays, or a file ({', '.join((*SUFFIXES, '.onnx'))})"
+                f"a mapping of names to arrays, or a file ({', '.join((*SUFFIXES, '.onnx', '.xml'))})"
             )
         images = conditions.fed
         start = time.perf_counter()

@@ -407,6 +407,8 @@ class SideBySide:
         if module is None or local is None:
             return False
         others = {name: module.places[name][1:] for name in wrong if module.places.get(name, ())[1:]}
+        if not others:
+            return False
         values = module.fetch({place.value for places in others.values() for place in places})
         for name in self.order:
             if name not in others:
@@ -442,7 +444,7 @@ class SideBySide:
         if module is None or local is None:
             return False
         right, table = set(self.order) - set(wrong), local.table()
-        sources = {source for name in wrong if name in self.taps for source in table[name].sources if source in right}
+        sources = dict.fromkeys(source for name in wrong if name in self.taps for source in table[name].sources if source in right)
         others = {
             source: [place for place in module.places[source] if self._may_lie_behind(source, place)]
             for source in sources

@@ -57,7 +57,7 @@ def random_params(shapes: Mapping[str, Sequence[int]], seed: int = 0, dtype: Any
             values /= np.prod(shape[1:]) ** 0.5
         else:
             values = 0.3 * values + (1.0 if is_gain(name) else 0.0)
-        params[name] = values.astype(dtype)
+        params[name] = values.astype(dtype, copy=False)
     return params
 
 
@@ -66,7 +66,7 @@ def random_images(shape: Sequence[int], seed: int = 0, dtype: Any = "float64") -
     _check_shape("shape", shape)
     check_seed("seed", seed)
     draws = np.random.default_rng([seed, zlib.crc32(b"images")])
-    return draws.standard_normal(tuple(shape)).astype(float_dtype("dtype", dtype))
+    return draws.standard_normal(tuple(shape)).astype(float_dtype("dtype", dtype), copy=False)
 
 
 def _check_shape(name: str, shape: Any) -> None:

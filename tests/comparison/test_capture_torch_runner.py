@@ -128,7 +128,7 @@ def test_settings_and_generators_are_what_they_were() -> None:
     assert graph.outputs["logits"] in fed_by_images(graph)
 
 
-def test_what_is_given_back_is_a_copy() -> None:
+def test_what_is_given_back_is_nobody_s_to_change() -> None:
     runner = TorchRunner(nn.Linear(8, 8), "float64")
     graph = runner.record(IMAGES, {})
     value = graph.outputs["logits"]
@@ -136,7 +136,8 @@ def test_what_is_given_back_is_a_copy() -> None:
     kept = first[value].copy()
     runner.values(2 * IMAGES, {}, [value])
     np.testing.assert_array_equal(first[value], kept)
-    runner.parameters["bias"][:] = 7
+    with pytest.raises(ValueError, match="read-only"):
+        runner.parameters["bias"][:] = 7
     assert not np.array_equal(runner.parameters["bias"], np.full(8, 7.0))
 
 

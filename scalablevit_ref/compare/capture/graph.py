@@ -6,9 +6,10 @@ found in the graph of one run can be asked for in another. The numbers are names
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from functools import wraps
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -151,7 +152,25 @@ class Runner(Protocol):
         """What makes a second run on the same images give something else, in words; empty where it gives the same."""
 
 
-def makers(graph: Graph) -> dict[int, int]:
+Found = TypeVar("Found")
+
+
+def _once(asked: Callable[[Graph], Found]) -> Callable[[Graph], Found]:
+    """What is asked of a graph, computed at the first call and kept beside its fields."""
+
+    @wraps(asked)
+    def kept(graph: Graph) -> Found:
+        known = vars(graph)
+        if asked.__name__ not in known:
+            known[asked.__name__] = asked(graph)
+        found: Found = known[asked.__name__]
+        return found
+
+    return kept
+
+
+@_once
+def makers(graph: Graph) -> Mapping[int, int]:
     """The operation, by its place, that made each value."""
     return {value: i for i, operation in enumerate(graph.operations) for value in operation.outputs}
 
@@ -187,7 +206,8 @@ def along(graph: Graph, value: int, ends: Collection[int]) -> set[int]:
     return found
 
 
-def users(graph: Graph) -> dict[int, list[int]]:
+@_once
+def users(graph: Graph) -> Mapping[int, Sequence[int]]:
     """The operations, by their places, that take each value."""
     found: dict[int, list[int]] = {}
     for i, operation in enumerate(graph.operations):
@@ -196,6 +216,7 @@ def users(graph: Graph) -> dict[int, list[int]]:
     return found
 
 
+@_once
 def live(graph: Graph) -> frozenset[int]:
     """The values that an output depends on."""
     made, found, queue = makers(graph), set[int](), list(graph.outputs.values())
@@ -209,6 +230,7 @@ def live(graph: Graph) -> frozenset[int]:
     return frozenset(found)
 
 
+@_once
 def fed_by_images(graph: Graph) -> frozenset[int]:
     """The values that depend on the images."""
     found = {graph.images}
@@ -218,7 +240,8 @@ def fed_by_images(graph: Graph) -> frozenset[int]:
     return frozenset(found)
 
 
-def sources(graph: Graph) -> dict[int, frozenset[str]]:
+@_once
+def sources(graph: Graph) -> Mapping[int, frozenset[str]]:
     """The parameters that each value is computed from alone; values that depend on the images are left out."""
     fed = fed_by_images(graph)
     found = {value: frozenset((name,)) for value, name in graph.parameters.items()}

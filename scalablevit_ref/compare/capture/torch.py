@@ -7,7 +7,6 @@ from typing import Any
 
 from scalablevit_ref.checkpoints import from_state_dict
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions
-from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.followed import followed
 from scalablevit_ref.compare.capture.own_code import own_code
 from scalablevit_ref.compare.capture.torch_runner import TorchRunner
@@ -28,7 +27,7 @@ class TorchModule:
         with own_code("asking the candidate for its weights"):
             state = self.module.state_dict if isinstance(self.module.state_dict, dict) else self.module.state_dict()
         try:
-            return from_state_dict({name: array_of(value, name) for name, value in state.items()}).config
+            return from_state_dict(state).config
         except ValueError:
             return None
 

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from scalablevit_ref.arguments import FLOATS, float_dtype
-from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.graph import Graph, Operation, narrowed, random_operations
 from scalablevit_ref.compare.capture.own_code import RUNNING, OwnCodeError, message_of, own_code
 from scalablevit_ref.compare.capture.torch_graph import Recorder, hooked, own_array
@@ -74,7 +73,7 @@ class TorchRunner:
         if first is None:
             raise CaptureError("the candidate holds no parameters: give a function of the images instead")
         self._first, self._converted = first, dtype is not None
-        self._before = {name: x.detach().clone() for name, x in self._tensors.items() if name not in self._views}
+        self._before = {name: x.detach() for name, x in self._tensors.items() if name not in self._views}  # no run is given these
         self._one_copy = any(isinstance(module, torch.jit.ScriptModule) for module in found.modules.values())
         self._channels_last = False
         self._course: list[tuple[str, tuple[int, ...]]] | None = None
@@ -92,7 +91,7 @@ class TorchRunner:
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
-        return {name: array_of(self._before[name], f"the candidate's {name}") for name in self._own}
+        return {name: _read_only(own_array(self._before[name])) for name in self._own}
 
     def rounded(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the candidate has of these weights, which are of its own names, when it runs: rounded once, by NumPy."""
@@ -195,6 +194,7 @@ class TorchRunner:
         for name, before in self._before.items():
             if name in weights and weights[name].shape != tuple(before.shape):
                 raise ValueError(f"{name} must be {tuple(before.shape)}, got {weights[name].shape}")
+            self._tensors[name].data = before  # what was there is gone before there is more
             self._tensors[name].data = _tensor(weights[name], before) if name in weights else before.clone()
         for name, (parameter, place) in self._views.items():
             self._tensors[name].data = self._tensors[parameter].detach().as_strided(*place)
@@ -249,7 +249,9 @@ def _converted(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """In `dtype` if it is of floating point, in its complex kind if it is complex; others stay."""
     if x.is_complex():
         return x.to(dtype.to_complex())
-    return _tensor(array_of(x, "a tensor"), torch.empty(0, dtype=dtype, device=x.device)) if x.is_floating_point() else x
+    if not x.is_floating_point():
+        return x
+    return _tensor(own_array(x.contiguous()), torch.empty(0, dtype=dtype, device=x.device))
 
 
 def _tensor(x: np.ndarray, like: torch.Tensor) -> torch.Tensor:
@@ -257,10 +259,16 @@ def _tensor(x: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     name = str(like.dtype).removeprefix("torch.")
     if name not in FLOATS:
         return torch.from_numpy(np.array(x)).to(like.device, like.dtype)
-    rounded = np.array(x).astype(float_dtype("dtype", name))
+    rounded = x.astype(float_dtype("dtype", name))
     if name == "bfloat16":
         return torch.from_numpy(rounded.view(np.int16)).view(torch.bfloat16).to(like.device)
     return torch.from_numpy(rounded).to(like.device)
+
+
+def _read_only(x: np.ndarray) -> np.ndarray:
+    view = x.view()
+    view.flags.writeable = False
+    return view
 
 
 def _arrays(recorder: Recorder) -> dict[str, np.ndarray]:

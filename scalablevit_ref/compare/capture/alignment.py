@@ -33,6 +33,8 @@ class Conditions:
         A user's mapping from layers to the candidate's names, in which "{k}" and "{i}" stand for every stage and block.
     load
         Whether a module gets the weights; else it keeps its own.
+    once
+        Whether one run is enough, as it is known that a second one gives the same.
     """
 
     network: Network
@@ -41,6 +43,7 @@ class Conditions:
     dtype: str | None = None
     names: Mapping[str, str] | None = None
     load: bool = True
+    once: bool = False
 
     @property
     def fed(self) -> np.ndarray:
@@ -184,8 +187,8 @@ class CanonicalTaps:
         return self._layouts[name](x)
 
     def wide(self, name: str) -> np.ndarray:
-        """The tap in float64."""
-        return self(name).astype(np.float64)
+        """The tap in float64; not to be changed."""
+        return self(name).astype(np.float64, copy=False)
 
     def layout(self, name: str) -> str:
         return self._layouts[name].words

@@ -120,7 +120,7 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
         lacks="found nowhere in the candidate",
         left_out={"logits": "not returned"} if headless else {},
         absent=absent,
-        unsteady=tuple(filter(None, (runner.unrepeated(images, weights),))),
+        unsteady=() if conditions.once else tuple(filter(None, (runner.unrepeated(images, weights),))),
         narrowest=narrowest(graph)[0],
     )
     return replace(captured, followed=Followed(runner, graph, pairing, images, weights, places, official, given))

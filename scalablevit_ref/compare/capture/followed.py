@@ -11,7 +11,18 @@ import numpy as np
 
 from scalablevit_ref.blocks import peg
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions, by_name, fitting, misfit, nameable
-from scalablevit_ref.compare.capture.graph import Graph, Runner, along, fed_by_images, live, makers, narrowest, unmoved, users
+from scalablevit_ref.compare.capture.graph import (
+    Graph,
+    Runner,
+    StaleGraphError,
+    along,
+    fed_by_images,
+    live,
+    makers,
+    narrowest,
+    unmoved,
+    users,
+)
 from scalablevit_ref.compare.capture.names import by_mapping, merged
 from scalablevit_ref.compare.capture.pairing import Pairing, paired
 from scalablevit_ref.compare.capture.uses import Use
@@ -83,6 +94,13 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
 
     Raises CaptureError where its parameters find no partner in the network, and for what it raises itself.
     """
+    try:
+        return _followed(runner, conditions)
+    except StaleGraphError:
+        return _followed(runner, conditions)
+
+
+def _followed(runner: Runner, conditions: Conditions) -> Captured:
     network, images, own = conditions.network, conditions.fed, runner.parameters
     telling = _telling(own)
     graph = runner.record(images, telling)

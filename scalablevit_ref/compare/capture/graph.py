@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.testing.arrays import EPS
 
 Kind = Literal["product", "convolution", "norm", "multiply", "add", "move", "other"]
@@ -110,6 +111,10 @@ class Graph:
     notes: tuple[str, ...] = ()
 
 
+class StaleGraphError(CaptureError):
+    """A run that is another one than the recorded, because of how it was recorded: it is to be recorded anew."""
+
+
 class Runner(Protocol):
     """A copy of a candidate that can be run again and again, with weights and images of the caller's choice.
 
@@ -145,7 +150,8 @@ class Runner(Protocol):
     ) -> tuple[Mapping[int, np.ndarray], float]:
         """Run it once more: these values by number, and the seconds that the pass took.
 
-        Raises CaptureError where this run is another one than the recorded one: the candidate does something else each time.
+        Raises CaptureError where this run is another one than the recorded one: the candidate does something else each time; a
+        StaleGraphError where it is to be recorded anew.
         """
 
     def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from scalablevit_ref.arguments import FLOATS, float_dtype
-from scalablevit_ref.compare.capture.graph import Graph, Operation, narrowed, random_operations
+from scalablevit_ref.compare.capture.graph import Graph, Operation, StaleGraphError, narrowed, random_operations
 from scalablevit_ref.compare.capture.own_code import RUNNING, OwnCodeError, message_of, own_code
 from scalablevit_ref.compare.capture.torch_graph import Recorder, hooked, own_array
 from scalablevit_ref.compare.capture.torch_reasons import likely_reason
@@ -23,6 +23,9 @@ from scalablevit_ref.compare.capture.torch_refusals import by_trace
 from scalablevit_ref.compare.capture.torch_state import untouched
 from scalablevit_ref.compare.capture.torch_wrappers import copied, held
 from scalablevit_ref.errors import CaptureError
+
+Course = list[tuple[str, tuple[int, ...]]]
+"""The operations on data, by their names, and the values that they made."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,6 @@ class _Pass:
     weights: Mapping[str, np.ndarray]
     model: nn.Module
     returned: Mapping[str, np.ndarray]
-    random: tuple[Operation, ...]
 
 
 class TorchRunner:
@@ -75,8 +77,10 @@ class TorchRunner:
         self._first, self._converted = first, dtype is not None
         self._before = {name: x.detach() for name, x in self._tensors.items() if name not in self._views}  # no run is given these
         self._one_copy = any(isinstance(module, torch.jit.ScriptModule) for module in found.modules.values())
-        self._channels_last = False
-        self._course: list[tuple[str, tuple[int, ...]]] | None = None
+        self._channels_last, self._dry = False, True
+        self._course: Course | None = None
+        self._random: tuple[Operation, ...] = ()
+        self._recorded_on: tuple[np.ndarray, Mapping[str, np.ndarray]] | None = None
         self._last: _Pass | None = None
         self._seeds = count(1)
 
@@ -99,12 +103,7 @@ class TorchRunner:
 
     def record(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> Graph:
         """As `Runner.record`. A module that takes its images as b h w c is fed them so, and the graph notes it."""
-        try:
-            recorder, model = self._run(images, weights, None)
-        except CaptureError as error:
-            if self._channels_last or self._course is not None:
-                raise
-            recorder, model = self._run_channels_last(images, weights, error)
+        recorder, model = self._recorded(images, weights)
         if not recorder.outputs:
             raise CaptureError(
                 "the candidate returns no tensor: its logits, or a mapping or sequence that holds them, are expected"
@@ -114,9 +113,9 @@ class TorchRunner:
             raise by_trace(
                 "what the candidate returns does not come from the images by operations of torch, but from numbers made elsewhere"
             )
-        self._course = recorder.course
-        self._ended(images, weights, model, recorder, random_operations(graph))
-        return recorder.graph(tuple(self._notes(graph, recorder)))
+        self._course, self._random, self._recorded_on = recorder.course, random_operations(graph), (images, weights)
+        self._last = None if recorder.dry else _Pass(images, weights, model, _arrays(recorder))
+        return replace(graph, notes=tuple(self._notes(graph, recorder)))
 
     def values(
         self, images: np.ndarray, weights: Mapping[str, np.ndarray], wanted: Collection[int]
@@ -125,9 +124,8 @@ class TorchRunner:
         recorder, model = self._run(images, weights, frozenset(wanted))
         seconds = time.perf_counter() - start
         if self._course is not None and recorder.course != self._course:
-            raise by_trace(_other_course(self._course, recorder.course))
-        random = self._last.random if self._last is not None else ()
-        self._ended(images, weights, model, recorder, random)
+            raise self._is_another(self._course, recorder.course)
+        self._last = _Pass(images, weights, model, _arrays(recorder))
         return {value: own_array(x) for value, x in recorder.kept.items()}, seconds
 
     def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
@@ -138,21 +136,50 @@ class TorchRunner:
         """
         last = self._last
         if last is None or not (_equal(last.images, images) and _same(last.weights, weights)):
-            self.record(images, weights)
-            last = self._last
-            assert last is not None
+            if self._course is None:
+                self.record(images, weights)
+            recorder, model = self._run(images, weights, frozenset())
+            last = self._last = _Pass(images, weights, model, _arrays(recorder))
         again, _ = self._run(images, weights, frozenset(), last.model)
         returned = _arrays(again)
         if _same(returned, last.returned):
             return ""
-        if last.random:
-            return _random_words(last.random)
+        if self._random:
+            return _random_words(self._random)
         return "it changes what it holds while it runs, or draws random numbers outside of torch"
 
     # How it is run
 
+    def _recorded(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> tuple[Recorder, nn.Module]:
+        """A recording run: a dry one, where the candidate goes through it."""
+        if self._dry:
+            with suppress(CaptureError):
+                return self._run(images, weights, None, dry=True)
+        try:
+            return self._run(images, weights, None)
+        except CaptureError as error:
+            if self._channels_last or self._course is not None:
+                raise
+            return self._run_channels_last(images, weights, error)
+
+    def _is_another(self, first: Course, second: Course) -> CaptureError:
+        """What is said of a run that is another one than the recorded: that this was a dry one may have made the difference."""
+        if self._dry and self._recorded_on is not None:
+            self._dry = False
+            with suppress(CaptureError):
+                recorder, _ = self._run(*self._recorded_on, None)
+                if recorder.course != first:
+                    return StaleGraphError("the candidate looks at its own numbers, and is to be recorded with all of them")
+        return by_trace(_other_course(first, second))
+
     def _run(
-        self, images: np.ndarray, weights: Mapping[str, np.ndarray], keep: frozenset[int] | None, model: nn.Module | None = None
+        self,
+        images: np.ndarray,
+        weights: Mapping[str, np.ndarray],
+        keep: frozenset[int] | None,
+        model: nn.Module | None = None,
+        *,
+        dry: bool = False,
     ) -> tuple[Recorder, nn.Module]:
         """One pass; of `model` as it is, else of a fresh copy with these weights."""
         if model is None:
@@ -163,7 +190,7 @@ class TorchRunner:
         x = _tensor(images, self._first)
         x = x.permute(0, 2, 3, 1).contiguous() if self._channels_last else x
         own = {name: x for name, x in self._tensors.items() if name not in self._views}
-        recorder = Recorder(own, x, TorchRunner._call.__code__, keep)
+        recorder = Recorder(own, x, TorchRunner._call.__code__, keep, dry=dry)
         with self._with_reason(recorder, modules, tuple(x.shape)), own_code(RUNNING), untouched(next(self._seeds)), torch.no_grad():
             try:
                 with hooked(modules, recorder), recorder:
@@ -217,16 +244,6 @@ class TorchRunner:
                 raise
             why = likely_reason(message_of(error.__cause__), recorder.path, modules.get(recorder.path), recorder.failed, fed)
             raise OwnCodeError(*error.words, *(("; ", *why) if why else ())) from error.__cause__
-
-    def _ended(
-        self,
-        images: np.ndarray,
-        weights: Mapping[str, np.ndarray],
-        model: nn.Module,
-        recorder: Recorder,
-        random: tuple[Operation, ...],
-    ) -> None:
-        self._last = _Pass(images, weights, model, _arrays(recorder), random)
 
     def _notes(self, graph: Graph, recorder: Recorder) -> Iterator[str]:
         """What a reader of the comparison must know of this run."""
@@ -292,7 +309,7 @@ def _random_words(operations: tuple[Operation, ...]) -> str:
     return f"it draws random numbers: {', '.join(shown)}" + (f" and {len(places) - 3} more" if len(places) > 3 else "")
 
 
-def _other_course(first: list[tuple[str, tuple[int, ...]]], second: list[tuple[str, tuple[int, ...]]]) -> str:
+def _other_course(first: Course, second: Course) -> str:
     """Where two runs part, in words."""
     i = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
     was, then = (run[i][0] if i < len(run) else "nothing" for run in (first, second))

@@ -131,9 +131,7 @@ def measured(case: Case, *, profile: bool = False) -> dict[str, Any]:
     torch.set_num_threads(1)
     config = sv.variant(case.network)
     with tempfile.TemporaryDirectory() as folder:
-        compare(
-            _built(Case("digits", case.port), sv.variant("digits"), Path(folder)), variant="digits"
-        )
+        compare(_built(Case("digits", case.port), sv.variant("digits"), Path(folder)), variant="digits")
         held = _held_now()
         model = _built(case, config, Path(folder))
         images = random_images((2, config.in_chans, SIDES[case.network], SIDES[case.network]))

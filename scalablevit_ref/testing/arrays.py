@@ -57,7 +57,7 @@ def random_params(shapes: Mapping[str, Sequence[int]], seed: int = 0, dtype: Any
             values /= np.prod(shape[1:]) ** 0.5
         else:
             values = 0.3 * values + (1.0 if is_gain(name) else 0.0)
-        params[name] = values.astype(dtype)
+        params[name] = values.astype(dtype, copy=False)
     return params
 
 
@@ -66,7 +66,7 @@ def random_images(shape: Sequence[int], seed: int = 0, dtype: Any = "float64") -
     _check_shape("shape", shape)
     check_seed("seed", seed)
     draws = np.random.default_rng([seed, zlib.crc32(b"images")])
-    return draws.standard_normal(tuple(shape)).astype(float_dtype("dtype", dtype))
+    return draws.standard_normal(tuple(shape)).astype(float_dtype("dtype", dtype), copy=False)
 
 
 def _check_shape(name: str, shape: Any) -> None:
@@ -99,11 +99,13 @@ def _error(actual: np.ndarray, reference: np.ndarray, measure: Measure) -> float
     """Of two arrays in float64. Numbers whose squares float64 does not hold are first brought near 1 by a power of two."""
     size = _SIZES[measure]
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        if not 1 / _SQUARABLE < size(reference) < _SQUARABLE:
+        whole = size(reference)
+        if not 1 / _SQUARABLE < whole < _SQUARABLE:
             largest = np.abs(reference[np.isfinite(reference)]).max(initial=0)
             exponent = int(np.frexp(largest)[1])
             actual, reference = np.ldexp(actual, -exponent), np.ldexp(reference, -exponent)
-        return ratio(size(actual - reference), size(reference))
+            whole = size(reference)
+        return ratio(size(actual - reference), whole)
 
 
 def ratio(error: float, size: float) -> float:
@@ -165,7 +167,8 @@ def compare_arrays(actual: Any, reference: Any, *, dtype: str | None = None, mea
     wide_x, wide_y = (array.astype(np.float64, copy=False) for array in (x, y))
     error = _error(wide_x, wide_y, measure) / EPS[dtype]
     with np.errstate(invalid="ignore", over="ignore"):  # an infinity less another is a NaN, which is said
-        difference = np.abs(wide_x - wide_y)
+        difference = np.asarray(wide_x - wide_y)
+        np.abs(difference, out=difference)
     index = tuple(map(int, np.unravel_index(np.argmax(difference), x.shape)))  # a NaN counts as the largest
     return Comparison(error, dtype, index, float(x[index]), float(y[index]))
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
-from scalablevit_ref.compare.capture.graph import fed_by_images, sources
+from scalablevit_ref.compare.capture.graph import StaleGraphError, fed_by_images, sources
 from scalablevit_ref.compare.capture.torch_refusals import TRACE
 from scalablevit_ref.compare.capture.torch_runner import TorchRunner
 from scalablevit_ref.compare.capture.torch_wrappers import is_torch
@@ -128,7 +128,7 @@ def test_settings_and_generators_are_what_they_were() -> None:
     assert graph.outputs["logits"] in fed_by_images(graph)
 
 
-def test_what_is_given_back_is_a_copy() -> None:
+def test_what_is_given_back_is_nobody_s_to_change() -> None:
     runner = TorchRunner(nn.Linear(8, 8), "float64")
     graph = runner.record(IMAGES, {})
     value = graph.outputs["logits"]
@@ -136,7 +136,8 @@ def test_what_is_given_back_is_a_copy() -> None:
     kept = first[value].copy()
     runner.values(2 * IMAGES, {}, [value])
     np.testing.assert_array_equal(first[value], kept)
-    runner.parameters["bias"][:] = 7
+    with pytest.raises(ValueError, match="read-only"):
+        runner.parameters["bias"][:] = 7
     assert not np.array_equal(runner.parameters["bias"], np.full(8, 7.0))
 
 
@@ -201,6 +202,38 @@ def test_a_run_that_does_something_else() -> None:
         CaptureError, match=r"something else each time it runs: after \d operations aten.relu.default, then nothing"
     ):
         runner.values(IMAGES, {}, list(graph.outputs.values()))
+
+
+def test_a_recording_run_computes_no_products() -> None:
+    """What is recorded is the same; a candidate that looks at its numbers is recorded with all of them."""
+    seen: list[float] = []
+
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = F.conv2d(m.lin(x), m.lin.weight.reshape(8, 8, 1, 1)[:, :3]).permute(0, 2, 3, 1).reshape(-1, 8)
+        seen.append(float(y.abs().max()))
+        return y @ (m.lin.weight @ m.lin.weight)  # type: ignore[no-any-return]
+
+    runner, whole = (TorchRunner(Module(forward), "float64") for _ in range(2))
+    whole._dry = False
+    weights = drawn(runner)
+    dry, real = runner.record(IMAGES, weights), whole.record(IMAGES, weights)
+    assert seen[0] == 0 < seen[1]
+    assert dry.operations == real.operations
+    assert (dry.shapes, dry.dtypes, dry.outputs, dry.modules) == (real.shapes, real.dtypes, real.outputs, real.modules)
+    assert all(np.array_equal(x, real.constants[value]) for value, x in dry.constants.items())
+    np.testing.assert_array_equal(logits(runner, weights), logits(whole, weights))
+
+
+def test_a_graph_that_depends_on_the_numbers() -> None:
+    runner = TorchRunner(Module(lambda m, x: m.lin(x).relu() if m.lin(x).any() else m.lin(x).exp()), "float64")
+    first = runner.record(IMAGES, {})
+    assert first.operations[-1].name == "aten.exp.default"
+    with pytest.raises(StaleGraphError):
+        runner.values(IMAGES, {}, first.outputs.values())
+    second = runner.record(IMAGES, {})
+    assert second.operations[-1].name == "aten.relu.default"
+    (value,) = second.outputs.values()
+    assert runner.values(IMAGES, {}, [value])[0][value].any()
 
 
 # Dtypes
@@ -509,7 +542,7 @@ def test_a_failed_run_leaves_nothing_behind() -> None:
         return m.lin(x) + outside  # type: ignore[no-any-return]
 
     runner = TorchRunner(Module(forward), "float64")
-    runner._channels_last = True
+    runner._channels_last, runner._dry = True, False
     with pytest.raises(CaptureError):
         runner.record(IMAGES, {})
     runner._channels_last = False

@@ -353,6 +353,21 @@ def test_keys_that_are_no_texts_are_left_alone() -> None:
         held({3: np.ones(2)})
 
 
+def test_a_module_that_looks_at_its_numbers() -> None:
+    """Its graph is recorded without the numbers first, which show another one."""
+    seen: list[bool] = []
+
+    class Looking(ScalableViT):
+        def forward(self, images: Any) -> Any:
+            found = super().forward(images)
+            seen.append(bool(found.any()))
+            return found if seen[-1] else found.exp()
+
+    report = compare(Looking(CONFIG), variant=CONFIG)
+    assert report.agrees, report
+    assert seen.index(True) == 1
+
+
 def test_a_module_of_other_sizes_is_told_before_it_is_loaded() -> None:
     other = ScalableViT(sv.variant("digits", num_classes=7))
     for weights in ("random", "own"):

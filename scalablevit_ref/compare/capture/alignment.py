@@ -35,6 +35,8 @@ class Conditions:
         Whether a module gets the weights; else it keeps its own.
     drawn
         Whether the weights are random ones, which no candidate has unless it gets them.
+    once
+        Whether one run is enough, as it is known that a second one gives the same.
     """
 
     network: Network
@@ -44,6 +46,7 @@ class Conditions:
     names: Mapping[str, str] | None = None
     load: bool = True
     drawn: bool = False
+    once: bool = False
 
     @property
     def fed(self) -> np.ndarray:
@@ -187,8 +190,8 @@ class CanonicalTaps:
         return self._layouts[name](x)
 
     def wide(self, name: str) -> np.ndarray:
-        """The tap in float64."""
-        return self(name).astype(np.float64)
+        """The tap in float64; not to be changed."""
+        return self(name).astype(np.float64, copy=False)
 
     def layout(self, name: str) -> str:
         return self._layouts[name].words

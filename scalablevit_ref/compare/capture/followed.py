@@ -12,7 +12,18 @@ import numpy as np
 
 from scalablevit_ref.blocks import peg
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions, by_name, fitting, misfit, nameable
-from scalablevit_ref.compare.capture.graph import Graph, Runner, along, fed_by_images, live, makers, narrowest, unmoved, users
+from scalablevit_ref.compare.capture.graph import (
+    Graph,
+    Runner,
+    StaleGraphError,
+    along,
+    fed_by_images,
+    live,
+    makers,
+    narrowest,
+    unmoved,
+    users,
+)
 from scalablevit_ref.compare.capture.names import by_mapping, merged
 from scalablevit_ref.compare.capture.pairing import Pairing, paired
 from scalablevit_ref.compare.capture.uses import Use
@@ -21,7 +32,13 @@ from scalablevit_ref.layers import POOL, Layer, total
 from scalablevit_ref.networks import Network
 
 SEED = 0
-"""Of the numbers that a candidate's parameters are replaced by while its graph is recorded."""
+"""Of the numbers that some of a candidate's parameters are replaced by while its graph is recorded."""
+
+SEEN = 512
+"""Numbers of a parameter that are looked at for whether they differ among themselves."""
+
+FEWEST = 10
+"""Smallest number of them of which one may be the same."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +79,9 @@ class Followed:
 
     def only_changed(self, layer: str, value: int) -> bool:
         """Whether this value is what the layer's parameters have made, changed by nothing that has parameters of another layer."""
-        steps = self.pairing.steps
-        mine = {use.made for step, uses in steps.items() if layer_of(step, self.places) == layer for use in uses}
-        others = {use.made for uses in steps.values() for use in uses} - mine
+        acting = uses_by_layer(self.pairing, self.places)
+        mine = {use.made for use in acting.get(layer, ())}
+        others = {use.made for uses in acting.values() for use in uses} - mine
         path = along(self.graph, value, mine)
         return bool(path) and not path & others
 
@@ -87,12 +104,20 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
 
     Raises CaptureError where its parameters find no partner in the network, and for what it raises itself.
     """
+    try:
+        return _followed(runner, conditions)
+    except StaleGraphError:
+        return _followed(runner, conditions)
+
+
+def _followed(runner: Runner, conditions: Conditions) -> Captured:
     network, images, own = conditions.network, conditions.fed, runner.parameters
-    drawn = _drawn(own)
-    graph = runner.record(images, drawn)
+    telling = _telling(own)
+    graph = runner.record(images, telling)
     called = Called(graph, runner.paths)
     names = None if conditions.names is None else called.canonical(_mapped(conditions.names, called, network))
-    pairing = paired(graph, drawn, network, images.shape, names=names)
+    pairing = paired(graph, {**own, **telling}, network, images.shape, names=names)
+    graph = replace(graph, constants={})  # they are as large as all weights, and have told what they can
     official = pairing.official_weights(own)
     given = conditions.weights
     if given is None and pairing.facts.lacking:
@@ -107,7 +132,8 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
     held = {**({} if given is None else given), **official}
     if given is not None and conditions.load:
         _check_apart(pairing, own)
-        held = {name: np.asarray(x).astype(official[name].dtype) if name in official else x for name, x in given.items()}
+        had = {name: x.dtype for name, x in official.items()}
+        held = {name: np.asarray(x).astype(had[name], copy=False) if name in had else x for name, x in given.items()}
     headless = "logits" not in graph.outputs and any(name.startswith("norm_list.") for name in places)
     absent = {name: why for name, why in _absent(graph, pairing, network, images.shape).items() if name not in places}
     captured = Captured(
@@ -122,7 +148,7 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
         lacks="found nowhere in the candidate",
         left_out={"logits": "not returned"} if headless else {},
         absent=absent,
-        unsteady=tuple(filter(None, (runner.unrepeated(images, weights),))),
+        unsteady=() if conditions.once else tuple(filter(None, (runner.unrepeated(images, weights),))),
         narrowest=narrowest(graph)[0],
     )
     return replace(captured, followed=Followed(runner, graph, pairing, images, weights, places, official, given))
@@ -152,16 +178,24 @@ def _check_apart(pairing: Pairing, own: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _drawn(own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Other numbers in place of the parameters, all different, so that values tell which parameter they come from."""
+def _telling(own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Other numbers in place of weights whose own do not tell how they lie, as those of zeros or of an identity."""
     draw = np.random.default_rng(SEED)
-    found = {}
-    for name, x in own.items():
-        scale = 1.0 if x.ndim < 2 else prod(x.shape[1:]) ** -0.5
-        found[name] = (draw.uniform(0.5, 1.5, x.shape) * scale * draw.choice([-1, 1], x.shape if x.ndim > 1 else ())).astype(
-            x.dtype
-        )
-    return found
+    return {name: _generic(x.shape, draw).astype(x.dtype, copy=False) for name, x in own.items() if x.ndim > 1 and not _tells(x)}
+
+
+def _tells(x: np.ndarray) -> bool:
+    """Whether no number is there again and again, among some."""
+    some = x.reshape(-1)[:: max(1, x.size // SEEN)]
+    return bool(some.size) and np.unique(some, return_counts=True)[1].max() * FEWEST <= some.size
+
+
+def _generic(shape: tuple[int, ...], draw: np.random.Generator) -> np.ndarray:
+    """Numbers of 0.5 to 1 and of either sign, by the root of how many are summed."""
+    x = draw.random(shape) - 0.5
+    x += np.copysign(0.5, x)
+    x *= prod(shape[1:]) ** -0.5
+    return x
 
 
 class Called:
@@ -201,6 +235,7 @@ def places_of_layers(
     owners = _owners(graph, pairing)
     held = _held(pairing, table, called)
     with_parameters = {layer_of(parameter, table) for parameter in pairing.shapes}
+    acts = {name: [use for use in uses if use.made in used] for name, uses in uses_by_layer(pairing, table).items()}
     for name in table:
         owner = owners.get(name, "")
         if names is not None and name in names:
@@ -208,8 +243,7 @@ def places_of_layers(
             if not fitting(graph.shapes[mapped.value], shapes[name]):
                 raise misfit(mapped.called, name, graph.shapes[mapped.value], shapes[name])
             found[name].append(mapped)
-        own = [uses for step, uses in pairing.steps.items() if layer_of(step, table) == name]
-        acting = [use for uses in own for use in uses if use.made in used]
+        acting = acts.get(name, [])
         if name in with_parameters and not acting:
             continue
         ends = [
@@ -223,18 +257,10 @@ def places_of_layers(
             for value in _with_its_input(graph, use)
         ]
         for consumer, layer in table.items():
-            if layer.sources == (name,):
-                taking = [
-                    use
-                    for step, uses in pairing.steps.items()
-                    if layer_of(step, table) == consumer
-                    for use in uses
-                    if use.made in used
-                ]
-                if taking:
-                    first = min(taking, key=lambda use: use.operation)
-                    giver = called(owner) or called.giving(first.given) or held.get(name, "")
-                    found[name].append(Place(first.given, giver or f"what {consumer} takes", "taken"))
+            if layer.sources == (name,) and acts.get(consumer):
+                first = min(acts[consumer], key=lambda use: use.operation)
+                giver = called(owner) or called.giving(first.given) or held.get(name, "")
+                found[name].append(Place(first.given, giver or f"what {consumer} takes", "taken"))
         if owner:
             found[name].append(Place(returned[owner], called(owner), "returned"))
         if table[name].function is peg:
@@ -288,18 +314,18 @@ def _addends(
     graph: Graph, pairing: Pairing, table: Mapping[str, Layer], found: Mapping[str, Sequence[Place]]
 ) -> Iterator[tuple[str, int]]:
     """What is added to the residual stream, for each layer that is: that is what it gives, whatever is done to it before."""
-    made = makers(graph)
-    own = {name: [use for step, uses in pairing.steps.items() if layer_of(step, table) == name for use in uses] for name in table}
-    every = {use.made for uses in own.values() for use in uses}
+    made, own = makers(graph), uses_by_layer(pairing, table)
+    every = {use.made for name, uses in own.items() if name for use in uses}
     for name, layer in table.items():
         if len(layer.sources) < 2:
             continue
-        given = [min(own[name], key=lambda use: use.operation).given] if own[name] else [place.value for place in found[name][:1]]
+        mine = own.get(name)
+        given = [min(mine, key=lambda use: use.operation).given] if mine else [place.value for place in found[name][:1]]
         for value in given:
             summed = unmoved(graph, value)
             if summed in made and graph.operations[made[summed]].kind == "add":
                 for source in layer.sources[1:]:
-                    acted = {use.made for use in own[source]}
+                    acted = {use.made for use in own.get(source, ())}
                     for x in graph.operations[made[summed]].inputs:
                         path = along(graph, x, acted)
                         if path and not path & (every - acted):
@@ -309,10 +335,9 @@ def _addends(
 def _absent(graph: Graph, pairing: Pairing, network: Network, images: tuple[int, ...]) -> dict[str, str]:
     """Layers with parameters that do not run, or whose output is no map of the right shape; and what is the matter with each."""
     shapes, table, used = network.layer_shapes(images), network.layers(), live(graph)
-    found = {}
+    found, acts = {}, uses_by_layer(pairing, table)
     for name in dict.fromkeys(layer_of(parameter, table) for parameter in pairing.shapes):
-        uses = [use for step, some in pairing.steps.items() if layer_of(step, table) == name for use in some]
-        acting = [use for use in uses if use.made in used]
+        acting = [use for use in acts.get(name, ()) if use.made in used]
         if not acting:
             own = next((part.own for key, parts in pairing.parts.items() if layer_of(key, table) == name for part in parts), "")
             found[name] = f"it does not run: its parameters{f' ({own} …)' if own else ''} act on nothing that is used"
@@ -333,6 +358,14 @@ def _returned(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
         return dict(zip(normed, maps, strict=True))
     fits = {name: [value for value in maps if fitting(graph.shapes[value], shapes[name])] for name in normed}
     return {name: some[0] for name, some in fits.items() if len(some) == 1}
+
+
+def uses_by_layer(pairing: Pairing, layers: Collection[str]) -> dict[str, list[Use]]:
+    """The uses of each layer's steps, in the reference's order; under "" those of steps that are part of none."""
+    found: dict[str, list[Use]] = {}
+    for step, uses in pairing.steps.items():
+        found.setdefault(layer_of(step, layers), []).extend(uses)
+    return found
 
 
 def layer_of(step: str, layers: Collection[str]) -> str:

@@ -6,13 +6,15 @@ found in the graph of one run can be asked for in another. The numbers are names
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.testing.arrays import EPS
 
 Kind = Literal["product", "convolution", "norm", "multiply", "add", "move", "other"]
@@ -113,6 +115,10 @@ class Graph:
     notes: tuple[str, ...] = ()
 
 
+class StaleGraphError(CaptureError):
+    """A run that is another one than the recorded, because of how it was recorded: it is to be recorded anew."""
+
+
 class Runner(Protocol):
     """A copy of a candidate that can be run again and again, with weights and images of the caller's choice.
 
@@ -157,14 +163,32 @@ class Runner(Protocol):
             its shape, and are none of the images.
 
         Raises CaptureError where this run is another one than the recorded one: the candidate does something else each time, or
-        where a value cannot be replaced.
+        where a value cannot be replaced; a StaleGraphError where it is to be recorded anew.
         """
 
     def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
         """What makes a second run on the same images give something else, in words; empty where it gives the same."""
 
 
-def makers(graph: Graph) -> dict[int, int]:
+Found = TypeVar("Found")
+
+
+def _once(asked: Callable[[Graph], Found]) -> Callable[[Graph], Found]:
+    """What is asked of a graph, computed at the first call and kept beside its fields."""
+
+    @wraps(asked)
+    def kept(graph: Graph) -> Found:
+        known = vars(graph)
+        if asked.__name__ not in known:
+            known[asked.__name__] = asked(graph)
+        found: Found = known[asked.__name__]
+        return found
+
+    return kept
+
+
+@_once
+def makers(graph: Graph) -> Mapping[int, int]:
     """The operation, by its place, that made each value."""
     return {value: i for i, operation in enumerate(graph.operations) for value in operation.outputs}
 
@@ -200,7 +224,8 @@ def along(graph: Graph, value: int, ends: Collection[int]) -> set[int]:
     return found
 
 
-def users(graph: Graph) -> dict[int, list[int]]:
+@_once
+def users(graph: Graph) -> Mapping[int, Sequence[int]]:
     """The operations, by their places, that take each value."""
     found: dict[int, list[int]] = {}
     for i, operation in enumerate(graph.operations):
@@ -209,6 +234,7 @@ def users(graph: Graph) -> dict[int, list[int]]:
     return found
 
 
+@_once
 def live(graph: Graph) -> frozenset[int]:
     """The values that an output depends on."""
     made, found, queue = makers(graph), set[int](), list(graph.outputs.values())
@@ -222,6 +248,7 @@ def live(graph: Graph) -> frozenset[int]:
     return frozenset(found)
 
 
+@_once
 def fed_by_images(graph: Graph) -> frozenset[int]:
     """The values that depend on the images."""
     found = {graph.images}
@@ -231,7 +258,8 @@ def fed_by_images(graph: Graph) -> frozenset[int]:
     return frozenset(found)
 
 
-def sources(graph: Graph) -> dict[int, frozenset[str]]:
+@_once
+def sources(graph: Graph) -> Mapping[int, frozenset[str]]:
     """The parameters that each value is computed from alone; values that depend on the images are left out."""
     fed = fed_by_images(graph)
     found = {value: frozenset((name,)) for value, name in graph.parameters.items()}

@@ -66,7 +66,8 @@ def layout_by_values(operand: np.ndarray, own: np.ndarray) -> Layout | None:
     fits = []
     for layout in layouts(own, operand.shape):
         view = layout.view(own, operand.shape)
-        column = view.reshape(len(view), -1)[:, 0]
+        firsts: tuple[slice | int, ...] = (slice(None), *[0] * (view.ndim - 1))
+        column = view[firsts]
         last = len(column) - len(operand)
         starts = [0] if not last else [int(i) for i in np.flatnonzero(column[: last + 1] == operand.flat[0])][:16]
         fits += [

@@ -59,6 +59,11 @@ class Part:
     sizes: tuple[int, ...] = ()
     order: tuple[int, ...] = (0,)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of the candidate's parameter, in the order of the reference's axes."""
+        return self.own_rows is None and self.order == tuple(sorted(self.order))
+
     def within(self, own: np.ndarray) -> np.ndarray:
         """This part of the candidate's parameter as out, in, height, width: a view, into which can be written."""
         view = Layout(self.order, 0).view(own, self.sizes)
@@ -97,27 +102,37 @@ class Pairing:
         official
             Under the official names, in the official shapes.
         own
-            The candidate's, for shapes. The result has the dtype of the official ones.
+            The candidate's, for shapes. The result has the dtype of the official ones, whose memory it may share.
         """
         found: dict[str, np.ndarray] = {}
         written: set[tuple[str, tuple[int, int] | None]] = set()
+        holding = Counter(part.own for parts in self.parts.values() for part in parts)
         for name, parts in self.parts.items():
             value = np.asarray(official[name])
             for part in parts:
                 if (part.own, part.own_rows) in written:  # it stands for two of the reference's: the first keeps it
                     continue
                 written.add((part.own, part.own_rows))
+                rows = value if part.official_rows is None else value[slice(*part.official_rows)]
+                if part.is_whole and holding[part.own] == 1:
+                    found[part.own] = rows.reshape(own[part.own].shape)
+                    continue
                 if part.own not in found:
                     found[part.own] = np.array(own[part.own], value.dtype, order="C")
-                rows = value if part.official_rows is None else value[slice(*part.official_rows)]
                 part.within(found[part.own])[...] = rows.reshape(part.sizes)
         return found | {name: np.zeros_like(own[name]) for name in self.facts.silent if name not in found}
 
     def official_weights(self, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The candidate's parameters under the official names and in the official shapes, bit for bit; without those it lacks."""
+        """The candidate's parameters under the official names and in the official shapes, bit for bit; without those it lacks.
+
+        The result may share their memory.
+        """
         found = {}
         for name, parts in self.parts.items():
             if not parts:
+                continue
+            if len(parts) == 1 and parts[0].is_whole and parts[0].official_rows is None:
+                found[name] = own[parts[0].own].reshape(self.shapes[name])
                 continue
             pieces = [np.ascontiguousarray(part.within(np.ascontiguousarray(own[part.own]))) for part in parts]
             ordered = sorted(zip(parts, pieces, strict=True), key=lambda pair: pair[0].official_rows or (0, 0))

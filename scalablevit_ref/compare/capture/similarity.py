@@ -153,8 +153,9 @@ class Surroundings:
 
 
 def _jaccard(a: Counter[Key], b: Counter[Key]) -> float:
-    either = sum((a | b).values())
-    return sum((a & b).values()) / either if either else 1.0
+    both = sum(min(count, b[key]) for key, count in a.items() if key in b)
+    either = a.total() + b.total() - both
+    return both / either if either else 1.0
 
 
 def around_atoms(atoms: Sequence[Atom]) -> list[Surroundings]:

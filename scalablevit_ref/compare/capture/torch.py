@@ -14,7 +14,6 @@ import torch
 
 from scalablevit_ref.checkpoints import from_state_dict
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions
-from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.followed import followed
 from scalablevit_ref.compare.capture.own_code import own_code
 from scalablevit_ref.compare.capture.quantised import Grid, Quantised, Range
@@ -50,7 +49,7 @@ class TorchModule:
         with own_code("asking the candidate for its weights"):
             state = self.module.state_dict if isinstance(self.module.state_dict, dict) else self.module.state_dict()
         try:
-            return from_state_dict({name: array_of(value, name) for name, value in state.items()}).config
+            return from_state_dict(state).config
         except ValueError:
             return None
 

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 from scalablevit_ref.arguments import FLOATS, float_dtype
-from scalablevit_ref.compare.capture.arrays import array_of
-from scalablevit_ref.compare.capture.graph import NOTHING, Graph, Operation, narrowed, random_operations
+from scalablevit_ref.compare.capture.graph import NOTHING, Graph, Operation, StaleGraphError, narrowed, random_operations
 from scalablevit_ref.compare.capture.own_code import RUNNING, OwnCodeError, message_of, own_code
 from scalablevit_ref.compare.capture.torch_graph import EnoughError, Recorder, hooked, own_array
 from scalablevit_ref.compare.capture.torch_reasons import likely_reason
@@ -24,6 +23,9 @@ from scalablevit_ref.compare.capture.torch_refusals import by_trace
 from scalablevit_ref.compare.capture.torch_state import untouched
 from scalablevit_ref.compare.capture.torch_wrappers import copied, held
 from scalablevit_ref.errors import CaptureError
+
+Course = list[tuple[str, tuple[int, ...]]]
+"""The operations on data, by their names, and the values that they made."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,6 @@ class _Pass:
     weights: Mapping[str, np.ndarray]
     model: nn.Module
     returned: Mapping[str, np.ndarray]
-    random: tuple[Operation, ...]
 
 
 class TorchRunner:
@@ -74,10 +75,12 @@ class TorchRunner:
         if first is None:
             raise CaptureError("the candidate holds no parameters: give a function of the images instead")
         self._first, self._converted = first, dtype is not None
-        self._before = {name: x.detach().clone() for name, x in self._tensors.items() if name not in self._views}
+        self._before = {name: x.detach() for name, x in self._tensors.items() if name not in self._views}  # no run is given these
         self._one_copy = any(isinstance(module, torch.jit.ScriptModule) for module in found.modules.values())
-        self._channels_last = False
-        self._course: list[tuple[str, tuple[int, ...]]] | None = None
+        self._channels_last, self._dry = False, True
+        self._course: Course | None = None
+        self._random: tuple[Operation, ...] = ()
+        self._recorded_on: tuple[np.ndarray, Mapping[str, np.ndarray]] | None = None
         self._last: _Pass | None = None
         self._seeds = count(1)
 
@@ -92,7 +95,7 @@ class TorchRunner:
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
-        return {name: array_of(self._before[name], f"the candidate's {name}") for name in self._own}
+        return {name: _read_only(own_array(self._before[name])) for name in self._own}
 
     def rounded(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the candidate has of these weights, which are of its own names, when it runs: rounded once, by NumPy."""
@@ -100,12 +103,7 @@ class TorchRunner:
 
     def record(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> Graph:
         """As `Runner.record`. A module that takes its images as b h w c is fed them so, and the graph notes it."""
-        try:
-            recorder, model = self._run(images, weights, None)
-        except CaptureError as error:
-            if self._channels_last or self._course is not None:
-                raise
-            recorder, model = self._run_channels_last(images, weights, error)
+        recorder, model = self._recorded(images, weights)
         if not recorder.outputs:
             raise CaptureError(
                 "the candidate returns no tensor: its logits, or a mapping or sequence that holds them, are expected"
@@ -115,9 +113,9 @@ class TorchRunner:
             raise by_trace(
                 "what the candidate returns does not come from the images by operations of torch, but from numbers made elsewhere"
             )
-        self._course = recorder.course
-        self._ended(images, weights, model, recorder, random_operations(graph))
-        return recorder.graph(tuple(self._notes(graph, recorder)))
+        self._course, self._random, self._recorded_on = recorder.course, random_operations(graph), (images, weights)
+        self._last = None if recorder.dry else _Pass(images, weights, model, _arrays(recorder))
+        return replace(graph, notes=tuple(self._notes(graph, recorder)))
 
     def values(
         self,
@@ -131,13 +129,11 @@ class TorchRunner:
         seconds = time.perf_counter() - start
         course = None if self._course is None else self._course[: len(recorder.course)] if replaced else self._course
         if course is not None and recorder.course != course:
-            raise by_trace(_other_course(course, recorder.course))
+            raise self._is_another(course, recorder.course)
         if recorder.replaced:
             raise CaptureError(f"values {', '.join(map(str, recorder.replaced))} are not what an operation of this shape gives")
-        if replaced:
-            return {value: own_array(x) for value, x in recorder.kept.items()}, seconds
-        random = self._last.random if self._last is not None else ()
-        self._ended(images, weights, model, recorder, random)
+        if not replaced:
+            self._last = _Pass(images, weights, model, _arrays(recorder))
         return {value: own_array(x) for value, x in recorder.kept.items()}, seconds
 
     def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
@@ -148,18 +144,41 @@ class TorchRunner:
         """
         last = self._last
         if last is None or not (_equal(last.images, images) and _same(last.weights, weights)):
-            self.record(images, weights)
-            last = self._last
-            assert last is not None
+            if self._course is None:
+                self.record(images, weights)
+            recorder, model = self._run(images, weights, frozenset())
+            last = self._last = _Pass(images, weights, model, _arrays(recorder))
         again, _ = self._run(images, weights, frozenset(), last.model)
         returned = _arrays(again)
         if _same(returned, last.returned):
             return ""
-        if last.random:
-            return _random_words(last.random)
+        if self._random:
+            return _random_words(self._random)
         return "it changes what it holds while it runs, or draws random numbers outside of torch"
 
     # How it is run
+
+    def _recorded(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> tuple[Recorder, nn.Module]:
+        """A recording run: a dry one, where the candidate goes through it."""
+        if self._dry:
+            with suppress(CaptureError):
+                return self._run(images, weights, None, dry=True)
+        try:
+            return self._run(images, weights, None)
+        except CaptureError as error:
+            if self._channels_last or self._course is not None:
+                raise
+            return self._run_channels_last(images, weights, error)
+
+    def _is_another(self, first: Course, second: Course) -> CaptureError:
+        """What is said of a run that is another one than the recorded: that this was a dry one may have made the difference."""
+        if self._dry and self._recorded_on is not None:
+            self._dry = False
+            with suppress(CaptureError):
+                recorder, _ = self._run(*self._recorded_on, None)
+                if recorder.course != first:
+                    return StaleGraphError("the candidate looks at its own numbers, and is to be recorded with all of them")
+        return by_trace(_other_course(first, second))
 
     def _run(
         self,
@@ -167,7 +186,9 @@ class TorchRunner:
         weights: Mapping[str, np.ndarray],
         keep: frozenset[int] | None,
         model: nn.Module | None = None,
+        *,
         replaced: Mapping[int, np.ndarray] = NOTHING,
+        dry: bool = False,
     ) -> tuple[Recorder, nn.Module]:
         """One pass; of `model` as it is, else of a fresh copy with these weights."""
         if model is None:
@@ -179,7 +200,7 @@ class TorchRunner:
         x = x.permute(0, 2, 3, 1).contiguous() if self._channels_last else x
         own = {name: x for name, x in self._tensors.items() if name not in self._views}
         others = {value: torch.from_numpy(np.array(y)) for value, y in replaced.items()}
-        recorder = Recorder(own, x, TorchRunner._call.__code__, keep, others)
+        recorder = Recorder(own, x, TorchRunner._call.__code__, keep, others, dry=dry)
         with self._with_reason(recorder, modules, tuple(x.shape)), own_code(RUNNING), untouched(next(self._seeds)), torch.no_grad():
             try:
                 with hooked(modules, recorder), suppress(EnoughError), recorder:
@@ -210,6 +231,7 @@ class TorchRunner:
         for name, before in self._before.items():
             if name in weights and weights[name].shape != tuple(before.shape):
                 raise ValueError(f"{name} must be {tuple(before.shape)}, got {weights[name].shape}")
+            self._tensors[name].data = before  # what was there is gone before there is more
             self._tensors[name].data = _tensor(weights[name], before) if name in weights else before.clone()
         for name, (parameter, place) in self._views.items():
             self._tensors[name].data = self._tensors[parameter].detach().as_strided(*place)
@@ -233,16 +255,6 @@ class TorchRunner:
             why = likely_reason(message_of(error.__cause__), recorder.path, modules.get(recorder.path), recorder.failed, fed)
             raise OwnCodeError(*error.words, *(("; ", *why) if why else ())) from error.__cause__
 
-    def _ended(
-        self,
-        images: np.ndarray,
-        weights: Mapping[str, np.ndarray],
-        model: nn.Module,
-        recorder: Recorder,
-        random: tuple[Operation, ...],
-    ) -> None:
-        self._last = _Pass(images, weights, model, _arrays(recorder), random)
-
     def _notes(self, graph: Graph, recorder: Recorder) -> Iterator[str]:
         """What a reader of the comparison must know of this run."""
         if self._channels_last:
@@ -264,7 +276,9 @@ def _converted(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """In `dtype` if it is of floating point, in its complex kind if it is complex; others stay."""
     if x.is_complex():
         return x.to(dtype.to_complex())
-    return _tensor(array_of(x, "a tensor"), torch.empty(0, dtype=dtype, device=x.device)) if x.is_floating_point() else x
+    if not x.is_floating_point():
+        return x
+    return _tensor(own_array(x.contiguous()), torch.empty(0, dtype=dtype, device=x.device))
 
 
 def _tensor(x: np.ndarray, like: torch.Tensor) -> torch.Tensor:
@@ -272,10 +286,16 @@ def _tensor(x: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     name = str(like.dtype).removeprefix("torch.")
     if name not in FLOATS:
         return torch.from_numpy(np.array(x)).to(like.device, like.dtype)
-    rounded = np.array(x).astype(float_dtype("dtype", name))
+    rounded = x.astype(float_dtype("dtype", name))
     if name == "bfloat16":
         return torch.from_numpy(rounded.view(np.int16)).view(torch.bfloat16).to(like.device)
     return torch.from_numpy(rounded).to(like.device)
+
+
+def _read_only(x: np.ndarray) -> np.ndarray:
+    view = x.view()
+    view.flags.writeable = False
+    return view
 
 
 def _arrays(recorder: Recorder) -> dict[str, np.ndarray]:
@@ -299,7 +319,7 @@ def _random_words(operations: tuple[Operation, ...]) -> str:
     return f"it draws random numbers: {', '.join(shown)}" + (f" and {len(places) - 3} more" if len(places) > 3 else "")
 
 
-def _other_course(first: list[tuple[str, tuple[int, ...]]], second: list[tuple[str, tuple[int, ...]]]) -> str:
+def _other_course(first: Course, second: Course) -> str:
     """Where two runs part, in words."""
     i = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
     was, then = (run[i][0] if i < len(run) else "nothing" for run in (first, second))

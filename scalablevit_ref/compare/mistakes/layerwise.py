@@ -61,11 +61,11 @@ class Local:
 
     def _computed(self, name: str, mistake: Mistake, table: Mapping[str, Layer], known: dict[str, np.ndarray]) -> np.ndarray:
         """`known` keeps what the layer's sources, and theirs, are computed from."""
-        layer, x = table[name], np.zeros(())
+        layer = table[name]
         for source in layer.sources:
             if source not in known:
                 known[source] = self.tap(source) if source in self.names else self._computed(source, mistake, table, known)
-            x = x + known[source]
+        x = sum((known[source] for source in layer.sources[1:]), known[layer.sources[0]])
         if name in mistake.skipped and layer.sources != (IMAGES,):
             return np.asarray(x)
         return computed(layer, x, self.own_params(name), mistake)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ class Scene:
     graph: Graph
     fetch: Fetch
     tapped: Mapping[str, int]
+    sized: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """The candidate's own parameters, by official names, that have other sizes than the reference's."""
 
     def effective(self, step: str) -> np.ndarray:
         """What the steps after this one were given: the candidate's own value where it is known."""

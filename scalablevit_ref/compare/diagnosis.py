@@ -16,8 +16,8 @@ import numpy as np
 from scalablevit_ref.compare.capture.alignment import CanonicalTaps
 from scalablevit_ref.compare.capture.followed import Followed
 from scalablevit_ref.compare.inside import Inside, inside, inside_tap
-from scalablevit_ref.compare.mistakes.layerwise import Local
-from scalablevit_ref.compare.mistakes.parameters import acting, left_out, misplaced
+from scalablevit_ref.compare.mistakes.layerwise import RIGHT, Local
+from scalablevit_ref.compare.mistakes.parameters import acting, left_out, misplaced, other_sizes
 from scalablevit_ref.compare.mistakes.search import Finding, diagnose
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.kinds import is_general
@@ -41,10 +41,11 @@ def diagnosed(report: Report, local: Local, taps: CanonicalTaps, module: Followe
     `values` are those of the candidate's graph, if it has one, that are taken for the layers' outputs.
     """
     absent = [row.layer for row in report.diverging if row.absent]
-    seen = [] if module is None else [*misplaced(module.pairing, local.params), *left_out(absent, local.table())]
+    sizes = [] if module is None else other_sizes(module.pairing, module.weights, local.table())
+    seen = [] if module is None else [*misplaced(module.pairing, local.params), *sizes, *left_out(absent, local.table())]
     acts = () if module is None else acting(module.graph, module.pairing)
     search = Search(report, local, taps, seen, acts)
-    look = Looking(report, local, taps, module, values)
+    look = Looking(report, local, taps, module, values, sizes)
     search.singly()
     causes, insides = by_reasoning(search.unexplained(), look, search.end)
     search.in_pairs([layer for layer in search.unexplained() if not any(layer in cause.layers for cause in causes)])
@@ -149,9 +150,16 @@ class Looking:
     """Looks inside a layer, once."""
 
     def __init__(
-        self, report: Report, local: Local, taps: CanonicalTaps, module: Followed | None, values: Mapping[str, int]
+        self,
+        report: Report,
+        local: Local,
+        taps: CanonicalTaps,
+        module: Followed | None,
+        values: Mapping[str, int],
+        sizes: Sequence[Mistake] = (),
     ) -> None:
-        self.report, self.local, self.taps, self.module, self.values = report, local, taps, module, values
+        """`sizes` are parameters of other sizes than the reference's."""
+        self.report, self.local, self.taps, self.module, self.values, self.sizes = report, local, taps, module, values, sizes
 
     def __call__(self, layer: str) -> Inside:
         actual = self.taps.wide(layer)
@@ -167,6 +175,7 @@ class Looking:
             dtype=self.report.dtype,
             tolerance=self.report.tolerance,
             tapped=self.values,
+            sizes=next((some for some in self.sizes if any(key.startswith(f"{layer}.") for key, _ in some.params)), RIGHT),
         )
 
 

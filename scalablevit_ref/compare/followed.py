@@ -77,6 +77,8 @@ class Followed:
                 return None
             x, axis = self.fetched[use.made], use.made_axis
             if use.made_rows is not None and axis != ABSENT:
+                if use.made_rows[1] > x.shape[axis]:  # a weight of fewer rows than the reference's
+                    return None
                 x = np.take(x, range(*use.made_rows), axis)
             width = use.channels if len(uses) > 1 else expected.shape[-1]
             if start + width > expected.shape[-1]:

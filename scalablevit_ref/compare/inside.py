@@ -6,6 +6,7 @@ Each step is held against what the reference's step makes of the candidate's own
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from scalablevit_ref.compare.capture.graph import ABSENT, Graph
 from scalablevit_ref.compare.capture.uses import Use
 from scalablevit_ref.compare.followed import Followed, Held, Misfit, compared, moved_from
 from scalablevit_ref.compare.misfits import misfit
-from scalablevit_ref.compare.mistakes.layerwise import Local
+from scalablevit_ref.compare.mistakes.layerwise import RIGHT, Local
 from scalablevit_ref.compare.own_lines import elsewhere, lines_between, unreached
 from scalablevit_ref.compare.reasoning.case import REFERENCE, THE_INPUT
 from scalablevit_ref.compare.reasoning.difference import Difference
@@ -39,6 +40,7 @@ from scalablevit_ref.compare.reasoning.kinds import is_general, kinds_of_differe
 from scalablevit_ref.compare.sample import Sample, sampled
 from scalablevit_ref.compare.steps import INPUT, OUTPUT, Run, Step, feeds, run_layer
 from scalablevit_ref.compare.undone import undone
+from scalablevit_ref.edits import Changes, Mistake
 from scalablevit_ref.layers import Layer, mean
 from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, Comparison
 
@@ -140,6 +142,7 @@ def inside(
     dtype: str,
     tolerance: float | None = None,
     tapped: Mapping[str, int] = NOWHERE,
+    sizes: Mistake = RIGHT,
 ) -> Inside:
     """The steps of a layer of a candidate whose run is known as a graph.
 
@@ -163,26 +166,40 @@ def inside(
         In eps of `dtype`, ‖Δ‖ / ‖reference‖; by default `NETWORK_TOLERANCE`.
     tapped
         The values that are layers' outputs in the graph, by the layers' names, where they are known.
+    sizes
+        What is known of this layer: that parameters have other sizes than the reference's.
     """
     layer, bound = local.table()[name], NETWORK_TOLERANCE[dtype] if tolerance is None else tolerance
-    x, params = fed(local, name), local.own_params(name)
-    sources = feeds(layer, x[:1], params)
+    x, params, changes, sources = _as_sized(local, name, sizes)
     uses = {step: tuple(steps.get(step, ())) for step in sources if step != OUTPUT}
     before = {use.given: moved_from(graph, use) for some in uses.values() for use in some}
     wanted = {value for some in uses.values() for use in some for value in (use.made, *before[use.given])}
     fetched = {graph.images: local.images} | dict(fetch(wanted - {graph.images}))
     own = Followed(uses, before, fetched, _windows(layer), dtype)
     with np.errstate(all="ignore"):
-        run = run_layer(layer, x, params, own)
+        run = run_layer(layer, x, params, own, changes)
     wrong = _first_wrong(run, own, bound)
-    scene = Scene(local, layer, x, run, sources, own, dtype, graph, fetch, tapped)
+    sized = {key: change(local.params[key]) for key, change in sizes.params if key in local.params}
+    scene = Scene(local, layer, x, run, sources, own, dtype, graph, fetch, tapped, sized)
     rows = _rows(scene, bound)
     found = _at_the_end(scene, rows, actual, bound) if wrong is None else _at_a_step(scene, rows, run[wrong[0]], wrong[1])
     if found.exact or actual is None or all(row.words != "not followed" for row in rows):
         return found
     given = own_values(scene, run.steps[0].name, tapped.get(name, ABSENT))
-    more = altered(layer, x, params, run_layer(layer, x, params), actual, given, EPS[dtype])
+    more = altered(layer, x, params, run_layer(layer, x, params, None, changes), actual, given, EPS[dtype], changes)
     return replace(found, differences=_ordered([*more, *found.differences]))
+
+
+def _as_sized(
+    local: Local, name: str, sizes: Mistake
+) -> tuple[np.ndarray, Mapping[str, np.ndarray], Changes, Mapping[str, tuple[str, ...]]]:
+    """What a layer is fed, its parameters in the candidate's sizes if it runs with these, how, and what its steps are made of."""
+    layer, x, params = local.table()[name], fed(local, name), local.own_params(name)
+    own = {key: change(params[key]) for key, change in sizes.params if key in params}
+    if own:
+        with suppress(KeyError, ValueError):
+            return x, params | own, sizes.changes, feeds(layer, x[:1], params | own, sizes.changes)
+    return x, params, (), feeds(layer, x[:1], params)
 
 
 def _windows(layer: Layer) -> set[int]:
@@ -431,6 +448,8 @@ def _of_an_input(
         return (Difference("places", words, left, {"pattern": "H and W are swapped"}, exact=True),)
     if found := left_out(scene, step.name, actual, given, eps):
         return _ordered(found)
+    if found := _normed_before(scene, actual, expected, step, eps):
+        return _ordered(found)
     terms = terms_of(scene, step.name, expected)
     found = _fitted_pool(scene, actual, eps) if scene.sources.get(step.name) == (INPUT,) else []
     found += [_of_a_residual(one, terms) for one in _kinds(scene, actual, expected, given, eps)]
@@ -446,6 +465,20 @@ def _of_an_input(
             found = [one for one in found if not (one.exact and is_general(one))]
         found = [*fitted, *found]
     return _ordered(found)
+
+
+def _normed_before(scene: Scene, actual: np.ndarray, expected: np.ndarray, step: Step, eps: float) -> list[Difference]:
+    """A norm of another width that acts before a step, though the reference has it behind."""
+    order = {name: min(use.operation for use in uses) for name, uses in scene.own.uses.items() if uses}
+    found = []
+    for norm in scene.run.steps:
+        gain, shift = (scene.sized.get(f"{norm.name}.{leaf}") for leaf in ("weight", "bias"))
+        if norm.op == "layer_norm" and gain is not None and order.get(norm.name, ABSENT) < order.get(step.name, ABSENT):
+            for one in _kinds(scene, actual, expected, {}, eps, gain=gain, shift=shift):
+                if one.exact and one.kind == "norm":
+                    words = f"{scene.spoken(norm.name)} acts before {scene.spoken(step.name)}, not after it"
+                    found.append(replace(one, words=words))
+    return found
 
 
 def _of_a_residual(difference: Difference, terms: Mapping[str, np.ndarray]) -> Difference:

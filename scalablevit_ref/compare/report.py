@@ -315,7 +315,7 @@ class Report:
         first = self.diverging[0]
         if lines[0]:
             return f"next: look at {lines[0]}"
-        if self.causes and first.module not in (first.layer, "output"):
+        if self.causes and first.module not in (first.layer, "output", ""):
             return f"next: look at {first.module}"
         if self.causes or any(row.words != "not followed" for seen in self.insides for row in seen.rows):
             return f"next: look at what computes {(self.causes[0].layers[0] if self.causes else first.layer)}"

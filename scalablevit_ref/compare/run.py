@@ -413,36 +413,48 @@ class SideBySide:
                 continue
             with np.errstate(all="ignore"):
                 expected = local.output(name)
-            if self._held(name, expected).error <= tolerance:
+            least = self._held(name, expected).error
+            if least <= tolerance:
                 continue
-            kept = self.taps.taps[name], self.taps.modules[name], self.values[name]
             acting = {place.value for place in module.places[name] if place.how not in BEHIND}
-            least = self._held(name, expected).error if self.captured.quantised is not None else None
-            for place in others[name]:
-                self._put(name, values[place.value], place.called, place.value)
-                with suppress(CaptureError):
-                    error = self._held(name, expected).error
-                    if error <= tolerance:
-                        moved = True
-                        break
-                    if (place.how in BEHIND and kept[2] in acting) if least is None else error < least:
-                        least = None if least is None else error
-                        kept, moved = (values[place.value], place.called, place.value), True
-            else:
-                self._put(name, *kept)
+            taken, better = self.values[name] in acting, list[Place]()
+
+            def found(place: Place) -> bool:
+                nonlocal least, taken
+                error = self._held(name, expected).error
+                if error > tolerance and (place.how in BEHIND and taken if self.captured.quantised is None else error < least):
+                    least, taken = error, place.value in acting
+                    better.append(place)
+                return error <= tolerance
+
+            moved |= self._moved(name, others[name], values, found) or self._moved(name, better[-1:], values, lambda place: True)
         return moved
+
+    def _moved(
+        self, name: str, places: Sequence[Place], values: Mapping[int, np.ndarray], found: Callable[[Place], bool]
+    ) -> bool:
+        """Take the first of these places for a layer's output at which it is `found`; else leave it where it is."""
+        kept = self.taps.taps[name], self.taps.modules[name], self.values[name]
+        for place in places:
+            self._put(name, values[place.value], place.called, place.value)
+            with suppress(CaptureError):
+                if found(place):
+                    return True
+        self._put(name, *kept)
+        return False
 
     def blame(self, wrong: Collection[str], tolerance: float) -> bool:
         """Find what goes wrong behind a layer and before the next, as a second activation: whether that is this layer's doing.
 
-        Where a layer is wrong whose sources are right, and would be right with what one of these gives elsewhere (what its module
-        returns, what is added to the residual stream), then that is what the source gives, and it is the source that is wrong.
+        Where a layer is wrong and would be right with what one of its sources gives elsewhere (what its module returns, what is
+        added to the residual stream), or with the source's rows and columns as they lie, then that is what the source gives, and it
+        is the source that is wrong.
         """
         module, local, moved = self.captured.followed, self.local, False
         if module is None or local is None:
             return False
-        right, table = set(self.order) - set(wrong), local.table()
-        sources = {source for name in wrong if name in self.taps for source in table[name].sources if source in right}
+        table = local.table()
+        sources = {source for name in wrong if name in self.taps for source in table[name].sources if source in self.order}
         others = {
             source: [place for place in module.places[source] if self._may_lie_behind(source, place)]
             for source in sources
@@ -450,24 +462,30 @@ class SideBySide:
         }
         values = module.fetch({place.value for places in others.values() for place in places}) if any(others.values()) else {}
         for source, places in others.items():
-            kept = self.taps.taps[source], self.taps.modules[source], self.values[source]
             after = [name for name in self.order if source in table[name].sources]
-            for place in places:
-                self._put(source, values[place.value], place.called, place.value)
-                with suppress(CaptureError):
-                    self._held(source, local.output(source))
-                    agree = (self._held(name, local.output(name)).error <= tolerance for name in after)
-                    if (
-                        all(agree)
-                        if place.how == "taken"
-                        else any(name in wrong and good for name, good in zip(after, agree, strict=True))
-                    ):
-                        moved = True
-                        break
-            else:
-                self._put(source, *kept)
+
+            def found(place: Place) -> bool:
                 self._held(source, local.output(source))
+                return self._right_behind(after, wrong, tolerance, everywhere=place.how == "taken")
+
+            if self._moved(source, places, values, found):
+                moved = True
+                continue
+            self._held(source, local.output(source))
+            turned = self.taps.layout_of(source)
+            if self.taps.lay_as_usual(source):
+                if self._right_behind(after, wrong, tolerance, everywhere=False):
+                    moved = True
+                else:
+                    self.taps.lay(source, turned)
         return moved
+
+    def _right_behind(self, after: Sequence[str], wrong: Collection[str], tolerance: float, *, everywhere: bool) -> bool:
+        """Whether layers are right with what their source is now taken to give: all of them, or one that was wrong."""
+        local = self.local
+        assert local is not None
+        agree = (self._held(name, local.output(name)).error <= tolerance for name in after)
+        return all(agree) if everywhere else any(name in wrong and good for name, good in zip(after, agree, strict=True))
 
     def _may_lie_behind(self, source: str, place: Place) -> bool:
         """Whether a place of a layer's output lies behind what is taken for it."""

@@ -86,10 +86,15 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
     given = conditions.weights
     if given is None and pairing.facts.lacking:
         lacking = pairing.facts.lacking
+        if pairing.facts.resized:
+            raise CaptureError(f"{next(iter(pairing.facts.resized.values()))}: give weights, of which those that fit are taken")
         raise CaptureError(
             f"the candidate's own weights lack {lacking[0]}{f' and {len(lacking) - 1} more' if lacking[1:] else ''}: give weights"
         )
-    weights = dict(own) if given is None or not conditions.load else {**own, **pairing.own_weights(given, own)}
+    weights = dict(own)
+    if given is not None and conditions.load:
+        others = {name for some in pairing.facts.resized.values() for name in (some.own, some.bias[0]) if name}
+        weights |= _drawn({name: own[name] for name in sorted(others)}) | pairing.own_weights(given, own)
     places = places_of_layers(graph, pairing, network, images.shape, names, called)
     first = {name: some[0] for name, some in places.items()}
     values, seconds = runner.values(images, weights, {place.value for place in first.values()})

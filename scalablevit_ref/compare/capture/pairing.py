@@ -16,16 +16,18 @@ from math import prod
 import numpy as np
 
 from scalablevit_ref.compare.capture.assignment import assigned
-from scalablevit_ref.compare.capture.context import contexts
+from scalablevit_ref.compare.capture.context import Context, contexts
 from scalablevit_ref.compare.capture.flow import Flow
 from scalablevit_ref.compare.capture.graph import Graph, live
 from scalablevit_ref.compare.capture.layout import Layout
 from scalablevit_ref.compare.capture.names import by_mapping
 from scalablevit_ref.compare.capture.official import Atom, Step, steps_of
 from scalablevit_ref.compare.capture.pairing_notes import Facts, facts_of, refusal, words_of
+from scalablevit_ref.compare.capture.resized import resized_of, stand_ins
 from scalablevit_ref.compare.capture.similarity import ALIGNED, AROUND, MAPPED, Evidence, Surroundings, atoms_of, scored
 from scalablevit_ref.compare.capture.units import Unit, layout_of, units_of, usual
 from scalablevit_ref.compare.capture.uses import Use, uses_of
+from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.networks import Network
 
 __all__ = ["Facts", "Pairing", "Part", "paired"]
@@ -174,7 +176,7 @@ def paired(
     over = [unit for unit in units if id(unit) not in taken]
     error = refusal(atoms, partner, over, own, shapes, exact)
     if error is not None:
-        raise error
+        partner, over = _with_stand_ins(error, atoms, partner, units, around, own, shapes, exact)
     parts, silent, turned = _parts(atoms, partner, own, shapes, same=len(exact) == len(shapes) and not _odd(exact, own, shapes))
     placed = _placed(atoms, partner, uses, stands, of_uses, of_atoms)
     at = {name: tuple(chosen) for name, chosen in _steps(atoms, placed, uses, units).items()}
@@ -187,8 +189,35 @@ def paired(
         turned=turned,
         never_used=tuple(step for step in facts.never_used if facts.own.get(step) not in taking),
         extra=tuple(name for name in facts.extra if name not in held),
+        resized=resized_of(atoms, partner, uses, own, shapes),
     )
     return Pairing(parts, at, words_of(facts), facts, shapes)
+
+
+def _with_stand_ins(
+    error: CaptureError,
+    atoms: Sequence[Atom],
+    partner: Mapping[int, Unit],
+    units: Sequence[Unit],
+    around: Sequence[Context],
+    own: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    exact: Mapping[str, str],
+) -> tuple[dict[int, Unit], list[Unit]]:
+    """The pairs with those of two sizes, and what is left over; raises the error where their places are not sure.
+
+    A last Linear to another number of classes is another network.
+    """
+    new = stand_ins(atoms, partner, units, around)
+    given_back = {id(unit) for unit in new.values()}
+    found = {j: unit for j, unit in partner.items() if id(unit) not in given_back} | new
+    taken = {id(unit) for unit in found.values()}
+    over = [unit for unit in units if id(unit) not in taken]
+    last = len(atoms) - 1
+    classes = last in new and atoms[last].key not in new[last].keys and new[last].keys[0][1] != atoms[last].key[1]
+    if not new or classes or refusal(atoms, found, over, own, shapes, exact) is not None:
+        raise error
+    return found, over
 
 
 def _read(graph: Graph) -> frozenset[int]:
@@ -297,6 +326,10 @@ def _parts(
     silent: list[str] = []
     for j, unit in sorted(partner.items()):
         atom = atoms[j]
+        if atom.key not in unit.sizes:
+            for name, part in _of_another_size(atom, unit, own, shapes):
+                found[name].append(part)
+            continue
         sizes = unit.sizes[atom.key]
         layout = layout_of(unit, own[unit.weight], sizes, turned) if atom.first.kind != "norm" else Layout((0,), 0)
         if layout.turned and (same or _shaped_alike(own[unit.weight], shapes[atom.first.weight])):
@@ -323,6 +356,17 @@ def _parts(
     return {name: tuple(parts) for name, parts in found.items()}, tuple(dict.fromkeys(silent)), tuple(otherwise)
 
 
+def _of_another_size(
+    atom: Atom, unit: Unit, own: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, Part]]:
+    """What a step of another size has in the reference's size all the same: its bias, or a weight of which a part acts."""
+    step = atom.first
+    if own[unit.weight].shape == shapes[step.weight]:
+        yield step.weight, Part(unit.weight, False, None, None, step.sizes, tuple(range(len(step.sizes))))
+    if step.bias and unit.bias and own[unit.bias].size == step.sizes[0]:
+        yield step.bias, Part(unit.bias, False, None, None, (step.sizes[0],), (0,))
+
+
 def _stray_biases(
     atoms: Sequence[Atom], partner: Mapping[int, Unit], own: Mapping[str, np.ndarray], found: Mapping[str, Sequence[Part]]
 ) -> Iterator[tuple[str, Part]]:
@@ -331,7 +375,7 @@ def _stray_biases(
     taken = {part.own for parts in found.values() for part in parts}
     for j, unit in sorted(partner.items()):
         for step, rows in atoms[j].parts:
-            if rows is not None or not step.bias or found[step.bias]:
+            if rows is not None or not step.bias or found[step.bias] or atoms[j].key not in unit.sizes:
                 continue
             spare = [name for name, x in own.items() if name not in taken and x.size == step.sizes[0] and x.ndim <= 4]
             if spare:

@@ -15,6 +15,7 @@ import numpy as np
 from scalablevit_ref.compare.capture.context import Context
 from scalablevit_ref.compare.capture.graph import Graph
 from scalablevit_ref.compare.capture.official import Atom, Key, Step
+from scalablevit_ref.compare.capture.resized import Resized
 from scalablevit_ref.compare.capture.units import Unit
 from scalablevit_ref.compare.capture.uses import Use
 from scalablevit_ref.errors import CaptureError, option
@@ -53,6 +54,8 @@ class Facts:
         Weights of the reference's name and shape, (out, in), that are used as (in, out).
     own
         Steps to the candidate's own name of their weight.
+    resized
+        Steps whose weight has another size in the candidate, to both.
     """
 
     never_used: tuple[str, ...] = ()
@@ -67,6 +70,7 @@ class Facts:
     silent: tuple[str, ...] = ()
     turned: tuple[str, ...] = ()
     own: Mapping[str, str] = field(default_factory=dict)
+    resized: Mapping[str, Resized] = field(default_factory=dict)
 
 
 def facts_of(
@@ -223,8 +227,11 @@ def words_of(facts: Facts) -> tuple[str, ...]:
             continue
         where = " and at ".join(dict.fromkeys(place or "a place that is no step's" for place in places))
         said.append((f"{_form(name)} twice {[_form(p) for p in places]}", f"{name}'s parameters{own(name)} act at {where}", name))
+    said += [(f"{_form(name)} resized", str(some), name) for name, some in facts.resized.items()]
     for name in facts.lacking:
         step, _, leaf = name.rpartition(".")
+        if step in facts.resized:
+            continue
         whole_step = any(other != name and other.rpartition(".")[0] == step for other in facts.lacking)
         if not whole_step or leaf in ("weight", "g"):
             said.append((f"{_form(name)} lacking", f"the candidate has no {step if whole_step else name}", name))

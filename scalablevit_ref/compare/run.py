@@ -409,34 +409,34 @@ class SideBySide:
         others = {name: module.places[name][1:] for name in wrong if module.places.get(name, ())[1:]}
         values = module.fetch({place.value for places in others.values() for place in places})
         for name in self.order:
-            if name not in others:
-                continue
-            with np.errstate(all="ignore"):
-                expected = local.output(name)
-            least = self._held(name, expected).error
-            if least <= tolerance:
-                continue
-            acting = {place.value for place in module.places[name] if place.how not in BEHIND}
-            taken, better = self.values[name] in acting, list[Place]()
-
-            def found(place: Place) -> bool:
-                nonlocal least, taken
-                error = self._held(name, expected).error
-                if error > tolerance and (place.how in BEHIND and taken if self.captured.quantised is None else error < least):
-                    least, taken = error, place.value in acting
-                    better.append(place)
-                return error <= tolerance
-
-            moved |= self._moved(name, others[name], values, found) or self._moved(name, better[-1:], values, lambda place: True)
+            if name in others:
+                moved |= self._settled_elsewhere(name, others[name], values, tolerance)
         return moved
 
-    def _moved(
-        self, name: str, places: Sequence[Place], values: Mapping[int, np.ndarray], found: Callable[[Place], bool]
-    ) -> bool:
+    def _settled_elsewhere(self, name: str, places: Sequence[Place], values: Mapping[int, np.ndarray], tolerance: float) -> bool:
+        with np.errstate(all="ignore"):
+            expected = self.local.output(name)
+        least, quantised = self._held(name, expected).error, self.captured.quantised is not None
+        if least <= tolerance:
+            return False
+        acting = {place.value for place in self.captured.followed.places[name] if place.how not in BEHIND}
+        taken, better = self.values[name] in acting, list[Place]()
+
+        def found(place: Place) -> bool:
+            nonlocal least, taken
+            error = self._held(name, expected).error
+            if error > tolerance and (error < least if quantised else place.how in BEHIND and taken):
+                least, taken = error, place.value in acting
+                better.append(place)
+            return error <= tolerance
+
+        return self._moved(name, places, values, found) or self._moved(name, better[-1:], values, lambda place: True)
+
+    def _moved(self, name: str, places: Sequence[Place], values: Mapping[int, np.ndarray], found: Callable[[Place], bool]) -> bool:
         """Take the first of these places for a layer's output at which it is `found`; else leave it where it is."""
         kept = self.taps.taps[name], self.taps.modules[name], self.values[name]
         for place in places:
-            self._put(name, values[place.value], place.called, place.value)
+            self._put(name, self.captured.followed.output(place, values), place.called, place.value)
             with suppress(CaptureError):
                 if found(place):
                     return True
@@ -463,22 +463,35 @@ class SideBySide:
         values = module.fetch({place.value for places in others.values() for place in places}) if any(others.values()) else {}
         for source, places in others.items():
             after = [name for name in self.order if source in table[name].sources]
-
-            def found(place: Place) -> bool:
-                self._held(source, local.output(source))
-                return self._right_behind(after, wrong, tolerance, everywhere=place.how == "taken")
-
-            if self._moved(source, places, values, found):
-                moved = True
-                continue
-            self._held(source, local.output(source))
-            turned = self.taps.layout_of(source)
-            if self.taps.lay_as_usual(source):
-                if self._right_behind(after, wrong, tolerance, everywhere=False):
-                    moved = True
-                else:
-                    self.taps.lay(source, turned)
+            moved |= self._blamed(source, places, values, after, wrong, tolerance)
         return moved
+
+    def _blamed(
+        self,
+        source: str,
+        places: Sequence[Place],
+        values: Mapping[int, np.ndarray],
+        after: Sequence[str],
+        wrong: Collection[str],
+        tolerance: float,
+    ) -> bool:
+        local = self.local
+        assert local is not None
+
+        def found(place: Place) -> bool:
+            self._held(source, local.output(source))
+            return self._right_behind(after, wrong, tolerance, everywhere=place.how == "taken")
+
+        if self._moved(source, places, values, found):
+            return True
+        self._held(source, local.output(source))
+        layout = self.taps.layout_of(source)
+        if not self.taps.lay_as_usual(source):
+            return False
+        if self._right_behind(after, wrong, tolerance, everywhere=False):
+            return True
+        self.taps.lay(source, layout)
+        return False
 
     def _right_behind(self, after: Sequence[str], wrong: Collection[str], tolerance: float, *, everywhere: bool) -> bool:
         """Whether layers are right with what their source is now taken to give: all of them, or one that was wrong."""

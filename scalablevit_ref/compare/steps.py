@@ -142,10 +142,9 @@ class _Recorder:
         }
         first, expected = next(iter(inputs.items()))
         name = self._named(op, parameters)
-        if parameters:
-            own = self.values.given(name, expected)
-            if own is not None:
-                arguments = {**arguments, first: own}
+        own = self.values.given(name, expected)
+        if own is not None:
+            arguments = {**arguments, first: own}
         others = {key: value for key, value in arguments.items() if key != first}
 
         def applied(x: np.ndarray) -> np.ndarray:

@@ -157,7 +157,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
     ),
     "k and v interchanged": (
         (port.FewKeysMixer, "k, v = self.both(x)", "v, k = self.both(x)"), "stages.1.1.attn",
-        "q and kv are right; what enters proj, the attention between them, is not", "v is taken for k", "line 9",
+        "q and kv are right; what enters proj, the attention between them, is not", "k and v are exchanged", "line 9",
     ),
     "no proj": (
         (port.WindowMixer, "self.outer(z + lim)", "z + lim"), "stages.0.0.attn",

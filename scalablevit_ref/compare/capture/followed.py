@@ -23,6 +23,10 @@ SEED = 0
 """Of the numbers that a candidate's parameters are replaced by while its graph is recorded."""
 
 
+MOST_SUMS = 2
+"""Sums behind what a block's last layer makes that are looked at for the block's own."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a layer's output may lie in a candidate: a value of its graph, and what the candidate calls it.
@@ -34,6 +38,18 @@ class Place:
     value: int
     called: str
     how: Literal["acting", "taken", "returned", "added", "inner"]
+    plus: tuple[str, int] | None = None
+    """A parameter, on an axis, that belongs to the layer's output and is added behind it."""
+
+    def of(self, values: Mapping[int, np.ndarray], weights: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The layer's output."""
+        x = values[self.value]
+        if self.plus is None:
+            return x
+        name, axis = self.plus
+        shape = [1] * x.ndim
+        shape[axis] = -1
+        return np.asarray(x + weights[name].reshape(shape).astype(x.dtype))
 
 
 @dataclass(frozen=True)
@@ -62,10 +78,16 @@ class Followed:
     def only_changed(self, layer: str, value: int) -> bool:
         """Whether this value is what the layer's parameters have made, changed by nothing that has parameters of another layer."""
         steps = self.pairing.steps
-        mine = {use.made for step, uses in steps.items() if layer_of(step, self.places) == layer for use in uses}
+        own = {step: uses for step, uses in steps.items() if layer_of(step, self.places) == layer}
+        own = own or {step: uses for step, uses in steps.items() if step.startswith(f"{layer}.")}  # a block's, of its sum
+        mine = {use.made for uses in own.values() for use in uses}
         others = {use.made for uses in steps.values() for use in uses} - mine
         path = along(self.graph, value, mine)
         return bool(path) and not path & others
+
+    def output(self, place: Place, values: Mapping[int, np.ndarray]) -> np.ndarray:
+        """The output of a layer that lies at this place, of values that were fetched."""
+        return place.of(values, self.weights)
 
     def fetch(self, values: Collection[int]) -> Mapping[int, np.ndarray]:
         """These values, of one more run."""
@@ -106,7 +128,7 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
     absent = {name: why for name, why in _absent(graph, pairing, network, images.shape).items() if name not in places}
     captured = Captured(
         runner.kind,
-        {name: values[place.value] for name, place in first.items()},
+        {name: place.of(values, weights) for name, place in first.items()},
         {name: place.called for name, place in first.items()},
         images,
         runner.dtype,
@@ -201,12 +223,15 @@ def places_of_layers(
             if not fitting(graph.shapes[mapped.value], shapes[name]):
                 raise misfit(mapped.called, name, graph.shapes[mapped.value], shapes[name])
             found[name].append(mapped)
-        own = [uses for step, uses in pairing.steps.items() if layer_of(step, table) == name]
-        acting = [use for uses in own for use in uses if use.made in used]
+        own = {step: uses for step, uses in pairing.steps.items() if layer_of(step, table) == name}
+        acting = [use for uses in own.values() for use in uses if use.made in used]
+        late = {
+            use.made: (pairing.facts.late[step], use.made_axis) for step in own for use in own[step] if step in pairing.facts.late
+        }
         if name in with_parameters and not acting:
             continue
         ends = [
-            Place(use.made, called(owner or use.module) or called.giving(use.made), "acting")
+            Place(use.made, called(owner or use.module) or called.giving(use.made), "acting", late.get(use.made))
             for use in sorted(acting, key=lambda use: -use.operation)
         ]
         found[name] += [] if table[name].function is peg else ends
@@ -231,7 +256,7 @@ def places_of_layers(
             found[name].append(Place(returned[owner], called(owner), "returned"))
         if table[name].function is peg:
             found[name] += [replace(place, how="inner") for place in ends]
-    for name, value in _sums(graph, table, found, shapes):
+    for name, value in _sums(graph, table, found):
         found[name].append(Place(value, called(owners.get(name, "")) or called.giving(value), "taken"))
     for source, added in _addends(graph, pairing, table, found):
         found[source].append(Place(added, called(owners.get(source, "")) or called.giving(added), "added"))
@@ -256,24 +281,24 @@ def _with_its_input(graph: Graph, use: Use) -> Iterator[int]:
                 queue.append(operation.outputs[0])
 
 
-def _sums(
-    graph: Graph, table: Mapping[str, Layer], found: Mapping[str, Sequence[Place]], shapes: Mapping[str, tuple[int, ...]]
-) -> Iterator[tuple[str, int]]:
-    """Sums that nothing follows directly, as of a stage's last block: where what the last of their sources gives is added."""
+def _sums(graph: Graph, table: Mapping[str, Layer], found: Mapping[str, Sequence[Place]]) -> Iterator[tuple[str, int]]:
+    """Sums where what the last of their sources gives is added; what is behind them is another one where a block runs again."""
     after, fed = users(graph), fed_by_images(graph)
     for name, layer in table.items():
-        known = any(fitting(graph.shapes[place.value], shapes[name]) for place in found[name])
-        if layer.function is not total or len(layer.sources) < 2 or known:
+        if layer.function is not total or len(layer.sources) < 2:
             continue
-        queue = [place.value for place in found[layer.sources[-1]] if place.how == "acting"][:1]
-        seen = set(queue)
+        queue = [(place.value, MOST_SUMS) for place in found[layer.sources[-1]] if place.how == "acting"][:1]
+        seen = {value for value, _ in queue}
         while queue:
-            for operation in (graph.operations[i] for i in after.get(queue.pop(), ())):
-                if operation.kind == "add" and len(fed.intersection(operation.inputs)) > 1:
+            at, left = queue.pop(0)
+            for operation in (graph.operations[i] for i in after.get(at, ())):
+                if operation.kind in ("product", "convolution", "norm"):
+                    continue
+                summed = operation.kind == "add" and len(fed.intersection(operation.inputs)) > 1
+                if summed:
                     yield name, operation.outputs[0]
-                elif operation.kind not in ("product", "convolution", "norm"):
-                    queue += [x for x in operation.outputs if x not in seen]
-                    seen.update(operation.outputs)
+                queue += [(x, left - summed) for x in operation.outputs if x not in seen and left > summed]
+                seen.update(operation.outputs)
 
 
 def _addends(

@@ -177,7 +177,9 @@ def paired(
     error = refusal(atoms, partner, over, own, shapes, exact)
     if error is not None:
         partner, over = _with_stand_ins(error, atoms, partner, units, around, own, shapes, exact)
-    parts, silent, turned = _parts(atoms, partner, own, shapes, same=len(exact) == len(shapes) and not _odd(exact, own, shapes))
+    parts, silent, turned = _parts(
+        atoms, partner, own, shapes, uses, same=len(exact) == len(shapes) and not _odd(exact, own, shapes)
+    )
     placed = _placed(atoms, partner, uses, stands, of_uses, of_atoms)
     at = {name: tuple(chosen) for name, chosen in _steps(atoms, placed, uses, units).items()}
     facts = facts_of(steps, atoms, partner, over, placed, uses, around, parts, network.layer_shapes(images_shape), graph)
@@ -190,6 +192,7 @@ def paired(
         never_used=tuple(step for step in facts.never_used if facts.own.get(step) not in taking),
         extra=tuple(name for name in facts.extra if name not in held),
         resized=resized_of(atoms, partner, uses, own, shapes),
+        late=_late(at, parts, uses),
     )
     return Pairing(parts, at, words_of(facts), facts, shapes)
 
@@ -218,6 +221,17 @@ def _with_stand_ins(
     if not new or classes or refusal(atoms, found, over, own, shapes, exact) is not None:
         raise error
     return found, over
+
+
+def _late(steps: Mapping[str, Sequence[Use]], parts: Mapping[str, Sequence[Part]], uses: Sequence[Use]) -> dict[str, str]:
+    """Steps whose bias is added later than at their place, to the own name of that."""
+    added = {use.weight for use in uses if use.kind == "shift" and use.live}
+    found = {}
+    for step, some in steps.items():
+        own = [part.own for part in parts.get(f"{step}.bias", ())]
+        if len(some) == len(own) == 1 and not some[0].bias and own[0] in added:
+            found[step] = own[0]
+    return found
 
 
 def _read(graph: Graph) -> frozenset[int]:
@@ -312,6 +326,7 @@ def _parts(
     partner: Mapping[int, Unit],
     own: Mapping[str, np.ndarray],
     shapes: Mapping[str, tuple[int, ...]],
+    uses: Sequence[Use],
     *,
     same: bool,
 ) -> tuple[dict[str, tuple[Part, ...]], tuple[str, ...], tuple[str, ...]]:
@@ -351,7 +366,7 @@ def _parts(
             elif unit.bias:
                 silent.append(unit.bias)
             start += wide
-    for name, part in _stray_biases(atoms, partner, own, found):
+    for name, part in _stray_biases(atoms, partner, uses, own, found):
         found[name].append(part)
     return {name: tuple(parts) for name, parts in found.items()}, tuple(dict.fromkeys(silent)), tuple(otherwise)
 
@@ -368,9 +383,17 @@ def _of_another_size(
 
 
 def _stray_biases(
-    atoms: Sequence[Atom], partner: Mapping[int, Unit], own: Mapping[str, np.ndarray], found: Mapping[str, Sequence[Part]]
+    atoms: Sequence[Atom],
+    partner: Mapping[int, Unit],
+    uses: Sequence[Use],
+    own: Mapping[str, np.ndarray],
+    found: Mapping[str, Sequence[Part]],
 ) -> Iterator[tuple[str, Part]]:
-    """Biases that act away from their weights, or nowhere: of those that are left, of the right size, the one declared nearest."""
+    """Biases that act away from their weights, or nowhere: of those that are left, of the right size, one with a likely place.
+
+    That is the first that is added after its weight has acted, else the one declared nearest.
+    """
+    added = {use.weight: use.operation for use in uses if use.kind == "shift"}
     place = {name: i for i, name in enumerate(own)}
     taken = {part.own for parts in found.values() for part in parts}
     for j, unit in sorted(partner.items()):
@@ -379,7 +402,10 @@ def _stray_biases(
                 continue
             spare = [name for name, x in own.items() if name not in taken and x.size == step.sizes[0] and x.ndim <= 4]
             if spare:
-                best = min(spare, key=lambda name: abs(place[name] - place[unit.weight] - 1))
+                last = max((uses[use].operation for use in unit.uses), default=0)
+                after = [name for name in spare if added.get(name, -1) > last]
+                best = min(after, key=added.__getitem__, default="")
+                best = best or min(spare, key=lambda name: abs(place[name] - place[unit.weight] - 1))
                 taken.add(best)
                 yield step.bias, Part(best, False, None, None, (step.sizes[0],), (0,))
 
@@ -427,7 +453,21 @@ def _placed(
         for home in own_places:  # a parameter stands at its own place at least once
             if home not in placed and home not in lent:
                 placed[home] = next(use for use, at in candidates if at == home)
-    return placed | lent
+    whole = _blocks_run_again(atoms, partner, uses, set(lent.values()))
+    return placed | lent | {j: min(use for use in partner[j].uses if uses[use].live) for j in whole}
+
+
+def _blocks_run_again(atoms: Sequence[Atom], partner: Mapping[int, Unit], uses: Sequence[Use], lent: set[int]) -> list[int]:
+    """The atoms of blocks that run several times, each step as often as the others: they stand where they first run."""
+    blocks: dict[str, list[int]] = {}
+    for j in partner:
+        blocks.setdefault(atoms[j].first.block, []).append(j)
+    found = []
+    for members in blocks.values():
+        counts = {sum(uses[use].live for use in partner[j].uses) for j in members}
+        if len(members) > 2 and len(counts) == 1 and counts.pop() > 1 and not any(lent & set(partner[j].uses) for j in members):
+            found += members
+    return found
 
 
 def _at(

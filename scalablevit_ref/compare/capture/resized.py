@@ -100,7 +100,8 @@ class Resized:
         elif len(self.sizes) == len(self.usual) == 4 and self.sizes[:2] == self.usual[:2]:
             words = f"{mine} has a kernel of {_times(self.sizes[2:])}, {theirs} one of {_times(self.usual[2:])}"
         else:
-            words = f"{mine} is {_times(self.sizes)} (channels out × in{' × kernel' * (prod(self.sizes[2:]) > 1)}), {theirs} {_times(self.usual)}"
+            kernel = " × kernel" * (prod(self.sizes[2:]) > 1)
+            words = f"{mine} is {_times(self.sizes)} (channels out × in{kernel}), {theirs} {_times(self.usual)}"
         return words + (f", and acts before {' and '.join(self.before)}, not after" if self.before else "")
 
     def clause(self, layer: str) -> str:

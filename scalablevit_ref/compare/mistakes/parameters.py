@@ -42,7 +42,9 @@ def misplaced(pairing: Pairing, params: Mapping[str, np.ndarray]) -> list[Mistak
                 found.setdefault(pair, []).append((name, partial(_instead, params[other])))
     return [
         Mistake(
-            f"{other} in the place of {own}", f"the parameters of {other} act in the place of those of {own}", params=tuple(some)
+            f"{other} in the place of {own}",
+            f"the parameters of {_spoken(other)} act in the place of those of {_spoken(own)}",
+            params=tuple(some),
         )
         for (own, other), some in found.items()
     ]
@@ -115,11 +117,18 @@ def _layer_of(step: str, layers: Collection[str]) -> str:
 
 
 def left_out(absent: Collection[str], layers: Collection[str]) -> list[Mistake]:
-    """Each kind of layer that does not run, left out. layers: all layers of the network."""
+    """Each block and each kind of layer that does not run, left out. layers: all layers of the network."""
+    blocks: dict[str, list[str]] = {}
+    for layer in absent:
+        blocks.setdefault(layer.rpartition(".")[0], []).append(layer)
+    whole = {block: parts for block, parts in blocks.items() if block in layers and len(parts) == len(_within(block, layers))}
+    found = [
+        Mistake(f"without {block}", f"the block {block} is missing: it never runs", skipped=frozenset((block, *parts)))
+        for block, parts in whole.items()
+    ]
     kinds: dict[str, list[str]] = {}
     for layer in absent:
         kinds.setdefault(_kind(layer), []).append(layer)
-    found = []
     for kind, some in kinds.items():
         everywhere = len(some) > 1 and len(some) == sum(_kind(layer) == kind for layer in layers)
         peg = some[0].startswith("pos_block")
@@ -129,12 +138,22 @@ def left_out(absent: Collection[str], layers: Collection[str]) -> list[Mistake]:
     return found
 
 
+def _within(block: str, layers: Collection[str]) -> list[str]:
+    return [layer for layer in layers if layer.startswith(f"{block}.")]
+
+
 def _kind(layer: str) -> str:
     return re.sub(r"\d+", "#", layer)
 
 
 def _instead(other: np.ndarray, value: np.ndarray) -> np.ndarray:
     return other
+
+
+def _spoken(local: str) -> str:
+    """A step by its name in its block: "norm1", or with the block's number "norm1 of block 0"."""
+    number, _, rest = local.partition(".")
+    return f"{rest} of block {number}" if number.isdigit() and rest else local
 
 
 def _local(step: str, other: str) -> tuple[str, str]:

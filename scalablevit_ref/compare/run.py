@@ -414,6 +414,7 @@ class SideBySide:
         return moved
 
     def _settled_elsewhere(self, name: str, places: Sequence[Place], values: Mapping[int, np.ndarray], tolerance: float) -> bool:
+        assert self.local is not None
         with np.errstate(all="ignore"):
             expected = self.local.output(name)
         least, quantised = self._held(name, expected).error, self.captured.quantised is not None

@@ -76,14 +76,16 @@ class Followed:
     given: Mapping[str, np.ndarray] | None
 
     def only_changed(self, layer: str, value: int) -> bool:
-        """Whether this value is what the layer's parameters have made, changed by nothing that has parameters of another layer."""
+        """Whether this value is what the layer's parameters have made, changed by nothing that has parameters of another layer.
+
+        A sum has none: what its layers behind take is it.
+        """
         steps = self.pairing.steps
         own = {step: uses for step, uses in steps.items() if layer_of(step, self.places) == layer}
-        own = own or {step: uses for step, uses in steps.items() if step.startswith(f"{layer}.")}  # a block's, of its sum
         mine = {use.made for uses in own.values() for use in uses}
         others = {use.made for uses in steps.values() for use in uses} - mine
         path = along(self.graph, value, mine)
-        return bool(path) and not path & others
+        return not own or (bool(path) and not path & others)
 
     def output(self, place: Place, values: Mapping[int, np.ndarray]) -> np.ndarray:
         """The output of a layer that lies at this place, of values that were fetched."""

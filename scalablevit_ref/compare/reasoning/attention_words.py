@@ -141,9 +141,9 @@ def heads_said(h: Hypothesis, reference: Hypothesis) -> Iterator[str]:
     if h.roles != reference.roles:
         changed = [f"{new} is taken for {old}" for old, new in zip(reference.roles, h.roles, strict=True) if old != new]
         order = sorted(h.roles) == sorted(reference.roles)
-        swapped = [old for old, new in zip(reference.roles, h.roles, strict=True) if old != new]
-        if order and len(swapped) == 2:
-            yield f"{' and '.join(swapped)} are exchanged"
+        places = [old for old, new in zip(reference.roles, h.roles, strict=True) if old != new]
+        if order and len(places) == 2:
+            yield f"{' and '.join(places)} are exchanged"
         else:
             yield f"q, k and v are taken in the order {', '.join(h.roles)}" if order else " and ".join(changed)
     if h.heads != reference.heads:

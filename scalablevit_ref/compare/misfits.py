@@ -90,11 +90,12 @@ def _cuts(n: int, m: int, name: str) -> Iterator[tuple[slice, slice, str]]:
 def _as_padding(size: Sequence[int], wanted: Sequence[int], kept: Sequence[slice]) -> list[str]:
     """Where the reference's map is a part of the value, in words: how far that is padded."""
     sides = []
-    for n, m, part, (first, last) in zip(size[1:], wanted[1:], kept[1:], (("top", "bottom"), ("left", "right")), strict=True):
+    borders = (("row", "top", "bottom"), ("column", "left", "right"))
+    for n, m, part, (line, first, last) in zip(size[1:], wanted[1:], kept[1:], borders, strict=True):
         if n < m:
             return []
-        sides += [f"{n - m} at the {first if part.start else last}"] if n > m else []
-    return [f"it is padded, {' and '.join(sides)}"] if sides and size[0] == wanted[0] else []
+        sides += [f"{n - m} {line}{'s' * (n - m > 1)} at the {first if part.start else last}"] if n > m else []
+    return [f"it is padded by {' and '.join(sides)}"] if sides and size[0] == wanted[0] else []
 
 
 def _sizes(size: Size, wanted: Size) -> str:

@@ -259,7 +259,8 @@ def run_again(local: Local, source: str, x: np.ndarray) -> Iterator[tuple[str, n
 def _ran(local: Local, layers: list[str]) -> str:
     """Layers that run, in words."""
     if len(layers) == 1:
-        return f"{'PEG' if layers[0].startswith('pos_block') else layers[0]} is applied"
+        short = layers[0].removeprefix(f"{_block(local, layers[0])}.")
+        return f"{'PEG' if short.startswith('pos_block') else short} is applied"
     blocks = [name for name in layers if _block(local, name) == name]
     return f"{blocks[0]} runs" if len(blocks) == 1 else f"{listed(blocks)} run"
 

@@ -110,6 +110,8 @@ def _moves(layer: str, run: Run) -> Iterator[Moved]:
             start, usual = f"{what} {said}", _usual(layer, steps, i, own=what == named)
             others = [(k, other.name) for k, other in enumerate(steps) if other.op != "attention" and k != i]
             own = i - 1 if what == named else i
+            if what != named:
+                yield at(f"{start} before {named}, not {usual}", before=step.name)
             yield from (at(f"{start} after {spoken(layer, o)}, not {usual}", after=o) for k, o in others if k != own)
             yield from (at(f"{start} before {spoken(layer, o)}, not {usual}", before=o) for k, o in others if k != i + 1)
             if i < len(steps) - 1:

@@ -216,11 +216,13 @@ def inside(
     last = _at_the_end(scene, rows, actual, bound)
     found += [last] if not found or last.wrong else []
     plain = run_layer(layer, x, params, None, changes)
-    if actual is not None and (len(found) > 1 or _is_left_out(found[0])):
+    if actual is not None and (len(found) > 1 or _is_left_out(found[0]) or (found[0].wrong and not found[0].explained)):
         moved = displaced(layer, x, params, plain, actual, EPS[dtype], changes)
         if moved:
             return replace(found[0], differences=tuple(moved))
     first, more = found[0], tuple(one for one in found[1:] if one.explains_more_than(found[0]))
+    if first.step and not all(one.explained for one in more):
+        first = _not_here(first, scene.spoken(first.step))
     if first.exact or actual is None or not _is_hidden(scene, rows):
         return replace(first, more=more)
     given = own_values(scene, run.steps[0].name, tapped.get(name, ABSENT))
@@ -243,6 +245,12 @@ def _of_an_input_made_again(
             if left <= tolerance(EPS[scene.dtype]):
                 return [Difference("again", words, left, exact=True)]
     return []
+
+
+def _not_here(found: Inside, step: str) -> Inside:
+    """The same where something behind it is wrong too: what is missing here may be done there."""
+    clauses = (replace(one, words=one.words.replace(" is left out", f" does not come before {step}")) for one in found.differences)
+    return replace(found, differences=tuple(clauses))
 
 
 def _is_hidden(scene: Scene, rows: Sequence[StepRow]) -> bool:
@@ -522,7 +530,9 @@ def _of_an_input(
         return _ordered(found)
     terms = terms_of(scene, step.name, expected)
     found = _fitted_pool(scene, actual, eps) if scene.sources.get(step.name) == (INPUT,) else []
-    found += [_of_a_residual(one, terms) for one in _kinds(scene, actual, expected, given, eps)]
+    given = given | {name: x for name, x in terms.items() if name not in given}
+    kinds = [_of_a_residual(one, terms) for one in _kinds(scene, actual, expected, given, eps)]
+    found += [_of_another_value(scene, step.name, one) for one in kinds]
     if not any(one.exact and not is_general(one) for one in found):
         found = [*_of_a_second_run(scene, actual, eps), *found]
     if not any(one.exact for one in found):
@@ -571,6 +581,19 @@ def _normed_before(scene: Scene, actual: np.ndarray, expected: np.ndarray, step:
                     words = f"{scene.spoken(norm.name)} acts before {scene.spoken(step.name)}, not after it"
                     found.append(replace(one, words=words))
     return found
+
+
+def _of_another_value(scene: Scene, step: str, difference: Difference) -> Difference:
+    """The same difference, said of the step, where what enters it is another value as it is: "v takes what k gives"."""
+    total = difference.data.get("sum", {})
+    if not difference.exact or len(total) != 1 or difference.words != f"it is {next(iter(total))}":
+        return difference
+    usual = {"LIM": "v"}.get(scene.spoken(step))
+    sources = scene.sources[step]
+    if usual is None and len(sources) == 1:
+        usual = input_words(scene) if sources[0] == INPUT else f"what {scene.spoken(sources[0])} gives"
+    instead = f", not {usual}" if usual else ""
+    return replace(difference, words=f"{scene.spoken(step)} takes {next(iter(total))}{instead}")
 
 
 def _of_a_residual(difference: Difference, terms: Mapping[str, np.ndarray]) -> Difference:

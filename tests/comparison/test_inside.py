@@ -140,7 +140,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
     ),
     "LIM of q": (
         (port.WindowMixer, "self.local(v)", "self.local(q)"), "stages.0.0.attn",
-        "qkv and the attention are right; what enters LIM is not made of qkv as in the reference", "it is q", "",
+        "qkv and the attention are right; what enters LIM is not made of qkv as in the reference", "LIM takes q, not v", "",
     ),
     "map rolled": (
         (port.WindowMixer, "self.inner(x)", "self.inner(x.roll(-3, 2))"), "stages.0.0.attn",

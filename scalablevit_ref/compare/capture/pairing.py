@@ -27,6 +27,7 @@ from scalablevit_ref.compare.capture.resized import resized_of, stand_ins
 from scalablevit_ref.compare.capture.similarity import ALIGNED, AROUND, MAPPED, Evidence, Surroundings, atoms_of, scored
 from scalablevit_ref.compare.capture.units import Unit, layout_of, units_of, usual
 from scalablevit_ref.compare.capture.uses import Use, uses_of
+from scalablevit_ref.compare.capture.vocabulary import stem_of
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.networks import Network
 
@@ -178,7 +179,7 @@ def paired(
     if error is not None:
         partner, over = _with_stand_ins(error, atoms, partner, units, around, own, shapes, exact)
     parts, silent, turned = _parts(
-        atoms, partner, own, shapes, uses, same=len(exact) == len(shapes) and not _odd(exact, own, shapes)
+        atoms, partner, own, shapes, uses, exact, same=len(exact) == len(shapes) and not _odd(exact, own, shapes)
     )
     placed = _placed(atoms, partner, uses, stands, of_uses, of_atoms)
     at = {name: tuple(chosen) for name, chosen in _steps(atoms, placed, uses, units).items()}
@@ -327,6 +328,7 @@ def _parts(
     own: Mapping[str, np.ndarray],
     shapes: Mapping[str, tuple[int, ...]],
     uses: Sequence[Use],
+    exact: Mapping[str, str],
     *,
     same: bool,
 ) -> tuple[dict[str, tuple[Part, ...]], tuple[str, ...], tuple[str, ...]]:
@@ -366,7 +368,7 @@ def _parts(
             elif unit.bias:
                 silent.append(unit.bias)
             start += wide
-    for name, part in _stray_biases(atoms, partner, uses, own, found):
+    for name, part in _stray_biases(atoms, partner, uses, own, found, exact):
         found[name].append(part)
     return {name: tuple(parts) for name, parts in found.items()}, tuple(dict.fromkeys(silent)), tuple(otherwise)
 
@@ -388,10 +390,12 @@ def _stray_biases(
     uses: Sequence[Use],
     own: Mapping[str, np.ndarray],
     found: Mapping[str, Sequence[Part]],
+    exact: Mapping[str, str],
 ) -> Iterator[tuple[str, Part]]:
-    """Biases that act away from their weights, or nowhere: of those that are left, of the right size, one with a likely place.
+    """Biases that act away from their weights, or nowhere: of those that are left, of the right size, the likeliest.
 
-    That is the first that is added after its weight has acted, else the one declared nearest.
+    That is the one of the reference's name, or of the weight's; the first that is added after its weight has acted; else the one
+    declared nearest.
     """
     added = {use.weight: use.operation for use in uses if use.kind == "shift"}
     place = {name: i for i, name in enumerate(own)}
@@ -404,7 +408,8 @@ def _stray_biases(
             if spare:
                 last = max((uses[use].operation for use in unit.uses), default=0)
                 after = [name for name in spare if added.get(name, -1) > last]
-                best = min(after, key=added.__getitem__, default="")
+                alike = [name for name in spare if name == exact.get(step.bias) or stem_of(name) == unit.name]
+                best = min(alike or after, key=lambda name: added.get(name, 0), default="")
                 best = best or min(spare, key=lambda name: abs(place[name] - place[unit.weight] - 1))
                 taken.add(best)
                 yield step.bias, Part(best, False, None, None, (step.sizes[0],), (0,))
@@ -453,19 +458,19 @@ def _placed(
         for home in own_places:  # a parameter stands at its own place at least once
             if home not in placed and home not in lent:
                 placed[home] = next(use for use, at in candidates if at == home)
-    whole = _blocks_run_again(atoms, partner, uses, set(lent.values()))
+    whole = _layers_run_again(atoms, partner, uses, set(lent.values()))
     return placed | lent | {j: min(use for use in partner[j].uses if uses[use].live) for j in whole}
 
 
-def _blocks_run_again(atoms: Sequence[Atom], partner: Mapping[int, Unit], uses: Sequence[Use], lent: set[int]) -> list[int]:
-    """The atoms of blocks that run several times, each step as often as the others: they stand where they first run."""
-    blocks: dict[str, list[int]] = {}
+def _layers_run_again(atoms: Sequence[Atom], partner: Mapping[int, Unit], uses: Sequence[Use], lent: set[int]) -> list[int]:
+    """The atoms of layers that run several times, each step as often as the others: they stand where they first run."""
+    layers: dict[str, list[int]] = {}
     for j in partner:
-        blocks.setdefault(atoms[j].first.block, []).append(j)
+        layers.setdefault(atoms[j].first.layer, []).append(j)
     found = []
-    for members in blocks.values():
+    for members in layers.values():
         counts = {sum(uses[use].live for use in partner[j].uses) for j in members}
-        if len(members) > 2 and len(counts) == 1 and counts.pop() > 1 and not any(lent & set(partner[j].uses) for j in members):
+        if len(counts) == 1 and counts.pop() > 1 and not any(lent & set(partner[j].uses) for j in members):
             found += members
     return found
 

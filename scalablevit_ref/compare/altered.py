@@ -12,6 +12,7 @@ from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.elementwise import FUNCTIONS
 from scalablevit_ref.compare.reasoning.judge import tolerance
 from scalablevit_ref.compare.steps import Run, Step, run_layer
+from scalablevit_ref.edits import Changes
 from scalablevit_ref.layers import IMAGES, Layer
 
 
@@ -38,12 +39,13 @@ def altered(
     actual: np.ndarray,
     given: Mapping[str, np.ndarray],
     eps: float,
+    changes: Changes = (),
 ) -> list[Difference]:
     """What explains a layer's whole output: a step that is left out, applied twice or another function, or another input.
 
     Parameters
     ----------
-    layer, x, params
+    layer, x, params, changes
         As of `run_layer`.
     run
         The reference's run of the layer on `x`.
@@ -64,11 +66,13 @@ def altered(
 
     with np.errstate(all="ignore"):
         for one in _alterations(layer.name, run):
-            tried("elementwise" if "instead" in one.words else "mixture", one.words, run_layer(layer, x, params, one).output)
+            tried(
+                "elementwise" if "instead" in one.words else "mixture", one.words, run_layer(layer, x, params, one, changes).output
+            )
         if layer.sources != (IMAGES,) and run.steps:
             for words, other in given.items():
                 if other.shape == x.shape and not np.array_equal(other, x):
-                    tried("mixture", f"its input is {words}", run_layer(layer, other, params).output)
+                    tried("mixture", f"its input is {words}", run_layer(layer, other, params, None, changes).output)
     return found
 
 

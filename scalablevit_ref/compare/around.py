@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,8 @@ class Scene:
     tapped: Mapping[str, int]
     probe: Probe | None = None
     found: dict[Any, Any] = field(default_factory=dict)
+    sized: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """The candidate's own parameters, by official names, that have other sizes than the reference's."""
 
     def effective(self, step: str) -> np.ndarray:
         """What the steps after this one were given: the candidate's own value where it is known."""
@@ -242,6 +245,35 @@ def left_out(scene: Scene, step: str, actual: np.ndarray, given: Mapping[str, np
     alike = (name for name, value in given.items() if value.shape == x.shape and np.array_equal(value, x))
     words = next(alike, f"what {named} should be given")
     return [Difference("mixture", f"{named} {what}: it is {words}", left, {"left out": named}, exact=True)]
+
+
+def run_again(local: Local, source: str, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """What the layers up to one make of its own output `x`, as where some of them run a second time; with that in words."""
+    table = local.table()
+    order = list(table)
+    end = order.index(source)
+    starts = [name for name in order[end::-1] if _stage(name) == _stage(source) and len(table[name].sources) == 1]
+    for start in starts:
+        for layers in (order[order.index(start) : end + 1], [start]):
+            known = {table[start].sources[0]: x}
+            with suppress(KeyError, ValueError):  # a layer of other sources, or of another shape
+                for name in layers:
+                    known[name] = local.output_of(name, np.sum([known[other] for other in table[name].sources], axis=0))
+                yield f"{_ran(local, layers)} again", known[layers[-1]]
+
+
+def _ran(local: Local, layers: list[str]) -> str:
+    """Layers that run, in words."""
+    if len(layers) == 1:
+        short = layers[0].removeprefix(f"{_block(local, layers[0])}.")
+        return f"{'PEG' if short.startswith('pos_block') else short} is applied"
+    blocks = [name for name in layers if _block(local, name) == name]
+    return f"{blocks[0]} runs" if len(blocks) == 1 else f"{listed(blocks)} run"
+
+
+def _stage(name: str) -> str:
+    """The number of the stage that a layer is part of; empty for those behind all stages."""
+    return next((part for part in name.split(".") if part.isdigit()), "") if "." in name else ""
 
 
 def what_is(local: Local, layer: str, source: str) -> str:

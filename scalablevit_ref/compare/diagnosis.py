@@ -7,6 +7,7 @@ may leave none of them wrong, and break none that is right.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -16,14 +17,12 @@ import numpy as np
 from scalablevit_ref.compare.capture.alignment import CanonicalTaps
 from scalablevit_ref.compare.capture.followed import Followed
 from scalablevit_ref.compare.inside import Inside, inside, inside_tap
-from scalablevit_ref.compare.mistakes.layerwise import Local
-from scalablevit_ref.compare.mistakes.parameters import acting, left_out, misplaced
-from scalablevit_ref.compare.mistakes.search import Finding, diagnose
-from scalablevit_ref.compare.reasoning.difference import Difference
-from scalablevit_ref.compare.reasoning.kinds import is_general
+from scalablevit_ref.compare.mistakes.layerwise import RIGHT, Local
+from scalablevit_ref.compare.mistakes.parameters import acting, left_out, misplaced, other_sizes
+from scalablevit_ref.compare.mistakes.search import Finding, diagnose, error_with
 from scalablevit_ref.compare.report import Cause, Report, Row, fewest_causes, form
 from scalablevit_ref.edits import Mistake
-from scalablevit_ref.testing.arrays import EPS, relative_l2
+from scalablevit_ref.testing.arrays import EPS
 
 SEARCH_SECONDS = 60
 """Time in seconds, of a whole comparison, in which every mistake is tried; layers after it are only held against those found."""
@@ -41,10 +40,11 @@ def diagnosed(report: Report, local: Local, taps: CanonicalTaps, module: Followe
     `values` are those of the candidate's graph, if it has one, that are taken for the layers' outputs.
     """
     absent = [row.layer for row in report.diverging if row.absent]
-    seen = [] if module is None else [*misplaced(module.pairing, local.params), *left_out(absent, local.table())]
+    sizes = [] if module is None else other_sizes(module.pairing, module.weights, local.table())
+    seen = [] if module is None else [*misplaced(module.pairing, local.params), *sizes, *left_out(absent, local.table())]
     acts = () if module is None else acting(module.graph, module.pairing)
     search = Search(report, local, taps, seen, acts)
-    look = Looking(report, local, taps, module, values)
+    look = Looking(report, local, taps, module, values, sizes)
     search.singly()
     causes, insides = by_reasoning(search.unexplained(), look, search.end)
     search.in_pairs([layer for layer in search.unexplained() if not any(layer in cause.layers for cause in causes)])
@@ -149,9 +149,16 @@ class Looking:
     """Looks inside a layer, once."""
 
     def __init__(
-        self, report: Report, local: Local, taps: CanonicalTaps, module: Followed | None, values: Mapping[str, int]
+        self,
+        report: Report,
+        local: Local,
+        taps: CanonicalTaps,
+        module: Followed | None,
+        values: Mapping[str, int],
+        sizes: Sequence[Mistake] = (),
     ) -> None:
-        self.report, self.local, self.taps, self.module, self.values = report, local, taps, module, values
+        """`sizes` are parameters of other sizes than the reference's."""
+        self.report, self.local, self.taps, self.module, self.values, self.sizes = report, local, taps, module, values, sizes
 
     def __call__(self, layer: str) -> Inside:
         actual = self.taps.wide(layer)
@@ -168,6 +175,8 @@ class Looking:
             tolerance=self.report.tolerance,
             tapped=self.values,
             probe=self.module.probe,
+            late=self.module.pairing.facts.late,
+            sizes=next((some for some in self.sizes if any(key.startswith(f"{layer}.") for key, _ in some.params)), RIGHT),
         )
 
 
@@ -182,26 +191,37 @@ def by_reasoning(layers: Sequence[str], look: Looking, end: float) -> tuple[list
     causes: list[Cause] = []
     insides: list[Inside] = []
     for kind in kinds.values():
-        found: dict[str, list[tuple[str, Difference, Inside]]] = {}
+        found: list[tuple[str, Inside]] = []
         for layer in kind[:MOST_LOOKED]:
             if time.monotonic() > end and insides:
                 break
-            seen = look(layer)
-            exact = [difference for difference in seen.differences if difference.exact and not is_general(difference)]
+            whole = look(layer)
+            every = (whole, *whole.more)
             if not found and not any(form(other.layer) == form(layer) for other in insides):
-                insides.append(seen)
-            for difference in exact[:1]:
-                found.setdefault(difference.words, []).append((layer, difference, seen))
-            if not exact:
+                insides += every
+            found += [(layer, seen) for seen in every if seen.explained]
+            if not whole.explained:
                 break
-        for words, some in found.items():
-            _, difference, seen = some[0]
-            eps = EPS[look.report.dtype]
-            ties = tuple(d.words for d in seen.differences if d.exact and d.words != words and not is_general(d))
-            mine = tuple(layer for layer, _, _ in some)
-            also = tuple(kind[MOST_LOOKED:]) if len(found) == 1 else ()
-            causes.append(Cause(words, mine, difference.left / eps, ties, seen.place, seen.line, difference.kind, also))
+        causes += _fewest(found, tuple(kind[MOST_LOOKED:]), EPS[look.report.dtype])
     return causes, insides
+
+
+def _fewest(found: Sequence[tuple[str, Inside]], unseen: tuple[str, ...], eps: float) -> list[Cause]:
+    """The causes of wrong values in layers of one kind: of several that explain a value the one that explains most of them."""
+    left = [(layer, seen, seen.explanations) for layer, seen in found]
+    causes = []
+    while left:
+        counts = Counter(words for _, _, exact in left for words in exact)
+        best = max(counts, key=counts.__getitem__)
+        mine = [(layer, seen, exact) for layer, seen, exact in left if best in exact]
+        _, seen, exact = mine[0]
+        ties = tuple(words for words in exact if words != best)
+        layers = tuple(dict.fromkeys(layer for layer, _, _ in mine))
+        also = unseen if len(mine) == len(found) else ()
+        error = max(one[best].left for _, _, one in mine) / eps
+        causes.append(Cause(best, layers, error, ties, seen.place, seen.line, exact[best].kind, also))
+        left = [one for one in left if best not in one[2]]
+    return causes
 
 
 class Holding:
@@ -254,10 +274,5 @@ class Holding:
         return any(self._error(row, some) <= self.report.tolerance for some in chain([mistake], both))
 
     def _error(self, row: Row, mistake: Mistake) -> float:
-        actual = self.taps.wide(row.layer)
-        try:
-            with np.errstate(all="ignore"):
-                changed = self.local.output(row.layer, mistake)
-        except (KeyError, ValueError):  # the wiring has no such layer, or its sources do not fit each other
-            return float("inf")
-        return relative_l2(actual, changed) / EPS[self.report.dtype] if changed.shape == actual.shape else float("inf")
+        size = float(np.linalg.norm(self.local.output(row.layer)))
+        return error_with(self.local, row.layer, self.taps.wide(row.layer), mistake, size) / EPS[self.report.dtype]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from types import MappingProxyType
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from scalablevit_ref.compare.canonical import Layout, Layouts
 from scalablevit_ref.compare.capture.graph import ABSENT, Graph, fed_by_images, makers
 from scalablevit_ref.compare.capture.uses import Use
 from scalablevit_ref.testing.arrays import EPS, Comparison, compare_arrays
+
+NONE: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,10 @@ class Followed:
         fetched: Mapping[int, np.ndarray],
         windows: Collection[int],
         dtype: str,
+        late: Mapping[str, np.ndarray] = NONE,
     ) -> None:
-        """`before`: what each use's input was before it was moved, that itself first."""
-        self.uses, self.before, self.fetched, self.dtype = uses, before, fetched, dtype
+        """`before`: what each use's input was before it was moved, that itself first; `late`: biases added behind their steps."""
+        self.uses, self.before, self.fetched, self.dtype, self.late = uses, before, fetched, dtype, late
         self.layouts = Layouts(windows)
         self.inputs: dict[str, Held] = {}
         self.outputs: dict[str, Held] = {}
@@ -95,6 +99,8 @@ class Followed:
                 return None
             x, axis = self.fetched[use.made], use.made_axis
             rows = use.made_rows if axis != ABSENT else None
+            if rows is not None and rows[1] > x.shape[axis]:  # a weight of fewer rows than the reference's
+                return None
             x = x if rows is None else np.take(x, range(*rows), axis)
             width = use.channels if len(uses) > 1 else expected.shape[-1]
             if start + width > expected.shape[-1]:
@@ -108,6 +114,7 @@ class Followed:
         if not parts or start != expected.shape[-1]:
             return None
         x = np.concatenate(parts, -1)
+        x = x + self.late[name] if name in self.late else x
         self.outputs[name] = Held(uses[0].made, x, expected, self._compared(x, expected), pieces=tuple(pieces))
         return x
 

@@ -5,7 +5,8 @@ Each step is held against what the reference's step makes of the candidate's own
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
@@ -26,25 +27,29 @@ from scalablevit_ref.compare.around import (
     own_values,
     q_k_v,
     reference_settings,
+    run_again,
     terms_of,
 )
 from scalablevit_ref.compare.capture.graph import ABSENT, Graph
 from scalablevit_ref.compare.capture.uses import Use
+from scalablevit_ref.compare.displaced import displaced
 from scalablevit_ref.compare.followed import Followed, Held, Misfit, compared, moved_from
 from scalablevit_ref.compare.misfits import misfit
-from scalablevit_ref.compare.mistakes.layerwise import Local
+from scalablevit_ref.compare.mistakes.layerwise import RIGHT, Local
 from scalablevit_ref.compare.own_lines import elsewhere, lines_between, unreached
 from scalablevit_ref.compare.reaching import Place, reach_of, sights
 from scalablevit_ref.compare.reasoning.case import REFERENCE, THE_INPUT
-from scalablevit_ref.compare.reasoning.difference import Difference
+from scalablevit_ref.compare.reasoning.difference import OPERATIONS, Difference
 from scalablevit_ref.compare.reasoning.fits import fits
+from scalablevit_ref.compare.reasoning.judge import tolerance
 from scalablevit_ref.compare.reasoning.kinds import is_general, kinds_of_difference
 from scalablevit_ref.compare.sample import Sample, sampled
 from scalablevit_ref.compare.steps import INPUT, OUTPUT, Run, Step, feeds, run_layer
 from scalablevit_ref.compare.undone import undone
 from scalablevit_ref.compare.written_out import written_out
-from scalablevit_ref.layers import Layer, mean
-from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, Comparison
+from scalablevit_ref.edits import Changes, Mistake
+from scalablevit_ref.layers import IMAGES, Layer, mean
+from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, Comparison, relative_l2
 
 Words = Literal["right", "its input is wrong", "it is wrong", "not followed"]
 Side = Literal["given", "made"]
@@ -96,6 +101,8 @@ class Inside:
         What else was seen.
     sample
         A few numbers of the first wrong value, for the pictures; None where it is not known.
+    more
+        Other values of the layer that are wrong, which the first one does not account for.
     """
 
     layer: str
@@ -107,6 +114,32 @@ class Inside:
     step: str = ""
     notes: tuple[str, ...] = ()
     sample: Sample | None = field(default=None, repr=False, compare=False)
+    more: tuple[Inside, ...] = ()
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the value is wrong, and known."""
+        return self.sample is not None
+
+    def explains_more_than(self, other: Inside) -> bool:
+        """Whether something is said of this value that is not said of another one before it."""
+        own, others = ({words.rpartition(": ")[2] for words in one.explanations} for one in (self, other))
+        return not own & others
+
+    @property
+    def explanations(self) -> dict[str, Difference]:
+        """The differences that tell a cause and explain the whole wrong value, by their words."""
+        return {one.words: one for one in self.differences if one.exact and not is_general(one)}
+
+    @property
+    def explained(self) -> bool:
+        """Whether there is one."""
+        return bool(self.explanations)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether one of these is more than the operations that ran."""
+        return any(one.kind != OPERATIONS for one in self.explanations.values())
 
     @property
     def exact(self) -> bool:
@@ -145,6 +178,8 @@ def inside(
     tolerance: float | None = None,
     tapped: Mapping[str, int] = NOWHERE,
     probe: Probe | None = None,
+    sizes: Mistake = RIGHT,
+    late: Collection[str] = (),
 ) -> Inside:
     """The steps of a layer of a candidate whose run is known as a graph.
 
@@ -170,27 +205,88 @@ def inside(
         The values that are layers' outputs in the graph, by the layers' names, where they are known.
     probe
         Runs the candidate again with some of its values changed, where nothing else tells what is wrong; None where it cannot.
+    sizes
+        What is known of this layer: that parameters have other sizes than the reference's.
+    late
+        Steps whose bias is added behind them.
     """
     layer, bound = local.table()[name], NETWORK_TOLERANCE[dtype] if tolerance is None else tolerance
-    x, params = fed(local, name), local.own_params(name)
-    sources = feeds(layer, x[:1], params)
+    x, params, changes, sources = _as_sized(local, name, sizes)
     uses = {step: tuple(steps.get(step, ())) for step in sources if step != OUTPUT}
     before = {use.given: moved_from(graph, use) for some in uses.values() for use in some}
     wanted = {value for some in uses.values() for use in some for value in (use.made, *before[use.given])}
     fetched = {graph.images: local.images} | dict(fetch(wanted - {graph.images}))
-    own = Followed(uses, before, fetched, _windows(layer), dtype)
+    behind = {step: local.params[f"{step}.bias"] for step in late if step in uses}
+    own = Followed(uses, before, fetched, _windows(layer), dtype, behind)
     with np.errstate(all="ignore"):
-        run = run_layer(layer, x, params, own)
-    wrong = _first_wrong(run, own, bound)
-    scene = Scene(local, layer, x, run, sources, own, dtype, graph, fetch, tapped, probe)
+        run = run_layer(layer, x, params, own, changes)
+    sized = {key: change(local.params[key]) for key, change in sizes.params if key in local.params}
+    scene = Scene(local, layer, x, run, sources, own, dtype, graph, fetch, tapped, probe, sized=sized)
     rows = _rows(scene, bound)
-    found = _at_the_end(scene, rows, actual, bound) if wrong is None else _at_a_step(scene, rows, run[wrong[0]], wrong[1])
-    found = _with_reach(scene, found, Place(OUTPUT, "made") if wrong is None else Place(*wrong))
-    if found.exact or actual is None or all(row.words != "not followed" for row in rows):
-        return found
+    places = _wrong(run, own, bound)
+    found = [_at_a_step(scene, rows, run[step], side) for step, side in places]
+    last = _at_the_end(scene, rows, actual, bound)
+    found += [last] if not found or last.wrong else []
+    plain = run_layer(layer, x, params, None, changes)
+    if actual is not None and (len(found) > 1 or _is_left_out(found[0]) or (found[0].wrong and not found[0].fitted)):
+        moved = displaced(layer, x, params, plain, actual, EPS[dtype], changes)
+        if moved:
+            return replace(found[0], differences=tuple(moved))
+    found[0] = _with_reach(scene, found[0], Place(*places[0]) if places else Place(OUTPUT, "made"))
+    first, more = found[0], tuple(one for one in found[1:] if one.explains_more_than(found[0]))
+    if first.step and not all(one.explained for one in more):
+        first = _not_here(first, scene.spoken(first.step))
+    if first.exact or actual is None or not _is_hidden(scene, rows):
+        return replace(first, more=more)
     given = own_values(scene, run.steps[0].name, tapped.get(name, ABSENT))
-    more = altered(layer, x, params, run_layer(layer, x, params), actual, given, EPS[dtype])
-    return replace(found, differences=_ordered([*more, *found.differences]))
+    whole = altered(layer, x, params, plain, actual, given, EPS[dtype], changes)
+    whole = whole or _of_an_input_made_again(scene, params, actual, changes)
+    if whole:
+        return replace(first, differences=_ordered([*whole, *first.differences]))
+    return replace(first, more=more)
+
+
+def _of_an_input_made_again(
+    scene: Scene, params: Mapping[str, np.ndarray], actual: np.ndarray, changes: Changes
+) -> list[Difference]:
+    """The same where the input is not known: by what the layer makes of it."""
+    if len(scene.layer.sources) != 1 or scene.layer.sources == (IMAGES,):
+        return []
+    for words, x in run_again(scene.local, scene.layer.sources[0], scene.x):
+        if x.shape == scene.x.shape:
+            left = relative_l2(run_layer(scene.layer, x, params, None, changes).output, actual)
+            if left <= tolerance(EPS[scene.dtype]):
+                return [Difference("again", words, left, exact=True)]
+    return []
+
+
+def _not_here(found: Inside, step: str) -> Inside:
+    """The same where something behind it is wrong too: what is missing here may be done there."""
+    clauses = (replace(one, words=one.words.replace(" is left out", f" does not come before {step}")) for one in found.differences)
+    return replace(found, differences=tuple(clauses))
+
+
+def _is_hidden(scene: Scene, rows: Sequence[StepRow]) -> bool:
+    """Whether there is a step of which not all is known."""
+    unfed = any(step.has_parameters and step.name not in scene.own.inputs for step in scene.run.steps)
+    return unfed or any(row.words == "not followed" for row in rows)
+
+
+def _is_left_out(found: Inside) -> bool:
+    """Whether something seems to be left out, which may be done elsewhere in the layer."""
+    return any(one.exact and (one.kind == "offset" or "left out" in one.words) for one in found.differences)
+
+
+def _as_sized(
+    local: Local, name: str, sizes: Mistake
+) -> tuple[np.ndarray, Mapping[str, np.ndarray], Changes, Mapping[str, tuple[str, ...]]]:
+    """What a layer is fed, its parameters in the candidate's sizes if it runs with these, how, and what its steps are made of."""
+    layer, x, params = local.table()[name], fed(local, name), local.own_params(name)
+    own = {key: change(params[key]) for key, change in sizes.params if key in params}
+    if own:
+        with suppress(KeyError, ValueError):
+            return x, params | own, sizes.changes, feeds(layer, x[:1], params | own, sizes.changes)
+    return x, params, (), feeds(layer, x[:1], params)
 
 
 def _with_reach(scene: Scene, found: Inside, place: Place) -> Inside:
@@ -217,13 +313,15 @@ def _is_wrong(comparison: Comparison | None, bound: float) -> bool:
     return comparison is not None and not comparison.error <= bound
 
 
-def _first_wrong(run: Run, own: Followed, bound: float) -> tuple[str, Side] | None:
+def _wrong(run: Run, own: Followed, bound: float) -> list[tuple[str, Side]]:
+    """All wrong values, each of which the candidate's own values before it do not account for."""
+    found: list[tuple[str, Side]] = []
     for step in run.steps:
         if step.name in own.inputs and _is_wrong(own.inputs[step.name].comparison, bound):
-            return step.name, "given"
+            found.append((step.name, "given"))
         if step.name in own.outputs and _is_wrong(own.outputs[step.name].comparison, bound):
-            return step.name, "given" if _sees_turned(step, own) else "made"
-    return None
+            found.append((step.name, "given" if _sees_turned(step, own) else "made"))
+    return list(dict.fromkeys(found))
 
 
 def _sees_turned(step: Step, own: Followed) -> bool:
@@ -341,6 +439,8 @@ def _at_the_end(scene: Scene, rows: tuple[StepRow, ...], actual: np.ndarray | No
     kinds = (_of_a_residual(one, terms) for one in _kinds(scene, actual, expected, given, eps))
     differences = left_out(scene, OUTPUT, actual, given, eps) or list(kinds)
     if not any(one.exact and not is_general(one) for one in differences):
+        differences = [*_of_itself_again(scene, actual, expected, eps), *differences]
+    if not any(one.exact and not is_general(one) for one in differences):
         differences = [*_of_a_branch(scene, OUTPUT, actual, expected, given, eps), *differences]
     return _found(scene, rows, place, "", held, _ordered(differences))
 
@@ -450,9 +550,15 @@ def _of_an_input(
         return (Difference("places", words, left, {"pattern": "H and W are swapped"}, exact=True),)
     if found := left_out(scene, step.name, actual, given, eps):
         return _ordered(found)
+    if found := _normed_before(scene, actual, expected, step, eps):
+        return _ordered(found)
     terms = terms_of(scene, step.name, expected)
     found = _fitted_pool(scene, actual, eps) if scene.sources.get(step.name) == (INPUT,) else []
-    found += [_of_a_residual(one, terms) for one in _kinds(scene, actual, expected, given, eps)]
+    given = {**given} | {name: x for name, x in terms.items() if name not in given}
+    kinds = [_of_a_residual(one, terms) for one in _kinds(scene, actual, expected, given, eps)]
+    found += [_of_another_value(scene, step.name, one) for one in kinds]
+    if not any(one.exact and not is_general(one) for one in found):
+        found = [*_of_a_second_run(scene, actual, eps), *found]
     if not any(one.exact for one in found):
         found += _of_a_branch(scene, step.name, actual, expected, given, eps)
     exact = [one for one in found if one.exact]
@@ -467,6 +573,53 @@ def _of_an_input(
             found = [one for one in found if not (one.exact and is_general(one))]
         found = [*fitted, *found]
     return _ordered(found)
+
+
+def _of_a_second_run(scene: Scene, actual: np.ndarray, eps: float) -> list[Difference]:
+    """Where what enters a layer is what the layers before it make of their own output."""
+    if len(scene.layer.sources) != 1 or scene.layer.sources == (IMAGES,):
+        return []
+    for words, x in run_again(scene.local, scene.layer.sources[0], scene.x):
+        left = relative_l2(x, actual) if x.shape == actual.shape else np.inf
+        if left <= tolerance(eps):
+            return [Difference("again", words, left, exact=True)]
+    return []
+
+
+def _of_itself_again(scene: Scene, actual: np.ndarray, expected: np.ndarray, eps: float) -> list[Difference]:
+    """Where what a layer gives is what it, and layers before it, make of its output."""
+    for words, x in run_again(scene.local, scene.layer.name, expected):
+        left = relative_l2(x, actual) if x.shape == actual.shape else np.inf
+        if left <= tolerance(eps):
+            return [Difference("again", words, left, exact=True)]
+    return []
+
+
+def _normed_before(scene: Scene, actual: np.ndarray, expected: np.ndarray, step: Step, eps: float) -> list[Difference]:
+    """A norm of another width that acts before a step, though the reference has it behind."""
+    order = {name: min(use.operation for use in uses) for name, uses in scene.own.uses.items() if uses}
+    found = []
+    for norm in scene.run.steps:
+        gain, shift = (scene.sized.get(f"{norm.name}.{leaf}") for leaf in ("weight", "bias"))
+        if norm.op == "layer_norm" and gain is not None and order.get(norm.name, ABSENT) < order.get(step.name, ABSENT):
+            for one in _kinds(scene, actual, expected, {}, eps, gain=gain, shift=shift):
+                if one.exact and one.kind == "norm":
+                    words = f"{scene.spoken(norm.name)} acts before {scene.spoken(step.name)}, not after it"
+                    found.append(replace(one, words=words))
+    return found
+
+
+def _of_another_value(scene: Scene, step: str, difference: Difference) -> Difference:
+    """The same difference, said of the step, where what enters it is another value as it is: "v takes what k gives"."""
+    total = difference.data.get("sum", {})
+    if not difference.exact or len(total) != 1 or difference.words != f"it is {next(iter(total))}":
+        return difference
+    usual = {"LIM": "v"}.get(scene.spoken(step))
+    sources = scene.sources[step]
+    if usual is None and len(sources) == 1:
+        usual = input_words(scene) if sources[0] == INPUT else f"what {scene.spoken(sources[0])} gives"
+    instead = f", not {usual}" if usual else ""
+    return replace(difference, words=f"{scene.spoken(step)} takes {next(iter(total))}{instead}")
 
 
 def _of_a_residual(difference: Difference, terms: Mapping[str, np.ndarray]) -> Difference:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -37,7 +37,7 @@ def misfit(named: str, found: Misfit, eps: float) -> Difference:
             mine, own = x[part[0]], found.expected[part[1]]
             left = float(np.linalg.norm(mine - own)) / (float(np.linalg.norm(own)) or 1.0)
             if left <= 4 * tolerance(eps):
-                clauses = ", ".join([*said, *missing])
+                clauses = ", ".join([*said, *(_as_padding(x.shape[:3], found.expected.shape[:3], part[0]) or missing)])
                 return Difference("shape", f"{words}: {clauses}; all else in it is right", left, data, exact=True)
     sizes = [_sizes(x.shape[:3], (expected[0], expected[1], expected[2])) for x, said in tried if not said]
     return Difference("shape", words + (f": {sizes[0]}" if sizes and sizes[0] else ""), 1.0, data)
@@ -85,6 +85,17 @@ def _cuts(n: int, m: int, name: str) -> Iterator[tuple[slice, slice, str]]:
             yield whole, place, f"the {at} {some} {'are' if k > 1 else 'is'} missing"
         else:
             yield place, whole, f"there {'are' if k > 1 else 'is'} {k} {name}{'s' * (k > 1)} too many, {at}"
+
+
+def _as_padding(size: Sequence[int], wanted: Sequence[int], kept: Sequence[slice]) -> list[str]:
+    """Where the reference's map is a part of the value, in words: how far that is padded."""
+    sides = []
+    borders = (("row", "top", "bottom"), ("column", "left", "right"))
+    for n, m, part, (line, first, last) in zip(size[1:], wanted[1:], kept[1:], borders, strict=True):
+        if n < m:
+            return []
+        sides += [f"{n - m} {line}{'s' * (n - m > 1)} at the {first if part.start else last}"] if n > m else []
+    return [f"it is padded by {' and '.join(sides)}"] if sides and size[0] == wanted[0] else []
 
 
 def _sizes(size: Size, wanted: Size) -> str:

@@ -278,7 +278,7 @@ class Report:
                 return [*lines, *filter(None, (self.coverage, self.unmeasured)), *said]
         lines += [row for cause in self.told for row in cause.rows()]
         told = {layer for cause in self.causes for layer in cause.layers}
-        lines += [line for seen in self.insides if seen.layer not in told for line in inside_said(seen)]
+        lines += [line for seen in self.insides if seen.layer not in told or not seen.explained for line in inside_said(seen)]
         lines += [str(finding) for finding in self.nearest[:3]] if not self.causes and not self.reasoned else []
         if not self.causes and not self.nearest and not self.reasoned:
             lines.append("none of the known mistakes explains it")

@@ -447,38 +447,54 @@ class SideBySide:
             return False
         values = module.fetch({place.value for places in others.values() for place in places})
         for name in self.order:
-            if name not in others:
-                continue
-            with np.errstate(all="ignore"):
-                expected = local.output(name)
-            if self._held(name, expected).error <= tolerance:
-                continue
-            kept = self.taps.taps[name], self.taps.modules[name], self.values[name]
-            acting = {place.value for place in module.places[name] if place.how not in BEHIND}
-            for place in others[name]:
-                self._put(name, values[place.value], place.called, place.value)
-                with suppress(CaptureError):
-                    error = self._held(name, expected).error
-                    if error <= tolerance:
-                        moved = True
-                        break
-                    if place.how in BEHIND and kept[2] in acting:
-                        kept, moved = (values[place.value], place.called, place.value), True
-            else:
-                self._put(name, *kept)
+            if name in others:
+                moved |= self._settled_elsewhere(name, others[name], values, tolerance)
         return moved
+
+    def _settled_elsewhere(self, name: str, places: Sequence[Place], values: Mapping[int, np.ndarray], tolerance: float) -> bool:
+        assert self.local is not None
+        with np.errstate(all="ignore"):
+            expected = self.local.output(name)
+        if self._held(name, expected).error <= tolerance:
+            return False
+        acting = {place.value for place in self.captured.followed.places[name] if place.how not in BEHIND}
+        taken, better = self.values[name] in acting, list[Place]()
+
+        def found(place: Place) -> bool:
+            nonlocal taken
+            error = self._held(name, expected).error
+            if error > tolerance and place.how in BEHIND and taken:
+                taken = place.value in acting
+                better.append(place)
+            return error <= tolerance
+
+        return self._moved(name, places, values, found) or self._moved(name, better[-1:], values, lambda place: True)
+
+    def _moved(self, name: str, places: Sequence[Place], values: Mapping[int, np.ndarray], found: Callable[[Place], bool]) -> bool:
+        """Take the first of these places for a layer's output at which it is `found`; else leave it where it is."""
+        kept = self.taps.taps[name], self.taps.modules[name], self.values[name]
+        for place in places:
+            self._put(name, self.captured.followed.output(place, values), place.called, place.value)
+            with suppress(CaptureError):
+                if found(place):
+                    return True
+        self._put(name, *kept)
+        return False
 
     def blame(self, wrong: Collection[str], tolerance: float) -> bool:
         """Find what goes wrong behind a layer and before the next, as a second activation: whether that is this layer's doing.
 
-        Where a layer is wrong whose sources are right, and would be right with what one of these gives elsewhere (what its module
-        returns, what is added to the residual stream), then that is what the source gives, and it is the source that is wrong.
+        Where a layer is wrong and would be right with what one of its sources gives elsewhere (what its module returns, what is
+        added to the residual stream), or with the source's rows and columns as they lie, then that is what the source gives, and it
+        is the source that is wrong.
         """
         module, local, moved = self.captured.followed, self.local, False
         if module is None or local is None:
             return False
-        right, table = set(self.order) - set(wrong), local.table()
-        sources = dict.fromkeys(source for name in wrong if name in self.taps for source in table[name].sources if source in right)
+        table = local.table()
+        sources = dict.fromkeys(
+            source for name in wrong if name in self.taps for source in table[name].sources if source in self.order
+        )
         others = {
             source: [place for place in module.places[source] if self._may_lie_behind(source, place)]
             for source in sources
@@ -486,24 +502,43 @@ class SideBySide:
         }
         values = module.fetch({place.value for places in others.values() for place in places}) if any(others.values()) else {}
         for source, places in others.items():
-            kept = self.taps.taps[source], self.taps.modules[source], self.values[source]
             after = [name for name in self.order if source in table[name].sources]
-            for place in places:
-                self._put(source, values[place.value], place.called, place.value)
-                with suppress(CaptureError):
-                    self._held(source, local.output(source))
-                    agree = (self._held(name, local.output(name)).error <= tolerance for name in after)
-                    if (
-                        all(agree)
-                        if place.how == "taken"
-                        else any(name in wrong and good for name, good in zip(after, agree, strict=True))
-                    ):
-                        moved = True
-                        break
-            else:
-                self._put(source, *kept)
-                self._held(source, local.output(source))
+            moved |= self._blamed(source, places, values, after, wrong, tolerance)
         return moved
+
+    def _blamed(
+        self,
+        source: str,
+        places: Sequence[Place],
+        values: Mapping[int, np.ndarray],
+        after: Sequence[str],
+        wrong: Collection[str],
+        tolerance: float,
+    ) -> bool:
+        local = self.local
+        assert local is not None
+
+        def found(place: Place) -> bool:
+            self._held(source, local.output(source))
+            return self._right_behind(after, wrong, tolerance, everywhere=place.how == "taken")
+
+        if self._moved(source, places, values, found):
+            return True
+        self._held(source, local.output(source))
+        layout = self.taps.layout_of(source)
+        if not self.taps.lay_as_usual(source):
+            return False
+        if self._right_behind(after, wrong, tolerance, everywhere=False):
+            return True
+        self.taps.lay(source, layout)
+        return False
+
+    def _right_behind(self, after: Sequence[str], wrong: Collection[str], tolerance: float, *, everywhere: bool) -> bool:
+        """Whether layers are right with what their source is now taken to give: all of them, or one that was wrong."""
+        local = self.local
+        assert local is not None
+        agree = (self._held(name, local.output(name)).error <= tolerance for name in after)
+        return all(agree) if everywhere else any(name in wrong and good for name, good in zip(after, agree, strict=True))
 
     def _may_lie_behind(self, source: str, place: Place) -> bool:
         """Whether a place of a layer's output lies behind what is taken for it."""

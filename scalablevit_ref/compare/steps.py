@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from einops import rearrange
 
-from scalablevit_ref.edits import Function, Swap, changed
+from scalablevit_ref.edits import Changes, Function, Swap, changed
 from scalablevit_ref.layers import IMAGES, Layer
 from scalablevit_ref.ops import attention, conv2d, gelu, gelu_tanh, layer_norm, linear
 
@@ -94,7 +94,9 @@ class Run:
         return next(step for step in self.steps if step.name == name)
 
 
-def run_layer(layer: Layer, x: np.ndarray, params: Mapping[str, np.ndarray], values: Values | None = None) -> Run:
+def run_layer(
+    layer: Layer, x: np.ndarray, params: Mapping[str, np.ndarray], values: Values | None = None, changes: Changes = ()
+) -> Run:
     """The layer's function on `x`, with some of its steps' values replaced as it runs.
 
     So the input of each step is what the specification makes of the candidate's own values before it, and its output what the
@@ -110,6 +112,8 @@ def run_layer(layer: Layer, x: np.ndarray, params: Mapping[str, np.ndarray], val
         Those of the whole network, or of the layer, by their names in the whole network.
     values
         A candidate's own values; without it every value is the reference's.
+    changes
+        Of a known mistake, that are made in the function.
     """
     prefix = f"{layer.name}."
     own = {name.removeprefix(prefix): np.array(value) for name, value in params.items() if name.startswith(prefix)}
@@ -118,7 +122,7 @@ def run_layer(layer: Layer, x: np.ndarray, params: Mapping[str, np.ndarray], val
     recorder = _Recorder(layer.name, own, values or Unchanged())
     token = _RECORDER.set(recorder)
     try:
-        output = np.asarray(changed(layer.function, HEARD)(x, own, **layer.settings))
+        output = np.asarray(changed(layer.function, (*changes, *HEARD))(x, own, **layer.settings))
     finally:
         _RECORDER.reset(token)
     return Run(tuple(recorder.steps), output)
@@ -138,10 +142,9 @@ class _Recorder:
         }
         first, expected = next(iter(inputs.items()))
         name = self._named(op, parameters)
-        if parameters:
-            own = self.values.given(name, expected)
-            if own is not None:
-                arguments = {**arguments, first: own}
+        own = self.values.given(name, expected)
+        if own is not None:
+            arguments = {**arguments, first: own}
         others = {key: value for key, value in arguments.items() if key != first}
 
         def applied(x: np.ndarray) -> np.ndarray:
@@ -209,17 +212,17 @@ INPUT = "input"
 """The layer's own input, among what feeds a step."""
 
 
-def feeds(layer: Layer, x: np.ndarray, params: Mapping[str, np.ndarray]) -> dict[str, tuple[str, ...]]:
+def feeds(layer: Layer, x: np.ndarray, params: Mapping[str, np.ndarray], changes: Changes = ()) -> dict[str, tuple[str, ...]]:
     """What each step is made of, without a step between them: other steps by name, and `INPUT`; also what `OUTPUT` is made of.
 
     Found by moving one value at a time while the outputs of all other steps stay as they are.
     """
-    plain = run_layer(layer, x, params)
+    plain = run_layer(layer, x, params, None, changes)
     fixed = {step.name: step.made for step in plain.steps}
     found: dict[str, list[str]] = {name: [] for name in (*fixed, OUTPUT)}
     moved = x + np.random.default_rng(0).standard_normal(x.shape)
     for source in (INPUT, *fixed):
-        run = run_layer(layer, moved if source == INPUT else x, params, _Replaced(fixed, source))
+        run = run_layer(layer, moved if source == INPUT else x, params, _Replaced(fixed, source), changes)
         for step, before in zip(run.steps, plain.steps, strict=True):
             if any(not np.array_equal(step.inputs[name], value) for name, value in before.inputs.items()):
                 found[step.name].append(source)

@@ -246,7 +246,7 @@ def test_keys_and_queries_in_other_roles() -> None:
     port = Port()
     setting = {"num_heads": HEADS, "window_size": WINDOW}
     swapped = fits("window attention", port(given["k"], given["q"], given["v"], given["lim"]), given, setting, eps=EPS)
-    assert any("k is taken for q and q is taken for k" in words for words in exact(swapped))
+    assert any("q and k are exchanged" in words for words in exact(swapped))
     turned = fits("window attention", port(given["v"], given["q"], given["k"], given["lim"]), given, setting, eps=EPS)
     assert any("q, k and v are taken in the order v, q, k" in words for words in exact(turned))
 

@@ -140,7 +140,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
     ),
     "LIM of q": (
         (port.WindowMixer, "self.local(v)", "self.local(q)"), "stages.0.0.attn",
-        "qkv and the attention are right; what enters LIM is not made of qkv as in the reference", "it is q", "",
+        "qkv and the attention are right; what enters LIM is not made of qkv as in the reference", "LIM takes q, not v", "",
     ),
     "map rolled": (
         (port.WindowMixer, "self.inner(x)", "self.inner(x.roll(-3, 2))"), "stages.0.0.attn",
@@ -157,7 +157,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str, str, str]] = {
     ),
     "k and v interchanged": (
         (port.FewKeysMixer, "k, v = self.both(x)", "v, k = self.both(x)"), "stages.1.1.attn",
-        "q and kv are right; what enters proj, the attention between them, is not", "v is taken for k", "line 9",
+        "q and kv are right; what enters proj, the attention between them, is not", "k and v are exchanged", "line 9",
     ),
     "no proj": (
         (port.WindowMixer, "self.outer(z + lim)", "z + lim"), "stages.0.0.attn",

@@ -22,7 +22,7 @@ MISFITS: dict[str, tuple[Callable[[], np.ndarray], str]] = {
     "one image": (lambda: EXPECTED[:1], "the last 2 images are missing"),
     "row and column": (lambda: EXPECTED[:, 1:, :-1], "the first row is missing, the last column is missing"),
     "class token": (lambda: np.concatenate([TOKENS[:, :1] * 2, TOKENS], 1), "one token more, before the others (a class token?)"),
-    "padded": (lambda: np.pad(EXPECTED, ((0, 0), (0, 1), (0, 0), (0, 0))), "there is 1 row too many, last"),
+    "padded": (lambda: np.pad(EXPECTED, ((0, 0), (0, 1), (0, 0), (0, 0))), "it is padded by 1 row at the bottom"),
 }
 
 

@@ -166,7 +166,6 @@ class CanonicalTaps:
     ) -> None:
         """`modules` are the owner's names of them; `shapes` are those of the layers' outputs, by the layers' names."""
         self.taps, self.modules, self.dtype, self.shapes = taps, dict(modules), dtype, dict(shapes)
-        self.notes: list[str] = []
         self._layouts: dict[str, Layout] = {}
 
     def __contains__(self, name: str) -> bool:
@@ -193,8 +192,30 @@ class CanonicalTaps:
         """The tap in float64; not to be changed."""
         return self(name).astype(np.float64, copy=False)
 
+    @property
+    def notes(self) -> list[str]:
+        """What is worth saying of the layouts."""
+        turned = (name for name in self.shapes if name in self._layouts and self._layouts[name].turned)
+        return [f"{name} is laid out as {self._layouts[name].words}: H and W are swapped" for name in turned]
+
     def layout(self, name: str) -> str:
         return self._layouts[name].words
+
+    def layout_of(self, name: str) -> Layout:
+        """The layout in which a tap is read that was held against something."""
+        return self._layouts[name]
+
+    def lay(self, name: str, layout: Layout) -> None:
+        """Read a tap in this layout."""
+        self._layouts[name] = layout
+
+    def lay_as_usual(self, name: str) -> bool:
+        """Read a tap of which H and W were taken to be swapped as if they were not; whether there is such a layout."""
+        usual = [layout for layout in fitting(np.shape(self.taps[name]), self.shapes[name]) if not layout.turned]
+        if not self._layouts[name].turned or not usual:
+            return False
+        self.lay(name, usual[0])
+        return True
 
     def _settled(self, name: str, x: np.ndarray, expected: np.ndarray | None) -> Layout:
         shape = self.shapes[name]
@@ -204,6 +225,4 @@ class CanonicalTaps:
         if found[1:] and expected is not None:
             told = settled(x.astype(np.float64), np.asarray(expected, np.float64), windows=_windows(x.shape, shape))
             found = [told.layout] if told is not None and told.layout in found else found
-            if found[0].turned:
-                self.notes.append(f"{name} is laid out as {found[0].words}: H and W are swapped")
         return found[0]

@@ -41,6 +41,10 @@ FEWEST = 10
 """Smallest number of them of which one may be the same."""
 
 
+MOST_SUMS = 2
+"""Sums behind what a block's last layer makes that are looked at for the block's own."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a layer's output may lie in a candidate: a value of its graph, and what the candidate calls it.
@@ -52,6 +56,18 @@ class Place:
     value: int
     called: str
     how: Literal["acting", "taken", "returned", "added", "inner"]
+    plus: tuple[str, int] | None = None
+    """A parameter, on an axis, that belongs to the layer's output and is added behind it."""
+
+    def of(self, values: Mapping[int, np.ndarray], weights: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The layer's output."""
+        x = values[self.value]
+        if self.plus is None:
+            return x
+        name, axis = self.plus
+        shape = [1] * x.ndim
+        shape[axis] = -1
+        return np.asarray(x + weights[name].reshape(shape).astype(x.dtype))
 
 
 @dataclass(frozen=True)
@@ -78,12 +94,20 @@ class Followed:
     given: Mapping[str, np.ndarray] | None
 
     def only_changed(self, layer: str, value: int) -> bool:
-        """Whether this value is what the layer's parameters have made, changed by nothing that has parameters of another layer."""
+        """Whether this value is what the layer's parameters have made, changed by nothing that has parameters of another layer.
+
+        A sum has none: what its layers behind take is it.
+        """
         acting = uses_by_layer(self.pairing, self.places)
-        mine = {use.made for use in acting.get(layer, ())}
+        own = acting.get(layer, ())
+        mine = {use.made for use in own}
         others = {use.made for uses in acting.values() for use in uses} - mine
         path = along(self.graph, value, mine)
-        return bool(path) and not path & others
+        return not own or (bool(path) and not path & others)
+
+    def output(self, place: Place, values: Mapping[int, np.ndarray]) -> np.ndarray:
+        """The output of a layer that lies at this place, of values that were fetched."""
+        return place.of(values, self.weights)
 
     def fetch(self, values: Collection[int]) -> Mapping[int, np.ndarray]:
         """These values, of one more run."""
@@ -122,10 +146,15 @@ def _followed(runner: Runner, conditions: Conditions) -> Captured:
     given = conditions.weights
     if given is None and pairing.facts.lacking:
         lacking = pairing.facts.lacking
+        if pairing.facts.resized:
+            raise CaptureError(f"{next(iter(pairing.facts.resized.values()))}: give weights, of which those that fit are taken")
         raise CaptureError(
             f"the candidate's own weights lack {lacking[0]}{f' and {len(lacking) - 1} more' if lacking[1:] else ''}: give weights"
         )
-    weights = dict(own) if given is None or not conditions.load else {**own, **pairing.own_weights(given, own)}
+    weights = dict(own)
+    if given is not None and conditions.load:
+        others = {name for some in pairing.facts.resized.values() for name in (some.own, some.bias[0]) if name}
+        weights |= _drawn({name: own[name] for name in sorted(others)}) | pairing.own_weights(given, own)
     places = places_of_layers(graph, pairing, network, images.shape, names, called)
     first = {name: some[0] for name, some in places.items()}
     values, seconds = runner.values(images, weights, {place.value for place in first.values()})
@@ -138,7 +167,7 @@ def _followed(runner: Runner, conditions: Conditions) -> Captured:
     absent = {name: why for name, why in _absent(graph, pairing, network, images.shape).items() if name not in places}
     captured = Captured(
         runner.kind,
-        {name: values[place.value] for name, place in first.items()},
+        {name: place.of(values, weights) for name, place in first.items()},
         {name: place.called for name, place in first.items()},
         images,
         runner.dtype,
@@ -243,11 +272,17 @@ def places_of_layers(
             if not fitting(graph.shapes[mapped.value], shapes[name]):
                 raise misfit(mapped.called, name, graph.shapes[mapped.value], shapes[name])
             found[name].append(mapped)
-        acting = acts.get(name, [])
+        acting, behind = acts.get(name, []), pairing.facts.late
+        late = {
+            use.made: (behind[step], use.made_axis)
+            for step, uses in pairing.steps.items()
+            if step in behind and layer_of(step, table) == name
+            for use in uses
+        }
         if name in with_parameters and not acting:
             continue
         ends = [
-            Place(use.made, called(owner or use.module) or called.giving(use.made) or held[name], "acting")
+            Place(use.made, called(owner or use.module) or called.giving(use.made) or held[name], "acting", late.get(use.made))
             for use in sorted(acting, key=lambda use: -use.operation)
         ]
         found[name] += [] if table[name].function is peg else ends
@@ -265,7 +300,7 @@ def places_of_layers(
             found[name].append(Place(returned[owner], called(owner), "returned"))
         if table[name].function is peg:
             found[name] += [replace(place, how="inner") for place in ends]
-    for name, value in _sums(graph, table, found, shapes):
+    for name, value in _sums(graph, table, found):
         found[name].append(Place(value, called(owners.get(name, "")) or called.giving(value) or held.get(name, ""), "taken"))
     for source, added in _addends(graph, pairing, table, found):
         found[source].append(Place(added, called(owners.get(source, "")) or called.giving(added) or held.get(source, ""), "added"))
@@ -290,24 +325,24 @@ def _with_its_input(graph: Graph, use: Use) -> Iterator[int]:
                 queue.append(operation.outputs[0])
 
 
-def _sums(
-    graph: Graph, table: Mapping[str, Layer], found: Mapping[str, Sequence[Place]], shapes: Mapping[str, tuple[int, ...]]
-) -> Iterator[tuple[str, int]]:
-    """Sums that nothing follows directly, as of a stage's last block: where what the last of their sources gives is added."""
+def _sums(graph: Graph, table: Mapping[str, Layer], found: Mapping[str, Sequence[Place]]) -> Iterator[tuple[str, int]]:
+    """Sums where what the last of their sources gives is added; what is behind them is another one where a block runs again."""
     after, fed = users(graph), fed_by_images(graph)
     for name, layer in table.items():
-        known = any(fitting(graph.shapes[place.value], shapes[name]) for place in found[name])
-        if layer.function is not total or len(layer.sources) < 2 or known:
+        if layer.function is not total or len(layer.sources) < 2:
             continue
-        queue = [place.value for place in found[layer.sources[-1]] if place.how == "acting"][:1]
-        seen = set(queue)
+        queue = [(place.value, MOST_SUMS) for place in found[layer.sources[-1]] if place.how == "acting"][:1]
+        seen = {value for value, _ in queue}
         while queue:
-            for operation in (graph.operations[i] for i in after.get(queue.pop(), ())):
-                if operation.kind == "add" and len(fed.intersection(operation.inputs)) > 1:
+            at, left = queue.pop(0)
+            for operation in (graph.operations[i] for i in after.get(at, ())):
+                if operation.kind in ("product", "convolution", "norm"):
+                    continue
+                summed = operation.kind == "add" and len(fed.intersection(operation.inputs)) > 1
+                if summed:
                     yield name, operation.outputs[0]
-                elif operation.kind not in ("product", "convolution", "norm"):
-                    queue += [x for x in operation.outputs if x not in seen]
-                    seen.update(operation.outputs)
+                queue += [(x, left - summed) for x in operation.outputs if x not in seen and left > summed]
+                seen.update(operation.outputs)
 
 
 def _addends(

@@ -16,16 +16,19 @@ from math import prod
 import numpy as np
 
 from scalablevit_ref.compare.capture.assignment import assigned
-from scalablevit_ref.compare.capture.context import contexts
+from scalablevit_ref.compare.capture.context import Context, contexts
 from scalablevit_ref.compare.capture.flow import Flow
 from scalablevit_ref.compare.capture.graph import Graph, live
 from scalablevit_ref.compare.capture.layout import Layout
 from scalablevit_ref.compare.capture.names import by_mapping
 from scalablevit_ref.compare.capture.official import Atom, Step, steps_of
 from scalablevit_ref.compare.capture.pairing_notes import Facts, facts_of, refusal, words_of
+from scalablevit_ref.compare.capture.resized import resized_of, stand_ins
 from scalablevit_ref.compare.capture.similarity import ALIGNED, AROUND, MAPPED, Evidence, Surroundings, atoms_of, scored
 from scalablevit_ref.compare.capture.units import Unit, layout_of, units_of, usual
 from scalablevit_ref.compare.capture.uses import Use, uses_of
+from scalablevit_ref.compare.capture.vocabulary import stem_of
+from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.networks import Network
 
 __all__ = ["Facts", "Pairing", "Part", "paired"]
@@ -189,8 +192,10 @@ def paired(
     over = [unit for unit in units if id(unit) not in taken]
     error = refusal(atoms, partner, over, own, shapes, exact)
     if error is not None:
-        raise error
-    parts, silent, turned = _parts(atoms, partner, own, shapes, same=len(exact) == len(shapes) and not _odd(exact, own, shapes))
+        partner, over = _with_stand_ins(error, atoms, partner, units, around, own, shapes, exact)
+    parts, silent, turned = _parts(
+        atoms, partner, own, shapes, uses, exact, same=len(exact) == len(shapes) and not _odd(exact, own, shapes)
+    )
     placed = _placed(atoms, partner, uses, stands, of_uses, of_atoms)
     at = {name: tuple(chosen) for name, chosen in _steps(atoms, placed, uses, units).items()}
     facts = facts_of(steps, atoms, partner, over, placed, uses, around, parts, network.layer_shapes(images_shape), graph)
@@ -202,8 +207,47 @@ def paired(
         turned=turned,
         never_used=tuple(step for step in facts.never_used if facts.own.get(step) not in taking),
         extra=tuple(name for name in facts.extra if name not in held),
+        resized=resized_of(atoms, partner, uses, own, shapes),
+        late=_late(at, parts, uses),
     )
     return Pairing(parts, at, words_of(facts), facts, shapes)
+
+
+def _with_stand_ins(
+    error: CaptureError,
+    atoms: Sequence[Atom],
+    partner: Mapping[int, Unit],
+    units: Sequence[Unit],
+    around: Sequence[Context],
+    own: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    exact: Mapping[str, str],
+) -> tuple[dict[int, Unit], list[Unit]]:
+    """The pairs with those of two sizes, and what is left over; raises the error where their places are not sure.
+
+    A last Linear to another number of classes is another network.
+    """
+    new = stand_ins(atoms, partner, units, around)
+    given_back = {id(unit) for unit in new.values()}
+    found = {j: unit for j, unit in partner.items() if id(unit) not in given_back} | new
+    taken = {id(unit) for unit in found.values()}
+    over = [unit for unit in units if id(unit) not in taken]
+    last = len(atoms) - 1
+    classes = last in new and atoms[last].key not in new[last].keys and new[last].keys[0][1] != atoms[last].key[1]
+    if not new or classes or refusal(atoms, found, over, own, shapes, exact) is not None:
+        raise error
+    return found, over
+
+
+def _late(steps: Mapping[str, Sequence[Use]], parts: Mapping[str, Sequence[Part]], uses: Sequence[Use]) -> dict[str, str]:
+    """Steps whose bias is added later than at their place, to the own name of that."""
+    added = {use.weight for use in uses if use.kind == "shift" and use.live}
+    found = {}
+    for step, some in steps.items():
+        own = [part.own for part in parts.get(f"{step}.bias", ())]
+        if len(some) == len(own) == 1 and not some[0].bias and own[0] in added:
+            found[step] = own[0]
+    return found
 
 
 def _read(graph: Graph) -> frozenset[int]:
@@ -298,6 +342,8 @@ def _parts(
     partner: Mapping[int, Unit],
     own: Mapping[str, np.ndarray],
     shapes: Mapping[str, tuple[int, ...]],
+    uses: Sequence[Use],
+    exact: Mapping[str, str],
     *,
     same: bool,
 ) -> tuple[dict[str, tuple[Part, ...]], tuple[str, ...], tuple[str, ...]]:
@@ -312,6 +358,10 @@ def _parts(
     silent: list[str] = []
     for j, unit in sorted(partner.items()):
         atom = atoms[j]
+        if atom.key not in unit.sizes:
+            for name, part in _of_another_size(atom, unit, own, shapes):
+                found[name].append(part)
+            continue
         sizes = unit.sizes[atom.key]
         layout = layout_of(unit, own[unit.weight], sizes, turned) if atom.first.kind != "norm" else Layout((0,), 0)
         if layout.turned and (same or _shaped_alike(own[unit.weight], shapes[atom.first.weight])):
@@ -333,24 +383,49 @@ def _parts(
             elif unit.bias:
                 silent.append(unit.bias)
             start += wide
-    for name, part in _stray_biases(atoms, partner, own, found):
+    for name, part in _stray_biases(atoms, partner, uses, own, found, exact):
         found[name].append(part)
     return {name: tuple(parts) for name, parts in found.items()}, tuple(dict.fromkeys(silent)), tuple(otherwise)
 
 
-def _stray_biases(
-    atoms: Sequence[Atom], partner: Mapping[int, Unit], own: Mapping[str, np.ndarray], found: Mapping[str, Sequence[Part]]
+def _of_another_size(
+    atom: Atom, unit: Unit, own: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, Part]]:
-    """Biases that act away from their weights, or nowhere: of those that are left, of the right size, the one declared nearest."""
+    """What a step of another size has in the reference's size all the same: its bias, or a weight of which a part acts."""
+    step = atom.first
+    if own[unit.weight].shape == shapes[step.weight]:
+        yield step.weight, Part(unit.weight, False, None, None, step.sizes, tuple(range(len(step.sizes))))
+    if step.bias and unit.bias and own[unit.bias].size == step.sizes[0]:
+        yield step.bias, Part(unit.bias, False, None, None, (step.sizes[0],), (0,))
+
+
+def _stray_biases(
+    atoms: Sequence[Atom],
+    partner: Mapping[int, Unit],
+    uses: Sequence[Use],
+    own: Mapping[str, np.ndarray],
+    found: Mapping[str, Sequence[Part]],
+    exact: Mapping[str, str],
+) -> Iterator[tuple[str, Part]]:
+    """Biases that act away from their weights, or nowhere: of those that are left, of the right size, the likeliest.
+
+    That is the one of the reference's name, or of the weight's; the first that is added after its weight has acted; else the one
+    declared nearest.
+    """
+    added = {use.weight: use.operation for use in uses if use.kind == "shift"}
     place = {name: i for i, name in enumerate(own)}
     taken = {part.own for parts in found.values() for part in parts}
     for j, unit in sorted(partner.items()):
         for step, rows in atoms[j].parts:
-            if rows is not None or not step.bias or found[step.bias]:
+            if rows is not None or not step.bias or found[step.bias] or atoms[j].key not in unit.sizes:
                 continue
             spare = [name for name, x in own.items() if name not in taken and x.size == step.sizes[0] and x.ndim <= 4]
             if spare:
-                best = min(spare, key=lambda name: abs(place[name] - place[unit.weight] - 1))
+                last = max((uses[use].operation for use in unit.uses), default=0)
+                after = [name for name in spare if added.get(name, -1) > last]
+                alike = [name for name in spare if name == exact.get(step.bias) or stem_of(name) == unit.name]
+                best = min(alike or after, key=lambda name: added.get(name, 0), default="")
+                best = best or min(spare, key=lambda name: abs(place[name] - place[unit.weight] - 1))
                 taken.add(best)
                 yield step.bias, Part(best, False, None, None, (step.sizes[0],), (0,))
 
@@ -398,7 +473,21 @@ def _placed(
         for home in own_places:  # a parameter stands at its own place at least once
             if home not in placed and home not in lent:
                 placed[home] = next(use for use, at in candidates if at == home)
-    return placed | lent
+    whole = _layers_run_again(atoms, partner, uses, set(lent.values()))
+    return placed | lent | {j: min(use for use in partner[j].uses if uses[use].live) for j in whole}
+
+
+def _layers_run_again(atoms: Sequence[Atom], partner: Mapping[int, Unit], uses: Sequence[Use], lent: set[int]) -> list[int]:
+    """The atoms of layers that run several times, each step as often as the others: they stand where they first run."""
+    layers: dict[str, list[int]] = {}
+    for j in partner:
+        layers.setdefault(atoms[j].first.layer, []).append(j)
+    found = []
+    for members in layers.values():
+        counts = {sum(uses[use].live for use in partner[j].uses) for j in members}
+        if len(counts) == 1 and counts.pop() > 1 and not any(lent & set(partner[j].uses) for j in members):
+            found += members
+    return found
 
 
 def _at(

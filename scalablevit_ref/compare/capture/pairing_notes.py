@@ -15,6 +15,7 @@ import numpy as np
 from scalablevit_ref.compare.capture.context import Context
 from scalablevit_ref.compare.capture.graph import Graph
 from scalablevit_ref.compare.capture.official import Atom, Key, Step
+from scalablevit_ref.compare.capture.resized import Resized
 from scalablevit_ref.compare.capture.units import Unit
 from scalablevit_ref.compare.capture.uses import Use
 from scalablevit_ref.errors import CaptureError, option
@@ -53,6 +54,10 @@ class Facts:
         Weights of the reference's name and shape, (out, in), that are used as (in, out).
     own
         Steps to the candidate's own name of their weight.
+    late
+        Steps whose bias is added elsewhere, behind them, to the candidate's own name of it.
+    resized
+        Steps whose weight has another size in the candidate, to both.
     """
 
     never_used: tuple[str, ...] = ()
@@ -67,6 +72,8 @@ class Facts:
     silent: tuple[str, ...] = ()
     turned: tuple[str, ...] = ()
     own: Mapping[str, str] = field(default_factory=dict)
+    resized: Mapping[str, Resized] = field(default_factory=dict)
+    late: Mapping[str, str] = field(default_factory=dict)
 
 
 def facts_of(
@@ -217,14 +224,22 @@ def words_of(facts: Facts) -> tuple[str, ...]:
         if name in lent:
             text += f"; those of {lent[name]}{own(lent[name])} act in its place"
         said.append((f"{_form(name)} {what} {_form(lent.get(name, ''))}", text, name))
+    again = _whole_blocks_twice(facts)
+    for block, times in again.items():
+        said.append((f"{_form(block)} again", f"{block} runs {times}: all its parameters act {times}", block))
     for name, places in facts.twice.items():
+        if _block_of(name) in again:
+            continue
         others = [place for place in places if place not in ("", name)]
         if others and "" not in places and all(place in (*facts.never_used, *facts.dropped) for place in others):
             continue
         where = " and at ".join(dict.fromkeys(place or "a place that is no step's" for place in places))
         said.append((f"{_form(name)} twice {[_form(p) for p in places]}", f"{name}'s parameters{own(name)} act at {where}", name))
+    said += [(f"{_form(name)} resized", str(some), name) for name, some in facts.resized.items()]
     for name in facts.lacking:
         step, _, leaf = name.rpartition(".")
+        if step in facts.resized:
+            continue
         whole_step = any(other != name and other.rpartition(".")[0] == step for other in facts.lacking)
         if not whole_step or leaf in ("weight", "g"):
             said.append((f"{_form(name)} lacking", f"the candidate has no {step if whole_step else name}", name))
@@ -265,6 +280,18 @@ def _whole(block: str, facts: Facts, lent: Mapping[str, str]) -> str | None:
         return None
     lenders = {_block_of(lent[name]) if name in lent else "" for name in inside}
     return lenders.pop() if len(lenders) == 1 else None
+
+
+def _whole_blocks_twice(facts: Facts) -> dict[str, str]:
+    """Blocks of which every parameter acts several times and stands for no other's: to how often."""
+    found: dict[str, str] = {}
+    for block in dict.fromkeys(_block_of(name) for name in facts.twice):
+        places = [facts.twice.get(name, ()) for name in facts.own if _block_of(name) == block]
+        counts = {len(some) for some in places}
+        if len(places) > 2 and len(counts) == 1 and all("" in some for some in places):
+            times = counts.pop()
+            found[block] = "twice" if times == 2 else f"{times} times"
+    return found
 
 
 def _form(name: str) -> str:

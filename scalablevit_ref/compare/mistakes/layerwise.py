@@ -10,7 +10,7 @@ import numpy as np
 from einops import rearrange
 
 from scalablevit_ref.edits import Mistake, changed
-from scalablevit_ref.layers import IMAGES, Layer
+from scalablevit_ref.layers import IMAGES, Layer, total
 from scalablevit_ref.networks import Network
 
 RIGHT = Mistake("none")
@@ -52,6 +52,10 @@ class Local:
         """
         return self._computed(name, mistake, self.table(mistake.wiring), {IMAGES: self.images})
 
+    def output_of(self, name: str, x: np.ndarray) -> np.ndarray:
+        """What the reference's layer makes of `x`."""
+        return computed(self.table()[name], x, self.own_params(name))
+
     def end_to_end(self, tap: Callable[[str, np.ndarray], object]) -> None:
         """The reference's layers one after the other from the images on, without the candidate; `tap` sees what each gives."""
         known = {IMAGES: self.images}
@@ -67,7 +71,7 @@ class Local:
                 known[source] = self.tap(source) if source in self.names else self._computed(source, mistake, table, known)
         x = sum((known[source] for source in layer.sources[1:]), known[layer.sources[0]])
         if name in mistake.skipped and layer.sources != (IMAGES,):
-            return np.asarray(x)
+            return np.asarray(x if layer.function is not total else known[layer.sources[0]])
         return computed(layer, x, self.own_params(name), mistake)
 
     def inside(self, name: str) -> dict[str, Layer]:

@@ -5,15 +5,20 @@ Parameters that act in another's place, and layers that do not run.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from functools import partial, wraps
+from typing import Any
 
 import numpy as np
 
 from scalablevit_ref.compare.capture.graph import Graph, live
 from scalablevit_ref.compare.capture.pairing import Pairing
-from scalablevit_ref.edits import Mistake
+from scalablevit_ref.compare.capture.resized import Resized
+from scalablevit_ref.edits import Changes, Function, Mistake, Swap, reach
+from scalablevit_ref.layers import Layer
+from scalablevit_ref.ops import conv2d
 
 
 def misplaced(pairing: Pairing, params: Mapping[str, np.ndarray]) -> list[Mistake]:
@@ -37,7 +42,9 @@ def misplaced(pairing: Pairing, params: Mapping[str, np.ndarray]) -> list[Mistak
                 found.setdefault(pair, []).append((name, partial(_instead, params[other])))
     return [
         Mistake(
-            f"{other} in the place of {own}", f"the parameters of {other} act in the place of those of {own}", params=tuple(some)
+            f"{other} in the place of {own}",
+            f"the parameters of {_spoken(other)} act in the place of those of {_spoken(own)}",
+            params=tuple(some),
         )
         for (own, other), some in found.items()
     ]
@@ -56,12 +63,72 @@ def acting(graph: Graph, pairing: Pairing) -> frozenset[str]:
     return frozenset(name for name, parts in pairing.parts.items() if any(part.own in own for part in parts))
 
 
+def other_sizes(pairing: Pairing, weights: Mapping[str, np.ndarray], layers: Mapping[str, Layer]) -> list[Mistake]:
+    """Parameters of other sizes than the reference's, as they are: one mistake for all layers in which the same ones have.
+
+    `weights` are the candidate's by its own names, `layers` those of the network.
+    """
+    groups: dict[tuple[str, tuple[str, ...]], list[tuple[str, list[Resized]]]] = {}
+    for name in layers:
+        mine = [some for step, some in pairing.facts.resized.items() if not some.partial and _layer_of(step, layers) == name]
+        if mine:
+            local = tuple(some.step.removeprefix(name) for some in mine)
+            groups.setdefault((_kind(name), local), []).append((name, mine))
+    found = []
+    for some in groups.values():
+        first, changes = some[0][1], dict[Function, Changes]()
+        for name, _ in some:
+            changes.setdefault(layers[name].function, unchecked(layers[name].function))
+        params: list[tuple[str, Callable[[np.ndarray], np.ndarray]]] = []
+        for one in (one for _, mine in some for one in mine):
+            value = one.within(weights[one.own])
+            params.append((one.official, partial(_instead, value.reshape(*value.shape, *[1] * (len(one.usual) - value.ndim)))))
+            if one.bias[0]:
+                params.append((one.bias[1], partial(_instead, weights[one.bias[0]].reshape(-1))))
+        more = len(first) - 1
+        others = f", and {more} more of its parameters have other sizes too" * bool(more)
+        made = tuple(dict.fromkeys(change for one in changes.values() for change in one))
+        found.append(Mistake(f"another size of {first[0].official}", f"{first[0].clause(some[0][0])}{others}", made, tuple(params)))
+    return found
+
+
+def unchecked(function: Function) -> Changes:
+    """A layer's function without its checks of shapes, whose convolutions have as many groups as their weights say."""
+    checks = [Swap(other, _without_checks, "checks") for other in reach(function) if other.__name__.startswith("check_")]
+    return (*checks, Swap(conv2d, _grouped_by_its_weight, "groups"))
+
+
+def _without_checks(function: Function) -> Function:
+    return lambda *args, **kwargs: None
+
+
+def _grouped_by_its_weight(function: Function) -> Function:
+    @wraps(inspect.unwrap(function))
+    def called(x: Any, weight: Any, bias: Any = None, **settings: Any) -> Any:
+        return function(x, weight, bias, **(settings | {"groups": x.shape[-1] // weight.shape[1]}))
+
+    return called
+
+
+def _layer_of(step: str, layers: Collection[str]) -> str:
+    while step and step not in layers:
+        step = step.rpartition(".")[0]
+    return step
+
+
 def left_out(absent: Collection[str], layers: Collection[str]) -> list[Mistake]:
-    """Each kind of layer that does not run, left out. layers: all layers of the network."""
+    """Each block and each kind of layer that does not run, left out. layers: all layers of the network."""
+    blocks: dict[str, list[str]] = {}
+    for layer in absent:
+        blocks.setdefault(layer.rpartition(".")[0], []).append(layer)
+    whole = {block: parts for block, parts in blocks.items() if block in layers and len(parts) == len(_within(block, layers))}
+    found = [
+        Mistake(f"without {block}", f"the block {block} is missing: it never runs", skipped=frozenset((block, *parts)))
+        for block, parts in whole.items()
+    ]
     kinds: dict[str, list[str]] = {}
     for layer in absent:
         kinds.setdefault(_kind(layer), []).append(layer)
-    found = []
     for kind, some in kinds.items():
         everywhere = len(some) > 1 and len(some) == sum(_kind(layer) == kind for layer in layers)
         peg = some[0].startswith("pos_block")
@@ -71,12 +138,22 @@ def left_out(absent: Collection[str], layers: Collection[str]) -> list[Mistake]:
     return found
 
 
+def _within(block: str, layers: Collection[str]) -> list[str]:
+    return [layer for layer in layers if layer.startswith(f"{block}.")]
+
+
 def _kind(layer: str) -> str:
     return re.sub(r"\d+", "#", layer)
 
 
 def _instead(other: np.ndarray, value: np.ndarray) -> np.ndarray:
     return other
+
+
+def _spoken(local: str) -> str:
+    """A step by its name in its block: "norm1", or with the block's number "norm1 of block 0"."""
+    number, _, rest = local.partition(".")
+    return f"{rest} of block {number}" if number.isdigit() and rest else local
 
 
 def _local(step: str, other: str) -> tuple[str, str]:

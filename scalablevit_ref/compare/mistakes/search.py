@@ -88,7 +88,7 @@ def diagnose(
 
     def tried(some: Iterable[Mistake]) -> Iterator[Finding]:
         for mistake in some:
-            after = _error(local, name, actual, mistake, size) / eps
+            after = error_with(local, name, actual, mistake, size) / eps
             yield Finding(name, mistake, before, after, after <= min(tolerance, before / CLEARS))
 
     explaining = [finding for finding in tried(known) if finding.explains]
@@ -153,7 +153,7 @@ def _pairs(some: list[Mistake], others: list[Mistake]) -> dict[Mistake, tuple[Mi
     return found
 
 
-def _error(local: Local, name: str, actual: np.ndarray, mistake: Mistake, size: float) -> float:
+def error_with(local: Local, name: str, actual: np.ndarray, mistake: Mistake, size: float) -> float:
     """What the mistake leaves, beside the size of the right reference; infinite where it gives another shape, or none at all."""
     try:
         with np.errstate(all="ignore"):

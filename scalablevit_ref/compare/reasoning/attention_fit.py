@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import chain, combinations, islice, product, takewhile, zip_longest
 from typing import Any
 
-from scalablevit_ref.compare.reasoning.attention_model import PACKINGS, TWO, Hypothesis, Problem
+from scalablevit_ref.compare.reasoning.attention_model import PACKINGS, TWO, V_FIRST, Hypothesis, Problem
 from scalablevit_ref.compare.reasoning.attention_search import MANY, Fit, Search
 from scalablevit_ref.compare.reasoning.attention_words import LOGITS, MASKS, NORMALISERS
 from scalablevit_ref.compare.reasoning.difference import Difference
@@ -24,6 +24,9 @@ SIZES = 3
 
 MUCH = 0.5
 """Share of what the reference leaves that a change may leave to be worth telling where nothing explains the whole."""
+
+SHARP = 1000
+"""Times the tolerance that solved numbers may leave for no other change to be tried."""
 
 LIKELY = ("queries", "heads", "queries and keys", "plus one", "none", "sigmoid", "twice", "top 1")
 """Normalisers that are tried together with other likely changes."""
@@ -90,7 +93,9 @@ def explained(search: Search, measure: Measure | None = None) -> list[Difference
 
     Of these one is which tokens see which, where that was measured.
     """
-    found = _apart(search, _numbers(search) or _singles(search))
+    numbers = _numbers(search)
+    alone = bool(numbers and numbers[0].factors["z"]) and numbers[0].left <= SHARP * search.judge.tolerance
+    found = _apart(search, numbers if alone else [*_singles(search), *numbers])
     if found:
         return [search.difference(fit) for fit in found]
     solved = of_each_head(search) or bounded(search)
@@ -117,8 +122,10 @@ def nearest(search: Search) -> list[Difference]:
 
 
 def _apart(search: Search, fits: Iterable[Fit]) -> list[Fit]:
-    """Each explanation once, those with fewest changes only."""
+    """Each explanation once, those with fewest changes only; none that is rough where another is not."""
     by_words = {joined(search.clauses(fit)): fit for fit in fits}
+    sharp = {words: fit for words, fit in by_words.items() if fit.left <= search.judge.tolerance}
+    by_words = sharp or by_words
     least = min((len(search.clauses(fit)) for fit in by_words.values()), default=0)
     return [fit for fit in by_words.values() if len(search.clauses(fit)) == least]
 
@@ -201,6 +208,10 @@ def alternatives(search: Search) -> Iterator[Change]:
                 yield "splits", {"splits": splits, "merge": way}
     for packing in (*PACKINGS, *TWO):
         yield "roles", {"packing": packing}
+    if problem.tables["k"].shape[-1] != problem.tables["v"].shape[-1]:
+        yield "roles", {"packing": V_FIRST}
+    for shared in (("k",), ("v",), ("k", "v"), ("q",)) if reference.heads > 1 else ():
+        yield "splits", {"shared": shared}
     for roles in product(("q", "k", "v"), ("q", "k", "v"), ("q", "k", "v", "lim", "x")):
         if roles != reference.roles and set(roles) <= set(problem.tables):
             yield "roles", {"roles": roles}
@@ -246,6 +257,8 @@ def _windows(problem: Problem, reference: Windows) -> Iterator[Windows]:
         else:
             yield replace(reference, size=(size, size), kind="grid")
     yield from _moved(reference)
+    for s in dict.fromkeys(s for s in (p // 2, *range(1, p)) if s):
+        yield replace(reference, masked=(s, s))
     for size in sizes:
         if size > 1 and not (h % size or w % size):
             yield from _shifted(replace(reference, size=(size, size)), (size // 2, size // 2))

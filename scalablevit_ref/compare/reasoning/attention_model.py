@@ -54,6 +54,8 @@ class Hypothesis:
     scale: float | None = None
     mask: str = "none"
     normaliser: str = "keys"
+    shared: tuple[str, ...] = ()
+    """Those of q, k and v of which every head takes the first head's."""
 
 
 def _viewed(order: str) -> Callable[[Array, int], Array]:
@@ -82,6 +84,9 @@ SPLITS: Mapping[str, Callable[[Array, int], Array]] = {
 
 PACKINGS = ("heads three d", "heads d three", "d three heads", "d heads three")
 """How q, k and v may lie in one Linear's channels beside "three heads d"; with "two", how k and v do."""
+
+V_FIRST = "v, then k"
+"""k and v of other widths in one Linear, split as if v came first."""
 
 TWO = ("heads two d", "heads d two", "d two heads", "d heads two")
 
@@ -268,6 +273,9 @@ class Problem:
         if packing == "three heads d":
             return self.tables
         key = f"{packing}, {heads}"
+        if packing == V_FIRST and key not in self._packed:
+            whole, wide = np.concatenate([self.tables["k"], self.tables["v"]], -1), self.tables["v"].shape[-1]
+            self._packed[key] = {**self.tables, "v": whole[..., :wide], "k": whole[..., wide:]}
         if key not in self._packed:
             names: tuple[str, ...] = ("k", "v") if "two" in packing else ("q", "k", "v")
             if len(names) == 3 and len({self.tables[name].shape for name in names}) > 1:
@@ -305,6 +313,7 @@ class Problem:
             if table.shape[-1] % heads or index.max() >= table.shape[1]:
                 raise ValueError("this number of heads or tokens does not fit")
         q, k, v = (SPLITS[how](table[images, index[groups]], heads) for table, index, how in gathered)
+        q, k, v = (np.repeat(t[:, :1], heads, 1) if n in hypothesis.shared else t for n, t in zip("qkv", (q, k, v), strict=True))
         if q.shape[-1] != k.shape[-1] or k.shape[2] != v.shape[2] or v.shape[-1] * heads != self.width:
             raise ValueError("q, k and v do not fit each other")
         undo, places = SPLITS[hypothesis.merge], made.places[groups]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import log2, sqrt
 
-from scalablevit_ref.compare.reasoning.attention_model import HOMOGENEOUS, Hypothesis
+from scalablevit_ref.compare.reasoning.attention_model import HOMOGENEOUS, V_FIRST, Hypothesis
 from scalablevit_ref.compare.reasoning.fitting import times
 from scalablevit_ref.compare.reasoning.numbers import three_digits
 from scalablevit_ref.compare.reasoning.windows import Windows
@@ -121,6 +121,8 @@ def windows_said(w: Windows, reference: Windows) -> Iterator[str]:
         rows, columns = w.shift
         by = f"{rows}" if rows == columns else f"{rows} rows and {columns} columns"
         yield f"windows are shifted by {by}, {'with' if w.apart else 'without'} a mask"
+    if any(w.masked):
+        yield f"keys are masked as in windows shifted by {w.masked[0]} (Swin's mask), though the windows are not shifted"
     if w.halo:
         yield f"keys and values of {w.halo} rows and columns around each window are seen too"
     if w.hidden and w.kind not in ("sliding", "all") and not w.halo:
@@ -131,13 +133,22 @@ def windows_said(w: Windows, reference: Windows) -> Iterator[str]:
 
 def heads_said(h: Hypothesis, reference: Hypothesis) -> Iterator[str]:
     """What is different about packing, roles and heads."""
-    if h.packing != reference.packing:
+    if h.shared:
+        shared = " and ".join({"q": "queries", "k": "keys", "v": "values"}[name] for name in h.shared)
+        yield f"all heads take the first head's {shared}"
+    if h.packing == V_FIRST:
+        yield "k and v are split in the wrong order: v comes from the first rows of both, and k from the rest"
+    elif h.packing != reference.packing:
         name, usual = ("kv", "two heads d") if "two" in h.packing else ("qkv", "three heads d")
         yield f"{name}'s channels are split as ({h.packing}), not ({usual})"
     if h.roles != reference.roles:
         changed = [f"{new} is taken for {old}" for old, new in zip(reference.roles, h.roles, strict=True) if old != new]
         order = sorted(h.roles) == sorted(reference.roles)
-        yield f"q, k and v are taken in the order {', '.join(h.roles)}" if order and len(changed) > 2 else " and ".join(changed)
+        places = [old for old, new in zip(reference.roles, h.roles, strict=True) if old != new]
+        if order and len(places) == 2:
+            yield f"{' and '.join(places)} are exchanged"
+        else:
+            yield f"q, k and v are taken in the order {', '.join(h.roles)}" if order else " and ".join(changed)
     if h.heads != reference.heads:
         yield f"{h.heads} {'head' if h.heads == 1 else 'heads'} instead of {reference.heads}"
     if h.splits == ("d heads",) * 3 and h.merge == "d heads":
@@ -169,7 +180,10 @@ THINGS = {"v": "the values", "q": "the queries", "k": "the keys", "x": "the inpu
 def added_said(factors: Mapping[str, float], expected: Mapping[str, float]) -> Iterator[str]:
     """What is added to the attention's output that the reference does not add, or with another factor."""
     z = factors.get("z", 1.0)
-    if z == 0:
+    if z == 0 and factors.get("v", 0.0) == 1 and not expected.get("v", 0.0):
+        yield "the values stand in for the attention's output"
+        factors = {**factors, "v": expected.get("v", 0.0)}
+    elif z == 0:
         yield "the attention's output is not added"
     elif z != 1:
         yield f"the attention's output is multiplied by {three_digits(z)}"

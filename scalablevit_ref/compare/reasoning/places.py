@@ -17,6 +17,7 @@ from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.numbers import three_digits
 from scalablevit_ref.compare.reasoning.relayouts import SAME, relaid, relayout_found, relayouts, systems
 from scalablevit_ref.compare.reasoning.shifts import shifted
+from scalablevit_ref.compare.reasoning.windows import Windows, cut
 
 LOOKED_UP = 4096
 """Numbers whose origin is looked up."""
@@ -34,10 +35,31 @@ def places(case: Case) -> list[Difference]:
     if looked_up is None:
         return shifted(case)
     target, source, _ = looked_up
-    found = relaid(case, target, source) or _separable(case, target, source)
+    found = _to_a_turned_map(case) or relaid(case, target, source) or _separable(case, target, source)
     if found is None or UNNAMED in found.words:
         found = _rolled_and_relaid(case, target, source)
     return [found] if found else []
+
+
+def _to_a_turned_map(case: Case) -> Difference | None:
+    """Windows of an oblong map that are put together, or cut out, as if it had as many rows as it has columns."""
+    b, h, w, c = case.actual.shape
+    p = case.window_size
+    if not p or h == w or h % p or w % p:
+        return None
+    windows = cut(Windows((p, p), placed="turned map"), h, w, h * w, (h, w))
+    written, read = windows.queries.ravel(), windows.places.ravel()
+    ways = (
+        (written, read, "windows are merged to a map of W × H, not H × W"),
+        (read, written, "windows are cut out of a map of W × H, not H × W"),
+    )
+    for origin, place, words in ways:
+        moved = np.empty_like(case.expected.reshape(b, h * w, c))
+        moved[:, place] = case.expected.reshape(b, h * w, c)[:, origin]
+        left = case.explains(moved.reshape(case.actual.shape))
+        if left is not None:
+            return Difference("places", SAME + words, left, {"pattern": words, "window_size": p}, True)
+    return None
 
 
 def some_places(case: Case) -> list[Difference]:

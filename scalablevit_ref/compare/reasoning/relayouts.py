@@ -84,7 +84,13 @@ class Relayout:
         written, read = self.orders
         if (written, read) in NAMED:
             return NAMED[written, read]
-        return f"numbers in the order ({written}) are read as if their order were ({read})"
+        mixed = "images are mixed: " if self.mixes_images else ""
+        return f"{mixed}numbers in the order ({written}) are read as if their order were ({read})"
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether numbers of one image come into another: the axis of images comes to lie elsewhere."""
+        return "b" in self.written and (self.written[0] == "b") != (self.read[0] == "b")
 
     @property
     def orders(self) -> tuple[str, str]:

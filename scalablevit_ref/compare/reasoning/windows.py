@@ -58,6 +58,8 @@ class Windows:
     halo: int = 0
     placed: str = "as cut"
     sight: Sight | None = None
+    masked: tuple[int, int] = (0, 0)
+    """Windows that are not shifted have Swin's mask of windows that are shifted by so many rows and columns."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,9 @@ def cut(windows: Windows, h: int, w: int, keys: int, real: tuple[int, int]) -> C
     if windows.hidden:
         rows, columns = np.divmod(seen, w)
         allowed = ((seen < h * w) & (rows < real[0]) & (columns < real[1]))[:, None]
-    if windows.apart:
-        region = _grouped(_regions(index.shape, windows), windows.kind, windows.size)
+    if windows.apart or any(windows.masked):
+        shift = windows.shift if windows.apart else windows.masked
+        region = _grouped(_regions(index.shape, windows.size, shift), windows.kind, windows.size)
         same = region[:, :, None] == region[:, None]
         allowed = same if allowed is None else same & allowed
     return Cut(queries, seen, allowed, _placed(windows, queries, index))
@@ -156,10 +159,10 @@ def _placed(windows: Windows, queries: Array, index: Array) -> Array:
     return _grouped(rolled, windows.placed.split()[-1], size).reshape(queries.shape)
 
 
-def _regions(shape: tuple[int, ...], windows: Windows) -> Array:
+def _regions(shape: tuple[int, ...], sizes: tuple[int, int], shifts: tuple[int, int]) -> Array:
     """Swin's regions of the rolled map: what was first is apart from what came to its side."""
     lines = []
-    for size, p, shift in zip(shape, windows.size, windows.shift, strict=True):
+    for size, p, shift in zip(shape, sizes, shifts, strict=True):
         lines.append((np.arange(size) >= size - p).astype(int) + (np.arange(size) >= size - shift))
     return np.asarray(lines[0][:, None] * 3 + lines[1])
 

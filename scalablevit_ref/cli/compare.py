@@ -52,8 +52,8 @@ def compare(
         str,
         typer.Argument(
             metavar="CANDIDATE",
-            help="package.module:name or file.py:name (a torch or Flax module, or what makes one), a trace (.npz, .safetensors) "
-            "or a model (.onnx, .xml).",
+            help="package.module:name or file.py:name (a torch or Flax module or a JAX function, or what makes one), "
+            "a trace (.npz, .safetensors) or a model (.onnx, .xml).",
             show_default=False,
         ),
     ],

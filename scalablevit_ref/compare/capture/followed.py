@@ -154,7 +154,9 @@ def _followed(runner: Runner, conditions: Conditions) -> Captured:
     weights = dict(own)
     if given is not None and conditions.load:
         others = {name for some in pairing.facts.resized.values() for name in (some.own, some.bias[0]) if name}
-        weights |= _drawn({name: own[name] for name in sorted(others)}) | pairing.own_weights(given, own)
+        draw = np.random.default_rng(SEED)
+        weights |= {name: _generic(own[name].shape, draw).astype(own[name].dtype) for name in sorted(others)}
+        weights |= pairing.own_weights(given, own)
     places = places_of_layers(graph, pairing, network, images.shape, names, called)
     first = {name: some[0] for name, some in places.items()}
     values, seconds = runner.values(images, weights, {place.value for place in first.values()})

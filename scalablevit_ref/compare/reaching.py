@@ -115,6 +115,7 @@ class Reached:
     candidate: list[Moved] = field(default_factory=list)
     reference: list[Moved] = field(default_factory=list)
     mixed: bool = False
+    _told: dict[int, list[Law]] = field(default_factory=dict, repr=False)  # by the number of changes
 
     @property
     def differs(self) -> bool:
@@ -133,7 +134,10 @@ class Reached:
 
     def laws(self) -> list[Law]:
         """Those of the candidate, the likeliest first."""
-        return laws_of(self.candidate, self.size, LAWS)
+        count = len(self.candidate)
+        if count not in self._told:
+            self._told[count] = laws_of(self.candidate, self.size, LAWS)
+        return self._told[count]
 
     def usual(self) -> Law | None:
         """The reference's law."""
@@ -315,14 +319,15 @@ def reached(scene: Scene, source: Source, place: Place) -> Reached | None:
     return known
 
 
-def _over(scene: Scene) -> bool:
-    """Whether the time for changes is over."""
+def _over(scene: Scene, times: int = 1) -> bool:
+    """Whether the time for changes is over, or so many times as much."""
     start: float = scene.found.setdefault("start", time.monotonic())
-    return time.monotonic() > start + REACH_SECONDS
+    return time.monotonic() > start + times * REACH_SECONDS
 
 
 def _reached(scene: Scene, probed: Probed) -> Reached | None:
-    if scene.probe is None or _over(scene):
+    needed = probed.source.what == NAMES["q"]  # without which what is known of the keys explains nothing
+    if scene.probe is None or _over(scene, 3 if needed else 1):
         return None
     found = Reached(probed.source, probed.size)
     few, many = places(probed.size, FEW), places(probed.size, MANY)
@@ -331,7 +336,9 @@ def _reached(scene: Scene, probed: Probed) -> Reached | None:
     _change(found, probed, few[1:])
     if not found.differs:
         return found
-    _change(found, probed, many[FEW:])
+    for i in range(FEW, len(many), probed.images):
+        if not _over(scene):
+            _change(found, probed, many[i : i + probed.images])
     while probed.runs < MOST_RUNS and not _over(scene):
         laws = found.laws()
         apart = (disputed(laws[0], other, found.size, found.target) for other in laws[1:])
@@ -405,7 +412,7 @@ def _put_back(keys: Reached, target: np.ndarray) -> Reached:
     """What moved where the queries are, each of whose outputs is put at a token."""
     shape = keys.candidate[0].moved.shape
     moves = [replace(one, moved=one.moved.reshape(shape[0], -1)[:, target].reshape(shape)) for one in keys.candidate]
-    return replace(keys, candidate=moves)
+    return replace(keys, candidate=moves, _told={})
 
 
 def _group_said(keys: Reached) -> str:

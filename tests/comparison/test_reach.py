@@ -414,7 +414,7 @@ ASSERTED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: made(Masked, seen=lambda i, j, k, m, h, w: (i == j) | (k == m)),
         "each query sees its row and its column (axial attention), not its window of 7 × 7",
     ),
-    "padded at the top, and causal": (
+    "padded at the top": (
         lambda: made(Masked, seen=lambda i, j, k, m, h, w: ((i + 2) // 8 == (j + 2) // 8) & ((k + 5) // 8 == (m + 5) // 8)),
         ("each query sees its window of 8 × 8, shifted by 6 rows and 3 columns and cut at the border, not rolled round it, "
         "not its window of 7 × 7"),

@@ -424,7 +424,7 @@ def _at_the_end(scene: Scene, rows: tuple[StepRow, ...], actual: np.ndarray | No
     given = own_values(scene, None, held.value) | _twice(scene)
     eps = EPS[scene.dtype]
     terms = terms_of(scene, OUTPUT, expected)
-    given = {**terms, **given}
+    given = {**given, **{name: x for name, x in terms.items() if name not in given}}
     kinds = (_of_a_residual(one, terms) for one in _kinds(scene, actual, expected, given, eps))
     differences = left_out(scene, OUTPUT, actual, given, eps) or list(kinds)
     if not any(one.exact and not is_general(one) for one in differences):
@@ -540,7 +540,7 @@ def _of_an_input(
         return _ordered(found)
     terms = terms_of(scene, step.name, expected)
     found = _fitted_pool(scene, actual, eps) if scene.sources.get(step.name) == (INPUT,) else []
-    given = given | {name: x for name, x in terms.items() if name not in given}
+    given = {**given, **{name: x for name, x in terms.items() if name not in given}}
     kinds = [_of_a_residual(one, terms) for one in _kinds(scene, actual, expected, given, eps)]
     found += [_of_another_value(scene, step.name, one) for one in kinds]
     if not any(one.exact and not is_general(one) for one in found):

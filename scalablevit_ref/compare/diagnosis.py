@@ -209,7 +209,7 @@ def by_reasoning(layers: Sequence[str], look: Looking, end: float) -> tuple[list
 def _fewest(found: Sequence[tuple[str, Inside]], unseen: tuple[str, ...], eps: float) -> list[Cause]:
     """The causes of wrong values in layers of one kind: of several that explain a value the one that explains most of them."""
     left = [(layer, seen, seen.explanations) for layer, seen in found]
-    causes = []
+    causes: list[tuple[int, Cause]] = []
     while left:
         counts = Counter(words for _, _, exact in left for words in exact)
         best = max(counts, key=counts.__getitem__)
@@ -217,11 +217,12 @@ def _fewest(found: Sequence[tuple[str, Inside]], unseen: tuple[str, ...], eps: f
         _, seen, exact = mine[0]
         ties = tuple(words for words in exact if words != best)
         layers = tuple(dict.fromkeys(layer for layer, _, _ in mine))
-        also = unseen if len(mine) == len(found) else ()
+        also = unseen if set(layers) == {layer for layer, _ in found} else ()
         error = max(one[best].left for _, _, one in mine) / eps
-        causes.append(Cause(best, layers, error, ties, seen.place, seen.line, exact[best].kind, also))
+        cause = Cause(best, layers, error, ties, seen.place, seen.line, exact[best].kind, also)
+        causes.append((next(i for i, (_, one) in enumerate(found) if one is seen), cause))
         left = [one for one in left if best not in one[2]]
-    return causes
+    return [cause for _, cause in sorted(causes, key=lambda pair: pair[0])]
 
 
 class Holding:

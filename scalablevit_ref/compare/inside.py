@@ -417,7 +417,17 @@ def _at_a_step(scene: Scene, rows: tuple[StepRow, ...], step: Step, side: Side) 
     given = own_values(scene, step.name, held.value)
     told = any(one.exact for one in _misfits(scene, step.name))  # of what comes before, so that this is a consequence
     differences = () if told else _differences(scene, held.actual, held.expected, step, side, given, EPS[scene.dtype])
+    differences = tuple(_without(scene, step.name, one) for one in differences)
     return _found(scene, rows, _place(scene, rows, step.name, side), step.name, held, differences)
+
+
+def _without(scene: Scene, step: str, difference: Difference) -> Difference:
+    """The same difference, said with the steps that act nowhere and that lie before this one."""
+    names = [one.name for one in scene.run.steps]
+    before = [scene.spoken(name) for name in _absent(scene) if names.index(name) < names.index(step)]
+    if not before or not difference.exact or not difference.words.startswith("it is "):
+        return difference
+    return replace(difference, words=f"{listed(before)} {'are' if before[1:] else 'is'} left out: {difference.words}")
 
 
 def _at_the_end(scene: Scene, rows: tuple[StepRow, ...], actual: np.ndarray | None, bound: float) -> Inside:
@@ -435,7 +445,7 @@ def _at_the_end(scene: Scene, rows: tuple[StepRow, ...], actual: np.ndarray | No
     given = own_values(scene, None, held.value) | _twice(scene)
     eps = EPS[scene.dtype]
     terms = terms_of(scene, OUTPUT, expected)
-    given = given | {name: x for name, x in terms.items() if name not in given}
+    given = {**given, **{name: x for name, x in terms.items() if name not in given}}
     kinds = (_of_a_residual(one, terms) for one in _kinds(scene, actual, expected, given, eps))
     differences = left_out(scene, OUTPUT, actual, given, eps) or list(kinds)
     if not any(one.exact and not is_general(one) for one in differences):
@@ -554,7 +564,7 @@ def _of_an_input(
         return _ordered(found)
     terms = terms_of(scene, step.name, expected)
     found = _fitted_pool(scene, actual, eps) if scene.sources.get(step.name) == (INPUT,) else []
-    given = {**given} | {name: x for name, x in terms.items() if name not in given}
+    given = {**given, **{name: x for name, x in terms.items() if name not in given}}
     kinds = [_of_a_residual(one, terms) for one in _kinds(scene, actual, expected, given, eps)]
     found += [_of_another_value(scene, step.name, one) for one in kinds]
     if not any(one.exact and not is_general(one) for one in found):

@@ -134,8 +134,8 @@ def windows_said(w: Windows, reference: Windows) -> Iterator[str]:
 def heads_said(h: Hypothesis, reference: Hypothesis) -> Iterator[str]:
     """What is different about packing, roles and heads."""
     if h.shared:
-        shared = " and ".join({"q": "queries", "k": "keys", "v": "values"}[name] for name in h.shared)
-        yield f"all heads take the first head's {shared}"
+        whose = " and ".join({"q": "queries", "k": "keys", "v": "values"}[name] for name in h.shared)
+        yield f"all heads take the first head's {whose}"
     if h.packing == V_FIRST:
         yield "k and v are split in the wrong order: v comes from the first rows of both, and k from the rest"
     elif h.packing != reference.packing:

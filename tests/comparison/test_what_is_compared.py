@@ -368,6 +368,22 @@ def test_a_module_that_looks_at_its_numbers() -> None:
     assert seen.index(True) == 1
 
 
+def test_a_right_module_runs_no_more_than_it_must() -> None:
+    """To be recorded, for its values, and to repeat itself; on other images it is known to repeat itself."""
+    runs: list[tuple[int, ...]] = []
+
+    class Counting(ScalableViT):
+        def forward(self, images: Any) -> Any:
+            runs.append(tuple(images.shape[2:]))
+            return super().forward(images)
+
+    size = network_of(CONFIG).usual_image_size()
+    assert compare(Counting(CONFIG), variant=CONFIG).agrees
+    assert runs[:3] == [(size, size)] * 3
+    assert len(runs) == 5
+    assert runs[3] == runs[4] != runs[0]
+
+
 def test_a_module_of_other_sizes_is_told_before_it_is_loaded() -> None:
     other = ScalableViT(sv.variant("digits", num_classes=7))
     for weights in ("random", "own"):

@@ -79,10 +79,11 @@ def followed(runner: Runner, conditions: Conditions) -> Captured:
     Raises CaptureError where its parameters find no partner in the network, and for what it raises itself.
     """
     network, images, own = conditions.network, conditions.fed, runner.parameters
-    graph = runner.record(images, _drawn(own))
+    drawn = _drawn(own)
+    graph = runner.record(images, drawn)
     called = Called(graph, runner.paths)
     names = None if conditions.names is None else called.canonical(_mapped(conditions.names, called, network))
-    pairing = paired(graph, own, network, images.shape, names=names)
+    pairing = paired(graph, drawn, network, images.shape, names=names)
     official = pairing.official_weights(own)
     given = conditions.weights
     if given is None and pairing.facts.lacking:

@@ -189,6 +189,69 @@ def test_a_slip_is_named_where_it_is_made(slip: str) -> None:
         assert not report.insides or re.search(r"^  in plain_port.py, line \d+, in \w+$", str(report), re.MULTILINE)
 
 
+AXES = ("NHWC", "HWIO", "NHWC")
+
+
+def as_products(x: Any, p: Any, stride: int = 1, pad: int = 0, groups: int = 1) -> Any:
+    """A convolution as a product of patches with a kernel that is made a matrix."""
+    if groups > 1:
+        ends = [(pad, pad)] * 2
+        y = lax.conv_general_dilated(x, p["w"], (stride,) * 2, ends, dimension_numbers=AXES, feature_group_count=groups)
+        return y + p["b"]
+    size = p["w"].shape[:2]
+    patches = lax.conv_general_dilated_patches(x, size, (stride,) * 2, [(pad, pad)] * 2, dimension_numbers=AXES)
+    return patches @ p["w"].transpose(2, 0, 1, 3).reshape(-1, p["w"].shape[3]) + p["b"]
+
+
+def head_by_head(q: Any, k: Any, v: Any, heads: int, scale: float) -> Any:
+    q, k, v = (t.reshape(*t.shape[:2], heads, -1) for t in (q, k, v))
+    one = jax.vmap(lambda q, k, v: jax.nn.softmax(q @ k.T * scale) @ v)
+    return jax.vmap(one, (2, 2, 2), 2)(q, k, v).reshape(*q.shape[:2], -1)
+
+
+def one_window_after_the_other(q: Any, k: Any, v: Any, heads: int, scale: float) -> Any:
+    q, k, v = (t.reshape(*t.shape[:2], heads, -1) for t in (q, k, v))
+
+    def one(qkv: Any) -> Any:
+        a = jax.nn.softmax(jnp.einsum("xhe,yhe->hyx", qkv[0], qkv[1]) * scale, axis=1)
+        return jnp.einsum("hyx,yhf->xhf", a, qkv[2])
+
+    return lax.map(one, (q, k, v)).reshape(*q.shape[:2], -1)
+
+
+def by_windows_sums(x: Any, p: Any, eps: float = 1e-6) -> Any:
+    n = x.shape[-1]
+
+    def mean(x: Any) -> Any:
+        zero = np.zeros((), x.dtype)
+        return lax.reduce_window(x, zero, lax.add, (*[1] * (x.ndim - 1), n), (1,) * x.ndim, "VALID") / n
+
+    centred = x - mean(x)
+    return centred * lax.rsqrt(mean(centred**2) + eps) * p["gamma"] + p["beta"]
+
+
+def token_by_token(x: Any, p: Any) -> Any:
+    one = functools.reduce(lambda one, _: jax.vmap(one), range(x.ndim - 1), lambda token: p["w"].T @ token + p["b"])
+    return one(x)
+
+
+STYLES: dict[str, tuple[str, Callable[..., Any]]] = {
+    "convolutions as products": ("conv", as_products),
+    "vmap over the heads": ("attend", head_by_head),
+    "map over the windows": ("attend", one_window_after_the_other),
+    "means by reduce_window": ("norm", by_windows_sums),
+    "vmap over the tokens": ("dense", token_by_token),
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_right_ports_in_other_styles_agree(style: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax_ports, *STYLES[style])
+    report = compared(functools.partial(forward, TREE))
+    assert report.agrees, report
+    assert (report.kind, report.dtype, len(report.rows)) == ("JAX function", "float64", 27)
+
+
 # Blocks whose parameters are stacked
 
 DEEP = replace(CONFIG, depths=(6, 2))

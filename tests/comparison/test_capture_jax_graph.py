@@ -366,6 +366,26 @@ class Within(nnx.Module):
         return nnx.scan(lambda x, module: module(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.several)
 
 
+def test_parameters_that_are_stacked_are_parameters_one_by_one() -> None:
+    runner, whole = (flax_runner(Within(), "float64") for _ in range(2))
+    stacked = whole.parameters["several.weight"]
+    runner.look(IMAGES)
+    declared = [name.removeprefix("several.") for name in whole.parameters if name.startswith("several.")]
+    assert sorted(declared) == ["bias", "weight"]
+    parts = [f"several.{i}.{name}" for i in range(3) for name in declared]
+    assert list(runner.parameters) == ["rows.weight", "rows.bias", "again.weight", "again.bias", *parts]
+    assert runner.paths["several.2.weight"] == "several.2.kernel"
+    graph = runner.record(IMAGES, {})
+    assert not {"scan_slice", "scan_stack"} & {op.name for op in graph.operations}
+    assert {"several.0.weight", "several.2.bias"} <= set(graph.parameters.values())
+    other = {"several.1.weight": stacked[1] * 2}
+    found = runner.values(IMAGES, other, graph.outputs.values())[0]
+    stacked = stacked * np.array([1, 2, 1])[:, None, None]
+    plain = whole.record(IMAGES, {})
+    expected = whole.values(IMAGES, {"several.weight": stacked}, plain.outputs.values())[0]
+    assert relative_l2(found[graph.outputs["logits"]], expected[plain.outputs["logits"]]) < 1e-14
+
+
 def test_modules_of_nnx_within_transformations_keep_their_names() -> None:
     module = Within()
     before = {name: dict(vars(part)) for name, part in (("", module), ("rows", module.rows))}

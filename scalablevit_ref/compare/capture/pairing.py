@@ -363,6 +363,8 @@ def _parts(
                 found[name].append(part)
             continue
         sizes = unit.sizes[atom.key]
+        if unit.layout is None and len(sizes) < len(atom.sizes) == own[unit.weight].ndim:
+            sizes = atom.sizes  # a kernel that meets patches as a matrix
         layout = layout_of(unit, own[unit.weight], sizes, turned) if atom.first.kind != "norm" else Layout((0,), 0)
         if layout.turned and (same or _shaped_alike(own[unit.weight], shapes[atom.first.weight])):
             if unit.layout is not None:

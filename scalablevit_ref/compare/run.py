@@ -366,8 +366,11 @@ def _common_weights(
     if captured.followed is not None and takes_weights:
         return own if conditions.load else given  # as the candidate has rounded them
     found = own_weights(own, given)
-    if found.loaded and all(slip.harmless or FACTOR.match(slip.words) for slip in found.slips) and captured.followed is not None:
-        return given  # an optimiser may have multiplied a weight by what its result is multiplied by: the layers tell
+    factors = [slip for slip in found.slips if FACTOR.match(slip.words) and not slip.harmless]
+    others = [slip for slip in found.slips if slip not in factors and not slip.harmless]
+    if found.loaded and factors and not others and captured.followed is not None:
+        # an optimiser may have multiplied a weight by what its result is multiplied by: the layers tell
+        return {**own, **{name: given[name] for slip in factors for name in slip.names}}
     if found.wrong or not found.loaded:
         slips = "; ".join(map(str, found.slips))
         raise CaptureError(f"weights differ: {slips}; load the same weights into both, then compare")

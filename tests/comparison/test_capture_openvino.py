@@ -24,7 +24,7 @@ from scalablevit_ref.compare.run import compare
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
-from tests.comparison.test_quantised_models import Calibration
+from tests.support.calibration import Calibration
 from tests.support.onnx_models import exported_to
 
 openvino: Any = pytest.importorskip("openvino")

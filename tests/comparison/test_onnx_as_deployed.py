@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,14 @@ EPSILON = {
 """A mistake of each port."""
 
 
+pytestmark = pytest.mark.filterwarnings("ignore")
+"""Exporters warn of each other."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def quiet() -> Iterator[None]:
     logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    yield
     logging.disable(logging.NOTSET)
 
 

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnxruntime.quantization import (
-    CalibrationDataReader,
     CalibrationMethod,
     QuantFormat,
     QuantType,
@@ -32,6 +31,7 @@ from scalablevit_ref.edits import changed
 from scalablevit_ref.ops import linear
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
+from tests.support.calibration import Calibration
 from tests.support.onnx_models import exported_to
 
 CONFIG = sv.variant(
@@ -47,16 +47,6 @@ CONFIG = sv.variant(
 )
 WEIGHTS = random_params(parameter_shapes(CONFIG), dtype="float32")
 IMAGES = {size: random_images((2, 3, size, size), dtype="float32") for size in (16, 32)}
-
-
-class Calibration(CalibrationDataReader):  # type: ignore[misc]
-    """The images that the ranges of values are taken from."""
-
-    def __init__(self, name: str, images: np.ndarray) -> None:
-        self.left: Iterator[dict[str, np.ndarray]] = iter([{name: images}])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self.left, None)
 
 
 @pytest.fixture(scope="module", autouse=True)

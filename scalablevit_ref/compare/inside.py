@@ -119,6 +119,9 @@ class Inside:
 
     def explains_more_than(self, other: Inside) -> bool:
         """Whether something is said of this value that is not said of another one before it."""
+        moved = [one.data["displaced"] for one in other.differences if one.exact and "displaced" in one.data]
+        if any(words.startswith(f"{name} is left out") for words in self.explanations for name in moved):
+            return False
         own, others = ({words.rpartition(": ")[2] for words in one.explanations} for one in (self, other))
         return not own & others
 
@@ -589,7 +592,7 @@ def _normed_before(scene: Scene, actual: np.ndarray, expected: np.ndarray, step:
             for one in _kinds(scene, actual, expected, {}, eps, gain=gain, shift=shift):
                 if one.exact and one.kind == "norm":
                     words = f"{scene.spoken(norm.name)} acts before {scene.spoken(step.name)}, not after it"
-                    found.append(replace(one, words=words))
+                    found.append(replace(one, words=words, data={**one.data, "displaced": scene.spoken(norm.name)}))
     return found
 
 

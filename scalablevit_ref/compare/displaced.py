@@ -120,7 +120,7 @@ def _moves(layer: str, run: Run) -> Iterator[Moved]:
 
 def _usual(layer: str, steps: tuple[Step, ...], i: int, *, own: bool) -> str:
     """Where the reference does what a step is, or a part of it."""
-    if not own:
+    if not own or len(steps) == 1:
         return f"after {spoken(layer, steps[i].name)}"
     return f"after {spoken(layer, steps[i - 1].name)}" if i else f"before {spoken(layer, steps[1].name)}"
 

@@ -124,9 +124,9 @@ class Inside:
     def explains_more_than(self, other: Inside) -> bool:
         """Whether something is said of this value that is not said of another one before it."""
         own, others = ({words.rpartition(": ")[2] for words in one.explanations} for one in (self, other))
-        moved = {one.data["moved"] for one in other.explanations.values() if "moved" in one.data}
+        displaced = {one.data["displaced"] for one in other.explanations.values() if "displaced" in one.data}
         left_out = {one.data["left out"] for one in self.explanations.values() if "left out" in one.data}
-        return not own & others and not moved & left_out
+        return not own & others and not displaced & left_out
 
     @property
     def explanations(self) -> dict[str, Difference]:
@@ -617,7 +617,7 @@ def _normed_before(scene: Scene, actual: np.ndarray, expected: np.ndarray, step:
             for one in _kinds(scene, actual, expected, {}, eps, gain=gain, shift=shift):
                 if one.exact and one.kind == "norm":
                     words = f"{scene.spoken(norm.name)} acts before {scene.spoken(step.name)}, not after it"
-                    found.append(replace(one, words=words, data={**one.data, "moved": scene.spoken(norm.name)}))
+                    found.append(replace(one, words=words, data={**one.data, "displaced": scene.spoken(norm.name)}))
     return found
 
 

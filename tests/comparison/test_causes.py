@@ -72,6 +72,11 @@ WRONG: dict[str, tuple[tuple[tuple[str, str], ...], str, tuple[str, ...]]] = {
         "stages.0.0.attn",
         ("all heads take the first head's keys",),
     ),
+    "norm1 for norm2": (
+        ((ADDED, "        return x + self.mlp(self.norm1(x))\n"),),
+        "stages.0.0.norm2",
+        ("the parameters of norm1 act in the place of those of norm2",),
+    ),
     "PEG twice": (
         ((PEG, f"        image = self.proj(image) + image\n{PEG}"),),
         "pos_block.0",

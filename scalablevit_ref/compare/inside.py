@@ -236,7 +236,7 @@ def inside(
             return replace(found[0], differences=tuple(moved))
     found[0] = _with_reach(scene, found[0], Place(*places[0]) if places else Place(OUTPUT, "made"))
     first, more = found[0], tuple(one for one in found[1:] if one.explains_more_than(found[0]))
-    if first.step and not all(one.explained for one in more):
+    if first.step and not all(one.fitted for one in more):
         first = _not_here(first, scene.spoken(first.step))
     if first.exact or actual is None or not _is_hidden(scene, rows):
         return replace(first, more=more)

@@ -38,6 +38,7 @@ from scalablevit_ref.compare.misfits import misfit
 from scalablevit_ref.compare.mistakes.layerwise import RIGHT, Local
 from scalablevit_ref.compare.own_lines import elsewhere, lines_between, unreached
 from scalablevit_ref.compare.reaching import Place, reach_of, sights
+from scalablevit_ref.compare.reasoning.affine import UNNAMED_VECTOR
 from scalablevit_ref.compare.reasoning.case import REFERENCE, THE_INPUT
 from scalablevit_ref.compare.reasoning.difference import OPERATIONS, Difference
 from scalablevit_ref.compare.reasoning.fits import fits
@@ -477,10 +478,16 @@ def _found(
         line, lines = lines_between(scene, held.value, right, addend=bool(step))
         if not any(difference.exact for difference in differences):
             notes += elsewhere(scene, held)
-        if all(is_general(difference) for difference in differences if difference.exact):
+        if all(_says_less(difference) for difference in differences if difference.exact):
             written = written_out(scene, held, step)
             differences = _ordered([*(() if written is None else (written,)), *differences])
     return Inside(scene.layer.name, rows, place, line, (*_misfits(scene, step), *differences), lines, step, notes, sample)
+
+
+def _says_less(difference: Difference) -> bool:
+    """Whether the operations that ran say more: of numbers without a name, and of fractions of several values."""
+    fractions = [factor for factor in difference.data.get("sum", {}).values() if not float(factor).is_integer()]
+    return is_general(difference) or UNNAMED_VECTOR in difference.words or len(fractions) > 1
 
 
 def _misfits(scene: Scene, step: str) -> tuple[Difference, ...]:

@@ -47,7 +47,7 @@ LARGEST = 4_000_000
 GENERIC = 0.02
 """Share of the places whose number may be taken for another one of nearly the same size, when axes are named."""
 
-MAP = ("the images", "the rows", "the columns", "the channels")
+MAP = ("the batch", "the rows", "the columns", "the channels")
 """What the axes of a map b h w c are called."""
 
 
@@ -98,7 +98,8 @@ def _written_out(scene: Scene, held: Held, step: str) -> Difference | None:
     if not between or len(between) > MOST_OPERATIONS or (held.value in own and len(operations) < 2):
         return None
     writer = _Writer(scene, values, roots, _inner(scene, step), between)
-    formula, parts = writer.sentence()
+    short = scene.spoken(step) if step else ""
+    formula, parts = writer.sentence(short if set(short) <= set("qkv") else "")
     whole = len(formula) <= LONGEST and not writer.elsewhere
     if len(formula) <= LONGEST:
         where = f", where {listed(f'{name} = {words}' for name, words in parts.items())}" if parts else ""
@@ -325,14 +326,19 @@ class _Writer:
             return named
         return _regrouped(named, before, shape) if prod(before) == prod(shape) else ("",) * len(shape)
 
-    def sentence(self) -> tuple[str, dict[str, str]]:
-        """The formula of the wrong value, and those of the parts of it that got names, as it is too long without."""
+    def sentence(self, names: str) -> tuple[str, dict[str, str]]:
+        """The formula of the wrong value, and those of the parts of it that got names, as it is too long without.
+
+        `names` has a letter for each of several wrong values.
+        """
         parts: dict[str, str] = {}
         while True:
             done: dict[int, str] = {}
             self.elsewhere = []
             each = [_bare(self._written(value, done)) for value in self.values]
             formula = each[0] if len(each) == 1 else f"{listed(each)}, put together"
+            if len(names) == len(each) > 1:
+                formula = listed(f"{name} = {words}" for name, words in zip(names, each, strict=True))
             if len(formula) <= LONGEST or len(parts) == len(PARTS):
                 return formula, parts
             told = {value: words for value, words in done.items() if value not in self.values and value not in self.known}

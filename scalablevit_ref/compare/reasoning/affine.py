@@ -173,7 +173,11 @@ def _same_words(case: Case, shift: np.ndarray, changed: np.ndarray) -> str:
     if known is not None:
         return known[0]
     part = "" if len(changed) == len(shift) else f", in channels {listed(changed)} of {len(shift)} only"
-    return f"the same vector is added at every token{part} (size {three_digits(float(np.linalg.norm(shift)))})"
+    return f"{UNNAMED_VECTOR} at every token{part} (size {three_digits(float(np.linalg.norm(shift)))})"
+
+
+UNNAMED_VECTOR = "the same vector is added"
+"""What is said of a vector that is none of those that the layers add."""
 
 
 def _known_shift(case: Case) -> list[Difference]:

@@ -12,7 +12,7 @@ after it was designed. `python -m tests.programs.corpus --write` compares every 
 from what was said: nothing in it is entered by hand. What a first run showed was then mended in the comparator, so that the first
 runs of the three ports that were written last tell most of what to expect of the next one:
 
-| port, at its first run | mistakes | right layer | cause in the author's words | cause or step | false causes | right ports called right |
+| port, at its first run | mistakes | right layer | cause in the author's words | cause or step | false causes | right ports agree |
 |---|---|---|---|---|---|---|
 | `torch_swin` | 40 | 40 | 34 | – | 6 | 8 of 8 |
 | `torch_hf` | 69 | 66, 3 refused | 54 | 63 | 5 | 16 of 16 |

@@ -24,6 +24,7 @@ collect_ignore = ["programs/fuzz.py"]  # a program of its own, on atheris
 if not find_spec("jax"):
     collect_ignore += ["support/jitted.py", "backends/test_jax.py"]
 
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO's converter forks a process that calls a host
 compiling.compile_quickly()  # before anything imports JAX
 profiles.load()
 

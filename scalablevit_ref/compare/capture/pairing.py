@@ -8,7 +8,7 @@ assignment of all to all is taken. A parameter that acts at two places is put at
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import prod
@@ -370,6 +370,11 @@ def _parts(
             if unit.layout is not None:
                 otherwise.append(atom.first.weight)
             layout = Layout(tuple(sorted(layout.order)), 0)
+        elif _is_square(sizes) and unit.layout is not None:
+            usually = _usual_beside(unit, partner.values(), uses, turned)
+            if usually is not None and usually != layout.turned:
+                otherwise.append(atom.first.weight)
+                layout = Layout(layout.order[::-1], 0)
         start = unit.rows[0] if unit.rows else 0
         for step, rows in atom.parts:
             wide = step.sizes[0] if rows is None else rows[1] - rows[0]
@@ -435,6 +440,31 @@ def _stray_biases(
 def _shaped_alike(own: np.ndarray, official: tuple[int, ...]) -> bool:
     """Whether a parameter's shape says that it lies as the official one does: a square matrix's does not."""
     return own.shape == official and (own.ndim > 2 or len(set(official)) > 1)
+
+
+def _is_square(sizes: tuple[int, ...]) -> bool:
+    """Whether a weight has as many outputs as inputs, so that no size tells how it lies."""
+    return len(sizes) > 1 and sizes[0] == sizes[1] and all(size == 1 for size in sizes[2:])
+
+
+def _usual_beside(unit: Unit, units: Iterable[Unit], uses: Sequence[Use], turned: bool) -> bool | None:
+    """Whether a square weight should lie as in, out: as those beside it that are not square, else as most; None for any way.
+
+    A module that is the weight's own, as an `nn.Linear`, has a way of its own. Who takes the weight out of it does not.
+    """
+    module = unit.weight.rpartition(".")[0]
+    beside = [
+        other.layout.turned
+        for other in units
+        if other is not unit
+        and other.weight.rpartition(".")[0] == module
+        and other.layout is not None
+        and other.keys[0][0] == "dense"
+        and not any(_is_square(sizes) for sizes in other.sizes.values())
+    ]
+    if beside:
+        return 2 * sum(beside) > len(beside)
+    return None if all(uses[i].module == module for i in unit.uses) else turned
 
 
 # Places

@@ -429,6 +429,9 @@ class _Writer:
         if len(own) > 1:
             return f"({', '.join(dict.fromkeys(part for _, part in own))} put together)"
         x, part = own[0]
+        narrow = self.graph.dtypes[value]
+        if EPS.get(narrow, 0) > EPS.get(self.graph.dtypes[x], 1):
+            part = f"({part} rounded to {narrow})"
         before, after = prod(self.graph.shapes[x]), prod(self.graph.shapes[value])
         name = plain_name(operation)
         if before == after:

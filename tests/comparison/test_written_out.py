@@ -115,6 +115,12 @@ def test_axes_of_a_view() -> None:
     assert _regrouped(("a", "b"), (4, 3), (6, 2)) == ("a and b", "a and b")
 
 
+def test_what_is_rounded_is_told() -> None:
+    half = "z = self.paste((weights.softmax(0).bfloat16().double() @ self.cut(v)), h, w)"
+    one = written(wrong(port.WindowMixer, WINDOWS, half).inside())
+    assert "rounded to bfloat16)" in one.words
+
+
 def test_it_is_a_cause_in_the_report() -> None:
     """And its row does not measure what is no fit."""
     (kind, old, new), _, expected = MISTAKES["values without their mean"]

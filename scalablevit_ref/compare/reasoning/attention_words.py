@@ -124,7 +124,8 @@ def windows_said(w: Windows, reference: Windows) -> Iterator[str]:
     if any(w.masked):
         yield f"keys are masked as in windows shifted by {w.masked[0]} (Swin's mask), though the windows are not shifted"
     if w.halo:
-        yield f"keys and values of {w.halo} rows and columns around each window are seen too"
+        wide = "a row and a column" if w.halo == 1 else f"{w.halo} rows and columns"
+        yield f"keys and values of {wide} around each window are seen too"
     if w.hidden and w.kind not in ("sliding", "all") and not w.halo:
         yield "what fills up the windows is masked in the softmax"
     if w.placed != reference.placed:

@@ -73,9 +73,9 @@ class Strided:
 
 @dataclass(frozen=True)
 class Around:
-    """Places of which a kernel sees it: `before` and `after` are how far it looks, by `step`; beyond the `edge` is nothing.
+    """Places of which a kernel sees it: `before` and `after` are how far it looks, by `step`.
 
-    edge: "cut"; "cyclic"; "inside", where the kernel moves inwards at the border, so that it always sees as many places.
+    At the border it is "cut", so that beyond it is nothing, or "cyclic"; or the kernel stays "inside" and always sees as many places.
     """
 
     before: int
@@ -187,7 +187,7 @@ def _around(pairs: Pairs, n: int, m: int) -> Iterator[Around]:
 
 
 def _kernel(ways: Array, edge: str) -> Around:
-    """ways: from what is reached to the place, in ascending order."""
+    """The kernel of these ways from what is reached to the place, in ascending order."""
     step = reduce(gcd, np.diff(ways).tolist(), 0) or 1
     return Around(-int(ways[0]), int(ways[-1]), step, edge)
 

@@ -548,7 +548,9 @@ class SideBySide:
         """Whether a place of a layer's output lies behind what is taken for it."""
         if place.value == self.values[source]:
             return False
-        return place.how in BEHIND or (place.how == "taken" and self.captured.followed.only_changed(source, place.value))
+        if place.how != "taken":
+            return place.how in BEHIND
+        return self.captured.followed.only_changed(source, place.value, self.values[source])
 
     def _put(self, name: str, x: np.ndarray, called: str, value: int) -> None:
         self.taps.put(name, x, called)

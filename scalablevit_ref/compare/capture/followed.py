@@ -93,17 +93,16 @@ class Followed:
     own: Mapping[str, np.ndarray]
     given: Mapping[str, np.ndarray] | None
 
-    def only_changed(self, layer: str, value: int) -> bool:
-        """Whether this value is what the layer's parameters have made, changed by nothing that has parameters of another layer.
+    def only_changed(self, layer: str, value: int, before: int) -> bool:
+        """Whether this value is what the layer has made, changed by nothing that has parameters of another layer.
 
-        A sum has none: what its layers behind take is it.
+        That is what its own parameters have made; a sum has none, and is what is taken for it, `before`.
         """
         acting = uses_by_layer(self.pairing, self.places)
-        own = acting.get(layer, ())
-        mine = {use.made for use in own}
+        mine = {use.made for use in acting.get(layer, ())}
         others = {use.made for uses in acting.values() for use in uses} - mine
-        path = along(self.graph, value, mine)
-        return not own or (bool(path) and not path & others)
+        path = along(self.graph, value, mine or {before})
+        return bool(path) and not path & others
 
     def output(self, place: Place, values: Mapping[int, np.ndarray]) -> np.ndarray:
         """The output of a layer that lies at this place, of values that were fetched."""

@@ -75,7 +75,7 @@ class Strided:
 class Around:
     """Places of which a kernel sees it: `before` and `after` are how far it looks, by `step`.
 
-    At the border it is "cut", so that beyond it is nothing, or "cyclic"; or the kernel stays "inside" and always sees as many places.
+    At the border it is "cut", so that beyond it is nothing, or "cyclic"; or it stays "inside" and always sees as many places.
     """
 
     before: int

@@ -550,7 +550,7 @@ class SideBySide:
             return False
         if place.how != "taken":
             return place.how in BEHIND
-        return self.captured.followed.only_changed(source, place.value, self.values[source])
+        return bool(self.captured.followed.only_changed(source, place.value, self.values[source]))
 
     def _put(self, name: str, x: np.ndarray, called: str, value: int) -> None:
         self.taps.put(name, x, called)

@@ -371,7 +371,8 @@ def _parts(
                 otherwise.append(atom.first.weight)
             layout = Layout(tuple(sorted(layout.order)), 0)
         elif _is_square(sizes) and unit.layout is not None:
-            usually = _usual_beside(unit, partner.values(), uses, turned)
+            near = [other for i, other in partner.items() if _layer_of(atoms[i]) == _layer_of(atom)]
+            usually = _usual_beside(unit, near, uses, turned)
             if usually is not None and usually != layout.turned:
                 otherwise.append(atom.first.weight)
                 layout = Layout(layout.order[::-1], 0)
@@ -447,10 +448,15 @@ def _is_square(sizes: tuple[int, ...]) -> bool:
     return len(sizes) > 1 and sizes[0] == sizes[1] and all(size == 1 for size in sizes[2:])
 
 
-def _usual_beside(unit: Unit, units: Iterable[Unit], uses: Sequence[Use], turned: bool) -> bool | None:
-    """Whether a square weight should lie as in, out: as those beside it that are not square, else as most; None for any way.
+def _layer_of(atom: Atom) -> str:
+    """The official layer of a step: that of qkv and proj is their attention."""
+    return atom.first.weight.rpartition(".")[0].rpartition(".")[0]
 
-    A module that is the weight's own, as an `nn.Linear`, has a way of its own. Who takes the weight out of it does not.
+
+def _usual_beside(unit: Unit, units: Iterable[Unit], uses: Sequence[Use], turned: bool) -> bool | None:
+    """Whether a square weight should lie as in, out: as those of its layer that are not square, else as most; None for any way.
+
+    They count if they are held where it is. A module that is the weight's own, as an `nn.Linear`, has a way of its own. Who takes the weight out of it does not.
     """
     module = unit.weight.rpartition(".")[0]
     beside = [
@@ -460,7 +466,7 @@ def _usual_beside(unit: Unit, units: Iterable[Unit], uses: Sequence[Use], turned
         and other.weight.rpartition(".")[0] == module
         and other.layout is not None
         and other.keys[0][0] == "dense"
-        and not any(_is_square(sizes) for sizes in other.sizes.values())
+        and all(not _is_square(sizes) and prod(sizes[2:]) == 1 for sizes in other.sizes.values())
     ]
     if beside:
         return 2 * sum(beside) > len(beside)

@@ -424,20 +424,30 @@ TABLE: dict[str, Callable[[Mapping[str, Any], dict[str, Any]], Described | None]
 
 ATEN = torch.ops.aten
 
-_COSTLY = frozenset(
-    {ATEN.mm.default, ATEN.addmm.default, ATEN.bmm.default, ATEN.baddbmm.default, ATEN.convolution.default}  # four fifths of a pass
-)
+_PRODUCTS = {ATEN.mm.default: 0, ATEN.addmm.default: 1, ATEN.bmm.default: 0, ATEN.baddbmm.default: 1}
+"""Products of two matrices, or of many, and the place of the first of them among the arguments."""
 
 
 def zeros_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-    """Zeros that lie as what a costly operation would give; None for any other operation, and where it would refuse its inputs."""
-    if func not in _COSTLY or len({(x.dtype, x.device, x.layout) for x in args if isinstance(x, torch.Tensor)}) > 1:
+    """Zeros that lie as what a costly operation would give; None for any other operation, and where it would refuse its inputs.
+
+    These operations take four fifths of a pass. PyTorch's own way to find the shape of a product loads its compiler.
+    """
+    if func not in _PRODUCTS and func is not ATEN.convolution.default:
         return None
+    if len({(x.dtype, x.device, x.layout) for x in args if isinstance(x, torch.Tensor)}) > 1:
+        return None
+    like = args[0]
+    if func in _PRODUCTS:
+        left, right = args[_PRODUCTS[func] :][:2]
+        if left.shape[:-2] != right.shape[:-2] or left.shape[-1] != right.shape[-2]:
+            return None
+        shape = (*left.shape[:-1], right.shape[-1])
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
     try:
         out = func(*(_without_numbers(x) for x in args), **kwargs)
     except Exception:  # what is the matter is said by the operation itself
         return None
-    like = args[0]
     return torch.empty_strided(out.shape, out.stride(), dtype=out.dtype, device=like.device).zero_()
 
 

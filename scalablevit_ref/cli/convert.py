@@ -73,7 +73,7 @@ def convert(
     ] = None,
     strip_head: Annotated[bool, typer.Option("--strip-head", help="Leave the classifier out.")] = False,
     fold_scale: Annotated[
-        bool, typer.Option("--fold-scale", help="One-way: fold SSA's r_c^-½ into q, for code that scales by d^-½.")
+        bool, typer.Option("--fold-scale", help="One-way: fold r_c of SSA's scale into q, for code without it.")
     ] = False,
     one_way: Annotated[
         bool, typer.Option("--one-way", help="Leave out what the other port lacks, and so change what is computed.")

@@ -293,8 +293,8 @@ def _as_sized(
 
 
 def _with_reach(scene: Scene, found: Inside, place: Place) -> Inside:
-    """With what moves where a right value is changed, unless exactly one thing explains the layer."""
-    if sum(one.exact and not is_general(one) for one in found.differences) == 1:
+    """With what moves where a right value is changed, unless exactly one thing explains the layer that is more than what ran."""
+    if sum(one.exact and not is_general(one) and one.kind != OPERATIONS for one in found.differences) == 1:
         return found
     other, usual = reach_of(scene, place)
     return replace(found, differences=_ordered([*other, *found.differences, *usual]))

@@ -6,7 +6,7 @@ import copy
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from itertools import chain, count
@@ -96,10 +96,20 @@ class OnnxModel:
             if few is not None:
                 return _quantised(OnnxRunner(model, conditions.fed, plain=True), few, conditions)
             try:
-                return followed(OnnxRunner(model, conditions.fed), replace(conditions, load=False))
+                captured = followed(OnnxRunner(model, conditions.fed), replace(conditions, load=False))
             except CaptureError as error:
-                captured = by_names_and_sizes(model, conditions)
-                return replace(captured, notes=(*captured.notes, f"layers are told by names and sizes alone: {error}"))
+                return _by_names(model, conditions, str(error))
+            for why in captured.followed.pairing.facts.resized.values():  # or made of several, whose product is of the right size
+                with suppress(CaptureError):
+                    named = _by_names(model, conditions, str(why))
+                    return named if len(named.taps) > len(captured.taps) else captured
+                break
+            return captured
+
+
+def _by_names(model: OnnxFile, conditions: Conditions, why: str) -> Captured:
+    captured = by_names_and_sizes(model, conditions)
+    return replace(captured, notes=(*captured.notes, f"layers are told by names and sizes alone: {why}"))
 
 
 def _quantised(runner: OnnxRunner, few: Plain, conditions: Conditions) -> Captured:

@@ -456,7 +456,8 @@ def _layer_of(atom: Atom) -> str:
 def _usual_beside(unit: Unit, units: Iterable[Unit], uses: Sequence[Use], turned: bool) -> bool | None:
     """Whether a square weight should lie as in, out: as those of its layer that are not square, else as most; None for any way.
 
-    They count if they are held where it is. A module that is the weight's own, as an `nn.Linear`, has a way of its own. Who takes the weight out of it does not.
+    They count if they are held where it is. A module that is the weight's own, as an `nn.Linear`, has a way of its own; who takes
+    the weight out of it does not.
     """
     module = unit.weight.rpartition(".")[0]
     beside = [

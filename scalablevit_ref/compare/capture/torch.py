@@ -14,6 +14,7 @@ import torch
 
 from scalablevit_ref.checkpoints import from_state_dict
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions
+from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.followed import followed
 from scalablevit_ref.compare.capture.own_code import own_code
 from scalablevit_ref.compare.capture.quantised import Grid, Quantised, Range

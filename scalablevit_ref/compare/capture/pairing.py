@@ -139,7 +139,9 @@ class Pairing:
                 continue
             pieces = [np.ascontiguousarray(part.within(np.ascontiguousarray(own[part.own]))) for part in parts]
             ordered = sorted(zip(parts, pieces, strict=True), key=lambda pair: pair[0].official_rows or (0, 0))
-            found[name] = np.concatenate([piece.reshape(len(piece), -1) for _, piece in ordered]).reshape(self.shapes[name])
+            whole = np.concatenate([piece.reshape(len(piece), -1) for _, piece in ordered])
+            if whole.size == prod(self.shapes[name]):  # else it lacks some of its rows
+                found[name] = whole.reshape(self.shapes[name])
         return found
 
 
@@ -425,9 +427,12 @@ def _stray_biases(
     taken = {part.own for parts in found.values() for part in parts}
     for j, unit in sorted(partner.items()):
         for step, rows in atoms[j].parts:
-            if rows is not None or not step.bias or found[step.bias] or atoms[j].key not in unit.sizes:
+            if not step.bias or atoms[j].key not in unit.sizes:
                 continue
-            spare = [name for name, x in own.items() if name not in taken and x.size == step.sizes[0] and x.ndim <= 4]
+            if any(rows is None or part.official_rows in (None, rows) for part in found[step.bias]):
+                continue
+            wide = step.sizes[0] if rows is None else rows[1] - rows[0]
+            spare = [name for name, x in own.items() if name not in taken and x.size == wide and x.ndim <= 4]
             if spare:
                 last = max((uses[use].operation for use in unit.uses), default=0)
                 after = [name for name in spare if added.get(name, -1) > last]
@@ -435,7 +440,7 @@ def _stray_biases(
                 best = min(alike or after, key=lambda name: added.get(name, 0), default="")
                 best = best or min(spare, key=lambda name: abs(place[name] - place[unit.weight] - 1))
                 taken.add(best)
-                yield step.bias, Part(best, False, None, None, (step.sizes[0],), (0,))
+                yield step.bias, Part(best, False, rows, None, (wide,), (0,))
 
 
 def _shaped_alike(own: np.ndarray, official: tuple[int, ...]) -> bool:

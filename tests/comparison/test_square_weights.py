@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from scalablevit_ref.testing import compare
-from tests.comparison.test_inside import CONFIG
 from tests.support import channels_first as port
+from tests.support.inside_runs import CONFIG
 
 OUTER = "return self.outer(z + lim)"
 

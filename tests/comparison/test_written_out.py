@@ -11,8 +11,8 @@ from scalablevit_ref.compare.reasoning.affine import UNNAMED_VECTOR
 from scalablevit_ref.compare.reasoning.difference import OPERATIONS, Difference
 from scalablevit_ref.compare.written_out import Known, _regrouped, axes_of
 from scalablevit_ref.testing import compare
-from tests.comparison.test_inside import CONFIG, wrong
 from tests.support import channels_first as port
+from tests.support.inside_runs import CONFIG, wrong
 
 WINDOWS = "z = self.paste(weights.softmax(-1) @ self.cut(v), h, w)"
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.compare.around import Scene, listed, what_gives
-from scalablevit_ref.compare.capture.graph import ABSENT, Graph, Operation, fed_by_images, makers, sources
+from scalablevit_ref.compare.capture.graph import ABSENT, Graph, Operation, fed_by_images, makers, sources, unmoved
 from scalablevit_ref.compare.followed import Held
 from scalablevit_ref.compare.reasoning.difference import OPERATIONS, Difference
 from scalablevit_ref.compare.steps import INPUT, OUTPUT
@@ -480,32 +480,23 @@ class _Writer:
         quotient = self._operation(value)
         if quotient is None or quotient.kind != "multiply" or not quotient.settings.get("inverse") or len(quotient.inputs) != 2:
             return None
-        top, bottom = (self._unmoved(x) for x in quotient.inputs)
+        top, bottom = (unmoved(self.graph, x) for x in quotient.inputs)
         total = self._operation(bottom)
         exponential = self._operation(top)
         if total is None or exponential is None or "sum" not in plain_name(total) or plain_name(exponential) != "exp":
             return None
-        if self._unmoved(total.inputs[0]) != top:
+        if unmoved(self.graph, total.inputs[0]) != top:
             return None
-        x = self._unmoved(exponential.inputs[0])
+        x = unmoved(self.graph, exponential.inputs[0])
         shifted = self._operation(x)
         if shifted is not None and shifted.kind == "add" and shifted.settings.get("inverse") and len(shifted.inputs) == 2:
-            largest = self._operation(self._unmoved(shifted.inputs[1]))
+            largest = self._operation(unmoved(self.graph, shifted.inputs[1]))
             if largest is not None and "max" in plain_name(largest):
                 x = shifted.inputs[0]
         return x, self._over(total)
 
     def _operation(self, value: int) -> Operation | None:
         return self.graph.operations[self.made[value]] if value in self.made else None
-
-    def _unmoved(self, value: int) -> int:
-        """What a value is a copy or a view of, be it repeated."""
-        while (operation := self._operation(value)) is not None and operation.kind == "move":
-            own = [x for x in operation.inputs if x in self.fed]
-            if len(own) != 1:
-                break
-            value = own[0]
-        return value
 
 
 def plain_name(operation: Operation) -> str:

@@ -17,7 +17,6 @@ import pytest
 from einops import rearrange
 from flax import nnx
 
-import scalablevit_ref as sv
 from scalablevit_ref.compare.capture import Captured, CaptureError, Conditions
 from scalablevit_ref.compare.capture.flax import FlaxModule
 from scalablevit_ref.compare.report import Report
@@ -25,19 +24,9 @@ from scalablevit_ref.compare.run import compare
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params, relative_l2
+from tests.support.small_network import small_network
 
-CONFIG = sv.variant(
-    "small",
-    embed_dims=(8, 16),
-    depths=(2, 2),
-    num_heads=(2, 4),
-    mlp_ratios=(2, 2),
-    sr_ratios=(2, 1),
-    c_ratios=(1.25, 1),
-    window_sizes=(2, 2),
-    num_classes=5,
-    head="linear",
-)
+CONFIG = small_network(head="linear")
 IMAGES = random_images((3, 3, 16, 16))  # no map as large as the batch: every layout shows in the shape
 
 

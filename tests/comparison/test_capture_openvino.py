@@ -26,20 +26,11 @@ from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
 from tests.support.calibration import Calibration
 from tests.support.onnx_models import exported_to
+from tests.support.small_network import small_network
 
 openvino: Any = pytest.importorskip("openvino")
 
-CONFIG = sv.variant(
-    "small",
-    embed_dims=(8, 16),
-    depths=(2, 2),
-    num_heads=(2, 4),
-    mlp_ratios=(2, 2),
-    sr_ratios=(2, 1),
-    c_ratios=(1.25, 1),
-    window_sizes=(2, 2),
-    num_classes=5,
-)
+CONFIG = small_network()
 WEIGHTS = random_params(parameter_shapes(CONFIG), dtype="float32")
 IMAGES = random_images((3, 3, 16, 16), dtype="float32")
 LAYERS = [name for name in network_of(CONFIG).layers() if name != "pool"]

@@ -21,7 +21,6 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-import scalablevit_ref as sv
 from scalablevit_ref.compare.capture import CaptureError
 from scalablevit_ref.compare.capture.onnx_quantised import QUANTISED, without_quantisation
 from scalablevit_ref.compare.quantised import decibels, eight_bits, rounded_to_8_bits
@@ -33,18 +32,9 @@ from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
 from tests.support.calibration import Calibration
 from tests.support.onnx_models import exported_to
+from tests.support.small_network import small_network
 
-CONFIG = sv.variant(
-    "small",
-    embed_dims=(8, 16),
-    depths=(2, 1),
-    num_heads=(2, 4),
-    mlp_ratios=(2, 2),
-    sr_ratios=(2, 1),
-    c_ratios=(1.25, 1),
-    window_sizes=(2, 2),
-    num_classes=5,
-)
+CONFIG = small_network(depths=(2, 1))
 WEIGHTS = random_params(parameter_shapes(CONFIG), dtype="float32")
 IMAGES = {size: random_images((2, 3, size, size), dtype="float32") for size in (16, 32)}
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-import scalablevit_ref as sv
 from scalablevit_ref.adapters.plain import ScalableViT
 from scalablevit_ref.compare.capture import CaptureError
 from scalablevit_ref.compare.capture.torch_quantised import taken_apart
@@ -20,18 +19,9 @@ from scalablevit_ref.compare.report import Report
 from scalablevit_ref.compare.run import compare
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
+from tests.support.small_network import small_network
 
-CONFIG = sv.variant(
-    "small",
-    embed_dims=(8, 16),
-    depths=(2, 1),
-    num_heads=(2, 4),
-    mlp_ratios=(2, 2),
-    sr_ratios=(2, 1),
-    c_ratios=(1.25, 1),
-    window_sizes=(2, 2),
-    num_classes=5,
-)
+CONFIG = small_network(depths=(2, 1))
 WEIGHTS = random_params(parameter_shapes(CONFIG), dtype="float32")
 IMAGES = random_images((2, 3, 16, 16), dtype="float32")
 

@@ -153,9 +153,7 @@ def _followed(runner: Runner, conditions: Conditions) -> Captured:
     weights = dict(own)
     if given is not None and conditions.load:
         others = {name for some in pairing.facts.resized.values() for name in (some.own, some.bias[0]) if name}
-        draw = np.random.default_rng(SEED)
-        weights |= {name: _generic(own[name].shape, draw).astype(own[name].dtype) for name in sorted(others)}
-        weights |= pairing.own_weights(given, own)
+        weights |= _drawn({name: own[name] for name in sorted(others)}) | pairing.own_weights(given, own)
     places = places_of_layers(graph, pairing, network, images.shape, names, called)
     first = {name: some[0] for name, some in places.items()}
     values, seconds = runner.values(images, weights, {place.value for place in first.values()})
@@ -210,8 +208,13 @@ def _check_apart(pairing: Pairing, own: Mapping[str, np.ndarray]) -> None:
 
 def _telling(own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Other numbers in place of weights whose own do not tell how they lie, as those of zeros or of an identity."""
+    return _drawn({name: x for name, x in own.items() if x.ndim > 1 and not _tells(x)})
+
+
+def _drawn(own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Other numbers in place of these."""
     draw = np.random.default_rng(SEED)
-    return {name: _generic(x.shape, draw).astype(x.dtype, copy=False) for name, x in own.items() if x.ndim > 1 and not _tells(x)}
+    return {name: _generic(x.shape, draw).astype(x.dtype, copy=False) for name, x in own.items()}
 
 
 def _tells(x: np.ndarray) -> bool:

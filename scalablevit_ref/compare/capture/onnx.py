@@ -99,11 +99,11 @@ class OnnxModel:
                 captured = followed(OnnxRunner(model, conditions.fed), replace(conditions, load=False))
             except CaptureError as error:
                 return _by_names(model, conditions, str(error))
-            for why in captured.followed.pairing.facts.resized.values():  # or made of several, whose product is of the right size
+            why = next(iter(captured.followed.pairing.facts.resized.values()), None)
+            if why is not None:  # or made of several, whose product is of the right size
                 with suppress(CaptureError):
                     named = _by_names(model, conditions, str(why))
                     return named if len(named.taps) > len(captured.taps) else captured
-                break
             return captured
 
 

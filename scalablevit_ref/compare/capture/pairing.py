@@ -373,7 +373,7 @@ def _parts(
                 otherwise.append(atom.first.weight)
             layout = Layout(tuple(sorted(layout.order)), 0)
         elif _is_square(sizes) and unit.layout is not None:
-            near = [other for i, other in partner.items() if _layer_of(atoms[i]) == _layer_of(atom)]
+            near = [other for i, other in partner.items() if atoms[i].first.layer == atom.first.layer]
             usually = _usual_beside(unit, near, uses, turned)
             if usually is not None and usually != layout.turned:
                 otherwise.append(atom.first.weight)
@@ -451,11 +451,6 @@ def _shaped_alike(own: np.ndarray, official: tuple[int, ...]) -> bool:
 def _is_square(sizes: tuple[int, ...]) -> bool:
     """Whether a weight has as many outputs as inputs, so that no size tells how it lies."""
     return len(sizes) > 1 and sizes[0] == sizes[1] and all(size == 1 for size in sizes[2:])
-
-
-def _layer_of(atom: Atom) -> str:
-    """The official layer of a step: that of qkv and proj is their attention."""
-    return atom.first.weight.rpartition(".")[0].rpartition(".")[0]
 
 
 def _usual_beside(unit: Unit, units: Iterable[Unit], uses: Sequence[Use], turned: bool) -> bool | None:

@@ -227,7 +227,9 @@ def resized_of(
             continue
         first = min(unit.uses)
         layer = {
-            atoms[i].first.name: min(other.uses) for i, other in partner.items() if other.uses and _layer(atoms[i]) == step.layer
+            atoms[i].first.name: min(other.uses)
+            for i, other in partner.items()
+            if other.uses and atoms[i].first.layer == step.layer
         }
         earlier = {name for name, _ in step.before}
         before = tuple(name for name, use in layer.items() if name in earlier and use > first)
@@ -242,7 +244,3 @@ def resized_of(
             unit.weight, step.weight, sizes, step.sizes, shape, shapes[step.weight], before, order, unit.rows, bias
         )
     return found
-
-
-def _layer(atom: Atom) -> str:
-    return atom.first.layer

@@ -232,6 +232,7 @@ class Holding:
         """`known` are mistakes that may be there at once."""
         self.report, self.local, self.taps, self.known = report, local, taps, tuple(known)
         self._counts: dict[Mistake, tuple[int, int]] = {}
+        self._sizes: dict[str, float] = {}
 
     def everywhere(self, explained: Mapping[str, list[Finding]]) -> tuple[dict[str, list[Finding]], tuple[str, ...]]:
         """The findings that hold, by layer; and in words those that explain some layers only, where nothing else explains these."""
@@ -275,5 +276,7 @@ class Holding:
         return any(self._error(row, some) <= self.report.tolerance for some in chain([mistake], both))
 
     def _error(self, row: Row, mistake: Mistake) -> float:
-        size = float(np.linalg.norm(self.local.output(row.layer)))
-        return error_with(self.local, row.layer, self.taps.wide(row.layer), mistake, size) / EPS[self.report.dtype]
+        if row.layer not in self._sizes:  # asked for with every mistake
+            self._sizes[row.layer] = float(np.linalg.norm(self.local.output(row.layer)))
+        actual = self.taps.wide(row.layer)
+        return error_with(self.local, row.layer, actual, mistake, self._sizes[row.layer]) / EPS[self.report.dtype]

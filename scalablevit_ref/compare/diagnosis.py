@@ -6,11 +6,12 @@ may leave none of them wrong, and break none that is right.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, combinations
 
 import numpy as np
 
@@ -20,15 +21,21 @@ from scalablevit_ref.compare.inside import Inside, inside, inside_tap
 from scalablevit_ref.compare.mistakes.layerwise import RIGHT, Local
 from scalablevit_ref.compare.mistakes.parameters import acting, left_out, misplaced, other_sizes
 from scalablevit_ref.compare.mistakes.search import Finding, diagnose, error_with
+from scalablevit_ref.compare.reasoning.difference import OPERATIONS, Difference
 from scalablevit_ref.compare.report import Cause, Report, Row, fewest_causes, form
 from scalablevit_ref.edits import Mistake
-from scalablevit_ref.testing.arrays import EPS
+from scalablevit_ref.testing.arrays import EPS, compare_arrays
 
 SEARCH_SECONDS = 60
 """Time in seconds, of a whole comparison, in which every mistake is tried; layers after it are only held against those found."""
 
 MOST_SEARCHED = 2
 """Layers of one kind on which every mistake is tried, as long as none explains them."""
+
+LOGITS = "logits"
+
+MOST_WIRED = 4
+"""Mistakes in the wiring that explain some layers and not all, of which each, and each two, are tried from the images on."""
 
 MOST_LOOKED = 3
 """Layers of one kind that are looked into."""
@@ -127,6 +134,11 @@ class Search:
     def _hold(self) -> None:
         """Leave out what does not hold for every layer that it touches."""
         holding = Holding(self.report, self.local, self.taps, self._known)
+        whole = holding.whole()
+        if whole is not None:
+            self.explained = {layer: [Finding(layer, whole, np.inf, holding.end_to_end(whole), True)] for layer in self._layers}
+            self.partly = ()
+            return
         self.explained, partly = holding.everywhere(self.explained)
         self.partly = tuple(dict.fromkeys((*self.partly, *partly)))
 
@@ -159,8 +171,45 @@ class Looking:
     ) -> None:
         """`sizes` are parameters of other sizes than the reference's."""
         self.report, self.local, self.taps, self.module, self.values, self.sizes = report, local, taps, module, values, sizes
+        self._taken: dict[str, np.ndarray] = {}
+
+    def by_what_others_take(
+        self, layer: str, follow: Mapping[str, list[str]], behind: Mapping[str, list[str]]
+    ) -> bool:
+        """Whether a layer is right with what one of those before it takes for the layer that both are fed by; it is put to that.
+
+        It is put to one of those `behind` that were not looked into where both are fed by the same.
+        """
+        sources = self.local.table()[layer].sources
+        for other, followers in behind.items():
+            if layer != other and self.local.table()[other].sources[0] in sources:
+                followers.append(layer)
+                return True
+        for other, followers in follow.items():
+            if self._is_right_with(layer, self.local.table()[other].sources[0], self._taken[other]):
+                followers.append(layer)
+                return True
+        return False
+
+    def knows_what_takes(self, layer: str) -> bool:
+        """Whether it was found that a layer takes another value than what the layer before it gives, and which."""
+        return layer in self._taken
+
+    def _is_right_with(self, layer: str, source: str, taken: np.ndarray) -> bool:
+        local = self.local
+        if source not in local.table()[layer].sources:
+            return False
+        other = local.with_tap(source, taken)
+        held = compare_arrays(self.taps.wide(layer), other.output(layer), dtype=self.report.dtype, measure="l2")
+        return held.error <= self.report.tolerance
 
     def __call__(self, layer: str) -> Inside:
+        found = self._looked(layer)
+        if found.taken is not None and len(self.local.table()[layer].sources) == 1:
+            self._taken[layer] = found.taken
+        return found
+
+    def _looked(self, layer: str) -> Inside:
         actual = self.taps.wide(layer)
         if self.module is None:
             return inside_tap(layer, self.local, actual, dtype=self.report.dtype)
@@ -190,9 +239,12 @@ def by_reasoning(layers: Sequence[str], look: Looking, end: float) -> tuple[list
         kinds.setdefault(form(layer), []).append(layer)
     causes: list[Cause] = []
     insides: list[Inside] = []
+    follow: dict[str, list[str]] = {}
+    behind: dict[str, list[str]] = {}
     for kind in kinds.values():
         found: list[tuple[str, Inside]] = []
-        for layer in kind[:MOST_LOOKED]:
+        rest = [layer for layer in kind if not look.by_what_others_take(layer, follow, behind)]
+        for layer in rest[:MOST_LOOKED]:
             if time.monotonic() > end and insides:
                 break
             whole = look(layer)
@@ -202,27 +254,67 @@ def by_reasoning(layers: Sequence[str], look: Looking, end: float) -> tuple[list
             found += [(layer, seen) for seen in every if seen.explained]
             if not whole.explained:
                 break
-        causes += _fewest(found, tuple(kind[MOST_LOOKED:]), EPS[look.report.dtype])
-    return causes, insides
+            follow |= {layer: []} if look.knows_what_takes(layer) else {}
+        if found and all(look.knows_what_takes(layer) for layer, _ in found):
+            behind |= {layer: [] for layer in rest[MOST_LOOKED:]}
+        causes += _fewest(found, tuple(rest[MOST_LOOKED:]), EPS[look.report.dtype])
+    return _of_one_line([_followed_by(cause, follow, behind) for cause in causes]), insides
+
+
+def _of_one_line(causes: Iterable[Cause]) -> list[Cause]:
+    """Causes that are told in the same words, of the same line of the candidate's own code, as one."""
+    found: dict[object, Cause] = {}
+    for i, cause in enumerate(causes):
+        key = (cause.words, cause.kind, cause.line, cause.ties) if cause.line and cause.kind != OPERATIONS else i
+        first = found.get(key)
+        if first is None:
+            found[key] = cause
+        else:
+            layers, also = (tuple(dict.fromkeys((*a, *b))) for a, b in ((first.layers, cause.layers), (first.also, cause.also)))
+            found[key] = replace(first, layers=layers, also=also, error=max(first.error, cause.error))
+    return list(found.values())
+
+
+def _followed_by(cause: Cause, follow: Mapping[str, Sequence[str]], behind: Mapping[str, Sequence[str]]) -> Cause:
+    """The cause, of the layers too that go wrong by what its layers take, each behind the layer that takes it."""
+    layers, also = (
+        tuple(dict.fromkeys(name for layer in some for name in (layer, *others.get(layer, ()))))
+        for some, others in ((cause.layers, follow), (cause.also, behind))
+    )
+    return replace(cause, layers=layers, also=also)
 
 
 def _fewest(found: Sequence[tuple[str, Inside]], unseen: tuple[str, ...], eps: float) -> list[Cause]:
     """The causes of wrong values in layers of one kind: of several that explain a value the one that explains most of them."""
-    left = [(layer, seen, seen.explanations) for layer, seen in found]
+    left = [(layer, seen, {_general(words, one): (words, one) for words, one in seen.explanations.items()}) for layer, seen in found]
     causes: list[tuple[int, Cause]] = []
     while left:
-        counts = Counter(words for _, _, exact in left for words in exact)
+        counts = Counter(general for _, _, exact in left for general in exact)
         best = max(counts, key=counts.__getitem__)
         mine = [(layer, seen, exact) for layer, seen, exact in left if best in exact]
         _, seen, exact = mine[0]
-        ties = tuple(words for words in exact if words != best)
+        ties = tuple(words for general, (words, _) in exact.items() if general != best)
         layers = tuple(dict.fromkeys(layer for layer, _, _ in mine))
         also = unseen if set(layers) == {layer for layer, _ in found} else ()
-        error = max(one[best].left for _, _, one in mine) / eps
-        cause = Cause(best, layers, error, ties, seen.place, seen.line, exact[best].kind, also)
+        error = max(one[best][1].left for _, _, one in mine) / eps
+        words, difference = exact[best]
+        cause = Cause(words, layers, error, ties, seen.place, seen.line, difference.kind, also)
         causes.append((next(i for i, (_, one) in enumerate(found) if one is seen), cause))
         left = [one for one in left if best not in one[2]]
     return [cause for _, cause in sorted(causes, key=lambda pair: pair[0])]
+
+
+LAYERS = re.compile(r"\b(?:patch_embeds|stages|pos_block|norm_list)(?:\.\d+)+")
+"""Layers' names in words."""
+
+NUMBERED = re.compile(r"\b[A-Za-z_][\w.]*\d[\w.]*|\(\d+(?:, \d+)+\)")
+"""What differs from one stage to the next where operations are written out: names with numbers, and shapes."""
+
+
+def _general(words: str, difference: Difference) -> str:
+    """The words as they are said of each layer of a kind."""
+    words = LAYERS.sub(lambda name: form(name.group()), words)
+    return NUMBERED.sub(lambda some: re.sub(r"\d+", "#", some.group()), words) if difference.kind == OPERATIONS else words
 
 
 class Holding:
@@ -233,6 +325,28 @@ class Holding:
         self.report, self.local, self.taps, self.known = report, local, taps, tuple(known)
         self._counts: dict[Mistake, tuple[int, int]] = {}
         self._sizes: dict[str, float] = {}
+        self._ends: dict[Mistake, float] = {}
+
+    def whole(self) -> Mistake | None:
+        """The mistake in the wiring, or two of them at once, with which the reference gives the candidate's logits from the images on.
+
+        Its layers may be taken for others where blocks are connected otherwise; the logits are not.
+        """
+        if LOGITS not in self.local.names:
+            return None
+        wired = [mistake for mistake in self.known if mistake.wiring is not None]
+        partly = [mistake for mistake in wired if not self._holds(mistake)][:MOST_WIRED]
+        both = (one & other for one, other in combinations(partly, 2) if not one.excludes(other))
+        return next((some for some in chain(partly, both) if self.end_to_end(some) <= self.report.tolerance), None)
+
+    def end_to_end(self, mistake: Mistake) -> float:
+        """How far the candidate's logits are from those of the reference with this mistake, both from the images on, in eps."""
+        if mistake not in self._ends:
+            local, actual = self.local, self.taps.wide(LOGITS)
+            alone = Local(local.network, local.params, local.images, set(), local.tap)
+            size = float(np.linalg.norm(local.output(LOGITS)))
+            self._ends[mistake] = error_with(alone, LOGITS, actual, mistake, size) / EPS[self.report.dtype]
+        return self._ends[mistake]
 
     def everywhere(self, explained: Mapping[str, list[Finding]]) -> tuple[dict[str, list[Finding]], tuple[str, ...]]:
         """The findings that hold, by layer; and in words those that explain some layers only, where nothing else explains these."""

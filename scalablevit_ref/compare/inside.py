@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import prod
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -104,6 +105,8 @@ class Inside:
         A few numbers of the first wrong value, for the pictures; None where it is not known.
     more
         Other values of the layer that are wrong, which the first one does not account for.
+    taken
+        What the layer takes for its input, where that is the first wrong value: b h w c, or b c.
     """
 
     layer: str
@@ -116,6 +119,7 @@ class Inside:
     notes: tuple[str, ...] = ()
     sample: Sample | None = field(default=None, repr=False, compare=False)
     more: tuple[Inside, ...] = ()
+    taken: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def wrong(self) -> bool:
@@ -227,9 +231,13 @@ def inside(
     scene = Scene(local, layer, x, run, sources, own, dtype, graph, fetch, tapped, probe, sized=sized)
     rows = _rows(scene, bound)
     places = _wrong(run, own, bound)
-    found = [_at_a_step(scene, rows, run[step], side) for step, side in places]
+    taken = _taken(scene, places)
+    alone = taken is not None and _gives(layer, taken, params, changes, actual, bound * EPS[dtype])
+    found = [_at_a_step(scene, rows, run[step], side) for step, side in places[: 1 if alone else None]]
+    found = [found[0], *(one for one in found[1:] if not _has_more_before(scene, one.step))] if found else []
     last = _at_the_end(scene, rows, actual, bound)
-    found += [last] if not found or last.wrong else []
+    found += [last] if not found or (last.wrong and not alone) else []
+    found[0] = replace(found[0], taken=taken)
     plain = run_layer(layer, x, params, None, changes)
     if actual is not None and (len(found) > 1 or _is_left_out(found[0]) or (found[0].wrong and not found[0].fitted)):
         moved = displaced(layer, x, params, plain, actual, EPS[dtype], changes)
@@ -247,6 +255,21 @@ def inside(
     if whole:
         return replace(first, differences=_ordered([*whole, *first.differences]))
     return replace(first, more=more)
+
+
+def _taken(scene: Scene, places: Sequence[tuple[str, Side]]) -> np.ndarray | None:
+    """What the layer takes, in the layout of its input, if that is the first wrong value and is known."""
+    if not places or places[0][1] != "given" or scene.sources[places[0][0]] != (INPUT,) or scene.layer.sources == (IMAGES,):
+        return None
+    held = scene.own.inputs[places[0][0]]
+    return None if held.turned or held.actual.shape != scene.x.shape else held.actual
+
+
+def _gives(
+    layer: Layer, x: np.ndarray, params: Mapping[str, np.ndarray], changes: Changes, actual: np.ndarray | None, allowed: float
+) -> bool:
+    """Whether the reference's layer makes this output of x."""
+    return actual is not None and relative_l2(run_layer(layer, x, params, None, changes).output, actual) <= allowed
 
 
 def _of_an_input_made_again(
@@ -324,7 +347,19 @@ def _wrong(run: Run, own: Followed, bound: float) -> list[tuple[str, Side]]:
             found.append((step.name, "given"))
         if step.name in own.outputs and _is_wrong(own.outputs[step.name].comparison, bound):
             found.append((step.name, "given" if _sees_turned(step, own) else "made"))
-    return list(dict.fromkeys(found))
+    return [place for i, place in enumerate(found) if place not in found[:i] and not _is_taken_before(place, found[:i], own)]
+
+
+def _is_taken_before(place: tuple[str, Side], before: Sequence[tuple[str, Side]], own: Followed) -> bool:
+    """Whether what a step is wrongly given is what another one before it is, where the reference feeds both the same."""
+    step, side = place
+    if side != "given" or step not in own.inputs:
+        return False
+    mine = own.inputs[step]
+    others = (own.inputs[name] for name, other in before if other == "given" and name in own.inputs)
+    return any(
+        np.array_equal(mine.expected, other.expected) and np.array_equal(mine.actual, other.actual) for other in others
+    )
 
 
 def _sees_turned(step: Step, own: Followed) -> bool:
@@ -478,10 +513,28 @@ def _found(
         line, lines = lines_between(scene, held.value, right, addend=bool(step))
         if not any(difference.exact for difference in differences):
             notes += elsewhere(scene, held)
-        if all(_says_less(difference) for difference in differences if difference.exact):
+        consequence = any(one.exact for one in _misfits(scene, step))
+        if not consequence and all(_says_less(difference) for difference in differences if difference.exact):
             written = written_out(scene, held, step)
             differences = _ordered([*(() if written is None else (written,)), *differences])
     return Inside(scene.layer.name, rows, place, line, (*_misfits(scene, step), *differences), lines, step, notes, sample)
+
+
+def _has_more_before(scene: Scene, step: str) -> bool:
+    """Whether a step before this one is wrong, and gives more numbers than the reference's: what follows goes on with all."""
+    for one in scene.run.steps:
+        if one.name == step:
+            return False
+        held = scene.own.outputs.get(one.name)
+        if held is not None and held.comparison.error * EPS[scene.dtype] > HALF and len(held.pieces) == 1:
+            piece = held.pieces[0]
+            if piece.rows is None and prod(scene.graph.shapes[piece.value]) > held.actual.size:
+                return True
+    return False
+
+
+HALF = 0.5
+"""Relative error of a value that is another one."""
 
 
 def _says_less(difference: Difference) -> bool:

@@ -524,18 +524,18 @@ class SideBySide:
 
         def found(place: Place) -> bool:
             self._held(source, local.output(source))
-            return self._right_behind(after, wrong, tolerance, everywhere=place.how == "taken")
-
-        if self._moved(source, places, values, found):
-            return True
-        self._held(source, local.output(source))
-        layout = self.taps.layout_of(source)
-        if not self.taps.lay_as_usual(source):
+            everywhere, layout = place.how == "taken", self.taps.layout_of(source)
+            if self._right_behind(after, wrong, tolerance, everywhere=everywhere):
+                return True
+            if not self.taps.lay_as_usual(source):
+                return False
+            if self._right_behind(after, wrong, tolerance, everywhere=everywhere):
+                return True
+            self.taps.lay(source, layout)
             return False
-        if self._right_behind(after, wrong, tolerance, everywhere=False):
-            return True
-        self.taps.lay(source, layout)
-        return False
+
+        here = Place(self.values[source], self.taps.modules[source], "acting")
+        return self._moved(source, places, values, found) or found(here)
 
     def _right_behind(self, after: Sequence[str], wrong: Collection[str], tolerance: float, *, everywhere: bool) -> bool:
         """Whether layers are right with what their source is now taken to give: all of them, or one that was wrong."""
@@ -550,7 +550,8 @@ class SideBySide:
             return False
         if place.how != "taken":
             return place.how in BEHIND
-        return bool(self.captured.followed.only_changed(source, place.value, self.values[source]))
+        module, here = self.captured.followed, self.values[source]
+        return bool(module.only_changed(source, place.value, here)) and not module.moved_by_others(source, place.value, here)
 
     def _put(self, name: str, x: np.ndarray, called: str, value: int) -> None:
         self.taps.put(name, x, called)

@@ -100,7 +100,7 @@ def _written_out(scene: Scene, held: Held, step: str) -> Difference | None:
     writer = _Writer(scene, values, roots, _inner(scene, step), between)
     short = scene.spoken(step) if step else ""
     formula, parts = writer.sentence(short if set(short) <= set("qkv") else "")
-    whole = len(formula) <= LONGEST and not writer.elsewhere
+    whole = len(formula) <= LONGEST and not writer.elsewhere and not _is_usual(scene, operations, step, held.value in own)
     if len(formula) <= LONGEST:
         where = f", where {listed(f'{name} = {words}' for name, words in parts.items())}" if parts else ""
         right = "" if held.value in own else _reference(scene, step)
@@ -113,6 +113,14 @@ def _written_out(scene: Scene, held: Held, step: str) -> Difference | None:
     names = [graph.operations[i].name for i in operations]
     left = 0.0 if whole else held.comparison.error * EPS[scene.dtype]
     return Difference(OPERATIONS, words, left, {"operations": names}, exact=whole)
+
+
+def _is_usual(scene: Scene, operations: Sequence[int], step: str, made: bool) -> bool:
+    """Whether nothing ran but a step's own product and the sum with its bias, of no parameter that another step has too."""
+    weights = [use.weight for uses in scene.own.uses.values() for use in uses]
+    shared = any(weights.count(use.weight) > 1 for use in scene.own.uses.get(step, ()))
+    kinds = sorted(scene.graph.operations[i].kind for i in operations)
+    return made and not shared and kinds in (["product"], ["add", "product"], ["convolution"], ["add", "convolution"])
 
 
 def _reference(scene: Scene, step: str) -> str:
@@ -191,7 +199,10 @@ def axes_of(x: np.ndarray, known: Known, eps: float) -> tuple[tuple[str, ...], f
     if x.size != known.numbers.size or not x.size or not np.isfinite(x).all():
         return None
     own, there = np.asarray(x, np.float64).ravel(), known.numbers.ravel()
-    factor = float(np.linalg.norm(own) / (np.linalg.norm(there) or 1.0)) if known.scaled else 1.0
+    with np.errstate(over="ignore"):
+        factor = float(np.linalg.norm(own) / (np.linalg.norm(there) or 1.0)) if known.scaled else 1.0
+    if not np.isfinite(factor):
+        return None
     if not abs(own.mean() - factor * there.mean()) <= 0.01 * factor * (there.std() or 1.0):
         return None
     order, wanted = np.argsort(own, kind="stable"), np.argsort(there, kind="stable")

@@ -104,6 +104,22 @@ class Followed:
         path = along(self.graph, value, mine or {before})
         return bool(path) and not path & others
 
+    def moved_by_others(self, layer: str, value: int, before: int) -> bool:
+        """Whether between what a layer gives, `before`, and this value numbers are only put in other places, and not by the layer.
+
+        Whose doing that is, the modules tell in which it runs; where there are none, the functions.
+        """
+        made = makers(self.graph)
+        between = [self.graph.operations[made[x]] for x in along(self.graph, value, {before}) - {before}]
+        if not between or any(operation.kind != "move" for operation in between):
+            return False
+        own = self.graph.operations[made[before]]
+        if any(operation.module for operation in self.graph.operations):
+            owner = _owners(self.graph, self.pairing).get(layer, own.module)
+            return not any(f"{operation.module}.".startswith(f"{owner}.") for operation in between)
+        behind = {_function(self.graph.operations[i].line) for i in users(self.graph).get(value, ())}
+        return _function(own.line) not in behind and all(_function(one.line) in behind for one in between)
+
     def output(self, place: Place, values: Mapping[int, np.ndarray]) -> np.ndarray:
         """The output of a layer that lies at this place, of values that were fetched."""
         return place.of(values, self.weights)
@@ -187,6 +203,11 @@ def _mapped(names: Mapping[str, str], called: Called, network: Network) -> dict[
     found = by_mapping(names, called.paths, nameable(network))
     merged(by_name(called.paths, network), found)
     return found
+
+
+def _function(line: str) -> tuple[str, str]:
+    """The file and the function of "port.py, line 62, in forward"."""
+    return line.partition(", line ")[0], line.rpartition(", in ")[2]
 
 
 def _check_apart(pairing: Pairing, own: Mapping[str, np.ndarray]) -> None:

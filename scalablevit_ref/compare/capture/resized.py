@@ -38,6 +38,12 @@ AROUND = 4.0
 SAME = 2.0
 """Of having the size."""
 
+SIZED = 4.0
+"""Of the size along each axis: channels out, channels in, and the kernel's two."""
+
+MADE = 4.0
+"""Of making the same of q, k and v."""
+
 SURE = 0.5
 """Least share of what stands beside a parameter that must belong to the same block."""
 
@@ -144,7 +150,13 @@ def stand_ins(
         return {}
     sorts = {_sort(unit) for unit in over}
     roles = {atoms[j].first.role for j in missing}
-    loose = {j: unit for j, unit in partner.items() if _sort(unit) in sorts and atoms[j].first.role in roles}
+    lacking = {atoms[j].first.block for j in missing}
+    loose = {
+        j: unit
+        for j, unit in partner.items()
+        if (_sort(unit) in sorts and atoms[j].first.role in roles)
+        or (atoms[j].first.block in lacking and _alike_sizes(unit, atoms[j]) < 1)
+    }
     fixed = {j: unit for j, unit in partner.items() if j not in loose}
     free = [*over, *loose.values()]
     places = sorted({*missing, *loose})
@@ -173,9 +185,17 @@ def _score(unit: Unit, j: int, atoms: Sequence[Atom], fixed: Mapping[int, Unit],
         return -np.inf
     rivals = {other.first.role for other in atoms if other.first.block == atom.first.block and other.key[0] == atom.key[0]}
     roles = {step.role for step, _ in atom.parts}
-    score = BESIDE * layers.get(atom.first.layer, 0.0) + SAME * same
+    score = BESIDE * layers.get(atom.first.layer, 0.0) + SAME * same + SIZED * _alike_sizes(unit, atom)
+    made = frozenset[str]().union(*(around[use].attends for use in unit.uses))
+    score += MADE * (bool(made) and made == frozenset(atom.letters))
     score += CALLED * agreement_of(unit, roles, atom.letters, rivals)
     return score + AROUND * _alike_around(unit, atom, atoms, fixed, around)
+
+
+def _alike_sizes(unit: Unit, atom: Atom) -> float:
+    """The share of axes along which both have one size."""
+    one, other = ((*sizes, 1, 1, 1)[:4] for sizes in (unit.sizes[unit.keys[0]], atom.sizes))
+    return sum(a == b for a, b in zip(one, other, strict=True)) / 4
 
 
 def _beside(unit: Unit, atoms: Sequence[Atom], fixed: Mapping[int, Unit]) -> tuple[dict[str, float], dict[str, float]]:

@@ -79,7 +79,7 @@ def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit], around: Sequence[
     """The reference's steps cut, or put together, as the candidate's weights are; in the order in which they run.
 
     q, k and v that share an input may be one weight or several: in each stage the way is taken that leaves the fewest without a
-    partner, and then the fewest partners over, and in which they make what is done with them. A weight counts as often as it makes
+    partner, and the fewest partners over, and in which they make what is done with them. A weight counts as often as it makes
     several of q, k and v: else the way with fewer weights would seem to lack less.
     """
     made = Counter((unit.keys[0], frozenset().union(*(around[use].attends for use in unit.uses))) for unit in units if unit.live)
@@ -103,7 +103,7 @@ def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit], around: Sequence[
         joined: dict[Key, int] = {}
         for atom in (atom for members in ways.values() for choices in members for way in choices for atom in way):
             joined[atom.key] = max(joined.get(atom.key, 1), len(atom.letters))
-        best: tuple[tuple[int, int, int, int], tuple[int, ...]] | None = None
+        best: tuple[tuple[int, int, int], tuple[int, ...]] | None = None
         for picks in product(*(range(len(members[0])) for members in ways.values())):
             need, letters = Counter(fixed), Counter[tuple[Key, frozenset[str]]]()
             for pick, members in zip(picks, ways.values(), strict=True):
@@ -115,7 +115,7 @@ def atoms_of(steps: Mapping[str, Step], units: Sequence[Unit], around: Sequence[
                 for some in (need - there, Counter({key: used[key] for key in universe}) - need, need - used)
             )
             unmade = sum(count * len(some) for (_, some), count in (letters - made).items())
-            cost = (lacking * 3 + over + idle, lacking, unmade, sum(picks))
+            cost = (lacking * 3 + over + idle + unmade * 4, lacking, sum(picks))
             if best is None or cost < best[0]:
                 best = (cost, picks)
         assert best is not None

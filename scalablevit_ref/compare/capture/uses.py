@@ -77,6 +77,7 @@ def uses_of(graph: Graph) -> tuple[Use, ...]:
     found: list[Use] = []
     holders: dict[int, tuple[int, ...]] = {}  # a value: the uses in `found` that made it, perhaps moved about since
     bare: dict[int, int] = {}  # what a fused norm without a gain made: what it was given
+    shifted: dict[int, tuple[int, int]] = {}  # a normalised value plus a parameter: the use in `found`, and what is normalised
     rates: dict[int, tuple[int, int]] = {}  # 1/deviation times gain: the gain's operation, and the operand
     for place, operation in enumerate(graph.operations):
         fed, weights = flow.split(operation)
@@ -93,9 +94,18 @@ def uses_of(graph: Graph) -> tuple[Use, ...]:
         if operation.kind == "multiply" and len(fed) == 1 and _is_rate(flow, operation, fed[0]):
             rates[operation.outputs[0]] = (place, weights[0])
             continue
+        if operation.kind == "multiply" and len(fed) == 1 and fed[0] in shifted:
+            at, given = shifted[fed[0]]
+            use = _scaled(flow, place, operation, fed[0], weights[0], given, operation.outputs[0])
+            found[at] = replace(use, bias=found[at].weight, bias_operand=found[at].operand)
+            holders[use.made] = (at,)
+            continue
         for use in _uses_in(flow, place, operation, fed, weights, bare):
             found.append(use)
             holders[use.made] = (*holders.get(use.made, ()), len(found) - 1)
+            normalised = bare.get(fed[0], flow.normalised(fed[0])) if use.kind == "shift" and len(fed) == 1 else None
+            if normalised is not None:
+                shifted[use.made] = len(found) - 1, normalised
     return tuple(_settled(flow, use) for use in found)
 
 

@@ -41,6 +41,11 @@ class Local:
         self.images = np.asarray(images, np.float64)
         self._tables = cache(network.layers)
 
+    def with_tap(self, name: str, x: np.ndarray) -> Local:
+        """The same with this tap of the candidate in place of its own."""
+        own = self.tap
+        return Local(self.network, self.params, self.images, set(self.names), lambda other: x if other == name else own(other))
+
     def table(self, wiring: Any = None) -> dict[str, Layer]:
         """The network's layers, connected so or as they should be."""
         return self._tables(wiring or self.network.wiring)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any
 
@@ -86,10 +86,23 @@ def other_sizes(pairing: Pairing, weights: Mapping[str, np.ndarray], layers: Map
             if one.bias[0]:
                 params.append((one.bias[1], partial(_instead, weights[one.bias[0]].reshape(-1))))
         more = len(first) - 1
-        others = f", and {more} more of its parameters have other sizes too" * bool(more)
+        others = _width_said(first) or f", and {more} more of its parameters have other sizes too" * bool(more)
         made = tuple(dict.fromkeys(change for one in changes.values() for change in one))
         found.append(Mistake(f"another size of {first[0].official}", f"{first[0].clause(some[0][0])}{others}", made, tuple(params)))
     return found
+
+
+def _width_said(some: Sequence[Resized]) -> str:
+    """What parameters of a layer have in common: another width between the first of them and what takes its output."""
+    first, own, usual = some[0], some[0].sizes[0], some[0].usual[0]
+    taken = [one for one in some[1:] if len(one.usual) > 1 and (one.sizes[1], one.usual[1]) == (own, usual)]
+    if own == usual or len(first.usual) == 1 or not taken:
+        return ""
+    return f": {own} channels lie between {_short(first)} and {_short(taken[0])}, not {usual}, as with another ratio"
+
+
+def _short(one: Resized) -> str:
+    return one.step.rpartition(".")[2]
 
 
 def unchecked(function: Function) -> Changes:

@@ -172,7 +172,20 @@ def scale_said(h: Hypothesis, scale: float, reference: float, names: Iterator[tu
     rule = "" if rule in ("", three_digits(scale)) else f" = {rule}"
     if scale == 1.0 and h.logits == "product":
         return f"logits are not scaled: the reference multiplies them by {three_digits(reference)}"
-    return f"logits are scaled by {three_digits(scale)}{rule}, in the reference by {three_digits(reference)}"
+    own, usual = (_width_of(value) for value in (scale, reference))
+    told = own and usual and (not rule or rule.endswith("½"))
+    one, other = (f", as for heads of {own} channels", f", for heads of {usual}") if told else ("", "")
+    return f"logits are scaled by {three_digits(scale)}{rule}{one}; in the reference by {three_digits(reference)}{other}"
+
+
+def _width_of(scale: float) -> int:
+    """The number of channels a head whose d^-½ this is; 0 for none."""
+    width = round(scale**-2) if scale > 0 else 0
+    return width if 0 < width <= WIDEST and abs(scale * width**0.5 - 1) <= 1e-6 else 0
+
+
+WIDEST = 4096
+"""Most channels a head of which a scale is told."""
 
 
 THINGS = {"v": "the values", "q": "the queries", "k": "the keys", "x": "the input", "lim": "LIM's output"}
@@ -182,7 +195,7 @@ def added_said(factors: Mapping[str, float], expected: Mapping[str, float]) -> I
     """What is added to the attention's output that the reference does not add, or with another factor."""
     z = factors.get("z", 1.0)
     if z == 0 and factors.get("v", 0.0) == 1 and not expected.get("v", 0.0):
-        yield "the values stand in for the attention's output"
+        yield "the values stand in for the attention's output: each query sees only its own token"
         factors = {**factors, "v": expected.get("v", 0.0)}
     elif z == 0:
         yield "the attention's output is not added"

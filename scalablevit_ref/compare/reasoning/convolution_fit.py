@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations, islice, product
+from itertools import combinations, islice, permutations, product
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,17 @@ def _relaid(weight: Array) -> Array:
     """The kernel's numbers taken in the order (kh kw i o) of Flax and TensorFlow, without a transposition."""
     o, i, kh, kw = weight.shape
     return rearrange(weight.reshape(kh, kw, i, o), "kh kw i o -> o i kh kw")
+
+
+def relaid_kernels(weight: Array) -> Iterator[tuple[str, Array]]:
+    """Kernels o i kh kw whose numbers are taken in another order of axes, by what is said of it."""
+    axes, sizes = ("o", "i", "kh", "kw"), dict(zip(("o", "i", "kh", "kw"), weight.shape, strict=True))
+    for order in permutations(axes):
+        layout = " ".join(order)
+        viewed = rearrange(weight.reshape([sizes[axis] for axis in order]), f"{layout} -> o i kh kw")
+        yield f"kernels are reshaped from another layout, ({layout}), without the transposition", viewed
+        turned = rearrange(weight, f"o i kh kw -> {layout}").reshape(weight.shape)
+        yield f"kernels are laid out as ({layout}) and read as (o i kh kw)", turned
 
 
 def _centre(weight: Array) -> Array:
@@ -117,7 +128,7 @@ def fit_convolution(
     changes = list(search.alternatives())
     tried = [search.reference, *(replace(search.reference, **dict(change)) for change in changes)][:budget]
     exact = [found for h in tried if (found := search.explains(h))]
-    solved = [] if exact else [*search.scaled_input(), *search.pooled(), *search.solved_kernel()]
+    solved = [] if exact else [*search.relaid(), *search.scaled_input(), *search.pooled(), *search.solved_kernel()]
     solved = solved or ([] if exact else search.solved_dense())
     exact += [found for found in solved if found.exact]
     likely = [change for change in changes if _likely(dict(change))]
@@ -256,6 +267,21 @@ class _Search:
         for name, x in self.inputs.items():
             if name != "x" and x.shape == self.maps["x"].shape:
                 yield (("source", name),)
+
+    def relaid(self) -> list[Difference]:
+        """Kernels whose numbers are taken in another order of their axes."""
+        x, size, known = self.maps["x"], self.actual.shape[1:3], np.zeros(len(self.weight)) if self.bias is None else self.bias
+        bare = (self.actual - known)[..., self.channels]
+        if size != self._shape():
+            return []
+        bar = self.judge.bar()
+        for words, kernels in relaid_kernels(self.weight):
+            few = convolved(x, kernels, self.reference, size, self.groups, self.channels)
+            if distance(bare, few) <= LOOSE * bar:
+                left = distance(self.actual, convolved(x, kernels, self.reference, size, self.groups) + known)
+                if left <= bar:
+                    return [Difference("setting", words, left, {"changes": [words]}, exact=True)]
+        return []
 
     def scaled_input(self) -> list[Difference]:
         """Another factor and shift of the input, for each of its channels if they are few: images normalised otherwise."""

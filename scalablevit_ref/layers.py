@@ -43,7 +43,7 @@ class Wiring:
 
     norms: Literal["pre", "post", "on the branch"] = "pre"
     attention: Literal["residual", "bare"] = "residual"
-    mlp: Literal["residual", "bare", "beside attention"] = "residual"
+    mlp: Literal["residual", "bare", "beside attention", "before attention"] = "residual"
     peg: Literal["after the first block", "after the second block", "after the last block", "before the blocks", "missing"] = (
         "after the first block"
     )
@@ -131,7 +131,7 @@ def _add_block(add: Any, x: str, config: ScalableViTConfig, k: int, i: int, wiri
         add(norm2, norm, mlp_tap, eps=eps)
         add(mlp_tap, mlp, *before, norm1)
         add(name, total, *before, norm1, norm2)
-    elif wiring.pairs == "SSA, MLP, MLP, IWSA" and attention is iwsa:
+    elif wiring.mlp == "before attention" or (wiring.pairs == "SSA, MLP, MLP, IWSA" and attention is iwsa):
         add(norm2, norm, x, eps=eps)
         add(mlp_tap, mlp, norm2)
         add(norm1, norm, x, mlp_tap, eps=eps)

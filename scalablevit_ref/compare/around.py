@@ -44,6 +44,8 @@ class Scene:
     found: dict[Any, Any] = field(default_factory=dict)
     sized: Mapping[str, np.ndarray] = field(default_factory=dict)
     """The candidate's own parameters, by official names, that have other sizes than the reference's."""
+    acting: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The steps in which each of the candidate's own parameters acts."""
 
     def effective(self, step: str) -> np.ndarray:
         """What the steps after this one were given: the candidate's own value where it is known."""

@@ -18,6 +18,7 @@ import numpy as np
 from scalablevit_ref.compare.capture.alignment import CanonicalTaps
 from scalablevit_ref.compare.capture.followed import Followed
 from scalablevit_ref.compare.inside import Inside, inside, inside_tap
+from scalablevit_ref.compare.mistakes.catalogue import mistakes_of
 from scalablevit_ref.compare.mistakes.layerwise import RIGHT, Local
 from scalablevit_ref.compare.mistakes.parameters import acting, left_out, misplaced, other_sizes
 from scalablevit_ref.compare.mistakes.search import Finding, diagnose, error_with
@@ -50,7 +51,7 @@ def diagnosed(report: Report, local: Local, taps: CanonicalTaps, module: Followe
     sizes = [] if module is None else other_sizes(module.pairing, module.weights, local.table())
     seen = [] if module is None else [*misplaced(module.pairing, local.params), *sizes, *left_out(absent, local.table())]
     acts = () if module is None else acting(module.graph, module.pairing)
-    search = Search(report, local, taps, seen, acts)
+    search = Search(report, local, taps, seen, acts, rewired=module is not None and bool(module.pairing.facts.wired))
     look = Looking(report, local, taps, module, values, sizes)
     search.singly()
     causes, insides = by_reasoning(search.unexplained(), look, search.end)
@@ -80,9 +81,21 @@ class Search:
         In words, mistakes in the wiring that explain a layer and not all that they touch.
     """
 
-    def __init__(self, report: Report, local: Local, taps: CanonicalTaps, seen: Iterable[Mistake], acting: Collection[str]) -> None:
-        """`seen` are mistakes that the candidate's graph shows, which come before the known ones; `acting` as of `diagnose`."""
-        self.report, self.local, self.taps, self.acting = report, local, taps, acting
+    def __init__(
+        self,
+        report: Report,
+        local: Local,
+        taps: CanonicalTaps,
+        seen: Iterable[Mistake],
+        acting: Collection[str],
+        *,
+        rewired: bool = False,
+    ) -> None:
+        """`seen` are mistakes that the candidate's graph shows, which come before the known ones; `acting` as of `diagnose`.
+
+        `rewired` tells that the graph shows layers in another order.
+        """
+        self.report, self.local, self.taps, self.acting, self.rewired = report, local, taps, acting, rewired
         self.explained: dict[str, list[Finding]] = {}
         self.nearest: list[Finding] = []
         self.partly: tuple[str, ...] = ()
@@ -134,7 +147,7 @@ class Search:
     def _hold(self) -> None:
         """Leave out what does not hold for every layer that it touches."""
         holding = Holding(self.report, self.local, self.taps, self._known)
-        whole = holding.whole()
+        whole = holding.whole(mistakes_of(self.local.network) if self.rewired and time.monotonic() < self.end else ())
         if whole is not None:
             self.explained = {layer: [Finding(layer, whole, np.inf, holding.end_to_end(whole), True)] for layer in self._layers}
             self.partly = ()
@@ -327,17 +340,18 @@ class Holding:
         self._sizes: dict[str, float] = {}
         self._ends: dict[Mistake, float] = {}
 
-    def whole(self) -> Mistake | None:
+    def whole(self, others: Iterable[Mistake] = ()) -> Mistake | None:
         """The mistake in the wiring, or two of them at once, with which the reference gives the candidate's logits from the images on.
 
-        Its layers may be taken for others where blocks are connected otherwise; the logits are not.
+        Its layers may be taken for others where blocks are connected otherwise; the logits are not. So `others` are tried too.
         """
         if LOGITS not in self.local.names:
             return None
         wired = [mistake for mistake in self.known if mistake.wiring is not None]
         partly = [mistake for mistake in wired if not self._holds(mistake)][:MOST_WIRED]
         both = (one & other for one, other in combinations(partly, 2) if not one.excludes(other))
-        return next((some for some in chain(partly, both) if self.end_to_end(some) <= self.report.tolerance), None)
+        more = (mistake for mistake in others if mistake.wiring is not None and mistake not in wired)
+        return next((some for some in chain(partly, both, more) if self.end_to_end(some) <= self.report.tolerance), None)
 
     def end_to_end(self, mistake: Mistake) -> float:
         """How far the candidate's logits are from those of the reference with this mistake, both from the images on, in eps."""

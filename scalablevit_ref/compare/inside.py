@@ -228,7 +228,11 @@ def inside(
     with np.errstate(all="ignore"):
         run = run_layer(layer, x, params, own, changes)
     sized = {key: change(local.params[key]) for key, change in sizes.params if key in local.params}
-    scene = Scene(local, layer, x, run, sources, own, dtype, graph, fetch, tapped, probe, sized=sized)
+    acting: dict[str, tuple[str, ...]] = {}
+    for step, some in steps.items():
+        for weight in (weight for use in some for weight in (use.weight, use.bias) if weight):
+            acting[weight] = (*acting.get(weight, ()), step)
+    scene = Scene(local, layer, x, run, sources, own, dtype, graph, fetch, tapped, probe, sized=sized, acting=acting)
     rows = _rows(scene, bound)
     places = _wrong(run, own, bound)
     taken = _taken(scene, places)

@@ -32,6 +32,8 @@ LONGEST = 200
 LONGEST_PART = 120
 """Longest part that gets a name, in characters."""
 
+GATE = "one half gates the other (a gated linear unit)"
+
 PARTS = ("y", "z", "s", "t", "u")
 """The names that parts of a long formula get, one after the other."""
 
@@ -43,6 +45,9 @@ SEEN = 96
 
 LARGEST = 4_000_000
 """Numbers of the largest value that is looked at."""
+
+HIDDEN = -1e4
+"""Largest number that, added to a logit, hides it."""
 
 GENERIC = 0.02
 """Share of the places whose number may be taken for another one of nearly the same size, when axes are named."""
@@ -97,7 +102,7 @@ def _written_out(scene: Scene, held: Held, step: str) -> Difference | None:
     operations = [i for i in between if graph.operations[i].kind != "move"]
     if not between or len(between) > MOST_OPERATIONS or (held.value in own and len(operations) < 2):
         return None
-    writer = _Writer(scene, values, roots, _inner(scene, step), between)
+    writer = _Writer(scene, values, roots, _inner(scene, step), between, step)
     short = scene.spoken(step) if step else ""
     formula, parts = writer.sentence(short if set(short) <= set("qkv") else "")
     whole = len(formula) <= LONGEST and not writer.elsewhere and not _is_usual(scene, operations, step, held.value in own)
@@ -105,7 +110,9 @@ def _written_out(scene: Scene, held: Held, step: str) -> Difference | None:
         where = f", where {listed(f'{name} = {words}' for name, words in parts.items())}" if parts else ""
         right = "" if held.value in own else _reference(scene, step)
         but = "".join(f"{words}; " for words in writer.elsewhere)
-        words = f"{but}written out, it is {formula}{where}{f'; in the reference {right}' if right else ''}"
+        moved = "" if operations else f", its numbers in other places: {listed(dict.fromkeys(writer.move(i) for i in between[-MOST_LISTED:]))}"
+        more = "".join(f"; {words}" for words in writer.remarks)
+        words = f"{but}written out, it is {formula}{moved}{where}{f'; in the reference {right}' if right else ''}{more}"
     elif operations:
         words = f"it is made by {listed(dict.fromkeys(writer.listed(i) for i in operations[-MOST_LISTED:]))}"
     else:
@@ -160,6 +167,8 @@ def _roots(scene: Scene, values: Collection[int]) -> dict[int, Known]:
     for step, uses in scene.own.uses.items():
         words = f"{scene.spoken(step)}'s output"
         held = scene.own.outputs.get(step)
+        if held is None and step in scene.own.misfits and f"{step}.weight" not in scene.sized:
+            continue
         for use in uses:
             found.setdefault(use.made, _map(words, np.zeros(0) if held is None or len(uses) > 1 else held.actual))
     return {value: known for value, known in found.items() if value not in values}
@@ -194,8 +203,11 @@ TOGETHER = ({"q", "k"}, {"the softmax", "v"})
 # Axes by their names
 
 
-def axes_of(x: np.ndarray, known: Known, eps: float) -> tuple[tuple[str, ...], float] | None:
-    """What each axis of an array runs over, and its factor, if it holds the known numbers in some layout; None if it does not."""
+def axes_of(x: np.ndarray, known: Known, eps: float) -> tuple[tuple[str, ...], float, tuple[str, ...]] | None:
+    """What each axis of an array runs over, its factor, and the axes along which the order is another one.
+
+    None where it does not hold the known numbers in some layout.
+    """
     if x.size != known.numbers.size or not x.size or not np.isfinite(x).all():
         return None
     own, there = np.asarray(x, np.float64).ravel(), known.numbers.ravel()
@@ -211,12 +223,16 @@ def axes_of(x: np.ndarray, known: Known, eps: float) -> tuple[tuple[str, ...], f
     place = np.empty(own.size, np.int64)
     place[order] = wanted
     where = np.stack(np.unravel_index(place, known.numbers.shape)).reshape(-1, *x.shape)
-    found = []
+    found, reordered = [], []
     for axis in range(x.ndim):
         moved = np.diff(where, axis=axis + 1) != 0
         share = moved.reshape(len(moved), -1).mean(1) if moved.size else np.zeros(len(moved))
-        found.append(_joined(name for name, part in zip(known.axes, share, strict=True) if part > GENERIC))
-    return tuple(found), factor
+        runs = [i for i, part in enumerate(share) if part > GENERIC]
+        found.append(_joined(known.axes[i] for i in runs))
+        if len(runs) == 1 and x.shape[axis] == known.numbers.shape[runs[0]]:
+            order = np.median(np.moveaxis(where[runs[0]], axis, -1).reshape(-1, x.shape[axis]), 0)
+            reordered += [found[-1]] * bool((order != np.arange(len(order))).any())
+    return tuple(found), factor, tuple(reordered)
 
 
 def _regrouped(names: Sequence[str], before: Sequence[int], after: Sequence[int]) -> tuple[str, ...]:
@@ -255,17 +271,27 @@ KEPT = ("keepdim", "keepdims", "keep_dims")
 SAME_NUMBERS = ("roll", "flip", "rev", "rot90")
 """Moves that are told, though all numbers stay."""
 
+TAKEN = ("index", "index select", "gather", "take")
+"""Moves that take numbers by their places."""
+
 
 class _Writer:
     """Writes values of one graph down, in terms of those that are known."""
 
     def __init__(
-        self, scene: Scene, values: Collection[int], roots: Mapping[int, Known], inner: Sequence[Known], between: Collection[int]
+        self,
+        scene: Scene,
+        values: Collection[int],
+        roots: Mapping[int, Known],
+        inner: Sequence[Known],
+        between: Collection[int],
+        step: str,
     ) -> None:
         self.scene, self.values, self.graph = scene, tuple(values), scene.graph
         self.made, self.fed, self.of_parameters = makers(scene.graph), fed_by_images(scene.graph), sources(scene.graph)
-        self.roots, self.inner, self.between = roots, inner, between
+        self.roots, self.inner, self.between, self.step = roots, inner, between, step
         self.elsewhere: list[str] = []
+        self.remarks: list[str] = []
 
     @cached_property
     def known(self) -> dict[int, tuple[str, tuple[str, ...]]]:
@@ -284,7 +310,8 @@ class _Writer:
                 named = axes_of(np.asarray(x), known, eps)
                 if named is not None:
                     factor = "" if abs(named[1] - 1) <= 1e-6 else f" × {named[1]:.3g}"
-                    found[value] = f"{known.words}{factor}", named[0]
+                    order = f" in another order of {listed(named[2])}" if named[2] else ""
+                    found[value] = f"{known.words}{order}{factor}", named[0]
                     break
         return found
 
@@ -345,7 +372,7 @@ class _Writer:
         parts: dict[str, str] = {}
         while True:
             done: dict[int, str] = {}
-            self.elsewhere = []
+            self.elsewhere, self.remarks = [], []
             each = [_bare(self._written(value, done)) for value in self.values]
             formula = each[0] if len(each) == 1 else f"{listed(each)}, put together"
             if len(names) == len(each) > 1:
@@ -371,7 +398,7 @@ class _Writer:
             return self.known[value][0]
         if value not in self.fed:
             names = self.of_parameters.get(value)
-            return listed(sorted(".".join(name.split(".")[-2:]) for name in names)) if names else "constants"
+            return listed(sorted(map(self._parameter, names))) if names else self._constants(value)
         if value not in self.made:
             return "a value"
         operation = self.graph.operations[self.made[value]]
@@ -387,13 +414,55 @@ class _Writer:
         if operation.kind in ("product", "convolution"):
             factor = operation.settings.get("factor", 1)
             sign = " · " if operation.kind == "product" else " convolved with "
+            if operation.kind == "convolution":
+                parts[0] += self._other_map(operation)
             product = sign.join(_in_product(part) for part in parts[:2])
             if set(parts[:2]) in TOGETHER:
                 self._pairs_others(inputs)
+            elif operation.kind == "product" and (said := self._sums_over_queries(operation)):
+                self.remarks = [*self.remarks, said]
             return f"({product}{'' if factor == 1 else f' × {factor:.3g}'}{f' + {parts[2]}' if len(parts) > 2 else ''})"
         word = self.word(operation)
         first = [part for x, part in zip(inputs, parts, strict=True) if x in self.fed]
         return f"{word} of {listed(first)}" if first else word
+
+    def _other_map(self, operation: Operation) -> str:
+        """That a convolution sees as many tokens as the layer's map has, in rows and columns of another number; else empty."""
+        letters, shape, usual = operation.settings["x"], self.graph.shapes[operation.inputs[0]], self.scene.x.shape
+        if "h" not in letters or "w" not in letters or len(usual) != 4:
+            return ""
+        size = (shape[letters.index("h")], shape[letters.index("w")])
+        usual = usual[2:] if self.scene.layer.sources == (IMAGES,) else usual[1:3]
+        if size == usual or prod(size) != prod(usual):
+            return ""
+        return f" as {size[0]} rows × {size[1]} columns, not {usual[0]} × {usual[1]},"
+
+    def _sums_over_queries(self, operation: Operation) -> str:
+        """That what was made of queries and keys is summed over the queries, and so is transposed; empty where it is not."""
+        for x, axes in zip(operation.inputs, operation.settings["contracted"], strict=False):
+            names = self.axes(x)
+            if [names[i] for i in axes] == ["the queries"] and "the keys" in names:
+                return "the probabilities are transposed: their product with v sums over the queries, not over the keys"
+        return ""
+
+    def _parameter(self, name: str) -> str:
+        """The end of a parameter's name; and the step whose it is, where that is another one."""
+        short = ".".join(name.split(".")[-2:])
+        steps = self.scene.acting.get(name, ())
+        here = f"{self.scene.layer.name}."
+        return f"{short} of {steps[0]}" if steps and not steps[0].startswith(here) else short
+
+    def _constants(self, value: int) -> str:
+        """What numbers are that depend on neither images nor parameters, where that shows."""
+        x = self.scene.fetch([value]).get(value) if prod(self.graph.shapes.get(value, ())) <= LARGEST else None
+        x = None if x is None else np.asarray(x)
+        if x is None or x.size < 2:
+            return "constants"
+        hidden = x if x.dtype == np.bool_ else np.asarray(x, np.float64) <= HIDDEN
+        if hidden.any() and not hidden.all():
+            return f"a mask of {int(hidden.sum())} of {hidden.size} places"
+        sizes = [size for size in x.shape if size > 1]
+        return f"constants ({' × '.join(map(str, sizes))})" if len(sizes) > 1 else "constants"
 
     def _pairs_others(self, inputs: Sequence[int]) -> None:
         """Keep in words that values that the reference multiplies too are right, and lie so that other tokens meet."""
@@ -424,6 +493,13 @@ class _Writer:
             return f" over {listed(dict.fromkeys(named[i] for i in dims))}"
         return f" over axis {listed(map(str, dims))} of {self.graph.shapes[x]}"
 
+    def move(self, place: int) -> str:
+        """A move as one of a list."""
+        operation = self.graph.operations[place]
+        own = [x for x in operation.inputs if x in self.fed]
+        before, after = (self.graph.shapes.get(x, ()) for x in (own[0] if own else ABSENT, operation.outputs[0]))
+        return f"{plain_name(operation)} of {before} to {after}"
+
     def listed(self, place: int) -> str:
         """An operation as one of a list."""
         operation = self.graph.operations[place]
@@ -446,7 +522,9 @@ class _Writer:
         before, after = prod(self.graph.shapes[x]), prod(self.graph.shapes[value])
         name = plain_name(operation)
         if before == after:
-            return f"{_in_product(part)} {name}ed{self._over(operation)}" if name in SAME_NUMBERS else part
+            if name in SAME_NUMBERS:
+                return f"{_in_product(part)} {name}ed{self._over(operation)}"
+            return f"{_in_product(part)} taken in another order{self._over(operation)}" if name in TAKEN else part
         if after > before:
             pads = "pad" in name
             return f"{part}, padded," if pads else f"{part}, repeated,"
@@ -479,6 +557,9 @@ class _Writer:
         both = [*scalars, *parts] if settings.get("turned") else [*parts, *scalars]
         inverse = bool(settings.get("inverse"))
         if operation.kind == "multiply":
+            halves = sum("a part of" in part for part in parts) > 1 and not inverse
+            if halves and GATE not in self.remarks:
+                self.remarks.append(GATE)
             return (" / " if inverse else " × ").join(_in_product(part) for part in both)
         if (alpha := settings.get("alpha", 1)) != 1 and len(both) == 2:
             both[1] = f"{alpha:.4g} × {_in_product(both[1])}"

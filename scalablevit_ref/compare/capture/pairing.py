@@ -190,6 +190,7 @@ def paired(
     }
     if names is None:
         partner = _as_declared(partner, atoms, of_uses, of_atoms, set(exact.values()))
+    partner = _acting_norms(partner, atoms, units, scores, set(exact.values()))
     taken = {id(unit) for unit in partner.values()}
     over = [unit for unit in units if id(unit) not in taken]
     error = refusal(atoms, partner, over, own, shapes, exact)
@@ -213,6 +214,23 @@ def paired(
         late=_late(at, parts, uses),
     )
     return Pairing(parts, at, words_of(facts), facts, shapes)
+
+
+def _acting_norms(
+    partner: Mapping[int, Unit], atoms: Sequence[Atom], units: Sequence[Unit], scores: np.ndarray, named: Collection[str]
+) -> dict[int, Unit]:
+    """The pairs, in which a vector that acts nowhere, as a bias that is not added, stands for no norm while a norm that acts is over."""
+    found = dict(partner)
+    taken = {id(unit) for unit in partner.values()}
+    over = [(i, unit) for i, unit in enumerate(units) if id(unit) not in taken and unit.live and unit.sure and unit.bias]
+    for j, unit in partner.items():
+        if unit.uses or unit.bias or unit.weight in named or atoms[j].key[0] != "norm":
+            continue
+        fits = [(scores[i, j], i, other) for i, other in over if atoms[j].key in other.keys and np.isfinite(scores[i, j])]
+        if fits:
+            _, i, found[j] = max(fits, key=lambda fit: fit[:2])
+            over = [(k, other) for k, other in over if k != i]
+    return found
 
 
 def _with_stand_ins(

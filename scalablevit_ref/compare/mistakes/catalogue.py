@@ -183,6 +183,7 @@ CATALOGUE: tuple[Mistake, ...] = (
     wired("no attention residual", "the attention's residual connection is missing", Wiring(attention="bare")),
     wired("no MLP residual", "the MLP's residual connection is missing", Wiring(mlp="bare")),
     wired("MLP beside attention", "the MLP runs beside the attention, on the same input", Wiring(mlp="beside attention")),
+    wired("MLP before attention", "the MLP comes before the attention in every block", Wiring(mlp="before attention")),
     wired("PEG after block 2", "PEG comes after the second block", Wiring(peg="after the second block")),
     wired("PEG after the last block", "PEG comes after the last block", Wiring(peg="after the last block")),
     wired("PEG before block 1", "PEG comes before the first block", Wiring(peg="before the blocks")),

@@ -43,6 +43,7 @@ def affine(case: Case) -> list[Difference]:
     left = case.explains(factor * e)
     if left is not None and factor:
         words = "the sign is reversed" if word(factor) == "-1" else f"the reference's value times {word(factor)}"
+        words = f"half of it: {words}" if word(factor) == "1/2" else words
         return [Difference("affine", words, left, {"factor": factor, "shift": 0.0}, True)]
     factor, shift = _line(x, y)
     left = case.explains(factor * e + shift)
@@ -155,6 +156,7 @@ def _each(case: Case, name: str, factor: np.ndarray, shift: np.ndarray, left: fl
         words = f"each {name} is multiplied by a factor of its own{_range(factor)}"
         values = np.unique(factor[changed].round(9))
         if len(values) == 1 and len(changed) < len(factor):
+            data["one factor"] = float(values[0])
             what = named(values[0], within=within, channels=case.channels, num_heads=case.num_heads)
             words = f"{name}s {listed(changed)} of {len(factor)} are multiplied by {what}"
             words = f"{name}s {listed(changed)} of {len(factor)} are 0" if values[0] == 0 else words

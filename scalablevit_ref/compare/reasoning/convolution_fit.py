@@ -384,6 +384,9 @@ class _Search:
             if self.bias is None or np.linalg.norm(bias - self.bias) <= 1e-6 * (np.linalg.norm(self.bias) or 1.0):
                 return Difference("border", words, left, data)
             return Difference("setting", "the kernels are right and the bias is another one", left, data)
+        if affine := _each_scaled(inner, own):
+            explained = convolved(self.maps["x"], inner[:, None], h, self.actual.shape[1:3], self.groups) + bias
+            return Difference("setting", affine, left, data, exact=distance(self.actual, explained) <= KERNEL_EPS)
         near = np.argmin([[np.linalg.norm(k - o) for o in own] for k in inner], 1)
         if np.linalg.norm(inner - own[near]) <= 1e-6 * size:
             words = f"kernels are those of other channels: channel 0 takes that of {near[0]}, 1 that of {near[1]}"
@@ -394,6 +397,18 @@ class _Search:
         rows, columns = np.ptp(reach, 0) + 1
         words = f"inside the map it is a convolution with other kernels, which reach over {rows} × {columns} tokens"
         return Difference("setting", words, left, data)
+
+
+def _each_scaled(kernels: Array, own: Array) -> str:
+    """That each kernel is its own one scaled and shifted, in words; empty where it is not so."""
+    x, y = (t.reshape(len(t), -1) - t.reshape(len(t), -1).mean(1, keepdims=True) for t in (own, kernels))
+    factor = (x * y).sum(1) / (x * x).sum(1)
+    if kernels.shape != own.shape or np.linalg.norm(y - factor[:, None] * x) > 1e-6 * np.linalg.norm(y):
+        return ""
+    centred = abs(kernels.mean((1, 2))).max() <= 1e-6 * abs(kernels).max()
+    if centred and abs(factor - 1).max() > 1e-6:
+        return "each kernel has its mean subtracted and is scaled: kernels are standardised (weight standardisation)"
+    return "the mean of each kernel is subtracted" if centred else f"each kernel is scaled ({ranged(factor)}) and shifted"
 
 
 MOST_SCALED = 4

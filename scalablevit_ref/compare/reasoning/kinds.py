@@ -74,10 +74,13 @@ def kinds_of_difference(
 
 
 def is_general(difference: Difference) -> bool:
-    """Whether it has a number for each token, head, channel, place or weight, or is an order without a name: it tells no cause."""
+    """Whether it has a number for each token, head, channel, place or weight, or is an order without a name: it tells no cause.
+
+    One factor for some of them does.
+    """
     if difference.kind == "places":
         return difference.data.get("pattern") == "none" or UNNAMED in difference.words
-    return difference.kind in GENERAL
+    return difference.kind in GENERAL and "one factor" not in difference.data
 
 
 GENERAL = ("tokens", "heads", "channels", "images", "linear map", "same for every image")

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.programs.corpus.read import READ
 from tests.programs.corpus.planted import NAMES, Planted, built, judged, planted_in
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
@@ -127,7 +128,7 @@ def _worked(text: str) -> int:
             "expected": list(planted.layer),
             "cause_is": planted.cause,
         }
-        _say(json.dumps({**row, **asdict(judged(planted, found)), "seconds": round(seconds, 2)}))
+        _say(json.dumps({**row, **asdict(judged(planted, found, READ.get((port, name), ""))), "seconds": round(seconds, 2)}))
     return 0
 
 
@@ -157,6 +158,7 @@ def summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "layer": sum(bool(row.get("layer")) for row in planted),
         "cause": sum(bool(row.get("cause")) for row in planted),
         "cause or step": sum(bool(row.get("cause") or (row.get("layer") and row.get("step"))) for row in planted),
+        "causes read": sum(bool(row.get("read")) for row in planted),
         "false causes": sum(bool(row.get("false")) for row in planted),
         "refused": sum(row["verdict"] == "refused" for row in planted),
         "crashed": sum(row["verdict"] == "crashed" for row in rows),

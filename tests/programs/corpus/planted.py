@@ -59,6 +59,8 @@ class Judged:
         Whether the right layer was named, and whether what was said fits the words of the cause.
     step
         Whether the step inside the first layer was told, and a kind of difference with it.
+    read
+        Whether a cause fits only what was added after it was read.
     false
         Causes that were asserted and are none.
     said
@@ -70,20 +72,25 @@ class Judged:
     layer: bool
     cause: bool
     step: bool
+    read: bool
     false: tuple[str, ...]
     said: str
 
 
-def judged(planted: Planted, found: Report | Exception) -> Judged:
-    """Hold what was said against what was planted. A port that stays right must agree."""
+def judged(planted: Planted, found: Report | Exception, read: str = "") -> Judged:
+    """Hold what was said against what was planted. A port that stays right must agree.
+
+    `read` is an expression for descriptions that were found right when they were read, beside the author's own.
+    """
     if isinstance(found, Exception):
         named = bool(planted.cause and re.search(planted.cause, str(found), re.IGNORECASE))
-        return Judged("refused", "", False, named, False, (), f"{type(found).__name__}: {found}")
+        return Judged("refused", "", False, named, False, False, (), f"{type(found).__name__}: {found}")
     verdict, said = "agrees" if found.agrees else "differs", str(found)
     if not planted.layer:
-        return Judged(verdict, "", found.agrees, found.agrees, False, tuple(map(str, found.causes)), said)
+        return Judged(verdict, "", found.agrees, found.agrees, False, False, tuple(map(str, found.causes)), said)
     first = found.first.layer if found.first else ""
-    fits = re.compile(planted.cause, re.IGNORECASE)
+    own = re.compile(planted.cause, re.IGNORECASE)
+    fits = re.compile(f"{planted.cause}|{read}" if read else planted.cause, re.IGNORECASE)
     texts = [str(cause) for cause in found.causes]
     exact = [f"{seen.place}: {d.words}" for seen in found.insides for d in seen.differences if d.exact]
     noted = [note for seen in found.insides for note in seen.notes] + [row.absent for row in found.rows if row.absent]
@@ -91,7 +98,9 @@ def judged(planted: Planted, found: Report | Exception) -> Judged:
     false = tuple(text for text in texts if not fits.search(text))
     kinds = [d.kind for seen in found.insides if seen.layer == first and seen.step for d in seen.differences]
     step = any(kind != "size" for kind in kinds) or any(cause.place for cause in found.causes if first in cause.layers)
-    return Judged(verdict, first, first in planted.layer, any(fits.search(text) for text in told), step, false, said)
+    right = [text for text in told if fits.search(text)]
+    added = any(fits.search(text) and not own.search(text) for text in texts) or not any(own.search(text) for text in right)
+    return Judged(verdict, first, first in planted.layer, bool(right), step, bool(right) and added, false, said)
 
 
 def source_of(port: str) -> str:

@@ -140,7 +140,9 @@ def test_a_convolution_of_another_input(change: Any, words: str) -> None:
     ("change", "words"),
     [
         (lambda w: np.roll(w, 1, 0), "the same numbers in other places: rolled by 1 along the batch"),
-        (lambda w: w.transpose(2, 3, 0, 1).reshape(w.shape), "the kernels are reshaped or transposed otherwise: "),
+        (lambda w: w.transpose(2, 3, 0, 1).reshape(w.shape), "kernels are laid out as (kh kw o i) and read as (o i kh kw)"),
+        (lambda w: w.reshape(3, 3, 5, 3).transpose(2, 3, 1, 0), "kernels are reshaped from another layout, (kw kh o i)"),
+        (lambda w: w.reshape(3, 5, 3, 3).transpose(1, 0, 2, 3), "kernels are reshaped from another layout, (i o kh kw)"),
         (lambda w: drawn(*w.shape, seed=9), "a convolution of the same input with other kernels"),
     ],
 )

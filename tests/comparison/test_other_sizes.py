@@ -79,7 +79,7 @@ CASES: dict[str, tuple[Callable[[Any], None], str, int, str, str]] = {
         narrow_mlp,
         "stages.1.0.mlp",
         2,
-        "fc1.weight is 48 × 32, not 96 × 32, and 1 more of its parameters have other sizes too",
+        "fc1.weight is 48 × 32, not 96 × 32: 48 channels lie between fc1 and fc2, not 96, as with another ratio",
         "the candidate's stages.1.0.mlp.fc1.weight is 48 × 32 (channels out × in)",
     ),
     "wide keys": (

@@ -430,7 +430,7 @@ ASSERTED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "another scale too": (
         lambda: made(Sharper, seen=lambda i, j, k, m, h, w: (i % 2 == j % 2) & (k // 4 == m // 4)),
         ("each query sees of the rows every 2nd, of the columns its tile of 4, not its window of 7 × 7 and logits are scaled "
-        "by 0.435, in the reference by 0.354"),
+        "by 0.435; in the reference by 0.354"),
     ),
 }  # fmt: skip
 

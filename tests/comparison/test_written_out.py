@@ -102,7 +102,9 @@ def test_axes_are_named_by_what_moves_along_them() -> None:
     known = Known("x", x, ("the images", "the rows", "the columns", "the channels"))
     turned = x.transpose(3, 0, 2, 1).reshape(5, 2, 12)
     found = axes_of(turned, known, 2.0**-52)
-    assert found == (("the channels", "the images", "the rows and the columns"), 1.0)
+    assert found == (("the channels", "the images", "the rows and the columns"), 1.0, ())
+    flipped = axes_of(turned[:, ::-1], known, 2.0**-52)
+    assert flipped == (("the channels", "the images", "the rows and the columns"), 1.0, ("the images",))
     assert axes_of(turned + 1e-6, known, 2.0**-52) is None
     scaled = axes_of(2.5 * turned, Known("x", x, known.axes, scaled=True), 2.0**-52)
     assert scaled is not None

@@ -93,12 +93,14 @@ def other_sizes(pairing: Pairing, weights: Mapping[str, np.ndarray], layers: Map
 
 
 def _width_said(some: Sequence[Resized]) -> str:
-    """What parameters of a layer have in common: another width between the first of them and what takes its output."""
-    first, own, usual = some[0], some[0].sizes[0], some[0].usual[0]
-    taken = [one for one in some[1:] if len(one.usual) > 1 and (one.sizes[1], one.usual[1]) == (own, usual)]
-    if own == usual or len(first.usual) == 1 or not taken:
+    """What the two matrices of a layer that have other sizes have in common: another width between them; empty for others."""
+    if len(some) != 2 or any(len(one.usual) == 1 for one in some):
         return ""
-    return f": {own} channels lie between {_short(first)} and {_short(taken[0])}, not {usual}, as with another ratio"
+    first, second = some
+    own, usual = (first.sizes[0], second.sizes[1]), (first.usual[0], second.usual[1])
+    if own[0] != own[1] or usual[0] != usual[1] or own == usual:
+        return ""
+    return f": {own[0]} channels lie between {_short(first)} and {_short(second)}, not {usual[0]}, as with another ratio"
 
 
 def _short(one: Resized) -> str:

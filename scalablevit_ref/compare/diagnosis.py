@@ -275,10 +275,11 @@ def by_reasoning(layers: Sequence[str], look: Looking, end: float) -> tuple[list
 
 
 def _of_one_line(causes: Iterable[Cause]) -> list[Cause]:
-    """Causes that are told in the same words, of the same line of the candidate's own code, as one."""
+    """Causes of the same line of the candidate's own code that are told in the same words, or that are the same operations, as one."""
     found: dict[object, Cause] = {}
     for i, cause in enumerate(causes):
-        key = (cause.words, cause.kind, cause.line, cause.ties) if cause.line and cause.kind != OPERATIONS else i
+        said = cause.operations if cause.kind == OPERATIONS else (cause.words, cause.ties)
+        key = (cause.kind, cause.line, said) if cause.line and said else i
         first = found.get(key)
         if first is None:
             found[key] = cause
@@ -311,7 +312,8 @@ def _fewest(found: Sequence[tuple[str, Inside]], unseen: tuple[str, ...], eps: f
         also = unseen if set(layers) == {layer for layer, _ in found} else ()
         error = max(one[best][1].left for _, _, one in mine) / eps
         words, difference = exact[best]
-        cause = Cause(words, layers, error, ties, seen.place, seen.line, difference.kind, also)
+        operations = tuple(difference.data.get("operations", ()))
+        cause = Cause(words, layers, error, ties, seen.place, seen.line, difference.kind, also, operations)
         causes.append((next(i for i, (_, one) in enumerate(found) if one is seen), cause))
         left = [one for one in left if best not in one[2]]
     return [cause for _, cause in sorted(causes, key=lambda pair: pair[0])]

@@ -82,6 +82,8 @@ class Cause:
         The kind of difference, "places", "affine" and so on; empty for a known mistake.
     also
         Other layers of the same kind that differ, and that were not looked into.
+    operations
+        What ran, by the library's own names, where the cause is what ran.
     """
 
     words: str
@@ -92,6 +94,7 @@ class Cause:
     line: str = ""
     kind: str = ""
     also: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         first, more = self.layers[0], len(self.layers) - 1

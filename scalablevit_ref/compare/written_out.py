@@ -343,9 +343,20 @@ class _Writer:
         left, right = (self.axes(x) for x in operation.inputs[:2])
         (on_left, on_right), (batch_left, batch_right) = operation.settings["contracted"], operation.settings["batch"]
         found = [left[i] for i in batch_left]
-        found += [name.replace("the tokens", "the queries") for i, name in enumerate(left) if i not in (*on_left, *batch_left)]
-        found += [name.replace("the tokens", "the keys") for i, name in enumerate(right) if i not in (*on_right, *batch_right)]
+        tokens = ("the keys", "the queries") if self._is_of_k(operation.inputs[0]) else ("the queries", "the keys")
+        found += [name.replace("the tokens", tokens[0]) for i, name in enumerate(left) if i not in (*on_left, *batch_left)]
+        found += [name.replace("the tokens", tokens[1]) for i, name in enumerate(right) if i not in (*on_right, *batch_right)]
         return tuple(found) if len(found) == len(shape) else ("",) * len(shape)
+
+    def _is_of_k(self, value: int) -> bool:
+        """Whether a value is made of k alone, so that its product with another one has the keys first."""
+        while value not in self.known:
+            operation = self._operation(value)
+            inputs = [x for x in operation.inputs if x in self.fed] if operation is not None else []
+            if len(inputs) != 1:
+                return False
+            value = inputs[0]
+        return self.known[value][0] == "k"
 
     def _axes_of_move(self, operation: Operation, x: int, shape: tuple[int, ...]) -> tuple[str, ...]:
         """Those of what is transposed or copied; those of a view where its axes are put together or taken apart."""
@@ -409,6 +420,8 @@ class _Writer:
         parts = [self._written(x, done) for x in inputs]
         if operation.kind == "move":
             return self._moved(operation, value, inputs, parts)
+        if (mean := self._mean(operation)) is not None:
+            return f"mean{self._over(mean)} of {self._written(mean.inputs[0], done)}"
         if operation.kind in ("add", "multiply"):
             return self._of_two(operation, parts)
         if operation.kind in ("product", "convolution"):
@@ -533,6 +546,8 @@ class _Writer:
     def _cut(self, operation: Operation, x: int) -> str:
         """Which part of an axis is taken, where that is told."""
         settings, shape = operation.settings, self.graph.shapes[x]
+        if isinstance(settings.get("limit_indices"), tuple):
+            return self._cut_of_all_axes(settings["start_indices"], settings["limit_indices"], settings.get("strides"), x)
         dims = _dims(operation, len(shape))
         if len(dims) != 1:
             return ""
@@ -543,6 +558,19 @@ class _Writer:
             start, end, step = index % size, index % size + 1, 1
         if not isinstance(start, int) or not isinstance(end, int):
             return ""
+        return self._run(start, end, step, size, named)
+
+    def _cut_of_all_axes(self, starts: Sequence[int], ends: Sequence[int], steps: Sequence[int] | None, x: int) -> str:
+        """The same where all axes have a start and an end: of the one that is not whole."""
+        shape = self.graph.shapes[x]
+        cut = [i for i, size in enumerate(shape) if (starts[i], ends[i]) != (0, size) or (steps is not None and steps[i] != 1)]
+        if len(cut) != 1:
+            return ""
+        named = self.axes(x)[cut[0]] or f"axis {cut[0]}"
+        return self._run(starts[cut[0]], ends[cut[0]], 1 if steps is None else steps[cut[0]], shape[cut[0]], named)
+
+    def _run(self, start: int, end: int, step: object, size: int, named: str) -> str:
+        """A run of an axis, in words."""
         start, end = (min(i + size if i < 0 else i, size) for i in (start, end))
         every = f", every {step}" if isinstance(step, int) and step != 1 else ""
         if start == 0:
@@ -566,6 +594,17 @@ class _Writer:
         if len(both) < 2:
             return both[0]
         return f"({both[0]} − {_in_product(both[1])})" if inverse else f"({both[0]} + {both[1]})"
+
+    def _mean(self, operation: Operation) -> Operation | None:
+        """The sum that is divided by the number of what was summed, as a mean is written out; None if it is none."""
+        scalars = operation.settings.get("scalars", ())
+        summed = self._operation(operation.inputs[0]) if operation.kind == "multiply" and len(scalars) == 1 else None
+        if summed is None or plain_name(summed) != "sum" or operation.settings.get("turned"):
+            return None
+        shape = self.graph.shapes.get(summed.inputs[0], ())
+        count = prod(shape[i] for i in _dims(summed, len(shape)))
+        divisor = scalars[0] if operation.settings.get("inverse") else 1 / scalars[0] if scalars[0] else 0
+        return summed if count > 1 and abs(divisor - count) <= 1e-6 * count else None
 
     def _softmax(self, value: int) -> tuple[int, str] | None:
         """What a softmax is of that is written out as exponentials and their sum, and along which axes it runs."""

@@ -111,4 +111,29 @@ def _meets_left(flow: Flow, first: Operation, second: Operation, value: int) -> 
     size = flow.graph.shapes[value][contracted[0]]
     if (size in keys) != (size in queries):
         return size not in keys
-    return contracted[0] == axes - 2
+    left = _axes_of_left(flow, first, value)
+    return contracted[0] == axes - 2 if left is None else contracted[0] in left
+
+
+def _axes_of_left(flow: Flow, first: Operation, value: int) -> tuple[int, ...] | None:
+    """Where the free axes of a product's left input lie in what is made of it; None where that is not clear."""
+    turns, at, out = list[tuple[int, ...]](), value, first.outputs[0]
+    while at != out:
+        operation = flow.made_by(at)
+        if operation is None:
+            return None
+        fed = [x for x in flow.split(operation)[0] if len(flow.graph.shapes[x]) == len(flow.graph.shapes[at])]
+        if not fed:
+            return None
+        if operation.kind == "move":
+            turn = operation.settings.get("permutation")
+            if turn is None and flow.graph.shapes[fed[0]] != flow.graph.shapes[at]:
+                return None
+            turns += [] if turn is None else [tuple(turn)]
+        at = fed[0]
+    batch, contracted = first.settings["batch"][0], first.settings["contracted"][0]
+    free = len(flow.graph.shapes[first.inputs[0]]) - len(batch) - len(contracted)
+    axes = tuple(range(len(batch), len(batch) + free))
+    for turn in reversed(turns):
+        axes = tuple(turn.index(axis) for axis in axes)
+    return axes

@@ -484,7 +484,16 @@ def _described(name: str, params: Mapping[str, Any], given: Sequence[Any]) -> tu
     if name == "neg":
         return "multiply", {"inverse": False, "scalars": [-1.0]}
     zeros = name == "pad" and scalars == [0.0] and min(min(ends) for ends in params["padding_config"]) >= 0
-    return ("move" if name in MOVES or zeros else "other"), {"scalars": scalars}
+    told = {key: params[key] for key in TOLD if _is_numbers(params.get(key))}
+    return ("move" if name in MOVES or zeros else "other"), {"scalars": scalars, **told}
+
+
+TOLD = ("axes", "permutation", "dimension", "dimensions", "start_indices", "limit_indices", "strides")
+"""Parameters of an equation that say along which axes it runs, and what it takes."""
+
+
+def _is_numbers(x: Any) -> bool:
+    return isinstance(x, int) or (isinstance(x, tuple) and all(isinstance(i, int) for i in x))
 
 
 def _convolution(params: Mapping[str, Any]) -> tuple[Kind, dict[str, Any]]:

@@ -32,6 +32,11 @@ class Over:
     words: str
     shape: tuple[int, ...]  # the map is reshaped to this
     axes: tuple[int, ...]
+    turned: bool = False  # H and W are swapped before that
+
+    def of(self, x: np.ndarray) -> np.ndarray:
+        """A map b h w c in this shape."""
+        return (x.swapaxes(1, 2) if self.turned else x).reshape(self.shape)
 
 
 def axes_of(case: Case, *, maps: bool) -> Iterator[Over]:
@@ -45,6 +50,8 @@ def axes_of(case: Case, *, maps: bool) -> Iterator[Over]:
             "over H, W and channels of each image (GroupNorm with 1 group, or LayerNorm of the whole map)", (b, n, 1, c), (1, 3)
         )
         yield Over("over H and W of each channel (InstanceNorm)", (b, n, 1, c), (1,))
+        yield Over("over the rows of each column and channel", (b * w, h, 1, c), (1,), turned=True)
+        yield Over("over the columns of each row and channel", (b * h, w, 1, c), (1,))
     if maps and b > 1:
         yield Over("over images, H and W of each channel (BatchNorm with its batch's statistics)", (b, n, 1, c), (0, 1))
         yield Over("over all numbers", (b, n, 1, c), (0, 1, 3))
@@ -56,13 +63,13 @@ def axes_of(case: Case, *, maps: bool) -> Iterator[Over]:
             yield Over(f"over H, W and each of {g} {heads} (GroupNorm with {g} groups)", (b, n, g, c // g), (1, 3))
 
 
-def _moments(x: np.ndarray, over: Over, of_channels: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and mean square; across tokens they are made of those of each channel of each image, b 1 1 c."""
+def _mean(few: np.ndarray, over: Over, whole: np.ndarray, of_channels: np.ndarray) -> np.ndarray:
+    """Of some tokens; across tokens it is made of those of each channel of each image, b 1 1 c."""
     if 1 not in over.axes:
-        return x.mean(over.axes, keepdims=True), np.mean(x * x, axis=over.axes, keepdims=True)
-    shape = (over.shape[0], 1, *over.shape[2:])
-    mean, square = (t.reshape(shape).mean(over.axes, keepdims=True) for t in of_channels)
-    return mean, square
+        return np.asarray(few.mean(over.axes, keepdims=True))
+    if over.shape[0] != len(of_channels):
+        return np.asarray(over.of(whole).mean(over.axes, keepdims=True))
+    return np.asarray(of_channels.reshape(over.shape[0], 1, *over.shape[2:]).mean(over.axes, keepdims=True))
 
 
 def norm_differences(case: Case) -> list[Difference]:
@@ -123,14 +130,13 @@ def _norm_of(case: Case, source: str, x: np.ndarray) -> Difference | None:
     affines = _affines(case, source)
     b, h, w, c = x.shape
     maps = source == THE_INPUT
-    whole = x.reshape(b, h * w, c)
-    channels = (whole.mean(1, keepdims=True), np.mean(whole * whole, axis=1, keepdims=True)) if maps else (whole, whole)
-    at = sampled(h * w, LOOKED_AT)
+    channels = x.reshape(b, h * w, c).mean(1, keepdims=True)
     for over in axes_of(case, maps=maps):
         if int(np.prod([over.shape[axis] for axis in over.axes])) < 2:
             continue
-        few, y = x.reshape(over.shape)[:, at], case.actual.reshape(over.shape)[:, at]
-        mean, _ = _moments(few, over, channels)
+        at = sampled(over.shape[1], LOOKED_AT)
+        few, y = over.of(x)[:, at], over.of(case.actual)[:, at]
+        mean = _mean(few, over, x, channels)
         for centred in (True, False):
             part = few - mean if centred else few
             for affine in affines:
@@ -138,7 +144,7 @@ def _norm_of(case: Case, source: str, x: np.ndarray) -> Difference | None:
                 rest = y - add
                 factor = _projection(rest, multiply * part, over.axes)
                 if np.linalg.norm(rest - factor * multiply * part) <= 30 * max(case.bar, 1e-12) * np.linalg.norm(y):
-                    found = _verified(case, source, over, x.reshape(over.shape), affine, centred)
+                    found = _verified(case, source, over, over.of(x), affine, centred)
                     if found is not None:
                         return found
     return None
@@ -150,7 +156,7 @@ def _verified(case: Case, source: str, over: Over, x: np.ndarray, affine: Affine
     mean = x.mean(over.axes, keepdims=True)
     centre = x - mean if centred else x
     variance = np.mean(centre * centre, axis=over.axes, keepdims=True)
-    whole, rest = multiply * centre, case.actual.reshape(over.shape) - add
+    whole, rest = multiply * centre, over.of(case.actual) - add
     factor = _projection(rest, whole, over.axes)
     left = float(np.linalg.norm(rest - factor * whole)) / case.size
     if left > case.bar or not np.any(factor):
@@ -158,6 +164,9 @@ def _verified(case: Case, source: str, over: Over, x: np.ndarray, affine: Affine
     if factor.size > 1 and np.ptp(factor) <= 1e-6 * abs(factor).max():
         return None  # one factor for all is no norm
     rule = _rule(case, over, variance, factor, rest, whole)
+    if rule is None and centred:
+        rule = _rule(case, over, np.mean(x * x, axis=over.axes, keepdims=True), factor, rest, whole)
+        rule = None if rule is None else (", ".join(filter(None, (NOT_CENTRED, rule[0]))), *rule[1:])
     if rule is None:
         return None
     words, left, numbers = rule
@@ -210,6 +219,8 @@ def _rule(
                     return words, remaining, {"epsilon": epsilon, "variance_factor": k}
     return None
 
+
+NOT_CENTRED = "the variance is the mean square, from which the mean is not subtracted"
 
 NORM_ONLY = "divided by the length of the vector (F.normalize)"
 

@@ -186,9 +186,7 @@ class Looking:
         self.report, self.local, self.taps, self.module, self.values, self.sizes = report, local, taps, module, values, sizes
         self._taken: dict[str, np.ndarray] = {}
 
-    def by_what_others_take(
-        self, layer: str, follow: Mapping[str, list[str]], behind: Mapping[str, list[str]]
-    ) -> bool:
+    def by_what_others_take(self, layer: str, follow: Mapping[str, list[str]], behind: Mapping[str, list[str]]) -> bool:
         """Whether a layer is right with what one of those before it takes for the layer that both are fed by; it is put to that.
 
         It is put to one of those `behind` that were not looked into where both are fed by the same.
@@ -275,7 +273,7 @@ def by_reasoning(layers: Sequence[str], look: Looking, end: float) -> tuple[list
 
 
 def _of_one_line(causes: Iterable[Cause]) -> list[Cause]:
-    """Causes of the same line of the candidate's own code that are told in the same words, or that are the same operations, as one."""
+    """Causes of one line of the candidate's own code that are told in the same words, or are the same operations, as one."""
     found: dict[object, Cause] = {}
     for i, cause in enumerate(causes):
         said = cause.operations if cause.kind == OPERATIONS else (cause.words, cause.ties)
@@ -300,7 +298,9 @@ def _followed_by(cause: Cause, follow: Mapping[str, Sequence[str]], behind: Mapp
 
 def _fewest(found: Sequence[tuple[str, Inside]], unseen: tuple[str, ...], eps: float) -> list[Cause]:
     """The causes of wrong values in layers of one kind: of several that explain a value the one that explains most of them."""
-    left = [(layer, seen, {_general(words, one): (words, one) for words, one in seen.explanations.items()}) for layer, seen in found]
+    left = [
+        (layer, seen, {_general(words, one): (words, one) for words, one in seen.explanations.items()}) for layer, seen in found
+    ]
     causes: list[tuple[int, Cause]] = []
     while left:
         counts = Counter(general for _, _, exact in left for general in exact)
@@ -343,7 +343,7 @@ class Holding:
         self._ends: dict[Mistake, float] = {}
 
     def whole(self, others: Iterable[Mistake] = ()) -> Mistake | None:
-        """The mistake in the wiring, or two of them at once, with which the reference gives the candidate's logits from the images on.
+        """The mistake in the wiring, or two at once, with which the reference gives the candidate's logits from the images on.
 
         Its layers may be taken for others where blocks are connected otherwise; the logits are not. So `others` are tried too.
         """

@@ -361,9 +361,7 @@ def _is_taken_before(place: tuple[str, Side], before: Sequence[tuple[str, Side]]
         return False
     mine = own.inputs[step]
     others = (own.inputs[name] for name, other in before if other == "given" and name in own.inputs)
-    return any(
-        np.array_equal(mine.expected, other.expected) and np.array_equal(mine.actual, other.actual) for other in others
-    )
+    return any(np.array_equal(mine.expected, other.expected) and np.array_equal(mine.actual, other.actual) for other in others)
 
 
 def _sees_turned(step: Step, own: Followed) -> bool:
@@ -632,7 +630,7 @@ def _of_an_input(
     found = _fitted_pool(scene, actual, eps) if scene.sources.get(step.name) == (INPUT,) else []
     given = {**given, **{name: x for name, x in terms.items() if name not in given}}
     kinds = [_of_a_residual(one, terms) for one in _kinds(scene, actual, expected, given, eps)]
-    found += [_of_another_value(scene, step.name, one) for one in kinds]
+    found += [_of_images(scene, step.name, _of_another_value(scene, step.name, one)) for one in kinds]
     if not any(one.exact and not is_general(one) for one in found):
         found = [*_of_a_second_run(scene, actual, eps), *found]
     if not any(one.exact for one in found):
@@ -696,6 +694,13 @@ def _of_another_value(scene: Scene, step: str, difference: Difference) -> Differ
         usual = input_words(scene) if sources[0] == INPUT else f"what {scene.spoken(sources[0])} gives"
     instead = f", not {usual}" if usual else ""
     return replace(difference, words=f"{scene.spoken(step)} takes {next(iter(total))}{instead}")
+
+
+def _of_images(scene: Scene, step: str, difference: Difference) -> Difference:
+    """The same difference, said of the images where it is they that are scaled and shifted."""
+    if scene.layer.sources != (IMAGES,) or scene.sources[step] != (INPUT,) or difference.kind != "affine":
+        return difference
+    return replace(difference, words=f"the images are normalised otherwise, or once more: {difference.words}")
 
 
 def _of_a_residual(difference: Difference, terms: Mapping[str, np.ndarray]) -> Difference:

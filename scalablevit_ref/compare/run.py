@@ -319,7 +319,13 @@ def _captured(request: Request, candidate: Capturable, conditions: Conditions, f
         return replace(captured, notes=(f"in float64 {error}", *captured.notes))
     if captured.narrowest in ("", conditions.dtype):
         return captured
-    return candidate.capture(own, files)
+    narrow = candidate.capture(own, files)
+    if narrow.dtype == conditions.dtype or EPS.get(captured.narrowest, 0) > EPS["float32"]:
+        return narrow
+    words = (
+        f"asked for {conditions.dtype}, part of it computes in {captured.narrowest} all the same: it is compared in {narrow.dtype}"
+    )
+    return replace(narrow, notes=(words, *narrow.notes))
 
 
 def _check_cost(request: Request, network: Network, images: Sequence[int], *, given: bool = True) -> None:

@@ -110,7 +110,11 @@ def _written_out(scene: Scene, held: Held, step: str) -> Difference | None:
         where = f", where {listed(f'{name} = {words}' for name, words in parts.items())}" if parts else ""
         right = "" if held.value in own else _reference(scene, step)
         but = "".join(f"{words}; " for words in writer.elsewhere)
-        moved = "" if operations else f", its numbers in other places: {listed(dict.fromkeys(writer.move(i) for i in between[-MOST_LISTED:]))}"
+        moved = (
+            ""
+            if operations
+            else f", its numbers in other places: {listed(dict.fromkeys(writer.move(i) for i in between[-MOST_LISTED:]))}"
+        )
         more = "".join(f"; {words}" for words in writer.remarks)
         words = f"{but}written out, it is {formula}{moved}{where}{f'; in the reference {right}' if right else ''}{more}"
     elif operations:

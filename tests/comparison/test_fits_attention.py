@@ -277,7 +277,10 @@ SSA = {"num_heads": 2, "sr_ratio": 2, "c_ratio": 1.25}
     ("fields", "words"),
     [
         ({}, ""),
-        ({"scale": 8**-0.5}, "logits are scaled by 0.354 = d^-½, as for heads of 8 channels; in the reference by 0.316, for heads of 10"),
+        (
+            {"scale": 8**-0.5},
+            "logits are scaled by 0.354 = d^-½, as for heads of 8 channels; in the reference by 0.316, for heads of 10",
+        ),
         ({"scale": 10**-1.0}, "logits are scaled by 0.1 = (q's head width)^-1"),
         ({"heads": 4, "scale": 5**-0.5}, "4 heads instead of 2"),
         ({"merge": "view"}, "heads are reshaped without the transposition when they are merged"),

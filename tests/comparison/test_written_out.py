@@ -42,6 +42,24 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str, str]] = {
         "logits",
         "what head gives − (mean over the batch of what head gives)",
     ),
+    "the last key is hidden, and no scale": (
+        (port.WindowMixer, WINDOWS,
+         ("m = torch.zeros(weights.shape[-1], dtype=weights.dtype); m[-1] = -1e9; "
+          "z = self.paste((weights.sin() + m).softmax(-1) @ self.cut(v), h, w)")),
+        "stages.0.0.attn",
+        "((softmax over the keys of (sin of q · k × 0.354 + a mask of 1 of 49 places)) · v) + LIM's output",
+    ),
+    "probabilities are transposed, of other logits": (
+        (port.WindowMixer, WINDOWS, "z = self.paste(weights.sin().softmax(-1).mT @ self.cut(v), h, w)"),
+        "stages.0.0.attn",
+        ("((softmax over the keys of sin of q · k × 0.354) · v) + LIM's output; in the reference (softmax over the keys of q · k × "
+         "0.354) · v + LIM's output; the probabilities are transposed"),
+    ),
+    "a fifth of the next image": (
+        (port.Port, "return self.head(x)", "y = self.head(x); return 0.8 * y + 0.2 * y.flip(0).sin()"),
+        "logits",
+        "what head gives × 0.8 + (sin of what head gives in another order of the batch) × 0.2",
+    ),
     "the median of the tokens": (
         (port.Port, "x.mean((2, 3))", "x.flatten(2).median(2)[0]"),
         "head",

@@ -219,7 +219,7 @@ def paired(
 def _acting_norms(
     partner: Mapping[int, Unit], atoms: Sequence[Atom], units: Sequence[Unit], scores: np.ndarray, named: Collection[str]
 ) -> dict[int, Unit]:
-    """The pairs, in which a vector that acts nowhere, as a bias that is not added, stands for no norm while a norm that acts is over."""
+    """The pairs, in which a vector that acts nowhere, as a bias that is not added, is no norm while one that acts is over."""
     found = dict(partner)
     taken = {id(unit) for unit in partner.values()}
     over = [(i, unit) for i, unit in enumerate(units) if id(unit) not in taken and unit.live and unit.sure and unit.bias]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import log2, sqrt
@@ -172,10 +173,21 @@ def scale_said(h: Hypothesis, scale: float, reference: float, names: Iterator[tu
     rule = "" if rule in ("", three_digits(scale)) else f" = {rule}"
     if scale == 1.0 and h.logits == "product":
         return f"logits are not scaled: the reference multiplies them by {three_digits(reference)}"
+    if three_digits(scale) == three_digits(reference):
+        narrow = next((name for name, bits in (("float16", 11), ("bfloat16", 8)) if _rounded(reference, bits) == scale), "")
+        if narrow:
+            return f"logits are scaled by {scale:.8g}, the reference's {reference:.8g} rounded to {narrow}"
+        return f"logits are scaled by {scale:.8g}{rule}; in the reference by {reference:.8g}"
     own, usual = (_width_of(value) for value in (scale, reference))
     told = own and usual and (not rule or rule.endswith("½"))
     one, other = (f", as for heads of {own} channels", f", for heads of {usual}") if told else ("", "")
     return f"logits are scaled by {three_digits(scale)}{rule}{one}; in the reference by {three_digits(reference)}{other}"
+
+
+def _rounded(x: float, bits: int) -> float:
+    """To so many binary digits."""
+    mantissa, exponent = math.frexp(x)
+    return math.ldexp(round(mantissa * 2**bits), exponent - bits)
 
 
 def _width_of(scale: float) -> int:

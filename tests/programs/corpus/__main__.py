@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.programs.corpus.read import READ
 from tests.programs.corpus.planted import NAMES, Planted, built, judged, planted_in
+from tests.programs.corpus.read import READ
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 DOCUMENT = DOCS / "corpus.json"

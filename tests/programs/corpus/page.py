@@ -22,8 +22,8 @@ runs of the three ports that were written last tell most of what to expect of th
 comparator, in the three last columns and in the layers of the mistakes behind it.
 
 A *layer* counts if the first layer that is named as wrong is one that its author accepts. A *cause* counts if what is said fits the
-words that its author accepts, or words that stand in `tests/programs/corpus/read.py`: where a text does not fit the author's, it was
-read beside the mistake, and if it is right an expression for it was added there; the table counts these apart. A cause counts as
+words that its author accepts, or words that stand in `tests/programs/corpus/read.py`: where a text does not fit the author's, it
+was read beside the mistake, and if it is right an expression for it was added there; the table counts these apart. A cause counts as
 *false* if it is asserted and fits neither. *Right ports* are the ports themselves, written in other ways that compute the same.
 """
 

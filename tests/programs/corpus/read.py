@@ -1,7 +1,8 @@
 """Right descriptions that the author of a mistake did not think of.
 
-A cause is judged by an expression that was written with the mistake, before anything was said of it. Where what is said does not fit
-it, the text was read beside the mistake; if it is right, an expression for it stands here, and the page counts such causes apart.
+A cause is judged by an expression that was written with the mistake, before anything was said of it. Where what is said does
+not fit it, the text was read beside the mistake; if it is right, an expression for it stands here, and the page counts such causes
+apart.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ READ: Mapping[tuple[str, str], str] = {
     ("torch_research", "a global response normalisation of the hidden units, as in ConvNeXt V2"): (
         r"gelu of fc1's output\) × \(y / \(mean over the channels of y.*vector norm over the rows and the columns"
     ),
-    ("torch_research", "attention's output convolution runs behind the MLP once more in the last stage"): r"fc2's output convolved with",
+    (
+        "torch_research",
+        "attention's output convolution runs behind the MLP once more in the last stage",
+    ): r"fc2's output convolved with",
     ("torch_research", "a cosine classifier"): r"mean over the rows and the columns.* / y\) .*vector norm over the channels",
     ("torch_research", "two: half-step residuals, and a cosine classifier"): (
         r"mean over the rows and the columns.* / y\) .*vector norm over the channels"

@@ -581,6 +581,8 @@ class _Writer:
             return f" (the first{f' {end}' if end > 1 else ''} of {named}{every})"
         if end == size:
             return f" (all but the first{f' {start}' if start > 1 else ''} of {named}{every})"
+        if end == start + 1:
+            return f" (number {start} of {named}, from 0 on)"
         return f" (from {start} to {end - 1} of {named}{every})"
 
     def _of_two(self, operation: Operation, parts: list[str]) -> str:

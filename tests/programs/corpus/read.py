@@ -50,5 +50,10 @@ READ: Mapping[tuple[str, str], str] = {
     ("torch_hf", "values are of the scaled width too, as in the authors' first version: other shapes"): (
         r"the softmax · proj's output\) · dense\.weight"
     ),
+    ("jax_pure", "vmap_over_tokens_for_heads"): r"each query sees only its own token",
+    ("jax_pure", "values_merged_in_fortran_order"): r"H and W are swapped",
+    ("jax_pure", "heads_scattered_out_of_bounds"): r"every number is 0|a part of the softmax \(the first of the heads",
+    ("jax_pure", "position_without_its_shortcut"): r"PEG has no identity",
+    ("jax_pure", "second_norm_behind_the_feed_forward"): r"down\.w of stages\.0\.0\.mlp\.fc2|norm2 does not come before it",
 }
 """By port and name."""

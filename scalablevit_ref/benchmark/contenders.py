@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -14,6 +18,7 @@ import numpy as np
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.backends.dispatch import BACKENDS
 from scalablevit_ref.backends.start import FAULTS, said, why_not_started
+from scalablevit_ref.benchmark import deployed
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.cost import cost
 from scalablevit_ref.network import scalable_vit
@@ -28,22 +33,47 @@ LIBRARIES = {
     "torch": "torch",
     "torch.replay": "torch",
     "torch.compile": "torch",
+    "torch.freezing": "torch",
+    "torch.aoti": "torch",
     "torch.graphs": "torch",
     "module.replay": "torch",
     "module.compile": "torch",
+    "module.freezing": "torch",
+    "module.aoti": "torch",
     "module.graphs": "torch",
     "jax": "jax",
     "cupy": "cupy",
+    "export.ort": "onnxruntime",
+    "module.ort": "onnxruntime",
+    "export.openvino": "openvino",
+    "module.openvino": "openvino",
     "vit_pytorch": "vit_pytorch",
 }
 """Contender to the library it needs.
 
 `jax` runs under `jax.jit`. `module` is the plain module, `torch` the specification on PyTorch: eager; `.compile` under PyTorch's
-compiler; `.replay` the eager kernels, recorded in a CUDA graph; `.graphs` the compiled ones, likewise.
+compiler; `.freezing` likewise, with the weights as constants (`adapters.torch.ScalableViT.compiled`); `.aoti` compiled ahead, by
+AOTInductor into a package; `.replay` the eager kernels, recorded in a CUDA graph; `.graphs` the compiled ones, likewise. `export`
+is the ONNX file of `adapters.onnx.export`, and before a runtime's name `module` is that of `torch.onnx.export` of the plain module:
+`.ort` in ONNX Runtime, `.openvino` in OpenVINO.
 """
 
 RECORDED = (".replay", ".graphs")
 """How contenders end whose kernels are recorded once in a CUDA graph: the processor launches one thing, not hundreds."""
+
+ONNX = (".ort", ".openvino")
+"""How contenders end that run an ONNX file."""
+
+ON_CPU = (".freezing", ".aoti", *ONNX)
+"""How contenders end that are timed on the CPU only."""
+
+PACKAGES = {
+    "vit_pytorch": "vit-pytorch --no-deps",
+    "onnxruntime": "'scalablevit-ref[onnx]'",
+    "onnx": "'scalablevit-ref[onnx]'",
+    "onnxscript": "onnxscript",
+}
+"""What is to be installed for a library; 'scalablevit-ref[LIBRARY]' if it is not named."""
 
 ORACLE_IMAGES = 2
 """How many of a work's images NumPy computes in float64, for the error of the others."""
@@ -80,6 +110,8 @@ class Contender:
     run: Call
     multiply_adds: int  # of one forward pass, those of the attention products with them
     logits: np.ndarray  # what it computes, in float64
+    build_seconds: float | None = None  # for files that are made once, if it has some
+    start_seconds: float = 0.0  # to the first logits, from weights or such files: what is compiled meanwhile, and the first pass
 
 
 class ModuleFailedError(RuntimeError):
@@ -87,13 +119,15 @@ class ModuleFailedError(RuntimeError):
 
 
 def entered(
-    names: Iterable[str], work: Work, step: Callable[[str], None]
+    names: Iterable[str], work: Work, step: Callable[[str], None], folder: Path | None = None
 ) -> tuple[dict[str, Contender], dict[str, str], dict[str, str]]:
     """The contenders that did this work here once, why others cannot, and what others raised. `step` is told what is being done.
 
-    Raises ModuleFailedError where it is the plain module that failed.
+    Files that are built lie in `folder`; not given, in one that is removed. Raises ModuleFailedError where it is the plain module
+    that failed.
     """
     ready, absent, failed = {}, {}, {}
+    folder = folder or temporary_folder()
     for name in names:
         step(f"{work.variant} x {work.batch}: {name}")
         why = why_absent(name, work)
@@ -101,8 +135,13 @@ def entered(
             absent[name] = why
             continue
         try:
-            run = prepare(name, work)
-            ready[name] = Contender(run, work.batch * multiply_adds(name, work), to_numpy(run()).astype(np.float64))
+            inputs(work)  # drawn before the clock runs
+            built = build(name, work, folder)
+            begin = time.perf_counter()
+            run = prepare(name, work, folder)
+            logits = to_numpy(run()).astype(np.float64)
+            seconds = time.perf_counter() - begin
+            ready[name] = Contender(run, work.batch * multiply_adds(name, work), logits, built, seconds)
         except FAULTS as error:
             failed[name] = failure(name, work, error)
     return ready, absent, failed
@@ -118,9 +157,10 @@ def failure(name: str, work: Work, error: BaseException) -> str:
 def why_absent(name: str, work: Work) -> str | None:
     """Why this contender cannot do this work here, or None."""
     library = "torch" if name == MODULE else LIBRARIES[name]
-    if find_spec(library) is None or find_spec("torch") is None:
-        package = "vit-pytorch --no-deps" if library == "vit_pytorch" else f"'scalablevit-ref[{library}]'"
-        return f"not installed: pip install {package}"
+    for needed in (library, "torch", *_also_needed(name)):
+        if find_spec(needed) is None:
+            package = PACKAGES.get(needed, f"'scalablevit-ref[{library if needed == 'torch' else needed}]'")
+            return f"not installed: pip install {package}"
     if library in BACKENDS and (why := why_not_started(library)) is not None:
         return why
     if name == "numpy" and (work.device != "cpu" or work.dtype == "bfloat16"):
@@ -129,6 +169,12 @@ def why_absent(name: str, work: Work) -> str | None:
         return "runs on GPUs"
     if name.endswith(RECORDED) and work.device == "cpu":
         return "CUDA graphs are of GPUs"
+    if name.endswith(ON_CPU) and work.device != "cpu":
+        return "is timed on the CPU"
+    if name.endswith(ONNX) and work.dtype not in deployed.PRECISIONS:
+        return f"the exporters write no {work.dtype}"
+    if name.endswith(".ort"):
+        return deployed.why_not_in_onnx_runtime(work.dtype)
     if name == "cupy" and work.dtype == "bfloat16":
         return "CuPy has no bfloat16"
     if name in ("jax", "cupy") and work.dtype == "tf32":
@@ -137,6 +183,11 @@ def why_absent(name: str, work: Work) -> str | None:
     if name == "vit_pytorch" and any(width != widths[0] * 2**k for k, width in enumerate(widths)):
         return "its widths double from stage to stage"
     return None
+
+
+def _also_needed(name: str) -> tuple[str, ...]:
+    """Libraries that write the file which a contender runs."""
+    return () if not name.endswith(ONNX) else ("onnx", "onnxscript") if name.startswith(MODULE) else ("onnx",)
 
 
 def multiply_adds(name: str, work: Work) -> int:
@@ -153,8 +204,13 @@ def multiply_adds(name: str, work: Work) -> int:
 
 def inputs(work: Work) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The images and weights that all contenders get, in float32. The first images of a larger batch are those of a smaller one."""
-    config = work.config
-    images = np.random.default_rng(0).standard_normal((work.batch, config.in_chans, work.size, work.size), "float32")
+    return _drawn(work.variant, work.batch, work.size)
+
+
+@lru_cache(maxsize=1)
+def _drawn(name: str, batch: int, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    config = variant(name)
+    images = np.random.default_rng(0).standard_normal((batch, config.in_chans, size, size), "float32")
     return images, random_params(parameter_shapes(config), dtype="float32")
 
 
@@ -166,12 +222,59 @@ def oracle(work: Work) -> np.ndarray:
     return np.asarray(scalable_vit(x, p, work.config))
 
 
-def prepare(name: str, work: Work) -> Call:
-    """A contender, ready to run: weights and images on the device, nothing compiled yet."""
+@cache
+def temporary_folder() -> Path:
+    """A folder that is removed when this process ends."""
+    path = Path(tempfile.mkdtemp(prefix="scalablevit-bench-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+def built_file(name: str, work: Work, folder: Path) -> Path | None:
+    """Where a contender's file lies that is made ahead, or None if it has none. Runtimes share the files."""
+    who, _, how = name.partition(".")
+    ending = {"aoti": "pt2", "ort": "onnx", "openvino": "onnx"}.get(how)
+    dtype = _dtype_of_file(name, work)
+    return folder / f"{who}-{work.variant}-{work.batch}-{work.size}-{dtype}.{ending}" if ending else None
+
+
+def _dtype_of_file(name: str, work: Work) -> str:
+    return "float32" if name.endswith(".openvino") else work.dtype  # OpenVINO turns the weights itself
+
+
+def build(name: str, work: Work, folder: Path) -> float | None:
+    """Write a contender's file unless it is there; the seconds that this took, when it was, or None if it has none."""
+    path = built_file(name, work, folder)
+    return None if path is None else _built(path, name.partition(".")[0], replace(work, dtype=_dtype_of_file(name, work)))
+
+
+@cache
+def _built(path: Path, who: str, work: Work) -> float:
+    begin = time.perf_counter()
+    if not path.exists():
+        images, params = inputs(work)
+        if who == "export":
+            deployed.write_export(path, params, work.config, batch=work.batch, size=work.size, dtype=work.dtype)
+        else:
+            write = deployed.write_package if path.suffix == ".pt2" else deployed.write_torch_export
+            write(path, _network(who, work, params), to_backend(images, "torch", work.dtype))
+    return time.perf_counter() - begin
+
+
+def prepare(name: str, work: Work, folder: Path | None = None) -> Call:
+    """A contender, ready to run: weights and images on the device, nothing compiled yet. Its file lies in `folder`, or is built."""
     config = work.config
     images, params = inputs(work)
+    folder = folder or temporary_folder()
+    path = built_file(name, work, folder)
+    if path is not None:
+        build(name, work, folder)
+        if name.endswith(".ort"):
+            return deployed.on_onnx_runtime(path, images)
+        if name.endswith(".openvino"):
+            return deployed.on_openvino(path, images, work.dtype)
     if name == MODULE or LIBRARIES[name] in ("torch", "vit_pytorch"):
-        return _torch(name, work, images, params)
+        return _torch(name, work, images, params, path)
     device = {"cpu": None, "cuda": "gpu" if name == "jax" else "cuda"}[work.device]
     x, p = (to_backend(arrays, LIBRARIES[name], work.held, device) for arrays in (images, params))
     if name == "jax":
@@ -191,12 +294,17 @@ def prepare(name: str, work: Work) -> Call:
     return lambda: scalable_vit(x, p, config)
 
 
-def _torch(name: str, work: Work, images: np.ndarray, params: dict[str, np.ndarray]) -> Call:
+def _torch(name: str, work: Work, images: np.ndarray, params: dict[str, np.ndarray], package: Path | None = None) -> Call:
     import torch
 
     allow_tf32(work.dtype)
     who, _, how = name.partition(".")
-    forward = _compiled(who, work) if how in ("compile", "graphs") else _forward(who, work, images, params)
+    if package is not None:
+        forward = deployed.packaged(package, to_backend(images, "torch", work.held))
+    elif how == "freezing":
+        return _frozen(who, work, images, params)
+    else:
+        forward = _compiled(who, work) if how in ("compile", "graphs") else _forward(who, work, images, params)
 
     def run() -> Any:
         with torch.inference_mode():
@@ -229,17 +337,40 @@ def _forward(who: str, work: Work, images: np.ndarray, params: dict[str, np.ndar
     if who == "torch":
         rest = (to_backend(params, "torch", work.held, work.device), work.config)
     else:
-        network = plain_module(work.config, params) if who == MODULE else community_port(work.config)
-        function = network.to(device=work.device, dtype=getattr(torch, work.held)).eval()
+        function = _network(who, work, params).to(device=work.device)
     if compiler:
         function = torch.compile(function, **compiler)
     return lambda: function(x, *rest)
 
 
+def _network(who: str, work: Work, params: dict[str, np.ndarray]) -> Any:
+    """The module of a contender: the plain one, ours, or the community's. In eval mode, in the work's dtype."""
+    import torch
+
+    if who == MODULE:
+        network = plain_module(work.config, params)
+    elif who == "torch":
+        from scalablevit_ref.adapters.torch import ScalableViT
+
+        network = ScalableViT(work.config, params=params)
+    else:
+        network = community_port(work.config)
+    return network.to(getattr(torch, work.held)).eval()
+
+
+def _frozen(who: str, work: Work, images: np.ndarray, params: dict[str, np.ndarray]) -> Call:
+    """Compiled with the weights as constants, as `adapters.torch.ScalableViT.compiled` has it."""
+    from scalablevit_ref.adapters.torch_compiled import Compiled
+
+    network = Compiled(_network(who, work, params))
+    x = to_backend(images, "torch", work.held)
+    return lambda: network(x)
+
+
 @lru_cache(maxsize=1)
 def _compiled(who: str, work: Work) -> Call:
-    """Under PyTorch's compiler, in one graph. The one made last is kept, for whoever records its kernels."""
-    return _forward(who, work, *inputs(work), fullgraph=True)
+    """Under PyTorch's compiler, in one graph for these sizes. The one made last is kept, for whoever records its kernels."""
+    return _forward(who, work, *inputs(work), fullgraph=True, dynamic=False)
 
 
 def _recorded(forward: Call) -> tuple[Any, Any]:

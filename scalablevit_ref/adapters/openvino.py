@@ -48,9 +48,7 @@ def openvino_runtime() -> Any:
         sys.modules.pop(TELEMETRY, None)
 
 
-def session(
-    path: str | os.PathLike[str], *, threads: int | None = None, dtype: str = "float32"
-) -> Callable[[Any], np.ndarray]:
+def session(path: str | os.PathLike[str], *, threads: int | None = None, dtype: str = "float32") -> Callable[[Any], np.ndarray]:
     """An ONNX file in float32, loaded by OpenVINO for its CPU: a function of images b c h w that gives the file's first output.
 
     Parameters
@@ -79,7 +77,7 @@ def session(
     >>> network(images).argmax(1)  # doctest: +SKIP
     """
     check_path("path", path)
-    check_choice("dtype", dtype, PRECISIONS)
+    check_choice("dtype", dtype, tuple(PRECISIONS))
     if threads is not None:
         check_count("threads", threads, most=MOST_THREADS)
     with extra("openvino"):

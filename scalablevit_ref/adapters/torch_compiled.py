@@ -54,6 +54,10 @@ class Compiled(nn.Module):
         Is copied.
     """
 
+    _run: Callable[[Tensor], Any] | None
+    _compiled_state: tuple[list[int], list[int]] | None
+    _watched: tuple[list[nn.Parameter], list[Mapping[int, Any]]]
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         hooks = {id(hook): hook for m in network.modules() for kind in HOOKS for hook in getattr(m, kind).values()}
@@ -78,9 +82,7 @@ class Compiled(nn.Module):
         return [p._version for p in parameters if not p.is_inference()], [key for found in hooks for key in found]
 
     def _forget(self) -> None:
-        self._run: Callable[[Tensor], Any] | None = None
-        self._compiled_state: Any = None
-        self._watched: tuple[list[nn.Parameter], list[Mapping[int, Any]]] = ([], [])
+        self._run, self._compiled_state, self._watched = None, None, ([], [])
 
     def train(self, mode: bool = True) -> Compiled:
         """Stays in eval mode."""
@@ -93,4 +95,4 @@ class Compiled(nn.Module):
 
     def _apply(self, *arguments: Any, **options: Any) -> Any:
         self._forget()
-        return super()._apply(*arguments, **options)
+        return super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]

@@ -171,7 +171,7 @@ def why_absent(name: str, work: Work) -> str | None:
         return "CUDA graphs are of GPUs"
     if name.endswith(ON_CPU) and work.device != "cpu":
         return "is timed on the CPU"
-    if name.endswith(ONNX) and work.dtype not in deployed.PRECISIONS:
+    if name.endswith(ONNX) and work.dtype not in deployed.DTYPES:
         return f"the exporters write no {work.dtype}"
     if name.endswith(".ort"):
         return deployed.why_not_in_onnx_runtime(work.dtype)
@@ -207,19 +207,27 @@ def inputs(work: Work) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return _drawn(work.variant, work.batch, work.size)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # a work's and its oracle's
 def _drawn(name: str, batch: int, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     config = variant(name)
     images = np.random.default_rng(0).standard_normal((batch, config.in_chans, size, size), "float32")
     return images, random_params(parameter_shapes(config), dtype="float32")
 
 
-@cache
+def forget_inputs() -> None:
+    """Let go of the images and weights that were drawn last: whoever runs has its own."""
+    _drawn.cache_clear()
+
+
 def oracle(work: Work) -> np.ndarray:
     """NumPy's logits of the first `ORACLE_IMAGES` images, in float64: b classes."""
-    images, params = inputs(work)
-    x, p = (to_backend(arrays, "numpy", "float64") for arrays in (images[:ORACLE_IMAGES], params))
-    return np.asarray(scalable_vit(x, p, work.config))
+    return _oracle(work.variant, min(work.batch, ORACLE_IMAGES), work.size)
+
+
+@cache
+def _oracle(name: str, batch: int, size: int) -> np.ndarray:
+    x, p = (to_backend(arrays, "numpy", "float64") for arrays in _drawn(name, batch, size))
+    return np.asarray(scalable_vit(x, p, variant(name)))
 
 
 @cache

@@ -23,6 +23,9 @@ LOOK = 0.5
 QUIET = 5.0
 """Seconds that a machine must have been quiet for, before a run begins that waits for it."""
 
+TELL = 5.0
+"""Seconds from one line about the waiting to the next."""
+
 PROC = Path("/proc")
 
 TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
@@ -96,7 +99,7 @@ def wait_until_quiet(
         The seconds that were waited, and whether the machine was quiet then. Where its load is not known, nobody waits.
     """
     begin = time.perf_counter()
-    quiet_since = begin
+    quiet_since, told = begin, begin - TELL
     while True:
         load = look()
         now = time.perf_counter()
@@ -108,7 +111,9 @@ def wait_until_quiet(
             return now - begin, True
         if now - begin >= longest:
             return now - begin, False
-        step(f"waiting: other processes take {load:.0%} of the cores; {longest - (now - begin):.0f} s left to wait")
+        if now - told >= TELL:
+            step(f"waiting: other processes take {load:.0%} of the cores' time; {longest - (now - begin):.0f} s left to wait")
+            told = now
 
 
 def disturbances(before: float | None, during: float | None, unserved: float | None) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scalablevit_ref.benchmark.results import page, plot, ran, table
+from scalablevit_ref.benchmark.results import folded, page, plot, ran, table
 from scalablevit_ref.drawing.style import dark_twin
 from tests.gpu.page import gpu_page, pictured
 
@@ -33,18 +33,16 @@ def goals(found: dict[str, Any]) -> Iterator[str]:
     rows = []
     for row in ran(found):
         goal = SPEED_GOALS.get(row["contender"])
-        if goal is not None and (row["device"], row["dtype"]) == ("cpu", "float32"):
+        if goal is not None and row["ratio"] is not None and (row["device"], row["dtype"]) == ("cpu", "float32"):
             times = row["ratio"]["median"]
             verdict = "reached" if times >= goal else f"{1 - times / goal:.0%} short"
             rows.append([f"{row['variant']} × {row['batch']}", row["contender"], f"{goal:.1f}", f"{times:.2f}", verdict])
     if rows:
-        yield "## Goals for speed\n"
-        yield "How many times as fast as the plain module this project wants each backend to be on a CPU, beside what it is.\n"
-        yield table(["work", "contender", "goal", "found", ""], rows)
+        what = "How many times as fast as the plain module this project wants each way to be on a CPU, beside what it is.\n"
+        yield from folded("Goals for speed", what, table(["work", "contender", "goal", "found", ""], rows))
     if "import" in found:
-        yield "## Goals for import and conversion\n"
-        yield "What this project wants them to cost at most, beside what they do.\n"
-        yield table(["what", "goal", "found", ""], list(_costs(found)))
+        what = "What this project wants them to cost at most, beside what they do.\n"
+        yield from folded("Goals for import and conversion", what, table(["what", "goal", "found", ""], list(_costs(found))))
 
 
 def _costs(found: dict[str, Any]) -> Iterator[list[str]]:

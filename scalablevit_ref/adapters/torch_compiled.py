@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +16,20 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 """Where a module keeps the functions that are called with what it takes and gives."""
 
 
+def alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that calls this one, to be compiled beside others of the same code.
+
+    PyTorch keeps what it has compiled with the code of a function: eight times at most, and it takes what it finds there for a
+    module whose weights are others where they are constants. This function has code of its own.
+    """
+
+    def call(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    call.__code__ = call.__code__.replace()
+    return call
+
+
 def inference(network: nn.Module) -> Callable[[Tensor], Any]:
     """Compiled for the images' sizes as they are, in one graph without gradients, with the weights as constants ("freezing").
 
@@ -25,15 +38,18 @@ def inference(network: nn.Module) -> Callable[[Tensor], Any]:
     """
     from torch._inductor import config
 
-    run = torch.compile(network, fullgraph=True, dynamic=False, backend=BACKEND)
-    known: set[Any] = set()
+    compiled: dict[Any, Callable[[Tensor], Any]] = {}
 
     def call(images: Tensor) -> Any:
         kind = (images.shape, images.dtype, images.device)
-        compiling = nullcontext() if kind in known else config.patch(freezing=True)
-        with torch.no_grad(), compiling:
-            found = run(images)
-        known.add(kind)
+        run = compiled.get(kind)
+        with torch.no_grad():
+            if run is not None:
+                return run(images)
+            run = torch.compile(alone(network), fullgraph=True, dynamic=False, backend=BACKEND)
+            with config.patch(freezing=True):
+                found = run(images)
+        compiled[kind] = run
         return found
 
     return call
@@ -66,6 +82,7 @@ class Compiled(nn.Module):
             self.add_module(name, part)
         self._network = (network,)  # in a tuple, so that it is no child beside its own children
         self._forget()
+        self.eval()
 
     def forward(self, images: Tensor) -> Any:
         state = self._state()
@@ -83,6 +100,10 @@ class Compiled(nn.Module):
 
     def _forget(self) -> None:
         self._run, self._compiled_state, self._watched = None, None, ([], [])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy compiles for itself: what was compiled has the weights of this one."""
+        return self.__dict__ | {"_run": None, "_compiled_state": None, "_watched": ([], [])}
 
     def train(self, mode: bool = True) -> Compiled:
         """Stays in eval mode."""

@@ -347,7 +347,9 @@ def _forward(who: str, work: Work, images: np.ndarray, params: dict[str, np.ndar
     else:
         function = _network(who, work, params).to(device=work.device)
     if compiler:
-        function = torch.compile(function, **compiler)
+        from scalablevit_ref.adapters.torch_compiled import alone
+
+        function = torch.compile(alone(function), **compiler)
     return lambda: function(x, *rest)
 
 

@@ -9,25 +9,38 @@ from scalablevit_ref.benchmark.chart import eps_in_words, rate, times_as_fast
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE
 
 LINES = {
-    "numpy": ("logits = sv.scalable_vit(images, params, config)",),
-    "jax": ("logits = jax.jit(sv.scalable_vit, static_argnums=2)(images, sv.to_backend(params, 'jax'{dtype}), config)",),
-    "torch": ("network = adapters.torch.ScalableViT(config, params=params).eval(){to}",),
-    "torch.freezing": ("network = adapters.torch.ScalableViT(config, params=params){to}.compiled()",),
+    "numpy": ("import scalablevit_ref as sv", "logits = sv.scalable_vit(images, params, config)"),
+    "jax": (
+        "import jax, scalablevit_ref as sv",
+        "params = sv.to_backend(params, 'jax'{dtype})",
+        "logits = jax.jit(sv.scalable_vit, static_argnums=2)(images, params, config)",
+    ),
+    "torch": (
+        "from scalablevit_ref.adapters.torch import ScalableViT",
+        "network = ScalableViT(config, params=params){to}.eval()",
+    ),
+    "torch.freezing": (
+        "from scalablevit_ref.adapters.torch import ScalableViT",
+        "network = ScalableViT(config, params=params){to}.compiled()",
+    ),
     "torch.aoti": (
-        "program = torch.export.export(adapters.torch.ScalableViT(config, params=params).eval(){to}, (images,))",
+        "import torch; from scalablevit_ref.adapters.torch import ScalableViT",
+        "program = torch.export.export(ScalableViT(config, params=params){to}.eval(), (images,))",
         "torch._inductor.aoti_compile_and_package(program, package_path='{name}.pt2', inductor_configs={{'freezing': True}})",
         "network = torch._inductor.aoti_load_package('{name}.pt2')",
     ),
     "export.ort": (
-        "adapters.onnx.export(params, config, '{name}.onnx', image_size={size}, batch={batch}{dtype})",
-        "network = adapters.onnx.session('{name}.onnx')",
+        "from scalablevit_ref.adapters import onnx",
+        "onnx.export(params, config, '{name}.onnx', image_size={size}, batch={batch}{dtype})",
+        "network = onnx.session('{name}.onnx')",
     ),
     "export.openvino": (
-        "adapters.onnx.export(params, config, '{name}.onnx', image_size={size}, batch={batch})",
-        "network = adapters.openvino.session('{name}.onnx'{dtype})",
+        "from scalablevit_ref.adapters import onnx, openvino",
+        "onnx.export(params, config, '{name}.onnx', image_size={size}, batch={batch})",
+        "network = openvino.session('{name}.onnx'{dtype})",
     ),
 }
-"""How each way is run; those before the last line once, ahead. Only these are recommended: the others are run for comparison."""
+"""How each way is run, of `params`, `config` and `images`. Only these are recommended: the others are run for comparison."""
 
 QUICK = ("numpy", "torch", "jax", "export.ort", "export.openvino")
 """What a recommendation times: nothing that compiles for minutes."""

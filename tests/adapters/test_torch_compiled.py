@@ -1,6 +1,6 @@
 """`adapters.torch.ScalableViT.compiled`: the eager network's numbers, compiled once for each shape, and anew after a change.
 
-The compiler itself takes a minute for the smallest network: all tests but a nightly one have in its place what runs what it is given.
+The compiler itself takes a minute for the smallest network: all tests but a nightly one put another in its place.
 """
 
 from __future__ import annotations

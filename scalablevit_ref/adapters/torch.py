@@ -129,11 +129,11 @@ class ScalableViT(nn.Module):
         return cls(checkpoint.config, params=checkpoint.params, **options)
 
     def compiled(self) -> Compiled:
-        """A copy for inference that PyTorch's compiler makes fast: called with images, it gives what this gives in eval mode.
+        """A copy for inference that AOTInductor compiles: called with images, it gives what this gives in eval mode.
 
-        One graph for the images' sizes as they are, without gradients, with the weights packed as constants. The first call with a
-        new shape compiles: for `small` one to three minutes on two cores. On a CPU that takes a C++ compiler. The results
-        differ from the eager ones by the order of sums. `scalablevit-ref bench --recommend` says what is fastest on a machine.
+        One graph for the images' shape as it is, without gradients, with the weights packed as constants. The first call with a new
+        shape compiles: for `small` one to three minutes on two cores, and it takes a C++ compiler. The results differ from the
+        eager ones by the order of sums. `scalablevit-ref bench --recommend` says what is fastest on a machine.
 
         Returns
         -------

@@ -52,10 +52,10 @@ LIBRARIES = {
 """Contender to the library it needs.
 
 `jax` runs under `jax.jit`. `module` is the plain module, `torch` the specification on PyTorch: eager; `.compile` under PyTorch's
-compiler; `.freezing` likewise, with the weights as constants (`adapters.torch.ScalableViT.compiled`); `.aoti` compiled ahead, by
-AOTInductor into a package; `.replay` the eager kernels, recorded in a CUDA graph; `.graphs` the compiled ones, likewise. `export`
-is the ONNX file of `adapters.onnx.export`, and before a runtime's name `module` is that of `torch.onnx.export` of the plain module:
-`.ort` in ONNX Runtime, `.openvino` in OpenVINO.
+compiler; `.freezing` likewise, with the weights as constants; `.aoti` compiled ahead, by AOTInductor into a package, as
+`adapters.torch.ScalableViT.compiled` does; `.replay` the eager kernels, recorded in a CUDA graph; `.graphs` the compiled ones,
+likewise. `export` is the ONNX file of `adapters.onnx.export`, and before a runtime's name `module` is that which
+`torch.onnx.export` makes of the plain module: `.ort` in ONNX Runtime, `.openvino` in OpenVINO.
 """
 
 RECORDED = (".replay", ".graphs")
@@ -347,9 +347,7 @@ def _forward(who: str, work: Work, images: np.ndarray, params: dict[str, np.ndar
     else:
         function = _network(who, work, params).to(device=work.device)
     if compiler:
-        from scalablevit_ref.adapters.torch_compiled import alone
-
-        function = torch.compile(alone(function), **compiler)
+        function = torch.compile(_alone(function), **compiler)
     return lambda: function(x, *rest)
 
 
@@ -369,12 +367,34 @@ def _network(who: str, work: Work, params: dict[str, np.ndarray]) -> Any:
 
 
 def _frozen(who: str, work: Work, images: np.ndarray, params: dict[str, np.ndarray]) -> Call:
-    """Compiled with the weights as constants, as `adapters.torch.ScalableViT.compiled` has it."""
-    from scalablevit_ref.adapters.torch_compiled import Compiled
+    """Under `torch.compile` without gradients, with the weights as constants ("freezing")."""
+    import torch
+    from torch._inductor import config
 
-    network = Compiled(_network(who, work, params))
+    network = torch.compile(_alone(_network(who, work, params).requires_grad_(False)), fullgraph=True, dynamic=False)
     x = to_backend(images, "torch", work.held)
-    return lambda: network(x)
+    with torch.no_grad(), config.patch(freezing=True):
+        network(x)
+
+    def run() -> Any:
+        with torch.no_grad():
+            return network(x)
+
+    return run
+
+
+def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that calls this one, to be compiled beside others of the same code.
+
+    PyTorch keeps what it has compiled with the code of a function: eight times at most, and it takes what it finds there for a
+    module whose weights are others where they are constants. This function has code of its own.
+    """
+
+    def call(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    call.__code__ = call.__code__.replace()
+    return call
 
 
 @lru_cache(maxsize=1)

@@ -40,13 +40,11 @@ def write_torch_export(path: Path, network: Any, images: Any) -> None:
 
 
 def write_package(path: Path, network: Any, images: Any) -> None:
-    """The package that AOTInductor makes of a module, for these images' sizes: machine code, with the weights."""
-    import torch
-    from torch._inductor import aoti_compile_and_package
+    """The package that `adapters.torch.ScalableViT.compiled` makes of a module, for these images' sizes."""
+    from scalablevit_ref.adapters import torch_compiled
 
-    with quiet(), torch.no_grad():
-        program = torch.export.export(network, (images,))
-        aoti_compile_and_package(program, package_path=str(path), inductor_configs={"freezing": True})
+    with quiet():
+        torch_compiled.write_package(network, images, path)
 
 
 @contextmanager

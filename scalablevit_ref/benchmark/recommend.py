@@ -19,15 +19,9 @@ LINES = {
         "from scalablevit_ref.adapters.torch import ScalableViT",
         "network = ScalableViT(config, params=params){to}.eval()",
     ),
-    "torch.freezing": (
+    "torch.aoti": (
         "from scalablevit_ref.adapters.torch import ScalableViT",
         "network = ScalableViT(config, params=params){to}.compiled()",
-    ),
-    "torch.aoti": (
-        "import torch; from scalablevit_ref.adapters.torch import ScalableViT",
-        "program = torch.export.export(ScalableViT(config, params=params){to}.eval(), (images,))",
-        "torch._inductor.aoti_compile_and_package(program, package_path='{name}.pt2', inductor_configs={{'freezing': True}})",
-        "network = torch._inductor.aoti_load_package('{name}.pt2')",
     ),
     "export.ort": (
         "from scalablevit_ref.adapters import onnx",
@@ -45,7 +39,7 @@ LINES = {
 QUICK = ("numpy", "torch", "jax", "export.ort", "export.openvino")
 """What a recommendation times: nothing that compiles for minutes."""
 
-COMPILED = ("torch.freezing", "torch.aoti")
+COMPILED = ("torch.aoti",)
 """What it times too where the user has the minutes."""
 
 WIDE, NARROW = ("float32",), ("bfloat16", "float16")

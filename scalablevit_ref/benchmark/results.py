@@ -52,8 +52,8 @@ ratios.
 | `torch`, `numpy`, `cupy` | ours on PyTorch, NumPy and CuPy, eagerly |
 | `jax` | ours under `jax.jit` |
 | `.compile` | `torch.compile` in one graph |
-| `.freezing` | the same with the weights as constants: `adapters.torch.ScalableViT(…).compiled()` |
-| `.aoti` | a package of AOTInductor |
+| `.freezing` | the same with the weights as constants |
+| `.aoti` | a package of AOTInductor, likewise: of ours what `adapters.torch.ScalableViT(…).compiled()` makes |
 | `export.ort`, `export.openvino` | the ONNX file of `adapters.onnx.export`, in ONNX Runtime and in OpenVINO |
 | `module.ort`, `module.openvino` | the ONNX file that `torch.onnx.export` makes of the plain module |
 """
@@ -179,7 +179,7 @@ def print_recommendation(console: Console, found: dict[str, Any]) -> None:
         console.print(absence, style="dim", soft_wrap=True)
     untried = [name for name in COMPILED if name not in {row["contender"] for row in found["forward"]}]
     if untried:
-        console.print(f"not tried: {', '.join(untried)}, which compile for minutes: add --full", style="dim")
+        console.print(f"not tried: {', '.join(untried)}, which compiles for minutes: add --full", style="dim")
 
 
 def _terminal_table(rows: list[dict[str, Any]]) -> Table:

@@ -132,7 +132,7 @@ def test_a_module_is_written_as_it_is(tmp_path: Path, monkeypatch: pytest.Monkey
 
     given: list[Any] = []
     monkeypatch.setattr(torch.onnx, "export", lambda network, images, path, **options: given.append((network, images[0], options)))
-    monkeypatch.setattr(torch.export, "export", lambda network, images: given.append((network, images[0], {})))
+    monkeypatch.setattr(torch.export, "export", lambda network, images, **options: given.append((network, images[0], {})))
     monkeypatch.setattr("torch._inductor.aoti_compile_and_package", lambda program, **options: given.append(options))
     build("module.ort", WORK, tmp_path)
     build("module.aoti", replace(WORK, dtype="bfloat16"), tmp_path)

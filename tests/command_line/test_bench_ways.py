@@ -64,7 +64,7 @@ def words(found: dict[str, Any]) -> list[str]:
 def test_every_way_is_of_contenders_that_there_are() -> None:
     names = [name for way in chart.WAYS.values() for name in way]
     assert set(names) - {MODULE} <= set(LIBRARIES)
-    assert set(recommend.LINES) == set(names) - {MODULE, "torch.compile"}
+    assert set(recommend.LINES) == set(names) - {MODULE, "torch.compile", "torch.freezing"}
     assert {*recommend.QUICK, *recommend.COMPILED} == set(recommend.LINES)
 
 
@@ -184,7 +184,7 @@ def test_the_recommendation_in_words() -> None:
     )
     lines = printed(document()).splitlines()
     assert lines[0] == "A processor, 2 threads"
-    assert tuple(lines[-len(said) :]) == said  # without a line about compilers: torch.freezing and torch.aoti were run
+    assert tuple(lines[-len(said) :]) == said  # without a line about torch.aoti, which was run
 
 
 def test_a_disturbed_run_recommends_nothing() -> None:
@@ -203,13 +203,13 @@ def test_the_lines_are_python(name: str) -> None:
     assert ("bfloat16" in "".join(narrow)) != (name == "numpy")  # which does not compute in it
 
 
-@pytest.mark.parametrize("name", ["numpy", "jax", "torch", "torch.freezing", "export.ort", "export.openvino"])
+@pytest.mark.parametrize("name", ["numpy", "jax", "torch", "torch.aoti", "export.ort", "export.openvino"])
 def test_the_lines_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they are printed, of weights, settings and images; and they give the logits."""
     import jax
     import torch
 
-    monkeypatch.setattr(torch, "compile", lambda function, **options: function)  # both compilers take a minute
+    monkeypatch.setattr("scalablevit_ref.adapters.torch_compiled.packaged", lambda network, images: network)  # it takes a minute
     monkeypatch.setattr(jax, "jit", lambda function, static_argnums: lambda x, p, c: function(sv.to_numpy(x), sv.to_numpy(p), c))
     monkeypatch.chdir(tmp_path)
     config = replace(sv.variant("digits"), depths=(1, 1, 1, 1))
@@ -237,7 +237,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         r"digits x 1 at 112\n  float32: \S+ in float32: [\d.]+ images a second, [\d.]+ x the eager module, ", result.stdout
     )
     assert "digits x 8 at 112\n" in result.stdout
-    assert result.stdout.endswith("not tried: torch.freezing, torch.aoti, which compile for minutes: add --full\n")
+    assert result.stdout.endswith("not tried: torch.aoti, which compiles for minutes: add --full\n")
     found = json.loads(CliRunner().invoke(app, [*words, "--json", "--batch", "2", "--dtype", "float32"]).stdout)
     (item,) = found["recommendation"]
     assert item["batch"] == 2

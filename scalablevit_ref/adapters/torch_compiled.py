@@ -25,7 +25,7 @@ def write_package(network: nn.Module, images: Tensor, path: str | os.PathLike[st
     from torch._inductor import aoti_compile_and_package
 
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of PyTorch's own inside
+        warnings.simplefilter("ignore")  # they are about PyTorch's own inside
         program = torch.export.export(network, (images,), strict=False)
         aoti_compile_and_package(program, package_path=os.fspath(path), inductor_configs=SETTINGS)
 

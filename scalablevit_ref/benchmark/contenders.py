@@ -64,6 +64,9 @@ RECORDED = (".replay", ".graphs")
 ONNX = (".ort", ".openvino")
 """How contenders end that run an ONNX file."""
 
+LEAVES_FILES = (".compile", ".freezing", ".graphs", ".aoti", *ONNX)
+"""How contenders end for which files are written, by the compiler or ahead."""
+
 ON_CPU = (".freezing", ".aoti", *ONNX)
 """How contenders end that are timed on the CPU only."""
 
@@ -127,7 +130,6 @@ def entered(
     that failed.
     """
     ready, absent, failed = {}, {}, {}
-    folder = folder or temporary_folder()
     for name in names:
         step(f"{work.variant} x {work.batch}: {name}")
         why = why_absent(name, work)
@@ -238,19 +240,23 @@ def temporary_folder() -> Path:
     return path
 
 
-def built_file(name: str, work: Work, folder: Path) -> Path | None:
-    """Where a contender's file lies that is made ahead, or None if it has none. Runtimes share the files."""
+def built_file(name: str, work: Work, folder: Path | None) -> Path | None:
+    """Where a contender's file lies that is made ahead, or None if it has none. Runtimes share the files.
+
+    Without a folder it is in one that is made now, and removed when this process ends.
+    """
     who, _, how = name.partition(".")
     ending = {"aoti": "pt2", "ort": "onnx", "openvino": "onnx"}.get(how)
-    dtype = _dtype_of_file(name, work)
-    return folder / f"{who}-{work.variant}-{work.batch}-{work.size}-{dtype}.{ending}" if ending else None
+    if ending is None:
+        return None
+    return (folder or temporary_folder()) / f"{who}-{work.variant}-{work.batch}-{work.size}-{_dtype_of_file(name, work)}.{ending}"
 
 
 def _dtype_of_file(name: str, work: Work) -> str:
     return "float32" if name.endswith(".openvino") else work.dtype  # OpenVINO turns the weights itself
 
 
-def build(name: str, work: Work, folder: Path) -> float | None:
+def build(name: str, work: Work, folder: Path | None) -> float | None:
     """Write a contender's file unless it is there; the seconds that this took, when it was, or None if it has none."""
     path = built_file(name, work, folder)
     return None if path is None else _built(path, name.partition(".")[0], replace(work, dtype=_dtype_of_file(name, work)))
@@ -273,7 +279,6 @@ def prepare(name: str, work: Work, folder: Path | None = None) -> Call:
     """A contender, ready to run: weights and images on the device, nothing compiled yet. Its file lies in `folder`, or is built."""
     config = work.config
     images, params = inputs(work)
-    folder = folder or temporary_folder()
     path = built_file(name, work, folder)
     if path is not None:
         build(name, work, folder)

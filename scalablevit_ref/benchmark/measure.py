@@ -22,7 +22,7 @@ import numpy as np
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.backends.start import FAULTS, said
 from scalablevit_ref.backends.threads import cores
-from scalablevit_ref.benchmark.contenders import MODULE, Call, Contender, Work, allow_tf32, entered, failure, oracle
+from scalablevit_ref.benchmark.contenders import LEAVES_FILES, MODULE, Call, Contender, Work, allow_tf32, entered, failure, oracle
 from scalablevit_ref.benchmark.load import LIMIT, disturbances, load_now, others, ticks, unserved, wait_until_quiet
 from scalablevit_ref.blocks import block
 from scalablevit_ref.config import variant
@@ -86,7 +86,7 @@ def document(
     patience
         Seconds that are waited, in all, for other processes to leave the cores alone.
     """
-    with threads(count) as count, TemporaryDirectory(prefix="scalablevit-bench-") as folder, compiled_anew(Path(folder)):
+    with threads(count) as count, files_of(contenders) as folder:
         found: dict[str, Any] = {"machine": machine(count), "gpu": gpu()}
         wait = Wait(patience)
         wait.until_quiet(step)
@@ -103,7 +103,7 @@ def document(
                 count=count,
                 peaks=full,
                 step=step,
-                folder=Path(folder),
+                folder=folder,
                 wait=wait,
             )
             found["forward"] += rows
@@ -156,14 +156,21 @@ class Wait:
 
 
 @contextmanager
-def compiled_anew(folder: Path) -> Iterator[None]:
-    """PyTorch's compiler keeps what it compiles in this folder: nothing of an earlier run shortens its time."""
+def files_of(contenders: Iterable[str]) -> Iterator[Path | None]:
+    """A folder for this run's files, or None if no contender leaves any.
+
+    PyTorch's compiler keeps in it what it compiles: nothing of an earlier run shortens its time.
+    """
+    if not any(name.endswith(LEAVES_FILES) for name in contenders):
+        yield None
+        return
     before = os.environ.get(COMPILER_CACHE)
-    os.environ[COMPILER_CACHE] = str(folder / "inductor")
-    try:
-        yield
-    finally:
-        os.environ.pop(COMPILER_CACHE) if before is None else os.environ.update({COMPILER_CACHE: before})
+    with TemporaryDirectory(prefix="scalablevit-bench-") as folder:
+        os.environ[COMPILER_CACHE] = str(Path(folder) / "inductor")
+        try:
+            yield Path(folder)
+        finally:
+            os.environ.pop(COMPILER_CACHE) if before is None else os.environ.update({COMPILER_CACHE: before})
 
 
 def machine(count: int) -> dict[str, Any]:
@@ -270,7 +277,7 @@ def forward_passes(
     count: int,
     peaks: bool,
     step: Callable[[str], None],
-    folder: Path,
+    folder: Path | None,
     wait: Wait,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """One row for each contender and dtype: times in turn, ratio, share of the matmul peak and memory; or why not. And the load.

@@ -334,13 +334,19 @@ def test_what_the_processor_multiplies_with(tmp_path: Path, monkeypatch: pytest.
     assert results.multiplies_with({}) == results.multiplies_with({"products": {"AVX-512": False}}) == ""
 
 
-def test_what_is_compiled_is_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_compiled_is_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of the run, which there is only where somebody needs it."""
     import os
 
     monkeypatch.setenv(measure.COMPILER_CACHE, "theirs")
-    with measure.compiled_anew(tmp_path):
-        assert os.environ[measure.COMPILER_CACHE] == str(tmp_path / "inductor")
+    with measure.files_of(["numpy", "torch.compile"]) as folder:
+        assert folder is not None
+        assert os.environ[measure.COMPILER_CACHE] == str(folder / "inductor")
     assert os.environ[measure.COMPILER_CACHE] == "theirs"
+    assert not folder.exists()
+    with measure.files_of(["numpy", "jax"]) as folder:
+        assert folder is None
+        assert os.environ[measure.COMPILER_CACHE] == "theirs"
 
 
 def test_memory_is_that_of_the_activations() -> None:

@@ -82,7 +82,8 @@ def ways(found: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> Diagram:
     y = diagram.heading(f"{machine['cpu']}, {several(machine['threads'], 'thread')}")
     works = list(by_work(rows))
     most = max(row["batch"] / row["seconds"]["low"] for _, kinds in works for _, shown in kinds for _, row in shown)
-    for end, words in ((RATE, "images/s"), (TIMES, "times"), (ERROR, "error")):
+    headings = [(RATE, "images/s"), (TIMES, "times"), *[(ERROR, "error")] * _have_errors(rows)]
+    for end, words in headings:
         diagram.texts.append(Text(end, y + GROUP - 9, words, "right", SMALL, color="soft"))
     for words, kinds in works:
         y += GROUP
@@ -120,7 +121,13 @@ def legend(rows: Sequence[dict[str, Any]]) -> list[str]:
     times = f"times: as fast as the authors' module, run eagerly {base}"
     if any(times_as_fast(row) is None for row in rows):
         times = "no times: other processes were busy meanwhile"
-    return [times, "error: of the logits, ‖Δ‖ / ‖NumPy's in float64‖", "the line in a bar spans the quartiles"]
+    error = ["error: of the logits, ‖Δ‖ / ‖NumPy's in float64‖"] * _have_errors(rows)
+    return [times, *error, "the line in a bar spans the quartiles"]
+
+
+def _have_errors(rows: Sequence[dict[str, Any]]) -> bool:
+    """Documents of earlier versions have none."""
+    return any("error_eps" in row for row in rows)
 
 
 def alt(rows: Sequence[dict[str, Any]]) -> str:

@@ -20,6 +20,7 @@ from scalablevit_ref.benchmark.contenders import LIBRARIES, MODULE
 from scalablevit_ref.cli import app
 from scalablevit_ref.drawing.render import picture
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, random_images, random_params, relative_l2
+from tests.programs.benchmarks import project_page
 
 pytestmark = pytest.mark.usefixtures("as_in_production")
 
@@ -128,6 +129,14 @@ def test_the_page_has_the_picture_first_and_folds_the_rest() -> None:
     )
     assert "process MB |" not in rest  # which was not measured
     assert "- not run: jax (small): not installed: pip install x" in rest
+
+
+def test_the_goals_of_what_is_recommended() -> None:
+    text = project_page(document(), "benchmarks")
+    assert "| small × 1 | recommended: export.ort in float32 | 1.45 | 1.67 | reached |" in text
+    assert "| small × 1 | recommended: export.openvino in bfloat16 | 3.50 | 4.00 | reached |" in text
+    assert "| small × 8 | recommended: export.openvino in float32 | 1.45 | 2.00 | reached |" in text
+    assert "| small × 1 | export.ort | 1.4 | 1.67 | reached |" in text
 
 
 def test_what_is_recommended() -> None:

@@ -106,7 +106,7 @@ class Compiled(nn.Module):
         self._run, self._compiled_state, self._watched = None, None, ([], [])
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy compiles for itself: what was compiled has the weights of this one."""
+        """Without what was compiled, which no file and no other network can hold."""
         return self.__dict__ | {"_run": None, "_compiled_state": None, "_watched": ([], [])}
 
     def train(self, mode: bool = True) -> Compiled:

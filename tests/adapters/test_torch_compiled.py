@@ -6,6 +6,7 @@ The compiler itself takes a minute for the smallest network: all tests but a nig
 from __future__ import annotations
 
 import copy
+import pickle
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -156,6 +157,17 @@ def test_another_dtype_is_compiled_anew(compiler: Compiler) -> None:
     wide = compiled.to(torch.float64)(rows().double())
     assert wide.dtype == torch.float64
     assert torch.allclose(wide, small().eval().double()(rows().double()), rtol=1e-12)
+    assert len(compiler.shapes) == 2
+    rounded = Compiled(small())
+    rounded(rows())
+    assert torch.equal(rounded.half().float()(rows()), small().half().float().eval()(rows()))
+
+
+def test_a_pickle_is_of_the_network_alone(compiler: Compiler) -> None:
+    compiled = Compiled(small())
+    before = compiled(rows())
+    again = pickle.loads(pickle.dumps(compiled))
+    assert torch.equal(again(rows()), before)
     assert len(compiler.shapes) == 2
 
 

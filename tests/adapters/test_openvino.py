@@ -65,11 +65,18 @@ def test_one_that_is_missing_or_broken_leaves_no_trace(stand_in: Path) -> None:
     assert not {TELEMETRY, "openvino"} & set(sys.modules)
 
 
-def test_the_real_one_starts_no_process() -> None:
+@pytest.mark.parametrize(
+    "loads",
+    [
+        "from scalablevit_ref.adapters.openvino import openvino_runtime; openvino_runtime().Core()",
+        "import scalablevit_ref.compare.capture.openvino",
+    ],
+)
+def test_the_real_one_starts_no_process(loads: str) -> None:
     """As it does where it is imported as it is, in a thread, a moment later."""
     code = (
         "import multiprocessing.process as p, threading; started = []; p.BaseProcess.start = lambda self: started.append(self)\n"
-        "from scalablevit_ref.adapters.openvino import openvino_runtime; openvino_runtime().Core()\n"
+        f"{loads}\n"
         "[one.join(2) for one in threading.enumerate() if one is not threading.main_thread()]; print(len(started))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "0\n"

@@ -38,7 +38,7 @@ from scalablevit_ref.benchmark.results import _terminal_table
 from scalablevit_ref.cli import app
 from scalablevit_ref.cli.bench import _seconds, _works
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, relative_l2
-from tests.programs.benchmarks import project_page, project_picture
+from tests.programs.benchmarks import DOCS, project_page, project_picture
 
 WORK = Work("digits", 2, 112)
 ARGUMENTS = ["bench", "--variants", "digits", "--rounds", "3", "--threads", "1"]
@@ -528,14 +528,13 @@ def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["benchmarks", "benchmarks_variants", "benchmarks_gpu"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in DOCS.glob("benchmarks*.json")))
 def test_the_committed_page_and_pictures_are_of_the_committed_run(name: str, tmp_path: Path) -> None:
-    docs = Path(__file__).parents[2] / "docs"
-    found = json.loads((docs / f"{name}.json").read_text(encoding="utf-8"))
+    found = json.loads((DOCS / f"{name}.json").read_text(encoding="utf-8"))
     for theme, file in (("light", f"{name}.svg"), ("dark", f"{name}-dark.svg")):
         results.plot(project_picture(found), tmp_path / file, theme=theme)
-        assert (tmp_path / file).read_bytes() == (docs / "pictures" / file).read_bytes()
-    assert project_page(found, name) == (docs / f"{name}.md").read_text(encoding="utf-8")
+        assert (tmp_path / file).read_bytes() == (DOCS / "pictures" / file).read_bytes()
+    assert project_page(found, name) == (DOCS / f"{name}.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("package", "extra"), [("torch", "torch"), ("matplotlib", "plot")])

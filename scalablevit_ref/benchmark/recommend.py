@@ -124,7 +124,8 @@ def lines(items: Sequence[Mapping[str, Any]]) -> list[str]:
                 continue
             times = f"{way['times_as_fast']:.2f} x the eager module, " if way["times_as_fast"] else ""
             percent = f" ({100 * way['error_eps'] * EPS[way['dtype']]:.2g} %)" if key == "bits16" else ""
-            ahead = f", {way['build_seconds']:.0f} s to build once" if "build_seconds" in way else ""
+            often = "compile in each process" if way["contender"] in COMPILED else "build once"
+            ahead = f", {way['build_seconds']:.0f} s to {often}" if "build_seconds" in way else ""
             figures = f"{way['images_per_second']:.1f} images a second, {times}error {eps_in_words(way['error_eps'])}{percent}"
             said.append(f"  {what}: {way['contender']} in {way['dtype']}: {figures}, {way['start_seconds']:.0f} s to start{ahead}")
             said += [f"      {line}" for line in way["code"]]

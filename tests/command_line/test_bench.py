@@ -246,6 +246,10 @@ def test_the_matrix_product_s_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Multiply-adds over the seconds of the fastest run of either library."""
     monkeypatch.setattr(measure, "interleaved", lambda calls, rounds: {name: [0.5, 0.25 + (name == "a")] for name in calls})
     assert matmul_peak("float32", side=256, repeats=3) == 256**3 / 0.25
+    rates = {"numpy": 1.0, "torch": 2.0, "onednn": 4.0}
+    monkeypatch.setattr(measure, "interleaved", lambda calls, rounds: {name: [1 / rates[name]] for name in calls})
+    assert matmul_peak("float32", side=256) == 4 * 256**3  # whose products compiled networks have
+    assert matmul_peak("bfloat16", side=256) == 2 * 256**3
     monkeypatch.undo()
     assert 0 < matmul_peak("float32", side=256, repeats=3) < np.inf
 

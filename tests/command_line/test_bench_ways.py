@@ -196,6 +196,13 @@ def test_the_recommendation_in_words() -> None:
     assert tuple(lines[-len(said) :]) == said  # without a line about torch.aoti, which was run
 
 
+def test_what_compiles_in_each_process_is_told_so() -> None:
+    found = document(forward=[row("torch.aoti", "float32", 1, 0.1)])
+    (_, line, *code) = recommend.lines(recommend.recommendation(found, results.ran(found))[:1])[:-1]
+    assert line.endswith("1 s to start, 61 s to compile in each process")
+    assert code[-1] == "      network = ScalableViT(config, params=params).compiled()"
+
+
 def test_a_disturbed_run_recommends_nothing() -> None:
     works = [{"variant": "small", "batch": batch, "size": 224, "disturbed": ["other work"] * (batch == 1)} for batch in (1, 8)]
     text = printed(document(load={"works": works, "disturbed": True}))

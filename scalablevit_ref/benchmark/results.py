@@ -168,13 +168,15 @@ def print_results(console: Console, found: dict[str, Any]) -> None:
 
 
 def print_recommendation(console: Console, found: dict[str, Any]) -> None:
-    """Print what is fastest, for a terminal, and what was not run."""
+    """Print what is fastest, for a terminal, and what was not run; of a disturbed run the times."""
     machine = found["machine"]
     console.print(f"{machine['cpu']}, {several(machine['threads'], 'thread')}")
     if units := multiplies_with(machine):
         console.print(units)
     for line in lines(found["recommendation"]):
         console.print(line, soft_wrap=True)
+    if any(item["disturbed"] for item in found["recommendation"]):
+        console.print(_terminal_table(ran(found)))
     for absence in absences(found):
         console.print(absence, style="dim", soft_wrap=True)
     untried = [name for name in COMPILED if name not in {row["contender"] for row in found["forward"]}]

@@ -207,6 +207,8 @@ def test_a_disturbed_run_recommends_nothing() -> None:
     works = [{"variant": "small", "batch": batch, "size": 224, "disturbed": ["other work"] * (batch == 1)} for batch in (1, 8)]
     text = printed(document(load={"works": works, "disturbed": True}))
     assert "small x 1 at 224\n  no recommendation: other work. Add --wait 10m.\nsmall x 8 at 224\n  float32: " in text
+    assert re.search(r"export.ort +120.0 +108.0–132.0", text)  # the times
+    assert "120.0" not in printed(document())
 
 
 @pytest.mark.parametrize("name", recommend.LINES)

@@ -8,11 +8,13 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -20,15 +22,30 @@ import numpy as np
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.backends.start import FAULTS, said
 from scalablevit_ref.backends.threads import cores
-from scalablevit_ref.benchmark.contenders import MODULE, Call, Contender, Work, allow_tf32, entered, failure, oracle
+from scalablevit_ref.benchmark.contenders import LEAVES_FILES, MODULE, Call, Contender, Work, allow_tf32, entered, failure, oracle
+from scalablevit_ref.benchmark.load import LIMIT, disturbances, load_now, others, ticks, unserved, wait_until_quiet
 from scalablevit_ref.blocks import block
 from scalablevit_ref.config import variant
 from scalablevit_ref.cost import cost
 from scalablevit_ref.parameters import block_kind, children, parameter_shapes
 from scalablevit_ref.testing import EPS, random_images, random_params, relative_l2
 
-PACKAGES = ("scalablevit-ref", "numpy", "einops", "torch", "triton", "jax", "cupy-cuda12x", "cupy-cuda13x", "vit-pytorch")
+PACKAGES = (
+    *("scalablevit-ref", "numpy", "einops", "torch", "triton", "jax", "cupy-cuda12x", "cupy-cuda13x"),
+    *("onnx", "onnxscript", "onnxruntime", "openvino", "vit-pytorch"),
+)
 """Packages whose versions the document has."""
+
+UNITS = {"AVX-512": "avx512f", "AVX-512-BF16": "avx512_bf16", "AMX-BF16": "amx_bf16"}
+"""What a processor multiplies with, and Linux' flag for it."""
+
+CPUINFO = Path("/proc/cpuinfo")
+
+WORK = tuple(field.name for field in fields(Work))
+"""What a row says of its work."""
+
+COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+"""The variable that says where PyTorch's compiler keeps what it has compiled."""
 
 PAUSE = {"cpu": 0.03, "cuda": 0.0}
 """Seconds between two runs, in which the idle threads of the library that ran last go to sleep and leave the cores to the next."""
@@ -41,14 +58,21 @@ GROWTH_SIZES = (224, 448, 672, 896)
 
 
 def document(
-    works: Sequence[Work], contenders: Sequence[str], *, rounds: int, count: int | None, full: bool, step: Callable[[str], None]
+    works: Sequence[Work],
+    contenders: Sequence[str],
+    *,
+    rounds: int,
+    count: int | None,
+    full: bool,
+    step: Callable[[str], None],
+    patience: float = 0.0,
 ) -> dict[str, Any]:
     """All figures of one run.
 
     Parameters
     ----------
     works
-        The forward passes.
+        The forward passes. Those that differ in their dtype alone are timed in turn with each other.
     contenders
         Of `contenders.LIBRARIES`, to be timed beside the plain module.
     rounds
@@ -59,16 +83,32 @@ def document(
         Measure memory, growth, import and conversion too.
     step
         Is told what is being done.
+    patience
+        Seconds that are waited, in all, for other processes to leave the cores alone.
     """
-    with threads(count) as count:
+    with threads(count) as count, files_of(contenders) as folder:
         found: dict[str, Any] = {"machine": machine(count), "gpu": gpu()}
+        wait = Wait(patience)
+        wait.until_quiet(step)
         step("matrix product")
         products = {kind: matmul_peak(*kind) for kind in dict.fromkeys((work.dtype, work.device) for work in works)}
         found["matmul_gflops"] = {" ".join(kind): 2 * product / 1e9 for kind, product in products.items()}
-        found["forward"] = []
-        for work in works:
-            product = products[work.dtype, work.device]
-            found["forward"] += forward_passes(work, contenders, matmul=product, rounds=rounds, count=count, peaks=full, step=step)
+        found["forward"], found["load"] = [], {"limit": LIMIT, "works": []}
+        for group in groups(works):
+            rows, load = forward_passes(
+                group,
+                contenders,
+                products=products,
+                rounds=rounds,
+                count=count,
+                peaks=full,
+                step=step,
+                folder=folder,
+                wait=wait,
+            )
+            found["forward"] += rows
+            found["load"]["works"].append(load)
+        found["load"] |= wait.told() | {"disturbed": any(load["disturbed"] for load in found["load"]["works"])}
         if full:
             from scalablevit_ref.benchmark.processes import conversion, import_time
 
@@ -81,13 +121,65 @@ def document(
     return found
 
 
+def groups(works: Iterable[Work]) -> list[list[Work]]:
+    """The works that differ in their dtype alone lie together."""
+    found: dict[Work, list[Work]] = {}
+    for work in works:
+        found.setdefault(replace(work, dtype=""), []).append(work)
+    return list(found.values())
+
+
+class Wait:
+    """The patience of a run, which all its waits share.
+
+    Parameters
+    ----------
+    patience
+        Seconds; none is nobody waits.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.patience, self.left, self.waited, self.gave_up = patience, patience, 0.0, False
+
+    def until_quiet(self, step: Callable[[str], None]) -> None:
+        """Wait until other processes leave the cores alone, or until there is no patience left."""
+        if self.left > 0:
+            seconds, quiet = wait_until_quiet(self.left, step)
+            self.waited, self.left = self.waited + seconds, self.left - seconds
+            self.gave_up = self.gave_up or not quiet
+            if not quiet:
+                step(f"not quiet after {self.waited:.0f} s of waiting: it begins all the same")
+
+    def told(self) -> dict[str, Any]:
+        """For the document: nothing where nobody was to wait."""
+        return {"waited_seconds": self.waited, "gave_up_waiting": self.gave_up} if self.patience else {}
+
+
+@contextmanager
+def files_of(contenders: Iterable[str]) -> Iterator[Path | None]:
+    """A folder for this run's files, or None if no contender leaves any.
+
+    PyTorch's compiler keeps in it what it compiles: nothing of an earlier run shortens its time.
+    """
+    if not any(name.endswith(LEAVES_FILES) for name in contenders):
+        yield None
+        return
+    before = os.environ.get(COMPILER_CACHE)
+    with TemporaryDirectory(prefix="scalablevit-bench-") as folder:
+        os.environ[COMPILER_CACHE] = str(Path(folder) / "inductor")
+        try:
+            yield Path(folder)
+        finally:
+            os.environ.pop(COMPILER_CACHE) if before is None else os.environ.update({COMPILER_CACHE: before})
+
+
 def machine(count: int) -> dict[str, Any]:
     """What ran and on what, with so many threads."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    model, flags = platform.processor(), ""
+    if CPUINFO.exists():
+        lines = [line.partition(":") for line in CPUINFO.read_text(encoding="utf-8").splitlines()]
+        told = {key.strip(): value.strip() for key, _, value in lines}
+        model, flags = told.get("model name", model), told.get("flags", told.get("Features", ""))
     versions = {}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -95,6 +187,7 @@ def machine(count: int) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "cpu": model,
+        "products": {name: flag in flags.split() for name, flag in UNITS.items()},
         "cores": os.cpu_count(),
         "threads": count,
         "system": f"{platform.system()} {platform.machine()}",
@@ -142,7 +235,10 @@ def threads(count: int | None) -> Iterator[int]:
 
 
 def matmul_peak(dtype: str, device: str = "cpu", *, side: int | None = None, repeats: int = 8) -> float:
-    """Multiply-adds a second of a square matrix product, the best of some runs and, on a CPU, of NumPy and PyTorch."""
+    """Multiply-adds a second of a square matrix product: the best of some runs and, on a CPU, of NumPy's, PyTorch's and oneDNN's.
+
+    oneDNN multiplies in what PyTorch compiles and in OpenVINO; on an AMD EPYC it is twice as fast as the MKL of eager PyTorch.
+    """
     import torch
 
     allow_tf32(dtype)
@@ -153,19 +249,59 @@ def matmul_peak(dtype: str, device: str = "cpu", *, side: int | None = None, rep
     if device == "cpu" and dtype != "bfloat16":
         x, y = a.numpy(), b.numpy()
         products["numpy"] = lambda: x @ y
+        if dtype == "float32" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            products["onednn"] = lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
     return side**3 / min(second for seconds in interleaved(products, repeats).values() for second in seconds)
 
 
-def forward_passes(
-    work: Work, contenders: Iterable[str], *, matmul: float, rounds: int, count: int, peaks: bool, step: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """One row for each contender: times in turn with the plain module, ratio, share of the matmul peak and memory; or why not.
+@dataclass(frozen=True)
+class Entrants:
+    """Who has entered for a work: those who did it once, why others cannot, and what others raised."""
 
-    `matmul` is the multiply-adds a second of a large matrix product here, `peaks` says whether memory is measured too; the others
-    are those of `document`.
+    work: Work
+    names: Sequence[str]
+    ready: Mapping[str, Contender]
+    absent: Mapping[str, str]
+    failed: dict[str, str]
+
+    @property
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each contender with the beginning of its row, in their order."""
+        for name in self.names:
+            row: dict[str, Any] = {"contender": name, **asdict(self.work)}
+            why = {"absent": self.absent.get(name), "failed": self.failed.get(name)}
+            yield name, row | {key: said for key, said in why.items() if said is not None}
+
+
+def forward_passes(
+    works: Sequence[Work],
+    contenders: Iterable[str],
+    *,
+    products: Mapping[tuple[str, str], float],
+    rounds: int,
+    count: int,
+    peaks: bool,
+    step: Callable[[str], None],
+    folder: Path | None,
+    wait: Wait,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """One row for each contender and dtype: times in turn, ratio, share of the matmul peak and memory; or why not. And the load.
+
+    The works differ in their dtype alone. `products` are the multiply-adds a second of a large matrix product here for each dtype
+    and device, `peaks` says whether memory is measured too, `folder` is where files lie that are built; the others are those of
+    `document`.
     """
     names = list(dict.fromkeys((MODULE, *contenders)))
-    return in_turn(work, names, *entered(names, work, step), matmul=matmul, rounds=rounds, count=count, peaks=peaks, step=step)
+    entrants = [Entrants(work, names, *entered(names, work, step, folder)) for work in works]
+    wait.until_quiet(step)
+    rows, load = together(entrants, products=products, rounds=rounds, count=count, step=step)
+    if peaks:
+        ready = {(one.work.dtype, name): contender for one in entrants for name, contender in one.ready.items()}
+        for row in rows:
+            if not {"absent", "failed"} & set(row):
+                contender = ready[row["dtype"], row["contender"]]
+                row |= _memory(row["contender"], Work(**{key: row[key] for key in WORK}), contender, count, folder, step)
+    return rows, load
 
 
 def in_turn(
@@ -181,47 +317,97 @@ def in_turn(
     peaks: bool,
     step: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """What `forward_passes` gives, of contenders that have `entered`, the plain module among them."""
-    module, expected = ready[MODULE], oracle(work)
-    step(f"{work.variant} x {work.batch}: in turn")
+    """The rows of contenders that have `entered` for one work on a GPU, the plain module among them.
 
-    def fails(name: str, error: BaseException) -> None:
-        failed[name] = failure(name, work, error)
-
-    calls = {name: contender.run for name, contender in ready.items()}
-    seconds = interleaved(calls, rounds, fails, pause=PAUSE[work.device])
-    rows = []
-    for name in names:
-        row: dict[str, Any] = {"contender": name, **asdict(work)}
-        rows.append(row)
-        if name in absent or name in failed:
-            row |= {"absent": absent[name]} if name in absent else {"failed": failed[name]}
-            continue
-        contender, taken, times_as_fast = ready[name], spread(seconds[name]), ratio(seconds[MODULE], seconds[name])
-        row |= {
-            "multiply_adds": contender.multiply_adds,
-            "seconds": asdict(taken),
-            "rounds": rounds,
-            "ratio": asdict(times_as_fast),
-            "ratio_at_equal_work": times_as_fast.median * contender.multiply_adds / module.multiply_adds,
-            "share_of_matmul_peak": contender.multiply_adds / taken.median / matmul,
-        }
-        if name != "vit_pytorch":  # which is another network, with weights of its own
-            row["difference"] = float(np.linalg.norm(contender.logits - module.logits) / np.linalg.norm(module.logits))
-            row["error_eps"] = relative_l2(contender.logits[: len(expected)], expected) / EPS[work.held]
-        if peaks:
-            from scalablevit_ref.benchmark.processes import can_measure_memory, peak_megabytes, peak_megabytes_on_gpu
-
-            if work.device != "cpu":
-                peak = peak_megabytes_on_gpu(name, contender.run)
-                row |= {} if peak is None else {"peak_megabytes": peak}
-            elif can_measure_memory():
-                step(f"{work.variant} x {work.batch}: memory of {name}")
-                try:
-                    row["peak_megabytes"] = peak_megabytes(name, work, count)
-                except RuntimeError as error:
-                    row["peak_failed"] = said(error)
+    `matmul` is the multiply-adds a second of a large matrix product here; the others are those of `forward_passes`.
+    """
+    entrants = Entrants(work, names, ready, absent, failed)
+    rows, _ = together([entrants], products={(work.dtype, work.device): matmul}, rounds=rounds, count=count, step=step)
+    if peaks:
+        for row in rows:
+            if not {"absent", "failed"} & set(row):
+                row |= _memory(row["contender"], work, ready[row["contender"]], count, None, step)
     return rows
+
+
+def together(
+    entrants: Sequence[Entrants],
+    *,
+    products: Mapping[tuple[str, str], float],
+    rounds: int,
+    count: int,
+    step: Callable[[str], None],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of all who have entered, timed in turn, and how busy the machine was meanwhile with other work.
+
+    Where it was too busy there are times and no ratios, which are None then.
+    """
+    first = entrants[0].work
+    for one in entrants:
+        oracle(one.work)
+    step(f"{first.variant} x {first.batch}: in turn")
+    calls = {f"{i} {name}": contender.run for i, one in enumerate(entrants) for name, contender in one.ready.items()}
+
+    def fails(key: str, error: BaseException) -> None:
+        i, _, name = key.partition(" ")
+        entrants[int(i)].failed[name] = failure(name, entrants[int(i)].work, error)
+
+    before = load_now() if first.device == "cpu" else None
+    begin, processor = ticks(), dict[str, list[float]]()
+    seconds = interleaved(calls, rounds, fails, pause=PAUSE[first.device], processor=processor)
+    during = others(begin, ticks()) if first.device == "cpu" else None
+    idle = None
+    if count == 1 and first.device == "cpu":
+        idle = unserved((x for taken in seconds.values() for x in taken), (x for key in seconds for x in processor[key]))
+    why = disturbances(before, during, idle)
+    load = {"variant": first.variant, "batch": first.batch, "size": first.size, "before": before, "during": during}
+    load |= {"unserved": idle, "disturbed": why}
+    rows = []
+    float32 = next((f"{i} {MODULE}" for i, one in enumerate(entrants) if one.work.dtype == "float32"), None)
+    for i, one in enumerate(entrants):
+        module, expected = one.ready[MODULE], oracle(one.work)
+        for name, row in one.rows:
+            rows.append(row)
+            if {"absent", "failed"} & set(row):
+                continue
+            contender, taken = one.ready[name], seconds[f"{i} {name}"]
+            times_as_fast = None if why else ratio(seconds[f"{i} {MODULE}"], taken)
+            row |= {
+                "multiply_adds": contender.multiply_adds,
+                "seconds": asdict(spread(taken)),
+                "processor_seconds": float(np.median(processor[f"{i} {name}"])),
+                "rounds": rounds,
+                "ratio": times_as_fast and asdict(times_as_fast),
+                "ratio_at_equal_work": times_as_fast and times_as_fast.median * contender.multiply_adds / module.multiply_adds,
+                "share_of_matmul_peak": contender.multiply_adds / spread(taken).median / products[one.work.dtype, one.work.device],
+                "start_seconds": contender.start_seconds,
+            }
+            if len(entrants) > 1 and float32 is not None and name != "vit_pytorch":
+                row["ratio_to_float32"] = None if why else asdict(ratio(seconds[float32], taken))
+            if contender.build_seconds is not None:
+                row["build_seconds"] = contender.build_seconds
+            if name != "vit_pytorch":  # which is another network, with weights of its own
+                row["difference"] = float(np.linalg.norm(contender.logits - module.logits) / np.linalg.norm(module.logits))
+                row["error_eps"] = relative_l2(contender.logits[: len(expected)], expected) / EPS[one.work.held]
+    return rows, load
+
+
+def _memory(
+    name: str, work: Work, contender: Contender, count: int, folder: Path | None, step: Callable[[str], None]
+) -> dict[str, Any]:
+    """What a row says of memory."""
+    from scalablevit_ref.benchmark.processes import can_measure_memory, memory, peak_megabytes_on_gpu
+
+    if work.device != "cpu":
+        peak = peak_megabytes_on_gpu(name, contender.run)
+        return {} if peak is None else {"peak_megabytes": peak}
+    if not can_measure_memory():
+        return {}
+    step(f"{work.variant} x {work.batch}: memory of {name}")
+    try:
+        return memory(name, work, count, folder)
+    except RuntimeError as error:
+        return {"peak_failed": said(error)}
 
 
 def interleaved(
@@ -230,13 +416,16 @@ def interleaved(
     fails: Callable[[str, BaseException], None] | None = None,
     *,
     pause: float = PAUSE["cpu"],
+    processor: dict[str, list[float]] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of each call in each round; within a round every call runs once, in a random order. Each is warmed up by two runs.
 
     A call that raises is left out from then on, and `fails` is told; not given: its exception ends the measurement. `pause` is
-    how many seconds pass before each run.
+    how many seconds pass before each run. `processor` gets the seconds that all threads together ran, likewise.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+    processor = {} if processor is None else processor
+    processor |= {name: [] for name in calls}
 
     def run(name: str) -> None:
         try:
@@ -255,11 +444,12 @@ def interleaved(
     for _ in range(rounds):
         for name in order.sample(sorted(seconds), len(seconds)):
             time.sleep(pause)
-            start = time.perf_counter()
+            start, ran = time.perf_counter(), process_time()
             run(name)
-            taken = time.perf_counter() - start
+            taken, worked = time.perf_counter() - start, process_time() - ran
             if name in seconds:
                 seconds[name].append(taken)
+                processor[name].append(worked)
     return seconds
 
 

@@ -16,7 +16,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from scalablevit_ref.benchmark.contenders import RECORDED, Call, Work, prepare
+from scalablevit_ref.benchmark.contenders import RECORDED, Call, Work, forget_inputs, prepare
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -27,9 +27,20 @@ def can_measure_memory() -> bool:
 
 
 def peak_megabytes(name: str, work: Work, count: int) -> float:
-    """Memory at the peak of a second forward pass, with `count` threads, beyond what the process held before that pass.
+    """Memory at the peak of a second forward pass, in MB, beyond what the process held before that pass. See `memory`."""
+    return memory(name, work, count)["peak_megabytes"]
 
-    The process's high-water mark is set back after a warm run.
+
+def memory(name: str, work: Work, count: int, folder: Path | None = None) -> dict[str, float]:
+    """Memory of a second forward pass with `count` threads, in MB, in a process that does nothing else.
+
+    The process's high-water mark is set back after a warm run. Files that were built before lie in `folder`.
+
+    Returns
+    -------
+    dict
+        `peak_megabytes` is what the pass takes beyond what the process held before it, `process_megabytes` all that the process
+        holds at that peak: Python, libraries, weights in whatever form, and what a runtime keeps from pass to pass.
 
     Raises
     ------
@@ -37,22 +48,25 @@ def peak_megabytes(name: str, work: Work, count: int) -> float:
         Where the process fails.
     """
     environment = os.environ | {"OMP_NUM_THREADS": str(count), "OPENBLAS_NUM_THREADS": str(count)}
-    command = [sys.executable, "-m", __name__, name, *map(str, astuple(work))]
+    command = [sys.executable, "-m", __name__, name, *map(str, astuple(work)), *([str(folder)] if folder else [])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[1:])} failed: {done.stderr.strip().splitlines()[-1:]}")
-    return float(done.stdout)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def _measure_peak(name: str, work: Work) -> float:
-    run = prepare(name, work)
+def _measure_memory(name: str, work: Work, folder: Path | None) -> dict[str, float]:
+    run = prepare(name, work, folder)
     run()
+    forget_inputs()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     CLEAR.write_text("5", encoding="ascii")
     before = _held("VmRSS")
     run()
-    return (_held("VmHWM") - before) / 1e6
+    peak = _held("VmHWM")
+    return {"peak_megabytes": (peak - before) / 1e6, "process_megabytes": peak / 1e6}
 
 
 def _held(field: str) -> int:
@@ -173,5 +187,6 @@ def conversion(name: str = "large", folder: str | os.PathLike[str] | None = None
 
 
 if __name__ == "__main__":
-    contender, variant_name, batch, size, dtype, device = sys.argv[1:]
-    sys.stdout.write(f"{_measure_peak(contender, Work(variant_name, int(batch), int(size), dtype, device)):.3f}\n")
+    contender, variant_name, batch, size, dtype, device, *where = sys.argv[1:]
+    asked = Work(variant_name, int(batch), int(size), dtype, device)
+    sys.stdout.write(f"{json.dumps(_measure_memory(contender, asked, Path(where[0]) if where else None))}\n")

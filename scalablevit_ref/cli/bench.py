@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 from importlib.util import find_spec
 from itertools import product
@@ -13,9 +14,11 @@ import typer
 
 from scalablevit_ref.backends.start import why_not_started
 from scalablevit_ref.backends.threads import cores
+from scalablevit_ref.benchmark import recommend as recommended
 from scalablevit_ref.benchmark.contenders import LIBRARIES, ModuleFailedError, Work
 from scalablevit_ref.benchmark.measure import document
-from scalablevit_ref.benchmark.results import bars, print_results
+from scalablevit_ref.benchmark.recommend import recommendation
+from scalablevit_ref.benchmark.results import chart, print_recommendation, print_results, ran
 from scalablevit_ref.benchmark.results import page as markdown
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.json_output import print_json
@@ -35,17 +38,29 @@ from scalablevit_ref.run_cost import check_run
 DTYPES = ("float32", "tf32", "float64", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
 
-QUICK = ("numpy", "torch", "jax", "cupy")
+QUICK = ("numpy", "torch", "jax", "cupy", "export.ort", "export.openvino")
 """What is timed unless the user says otherwise: no compilation that takes minutes."""
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+"""Seconds in a unit of time."""
 
 
 def bench(
     variants: Annotated[str, typer.Option("--variants", help="Between commas.")] = "small",
-    batch: Annotated[str, typer.Option(help="Images a forward pass, between commas.")] = "1",
+    batch: Annotated[
+        str | None,
+        typer.Option(help="Images a forward pass, between commas; 1 if not given, with --recommend 1,8.", show_default=False),
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Pixels a side; 224 (digits: 112) if not given.", min=1, show_default=False)
     ] = None,
-    dtype: Annotated[str, typer.Option(help=f"{', '.join(DTYPES)}.")] = "float32",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Of {', '.join(DTYPES)}, between commas; float32 if not given, with --recommend float32,bfloat16.",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda for an NVIDIA GPU.")] = "cpu",
     backends: Annotated[
         str | None,
@@ -56,6 +71,17 @@ def bench(
     full: Annotated[
         bool, typer.Option("--full", help="Measure memory, growth, import and conversion too, and compile for PyTorch (minutes).")
     ] = False,
+    recommend: Annotated[
+        bool, typer.Option("--recommend", help="Say which way is fastest here, and its code; with --full also of what is compiled.")
+    ] = False,
+    wait: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Wait at most so long (90s, 10m) until other processes leave the cores alone.",
+            show_default=False,
+        ),
+    ] = None,
     costly: CostlyOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a picture: .png, .svg or .pdf.")] = None,
@@ -67,16 +93,22 @@ def bench(
     """Time the backends beside the authors' network in plain `torch.nn`, in turn, on this machine.
 
     The plain module runs eagerly, `torch.compile` in one graph, JAX under `jax.jit`. All have the same threads, weights and images;
-    runs of compilation and warming up do not count. Needs PyTorch: `pip install 'scalablevit-ref[torch]'`.
+    runs of compilation and warming up do not count. Where other processes take the cores meanwhile there are times but no ratios.
+    Needs PyTorch: `pip install 'scalablevit-ref[torch]'`.
     """
     with bad_input_is_one_line():
-        check_known("--dtype", [dtype], DTYPES)
+        dtypes = _words(dtype or ("float32,bfloat16" if recommend else "float32"))
+        check_known("--dtype", dtypes, DTYPES)
         check_known("--device", [device], DEVICES)
-        if dtype == "tf32" and device != "cuda":
+        if "tf32" in dtypes and device != "cuda":
             raise ValueError("--dtype tf32, the rounding of float32's products, is of NVIDIA GPUs: add --device cuda")
-        names = (list(LIBRARIES) if full else list(QUICK)) if backends is None else _words(backends)
+        if recommend and device != "cpu":
+            raise ValueError("--recommend is about the CPU: leave --device out")
+        names = _contenders(full=full, recommend=recommend) if backends is None else _words(backends)
         check_known("--backends", names, LIBRARIES)
-        works = _works(_words(variants), batch, image_size, dtype, device, costly=costly)
+        patience = _seconds(wait) if wait is not None else 0.0
+        batches = batch or ("1,8" if recommend else "1")
+        works = _works(_words(variants), batches, image_size, dtypes, device, costly=costly)
         _check_environment(device, threads, plot)
         check_folder("--plot", plot)
         check_folder("--page", page)
@@ -85,19 +117,24 @@ def bench(
         check_outputs((plot, dark, page), force=overwriting)
     try:
         with spinner(logged=True) as step:  # a run may take half an hour: its log says how far it is
-            found = document(works, names, rounds=rounds, count=threads, full=full, step=step)
+            whole = full and not recommend
+            found = document(works, names, rounds=rounds, count=threads, full=whole, step=step, patience=patience)
     except ModuleFailedError as error:
         complain(str(error))
         raise typer.Exit(2) from None
+    if recommend:
+        found["recommendation"] = recommendation(found, ran(found))
     if as_json:
         print_json(found)
+    elif recommend:
+        print_recommendation(Terminal(), found)
     else:
         print_results(Terminal(), found)
     with bad_input_is_one_line():
         outputs: dict[Path, bytes | None] = {}
         for path, theme in ((plot, "light"), (dark, "dark")):
             if path:
-                outputs[path] = picture(bars(found), path.suffix, theme=theme)
+                outputs[path] = picture(chart(found), path.suffix, theme=theme)
         if page:
             pictures = [Path(os.path.relpath(path, page.parent)).as_posix() for path in outputs]
             outputs[page] = markdown(found, pictures).encode()
@@ -111,7 +148,28 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",")]
 
 
-def _works(variants: list[str], batch: str, size: int | None, dtype: str, device: str, *, costly: bool = False) -> list[Work]:
+def _contenders(*, full: bool, recommend: bool) -> list[str]:
+    """Who is timed where the user names nobody."""
+    if recommend:
+        return [*recommended.QUICK, *(recommended.COMPILED if full else ())]
+    return list(LIBRARIES if full else QUICK)
+
+
+def _seconds(text: str) -> float:
+    """A time such as 90, 90s, 10m or 1h, in seconds. Raises ValueError."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "s")
+    try:
+        seconds = float(number) * UNITS[unit]
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"--wait must be a time such as 90s or 10m, got {text!r}")
+    return seconds
+
+
+def _works(
+    variants: list[str], batch: str, size: int | None, dtypes: list[str], device: str, *, costly: bool = False
+) -> list[Work]:
     """All forward passes asked for. Raises ValueError."""
     sizes = {name: size or size_of(name, None)[0] for name in variants}
     for name in variants:
@@ -122,11 +180,11 @@ def _works(variants: list[str], batch: str, size: int | None, dtype: str, device
         batches = [0]
     if min(batches) < 1:
         raise ValueError(f"--batch must be numbers of at least 1 between commas, got {batch!r}")
-    wide = "float64" if dtype == "float64" else "float32"
+    wide = "float64" if "float64" in dtypes else "float32"
     for name, count in product(variants, batches):
         shape = (count, variant(name).in_chans, sizes[name], sizes[name])
         check_run(network_of(variant(name)), shape, dtype=wide, whole=True, costly=costly)
-    return [Work(name, count, sizes[name], dtype, device) for name in variants for count in batches]
+    return [Work(name, count, sizes[name], dtype, device) for name in variants for count in batches for dtype in dtypes]
 
 
 def _check_environment(device: str, threads: int | None, plot: Path | None) -> None:

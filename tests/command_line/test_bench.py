@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import sys
+import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,19 +20,38 @@ from scalablevit_ref.backends.threads import cores
 from typer.testing import CliRunner
 
 import scalablevit_ref as sv
-from scalablevit_ref.benchmark import measure, processes, results
-from scalablevit_ref.benchmark.contenders import LIBRARIES, MODULE, Work, entered, multiply_adds, prepare, why_absent
+from scalablevit_ref.benchmark import contenders, deployed, measure, processes, results
+from scalablevit_ref.benchmark.contenders import (
+    LIBRARIES,
+    MODULE,
+    Contender,
+    Work,
+    build,
+    built_file,
+    entered,
+    multiply_adds,
+    prepare,
+    why_absent,
+)
 from scalablevit_ref.benchmark.measure import growth, interleaved, machine, matmul_peak, ratio, threads
 from scalablevit_ref.benchmark.results import _terminal_table
 from scalablevit_ref.cli import app
-from scalablevit_ref.cli.bench import _works
+from scalablevit_ref.cli.bench import _seconds, _works
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, relative_l2
-from tests.programs.benchmarks import project_page, project_picture
+from tests.programs.benchmarks import DOCS, project_page, project_picture
 
 WORK = Work("digits", 2, 112)
 ARGUMENTS = ["bench", "--variants", "digits", "--rounds", "3", "--threads", "1"]
 
-pytestmark = pytest.mark.usefixtures("as_in_production")
+pytestmark = pytest.mark.usefixtures("as_in_production", "quiet")
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that does nothing else: no figure of a test depends on what else runs on this one."""
+    monkeypatch.setattr(measure, "load_now", lambda: 0.0)
+    monkeypatch.setattr(measure, "others", lambda since, now: 0.0)
+    monkeypatch.setattr(measure, "unserved", lambda wall, processor: 0.0)
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -37,7 +59,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "export.ort", "export.openvino"])
 def test_contenders_compute_what_the_module_does(name: str) -> None:
     told: list[str] = []
     ready, absent, failed = entered([MODULE, name, "cupy"], WORK, told.append)
@@ -46,6 +68,91 @@ def test_contenders_compute_what_the_module_does(name: str) -> None:
     expected = ready[MODULE].logits
     assert expected.shape == (2, 10)
     assert relative_l2(ready[name].logits, expected) <= NETWORK_TOLERANCE["float32"] * EPS["float32"]
+
+
+def test_a_file_is_built_once_for_all_that_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO computes in 16 bits from the weights in 32, so that it shares the file with itself and with ONNX Runtime."""
+    written: list[Path] = []
+    monkeypatch.setattr(deployed, "write_export", lambda path, *given, **options: written.append(path) or path.touch())
+    narrow = Work("digits", 2, 112, "bfloat16")
+    seconds = [build(name, work, tmp_path) for name in ("export.ort", "export.openvino") for work in (WORK, narrow)]
+    assert [path.name for path in written] == ["export-digits-2-112-float32.onnx", "export-digits-2-112-bfloat16.onnx"]
+    assert seconds[0] == seconds[2] == seconds[3] != seconds[1]
+    assert build("numpy", WORK, tmp_path) is None
+    assert built_file("module.aoti", WORK, tmp_path) == tmp_path / "module-digits-2-112-float32.pt2"
+
+
+def test_seconds_to_build_and_to_start_are_told(tmp_path: Path) -> None:
+    ready, _, _ = entered([MODULE, "export.ort"], WORK, lambda step: None, tmp_path)
+    assert ready[MODULE].build_seconds is None
+    assert (ready["export.ort"].build_seconds or 0) > 0
+    assert all(contender.start_seconds > 0 for contender in ready.values())
+    assert list(tmp_path.iterdir()) == [tmp_path / "export-digits-2-112-float32.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "device", "why"),
+    [
+        ("export.ort", "float64", "cpu", "the exporters write no float64"),
+        ("export.openvino", "float32", "cuda", "is timed on the CPU"),
+        ("torch.freezing", "float32", "cuda", "is timed on the CPU"),
+        ("torch.aoti", "bfloat16", "cpu", None),
+        ("export.openvino", "bfloat16", "cpu", None),
+        ("module.ort", "float32", "cpu", None),
+    ],
+)
+def test_who_is_absent_and_why(name: str, dtype: str, device: str, why: str | None) -> None:
+    assert why_absent(name, Work("digits", 1, 112, dtype, device)) == why
+
+
+def test_onnx_runtime_is_asked_what_it_computes_in() -> None:
+    assert deployed.why_not_in_onnx_runtime("float32") is None
+    said = why_absent("export.ort", Work("digits", 1, 112, "bfloat16"))
+    assert said is None or re.fullmatch(r"ONNX Runtime [\d.]+ has no products in bfloat16 on a CPU", said)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "install"),
+    [
+        ("export.ort", "onnxruntime", "'scalablevit-ref[onnx]'"),
+        ("export.openvino", "openvino", "'scalablevit-ref[openvino]'"),
+        ("export.openvino", "onnx", "'scalablevit-ref[onnx]'"),
+        ("module.openvino", "onnxscript", "onnxscript"),
+        ("vit_pytorch", "vit_pytorch", "vit-pytorch --no-deps"),
+    ],
+)
+def test_what_is_missing_is_named(name: str, missing: str, install: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders, "find_spec", lambda library: None if library == missing else object())
+    assert why_absent(name, WORK) == f"not installed: pip install {install}"
+
+
+def test_a_module_is_written_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `torch.onnx.export` and by AOTInductor, which get the plain module, in eval mode, with the work's images."""
+    import torch
+
+    given: list[Any] = []
+    monkeypatch.setattr(torch.onnx, "export", lambda network, images, path, **options: given.append((network, images[0], options)))
+    monkeypatch.setattr(torch.export, "export", lambda network, images, **options: given.append((network, images[0], {})))
+    monkeypatch.setattr("torch._inductor.aoti_compile_and_package", lambda program, **options: given.append(options))
+    build("module.ort", WORK, tmp_path)
+    build("module.aoti", replace(WORK, dtype="bfloat16"), tmp_path)
+    (onnx, images, options), (packaged, narrow, _), package = given
+    assert type(onnx).__module__ == type(packaged).__module__ == "scalablevit_ref.adapters.plain"
+    assert not onnx.training
+    assert (str(images.dtype), str(narrow.dtype)) == ("torch.float32", "torch.bfloat16")
+    assert {str(p.dtype) for p in packaged.parameters()} == {"torch.bfloat16"}
+    assert not options["external_data"]
+    assert package["inductor_configs"] == {"freezing": True}
+
+
+def test_what_builds_files_is_quiet(caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder) -> None:
+    with deployed.quiet():
+        logging.getLogger("torch.onnx").warning("torchvision is not installed")
+        warnings.warn("deprecated", FutureWarning, stacklevel=1)
+    assert not caplog.records
+    assert not recwarn.list
+    logging.getLogger("torch.onnx").warning("said")
+    assert [record.message for record in caplog.records] == ["said"]
 
 
 def test_sixteen_bits_are_measured_in_sixteen_bits() -> None:
@@ -64,8 +171,6 @@ def test_vit_pytorch_is_of_the_same_widths_and_depths() -> None:
 
 
 def test_a_library_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from scalablevit_ref.benchmark import contenders
-
     monkeypatch.setattr(contenders, "find_spec", lambda name: None if name == "jax" else object())
     assert why_absent("jax", WORK) == "not installed: pip install 'scalablevit-ref[jax]'"
     assert why_absent("cupy", WORK) == "runs on GPUs"
@@ -141,8 +246,111 @@ def test_the_matrix_product_s_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Multiply-adds over the seconds of the fastest run of either library."""
     monkeypatch.setattr(measure, "interleaved", lambda calls, rounds: {name: [0.5, 0.25 + (name == "a")] for name in calls})
     assert matmul_peak("float32", side=256, repeats=3) == 256**3 / 0.25
+    rates = {"numpy": 1.0, "torch": 2.0, "onednn": 4.0}
+    monkeypatch.setattr(measure, "interleaved", lambda calls, rounds: {name: [1 / rates[name]] for name in calls})
+    assert matmul_peak("float32", side=256) == 4 * 256**3  # whose products compiled networks have
+    assert matmul_peak("bfloat16", side=256) == 2 * 256**3
     monkeypatch.undo()
     assert 0 < matmul_peak("float32", side=256, repeats=3) < np.inf
+
+
+def test_works_that_differ_in_their_dtype_are_timed_together() -> None:
+    works = _works(["digits"], "1,2", None, ["float32", "bfloat16"], "cpu")
+    assert [[(work.batch, work.dtype) for work in group] for group in measure.groups(works)] == [
+        [(1, "float32"), (1, "bfloat16")],
+        [(2, "float32"), (2, "bfloat16")],
+    ]
+
+
+def contender(seconds: float, clock: Clock) -> Contender:
+    return Contender(lambda: clock.sleep(seconds), 100, np.ones((2, 10)), start_seconds=7.0)
+
+
+def test_a_ratio_to_float32_is_of_the_same_rounds_too(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "oracle", lambda work: np.full((2, 10), 1.5))
+    entrants = [
+        measure.Entrants(
+            replace(WORK, dtype=dtype), [MODULE, "torch"], {MODULE: contender(a, clock), "torch": contender(b, clock)}, {}, {}
+        )
+        for dtype, a, b in (("float32", 8.0, 4.0), ("bfloat16", 2.0, 1.0))
+    ]
+    products = {("float32", "cpu"): 100.0, ("bfloat16", "cpu"): 400.0}
+    rows, load = measure.together(entrants, products=products, rounds=3, count=1, step=lambda what: None)
+    figures = [(row["dtype"], row["contender"], row["ratio"]["median"], row["ratio_to_float32"]["median"]) for row in rows]
+    assert figures == [
+        ("float32", MODULE, 1, 1),
+        ("float32", "torch", 2, 2),
+        ("bfloat16", MODULE, 1, 4),
+        ("bfloat16", "torch", 2, 8),
+    ]
+    assert [row["share_of_matmul_peak"] for row in rows] == pytest.approx([0.125, 0.25, 0.125, 0.25])
+    assert {row["start_seconds"] for row in rows} == {7.0}
+    assert rows[0]["error_eps"] == pytest.approx(1 / 3 / EPS["float32"])
+    assert rows[2]["error_eps"] == pytest.approx(1 / 3 / EPS["bfloat16"])
+    assert (load["disturbed"], load["unserved"]) == ([], 0.0)
+
+
+@pytest.mark.usefixtures("small_product")
+def test_a_disturbed_run_has_times_and_no_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "others", lambda since, now: 0.4)
+    page = tmp_path / "page.md"
+    code, out, _ = run("--backends", "numpy", "--page", str(page), "--plot", str(tmp_path / "x.svg"))
+    assert code == 0
+    assert re.search(r"\n +numpy +[\d.]+ +[\d.]+–[\d.]+ +– +\d+% *\n", out)
+    said = (
+        "Disturbed, so that there are times and no ratios (digits × 1): other processes took 40% of the cores' time during the run."
+    )
+    assert said in " ".join(out.split())
+    assert said in page.read_text()
+    assert "no times: other processes were busy meanwhile" in (tmp_path / "x.svg").read_text()
+    assert " × | float32 cpu |" not in page.read_text()
+    found = json.loads(run("--backends", "numpy", "--json")[1])
+    assert [(row["ratio"], row["ratio_at_equal_work"]) for row in found["forward"]] == [(None, None)] * 2
+    assert found["load"]["disturbed"]
+    assert found["load"]["works"][0]["during"] == 0.4
+
+
+@pytest.mark.usefixtures("small_product")
+def test_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the matrix product and before the rounds, out of one patience; and it is told when that was not enough."""
+    waits: list[float] = []
+
+    def wait(longest: float, step: Any) -> tuple[float, bool]:
+        waits.append(longest)
+        return 40.0, len(waits) < 2
+
+    monkeypatch.setattr(measure, "wait_until_quiet", wait)
+    code, out, log = run("--backends", "numpy", "--wait", "1m")
+    assert (code, waits) == (0, [60, 20])
+    assert "not quiet after 80 s of waiting: it begins all the same" in log
+    assert "The machine was not quiet after 80 s of waiting." in " ".join(out.split())
+    assert [_seconds(text) for text in ("90", "90s", "1.5m", "1h", "0")] == [90, 90, 90, 3600, 0]
+
+
+def test_what_the_processor_multiplies_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor : 0\nmodel name : A: B\nflags : fpu avx512f avx512_bf16x amx_bf16\n\nprocessor : 1\n")
+    monkeypatch.setattr(measure, "CPUINFO", file)
+    found = machine(1)
+    assert found["cpu"] == "A: B"
+    assert found["products"] == {"AVX-512": True, "AVX-512-BF16": False, "AMX-BF16": True}
+    assert results.multiplies_with(found) == "the processor has AVX-512, AMX-BF16; it has no AVX-512-BF16"
+    assert results.multiplies_with({}) == results.multiplies_with({"products": {"AVX-512": False}}) == ""
+
+
+def test_what_is_compiled_is_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of the run, which there is only where somebody needs it."""
+    import os
+
+    monkeypatch.setenv(measure.COMPILER_CACHE, "theirs")
+    with measure.files_of(["numpy", "torch.compile"]) as folder:
+        assert folder is not None
+        assert os.environ[measure.COMPILER_CACHE] == str(folder / "inductor")
+    assert os.environ[measure.COMPILER_CACHE] == "theirs"
+    assert not folder.exists()
+    with measure.files_of(["numpy", "jax"]) as folder:
+        assert folder is None
+        assert os.environ[measure.COMPILER_CACHE] == "theirs"
 
 
 def test_memory_is_that_of_the_activations() -> None:
@@ -152,6 +360,9 @@ def test_memory_is_that_of_the_activations() -> None:
     largest = max(np.prod(layer.output_shape) for layer in sv.cost(sv.variant("digits"), 112).layers) * 4e-6
     assert largest < one < 30
     assert one < four
+    both = processes.memory("numpy", Work("digits", 1, 112), 1)
+    assert 30 < both["process_megabytes"] < 2000
+    assert both["process_megabytes"] > both["peak_megabytes"]
     with pytest.raises(RuntimeError, match="unknown variant"):
         processes.peak_megabytes("numpy", Work("nonsense", 1, 112), 1)
 
@@ -222,14 +433,15 @@ def test_table_picture_and_page(tmp_path: Path) -> None:
     with Image.open(picture.with_name("bench-dark.png")) as dark:
         assert sum(dark.convert("RGB").getpixel((0, 0))) < 3 * 50
     assert re.search(
-        r"!\[Images a second of each contender\. digits, 1 image of 112², float32 on cpu: torch\.nn [\d.]+, numpy [\d.]+\.\]",
+        r"!\[Images a second of each way, times as fast as the authors' module, and error\. digits, 1 image of 112² in float32: "
+        r"(authors' module|NumPy) [\d.]+, [\d.]+ ×, [\d.]+ eps; (authors' module|NumPy) [\d.]+, [\d.]+ ×, [\d.]+ eps\.\]",
         written,
     )
     assert "- not run: cupy (digits): runs on GPUs" in written
 
 
 def test_a_variant_is_timed_at_the_size_of_its_tables() -> None:
-    works = _works(["digits", "small"], "1,2", None, "float32", "cpu")
+    works = _works(["digits", "small"], "1,2", None, ["float32"], "cpu")
     assert [(work.variant, work.batch, work.size) for work in works] == [
         ("digits", 1, 112),
         ("digits", 2, 112),
@@ -299,6 +511,10 @@ def test_import_time_is_measured_in_a_process_of_its_own() -> None:
         (["--dtype", "int8"], "unknown --dtype 'int8'"),
         (["--device", "tpu"], "unknown --device 'tpu'"),
         (["--dtype", "tf32"], "--dtype tf32, the rounding of float32's products, is of NVIDIA GPUs: add --device cuda"),
+        (["--dtype", "float32,int8"], "unknown --dtype 'int8'"),
+        (["--recommend", "--device", "cuda"], "--recommend is about the CPU: leave --device out"),
+        (["--wait", "soon"], "--wait must be a time such as 90s or 10m, got 'soon'"),
+        (["--wait", "-1s"], "--wait must be a time such as 90s or 10m, got '-1s'"),
         (["--batch", "0"], "--batch must be numbers of at least 1 between commas, got '0'"),
         (["--batch", "1,x"], "--batch must be numbers of at least 1 between commas, got '1,x'"),
         (["--image-size", "100"], "100"),
@@ -316,14 +532,13 @@ def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["benchmarks", "benchmarks_variants", "benchmarks_gpu"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in DOCS.glob("benchmarks*.json")))
 def test_the_committed_page_and_pictures_are_of_the_committed_run(name: str, tmp_path: Path) -> None:
-    docs = Path(__file__).parents[2] / "docs"
-    found = json.loads((docs / f"{name}.json").read_text(encoding="utf-8"))
+    found = json.loads((DOCS / f"{name}.json").read_text(encoding="utf-8"))
     for theme, file in (("light", f"{name}.svg"), ("dark", f"{name}-dark.svg")):
         results.plot(project_picture(found), tmp_path / file, theme=theme)
-        assert (tmp_path / file).read_bytes() == (docs / "pictures" / file).read_bytes()
-    assert project_page(found, name) == (docs / f"{name}.md").read_text(encoding="utf-8")
+        assert (tmp_path / file).read_bytes() == (DOCS / "pictures" / file).read_bytes()
+    assert project_page(found, name) == (DOCS / f"{name}.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("package", "extra"), [("torch", "torch"), ("matplotlib", "plot")])

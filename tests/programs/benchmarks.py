@@ -12,14 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scalablevit_ref.benchmark.results import page, plot, ran, table
+from scalablevit_ref.benchmark.recommend import recommendation
+from scalablevit_ref.benchmark.results import folded, page, plot, ran, table
 from scalablevit_ref.drawing.style import dark_twin
 from tests.gpu.page import gpu_page, pictured
 
 DOCS = Path(__file__).parents[2] / "docs"
 
-SPEED_GOALS = {"numpy": 1.0, "torch": 1.3, "torch.compile": 1.5, "jax": 1.0}
+SPEED_GOALS = {"numpy": 1.0, "torch": 1.3, "torch.compile": 1.5, "jax": 1.0, "export.ort": 1.4}
 """How many times as fast as the plain module each contender should be, in float32 on a CPU."""
+
+RECOMMENDED_GOALS = {"float32": 1.45, "bits16": 3.5}
+"""How many times as fast as the plain module in float32 the way should be that is recommended, in float32 and in 16 bits."""
 
 IMPORT_GOAL = 0.25
 """Seconds that `import scalablevit_ref` should take at most, NumPy and einops with it."""
@@ -33,18 +37,23 @@ def goals(found: dict[str, Any]) -> Iterator[str]:
     rows = []
     for row in ran(found):
         goal = SPEED_GOALS.get(row["contender"])
-        if goal is not None and (row["device"], row["dtype"]) == ("cpu", "float32"):
+        if goal is not None and row["ratio"] is not None and (row["device"], row["dtype"]) == ("cpu", "float32"):
             times = row["ratio"]["median"]
             verdict = "reached" if times >= goal else f"{1 - times / goal:.0%} short"
             rows.append([f"{row['variant']} × {row['batch']}", row["contender"], f"{goal:.1f}", f"{times:.2f}", verdict])
+    for item in recommendation(found, ran(found)) if "load" in found else ():
+        for key, goal in RECOMMENDED_GOALS.items():
+            way = item[key]
+            if way and way["times_as_fast"] is not None:
+                times, work = way["times_as_fast"], f"{item['variant']} × {item['batch']}"
+                verdict = "reached" if times >= goal else f"{1 - times / goal:.0%} short"
+                rows.append([work, f"recommended: {way['contender']} in {way['dtype']}", f"{goal:.2f}", f"{times:.2f}", verdict])
     if rows:
-        yield "## Goals for speed\n"
-        yield "How many times as fast as the plain module this project wants each backend to be on a CPU, beside what it is.\n"
-        yield table(["work", "contender", "goal", "found", ""], rows)
+        what = "How many times as fast as the plain module this project wants each way to be on a CPU, beside what it is.\n"
+        yield from folded("Goals for speed", what, table(["work", "contender", "goal", "found", ""], rows))
     if "import" in found:
-        yield "## Goals for import and conversion\n"
-        yield "What this project wants them to cost at most, beside what they do.\n"
-        yield table(["what", "goal", "found", ""], list(_costs(found)))
+        what = "What this project wants them to cost at most, beside what they do.\n"
+        yield from folded("Goals for import and conversion", what, table(["what", "goal", "found", ""], list(_costs(found))))
 
 
 def _costs(found: dict[str, Any]) -> Iterator[list[str]]:

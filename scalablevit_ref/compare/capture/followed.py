@@ -312,7 +312,7 @@ def places_of_layers(
         ]
         found[name] += [] if table[name].function is peg else ends
         found[name] += [
-            Place(value, called(owner) or called.giving(value) or held[name], "taken")
+            Place(value, called(owner) or called.giving(value) or held[name], "taken", _on_axis_of(graph, value, use, late))
             for use in acting
             for value in _with_its_input(graph, use)
         ]
@@ -337,6 +337,16 @@ def places_of_layers(
         if name != POOL
         and (fits := [place for place in places if place.value in used and fitting(graph.shapes[place.value], shapes[name])])
     }
+
+
+def _on_axis_of(graph: Graph, value: int, use: Use, late: Mapping[int, tuple[str, int]]) -> tuple[str, int] | None:
+    """The bias that is added behind a use, on the axis of the channels of a sum of what it makes; None where that is not clear."""
+    if use.made not in late:
+        return None
+    name, axis = late[use.made]
+    shape, made = graph.shapes[value], graph.shapes[use.made]
+    fits = [axis] if shape == made else [i for i, size in enumerate(shape) if size == made[axis]]
+    return (name, fits[0]) if len(fits) == 1 else None
 
 
 def _with_its_input(graph: Graph, use: Use) -> Iterator[int]:

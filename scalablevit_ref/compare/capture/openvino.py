@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from scalablevit_ref.adapters.openvino import openvino_runtime
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.batches import in_batches
@@ -25,6 +26,7 @@ from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.files.reading import open_regular
 
 try:
+    openvino_runtime()
     import openvino
 
     from scalablevit_ref.compare.capture.openvino_graph import (

@@ -6,7 +6,7 @@ norm is one whether it is fused or written out as mean, variance and root.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
@@ -106,7 +106,69 @@ def uses_of(graph: Graph) -> tuple[Use, ...]:
             normalised = bare.get(fed[0], flow.normalised(fed[0])) if use.kind == "shift" and len(fed) == 1 else None
             if normalised is not None:
                 shifted[use.made] = len(found) - 1, normalised
-    return tuple(_settled(flow, use) for use in found)
+    return tuple(_settled(flow, use) for use in _with_sums_of_shifts(flow, found))
+
+
+def _with_sums_of_shifts(flow: Flow, found: Sequence[Use]) -> list[Use]:
+    """The uses, in which a depthwise kernel is one whose numbers each multiply the map in another place, before all are summed."""
+    by_weight: dict[str, list[Use]] = {}
+    for use in found:
+        if use.kind == "gain" and flow.size(use.operand) < flow.size(flow.numbers[use.weight]):
+            by_weight.setdefault(use.weight, []).append(use)
+    sums = {name: whole for name, taps in by_weight.items() if (whole := _sum_of_shifts(flow, name, taps)) is not None}
+    kept = [use for use in found if use.weight not in sums or use is by_weight[use.weight][-1]]
+    return [sums.get(use.weight, use) for use in kept]
+
+
+def _sum_of_shifts(flow: Flow, name: str, taps: Sequence[Use]) -> Use | None:
+    """The convolution that a kernel's numbers make, each by itself; None where they make none."""
+    shape = flow.graph.shapes[flow.numbers[name]]
+    channels = {use.channels for use in taps}
+    if len(channels) != 1 or len(taps) < 2 or len(taps) * taps[0].channels != prod(shape) or len(shape) != 4:
+        return None
+    width = channels.pop()
+    out = next((axis for axis in (3, 0) if shape[axis] == width), -1)
+    inner = next((axis for axis, size in enumerate(shape) if size == 1 and axis != out), -1)
+    given = {_origin(flow, use.given) for use in taps}
+    made = _sum_of(flow, {use.made for use in taps})
+    if out < 0 or inner < 0 or len(given) != 1 or made is None:
+        return None
+    kernel = tuple(axis for axis in range(4) if axis not in (out, inner))
+    sizes = (width, 1, *(shape[axis] for axis in kernel))
+    last = taps[-1]
+    return replace(
+        last,
+        kind="convolution",
+        given=given.pop(),
+        made=made,
+        operand=flow.numbers[name],
+        axes=(out, inner, *kernel),
+        sizes=sizes,
+    )
+
+
+def _origin(flow: Flow, value: int) -> int:
+    """What a value is before its numbers were put in other places, were filled up or cut off."""
+    while (made := flow.made_by(value)) is not None and made.kind == "move":
+        before = {_origin(flow, x) for x in flow.split(made)[0]}
+        if len(before) != 1:
+            return value
+        value = before.pop()
+    return value
+
+
+def _sum_of(flow: Flow, values: Collection[int]) -> int | None:
+    """The value that is the sum of these and of nothing else; None where there is none."""
+    parts: dict[int, frozenset[int]] = {value: frozenset({value}) for value in values}
+    for operation in flow.graph.operations:
+        fed, weights = flow.split(operation)
+        mine = [parts.get(x) for x in fed]
+        if not fed or weights or None in mine or (operation.kind, bool(operation.settings.get("inverse"))) != ("add", False):
+            continue
+        both = [part for part in mine if part is not None]
+        if not operation.settings.get("scalars") or set(operation.settings["scalars"]) == {0}:
+            parts[operation.outputs[0]] = frozenset().union(*both)
+    return next((value for value, some in parts.items() if len(some) == len(values) and value not in values), None)
 
 
 def _settled(flow: Flow, use: Use) -> Use:

@@ -1056,6 +1056,19 @@ PAIRS = """    def pair(x: Any, p: Any) -> Any:
 ONE_IMAGE = "    one = functools.partial(apply, cfg=config)\n"
 
 RIGHT = (
+    Planted(
+        "position_as_a_sum_of_shifted_maps",
+        (
+            (
+                SHIFTED,
+                (
+                    "    wide = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))\n"
+                    "    taps = [(i, j, wide[:, i : i + x.shape[1], j : j + x.shape[2]]) for i in range(3) for j in range(3)]\n"
+                    '    return x + sum(near * p["kernel"][i, j, 0] for i, j, near in taps) + p["bias"]\n'
+                ),
+            ),
+        ),
+    ),
     Planted("not_compiled", ((JIT, ""),)),
     Planted(
         "compiled_block_by_block",

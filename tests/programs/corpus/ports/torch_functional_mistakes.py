@@ -883,6 +883,13 @@ MISTAKES: tuple[Planted, ...] = (*_SINGLE.values(), *_TWO)
 
 RIGHT: tuple[Planted, ...] = (
     _one(
+        "right: depthwise convolutions as sums of shifted maps",
+        "    y = F.conv2d(x.permute(0, 3, 1, 2), w, bias, padding=1, groups=x.shape[-1])\n    return y.permute(0, 2, 3, 1)\n",
+        "    wide = F.pad(x, (0, 0, 1, 1, 1, 1))\n    _, h, c, _ = x.shape\n"
+        "    taps = [(i, j) for i in range(3) for j in range(3)]\n"
+        "    return sum(wide[:, i : i + h, j : j + c] * w[:, 0, i, j] for i, j in taps) + bias\n",
+    ),
+    _one(
         "right: norm by the library",
         "    mu = x.mean(dim=-1, keepdim=True)\n"
         "    var = ((x - mu) ** 2).mean(dim=-1, keepdim=True)\n"

@@ -1,0 +1,105 @@
+"""An ONNX file run by OpenVINO, and the one door to OpenVINO, which at its import starts a process that calls a host."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from scalablevit_ref.adapters import extra
+from scalablevit_ref.arguments import check_choice, check_count, check_path
+from scalablevit_ref.backends import to_numpy
+from scalablevit_ref.backends.start import said
+from scalablevit_ref.backends.threads import cores
+from scalablevit_ref.checks import check_map
+from scalablevit_ref.errors import CheckpointError
+from scalablevit_ref.files.reading import open_regular
+
+TELEMETRY = "openvino_telemetry"
+"""The package that OpenVINO sends with; without it OpenVINO sends nothing."""
+
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+"""OpenVINO's names for the numbers in which it is asked to compute."""
+
+MOST_THREADS = 4096
+"""Most threads that a session takes."""
+
+
+def openvino_runtime() -> Any:
+    """The module `openvino`, loaded as if its package for telemetry were not there.
+
+    Python's table of modules is afterwards as it was. An OpenVINO that something else has loaded before stands as it is.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If it is not installed.
+    """
+    if sys.modules.get("openvino") or TELEMETRY in sys.modules:
+        return import_module("openvino")
+    sys.modules[TELEMETRY] = None  # type: ignore[assignment]  # so that an import of it fails as if it were not installed
+    try:
+        return import_module("openvino")
+    finally:
+        sys.modules.pop(TELEMETRY, None)
+
+
+def session(path: str | os.PathLike[str], *, threads: int | None = None, dtype: str = "float32") -> Callable[[Any], np.ndarray]:
+    """An ONNX file in float32, loaded by OpenVINO for its CPU: a function of images b c h w that gives the file's first output.
+
+    Parameters
+    ----------
+    path
+        Of the file, such as one of `adapters.onnx.export`.
+    threads
+        How many a product is shared among; None is as many as cores that the process may use.
+    dtype
+        In which OpenVINO computes: "float32", "bfloat16" or "float16". Images are taken, and logits given, in float32.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the file, for one that OpenVINO does not load.
+    ValueError
+        For a dtype that it does not compute in on this processor, and arguments that do not fit.
+    OSError
+        For what is no regular file, FileNotFoundError if there is none.
+    ModuleNotFoundError
+        Names the extra.
+
+    Examples
+    --------
+    >>> network = session("small.onnx", dtype="bfloat16")  # doctest: +SKIP
+    >>> network(images).argmax(1)  # doctest: +SKIP
+    """
+    check_path("path", path)
+    check_choice("dtype", dtype, tuple(PRECISIONS))
+    if threads is not None:
+        check_count("threads", threads, most=MOST_THREADS)
+    with extra("openvino"):
+        openvino = openvino_runtime()
+    open_regular(path, "an ONNX model").close()
+    wanted = PRECISIONS[dtype]
+    settings = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads or len(cores()), "INFERENCE_PRECISION_HINT": wanted}
+    try:
+        network = openvino.Core().compile_model(os.fspath(path), "CPU", settings)
+    except RuntimeError as error:
+        raise CheckpointError(f"OpenVINO does not load it ({said(error)})", file=os.fspath(path)) from error
+    if (taken := network.get_property("INFERENCE_PRECISION_HINT").to_string()) != wanted:
+        raise ValueError(f"dtype {dtype!r}: on this processor OpenVINO computes in {taken}")
+    request = network.create_infer_request()
+
+    def run(images: Any) -> np.ndarray:
+        check_map("images", images, "b c h w")
+        array = images if isinstance(images, np.ndarray) else to_numpy(images)
+        try:
+            found: np.ndarray = request.infer([array.astype("float32", copy=False)], share_inputs=True)[0]
+        except RuntimeError as error:
+            raise ValueError(f"{os.fspath(path)}: OpenVINO: {said(error)}") from error
+        return found
+
+    return run

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
 
 from scalablevit_ref.errors import brief
 
@@ -17,7 +18,36 @@ exp = torch.exp
 erf = torch.erf
 gelu = F.gelu
 gelu_tanh = partial(F.gelu, approximate="tanh")
-linear = F.linear
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """In float32 on a CPU by oneDNN, where nobody looks: PyTorch takes MKL, which is half as fast on an AMD processor."""
+    if ONEDNN and _is_plain(x) and x.is_cpu and x.dtype is torch.float32 is weight.dtype and not _is_watched(x, weight, bias):
+        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return y
+    return F.linear(x, weight, bias)
+
+
+ONEDNN: bool = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+"""Whether this build of PyTorch has oneDNN's linear layer."""
+
+
+def _is_plain(x: torch.Tensor) -> bool:
+    """Not a subclass's, nor what stands in for a tensor while a program is traced."""
+    return type(x) in (torch.Tensor, torch.nn.Parameter)
+
+
+def _is_watched(*tensors: torch.Tensor | None) -> bool:
+    """Whether a gradient, a transformation, a compiler, a tracer, a mode or autocast must see the operation by its usual name."""
+    return (
+        (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors))
+        or torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+    )
 
 
 def zeros(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

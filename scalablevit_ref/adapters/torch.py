@@ -24,7 +24,7 @@ with extra("torch"):
     from torch import Tensor, nn
 
     from scalablevit_ref.adapters.torch_compiled import Compiled
-    from scalablevit_ref.adapters.torch_layers import Block, Tensors, embedding, leaf, position
+    from scalablevit_ref.adapters.torch_layers import Block, Tensors, embedding, leaf, position, run_head
 
 
 class ScalableViT(nn.Module):
@@ -170,7 +170,7 @@ class ScalableViT(nn.Module):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Logits b classes of features b c."""
-        logits: Tensor = self.head(features)
+        logits: Tensor = run_head(features, self.head)
         return logits
 
     def _maps(self, images: Tensor) -> list[Tensor]:

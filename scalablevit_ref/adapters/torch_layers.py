@@ -11,10 +11,12 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from scalablevit_ref import attention, blocks, ops
 from scalablevit_ref.attention import SSA_NORM_EPS
 from scalablevit_ref.backends.dispatch import dtype_name
+from scalablevit_ref.backends.torch import linear
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.network import attention_settings
 from scalablevit_ref.parameters import block_kind, modules
@@ -117,7 +119,24 @@ def runnable(layer: Layer) -> dict[str, dict[str, nn.Module]]:
 
 def run(x: Tensor, module: nn.Module, **settings: Any) -> Any:
     """What stands in for `ops.linear` and `ops.layer_norm`; the module has its settings itself."""
+    if type(module) is nn.Linear and not torch.compiler.is_compiling() and not _is_changed(module):
+        return linear(x, module.weight, module.bias)  # what it would do, by the backend's own product
     return module(x)
+
+
+def run_head(x: Tensor, module: nn.Module) -> Any:
+    """The classifier, of which a Sequential's parts run one by one."""
+    if type(module) is nn.Sequential and not torch.compiler.is_compiling() and not _is_changed(module):
+        for part in module:
+            x = run(x, part)
+        return x
+    return run(x, module)
+
+
+def _is_changed(module: nn.Module) -> bool:
+    """Whether hooks, or a forward of its own, would have effect where the module is called."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or bool(_has_any_global_hook()) or "forward" in vars(module)  # type: ignore[no-untyped-call]
 
 
 def run_on_map(x: Tensor, module: nn.Module, **settings: Any) -> Any:

@@ -93,6 +93,20 @@ def test_eval_is_the_specification_bit_for_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_where_no_gradient_is_kept(name: str) -> None:
+    """With the same products as the function's; a hook, and a forward of the module's own, have effect there too."""
+    network = module(**CONFIGS[name]).eval()
+    with torch.inference_mode():
+        assert torch.equal(network(images()), sv.scalable_vit(images(), params_of(network), network.config))
+        before, leaf = network(images()), network.stages[0][0].mlp.fc1
+        hook = leaf.register_forward_hook(lambda module, inputs, output: 0 * output)
+        assert not torch.allclose(network(images()), before)
+        hook.remove()
+        leaf.forward = lambda x: 0 * torch.nn.Linear.forward(leaf, x)
+        assert not torch.allclose(network(images()), before)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_hooks_see_the_trace(name: str) -> None:
     network, seen = module(**CONFIGS[name]).eval(), {}
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from scalablevit_ref.backends import torch as torch_backend
 from torch.func import functional_call, grad, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import scalablevit_ref as sv
 from scalablevit_ref.testing import random_images, random_params
@@ -60,4 +63,93 @@ def test_autograd_reaches_every_parameter_and_the_images() -> None:
 
 def test_parameters_are_modules_parameters_too() -> None:
     """A `torch.nn.Parameter` is of another type than a tensor, and welcome."""
-    assert torch.equal(Module()(IMAGES), EXPECTED)
+    with torch.no_grad():
+        assert torch.equal(Module()(IMAGES), EXPECTED)
+    torch.testing.assert_close(
+        Module()(IMAGES).detach(), EXPECTED, rtol=1e-5, atol=1e-5
+    )  # MKL's products, where gradients are kept
+
+
+class Counted(TorchDispatchMode):
+    """Keeps the names of the operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def one_dnn(calls: list[int]) -> Callable[..., Any]:
+    """oneDNN's linear layer, counted."""
+    own = torch.ops.mkldnn._linear_pointwise
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        return own(*arguments)
+
+    return counted
+
+
+needs_one_dnn = pytest.mark.skipif(not torch_backend.ONEDNN, reason="this build of PyTorch has no oneDNN")
+
+
+@needs_one_dnn
+def test_products_in_float32_are_one_dnns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same numbers, whatever the layout; float64 and bfloat16 are PyTorch's own."""
+    calls: list[int] = []
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", one_dnn(calls))
+    draw = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=draw) for shape in ((2, 3, 5, 8), (7, 8), (7,)))
+    for given in (x, x.transpose(0, 1), x[:, :, ::2], x[:0], torch.full_like(x, float("nan"))):
+        for w, b in ((weight, bias), (weight, None), (weight.T.contiguous().T, bias)):
+            actual, expected = torch_backend.linear(given, w, b), torch.nn.functional.linear(given, w, b)
+            torch.testing.assert_close(actual, expected, rtol=1e-6, atol=2e-6, equal_nan=True)
+    assert len(calls) == 15
+    for dtype in (torch.float64, torch.bfloat16):
+        torch_backend.linear(x.to(dtype), weight.to(dtype), bias.to(dtype))
+    assert len(calls) == 15
+
+
+@needs_one_dnn
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_what_is_watched_is_a_linear_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where gradients, transformations, compilers, modes and subclasses must know what runs."""
+    calls: list[int] = []
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", one_dnn(calls))
+    x, weight, bias = torch.randn(4, 8), torch.randn(7, 8), torch.randn(7)
+    linear = torch_backend.linear
+    for needing in ((x, weight.clone().requires_grad_(), bias), (x, weight, bias.clone().requires_grad_())):
+        linear(*needing).sum().backward()
+    assert linear(x.clone().requires_grad_(), weight).requires_grad
+    torch.vmap(linear, in_dims=(0, None, None))(x, weight, bias)
+    with torch.autograd.forward_ad.dual_level():
+        linear(torch.autograd.forward_ad.make_dual(x, x), weight, bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, weight, bias).dtype == torch.bfloat16
+    with Counted() as mode:
+        linear(x, weight, bias)
+    assert any("addmm" in name for name in mode.names)
+    exported = torch.export.export(Linear(weight, bias), (x,))
+    assert "mkldnn" not in str(exported.graph)
+    traced = torch.jit.trace(lambda y: linear(y, weight, bias), x, check_trace=False)
+    assert "mkldnn" not in str(traced.graph)
+    assert torch.fx.symbolic_trace(Linear(weight, bias))(x).shape == (4, 7)
+    assert not calls
+    with torch.no_grad():
+        linear(x.clone().requires_grad_(), torch.nn.Parameter(weight), bias)
+    assert len(calls) == 1
+
+
+class Linear(torch.nn.Module):
+    """The backend's linear layer with constant parameters."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch_backend.linear(x, self.weight, self.bias)

@@ -322,9 +322,7 @@ def _captured(request: Request, candidate: Capturable, conditions: Conditions, f
     narrow = candidate.capture(own, files)
     if narrow.dtype == conditions.dtype or EPS.get(captured.narrowest, 0) > EPS["float32"]:
         return narrow
-    words = (
-        f"asked for {conditions.dtype}, part of it computes in {captured.narrowest} all the same: it is compared in {narrow.dtype}"
-    )
+    words = f"part of it computes in {captured.narrowest} whatever it is given: it is compared in {narrow.dtype}"
     return replace(narrow, notes=(words, *narrow.notes))
 
 

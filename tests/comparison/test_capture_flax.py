@@ -393,7 +393,8 @@ def test_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
     casting = compared(bound(casts=True))
     assert casting.agrees, casting
     assert casting.dtype == "float32"
-    assert casting.notes == ("images were given as b h w c",)
+    whatever = "part of it computes in float32 whatever it is given: it is compared in float32"
+    assert casting.notes == (whatever, "images were given as b h w c")
     forced = compared(bound(casts=True), dtype="float64", diagnosis=False)
     assert [row.layer for row in forced.diverging] == ["head"]
     (note,) = [note for note in forced.notes if note.startswith("part of it is computed in float32, from convert_element_type (")]

@@ -136,7 +136,7 @@ def test_the_goals_of_what_is_recommended() -> None:
     assert "| small × 1 | recommended: export.ort in float32 | 1.45 | 1.67 | reached |" in text
     assert "| small × 1 | recommended: export.openvino in bfloat16 | 3.50 | 4.00 | reached |" in text
     assert "| small × 8 | recommended: export.openvino in float32 | 1.45 | 2.00 | reached |" in text
-    assert "| small × 1 | export.ort | 1.4 | 1.67 | reached |" in text
+    assert "| small × 1 | export.ort | 1.40 | 1.67 | reached |" in text
 
 
 def test_what_is_recommended() -> None:

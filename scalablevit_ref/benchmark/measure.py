@@ -241,6 +241,8 @@ def matmul_peak(dtype: str, device: str = "cpu", *, side: int | None = None, rep
     """
     import torch
 
+    from scalablevit_ref.backends.torch import linear
+
     allow_tf32(dtype)
     side = side or SIDES[device]
     place = {"device": device, "dtype": getattr(torch, Work("", 0, 0, dtype).held)}
@@ -249,8 +251,8 @@ def matmul_peak(dtype: str, device: str = "cpu", *, side: int | None = None, rep
     if device == "cpu" and dtype != "bfloat16":
         x, y = a.numpy(), b.numpy()
         products["numpy"] = lambda: x @ y
-        if dtype == "float32" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-            products["onednn"] = lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+        if dtype == "float32":
+            products["onednn"] = lambda: linear(a, b)
     return side**3 / min(second for seconds in interleaved(products, repeats).values() for second in seconds)
 
 

@@ -100,6 +100,7 @@ class Search:
         self.nearest: list[Finding] = []
         self.partly: tuple[str, ...] = ()
         self.end = time.monotonic() + SEARCH_SECONDS
+        self._ends: dict[Mistake, float] = {}
         self._known: dict[Mistake, None] = dict.fromkeys(seen)
         self._layers = [
             row.layer for row in report.diverging if _by_itself(row, report) and np.isfinite(taps.wide(row.layer)).all()
@@ -146,7 +147,7 @@ class Search:
 
     def _hold(self) -> None:
         """Leave out what does not hold for every layer that it touches."""
-        holding = Holding(self.report, self.local, self.taps, self._known)
+        holding = Holding(self.report, self.local, self.taps, self._known, self._ends)
         whole = holding.whole(mistakes_of(self.local.network) if self.rewired and time.monotonic() < self.end else ())
         if whole is not None:
             self.explained = {layer: [Finding(layer, whole, np.inf, holding.end_to_end(whole), True)] for layer in self._layers}
@@ -184,43 +185,8 @@ class Looking:
     ) -> None:
         """`sizes` are parameters of other sizes than the reference's."""
         self.report, self.local, self.taps, self.module, self.values, self.sizes = report, local, taps, module, values, sizes
-        self._taken: dict[str, np.ndarray] = {}
-
-    def by_what_others_take(self, layer: str, follow: Mapping[str, list[str]], behind: Mapping[str, list[str]]) -> bool:
-        """Whether a layer is right with what one of those before it takes for the layer that both are fed by; it is put to that.
-
-        It is put to one of those `behind` that were not looked into where both are fed by the same.
-        """
-        sources = self.local.table()[layer].sources
-        for other, followers in behind.items():
-            if layer != other and self.local.table()[other].sources[0] in sources:
-                followers.append(layer)
-                return True
-        for other, followers in follow.items():
-            if self._is_right_with(layer, self.local.table()[other].sources[0], self._taken[other]):
-                followers.append(layer)
-                return True
-        return False
-
-    def knows_what_takes(self, layer: str) -> bool:
-        """Whether it was found that a layer takes another value than what the layer before it gives, and which."""
-        return layer in self._taken
-
-    def _is_right_with(self, layer: str, source: str, taken: np.ndarray) -> bool:
-        local = self.local
-        if source not in local.table()[layer].sources:
-            return False
-        other = local.with_tap(source, taken)
-        held = compare_arrays(self.taps.wide(layer), other.output(layer), dtype=self.report.dtype, measure="l2")
-        return held.error <= self.report.tolerance
 
     def __call__(self, layer: str) -> Inside:
-        found = self._looked(layer)
-        if found.taken is not None and len(self.local.table()[layer].sources) == 1:
-            self._taken[layer] = found.taken
-        return found
-
-    def _looked(self, layer: str) -> Inside:
         actual = self.taps.wide(layer)
         if self.module is None:
             return inside_tap(layer, self.local, actual, dtype=self.report.dtype)
@@ -240,6 +206,50 @@ class Looking:
         )
 
 
+class Takers:
+    """Layers that take another value than what the one layer before them gives, and those that go wrong by the same value.
+
+    Attributes
+    ----------
+    followers
+        Of each layer that takes such a value, the others that are fed by the same.
+    """
+
+    def __init__(self, look: Looking) -> None:
+        self.followers: dict[str, list[str]] = {}
+        self._local, self._taps, self._report = look.local, look.taps, look.report
+        self._taken: dict[str, np.ndarray] = {}
+
+    def keep(self, layer: str, taken: np.ndarray | None) -> None:
+        """What a layer takes, if it is known and stands in for what one layer gives."""
+        if taken is not None and len(self._local.table()[layer].sources) == 1:
+            self.followers[layer], self._taken[layer] = [], taken
+
+    def keep_unseen(self, layers: Iterable[str]) -> None:
+        """Layers that go wrong as those kept do, and that were not looked into."""
+        self.followers |= {layer: [] for layer in layers}
+
+    def __contains__(self, layer: str) -> bool:
+        return layer in self._taken
+
+    def before(self, layer: str) -> str | None:
+        """The layer that takes the wrong value by which this one goes wrong: it is right with it, or it could not be tried."""
+        unseen = (other for other in self.followers if other not in self._taken)
+        tried = (other for other in self._taken if self._is_right_with(layer, self._source(other), self._taken[other]))
+        fed = (other for other in unseen if other != layer and self._source(other) in self._local.table()[layer].sources)
+        return next(chain(fed, tried), None)
+
+    def _source(self, layer: str) -> str:
+        return self._local.table()[layer].sources[0]
+
+    def _is_right_with(self, layer: str, source: str, taken: np.ndarray) -> bool:
+        if source not in self._local.table()[layer].sources:
+            return False
+        expected = self._local.with_tap(source, taken).output(layer)
+        held = compare_arrays(self._taps.wide(layer), expected, dtype=self._report.dtype, measure="l2")
+        return held.error <= self._report.tolerance
+
+
 def by_reasoning(layers: Sequence[str], look: Looking, end: float) -> tuple[list[Cause], list[Inside]]:
     """What explains layers of no known mistake, and what was seen inside of the first of each kind.
 
@@ -250,11 +260,13 @@ def by_reasoning(layers: Sequence[str], look: Looking, end: float) -> tuple[list
         kinds.setdefault(form(layer), []).append(layer)
     causes: list[Cause] = []
     insides: list[Inside] = []
-    follow: dict[str, list[str]] = {}
-    behind: dict[str, list[str]] = {}
+    takers = Takers(look)
     for kind in kinds.values():
         found: list[tuple[str, Inside]] = []
-        rest = [layer for layer in kind if not look.by_what_others_take(layer, follow, behind)]
+        rest: list[str] = []
+        for layer in kind:
+            taker = takers.before(layer)
+            (rest if taker is None else takers.followers[taker]).append(layer)
         for layer in rest[:MOST_LOOKED]:
             if time.monotonic() > end and insides:
                 break
@@ -265,11 +277,11 @@ def by_reasoning(layers: Sequence[str], look: Looking, end: float) -> tuple[list
             found += [(layer, seen) for seen in every if seen.explained]
             if not whole.explained:
                 break
-            follow |= {layer: []} if look.knows_what_takes(layer) else {}
-        if found and all(look.knows_what_takes(layer) for layer, _ in found):
-            behind |= {layer: [] for layer in rest[MOST_LOOKED:]}
+            takers.keep(layer, whole.taken)
+        if found and all(layer in takers for layer, _ in found):
+            takers.keep_unseen(rest[MOST_LOOKED:])
         causes += _fewest(found, tuple(rest[MOST_LOOKED:]), EPS[look.report.dtype])
-    return _of_one_line([_followed_by(cause, follow, behind) for cause in causes]), insides
+    return _of_one_line([_followed_by(cause, takers.followers) for cause in causes]), insides
 
 
 def _of_one_line(causes: Iterable[Cause]) -> list[Cause]:
@@ -287,11 +299,11 @@ def _of_one_line(causes: Iterable[Cause]) -> list[Cause]:
     return list(found.values())
 
 
-def _followed_by(cause: Cause, follow: Mapping[str, Sequence[str]], behind: Mapping[str, Sequence[str]]) -> Cause:
+def _followed_by(cause: Cause, followers: Mapping[str, Sequence[str]]) -> Cause:
     """The cause, of the layers too that go wrong by what its layers take, each behind the layer that takes it."""
     layers, also = (
-        tuple(dict.fromkeys(name for layer in some for name in (layer, *others.get(layer, ()))))
-        for some, others in ((cause.layers, follow), (cause.also, behind))
+        tuple(dict.fromkeys(name for layer in some for name in (layer, *followers.get(layer, ()))))
+        for some in (cause.layers, cause.also)
     )
     return replace(cause, layers=layers, also=also)
 
@@ -335,12 +347,14 @@ def _general(words: str, difference: Difference) -> str:
 class Holding:
     """Whether a mistake in the wiring holds for every layer that it touches."""
 
-    def __init__(self, report: Report, local: Local, taps: CanonicalTaps, known: Iterable[Mistake]) -> None:
-        """`known` are mistakes that may be there at once."""
+    def __init__(
+        self, report: Report, local: Local, taps: CanonicalTaps, known: Iterable[Mistake], ends: dict[Mistake, float]
+    ) -> None:
+        """`known` are mistakes that may be there at once; `ends` keeps what `end_to_end` has found."""
         self.report, self.local, self.taps, self.known = report, local, taps, tuple(known)
         self._counts: dict[Mistake, tuple[int, int]] = {}
         self._sizes: dict[str, float] = {}
-        self._ends: dict[Mistake, float] = {}
+        self._ends = ends
 
     def whole(self, others: Iterable[Mistake] = ()) -> Mistake | None:
         """The mistake in the wiring, or two at once, with which the reference gives the candidate's logits from the images on.
@@ -360,8 +374,7 @@ class Holding:
         if mistake not in self._ends:
             local, actual = self.local, self.taps.wide(LOGITS)
             alone = Local(local.network, local.params, local.images, set(), local.tap)
-            size = float(np.linalg.norm(local.output(LOGITS)))
-            self._ends[mistake] = error_with(alone, LOGITS, actual, mistake, size) / EPS[self.report.dtype]
+            self._ends[mistake] = error_with(alone, LOGITS, actual, mistake, self._size(LOGITS)) / EPS[self.report.dtype]
         return self._ends[mistake]
 
     def everywhere(self, explained: Mapping[str, list[Finding]]) -> tuple[dict[str, list[Finding]], tuple[str, ...]]:
@@ -406,7 +419,11 @@ class Holding:
         return any(self._error(row, some) <= self.report.tolerance for some in chain([mistake], both))
 
     def _error(self, row: Row, mistake: Mistake) -> float:
-        if row.layer not in self._sizes:  # asked for with every mistake
-            self._sizes[row.layer] = float(np.linalg.norm(self.local.output(row.layer)))
         actual = self.taps.wide(row.layer)
-        return error_with(self.local, row.layer, actual, mistake, self._sizes[row.layer]) / EPS[self.report.dtype]
+        return error_with(self.local, row.layer, actual, mistake, self._size(row.layer)) / EPS[self.report.dtype]
+
+    def _size(self, layer: str) -> float:
+        """That of the right output of a layer, which is asked for with every mistake."""
+        if layer not in self._sizes:
+            self._sizes[layer] = float(np.linalg.norm(self.local.output(layer)))
+        return self._sizes[layer]

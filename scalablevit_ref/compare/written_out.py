@@ -102,7 +102,7 @@ def _written_out(scene: Scene, held: Held, step: str) -> Difference | None:
     operations = [i for i in between if graph.operations[i].kind != "move"]
     if not between or len(between) > MOST_OPERATIONS or (held.value in own and len(operations) < 2):
         return None
-    writer = _Writer(scene, values, roots, _inner(scene, step), between, step)
+    writer = _Writer(scene, values, roots, _inner(scene, step), between)
     short = scene.spoken(step) if step else ""
     formula, parts = writer.sentence(short if set(short) <= set("qkv") else "")
     whole = len(formula) <= LONGEST and not writer.elsewhere and not _is_usual(scene, operations, step, held.value in own)
@@ -110,11 +110,8 @@ def _written_out(scene: Scene, held: Held, step: str) -> Difference | None:
         where = f", where {listed(f'{name} = {words}' for name, words in parts.items())}" if parts else ""
         right = "" if held.value in own else _reference(scene, step)
         but = "".join(f"{words}; " for words in writer.elsewhere)
-        moved = (
-            ""
-            if operations
-            else f", its numbers in other places: {listed(dict.fromkeys(writer.move(i) for i in between[-MOST_LISTED:]))}"
-        )
+        moves = [] if operations else [writer.move(i) for i in between[-MOST_LISTED:]]
+        moved = f", its numbers in other places: {listed(dict.fromkeys(moves))}" if moves else ""
         more = "".join(f"; {words}" for words in writer.remarks)
         words = f"{but}written out, it is {formula}{moved}{where}{f'; in the reference {right}' if right else ''}{more}"
     elif operations:
@@ -283,17 +280,11 @@ class _Writer:
     """Writes values of one graph down, in terms of those that are known."""
 
     def __init__(
-        self,
-        scene: Scene,
-        values: Collection[int],
-        roots: Mapping[int, Known],
-        inner: Sequence[Known],
-        between: Collection[int],
-        step: str,
+        self, scene: Scene, values: Collection[int], roots: Mapping[int, Known], inner: Sequence[Known], between: Collection[int]
     ) -> None:
         self.scene, self.values, self.graph = scene, tuple(values), scene.graph
         self.made, self.fed, self.of_parameters = makers(scene.graph), fed_by_images(scene.graph), sources(scene.graph)
-        self.roots, self.inner, self.between, self.step = roots, inner, between, step
+        self.roots, self.inner, self.between = roots, inner, between
         self.elsewhere: list[str] = []
         self.remarks: list[str] = []
 
@@ -437,7 +428,7 @@ class _Writer:
             if set(parts[:2]) in TOGETHER:
                 self._pairs_others(inputs)
             elif operation.kind == "product" and (said := self._sums_over_queries(operation)):
-                self.remarks = [*self.remarks, said]
+                self.remarks.append(said)
             return f"({product}{'' if factor == 1 else f' × {factor:.3g}'}{f' + {parts[2]}' if len(parts) > 2 else ''})"
         word = self.word(operation)
         first = [part for x, part in zip(inputs, parts, strict=True) if x in self.fed]

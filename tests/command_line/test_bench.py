@@ -39,6 +39,7 @@ from scalablevit_ref.cli import app
 from scalablevit_ref.cli.bench import _seconds, _works
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, relative_l2
 from tests.programs.benchmarks import DOCS, project_page, project_picture
+from tests.support.clock import Clock
 
 WORK = Work("digits", 2, 112)
 ARGUMENTS = ["bench", "--variants", "digits", "--rounds", "3", "--threads", "1"]
@@ -174,19 +175,6 @@ def test_a_library_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(contenders, "find_spec", lambda name: None if name == "jax" else object())
     assert why_absent("jax", WORK) == "not installed: pip install 'scalablevit-ref[jax]'"
     assert why_absent("cupy", WORK) == "runs on GPUs"
-
-
-class Clock:
-    """A machine that does one thing only: time passes while it sleeps, and by nothing else."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 
 from scalablevit_ref.benchmark import load
 from scalablevit_ref.benchmark.load import LIMIT, QUIET, Ticks, disturbances, load_now, others, ticks, unserved, wait_until_quiet
+from tests.support.clock import Clock
 
 
 class System:
@@ -40,22 +41,9 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> System:
     return System(tmp_path)
 
 
-class Clock:
-    """Time that passes where somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
+    made = Clock(100.0)
     monkeypatch.setattr(load, "time", made)
     return made
 

@@ -416,12 +416,8 @@ def _absent(graph: Graph, pairing: Pairing, network: Network, images: tuple[int,
             axes = "b h w c" if len(shapes[name]) == 4 else "b c"
             shape, wanted = graph.shapes[last.made], shapes[name]
             found[name] = f"it gives shape {shape}, which is no layout of the reference's {axes} = {wanted}"
-            if (
-                prod(shape) % prod(wanted) == 0
-                and prod(shape) > prod(wanted)
-                and shape[0] == prod(shape) // prod(wanted) * wanted[0]
-            ):
-                times = prod(shape) // prod(wanted)
+            times, rest = divmod(prod(shape), prod(wanted))
+            if times > 1 and not rest and shape[0] == times * wanted[0]:
                 found[name] += f": its batch is {times} times the images', as where flipped or repeated copies of them run too"
     return found
 

@@ -103,7 +103,7 @@ def uses_of(graph: Graph) -> tuple[Use, ...]:
         for use in _uses_in(flow, place, operation, fed, weights, bare):
             found.append(use)
             holders[use.made] = (*holders.get(use.made, ()), len(found) - 1)
-            normalised = bare.get(fed[0], flow.normalised(fed[0])) if use.kind == "shift" and len(fed) == 1 else None
+            normalised = _normalised(flow, fed[0], bare) if use.kind == "shift" and len(fed) == 1 else None
             if normalised is not None:
                 shifted[use.made] = len(found) - 1, normalised
     return tuple(_settled(flow, use) for use in _with_sums_of_shifts(flow, found))
@@ -150,10 +150,11 @@ def _sum_of_shifts(flow: Flow, name: str, taps: Sequence[Use]) -> Use | None:
 def _origin(flow: Flow, value: int) -> int:
     """What a value is before its numbers were put in other places, were filled up or cut off."""
     while (made := flow.made_by(value)) is not None and made.kind == "move":
-        before = {_origin(flow, x) for x in flow.split(made)[0]}
-        if len(before) != 1:
+        before = flow.dominators.get(value, value)
+        between = flow.region(value, before)
+        if before == value or between is None or any(flow.graph.operations[i].kind != "move" for i in between):
             return value
-        value = before.pop()
+        value = before
     return value
 
 
@@ -162,12 +163,9 @@ def _sum_of(flow: Flow, values: Collection[int]) -> int | None:
     parts: dict[int, frozenset[int]] = {value: frozenset({value}) for value in values}
     for operation in flow.graph.operations:
         fed, weights = flow.split(operation)
-        mine = [parts.get(x) for x in fed]
-        if not fed or weights or None in mine or (operation.kind, bool(operation.settings.get("inverse"))) != ("add", False):
-            continue
-        both = [part for part in mine if part is not None]
-        if not operation.settings.get("scalars") or set(operation.settings["scalars"]) == {0}:
-            parts[operation.outputs[0]] = frozenset().union(*both)
+        adds = operation.kind == "add" and not operation.settings.get("inverse") and not any(operation.settings.get("scalars", ()))
+        if adds and fed and not weights and all(x in parts for x in fed):
+            parts[operation.outputs[0]] = frozenset().union(*(parts[x] for x in fed))
     return next((value for value, some in parts.items() if len(some) == len(values) and value not in values), None)
 
 
@@ -232,8 +230,7 @@ def _uses_in(
         axis = 1 if groups is not None or not averaged or len(averaged) > len(graph.shapes[operand]) else averaged[-1]
         yield from _pieced(flow, place, "norm", operand, bias, (0,), (x, axis), (out, axis))
     elif operation.kind == "multiply" and len(fed) == 1:
-        given = bare[fed[0]] if fed[0] in bare else flow.normalised(fed[0])
-        yield _scaled(flow, place, operation, fed[0], weights[0], given, out)
+        yield _scaled(flow, place, operation, fed[0], weights[0], _normalised(flow, fed[0], bare), out)
     elif operation.kind == "other" and "addcmul" in operation.name and len(operation.inputs) == 3 and len(fed) == 1:
         shift, *factors = operation.inputs
         gain = next((value for value in factors if value in weights), ABSENT)
@@ -327,6 +324,11 @@ def _pieced(
             sizes=(rows[1] - rows[0], *sizes[1:]) if len(pieces) > 1 else sizes,
             bias_operand=bias,
         )
+
+
+def _normalised(flow: Flow, value: int, bare: dict[int, int]) -> int | None:
+    """What was normalised to a value, by a fused norm or by one written out; None where it is no normalisation."""
+    return bare[value] if value in bare else flow.normalised(value)
 
 
 def _scaled(flow: Flow, place: int, operation: Operation, x: int, operand: int, given: int | None, out: int) -> Use:

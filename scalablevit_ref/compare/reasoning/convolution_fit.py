@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, islice, permutations, product
 from typing import Any
 
@@ -49,19 +50,26 @@ BORDER_WORDS = {
 }
 
 
-def _relaid(weight: Array) -> Array:
-    """The kernel's numbers taken in the order (kh kw i o) of Flax and TensorFlow, without a transposition."""
-    o, i, kh, kw = weight.shape
-    return rearrange(weight.reshape(kh, kw, i, o), "kh kw i o -> o i kh kw")
+AXES = ("o", "i", "kh", "kw")
+
+FLAX = "kh kw i o"
+"""The axes of kernels in Flax and TensorFlow."""
+
+
+def _viewed(weight: Array, layout: str) -> Array:
+    """The kernel's numbers taken in this order of axes, without a transposition."""
+    sizes = dict(zip(AXES, weight.shape, strict=True))
+    return rearrange(weight.reshape([sizes[axis] for axis in layout.split()]), f"{layout} -> o i kh kw")
+
+
+def _viewed_words(layout: str) -> str:
+    return f"kernels are reshaped from another layout, ({layout}), without the transposition"
 
 
 def relaid_kernels(weight: Array) -> Iterator[tuple[str, Array]]:
     """Kernels o i kh kw whose numbers are taken in another order of axes, by what is said of it."""
-    axes, sizes = ("o", "i", "kh", "kw"), dict(zip(("o", "i", "kh", "kw"), weight.shape, strict=True))
-    for order in permutations(axes):
-        layout = " ".join(order)
-        viewed = rearrange(weight.reshape([sizes[axis] for axis in order]), f"{layout} -> o i kh kw")
-        yield f"kernels are reshaped from another layout, ({layout}), without the transposition", viewed
+    for layout in map(" ".join, permutations(AXES)):
+        yield _viewed_words(layout), _viewed(weight, layout)
         turned = rearrange(weight, f"o i kh kw -> {layout}").reshape(weight.shape)
         yield f"kernels are laid out as ({layout}) and read as (o i kh kw)", turned
 
@@ -87,7 +95,7 @@ KERNELS: Mapping[str, tuple[Callable[[Array], Array], str]] = {
     "turned left": (lambda w: np.rot90(w, 1, (2, 3)), "kernels are turned by 90°"),
     "turned right": (lambda w: np.rot90(w, -1, (2, 3)), "kernels are turned by −90°"),
     "transposed and flipped": (lambda w: w.swapaxes(2, 3)[:, :, ::-1, ::-1], "kernels have H and W swapped and are flipped"),
-    "relaid": (_relaid, "kernels are reshaped from another layout, (kh kw i o), without the transposition"),
+    "relaid": (partial(_viewed, layout=FLAX), _viewed_words(FLAX)),
     "swapped channels": (_swapped_ends, "input and output channels of the kernels are interchanged"),
     "reversed inputs": (lambda w: w[:, ::-1], "the input's channels are in reversed order (BGR for RGB)"),
     "reversed outputs": (lambda w: w[::-1], "the output's channels are in reversed order"),

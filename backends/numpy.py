@@ -78,15 +78,18 @@ def in_groups(function: Callable[[Array], Any], images: Array) -> Any:
 def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
     tokens = x.reshape(-1, x.shape[-1])
     out = np.empty_like(tokens, order="C")
+    wide = _wide(x.dtype)
 
     for rows in _blocks(len(tokens), BLOCK // tokens.shape[1]):
-        part = tokens[rows].astype(_wide(x.dtype), copy=False)
-        y = part - _sums(part)[:, None] / part.shape[1]
+        part = tokens[rows].astype(wide, copy=False)
+        y = out[rows] if wide == x.dtype else part
+        np.subtract(part, _sums(part)[:, None] / part.shape[1], out=y)
         variance = np.einsum("n c, n c -> n", y, y)[:, None] / y.shape[1]
         y *= 1 / np.sqrt(variance + eps)
         y *= weight
         y += bias
-        out[rows] = y
+        if y is part:
+            out[rows] = y
     return out.reshape(x.shape)
 
 

@@ -77,19 +77,15 @@ def in_groups(function: Callable[[Array], Any], images: Array) -> Any:
 
 def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
     tokens = x.reshape(-1, x.shape[-1])
-    out = np.empty_like(tokens, order="C")
-    wide = _wide(x.dtype)
+    out, wide = np.empty_like(tokens, order="C"), _wide(x.dtype)
 
     for rows in _blocks(len(tokens), BLOCK // tokens.shape[1]):
         part = tokens[rows].astype(wide, copy=False)
-        y = out[rows] if wide == x.dtype else part
-        np.subtract(part, _sums(part)[:, None] / part.shape[1], out=y)
-        variance = np.einsum("n c, n c -> n", y, y)[:, None] / y.shape[1]
-        y *= 1 / np.sqrt(variance + eps)
+        y = np.subtract(part, _sums(part)[:, None] / part.shape[1], out=out[rows] if wide == x.dtype else part)
+        y *= 1 / np.sqrt(np.einsum("n c, n c -> n", y, y)[:, None] / y.shape[1] + eps)
         y *= weight
         y += bias
-        if y is part:
-            out[rows] = y
+        out[rows] = y
     return out.reshape(x.shape)
 
 

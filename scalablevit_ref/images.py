@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterator
@@ -34,47 +35,66 @@ MOST_PLAIN = 8 << 20
 """Largest PPM whose numbers are written as text, in bytes: Pillow takes a second for two million of them."""
 
 
-def load_image(path: str | Path, size: int = 224) -> np.ndarray:
+def load_image(path: str | Path | bytes, size: int = 224) -> np.ndarray:
     """One RGB image as float32 c h w: shorter side to size · 256/224 (bicubic), centre crop, ImageNet mean and deviation.
 
     A JPEG beyond `MOST_DECODED` is decoded at a half, a quarter or an eighth of its size, which the resizing makes smaller still.
+
+    `path` may also be what such a file holds, as bytes.
 
     Source: the official evaluation transform (resize to 256, crop to 224). Needs Pillow.
 
     Raises OSError naming the file if it is no regular file, cannot be read as an image, is more than 100 times as long as wide, or
     beyond one of the limits above.
     """
-    check_path("path", path)
+    if not isinstance(path, bytes):
+        check_path("path", path)
     check_count("size", size)
-    from PIL import Image
+    return normalised(cropped(decoded(path), size))
 
+
+def decoded(path: str | Path | bytes) -> Any:
+    """An image file, or its bytes, as Pillow's image: grey ("L") if the file is, else "RGB". Raises as `load_image` does."""
     with _opened(path) as (image, file):
-        w, h = image.size
         _bound(image, file)
         grey = image.mode in ("1", "L")
         image = image.convert("L" if grey else "RGB") if image.mode not in ("L", "RGB") else image
         image.load()
+    return image
+
+
+def cropped(image: Any, size: int = 224) -> np.ndarray:
+    """Pillow's image, resized and cropped: uint8 "size size c", one channel of a grey image."""
+    from PIL import Image
+
+    w, h = image.size
     shorter = int(size * 256 / 224)
     w, h = (shorter, int(shorter * h / w)) if w <= h else (int(shorter * w / h), shorter)
     image = image.resize((w, h), Image.Resampling.BICUBIC)
     left, top = round((w - size) / 2), round((h - size) / 2)
-    pixels = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
-    pixels = pixels.reshape(size, size, -1)  # of a grey image one channel, which all three are made of
-    pixels = (pixels - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return np.asarray(image.crop((left, top, left + size, top + size))).reshape(size, size, -1)
+
+
+def normalised(pixels: np.ndarray) -> np.ndarray:
+    """float32 "… c h w" of uint8 "… h w c", by ImageNet's mean and deviation; of one channel all three are made."""
+    scaled = np.asarray(pixels, np.float32) / 255
+    scaled = (scaled - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
+    return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Any, BinaryIO]]:
+def _opened(path: str | Path | bytes) -> Iterator[tuple[Any, BinaryIO]]:
     """Pillow's image and its file, of which only the header is read. Whatever Pillow raises is an OSError that names the file.
 
     Its warnings, of large images and of damaged metadata, are no business of whoever reads standard error.
     """
     from PIL import Image, UnidentifiedImageError
 
+    opened = io.BytesIO(path) if isinstance(path, bytes) else None
+    path = "the image" if isinstance(path, bytes) else path
     try:
-        with open_regular(path, "an image") as file, warnings.catch_warnings(action="ignore"):
-            size = os.fstat(file.fileno()).st_size
+        with opened or open_regular(path, "an image") as file, warnings.catch_warnings(action="ignore"):
+            size = _size(file)
             if size > MOST_BYTES:
                 raise _RefusedError(f"has {size:,} bytes, more than {MOST_BYTES:,}")
             with Image.open(file, formats=FORMATS) as image:
@@ -89,6 +109,13 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, BinaryIO]]:
         raise OSError(f"cannot read image {path}: {error}") from error
 
 
+def _size(file: BinaryIO) -> int:
+    at = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(at)
+    return size
+
+
 class _RefusedError(Exception):
     """An image beyond one of the limits."""
 
@@ -98,7 +125,7 @@ def _bound(image: Any, file: BinaryIO) -> None:
     w, h = image.size
     if max(w, h) > 100 * min(w, h):  # its shorter side is enlarged, and the longer with it
         raise _RefusedError(f"is {w} x {h} pixels, more than 100 times as long as wide")
-    if image.format == "PPM" and image.tile[0][0] == "ppm_plain" and (size := os.fstat(file.fileno()).st_size) > MOST_PLAIN:
+    if image.format == "PPM" and image.tile[0][0] == "ppm_plain" and (size := _size(file)) > MOST_PLAIN:
         raise _RefusedError(f"has {size:,} bytes of numbers that are written as text, more than {MOST_PLAIN:,}; write it as PNG")
     scans = _scans(file) if image.format == "JPEG" else 1
     if scans > MOST_SCANS:
@@ -121,7 +148,7 @@ def _decoded(image: Any, file: BinaryIO, scans: int, factor: int) -> int:
     copied = {"1": 1, "L": 0, "RGB": 0}.get(image.mode, 4)
     kept = 0
     if image.format == "WEBP":  # the file, two canvases and a frame
-        kept = (8 + len(image.getbands())) * pixels + os.fstat(file.fileno()).st_size
+        kept = (8 + len(image.getbands())) * pixels + _size(file)
     elif getattr(image, "dispose", None) is not None:  # of a GIF: what the frame leaves behind
         kept = pixels
     elif scans > 1:  # all coefficients, two bytes each, of channels that may be stored at half the size

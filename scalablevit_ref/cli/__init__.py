@@ -12,6 +12,7 @@ from scalablevit_ref.cli.convert import convert
 from scalablevit_ref.cli.diff import diff
 from scalablevit_ref.cli.draw import draw
 from scalablevit_ref.cli.endings import exit_code, leave
+from scalablevit_ref.cli.evaluate import evaluate
 from scalablevit_ref.cli.inspect import inspect
 from scalablevit_ref.cli.streams import guarded_streams
 from scalablevit_ref.cli.summary import summary
@@ -32,6 +33,7 @@ app.command()(inspect)
 app.command()(convert)
 app.command()(diff)
 app.command()(compare)
+app.command()(evaluate)
 app.command()(trace)
 app.command()(bench)
 app.command()(draw)

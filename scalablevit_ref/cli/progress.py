@@ -14,6 +14,7 @@ from rich.progress import (
     SpinnerColumn,
     Task,
     TimeElapsedColumn,
+    TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.text import Text
@@ -75,3 +76,24 @@ def spinner(description: str = "", *, total: int | None = None, logged: bool = F
                 console.print(styled(description), soft_wrap=True)
 
         yield step
+
+
+@contextmanager
+def rate_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function that is called with how many are done and how many there are; shows the rate and the time left."""
+    console = Terminal(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _Rate(ProgressColumn):
+    """How many a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        return styled(f"{task.speed:.1f} {self._unit}/s" if task.speed else "")

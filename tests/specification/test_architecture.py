@@ -34,7 +34,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "__init__",
         "digits",
         "adapters testing",
-        "drawing",
+        "drawing evaluation",
         "compare",
         "benchmark",
         "cli",

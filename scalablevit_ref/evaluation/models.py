@@ -1,0 +1,210 @@
+"""What is evaluated: a checkpoint on one of the backends, or an ONNX file, as a function of images that gives logits."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import scalablevit_ref as sv
+from scalablevit_ref.arguments import FLOATS
+from scalablevit_ref.backends import to_backend, to_numpy
+from scalablevit_ref.backends.start import why_not_started
+from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
+from scalablevit_ref.config import ScalableViTConfig, near_matches
+from scalablevit_ref.files.reading import open_regular
+
+BACKENDS = ("torch", "jax", "numpy", "onnx", "openvino")
+"""What runs a network here."""
+
+ENGINES = ("onnx", "openvino")
+"""Those that run ONNX files."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network that is ready to run.
+
+    Attributes
+    ----------
+    name
+        The file, and what runs it.
+    backend
+        What runs it.
+    digest
+        Of the file.
+    config
+        None of a foreign ONNX file that does not say.
+    channels, classes
+        Of the images, and of the logits.
+    batch, size
+        Images at a time, and pixels a side, where an ONNX file has them fixed.
+    predict
+        Logits, NumPy's b classes in float32, of NumPy's images b c h w in float32.
+    """
+
+    name: str
+    backend: str
+    digest: str
+    config: ScalableViTConfig | None
+    channels: int
+    classes: int
+    batch: int | None
+    size: int | None
+    predict: Callable[[np.ndarray], np.ndarray]
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Of any number of images: they are filled up to the fixed batch, and what was added is cut off."""
+        if not self.batch:
+            return self.predict(images)
+        missing = -len(images) % self.batch
+        filled = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)]) if missing else images
+        parts = [self.predict(filled[i : i + self.batch]) for i in range(0, len(filled), self.batch)]
+        return np.concatenate(parts)[: len(images)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a network is to be run.
+
+    Attributes
+    ----------
+    backend
+        One of `BACKENDS`; None: ONNX Runtime for an ONNX file, else PyTorch where it is installed, or NumPy.
+    dtype
+        In which it computes; None is float32.
+    device
+        PyTorch's name of one.
+    threads
+        None leaves them to the library.
+    variant, key
+        What a checkpoint is of, and where in the file it lies, where it does not say.
+    """
+
+    backend: str | None = None
+    dtype: str = "float32"
+    device: str | None = None
+    threads: int | None = None
+    variant: str | None = None
+    key: str | None = None
+
+    def is_engine(self) -> bool:
+        """Whether an ONNX file runs on that backend."""
+        return self.backend in ENGINES
+
+
+def open_model(path: Path, run: Run, batch: int, files: ExitStack) -> Model:
+    """A file's network. What is written on the way is left to `files` to remove.
+
+    Raises ValueError for a backend, dtype or device that does not fit, CheckpointError for the file, ModuleNotFoundError.
+    """
+    if run.backend is not None and run.backend not in BACKENDS:
+        raise ValueError(f"unknown backend {run.backend!r}{near_matches(run.backend, BACKENDS)}; there are {', '.join(BACKENDS)}")
+    if run.dtype not in FLOATS:
+        raise ValueError(f"unknown dtype {run.dtype!r}{near_matches(run.dtype, FLOATS)}; there are {', '.join(FLOATS)}")
+    if run.device is not None and run.backend not in (None, "torch"):
+        raise ValueError(f"--device is PyTorch's; {run.backend} has none")
+    digest = _digest(path) if path.is_file() else ""
+    if path.suffix == ".onnx":
+        if run.backend not in (None, *ENGINES):
+            raise ValueError(f"{path}: an ONNX file runs on {' or '.join(ENGINES)}, not on {run.backend}")
+        return _engine(path, run.backend or "onnx", run, digest, str(path))
+    checkpoint = load_in_one_dtype(path, variant=run.variant, key=run.key)
+    params, config = checkpoint.params, checkpoint.config
+    if not config.num_classes:
+        raise ValueError(f"{path}: a network without a classifier: nothing can be counted")
+    backend = run.backend or ("torch" if why_absent("torch") is None else "numpy")
+    if (why := why_absent(backend)) is not None:
+        raise ModuleNotFoundError(f"backend {backend!r}: {why}")
+    name = f"{path} on {backend} in {run.dtype}" + (f" on {run.device}" if run.device else "")
+    if backend in ENGINES:
+        from scalablevit_ref.adapters import onnx
+
+        written = Path(files.enter_context(tempfile.TemporaryDirectory())) / "network.onnx"
+        onnx.export(params, config, written, image_size="dynamic", dtype="float32" if backend == "openvino" else run.dtype)
+        return _engine(written, backend, run, digest, name)
+    predict = {"torch": _torch, "jax": _jax, "numpy": _numpy}[backend](params, config, run)
+    fixed = batch if backend == "jax" else None  # one compilation
+    return Model(name, backend, digest, config, config.in_chans, config.num_classes, fixed, None, predict)
+
+
+def why_absent(backend: str) -> str | None:
+    """Why a backend cannot run here, or None."""
+    from importlib.util import find_spec
+
+    module, extra = {"onnx": ("onnxruntime", "onnx")}.get(backend, (backend, backend))
+    if find_spec(module) is None:
+        return f"not installed: pip install 'scalablevit-ref[{extra}]'"
+    return None if backend in ENGINES else why_not_started(backend)
+
+
+def _digest(path: Path) -> str:
+    with open_regular(path, "weights") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _numpy(params: dict[str, np.ndarray], config: ScalableViTConfig, run: Run) -> Callable[[np.ndarray], np.ndarray]:
+    weights = to_backend(params, "numpy", run.dtype)
+    return lambda images: sv.scalable_vit(images.astype(run.dtype), weights, config).astype(np.float32)
+
+
+def _torch(params: dict[str, np.ndarray], config: ScalableViTConfig, run: Run) -> Callable[[np.ndarray], np.ndarray]:
+    import torch
+
+    from scalablevit_ref.testing.agreement import unrounded_float32
+
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    weights = to_backend(params, "torch", run.dtype, run.device)
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode(), unrounded_float32():
+            y = sv.scalable_vit(to_backend(images, "torch", run.dtype, run.device), weights, config)
+            found: np.ndarray = y.float().cpu().numpy()
+            return found
+
+    return predict
+
+
+def _jax(params: dict[str, np.ndarray], config: ScalableViTConfig, run: Run) -> Callable[[np.ndarray], np.ndarray]:
+    import jax
+
+    weights = to_backend(params, "jax", run.dtype)
+    network: Any = jax.jit(sv.scalable_vit, static_argnums=2)
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        return np.asarray(to_numpy(network(to_backend(images, "jax", run.dtype), weights, config)), np.float32)
+
+    return predict
+
+
+def _engine(path: Path, backend: str, run: Run, digest: str, name: str) -> Model:
+    """An ONNX file on ONNX Runtime, which computes in the file's own dtype, or on OpenVINO, which is told one."""
+    from scalablevit_ref.adapters import onnx, openvino
+
+    session = onnx.session(path, threads=run.threads)
+    batch, channels, *sides = (n if isinstance(n, int) else None for n in session.shape)
+    classes = session.runtime.get_outputs()[0].shape[-1]
+    if not isinstance(channels, int) or not isinstance(classes, int):
+        raise ValueError(f"{path}: the file says neither how many channels nor how many classes there are")
+    if sides[0] != sides[1]:
+        raise ValueError(f"{path}: images of {session.shape[2:]} are no squares")
+    if backend == "onnx":
+        if run.dtype != "float32" and session.dtype != run.dtype:
+            raise ValueError(
+                f"{path}: its numbers are {session.dtype}; --dtype {run.dtype} takes convert, which writes such a file"
+            )
+        predict: Callable[[np.ndarray], np.ndarray] = session
+    else:
+        predict = openvino.session(path, threads=run.threads, dtype=run.dtype)
+    name = f"{name} on {backend}" if name == str(path) else name
+    return Model(name, backend, digest, session.config, channels, classes, batch, sides[0], predict)

@@ -269,6 +269,9 @@ def _tars(shards: Sequence[Path], path: Path, asked: Asked, listed: Listed | Non
                         label = _label_of(content.read() if content else b"", suffix)
                         if label is not None and (suffix != ".txt" or (shard, stem) not in labels):
                             labels[shard, stem] = label
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # what ends an archive; tarfile does without
+                    raise tarfile.TarError("its end is missing")
         except tarfile.TarError as error:
             raise ValueError(f"{shard}: not a plain tar, or cut off ({error})") from None
     if not found:

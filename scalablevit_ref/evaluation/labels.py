@@ -210,7 +210,9 @@ def _from_ilsvrc(labels: Sequence[str], meta: str | Path, path: str | Path) -> l
         with open_regular(meta, "meta.mat") as file:
             synsets: Any = loadmat(file, squeeze_me=True)["synsets"]
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
-    except (KeyError, ValueError, TypeError, IndexError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # SciPy's errors have no common type
         raise ValueError(f"{meta}: not the development kit's meta.mat ({error})") from None
     try:
         return [wnids[int(label)] for label in labels]

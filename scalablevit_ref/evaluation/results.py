@@ -44,15 +44,17 @@ class Counted:
     @property
     def right(self) -> np.ndarray:
         """Whether the largest logit is the image's class: n."""
-        return self.top[:, 0] == self.labels
+        right: np.ndarray = self.top[:, 0] == self.labels
+        return right
 
     @property
     def among(self) -> np.ndarray:
         """Whether the image's class is among the five largest logits: n."""
-        return (self.top == self.labels[:, None]).any(axis=1)
+        among: np.ndarray = (self.top == self.labels[:, None]).any(axis=1)
+        return among
 
     def document(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"network": self.name, "images": len(self.labels)}
+        found: dict[str, Any] = {"network": self.name}
         for key, hits in (("top1", self.right), ("top5", self.among)):
             low, high = wilson(int(hits.sum()), len(hits))
             found[key] = {"correct": int(hits.sum()), "percent": _percent(hits), "low": 100 * low, "high": 100 * high}

@@ -37,6 +37,6 @@ def mcnemar(gained: int, lost: int) -> float:
     """
     flips, fewer = gained + lost, min(gained, lost)
     if flips <= EXACT:
-        return min(1.0, 2 * sum(comb(flips, i) for i in range(fewer + 1)) / 2**flips)
+        return min(1.0, float(2 * sum(comb(flips, i) for i in range(fewer + 1)) / 2**flips))
     logs = (lgamma(flips + 1) - lgamma(i + 1) - lgamma(flips - i + 1) - flips * log(2) for i in range(fewer + 1))
     return min(1.0, 2 * sum(map(exp, logs)))

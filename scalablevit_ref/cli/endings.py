@@ -32,6 +32,7 @@ LESS_MEMORY = {
     "bench": "a smaller --image-size or --batch",
     "compare": "fewer or smaller --images, or --dtype float32,",
     "convert": "leaving out --verify",
+    "evaluate": "a smaller --batch",
     "trace": "fewer or smaller --images, or --dtype float32,",
     "verify": "fewer --image, or one --backend",
 }

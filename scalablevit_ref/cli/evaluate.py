@@ -198,7 +198,7 @@ def _tell(
     if as_json:
         print_json(_document(outcome, dataset, str(data)))
         return
-    _print(outcome, dataset)
+    _print(outcome, dataset, data)
     say_written({by_class: "a line a class", confusions: "mistakes, the most frequent first"})
 
 
@@ -212,9 +212,9 @@ def _document(outcome: Outcome, dataset: Dataset, data: str) -> dict[str, Any]:
     return document
 
 
-def _print(outcome: Outcome, dataset: Dataset) -> None:
+def _print(outcome: Outcome, dataset: Dataset, data: Path) -> None:
     console, first = Terminal(), outcome.counted[0]
-    title = styled(f"{dataset.layout}, {len(first.labels):,} images")
+    title = styled(f"{data} ({dataset.layout}), {len(first.labels):,} images")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "correct", "percent", "95 % interval"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)

@@ -74,6 +74,8 @@ class Journal:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 if isinstance(error, _OtherRunError):
                     raise
+                if number == 0:
+                    raise _OtherRunError(f"{path}: not a journal of evaluate") from None
                 raise ValueError(f"{path}: line {number + 1} is none of a journal's ({error})") from None
 
     def _check(self, heading: Any, path: Path) -> None:

@@ -105,6 +105,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = random_images((1, 1, 112, 112))
     save_trace(folder / "t.npz", reference_trace(images, random_params(sv.parameter_shapes(config)), config), config)
     (folder / f"{hostile}t.npz").write_bytes((folder / "t.npz").read_bytes())
+    for name in ("v.npz", f"{hostile}v.npz"):
+        np.savez(folder / name, images=np.zeros((2, 8, 8), np.uint8), labels=np.arange(2))
     for name in ("i.png", f"{hostile}i.png"):
         Image.fromarray(np.full((40, 40, 3), 99, np.uint8)).save(folder / name, "PNG")
     return folder
@@ -113,7 +115,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calls(name: str = "a.npz") -> dict[str, list[str]]:
     """Every command on a file of this name, or one beside it."""
     stem = name.removesuffix(".npz")
-    trace, image = ("t.npz", "i.png") if name == "a.npz" else (f"{stem}t.npz", f"{stem}i.png")
+    trace, image, labelled = (f"{'' if name == 'a.npz' else stem}{beside}" for beside in ("t.npz", "i.png", "v.npz"))
     return {
         "attend": ["attend", image, "--weights", "rgb.npz", "--layer", "stages.0.0", "-o", f"{stem}.svg"],
         "bench": ["bench", "--variants", "digits", "--rounds", "3", "--threads", "1", "--backends", "numpy"],
@@ -121,6 +123,7 @@ def calls(name: str = "a.npz") -> dict[str, list[str]]:
         "convert": ["convert", name, f"{stem}.safetensors", "--force"],
         "diff": ["diff", name, "a.npz"],
         "draw": ["draw", "digits", "-o", f"{stem}d.svg"],
+        "evaluate": ["evaluate", labelled, "--weights", name, "--backend", "numpy", "--decoders", "0"],
         "inspect": ["inspect", name],
         "inspect --json": ["inspect", name, "--json"],
         "summary": ["summary", name],

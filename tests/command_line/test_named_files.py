@@ -31,6 +31,11 @@ COMMANDS = {
     "trace --weights": ("w.npz2", ["trace", "o.npz", "--weights"]),
     "convert": ("c.pth", ["convert"]),
     "diff": ("d.pth", ["diff", "w.npz"]),
+    "evaluate": ("e.npz", ["evaluate", "--weights", "w.npz"]),
+    "evaluate --weights": ("e.pth", ["evaluate", "v.npz", "--weights"]),
+    "evaluate --against": ("e.pth", ["evaluate", "v.npz", "--weights", "w.npz", "--against"]),
+    "evaluate --labels": ("l.txt", ["evaluate", "v.npz", "--weights", "w.npz", "--labels"]),
+    "evaluate --classes": ("n.txt", ["evaluate", "v.npz", "--weights", "w.npz", "--classes"]),
     "inspect": ("f.pth", ["inspect"]),
     "summary": ("s.pth", ["summary"]),
 }
@@ -43,6 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = np.zeros((1, 1, 112, 112), "float32")
     sv.save_checkpoint(folder / "w.npz", checkpoint.params, checkpoint.config)
     save_trace(folder / "t.npz", reference_trace(images, checkpoint.params, checkpoint.config), checkpoint.config)
+    np.savez(folder / "v.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.arange(2))
     return folder
 
 

@@ -272,6 +272,8 @@ def test_a_run_that_is_killed_goes_on(tmp_path: Path, expected: dict[str, int]) 
         (("--labels", "nowhere.txt"), "nowhere.txt: there is no such file"),
         (("--by-class", "nowhere/x.csv"), "nowhere"),
         (("--resume", "nowhere/journal"), "nowhere"),
+        (("--resume", "."), ".: a folder; expected a journal"),
+        (("--resume", "digits.npz"), "not a journal of evaluate"),
         (("--against", "nowhere.pth"), "nowhere.pth: there is no such file"),
     ],
 )

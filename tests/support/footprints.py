@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 import scalablevit_ref as sv
@@ -48,6 +49,7 @@ COMMANDS = (
     Command("verify --variant digits --dtype float32"),
     Command("verify --variant small --backend numpy --dtype float32 --image photo.png"),
     Command("summary digits"),
+    Command("evaluate labelled.npz --weights weights.pth --decoders 0 --resume new.txt --by-class new.csv", ("new.csv", "new.txt")),
     Command("inspect weights.pth --sha256"),
     Command("diff weights.pth other.npz", code=1),
     *(
@@ -129,6 +131,7 @@ def files(place: Path, onnx: Path | None = None) -> None:
     for name, seed in (("a", 0), ("b", 1)):
         params = sv.init_params(checkpoint.config, seed=seed, dtype="float64")
         save_trace(work / f"{name}.npz", reference_trace(images, params, checkpoint.config), checkpoint.config)
+    np.savez(work / "labelled.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.arange(2))
     Image.new("RGB", (40, 30), "teal").save(work / "photo.png")
     (work / "port.py").write_text(PORTS, encoding="utf-8")
     if onnx:

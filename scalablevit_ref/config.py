@@ -215,6 +215,7 @@ def variant(name: str, **overrides: Any) -> ScalableViTConfig:
     """
     if not isinstance(name, str):
         raise TypeError(f"name must be a variant's, one of {', '.join(VARIANTS)}, got {brief(name)}")
+    name = name if name in _VARIANTS else plain_name(name)
     if name not in _VARIANTS:
         raise ValueError(f"unknown variant {name!r}{near_matches(name, VARIANTS)}; there are {', '.join(VARIANTS)}")
     return settled(ScalableViTConfig(**_VARIANTS[name]), overrides)
@@ -241,12 +242,16 @@ _ALIASES = {"s": "small", "b": "base", "l": "large", "half": "float16", "float":
 """Other names of variants (the paper's ScalableViT-S) and of dtypes; fp16, f16 and bf16 are told by a pattern."""
 
 
-def near_matches(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'small'?)`, or nothing; other names of variants and of dtypes are known too."""
-    known = list(known)
+def plain_name(word: str) -> str:
+    """Our own name of a variant or a dtype: "small" of "S" and "ScalableViT-S", "float16" of "fp16"; any other word as it is."""
     plain = re.sub(r"^scalable[_-]?vit[_-]?", "", word.lower()).replace("-", "_")
     plain = re.sub(r"^(b?)fp?(16|32|64)$", r"\1float\2", plain)
-    alias = _ALIASES.get(plain, plain)
+    return _ALIASES.get(plain, plain)
+
+
+def near_matches(word: str, known: Iterable[str]) -> str:
+    """` (did you mean 'small'?)`, or nothing; other names of variants and of dtypes are known too."""
+    known, alias = list(known), plain_name(word)
     return did_you_mean(alias if alias in known else word, known)
 
 

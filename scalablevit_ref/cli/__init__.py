@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 from typer.main import get_command
 
@@ -13,6 +15,7 @@ from scalablevit_ref.cli.diff import diff
 from scalablevit_ref.cli.draw import draw
 from scalablevit_ref.cli.endings import exit_code, leave
 from scalablevit_ref.cli.evaluate import evaluate
+from scalablevit_ref.cli.help import CHECK, HELP, PICTURES, WEIGHTS, Command, Group, version
 from scalablevit_ref.cli.inspect import inspect
 from scalablevit_ref.cli.streams import guarded_streams
 from scalablevit_ref.cli.summary import summary
@@ -21,23 +24,35 @@ from scalablevit_ref.cli.verify import verify
 
 app = typer.Typer(
     name="scalablevit-ref",
-    help="The executable reference specification of ScalableViT.",
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    add_completion=False,
+    context_settings=HELP,
     pretty_exceptions_enable=False,
 )
-app.command()(verify)
-app.command()(summary)
-app.command()(inspect)
-app.command()(convert)
-app.command()(diff)
-app.command()(compare)
-app.command()(evaluate)
-app.command()(trace)
-app.command()(bench)
-app.command()(draw)
-app.command()(attend)
+
+
+@app.callback()
+def program(
+    asked: Annotated[bool, typer.Option("--version", help="Print the version and end.", callback=version, is_eager=True)] = False,
+) -> None:
+    """The executable reference specification of ScalableViT."""
+
+
+for group, command, example in (
+    (CHECK, verify, "scalablevit-ref verify --weights small.pth --image cat.jpg"),
+    (CHECK, compare, "scalablevit-ref compare port.py:Network --variant small --html report.html"),
+    (CHECK, trace, "scalablevit-ref trace small.npz --variant small --save-weights weights.safetensors"),
+    (CHECK, evaluate, "scalablevit-ref evaluate val/ --weights small.pth --resume small.journal"),
+    (CHECK, bench, "scalablevit-ref bench --recommend"),
+    (WEIGHTS, inspect, "scalablevit-ref inspect checkpoint.pth"),
+    (WEIGHTS, convert, "scalablevit-ref convert checkpoint.pth small.safetensors --verify"),
+    (WEIGHTS, diff, "scalablevit-ref diff checkpoint.pth small.safetensors"),
+    (WEIGHTS, summary, "scalablevit-ref summary small --image-size 384"),
+    (PICTURES, draw, "scalablevit-ref draw small -o small.svg"),
+    (PICTURES, attend, "scalablevit-ref attend digit:7 --layer stages.0.1 -o seven.svg"),
+):
+    app.command(cls=Command, rich_help_panel=group, epilog=f"Example: `{example}`")(command)
 
 
 def main() -> None:

@@ -107,8 +107,6 @@ def evaluate(
 
     `torchrun --nproc-per-node 2 -m scalablevit_ref evaluate …` shares the images among processes.
 
-    Example: scalablevit-ref evaluate val/ --weights small.pth --resume small.journal
-
     Exit code 0 if all images were read, 1 if some could not be, 2 for bad input.
     """
     with ExitStack() as files:

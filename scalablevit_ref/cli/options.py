@@ -55,6 +55,17 @@ CostlyOption: TypeAlias = Annotated[
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
 
 
+def separate(words: Sequence[str] | None) -> list[str]:
+    """The words of an option that is given once, with commas between them, or several times.
+
+    Examples
+    --------
+    >>> separate(["numpy, torch", "jax"]), separate(None)
+    (['numpy', 'torch', 'jax'], [])
+    """
+    return [word.strip() for text in words or () for word in text.split(",") if word.strip()]
+
+
 def per_stage(option: str, text: str | None) -> Any:
     """One number, or one a stage between commas, as a port takes them; a window may be `none`. Raises ValueError."""
     if text is None:

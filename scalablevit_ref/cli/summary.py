@@ -20,7 +20,7 @@ from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.options import KeyOption
 from scalablevit_ref.cli.terminal import Terminal, put, say, stacked, styled
-from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
+from scalablevit_ref.config import VARIANTS, ScalableViTConfig, plain_name, variant
 from scalablevit_ref.cost import NOTE_ON_COUNTING, PUBLISHED, PUBLISHED_SIZE, Cost, LayerCost, LayerKind, cost, stage_of
 from scalablevit_ref.image_sizes import nearest_image_size, usual_image_size
 from scalablevit_ref.parameters import block_kind
@@ -81,6 +81,8 @@ def _network(name: str, stated: str | None, key: str | None) -> tuple[str | None
 
     Raises ValueError for what is neither, CheckpointError for a file whose weights are not of the official network.
     """
+    if plain_name(name) in VARIANTS and not Path(name).exists():
+        name = plain_name(name)
     if name in VARIANTS or not (Path(name).exists() or Path(name).suffix or Path(name).parent.name):
         if stated is not None or key is not None:
             raise ValueError("--variant and --key are for a file")

@@ -19,7 +19,7 @@ from rich.text import Text
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
-from scalablevit_ref.cli.options import CostlyOption, KeyOption
+from scalablevit_ref.cli.options import CostlyOption, KeyOption, separate
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.terminal import Terminal, put, styled
 from scalablevit_ref.config import ScalableViTConfig, variant
@@ -46,10 +46,8 @@ def verify(
     image: Annotated[
         list[Path] | None, typer.Option(help="Classify this image file (official preprocessing); may be repeated.")
     ] = None,
-    backend: Annotated[
-        list[str] | None, typer.Option(help="Only this backend: numpy, torch, jax or cupy; may be repeated.")
-    ] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype: float64, float32 or bfloat16; may be repeated.")] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="Only these backends, between commas: numpy, torch, jax, cupy.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="Only these dtypes, between commas: float64, float32, bfloat16.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights and images.", min=0)] = 0,
     costly: CostlyOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
@@ -83,8 +81,9 @@ def verify(
 
 def _select(backends: list[str] | None, dtypes: list[str] | None) -> list[Candidate]:
     """The candidates asked for; the oracle always runs."""
-    check_known("--backend", backends or [], sorted({c.library for c in CANDIDATES}))
-    check_known("--dtype", dtypes or [], sorted({c.dtype for c in CANDIDATES}))
+    backends, dtypes = separate(backends), separate(dtypes)
+    check_known("--backend", backends, sorted({c.library for c in CANDIDATES}))
+    check_known("--dtype", dtypes, sorted({c.dtype for c in CANDIDATES}))
     return [c for c in CANDIDATES if c == ORACLE or ((not backends or c.library in backends) and (not dtypes or c.dtype in dtypes))]
 
 

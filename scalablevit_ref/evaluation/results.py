@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from scalablevit_ref.config import VARIANTS, ScalableViTConfig, variant
+from scalablevit_ref.config import ScalableViTConfig, variant
+from scalablevit_ref.cost import PUBLISHED
 from scalablevit_ref.evaluation.statistics import mcnemar, wilson
-
-PUBLISHED = {"small": 83.1, "base": 84.1, "large": 84.4}
-"""Top-1 on ImageNet-1k's validation images in percent, as the paper's table and the authors' page have it."""
 
 TOP = 5
 """Classes of an image that are kept."""
@@ -78,7 +76,7 @@ class Counted:
         if name is None:
             return None
         low, high = wilson(int(self.right.sum()), len(self.right))
-        figure = PUBLISHED[name]
+        figure = PUBLISHED[name].top1
         rounding = 0.05
         return {"variant": name, "top1_percent": figure, "inside": 100 * low - rounding <= figure <= 100 * high + rounding}
 
@@ -86,8 +84,8 @@ class Counted:
         """The published variant whose settings these are; SSA's version, which the table leaves open, may be either."""
         if self.config is None:
             return None
-        for name in VARIANTS:
-            if name in PUBLISHED and self.config in (variant(name), variant(name, ssa_values="scaled")):
+        for name in PUBLISHED:
+            if self.config in (variant(name), variant(name, ssa_values="scaled")):
                 return name
         return None
 

@@ -190,8 +190,8 @@ def test_what_is_neither_a_variant_nor_a_checkpoint(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     np.savez("port.npz", **{name: np.float32(x) for name, x in unbiased().items()})
     for arguments, said in (
-        (("ScalableViT-S",), "unknown variant 'ScalableViT-S' (did you mean 'small'?)"),
-        (("scalable_vit_large",), "(did you mean 'large'?)"),
+        (("smal",), "unknown variant 'smal' (did you mean 'small' or 'small_0'?)"),
+        (("scalable_vit_huge",), "unknown variant 'scalable_vit_huge'"),
         (("small.pth",), "small.pth: there is no such file"),
         (("small", "--key", "model"), "--variant and --key are for a file"),
         (("port.npz",), "port.npz: these are vit_pytorch's weights, of another network"),

@@ -16,7 +16,7 @@ PACKAGE = "scalablevit_ref"
 LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(level.split())
     for level in (
-        "_moved _start _typing edits errors",
+        "_moved _start _typing _version edits errors",
         "arguments",
         "config files",
         "backends image_sizes parameters",
@@ -248,7 +248,13 @@ def test_the_page_has_the_same_order() -> None:
     level = {part: i for i, parts in enumerate(LEVELS) for part in parts}
     order = [level[part] for row in named for part in row]
     assert order == sorted(order, reverse=True)
-    assert {part for row in named for part in row} == frozenset().union(*LEVELS) - {"_moved", "_start", "_typing", "__main__"}
+    assert {part for row in named for part in row} == frozenset().union(*LEVELS) - {
+        "_moved",
+        "_start",
+        "_typing",
+        "_version",
+        "__main__",
+    }
 
 
 def test_files_that_are_read_in_one_go() -> None:

@@ -47,6 +47,10 @@ UPWARD = {
     ("backends/numpy.py", "ops"),
     ("backends/jax.py", "ops"),
     ("backends/cupy.py", "ops"),
+    ("backends/mlx.py", "ops"),
+    ("backends/tensorflow.py", "ops"),
+    ("backends/paddle.py", "ops"),
+    ("backends/tinygrad.py", "ops"),
     ("testing/__init__.py", "compare"),
     ("testing/equivalence.py", "compare"),
 }
@@ -61,6 +65,11 @@ FRAMEWORKS = {
     "torch": ("backends/torch.py", "adapters/torch", "adapters/plain.py", "compare/capture/torch", "digits/train.py"),
     "jax": ("backends/jax.py", "adapters/flax.py", "compare/capture/flax", "compare/capture/jax"),
     "cupy": ("backends/cupy.py",),
+    "mlx": ("backends/mlx.py", "adapters/mlx.py", "compare/capture/mlx"),
+    "tensorflow": ("backends/tensorflow.py", "compare/capture/tensorflow"),
+    "keras": ("adapters/keras.py", "compare/capture/keras"),
+    "paddle": ("backends/paddle.py", "adapters/paddle.py", "compare/capture/paddle"),
+    "tinygrad": ("backends/tinygrad.py", "compare/capture/tinygrad"),
 }
 """Where a framework may be imported with the module; everywhere else inside a function only."""
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from einops import rearrange, reduce
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scalablevit_ref.backends.einops import rearrange, reduce
 from scalablevit_ref.backends.graph import conv2d, linear
 from scalablevit_ref.backends.nodes import Graph
 from scalablevit_ref.backends.symbolic import Size, parts_of

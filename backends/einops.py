@@ -56,7 +56,7 @@ class Lent:
 
     def __init__(self, held: Any, functions: Any) -> None:
         self.held, self.functions = held, functions
-        self.shape = tuple(held.shape)
+        self.shape = held.shape
         self.ndim = len(self.shape)
 
     def __array_namespace__(self) -> Lent:

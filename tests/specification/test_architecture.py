@@ -34,7 +34,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "__init__",
         "digits",
         "adapters testing",
-        "drawing",
+        "drawing portable",
         "compare",
         "benchmark",
         "cli",
@@ -62,8 +62,15 @@ SPECIFICATION = (
 )
 
 FRAMEWORKS = {
-    "torch": ("backends/torch.py", "adapters/torch", "adapters/plain.py", "compare/capture/torch", "digits/train.py"),
-    "jax": ("backends/jax.py", "adapters/flax.py", "compare/capture/flax", "compare/capture/jax"),
+    "torch": (
+        "backends/torch.py",
+        "adapters/torch",
+        "adapters/plain.py",
+        "compare/capture/torch",
+        "digits/train.py",
+        "portable/pt2.py",
+    ),
+    "jax": ("backends/jax.py", "adapters/flax.py", "compare/capture/flax", "compare/capture/jax", "portable/stablehlo.py"),
     "cupy": ("backends/cupy.py",),
     "mlx": ("backends/mlx.py", "adapters/mlx.py", "compare/capture/mlx"),
     "tensorflow": ("backends/tensorflow.py", "compare/capture/tensorflow"),

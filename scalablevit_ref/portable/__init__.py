@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save as safetensors_bytes
 
 from scalablevit_ref.adapters import extra
 from scalablevit_ref.arguments import check_choice, check_count, check_flag, check_path
 from scalablevit_ref.backends import to_backend
+from scalablevit_ref.blocks import untapped
 from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checkpoints.infer import exact_variant
 from scalablevit_ref.checkpoints.notes import NOTES, noted
@@ -34,6 +36,7 @@ from scalablevit_ref.image_sizes import check_image_size, sides, usual_image_siz
 from scalablevit_ref.layers import layer_shapes
 from scalablevit_ref.network import trace
 from scalablevit_ref.networks import network_of
+from scalablevit_ref.operation_checks import check_network
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.run_cost import check_run
 from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, random_images, relative_l2
@@ -130,12 +133,13 @@ def write(
     params = tensors_in(params)
     check_shapes(params, parameter_shapes(config))
     check_outputs((path, record_path), force=force)
-    images = random_images((CHECKED if free else int(batch), config.in_chans, h, w), dtype=dtype)
-    check_run(network_of(config), images.shape, keeping=True, whole=True, costly=costly)
+    shape = (CHECKED if free else int(batch), config.in_chans, h, w)
+    check_run(network_of(config), shape, keeping=True, whole=True, costly=costly)
+    images = random_images(shape, dtype=dtype)
     weights = {name: to_backend(params[name], "numpy", dtype) for name in parameter_shapes(config)}
 
     name, needed = FORMATS[path.suffix]
-    with extra(needed):
+    with extra(needed, "portable"):
         form = import_module(f"scalablevit_ref.portable.{name}")
         program = form.traced(weights, config, images.shape, free=free)
         checked = _checked(form.run(form.saved(program, {}), images, weights), images, weights, config)
@@ -160,6 +164,50 @@ def write(
     record["sha256"] = hashlib.sha256(data).hexdigest()
     write_contents({path: data, record_path: f"{json.dumps(record, indent=1)}\n".encode()}, force=force)
     return record
+
+
+def write_expected(
+    params: Mapping[str, Any],
+    config: ScalableViTConfig,
+    images: np.ndarray,
+    path: str | os.PathLike[str],
+    *,
+    costly: bool = False,
+    force: bool = False,
+) -> None:
+    """Write images and what the specification computes of them on NumPy in float64: a safetensors file of `images` and every tap.
+
+    A program that has read a file of `write` compares its numbers with these.
+
+    Parameters
+    ----------
+    params
+        Under the official names, of any library and dtype; those of a float32 file as it has them.
+    config
+        What they are of.
+    images : b c h w
+        Of NumPy, of any dtype.
+    path
+        Of the file.
+    costly, force
+        As in `write`.
+
+    Raises
+    ------
+    ValueError, TypeError, CostError, FileExistsError
+        As `write` does.
+    """
+    check_path("path", path)
+    check_flag("costly", costly)
+    check_flag("force", force)
+    check_config(config)
+    wide = to_backend(tensors_in(params), "numpy", "float64")
+    pixels = to_backend(images, "numpy", "float64")
+    check_network(pixels, wide, config, tap=untapped)
+    check_run(network_of(config), pixels.shape, keeping=True, costly=costly)
+    taps = trace(pixels, wide, config)
+    data = safetensors_bytes({"images": pixels} | {name: np.ascontiguousarray(x) for name, x in taps.items()})
+    write_contents({Path(path): data}, force=force)
 
 
 def _checked(

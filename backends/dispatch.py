@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from scalablevit_ref.arguments import check_function
@@ -34,14 +35,25 @@ class Backend(Protocol):
         """This library's array as a NumPy array on the host."""
 
 
-BACKENDS = ("numpy", "torch", "jax", "cupy")
+FURTHER = {
+    "mlx": ("mlx.core", "array"),
+    "tensorflow": ("tensorflow", "Tensor"),
+    "paddle": ("paddle", "Tensor"),
+    "tinygrad": ("tinygrad", "Tensor"),
+}
+"""Libraries that no other library's compiler traces: the module and the name of each one's array type."""
+
+BACKENDS = ("numpy", "torch", "jax", "cupy", *FURTHER)
 """The libraries that have a backend here, each in the module of its name."""
+
+SPELLED = dict(zip(BACKENDS, ("NumPy", "PyTorch", "JAX", "CuPy", "MLX", "TensorFlow", "PaddlePaddle", "tinygrad"), strict=True))
+"""The libraries' own names."""
 
 NEEDED = ("NAME", "exp", "zeros", "device", "from_numpy", "to_numpy")
 """What a module must have to be registered; one with a `pad` of its own needs no `zeros`."""
 
 registered: dict[str, tuple[type, Backend]] = {}
-"""Backends from outside by their names, with the types they serve; read for arrays that none of the four libraries owns."""
+"""Backends from outside by their names, with the types they serve; read for arrays that none of `BACKENDS` owns."""
 
 
 def register(array_type: type, module: Any) -> None:
@@ -50,8 +62,8 @@ def register(array_type: type, module: Any) -> None:
     Parameters
     ----------
     array_type : type
-        NumPy's, PyTorch's, JAX's and CuPy's arrays, those of subclasses too, stay with their own backends. Of several
-        registered types that fit an array, the last one counts.
+        The arrays of libraries that have a backend here, those of subclasses too, stay with it. Of several registered types
+        that fit an array, the last one counts.
     module : module
         Or anything else that has what `Backend` names; one with a `pad` of its own needs no `zeros`.
 
@@ -103,6 +115,8 @@ def backend(x: Any, name: str = "x") -> Backend:
         from scalablevit_ref.backends import graph
 
         module = graph
+    elif own := [name for name, array_type in FURTHER.items() if _owned_by(x, *array_type)]:
+        module = import_module(f"scalablevit_ref.backends.{own[0]}")
     elif found := [served for array_type, served in registered.values() if isinstance(x, array_type)]:
         module = found[-1]
     elif hasattr(type(x), "__array_namespace__"):
@@ -111,7 +125,7 @@ def backend(x: Any, name: str = "x") -> Backend:
         module = standard
     else:
         hint = "; torch.from_dlpack(x) or cupy.from_dlpack(x) takes it over where it is" if hasattr(type(x), "__dlpack__") else ""
-        known = ", ".join(("NumPy", "PyTorch", "JAX", "CuPy", *registered))
+        known = ", ".join((*SPELLED.values(), *registered))
         raise TypeError(f"{name}: expected an array of {known} or an array-API library, got {_type_name(x)}{hint}")
     return cast("Backend", module)
 
@@ -141,5 +155,12 @@ def _type_name(x: Any) -> str:
 
 
 def dtype_name(x: Any) -> str:
-    """The name of an array's dtype, `float32` for NumPy's, PyTorch's and every other library's type of that name."""
-    return str(x.dtype).rpartition(".")[2]
+    """The name of an array's dtype, `float32` for NumPy's, PyTorch's and every other library's type of that name.
+
+    It is the last word of what the dtype prints: `torch.float32`, `<dtype: 'float32'>`, and `dtypes.float`, which is C's name.
+    """
+    word = str(x.dtype).rstrip("'>").rpartition(".")[2].rpartition("'")[2]
+    return C_NAMES.get(word, word)
+
+
+C_NAMES = {"half": "float16", "float": "float32", "double": "float64"}

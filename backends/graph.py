@@ -5,52 +5,43 @@ Each op writes the operators that say the same in the fewest steps that runtimes
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 from math import pi, prod
+from types import ModuleType
 from typing import Any
 
-from einops._backends import AbstractBackend
 from scalablevit_ref.backends.layouts import CHANNELS_FIRST, same
 from scalablevit_ref.backends.views import Array, Pending, array
 
 NAME = "graph"
 
 
-class EinopsBackend(AbstractBackend):
-    """What einops needs; it finds it by itself among the subclasses."""
-
-    framework_name = __name__
-
-    def is_appropriate_type(self, tensor: Any) -> bool:
-        return isinstance(tensor, Array)
-
-    def reshape(self, x: Array, shape: Sequence[int]) -> Array:
-        return x.reshaped(shape)
-
-    def transpose(self, x: Array, axes: Sequence[int]) -> Array:
-        return x.transposed(axes)
-
-    def reduce(self, x: Array, operation: str, axes: Sequence[int]) -> Array:
-        return _reduced(x, operation, sorted(axes))
-
-    def is_float_type(self, x: Array) -> bool:
-        return True
+def namespace(x: Array) -> ModuleType:
+    return sys.modules[__name__]
 
 
-def _reduced(x: Array, operation: str, axes: Sequence[int]) -> Array:
-    """Over some axes, where they lie as axes of their own in memory; else they are laid so."""
+def reshape(x: Array, shape: Sequence[int]) -> Array:
+    return x.reshaped(shape)
+
+
+def permute_dims(x: Array, axes: Sequence[int]) -> Array:
+    return x.transposed(axes)
+
+
+def mean(x: Array, *, axis: Sequence[int]) -> Array:
+    """Over axes that lie as axes of their own in memory; else they are laid so."""
     layout = x.layout
-    if layout is None or any(set(run) & set(axes) and not set(run) <= set(axes) for run in layout):
+    if layout is None or any(set(run) & set(axis) and not set(run) <= set(axis) for run in layout):
         x = x.plain()
         layout = tuple((i,) for i in range(len(x.shape)))
-    over = [i for i, run in enumerate(layout) if set(run) & set(axes)]
+    over = [i for i, run in enumerate(layout) if set(run) & set(axis)]
     memory = [sizes for i, sizes in enumerate(x.memory) if i not in over]
     shape = [prod(sizes) for sizes in memory]
-    operator = {"mean": "ReduceMean", "max": "ReduceMax", "sum": "ReduceSum"}[operation]
-    name = x.graph.write(operator, x.name, x.graph.integers(over), keepdims=0, shape=shape) if over else x.name
+    name = x.graph.write("ReduceMean", x.name, x.graph.integers(over), keepdims=0, shape=shape) if over else x.name
     moved = {i: k for k, i in enumerate(i for i in range(len(x.memory)) if i not in over)}
-    kept = [places for axis, places in enumerate(x.axes) if axis not in axes]
+    kept = [places for i, places in enumerate(x.axes) if i not in axis]
     return Array(x.graph, name, tuple(memory), tuple(tuple((moved[i], j) for i, j in places) for places in kept))
 
 

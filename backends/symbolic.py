@@ -26,8 +26,6 @@ class Size(int):
         (parts, divisor) of what was found to be divisible, shared by all sizes of a graph.
     """
 
-    __hash__ = None  # type: ignore[assignment]  # which einops takes for a symbol: it keeps no result for it
-
     parts: Parts
     divisible: set[tuple[Parts, int]]
 
@@ -44,6 +42,10 @@ class Size(int):
 
     def __ne__(self, other: object) -> bool:
         return not self == other
+
+    def __hash__(self) -> int:
+        """Of what it stands for, and of no number: what einops keeps for a shape must not serve another graph, nor known sizes."""
+        return hash((id(self.divisible), self.parts))
 
     def __bool__(self) -> bool:
         return self != 0

@@ -23,7 +23,7 @@ def to_backend(params_or_array: Any, name: str, dtype: str | None = None, device
     params_or_array : array, or mapping of names to arrays
         Of any library. A mapping gives a dict.
     name : str
-        "numpy", "torch", "jax", "cupy", or the NAME of a backend that is registered.
+        "numpy", "torch", "jax", "cupy", "mlx", "tensorflow", "paddle", "tinygrad", or the NAME of a backend that is registered.
     dtype : str, optional
         "float16", "bfloat16", "float32" or "float64"; None keeps it.
     device : optional

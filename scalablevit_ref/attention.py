@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from einops import rearrange
-
 from scalablevit_ref._typing import Array, Float, Params
+from scalablevit_ref.backends.einops import rearrange
 from scalablevit_ref.config import SSAScale, SSAValues
 from scalablevit_ref.operation_checks import check_iwsa, check_ssa
 from scalablevit_ref.ops import attention, conv2d, gelu, layer_norm, linear, pad

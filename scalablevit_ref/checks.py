@@ -81,7 +81,7 @@ def check_arrays(name: str, params: Mapping[str, Any]) -> None:
 def check_shapes(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise ValueError with one report of every missing, unexpected and misshapen parameter, TypeError for no mapping of arrays."""
     check_arrays("params", params)
-    if len(params) != len(shapes) or any(name not in params or params[name].shape != shape for name, shape in shapes.items()):
+    if len(params) != len(shapes) or any(name not in params or _shape(params[name]) != shape for name, shape in shapes.items()):
         raise ValueError("parameters do not fit: " + "; ".join(parameter_problems(params, shapes)))
 
 
@@ -92,7 +92,7 @@ def parameter_problems(params: Mapping[str, Any], shapes: Mapping[str, tuple[int
     misshapen = [
         f"{name} expected {shapes[name]} got {_shape(value)}"
         for name, value in params.items()
-        if name in shapes and value.shape != shapes[name]
+        if name in shapes and _shape(value) != shapes[name]
     ]
     found = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen}
     return [f"{kind} ({len(names)}): {_some(names)}" for kind, names in found.items() if names]
@@ -109,7 +109,7 @@ def _some(names: list[str], most: int = 12) -> str:
 
 def _has_shape(x: Any) -> bool:
     try:
-        return isinstance(x.shape, tuple)
+        return isinstance(_shape(x), tuple)
     except Exception:  # whatever a foreign type, or a nested tensor, says to that
         return False
 

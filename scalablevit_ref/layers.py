@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from einops import reduce
-
 from scalablevit_ref._typing import Array, Params
 from scalablevit_ref.attention import iwsa, ssa
+from scalablevit_ref.backends.einops import reduce
 from scalablevit_ref.blocks import mlp, patch_embed, peg
 from scalablevit_ref.config import MLP_HEAD_WIDTH, ScalableViTConfig
 from scalablevit_ref.network import attention_settings

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from einops import rearrange, reduce
-
 from scalablevit_ref._typing import Array, Float, Params
 from scalablevit_ref.attention import iwsa, ssa
 from scalablevit_ref.backends import in_groups
+from scalablevit_ref.backends.einops import rearrange, reduce
 from scalablevit_ref.blocks import Tap, patch_embed, peg, residual_block, untapped
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.operation_checks import check_network

@@ -13,10 +13,9 @@ from itertools import product
 from math import pi
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
-from einops import pack, rearrange, reduce
-
 from scalablevit_ref._typing import Array, Float
 from scalablevit_ref.backends import backend
+from scalablevit_ref.backends.einops import pack, rearrange, reduce
 
 P = ParamSpec("P")
 Result = TypeVar("Result", covariant=True)

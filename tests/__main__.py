@@ -18,6 +18,7 @@ from importlib.util import find_spec
 
 from tests import versions
 from tests.lint import STEPS, run, together
+from tests.support import node
 
 PEER = "vit-pytorch==1.26.11"
 """The community port that `test_peer` holds against the specification. Its dependency torchvision is not needed and not wanted."""
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     quick = "--quick" in arguments
     options = [argument for argument in arguments if argument != "--quick"]
+    node.install()
     if not find_spec("vit_pytorch"):
         run("peer", ["pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", PEER])
     if quick:

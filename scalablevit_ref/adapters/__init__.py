@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def extra(name: str) -> Iterator[None]:
-    """What is imported within comes with the extra of this name, and an ImportError says so."""
+def extra(name: str, part: str | None = None) -> Iterator[None]:
+    """What is imported within, for this part of the package, comes with the extra of this name, and an ImportError says so."""
     try:
         yield
     except ModuleNotFoundError as error:
-        message = f"adapters.{name} needs {error.name}: pip install 'scalablevit-ref[{name}]'"
+        message = f"{part or f'adapters.{name}'} needs {error.name}: pip install 'scalablevit-ref[{name}]'"
         raise ModuleNotFoundError(message, name=error.name) from error

@@ -16,10 +16,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from scalablevit_ref.adapters import extra
+from scalablevit_ref.adapters.onnx_model import onnx_model
 from scalablevit_ref.adapters.onnx_runtime import CPU, MOST_THREADS, SILENT, TYPES, Session, onnx_runtime
 from scalablevit_ref.arguments import check_choice, check_count, check_flag, check_mapping, check_path, check_text, is_whole
 from scalablevit_ref.backends import to_backend
-from scalablevit_ref.backends.nodes import Graph, Node
+from scalablevit_ref.backends.nodes import Graph
 from scalablevit_ref.backends.views import array
 from scalablevit_ref.checkpoints import Checkpoint, CheckpointError
 from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, check_options, conversion, inputs, manifest_text
@@ -42,9 +43,6 @@ from scalablevit_ref.weights import GUESSED, Stated
 
 OPSETS = range(18, 24)
 """Versions of ONNX's operators that `export` writes."""
-
-FORMATS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
-"""The version of ONNX's file format that each of these came with."""
 
 DTYPES = ("float32", "float16", "bfloat16")
 """Types of numbers that `export` writes."""
@@ -173,7 +171,7 @@ def _export_into(
     notes = noted(asdict(config), layout="official", variant=name, guessed=guessed, metadata=all_kept(metadata))
 
     def write(file: BinaryIO) -> None:
-        model = _model(graph, weights, outputs)
+        model = onnx_model(graph, weights, outputs)
         onnx.helper.set_model_props(model, {NOTES: json.dumps(notes)})
         file.write(model.SerializeToString())
 
@@ -213,42 +211,6 @@ def _graph(
     for name in outputs:
         graph.name(found[name].plain().name, name)
     return graph, outputs
-
-
-def _model(graph: Graph, weights: Mapping[str, np.ndarray], outputs: Sequence[str]) -> Any:
-    """The `onnx.ModelProto`: the weights are its initialisers, in their order, and the shapes of all values are stated."""
-    from onnx import TensorProto, helper
-
-    kinds = {
-        "float32": TensorProto.FLOAT,
-        "float16": TensorProto.FLOAT16,
-        "bfloat16": TensorProto.BFLOAT16,
-        "int64": TensorProto.INT64,
-    }
-
-    def value(name: str) -> Any:
-        sizes = [n if type(n) is int else str(n) for n in graph.shapes[name]]
-        return helper.make_tensor_value_info(name, kinds[graph.dtype.name], sizes)
-
-    def tensor(name: str, x: np.ndarray) -> Any:
-        little = x.astype(x.dtype.newbyteorder("<"), copy=False)
-        return helper.make_tensor(name, kinds[x.dtype.name], x.shape, little.tobytes(), raw=True)
-
-    def node(it: Node) -> Any:
-        settings = {name: tensor(name, x) if isinstance(x, np.ndarray) else x for name, x in it.attributes.items()}
-        return helper.make_node(it.operator, it.inputs, it.outputs, name=it.outputs[0], **settings)
-
-    given = {"images", *weights, *outputs}
-    whole = helper.make_graph(
-        [node(it) for it in graph.nodes],
-        "scalable_vit",
-        [value("images")],
-        [value(name) for name in outputs],
-        [tensor(name, x) for name, x in weights.items()],
-        value_info=[value(name) for name in graph.shapes if name not in given],
-    )
-    opsets = [helper.make_opsetid("", graph.opset)]
-    return helper.make_model(whole, opset_imports=opsets, ir_version=FORMATS[graph.opset], producer_name="scalablevit_ref")
 
 
 def load_params(

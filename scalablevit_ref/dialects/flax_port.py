@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from einops import rearrange
-
 from scalablevit_ref._typing import Array, Float, Params
 from scalablevit_ref.arguments import check_flag, check_function, check_mapping, check_named
+from scalablevit_ref.backends.einops import rearrange
 from scalablevit_ref.blocks import Tap, untapped
 from scalablevit_ref.checks import check_map, check_parameters, check_shapes
 from scalablevit_ref.dialects.config import MOST_STAGES, Config, PerStage, check_config, check_depth, check_size, shapes

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from einops import rearrange, reduce
-
 from scalablevit_ref._typing import Array, Float, Params
+from scalablevit_ref.backends.einops import rearrange, reduce
 from scalablevit_ref.blocks import Tap, untapped
 from scalablevit_ref.dialects.config import Config
 from scalablevit_ref.ops import attention, conv2d, gelu, layer_norm, linear, pad

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from einops import rearrange
-
 from scalablevit_ref._typing import Array, Float, Params
 from scalablevit_ref.arguments import check_function
+from scalablevit_ref.backends.einops import rearrange
 from scalablevit_ref.blocks import Tap, untapped
 from scalablevit_ref.checks import check_arrays, check_map, check_parameters, check_shapes
 from scalablevit_ref.dialects.config import Config, PerStage, check_config, check_size, shapes

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from einops import rearrange
 
 from scalablevit_ref.attention import Attend, iwsa, ssa
+from scalablevit_ref.backends.einops import rearrange
 from scalablevit_ref.config import BlockKind, ScalableViTConfig, near_matches
 from scalablevit_ref.network import attention_settings, scalable_vit
 from scalablevit_ref.networks import network_of

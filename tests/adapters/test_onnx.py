@@ -273,7 +273,7 @@ def test_export_refuses(options: dict[str, Any], problem: str, tmp_path: Path) -
 
 def test_existing_files_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing is exported in vain."""
-    monkeypatch.setattr(adapter, "_model", None)
+    monkeypatch.setattr(adapter, "onnx_model", None)
     (tmp_path / "x.onnx").write_bytes(b"kept")
     with pytest.raises(FileExistsError, match="force=True overwrites it"):
         adapter.export(PARAMS, CONFIG, tmp_path / "x.onnx", image_size=SIZE)

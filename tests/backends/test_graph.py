@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from einops import rearrange, reduce
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scalablevit_ref.backends.einops import rearrange, reduce
 from scalablevit_ref.backends.graph import conv2d, linear
 from scalablevit_ref.backends.nodes import Graph
 from scalablevit_ref.backends.symbolic import Size, parts_of
@@ -19,7 +19,7 @@ from scalablevit_ref.backends.views import Array, array
 
 import scalablevit_ref as sv
 from scalablevit_ref import ops
-from scalablevit_ref.adapters import onnx as adapter
+from scalablevit_ref.adapters.onnx_model import onnx_model
 from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
 from scalablevit_ref.dialects import vit_pytorch
 from scalablevit_ref.testing import EPS, relative_l2, strategies
@@ -45,7 +45,7 @@ def written(
 
 def session(graph: Graph, params: Params) -> Any:
     weights = {name: np.asarray(x, np.float32) for name, x in params.items()}
-    model = adapter._model(graph, weights, ["found"])
+    model = onnx_model(graph, weights, ["found"])
     return onnx_runtime().InferenceSession(model.SerializeToString())
 
 

@@ -221,15 +221,6 @@ def test_transfer_keeps_the_bits_and_shares_no_memory(dtype: str) -> None:
         assert sv.to_numpy(moved).tobytes() == bits
 
 
-def test_einops_takes_them_for_jax_s() -> None:
-    """Not for arrays of the array API standard, whose functions they have too, whichever library was loaded first."""
-    import array_api_strict
-    from scalablevit_ref.backends.standard import EinopsBackend
-
-    assert EinopsBackend().is_appropriate_type(array_api_strict.ones(3))
-    assert not EinopsBackend().is_appropriate_type(jnp.ones(3))
-
-
 def test_options_that_this_xla_does_not_have_are_left_out() -> None:
     """They come and go with its releases. What is wrong with an option that it has is said."""
     here = known(tuple(UNOPTIMISED.items()))

@@ -305,7 +305,7 @@ def test_a_guess_stays_a_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         held = [numpy_helper.from_array(x, name) for name, x in weights.items()]
         return onnx.load(written(tmp_path, [], held))
 
-    monkeypatch.setattr(adapter, "_model", model)
+    monkeypatch.setattr(adapter, "onnx_model", model)
     params = sv.init_params(sv.variant("digits"))
     for metadata, told in (({"config_from": "shapes", "variant": "digits", "epoch": 3}, "shapes"), ({"epoch": 3}, "metadata")):
         adapter.export(params, sv.variant("digits"), tmp_path / "x.onnx", image_size=112, batch=1, metadata=metadata, force=True)
@@ -331,7 +331,7 @@ def test_conversions_that_are_refused(
 ) -> None:
     """Before anything is exported or written."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(adapter, "_model", None)
+    monkeypatch.setattr(adapter, "onnx_model", None)
     sv.save_checkpoint("a.safetensors", sv.init_params(sv.variant("digits")), sv.variant("digits"))
     Path("there.txt").write_text("kept")
     with pytest.raises((sv.CheckpointError, FileExistsError, FileNotFoundError), match=problem):

@@ -51,7 +51,7 @@ def test_any_size(weights: str, run: Any, tmp_path: Path) -> None:
 
 def test_a_file_that_computes_something_else(weights: str, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = helper.make_graph([], "graph", [], [], [numpy_helper.from_array(x, name) for name, x in PARAMS.items()])
-    monkeypatch.setattr(adapter, "_model", lambda *arguments, **options: helper.make_model(graph, ir_version=10))
+    monkeypatch.setattr(adapter, "onnx_model", lambda *arguments, **options: helper.make_model(graph, ir_version=10))
     monkeypatch.setattr(adapter, "run", lambda path, images: np.ones((1, 10), "float32"))
     code, out, _ = run("convert", weights, str(tmp_path / "x.onnx"), "--verify")
     assert code == 1
@@ -82,7 +82,7 @@ def test_bad_usage(arguments: tuple[str, ...], problem: str, weights: str, run: 
 
 
 def test_existing_files_are_kept(weights: str, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, "_model", None)
+    monkeypatch.setattr(adapter, "onnx_model", None)
     (tmp_path / "x.onnx").write_bytes(b"kept")
     code, _, err = run("convert", weights, str(tmp_path / "x.onnx"))
     assert code == 2

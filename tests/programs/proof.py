@@ -20,7 +20,7 @@ SPELLING = {name: name.upper() for name in ("gelu", "iwsa", "lim", "mlp", "peg",
     "norms gain": "norm's gain",
 }
 """Of words that a test's name cannot spell."""
-LIBRARIES = ("numpy", "torch", "array_api_strict", "jax", "cupy")
+LIBRARIES = ("numpy", "torch", "array_api_strict", "jax", "cupy", "mlx", "tensorflow", "paddle", "tinygrad")
 MUTANTS = "## Mutants"
 INTRODUCTION = """---
 hide: [toc]

@@ -34,7 +34,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "__init__",
         "digits",
         "adapters testing",
-        "drawing evaluation",
+        "drawing evaluation portable",
         "compare",
         "benchmark",
         "cli",
@@ -47,6 +47,10 @@ UPWARD = {
     ("backends/numpy.py", "ops"),
     ("backends/jax.py", "ops"),
     ("backends/cupy.py", "ops"),
+    ("backends/mlx.py", "ops"),
+    ("backends/tensorflow.py", "ops"),
+    ("backends/paddle.py", "ops"),
+    ("backends/tinygrad.py", "ops"),
     ("testing/__init__.py", "compare"),
     ("testing/equivalence.py", "compare"),
 }
@@ -58,9 +62,21 @@ SPECIFICATION = (
 )
 
 FRAMEWORKS = {
-    "torch": ("backends/torch.py", "adapters/torch", "adapters/plain.py", "compare/capture/torch", "digits/train.py"),
-    "jax": ("backends/jax.py", "adapters/flax.py", "compare/capture/flax", "compare/capture/jax"),
+    "torch": (
+        "backends/torch.py",
+        "adapters/torch",
+        "adapters/plain.py",
+        "compare/capture/torch",
+        "digits/train.py",
+        "portable/pt2.py",
+    ),
+    "jax": ("backends/jax.py", "adapters/flax.py", "compare/capture/flax", "compare/capture/jax", "portable/stablehlo.py"),
     "cupy": ("backends/cupy.py",),
+    "mlx": ("backends/mlx.py", "adapters/mlx.py", "compare/capture/mlx"),
+    "tensorflow": ("backends/tensorflow.py", "compare/capture/tensorflow"),
+    "keras": ("adapters/keras.py", "compare/capture/keras"),
+    "paddle": ("backends/paddle.py", "adapters/paddle.py", "compare/capture/paddle"),
+    "tinygrad": ("backends/tinygrad.py", "compare/capture/tinygrad"),
 }
 """Where a framework may be imported with the module; everywhere else inside a function only."""
 

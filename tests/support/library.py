@@ -71,7 +71,8 @@ def marked(library: str) -> Any:
     return pytest.param(library, marks=pytest.mark.gpu) if chosen else library
 
 
-LIBRARIES = [marked(name) for name in ("numpy", "torch", "array_api_strict", "jax") if find_spec(name)] + [marked("cupy")]
+INSTALLED = ("numpy", "torch", "array_api_strict", "jax")
+LIBRARIES = [marked(name) for name in INSTALLED if find_spec(name)] + [marked("cupy")]
 
 
 @contextmanager

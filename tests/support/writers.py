@@ -72,7 +72,7 @@ def exported(folder: Path) -> Write:
 
     def write(force: bool) -> None:
         options = adapter.ConvertOptions(force=force, sha256=folder / "x.sha256")
-        with patch.object(adapter, "_model", lambda *_, **__: onnx.helper.make_model(graph)):
+        with patch.object(adapter, "onnx_model", lambda *_, **__: onnx.helper.make_model(graph)):
             adapter.convert_file(folder / "source.npz", folder / "x.onnx", options)
 
     return write

@@ -47,7 +47,7 @@ def verify(
         list[Path] | None, typer.Option(help="Classify this image file (official preprocessing); may be repeated.")
     ] = None,
     backend: Annotated[
-        list[str] | None, typer.Option(help="Only this backend: numpy, torch, jax or cupy; may be repeated.")
+        list[str] | None, typer.Option(help="Only this backend: numpy, torch, jax, cupy or mlx; may be repeated.")
     ] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype: float64, float32 or bfloat16; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights and images.", min=0)] = 0,

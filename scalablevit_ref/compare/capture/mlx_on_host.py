@@ -95,8 +95,8 @@ def _convolved(arguments: Arguments, x: Any, weight: Any, library: Any) -> Any:
     """Of a b h w c map and a kernel h w i o. NumPy dilates by zeros, and takes steps of a convolution without."""
     stride, low, high, dilation, spread, groups, flipped = arguments
     if library is mx:
-        kernel = mx.transpose(weight, (3, 0, 1, 2))
-        return mx.conv_general(x, kernel, stride, (list(low), list(high)), dilation, spread, groups, flipped)
+        turned = mx.transpose(weight, (3, 0, 1, 2))
+        return mx.conv_general(x, turned, stride, (list(low), list(high)), dilation, spread, groups, flipped)
     x, weight = _spread(x, spread, (1, 2)), _spread(weight, dilation, (0, 1))
     x = np.pad(x, ((0, 0), (low[0], high[0]), (low[1], high[1]), (0, 0)))
     kernel = weight[::-1, ::-1] if flipped else weight
@@ -141,7 +141,7 @@ def _updated(arguments: Arguments, x: np.ndarray, new: np.ndarray) -> np.ndarray
     """0 to 4: the larger, the smaller, the sum, the product, the new one."""
     kind, *places = arguments
     y, at = x.copy(), _places(*places)
-    y[at] = (np.maximum, np.minimum, np.add, np.multiply, lambda _, new: new)[kind](y[at], new)
+    y[at] = new if kind == 4 else (np.maximum, np.minimum, np.add, np.multiply)[kind](y[at], new)
     return y
 
 
@@ -246,7 +246,7 @@ def on_host(
         elif name == "Scan":
             found = _accumulated(arguments, *inputs)
         else:
-            found = (np.argmin, np.argmax)[arguments[0]](inputs[0], axis=arguments[1], keepdims=True)
+            found = (np.argmax if arguments[0] else np.argmin)(inputs[0], axis=arguments[1], keepdims=True)
     parts = found if isinstance(found, list) else [found]
     return [_as(np.asarray(x), dtype) for x in parts]
 

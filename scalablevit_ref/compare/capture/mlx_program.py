@@ -116,6 +116,8 @@ def program(traced: Traced, parameters: Sequence[str], outputs: Sequence[str], *
 
     Parameters
     ----------
+    traced
+        What MLX told.
     parameters, outputs
         What the inputs and outputs are called.
     wide

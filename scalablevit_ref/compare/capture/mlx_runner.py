@@ -141,9 +141,8 @@ class MlxRunner:
     def _traced(self, shape: tuple[int, ...]) -> Program:
         names: list[str] = []
 
-        def run(*given: mx.array) -> list[mx.array]:
-            with self._with(given[:-1]):
-                out = {".".join(path): x for path, x in _named(self._candidate(given[-1])) if mx.issubdtype(x.dtype, mx.floating)}
+        def run(images: mx.array) -> list[mx.array]:
+            out = {".".join(path): x for path, x in _named(self._candidate(images)) if mx.issubdtype(x.dtype, mx.floating)}
             if not out:
                 raise CaptureError("the candidate returns no array of floating point")
             names[:] = ["logits"] if len(out) == 1 else [*out]
@@ -153,7 +152,7 @@ class MlxRunner:
         inputs = [mx.zeros(x.shape, kind if self._module is not None else x.dtype) for x in self._held.values()]
         modules = {} if self._module is None else dict(self._module.named_modules())
         with own_code(RUNNING), _random_numbers_kept():
-            told = traced(run, [*inputs, mx.zeros(shape, kind)], modules)
+            told = traced(run, self._with, [*inputs, mx.zeros(shape, kind)], modules)
         return program(told, [*self._held], names, wide=self._exact)
 
     @contextmanager
@@ -225,7 +224,7 @@ def _named(out: Any) -> Iterator[tuple[tuple[str, ...], mx.array]]:
 
 
 def held_by(candidate: Any) -> dict[str, mx.array]:
-    """A module's parameters and buffers, by their names; of a function the arrays that it uses, by the names that they have there."""
+    """A module's parameters and buffers, by their names; of a function the arrays that it uses, by their names there."""
     if isinstance(candidate, nn.Module):
         flat: Any = utils.tree_flatten(candidate.parameters())
         return dict(flat)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from types import CodeType
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx import nn
 
 from scalablevit_ref.compare.capture.own_code import user_line
@@ -49,8 +50,15 @@ class Traced:
     modules: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]
 
 
-def traced(run: Callable[..., list[mx.array]], inputs: Arrays, modules: Mapping[str, nn.Module]) -> Traced:
-    """Trace a pass on such inputs, in which these modules run, by their paths.
+def traced(
+    run: Callable[[mx.array], list[mx.array]],
+    placed: Callable[[Arrays], AbstractContextManager[None]],
+    inputs: Arrays,
+    modules: Mapping[str, nn.Module],
+) -> Traced:
+    """Trace a pass on such inputs, parameters and then images, in which these modules run, by their paths.
+
+    `placed` puts parameters where the candidate has its own, for as long as it is open.
 
     It is traced for the CPU, whose fused functions MLX writes out, and which knows float64. Raises what the pass raises.
     """
@@ -60,8 +68,8 @@ def traced(run: Callable[..., list[mx.array]], inputs: Arrays, modules: Mapping[
     def noted(*given: mx.array) -> list[mx.array]:
         notes.lines.clear()
         notes.modules.clear()
-        with _noting(notes, modules, run.__code__):
-            out = run(*given)
+        with placed(given[:-1]), _noting(notes, modules, run.__code__):
+            out = run(given[-1])
         ends[:] = [len(out)]
         extra = [x for _, *both in notes.modules for some in both for x in some]
         return [*out, *extra, *(x for x, _ in notes.lines)]
@@ -100,7 +108,7 @@ def _noting(notes: Notes, modules: Mapping[str, nn.Module], until: CodeType) -> 
                 if type(function).__name__ in CALLED and name not in LEFT:
                     own = PLAIN.get((getattr(holder, "__name__", ""), name), function)
                     _put(back, holder, name, function, _noted(own, notes, until))
-        paths = {id(module): path for path, module in reversed(modules.items()) if path}
+        paths = {id(module): path for path, module in reversed([*modules.items()]) if path}
         kinds = {kind for one in modules.values() for kind in type(one).__mro__ if "__call__" in vars(kind)}
         for kind in kinds:
             _put(back, kind, "__call__", vars(kind)["__call__"], _ending(vars(kind)["__call__"], notes, paths))
@@ -109,18 +117,10 @@ def _noting(notes: Notes, modules: Mapping[str, nn.Module], until: CodeType) -> 
 
 LEFT = frozenset(
     [
-        "__init__",
-        "__new__",
-        "__repr__",
-        "__str__",
-        "__hash__",
-        "__setattr__",
-        "__getattribute__",
-        "__delattr__",
-        "__getattr__",
-        "__len__",
+        *("__init__", "__new__", "__repr__", "__str__", "__hash__", "__len__"),
+        *("__setattr__", "__getattribute__", "__delattr__", "__getattr__"),
+        *("export_function", "exporter", "compile", "stream"),
     ]
-    + ["export_function", "exporter", "compile", "stream"]
 )
 """Functions of MLX that make no operation, or that trace."""
 
@@ -174,9 +174,29 @@ def _rms_norm(x: mx.array, weight: Any, eps: float, **about: Any) -> mx.array:
     return y if weight is None else y * weight
 
 
+ATTENTION = mx.fast.scaled_dot_product_attention
+"""MLX's own, whatever stands in its place."""
+
+
+def _attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any = None, **about: Any) -> mx.array:
+    """`mx.fast.scaled_dot_product_attention` with the scale in the dtype of `q`; MLX's own rounds it to float32."""
+    if any(x is not None for x in about.values()):
+        return ATTENTION(q, k, v, scale=scale, mask=mask, **about)
+    if q.shape[1] != k.shape[1]:
+        k, v = (mx.repeat(x, q.shape[1] // k.shape[1], axis=1) for x in (k, v))
+    logits = (q * scale) @ k.swapaxes(-1, -2)
+    if isinstance(mask, str):
+        n, m = logits.shape[-2:]
+        mask = mx.array(np.tril(np.ones((n, m), bool), m - n))
+    if mask is not None:
+        logits = mx.where(mask, logits, -mx.inf) if mask.dtype == mx.bool_ else logits + mask
+    return mx.softmax(logits, axis=-1) @ v
+
+
 PLAIN: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("mlx.core.fast", "layer_norm"): _layer_norm,
     ("mlx.core.fast", "rms_norm"): _rms_norm,
+    ("mlx.core.fast", "scaled_dot_product_attention"): _attention,
     ("mlx.core", "contiguous"): lambda x, *_, **about: x,
     ("mlx.core", "eval"): lambda *given: None,
     ("mlx.core", "async_eval"): lambda *given: None,

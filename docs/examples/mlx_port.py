@@ -48,7 +48,7 @@ class ScalableAttention(nn.Module):
             self.key_value = nn.Linear(dim, 2 * dim)
 
     def __call__(self, x):
-        b, c = x.shape[0], x.shape[-1]
+        b = x.shape[0]
         if "tiles" in self:
             y = nn.gelu(self.norm(self.widen(self.tiles(x))))
             k, v = self.key(y), self.value(y)

@@ -1,4 +1,4 @@
-"""A port to MLX without modules, as a function of a tree of arrays: weights (in, out), kernels (h, w, in, out), names of its own."""
+"""A port to MLX without modules: a function of a tree of arrays, weights (in, out), kernels (h, w, in, out), own names."""
 
 from __future__ import annotations
 

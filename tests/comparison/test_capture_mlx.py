@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -148,6 +149,40 @@ def test_layers_are_called_after_modules_and_lines() -> None:
     assert {line.rpartition(" ")[2] for line in lines} >= {"attend", "__call__"}
     inside = {operation.module for operation in graph.operations if operation.kind == "convolution"}
     assert {"stages.0.down", "stages.1.layers.0.mixer.local", "stages.1.peg"} <= inside
+
+
+def compiled() -> Any:
+    return mx.compile(function_port())
+
+
+def of_numpys_arrays() -> Any:
+    """The weights lie outside of MLX, and are copied in at each call."""
+    tree = loaded(FUNCTIONS).tree_of(PARAMS, CONFIG)
+    held, forward = utils.tree_map(np.array, tree), loaded(FUNCTIONS).forward
+    return lambda images: forward(utils.tree_map(mx.array, held), images, CONFIG)
+
+
+class Holding:
+    """A method of an object that holds its weights in a list."""
+
+    def __init__(self) -> None:
+        port = loaded(FUNCTIONS)
+        self.weights, self.forward = [port.tree_of(PARAMS, CONFIG)], port.forward
+
+    def run(self, images: Any) -> Any:
+        return self.forward(self.weights[0], images, CONFIG)
+
+
+@pytest.mark.parametrize("build", [compiled, of_numpys_arrays, lambda: Holding().run, lambda: partial(run_module, module_port())])
+def test_where_a_function_may_have_its_weights(build: Callable[[], Any]) -> None:
+    report = compared(build())
+    assert report.kind == "MLX function"
+    assert report.agrees, str(report)
+    assert len(report.rows) == 27
+
+
+def run_module(module: Any, images: Any) -> Any:
+    return module(images)
 
 
 def test_kinds() -> None:

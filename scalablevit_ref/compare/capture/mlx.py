@@ -7,14 +7,19 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
+import mlx.core as mx
 from mlx import nn
 
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions
 from scalablevit_ref.compare.capture.followed import followed
+from scalablevit_ref.compare.capture.holders import holders
 from scalablevit_ref.compare.capture.mlx_runner import MlxRunner, held_by
 from scalablevit_ref.compare.capture.traces import Function
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
+
+COMPILED = type(mx.compile(lambda x: x))
+"""What `mx.compile` gives, which does not tell what it calls."""
 
 
 class MlxModule:
@@ -60,9 +65,12 @@ class MlxFunction:
 
 
 def is_mlx_function(value: Any) -> bool:
-    """Whether it is a callable that uses arrays of MLX."""
+    """Whether it is a callable that uses arrays of MLX, or MLX and arrays of NumPy, or one that `mx.compile` made."""
     if not callable(value) or isinstance(value, type):
         return False
+    if isinstance(value, COMPILED):
+        return True
     with suppress(Exception):  # its own ways to be looked at
-        return bool(held_by(value))
+        held = held_by(value).values()
+        return any(isinstance(x, mx.array) for x in held) or (bool(held) and any(one.value is mx for one in holders(value)))
     return False

@@ -14,7 +14,9 @@ import numpy as np
 from einops import rearrange
 from mlx import nn, utils
 
+from scalablevit_ref.arguments import FLOATS
 from scalablevit_ref.backends import to_backend, to_numpy
+from scalablevit_ref.backends.dispatch import dtype_name
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.graph import NOTHING, Graph, narrowed
 from scalablevit_ref.compare.capture.holders import LIBRARIES, holders
@@ -49,8 +51,11 @@ class MlxRunner:
         self.kind = "MLX function" if self._module is None else "MLX module"
         self._layout: str | None = None
         self._seen: dict[tuple[int, ...], Program] = {}
-        self._held = {name: x for name, x in held_by(candidate).items() if mx.issubdtype(x.dtype, mx.floating)}
-        if not self._held:
+        held = {name: x for name, x in held_by(candidate).items() if _is_floating(x)}
+        self._held = {name: x for name, x in held.items() if isinstance(x, mx.array)}
+        self._others = {name: x for name, x in held.items() if isinstance(x, np.ndarray)}
+        self._used: dict[str, np.ndarray] = {}
+        if self._module is not None and not self._held:
             raise CaptureError("the candidate holds no parameters: give a function of the images instead")
         modules = [] if self._module is None else [one for _, one in self._module.named_modules()]
         if any(isinstance(one, nn.QuantizedLinear | nn.QuantizedEmbedding) for one in modules):
@@ -62,23 +67,22 @@ class MlxRunner:
 
     @property
     def dtype(self) -> str:
-        widest = max(self._held.values(), key=lambda x: x.dtype.size)
-        return self._dtype or str(widest.dtype).rpartition(".")[2]
+        kinds = sorted({x.dtype for x in self._held.values()}, key=lambda dtype: dtype.size)
+        return self._dtype or (str(kinds[-1]).rpartition(".")[2] if kinds else "float32")
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
-        return {name: self._cast(to_numpy(x)) for name, x in self._held.items()}
+        return {name: self._cast(to_numpy(x)) for name, x in {**self._held, **self._used}.items()}
 
     def look(self, images: np.ndarray) -> None:
-        """Trace it on such images, to learn which of the arrays that a function holds it uses."""
-        if self._module is None:
-            graph = self._program(images).bare()
-            taken = {value for operation in graph.operations for value in operation.inputs}
-            used = {name for value, name in graph.parameters.items() if value in taken}
-            self._held = {name: x for name, x in self._held.items() if name in used}
-            self._seen.clear()
-            if not self._held:
-                raise CaptureError("it uses no arrays of floating point")
+        """Trace it on such images, to learn which arrays a function uses: those that it holds, and others, which are numbered."""
+        graph = self._program(images).bare()
+        taken = {value for operation in graph.operations for value in operation.inputs}
+        used = {name for value, name in graph.parameters.items() if value in taken}
+        self._held = {name: x for name, x in self._held.items() if name in used}
+        self._seen.clear()
+        if not used:
+            raise CaptureError("it uses no arrays of floating point")
 
     def record(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> Graph:
         found = self._program(images)
@@ -95,7 +99,7 @@ class MlxRunner:
     ) -> tuple[Mapping[int, np.ndarray], float]:
         found, start = self._program(images), time.perf_counter()
         cut = {value: np.asarray(x).astype(found.dtypes[value]) for value, x in replaced.items()}
-        with own_code(RUNNING):
+        with own_code(RUNNING), mx.stream(mx.cpu):
             made = found.evaluated(self._given(weights), self._fed(images), wanted, cut, exact=self._exact)
         return {value: array_of(x, f"value {value}") for value, x in made.items()}, time.perf_counter() - start
 
@@ -149,11 +153,24 @@ class MlxRunner:
             return [*out.values()]
 
         kind = getattr(mx, self.dtype)
-        inputs = [mx.zeros(x.shape, kind if self._module is not None else x.dtype) for x in self._held.values()]
         modules = {} if self._module is None else dict(self._module.named_modules())
-        with own_code(RUNNING), _random_numbers_kept():
+        with own_code(RUNNING), _random_numbers_kept(), mx.stream(mx.cpu):
+            inputs = [mx.zeros(x.shape, kind if self._module is not None else x.dtype) for x in self._held.values()]
             told = traced(run, self._with, [*inputs, mx.zeros(shape, kind)], modules)
-        return program(told, [*self._held], names, wide=self._exact)
+        found = program(told, [*self._held], names, wide=self._exact)
+        return found if self._module is not None else replace(found, **self._with_parameters(found))
+
+    def _with_parameters(self, found: Program) -> dict[str, Any]:
+        """Arrays that a function uses as constants, as its parameters: by the name of an equal one that it holds, or a number."""
+        own = {value: x for value, x in found.constants.items() if x.ndim and _is_floating(x)}
+        names: dict[int, str] = {}
+        for value, x in own.items():
+            known = {**self._used, **self._others}
+            same = [name for name, y in known.items() if name not in names.values() and y.shape == x.shape and np.array_equal(x, y)]
+            names[value] = same[0] if same else f"constant {len(self._used)} {x.shape}"
+            self._used.setdefault(names[value], x)
+        rest = {value: x for value, x in found.constants.items() if value not in own}
+        return {"parameters": {**found.parameters, **names}, "constants": rest}
 
     @contextmanager
     def _with(self, given: Sequence[mx.array]) -> Iterator[None]:
@@ -223,12 +240,12 @@ def _named(out: Any) -> Iterator[tuple[tuple[str, ...], mx.array]]:
 # The arrays that a candidate holds
 
 
-def held_by(candidate: Any) -> dict[str, mx.array]:
+def held_by(candidate: Any) -> dict[str, Any]:
     """A module's parameters and buffers, by their names; of a function the arrays that it uses, by their names there."""
     if isinstance(candidate, nn.Module):
         flat: Any = utils.tree_flatten(candidate.parameters())
         return dict(flat)
-    found: dict[str, mx.array] = {}
+    found: dict[str, Any] = {}
     seen: set[int] = set()
     for holder in holders(candidate):
         for path, x in _arrays_in(holder.value, DEEPEST):
@@ -241,9 +258,13 @@ def held_by(candidate: Any) -> dict[str, mx.array]:
     return found
 
 
-def _arrays_in(value: Any, depth: int) -> Iterator[tuple[tuple[str, ...], mx.array]]:
-    """Arrays in mappings, lists and attributes of objects, and their places there."""
-    if isinstance(value, mx.array):
+def _is_floating(x: Any) -> bool:
+    return mx.issubdtype(x.dtype, mx.floating) if isinstance(x, mx.array) else dtype_name(x) in FLOATS
+
+
+def _arrays_in(value: Any, depth: int) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """MLX's and NumPy's arrays in mappings, lists and attributes of objects, and their places there."""
+    if isinstance(value, mx.array | np.ndarray):
         yield (), value
         return
     parts: Mapping[Any, Any] = {}

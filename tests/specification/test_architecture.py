@@ -65,7 +65,7 @@ FRAMEWORKS = {
     "torch": ("backends/torch.py", "adapters/torch", "adapters/plain.py", "compare/capture/torch", "digits/train.py"),
     "jax": ("backends/jax.py", "adapters/flax.py", "compare/capture/flax", "compare/capture/jax"),
     "cupy": ("backends/cupy.py",),
-    "mlx": ("backends/mlx.py", "adapters/mlx.py", "compare/capture/mlx"),
+    "mlx": ("backends/mlx.py", "adapters/mlx", "compare/capture/mlx"),
     "tensorflow": ("backends/tensorflow.py", "compare/capture/tensorflow"),
     "keras": ("adapters/keras.py", "compare/capture/keras"),
     "paddle": ("backends/paddle.py", "adapters/paddle.py", "compare/capture/paddle"),

@@ -76,6 +76,10 @@ KINDS: tuple[tuple[Callable[[Any], Any], str], ...] = (
         lambda x: x.is_fully_addressable is False,
         "an array that lies on devices of other processes too; jax.experimental.multihost_utils.process_allgather collects it",
     ),
+    (
+        lambda x: str(x.dtype) == "mlx.core.float64" and sys.modules["mlx.core"].default_device() == sys.modules["mlx.core"].gpu,
+        "of float64, with which MLX computes on a CPU alone; mx.set_default_device(mx.cpu) makes that the default",
+    ),
     (lambda x: x.toarray, "a sparse matrix; .toarray() makes it dense"),
     (lambda x: x.todense, "a sparse array; .todense() makes it dense"),
     (lambda x: x.filled, "a masked array, of which nothing is computed; .filled(…) gives a plain one"),

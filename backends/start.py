@@ -39,7 +39,7 @@ def why_not_started(name: str) -> str | None:
 
 
 def gpus(name: str) -> int:
-    """How many CUDA devices a backend's library sees."""
+    """How many GPUs a backend's library sees."""
     if name == "torch":
         import torch
 
@@ -53,6 +53,10 @@ def gpus(name: str) -> int:
             import cupy
 
             return int(cupy.cuda.runtime.getDeviceCount())
+        if name == "mlx":
+            import mlx.core
+
+            return mlx.core.device_count(mlx.core.gpu) if mlx.core.is_available(mlx.core.gpu) else 0
     except RuntimeError:  # as both say that there is none
         return 0
     return 0

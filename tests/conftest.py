@@ -23,12 +23,14 @@ from tests.support.library import CUDA, LIBRARIES, Agree, Library, prepared
 collect_ignore = ["programs/fuzz.py"]  # a program of its own, on atheris
 if not find_spec("jax"):
     collect_ignore += ["support/jitted.py", "backends/test_jax.py"]
+if not find_spec("mlx"):
+    collect_ignore += ["support/on_mlx.py", "backends/test_mlx.py"]
 
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO's converter forks a process that calls a host
 compiling.compile_quickly()  # before anything imports JAX
 profiles.load()
 
-EXAMPLES = {"jax": 0.125} | ({} if CUDA else {"cupy": 0.25})
+EXAMPLES = {"jax": 0.125, "mlx": 0.125} | ({} if CUDA else {"cupy": 0.25})
 """The share of the profile's examples that a property gets: on JAX, which compiles each anew, and on CuPy's stand-in."""
 
 

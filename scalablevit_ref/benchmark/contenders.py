@@ -43,6 +43,7 @@ LIBRARIES = {
     "module.graphs": "torch",
     "jax": "jax",
     "cupy": "cupy",
+    "mlx": "mlx",
     "export.ort": "onnxruntime",
     "module.ort": "onnxruntime",
     "export.openvino": "openvino",
@@ -51,10 +52,10 @@ LIBRARIES = {
 }
 """Contender to the library it needs.
 
-`jax` runs under `jax.jit`. `module` is the plain module, `torch` the specification on PyTorch: eager; `.compile` under PyTorch's
-compiler; `.freezing` likewise, with the weights as constants; `.aoti` compiled ahead, by AOTInductor into a package, as
-`adapters.torch.ScalableViT.compiled` does; `.replay` the eager kernels, recorded in a CUDA graph; `.graphs` the compiled ones,
-likewise. `export` is the ONNX file of `adapters.onnx.export`, and before a runtime's name `module` is that which
+`jax` runs under `jax.jit`, `mlx` under `mx.compile`. `module` is the plain module, `torch` the specification on PyTorch: eager;
+`.compile` under PyTorch's compiler; `.freezing` likewise, with the weights as constants; `.aoti` compiled ahead, by AOTInductor
+into a package, as `adapters.torch.ScalableViT.compiled` does; `.replay` the eager kernels, recorded in a CUDA graph; `.graphs` the
+compiled ones, likewise. `export` is the ONNX file of `adapters.onnx.export`, and before a runtime's name `module` is that which
 `torch.onnx.export` makes of the plain module: `.ort` in ONNX Runtime, `.openvino` in OpenVINO.
 """
 
@@ -67,7 +68,7 @@ ONNX = (".ort", ".openvino")
 LEAVES_FILES = (".compile", ".freezing", ".graphs", ".aoti", *ONNX)
 """How contenders end for which files are written, by the compiler or ahead."""
 
-ON_CPU = (".freezing", ".aoti", *ONNX)
+ON_CPU = (".freezing", ".aoti", "mlx", *ONNX)
 """How contenders end that are timed on the CPU only."""
 
 PACKAGES = {
@@ -295,6 +296,17 @@ def prepare(name: str, work: Work, folder: Path | None = None) -> Call:
 
         compiled = jax.jit(scalable_vit, static_argnums=2)
         return lambda: compiled(x, p, config).block_until_ready()
+    if name == "mlx":
+        import mlx.core
+
+        forward = mlx.core.compile(lambda x, p: scalable_vit(x, p, config))
+
+        def logits() -> Any:
+            y = forward(x, p)
+            mlx.core.eval(y)
+            return y
+
+        return logits
     if name == "cupy":
         import cupy
 

@@ -31,7 +31,7 @@ from scalablevit_ref.parameters import block_kind, children, parameter_shapes
 from scalablevit_ref.testing import EPS, random_images, random_params, relative_l2
 
 PACKAGES = (
-    *("scalablevit-ref", "numpy", "einops", "torch", "triton", "jax", "cupy-cuda12x", "cupy-cuda13x"),
+    *("scalablevit-ref", "numpy", "einops", "torch", "triton", "jax", "cupy-cuda12x", "cupy-cuda13x", "mlx"),
     *("onnx", "onnxscript", "onnxruntime", "openvino", "vit-pytorch"),
 )
 """Packages whose versions the document has."""

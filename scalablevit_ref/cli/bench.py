@@ -92,8 +92,9 @@ def bench(
 ) -> None:
     """Time the backends beside the authors' network in plain `torch.nn`, in turn, on this machine.
 
-    The plain module runs eagerly, `torch.compile` in one graph, JAX under `jax.jit`. All have the same threads, weights and images;
-    runs of compilation and warming up do not count. Where other processes take the cores meanwhile there are times but no ratios.
+    The plain module runs eagerly, `torch.compile` in one graph, JAX under `jax.jit`, MLX under `mx.compile`. All have the same
+    threads, weights and images; runs of compilation and warming up do not count. Where other processes take the cores meanwhile
+    there are times but no ratios.
     Needs PyTorch: `pip install 'scalablevit-ref[torch]'`.
     """
     with bad_input_is_one_line():

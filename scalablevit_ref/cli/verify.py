@@ -46,7 +46,7 @@ def verify(
     image: Annotated[
         list[Path] | None, typer.Option(help="Classify this image file (official preprocessing); may be repeated.")
     ] = None,
-    backend: Annotated[list[str] | None, typer.Option(help="Only these backends, between commas: numpy, torch, jax, cupy.")] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="Only these backends, between commas, as the table names them.")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="Only these dtypes, between commas: float64, float32, bfloat16.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights and images.", min=0)] = 0,
     costly: CostlyOption = False,

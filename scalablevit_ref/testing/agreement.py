@@ -51,6 +51,9 @@ CANDIDATES = (
     Candidate("jax", "bfloat16", "cuda"),
     Candidate("cupy", "float64", "cuda"),
     Candidate("cupy", "float32", "cuda"),
+    Candidate("mlx", "float64"),
+    Candidate("mlx", "float32"),
+    Candidate("mlx", "float32", "gpu"),
 )
 """What `agreement` runs by default; all others are held against the first."""
 
@@ -132,7 +135,7 @@ def why_absent(candidate: Candidate) -> str | None:
         return why
     try:
         if candidate.device != "cpu" and int(candidate.device.partition(":")[2] or 0) >= gpus(candidate.library):
-            return "no CUDA device"
+            return "no GPU" if candidate.library == "mlx" else "no CUDA device"
         _on(candidate, np.zeros(1, "float32"))
     except FAULTS as error:
         return f"does not start: {said(error)}"
@@ -254,12 +257,16 @@ def _checked(candidates: Any) -> list[Candidate]:
 
 
 def _on(candidate: Candidate, arrays: Any) -> Any:
-    with _float64(candidate):
+    with _settings(candidate):
         return to_backend(arrays, candidate.library, candidate.dtype, candidate.device)
 
 
-def _float64(candidate: Candidate) -> AbstractContextManager[Any]:
-    """JAX has float64 only where it is switched on."""
+def _settings(candidate: Candidate) -> AbstractContextManager[Any]:
+    """JAX has float64 only where it is switched on; what computes on MLX's arrays is its default device."""
+    if candidate.library == "mlx":
+        import mlx.core
+
+        return mlx.core.stream(getattr(mlx.core, candidate.device))
     if (candidate.library, candidate.dtype) != ("jax", "float64"):
         return nullcontext()
     import jax
@@ -284,7 +291,7 @@ def unrounded_float32() -> Iterator[None]:
 
 
 def _timed(candidate: Candidate, x: Any, params: Mapping[str, Any], config: ScalableViTConfig) -> tuple[dict[str, Any], float]:
-    with _float64(candidate), unrounded_float32() if candidate.library == "torch" else nullcontext():
+    with _settings(candidate), unrounded_float32() if candidate.library == "torch" else nullcontext():
         run: Callable[..., dict[str, Any]] = partial(trace, config=config)
         if candidate.library == "jax":
             key = (candidate, config, tuple(x.shape))

@@ -60,7 +60,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "export.ort", "export.openvino"])
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "mlx", "export.ort", "export.openvino"])
 def test_contenders_compute_what_the_module_does(name: str) -> None:
     told: list[str] = []
     ready, absent, failed = entered([MODULE, name, "cupy"], WORK, told.append)

@@ -21,7 +21,7 @@ from tests.support.oracle import Reference, oracle, part
 
 NETWORKS = network_cases(configs(heads=("linear", "none"), stages=(1,)))
 STEP = 1e-6
-DIFFERENTIABLE = pytest.mark.parametrize("library", [marked(name) for name in ("torch", "jax") if find_spec(name)])
+DIFFERENTIABLE = pytest.mark.parametrize("library", [marked(name) for name in ("torch", "jax", "mlx") if find_spec(name)])
 NIGHTLY = settings.get_current_profile_name() == "nightly"
 pytestmark = pytest.mark.usefixtures("as_in_production")  # the run-time shape checks are not for a compiler to trace
 
@@ -42,6 +42,10 @@ def library_gradients(library: str, function: Any, inputs: dict[str, torch.Tenso
     """The same on that library."""
     if library == "jax":
         return jax_gradients(function, inputs, seed)
+    if library == "mlx":
+        from tests.support.on_mlx import gradients as mlx_gradients
+
+        return mlx_gradients(function, inputs, seed)
     with prepared(library):
         return gradients(function, inputs, seed, place(library))[0]
 
@@ -160,6 +164,8 @@ def test_29_vmap_changes_nothing(case: Case, library: str, agree: Agree) -> None
         expected = sv.to_numpy(sv.scalable_vit(images, params, case.config))
         if library == "jax":
             from tests.support.jitted import vmapped as vmap
+        elif library == "mlx":
+            from mlx.core import vmap
         else:
             from torch.func import vmap
         found = vmap(lambda image: sv.scalable_vit(image[None], params, case.config)[0])(images)

@@ -72,7 +72,7 @@ FRAMEWORKS = {
     ),
     "jax": ("backends/jax.py", "adapters/flax.py", "compare/capture/flax", "compare/capture/jax", "portable/stablehlo.py"),
     "cupy": ("backends/cupy.py",),
-    "mlx": ("backends/mlx.py", "adapters/mlx.py", "compare/capture/mlx"),
+    "mlx": ("backends/mlx.py", "adapters/mlx", "compare/capture/mlx"),
     "tensorflow": ("backends/tensorflow.py", "compare/capture/tensorflow"),
     "keras": ("adapters/keras.py", "compare/capture/keras"),
     "paddle": ("backends/paddle.py", "adapters/paddle.py", "compare/capture/paddle"),

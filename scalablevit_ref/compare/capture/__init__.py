@@ -44,6 +44,11 @@ def candidate_of(value: Any) -> Capturable:
     suffix = Path(value).suffix if isinstance(value, str | Path) else None
     if suffix in SUFFIXES:
         return TraceFile(Path(value))
+    mlx = sys.modules.get("mlx.nn")
+    if mlx is not None and isinstance(value, mlx.Module):  # which is a mapping, too
+        from scalablevit_ref.compare.capture.mlx import MlxModule
+
+        return MlxModule(value)
     if isinstance(value, Mapping):
         return Trace(value)
     if suffix == ".onnx":
@@ -66,6 +71,11 @@ def candidate_of(value: Any) -> Capturable:
         from scalablevit_ref.compare.capture.flax import FlaxModule
 
         return FlaxModule(value)
+    if "mlx.core" in sys.modules:
+        from scalablevit_ref.compare.capture.mlx import MlxFunction, is_mlx_function
+
+        if is_mlx_function(value):
+            return MlxFunction(value)
     if "jax" in sys.modules:
         from scalablevit_ref.compare.capture.jax_functions import JaxFunction, is_jax_function
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from types import CellType
 from typing import Any
 
 import jax
@@ -17,14 +15,12 @@ import numpy as np
 
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions
 from scalablevit_ref.compare.capture.followed import followed
+from scalablevit_ref.compare.capture.holders import Holder, holders
 from scalablevit_ref.compare.capture.jax_forward import Calls, Forward
 from scalablevit_ref.compare.capture.jax_graph import JaxRunner, canonical
 from scalablevit_ref.compare.capture.traces import Function
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
-
-LIBRARIES = frozenset({"jax", "flax", "haiku", "equinox", "numpy", "einops", "torch", "builtins"})
-"""Packages whose functions hold no weights of a candidate's."""
 
 
 class JaxFunction:
@@ -56,7 +52,7 @@ def is_jax_function(value: Any) -> bool:
     if not callable(value) or isinstance(value, type):
         return False
     with suppress(Exception):  # its own ways to be looked at
-        known = [*_holders(value)]
+        known = [*holders(value)]
         return not any(map(_is_nnx, known)) and any(True for _ in _leaves(known))
     return False
 
@@ -70,7 +66,7 @@ def function_runner(function: Callable[..., Any], images: np.ndarray, dtype: str
 
     A function that uses an nnx module is left alone: tracing what mutates it from outside can leave it in pieces.
     """
-    known = [*_holders(function)]
+    known = [*holders(function)]
     if any(map(_is_nnx, known)):
         raise CaptureError("it uses an nnx module: give the module itself")
     own = [leaf for leaf in _leaves(known) if leaf.holder is known[0]]
@@ -103,100 +99,18 @@ def _recorded(forward: Forward, images: np.ndarray, dtype: str | None) -> JaxRun
 # The arrays that a function uses
 
 
-@dataclass(frozen=True, eq=False)
-class _Holder:
-    """Something that a function uses.
-
-    Attributes
-    ----------
-    name, value
-        As they are there.
-    put
-        The way to put another value in its place, where there is one.
-    owner
-        The object whose attribute it is.
-    """
-
-    name: str
-    value: Any
-    put: Callable[[Any], None] | None = None
-    owner: Any = None
-
-
 @dataclass(frozen=True)
 class _Leaf:
     """An array of floating point in what a holder holds: its number among the leaves there, its name and its place."""
 
-    holder: _Holder
+    holder: Holder
     number: int
     array: Any
     name: str
     place: tuple[int, ...]
 
 
-def _holders(function: Any) -> Iterator[_Holder]:
-    """What a function uses: itself, where it is a partial or a pytree; its closure, its module's variables, a method's object.
-
-    The functions among them use more, which comes behind; those of libraries are not followed.
-    """
-    yield _Holder("", function)
-    queue, seen = [function], {id(function)}
-    while queue:
-        one = queue.pop(0)
-        for holder in _around(one):
-            value = holder.value
-            yield holder
-            library = str(getattr(value, "__module__", "")).partition(".")[0] in LIBRARIES
-            wrapped = hasattr(value, "__wrapped__") or isinstance(value, functools.partial)
-            if callable(value) and not isinstance(value, type) and (wrapped or not library) and id(value) not in seen:
-                seen.add(id(value))
-                queue.append(value)
-
-
-def _around(function: Any) -> Iterator[_Holder]:
-    if isinstance(function, functools.partial):
-        yield _Holder("func", function.func)
-        yield from (_Holder(str(name), value) for name, value in (*enumerate(function.args), *function.keywords.items()))
-        return
-    inner = getattr(function, "__func__", function)
-    if isinstance(getattr(inner, "__closure__", None), tuple):
-        for name, cell in zip(inner.__code__.co_freevars, inner.__closure__, strict=True):
-            with suppress(ValueError):  # not filled yet
-                yield _Holder(name, cell.cell_contents, functools.partial(_fill, cell))
-    if hasattr(function, "__wrapped__"):
-        yield _Holder("__wrapped__", function.__wrapped__)
-        return
-    variables = getattr(inner, "__globals__", {})
-    for name in _names_used(inner):
-        if name in variables:
-            yield _Holder(name, variables[name], functools.partial(variables.__setitem__, name))
-    owner = getattr(function, "__self__", None if inspect.isfunction(function) else function)
-    if owner is not None and not inspect.ismodule(owner):
-        yield _Holder("self", owner)
-        attributes = getattr(owner, "__dict__", {})
-        for name in [*attributes]:
-            yield _Holder(name, attributes[name], functools.partial(attributes.__setitem__, name), owner)
-        called = inspect.getattr_static(type(owner), "__call__", None)
-        if owner is function and inspect.isfunction(called):
-            yield _Holder("__call__", called)
-
-
-def _names_used(function: Any) -> set[str]:
-    """The names of variables of its module that a function, or one inside of it, may use."""
-    codes, names = [getattr(function, "__code__", None)], set[str]()
-    while codes:
-        code = codes.pop()
-        if code is not None:
-            names.update(code.co_names)
-            codes += [constant for constant in code.co_consts if inspect.iscode(constant)]
-    return names
-
-
-def _fill(cell: CellType, value: Any) -> None:
-    cell.cell_contents = value
-
-
-def _is_nnx(holder: _Holder) -> bool:
+def _is_nnx(holder: Holder) -> bool:
     nnx = sys.modules.get("flax.nnx")
     return nnx is not None and isinstance(holder.value, nnx.Module)
 
@@ -220,7 +134,7 @@ def _parts(value: Any) -> tuple[list[tuple[Any, Any]], Callable[[Sequence[Any]],
     return leaves, rebuilt
 
 
-def _leaves(known: Iterable[_Holder]) -> Iterator[_Leaf]:
+def _leaves(known: Iterable[Holder]) -> Iterator[_Leaf]:
     """The arrays in what a function uses, in their order there; one that is in several places has one name."""
     found: list[_Leaf] = []
     for holder in known:
@@ -276,7 +190,7 @@ def _is_floating(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray) and jnp.issubdtype(x.dtype, jnp.floating)
 
 
-def _goes_with(one: _Holder, other: _Holder) -> bool:
+def _goes_with(one: Holder, other: Holder) -> bool:
     """Whether what one holds is a candidate's if what the other holds is: they are the same, or attributes of the same object."""
     return one is other or (one.owner is not None and one.owner is other.owner)
 
@@ -288,7 +202,7 @@ def _is_among(x: Any, some: Sequence[Any]) -> bool:
 # A run with others
 
 
-def _forward(function: Callable[..., Any], leaves: Sequence[_Leaf], known: Sequence[_Holder]) -> Forward:
+def _forward(function: Callable[..., Any], leaves: Sequence[_Leaf], known: Sequence[Holder]) -> Forward:
     """The function of these arrays and of images; other arrays that it uses stay in their places."""
     outside = [leaf for leaf in leaves if leaf.holder is not known[0]]
 

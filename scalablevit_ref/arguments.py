@@ -107,7 +107,7 @@ def plain_number(value: Any) -> int | float:
 
 def check_flag(name: str, value: object) -> None:
     """True or False, Python's or NumPy's."""
-    if not isinstance(value, bool | np.bool_):
+    if not isinstance(value, (bool, np.bool_)):  # no union of types: torch.compile of torch 2.8 and 2.9 cannot read it
         raise TypeError(f"{name} must be True or False, got {brief(value)}")
 
 

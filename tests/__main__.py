@@ -20,9 +20,6 @@ from tests import versions
 from tests.lint import STEPS, run, together
 from tests.support import node
 
-PEER = "vit-pytorch==1.26.11"
-"""The community port that `test_peer` holds against the specification. Its dependency torchvision is not needed and not wanted."""
-
 QUICK = (
     "tests/specification",
     "tests/properties",
@@ -69,7 +66,7 @@ def main(arguments: Sequence[str]) -> None:
     options = [argument for argument in arguments if argument != "--quick"]
     node.install()
     if not find_spec("vit_pytorch"):
-        run("peer", ["pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", PEER])
+        run("peer", ["pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", versions.PEER])
     if quick:
         together(STEPS.values())
         os.environ.setdefault("HYPOTHESIS_PROFILE", "quick")

@@ -20,10 +20,13 @@ LOWEST, NEWEST = "lowest", "newest"
 
 PYTHONS = {LOWEST: "3.11", NEWEST: "3.13"}
 
-EXTRAS = ("torch", "flax", "onnx", "keras", "plot", "train")
+EXTRAS = ("torch", "flax", "onnx", "openvino", "keras", "plot", "train")
 """What users install. What the tests themselves need has its newest version in both."""
 
-TOOLS = ("array-api-strict", "beartype", "hypothesis", "jaxtyping", "msgpack", "pytest", "pytest-xdist", "pyyaml")
+TOOLS = ("array-api-strict", "beartype", "hypothesis", "jaxtyping", "msgpack", "onnxscript", "pytest", "pytest-xdist", "pyyaml")
+
+PEER = "vit-pytorch==1.26.11"
+"""The community port that tests hold against the specification. Its dependency torchvision is not needed and not wanted."""
 
 TESTS = (
     "tests/specification/test_conformance.py",
@@ -43,8 +46,8 @@ TESTS = (
     "tests/drawing",
 )
 
-LEFT_OUT = "not cupy and not readme and not memory and not no_time"
-"""Cases that measure the machine, or need what is not in these environments."""
+LEFT_OUT = "not cupy and not readme and not memory and not no_time and not committed_pictures"
+"""Cases that measure the machine, need what is not in these environments, or compare the bytes of CI's own matplotlib."""
 
 
 def main(which: Sequence[str]) -> None:
@@ -69,7 +72,7 @@ def _failed_in(name: str, environment: Path) -> list[str]:
         pins.write(_resolved(name))
         pins.flush()
         _uv(*install, "--no-build", "--requirement", pins.name, *TOOLS)  # a promise of a version without wheels is too low
-    _uv(*install, "--no-deps", "--editable", str(ROOT))
+    _uv(*install, "--no-deps", PEER, "--editable", str(ROOT))
     steps = {
         "verify": ["-m", "scalablevit_ref", "verify"],
         "tests": ["-m", "pytest", "-W", "default", "-n", "2", "--dist", "loadfile", "-k", LEFT_OUT, *TESTS],

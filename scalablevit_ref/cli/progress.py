@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.progress import (
     BarColumn,
@@ -40,11 +40,18 @@ class _Description(ProgressColumn):
 
 
 @contextmanager
+def _bar(console: Terminal, *columns: ProgressColumn) -> Iterator[Progress]:
+    """Where no line can be drawn over it is never started: rich below 14.3 writes an empty line where a disabled one stops."""
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_interactive)
+    with bar if console.is_interactive else nullcontext():
+        yield bar
+
+
+@contextmanager
 def bytes_bar(description: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a function that is called with the bytes that are done and those that there are."""
     console = Terminal(stderr=True)
-    columns = (_Description(), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with _bar(console, _Description(), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn()) as bar:
         task = bar.add_task(description, total=None, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=total >= LARGE)
 
@@ -67,12 +74,12 @@ def spinner(description: str = "", *, total: int | None = None, logged: bool = F
     turning = (SpinnerColumn(look), _Description(), TimeElapsedColumn())
     filling = (_Description(24), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     columns: tuple[ProgressColumn, ...] = turning if total is None else filling
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with _bar(console, *columns) as bar:
         task = bar.add_task(description, total=total)
 
         def step(description: str) -> None:
             bar.update(task, description=description, advance=1)
-            if logged and not console.is_terminal:
+            if logged and not console.is_interactive:
                 console.print(styled(description), soft_wrap=True)
 
         yield step

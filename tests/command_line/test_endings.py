@@ -345,6 +345,16 @@ def test_a_signal_that_is_switched_off_stays_so(name: str) -> None:
     assert (ignored.code, ignored.err) == (0, b"")
 
 
+@pytest.mark.parametrize("command", [["verify", "--backend", "numpy"], ["diff", "a.npz", "a.npz"]], ids=lambda command: command[0])
+def test_where_no_line_can_be_drawn_over_there_is_no_bar(command: list[str], files: Path) -> None:
+    """On a terminal, too, and no empty line in its place."""
+    master, slave = pty.openpty()
+    found = ended([*MODULE, *command], files, environment={"TERM": "dumb"}, stderr=slave)
+    os.close(slave)
+    assert (found.code, _read(master)) == (0, b"")
+    os.close(master)
+
+
 def test_an_interrupt_inside_of_a_progress_bar() -> None:
     """On a terminal: one line, and the cursor is there again."""
     body = "options['progress']('numpy float64')\nraised('SIGINT')"

@@ -13,6 +13,9 @@ import torch
 from scalablevit_ref.adapters.plain import ScalableViT
 from scalablevit_ref.config import ScalableViTConfig
 
+WITH_GELU = 20
+"""The first opset in which GELU is one operation; torch 2.8 writes opset 18 where none is asked for."""
+
 
 def exported_to(
     path: Path, config: ScalableViTConfig, weights: Mapping[str, np.ndarray], images: np.ndarray, *, dynamo: bool = False
@@ -29,5 +32,5 @@ def exporting(module: torch.nn.Module, path: Path, images: np.ndarray, *, dynamo
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(LeafSpec|TorchScript-based ONNX export|feature will be removed)")
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
-        torch.onnx.export(module.eval(), (torch.from_numpy(images),), path, dynamo=dynamo, **more)
+        torch.onnx.export(module.eval(), (torch.from_numpy(images),), path, dynamo=dynamo, opset_version=WITH_GELU, **more)
     return path

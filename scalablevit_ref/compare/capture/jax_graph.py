@@ -13,7 +13,6 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import get_opaque_trace_state
 
 from scalablevit_ref.backends import to_numpy
 from scalablevit_ref.compare.capture.arrays import array_of
@@ -23,6 +22,11 @@ from scalablevit_ref.compare.capture.jax_program import Flattening, Program
 from scalablevit_ref.compare.capture.jax_stacked import apart, stacked
 from scalablevit_ref.compare.capture.own_code import RUNNING, OwnCodeError, own_code, place_of, raised
 from scalablevit_ref.errors import CaptureError
+
+try:
+    from jax.extend.core import get_opaque_trace_state
+except ImportError:  # JAX below 0.10
+    from jax.core import get_opaque_trace_state
 
 COMPILED_FAST: dict[str, str | bool] = {
     "xla_backend_optimization_level": "0",

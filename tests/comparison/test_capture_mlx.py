@@ -173,7 +173,10 @@ class Holding:
         return self.forward(self.weights[0], images, CONFIG)
 
 
-@pytest.mark.parametrize("build", [compiled, of_numpys_arrays, lambda: Holding().run, lambda: partial(run_module, module_port())])
+WAYS = [compiled, of_numpys_arrays, lambda: Holding().run, lambda: partial(run_module, module_port())]
+
+
+@pytest.mark.parametrize("build", WAYS)
 def test_where_a_function_may_have_its_weights(build: Callable[[], Any]) -> None:
     report = compared(build())
     assert report.kind == "MLX function"
@@ -245,6 +248,11 @@ def test_a_function_that_is_not_followed_is_held_by_what_it_gives() -> None:
     assert "not followed inside" in str(report)
     with pytest.raises(CaptureError, match="weights must be given for a function that is not followed inside"):
         compared(port)
+    tree, forward = loaded(FUNCTIONS).tree_of(PARAMS, CONFIG), loaded(FUNCTIONS).forward
+    run = mx.vmap(lambda image: forward(tree, image[None], CONFIG)[0])  # of images b h w c
+    report = compared(lambda images: run(images) + 0 * tree["classes"]["b"], weights=PARAMS)
+    assert report.agrees, str(report)
+    assert [row.layer for row in report.rows] == ["logits"]
 
 
 def test_dropout_that_is_always_on_is_told(tmp_path: Path) -> None:

@@ -140,7 +140,10 @@ def program(traced: Traced, parameters: Sequence[str], outputs: Sequence[str], *
         return numbers[name]
 
     inputs = [of(name) for name in traced.inputs]
-    constants = {of(name): _constant(to_numpy(x), wide=wide) for name, x in traced.constants.items()}
+    try:
+        constants = {of(name): _constant(to_numpy(x), wide=wide) for name, x in traced.constants.items()}
+    except TypeError as error:
+        raise CaptureError("it uses arrays of a transformation, as mx.vmap, that was made before it ran") from error
     steps: list[Step] = []
     for one in traced.primitives:
         given = tuple(of(name) for name, _, _ in one["inputs"])

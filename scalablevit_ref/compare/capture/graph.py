@@ -40,8 +40,8 @@ class Operation:
           right's. `x @ w.T` of a (n, c) by a (c, o) matrix contracts ((1,), (0,)). `settings["factor"]`, if it is there, is what
           the product is multiplied by before the bias is added.
         - "convolution": inputs (x, weight) or (x, weight, bias). `settings` holds stride, padding (a pair for each axis), dilation,
-          groups, transposed, and the axes as words: "x" is "bchw" or "bhwc", "weight" is "oihw" or "hwio" ("iohw" where it is
-          transposed, "bcw" and "oiw" in one dimension, "bcdhw" and "oidhw" in three); the output is as x.
+          groups, transposed, and the axes as words: "x" is "bchw" or "bhwc", "weight" is "oihw", "hwio" or "ohwi" ("iohw" where it
+          is transposed, "bcw" and "oiw" in one dimension, "bcdhw" and "oidhw" in three); the output is as x.
         - "norm": a fused normalisation, inputs (x, weight, bias). `settings` holds eps, axes (those that are averaged over) and
           groups (of a group norm). Where `settings["centred"]` is False no mean is subtracted; where `settings["running"]` is True
           nothing is averaged: two more inputs are the mean and the variance.

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx import nn
 
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions
@@ -60,8 +61,16 @@ class MlxFunction:
             if conditions.drawn or conditions.weights is None:
                 why = f"weights must be given for a function that is not followed inside: {error}"
                 raise CaptureError(why) from error.__cause__
-            captured = Function(self.function).capture(conditions, files)
+            captured = Function(self._given).capture(conditions, files)
             return replace(captured, notes=(*captured.notes, f"it is not followed inside: {error}"))
+
+    def _given(self, images: np.ndarray) -> Any:
+        """What it makes of images as MLX has them, b c h w, or b h w c where it does not take these."""
+        x = mx.array(images.astype(np.float32))
+        try:
+            return self.function(x)
+        except Exception:  # its own way to refuse them
+            return self.function(x.transpose(0, 2, 3, 1))
 
 
 def is_mlx_function(value: Any) -> bool:

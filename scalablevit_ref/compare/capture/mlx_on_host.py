@@ -92,15 +92,14 @@ def _logarithm(arguments: Arguments, x: Any, library: Any) -> Any:
 
 
 def _convolved(arguments: Arguments, x: Any, weight: Any, library: Any) -> Any:
-    """Of a b h w c map and a kernel h w i o. NumPy dilates by zeros, and takes steps of a convolution without."""
+    """Of a b h w c map and a kernel o h w i. NumPy dilates by zeros, and takes steps of a convolution without."""
     stride, low, high, dilation, spread, groups, flipped = arguments
     if library is mx:
-        turned = mx.transpose(weight, (3, 0, 1, 2))
-        return mx.conv_general(x, turned, stride, (list(low), list(high)), dilation, spread, groups, flipped)
-    x, weight = _spread(x, spread, (1, 2)), _spread(weight, dilation, (0, 1))
+        return mx.conv_general(x, weight, stride, (list(low), list(high)), dilation, spread, groups, flipped)
+    x, weight = _spread(x, spread, (1, 2)), _spread(weight, dilation, (1, 2))
     x = np.pad(x, ((0, 0), (low[0], high[0]), (low[1], high[1]), (0, 0)))
-    kernel = weight[::-1, ::-1] if flipped else weight
-    kernel = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+    kernel = weight[:, ::-1, ::-1] if flipped else weight
+    kernel = np.ascontiguousarray(kernel.transpose(0, 3, 1, 2))
     if stride[0] == stride[1]:
         return ops.conv2d(x, kernel, stride=int(stride[0]), groups=groups)
     return ops.conv2d(x, kernel, groups=groups)[:, :: stride[0], :: stride[1]]

@@ -14,10 +14,6 @@ from scalablevit_ref.compare.capture.mlx_on_host import MOVES, REDUCTIONS, known
 from scalablevit_ref.compare.capture.mlx_trace import Traced
 from scalablevit_ref.errors import CaptureError
 
-TURN = (1, 2, 3, 0)
-"""The axes of MLX's kernels o h w i as h w i o."""
-
-
 @dataclass(frozen=True)
 class Step:
     """A primitive: MLX's name and arguments, and values by their numbers."""
@@ -140,7 +136,10 @@ def program(traced: Traced, parameters: Sequence[str], outputs: Sequence[str], *
         return numbers[name]
 
     inputs = [of(name) for name in traced.inputs]
-    constants = {of(name): _constant(to_numpy(x), wide=wide) for name, x in traced.constants.items()}
+    try:
+        constants = {of(name): _constant(to_numpy(x), wide=wide) for name, x in traced.constants.items()}
+    except TypeError as error:
+        raise CaptureError("it uses arrays of a transformation, as mx.vmap, that was made before it ran") from error
     steps: list[Step] = []
     for one in traced.primitives:
         given = tuple(of(name) for name, _, _ in one["inputs"])
@@ -150,10 +149,6 @@ def program(traced: Traced, parameters: Sequence[str], outputs: Sequence[str], *
         if name == "AddMM":
             steps += _apart(arguments, given, made, line, shapes, dtypes, constants, new)
             continue
-        if name == "Convolution" and len(shapes[given[1]]) == 4:
-            turned = new(tuple(shapes[given[1]][axis] for axis in TURN), dtypes[given[1]])
-            steps.append(Step("Transpose", (TURN,), given[1:2], (turned,), line))
-            given = (given[0], turned)
         steps.append(Step(name, arguments, given, made, line))
     images, own = inputs[-1], dict(zip(inputs[:-1], parameters, strict=True))
     results = dict(zip(outputs, (of(name) for name in traced.outputs), strict=True))
@@ -312,6 +307,6 @@ def _convolution(step: Step, shapes: Mapping[int, tuple[int, ...]]) -> tuple[Kin
         "groups": groups,
         "transposed": False,
         "x": "bhwc",
-        "weight": "hwio",
+        "weight": "ohwi",
     }
     return "convolution", "convolution", step.inputs, settings

@@ -14,6 +14,7 @@ import numpy as np
 from einops import rearrange
 from mlx import nn, utils
 
+from scalablevit_ref.adapters.mlx import ScalableViT
 from scalablevit_ref.arguments import FLOATS
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.backends.dispatch import dtype_name
@@ -49,7 +50,7 @@ class MlxRunner:
         self._candidate, self._dtype, self._exact = candidate, dtype, dtype == "float64"
         self._module = candidate if isinstance(candidate, nn.Module) else None
         self.kind = "MLX function" if self._module is None else "MLX module"
-        self._layout: str | None = None
+        self._layout = "b c h w" if isinstance(candidate, ScalableViT) else None
         self._seen: dict[tuple[int, ...], Program] = {}
         held = {name: x for name, x in held_by(candidate).items() if _is_floating(x)}
         self._held = {name: x for name, x in held.items() if isinstance(x, mx.array)}

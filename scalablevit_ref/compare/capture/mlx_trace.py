@@ -31,10 +31,13 @@ class Notes:
         Arrays that an operation made, each with the line of the user's own code that asked for it.
     modules
         Modules that ended: the path, the arrays that each was given, and those that it returned.
+    inside
+        In how many transformations the pass is, whose arrays are not to leave them.
     """
 
     lines: list[tuple[mx.array, str]] = field(default_factory=list)
     modules: list[tuple[str, list[mx.array], list[mx.array]]] = field(default_factory=list)
+    inside: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ def _noting(notes: Notes, modules: Mapping[str, nn.Module], until: CodeType) -> 
                     own = PLAIN.get((getattr(holder, "__name__", ""), name), function)
                     _put(back, holder, name, function, _noted(own, notes, until))
         paths = {id(module): path for path, module in reversed([*modules.items()]) if path}
+        for name in TRANSFORMATIONS:
+            _put(back, mx, name, getattr(mx, name), _transforming(getattr(mx, name), notes))
         kinds = {kind for one in modules.values() for kind in type(one).__mro__ if "__call__" in vars(kind)}
         for kind in kinds:
             _put(back, kind, "__call__", vars(kind)["__call__"], _ending(vars(kind)["__call__"], notes, paths))
@@ -119,10 +124,13 @@ LEFT = frozenset(
     [
         *("__init__", "__new__", "__repr__", "__str__", "__hash__", "__len__"),
         *("__setattr__", "__getattribute__", "__delattr__", "__getattr__"),
-        *("export_function", "exporter", "compile", "stream"),
+        *("export_function", "exporter", "compile", "stream", "vmap", "grad", "value_and_grad", "checkpoint"),
     ]
 )
 """Functions of MLX that make no operation, or that trace."""
+
+TRANSFORMATIONS = ("vmap", "grad", "value_and_grad", "checkpoint")
+"""Functions of MLX that run another on arrays of their own."""
 
 
 def _put(back: ExitStack, holder: Any, name: str, own: Any, other: Any) -> None:
@@ -134,7 +142,7 @@ def _noted(function: Callable[..., Any], notes: Notes, until: CodeType) -> Calla
     def noting(*args: Any, **kwargs: Any) -> Any:
         out = function(*args, **kwargs)
         made = args[:1] if out is None else out if isinstance(out, tuple | list) else (out,)
-        if any(isinstance(x, mx.array) for x in made):
+        if not notes.inside and any(isinstance(x, mx.array) for x in made):
             line = user_line(until)
             notes.lines += [(x, line) for x in made if isinstance(x, mx.array)]
         return out
@@ -142,12 +150,28 @@ def _noted(function: Callable[..., Any], notes: Notes, until: CodeType) -> Calla
     return noting
 
 
+def _transforming(transformation: Callable[..., Any], notes: Notes) -> Callable[..., Any]:
+    """The transformation of a function that keeps its arrays to itself."""
+
+    def transform(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        def unnoted(*given: Any, **named: Any) -> Any:
+            notes.inside += 1
+            try:
+                return function(*given, **named)
+            finally:
+                notes.inside -= 1
+
+        return transformation(unnoted, *args, **kwargs)
+
+    return transform
+
+
 def _ending(call: Callable[..., Any], notes: Notes, paths: Mapping[int, str]) -> Callable[..., Any]:
     @wraps(call)
     def ending(self: Any, *args: Any, **kwargs: Any) -> Any:
         path = paths.get(id(self), "")
         out = call(self, *args, **kwargs)
-        if path:
+        if path and not notes.inside:
             notes.modules.append((path, _arrays((args, kwargs)), _arrays(out)))
         return out
 

@@ -20,6 +20,14 @@ from tests import versions
 from tests.lint import STEPS, run, together
 from tests.support import node
 
+BESIDE = {
+    "vit_pytorch": versions.PEER,
+    "timm": "timm==1.0.31",
+    "huggingface_hub": "huggingface_hub==2.4.0",
+    "torchvision": "torchvision==0.28.0",
+}
+"""What is looked at beside this package, by module: a community port, and how others prepare images. What they need besides is not."""
+
 QUICK = (
     "tests/specification",
     "tests/properties",
@@ -65,8 +73,9 @@ def main(arguments: Sequence[str]) -> None:
     quick = "--quick" in arguments
     options = [argument for argument in arguments if argument != "--quick"]
     node.install()
-    if not find_spec("vit_pytorch"):
-        run("peer", ["pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", versions.PEER])
+    missing = [package for module, package in BESIDE.items() if not find_spec(module)]
+    if missing:
+        run("peers", ["pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *missing])
     if quick:
         together(STEPS.values())
         os.environ.setdefault("HYPOTHESIS_PROFILE", "quick")

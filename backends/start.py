@@ -45,11 +45,11 @@ def why_not_started(name: str) -> str | None:
 
 @contextmanager
 def beside_tensorflow() -> Iterator[None]:
-    """For `import paddle`, which kills the process where TensorFlow is loaded already.
+    """For `import paddle`, which ends the process where TensorFlow is loaded already.
 
-    TensorFlow shows all its symbols to whatever is loaded later, those of its protobuf too. Paddle, which has an older protobuf, calls
-    TensorFlow's while it is being loaded: a segmentation fault. Within, a library's own symbols come first. Without that word of the
-    loader's, which is glibc's, it is an ImportError. The other order needs nothing, as TensorFlow's symbols are bound when it is built.
+    TensorFlow shows its symbols, those of its protobuf too, to whatever is loaded after it. Paddle, whose protobuf is older, calls
+    them while it is being loaded: a segmentation fault. Within, a library's own symbols come first, by a word of glibc's loader.
+    Without that word it is an ImportError. Loaded in the other order the two do not meet.
     """
     if "paddle" in sys.modules or "tensorflow" not in sys.modules:
         flags = None
@@ -57,7 +57,9 @@ def beside_tensorflow() -> Iterator[None]:
         flags = sys.getdlopenflags()
         sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
     else:
-        raise ImportError("TensorFlow is loaded, beside which PaddlePaddle can only be loaded first: import paddle before tensorflow")
+        raise ImportError(
+            "TensorFlow is loaded, beside which PaddlePaddle can only be loaded first: import paddle before tensorflow"
+        )
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No ccache found", UserWarning, r"paddle\.")  # for extensions in C++

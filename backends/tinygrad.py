@@ -9,6 +9,7 @@ from math import pi
 from typing import Any
 
 import numpy as np
+from scalablevit_ref.backends.start import FAULTS, said
 from tinygrad import Device, Tensor, dtypes
 
 from scalablevit_ref import ops
@@ -32,18 +33,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def gelu(x: Tensor) -> Tensor:
     """The definition, whose `abs` is a method here."""
     magnitude = _wide(x).abs()
-    return ((_wide(x) + magnitude * ops.erf.definition(magnitude * 0.5**0.5)) * 0.5).cast(x.dtype)
+    return ((_wide(x) + magnitude * ops.erf.definition(magnitude * 0.5**0.5)) * 0.5).cast(x.dtype).contiguous()
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """x/2 · (1 + tanh y) is x · sigmoid(2 y)."""
     wide = _wide(x)
-    return (wide * ((8.0 / pi) ** 0.5 * (wide + 0.044715 * wide * wide * wide)).sigmoid()).cast(x.dtype)
+    return (wide * ((8.0 / pi) ** 0.5 * (wide + 0.044715 * wide * wide * wide)).sigmoid()).cast(x.dtype).contiguous()
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:
     y: Tensor = ops.layer_norm.definition(_wide(x), _wide(weight), _wide(bias), eps=eps)
-    return y.cast(x.dtype)
+    return y.cast(x.dtype).contiguous()
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -74,15 +75,36 @@ def device(x: Tensor) -> Any:
 
 
 def from_numpy(x: np.ndarray, dtype: str | None, device: Any) -> Tensor:
-    wanted = str(x.dtype if dtype is None else dtype)
-    if wanted == "bfloat16":
+    """`device`: its name, "CPU" or "cuda:1"."""
+    place, wanted = _place(device), str(x.dtype if dtype is None else dtype)
+    if wanted == "bfloat16":  # which it does not take from NumPy
         import ml_dtypes
-        return Tensor(np.array(x, ml_dtypes.bfloat16, order="C").view(np.uint16), device=device).bitcast(dtypes.bfloat16).realize()
-    return Tensor(np.array(x, wanted, order="C"), device=device).realize()
+
+        return Tensor(np.array(x, ml_dtypes.bfloat16, order="C").view(np.uint16), device=place).bitcast(dtypes.bfloat16).realize()
+    try:
+        return Tensor(np.array(x, wanted, order="C"), device=place).realize()
+    except KeyError:
+        raise TypeError(f"params_or_array holds {wanted}, which tinygrad does not have") from None
+
+
+def _place(device: Any) -> str:
+    """Raises ValueError or TypeError for what is no device of tinygrad's, or one that does not start here."""
+    if not isinstance(device, str | None):
+        raise TypeError(f"device must be the name of one of tinygrad's, got {brief(device)}")
+    try:
+        place: str = Device[Device.canonicalize(device)].device
+    except FAULTS as error:
+        raise ValueError(f"tinygrad has no device {device or 'at all'!r} here ({said(error)}); CPU needs clang") from None
+    return place
 
 
 def to_numpy(x: Tensor) -> np.ndarray:
-    if x.dtype == dtypes.bfloat16:
+    """Of the tensor itself, so that it is not computed again where it is asked for once more, or where others are made of it."""
+    numbers: np.ndarray
+    if x.realize().dtype == dtypes.bfloat16:
         import ml_dtypes
-        return x.bitcast(dtypes.uint16).numpy().view(ml_dtypes.bfloat16)
-    return x.numpy()
+
+        numbers = x.bitcast(dtypes.uint16).numpy().view(ml_dtypes.bfloat16)
+    else:
+        numbers = x.numpy()
+    return numbers

@@ -66,6 +66,11 @@ def candidate_of(value: Any) -> Capturable:
         from scalablevit_ref.compare.capture.flax import FlaxModule
 
         return FlaxModule(value)
+    paddle = sys.modules.get("paddle")
+    if paddle is not None and isinstance(value, paddle.nn.Layer):
+        from scalablevit_ref.compare.capture.paddle import PaddleLayer
+
+        return PaddleLayer(value)
     if "jax" in sys.modules:
         from scalablevit_ref.compare.capture.jax_functions import JaxFunction, is_jax_function
 

@@ -1,0 +1,220 @@
+"""A `paddle.nn.Layer`, traced into a program and followed by it; a program that `paddle.jit.save` has written too."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import paddle
+
+from scalablevit_ref.backends.paddle import to_numpy
+from scalablevit_ref.compare.capture.alignment import Captured, Conditions
+from scalablevit_ref.compare.capture.arrays import array_of
+from scalablevit_ref.compare.capture.followed import followed
+from scalablevit_ref.compare.capture.graph import NOTHING, Graph, random_operations
+from scalablevit_ref.compare.capture.own_code import RUNNING, own_code
+from scalablevit_ref.compare.capture.paddle_graph import Scopes, floats, numbered
+from scalablevit_ref.compare.capture.returned import named_outputs
+from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.errors import CaptureError
+
+
+class PaddleLayer:
+    """A layer; a copy of it is run, in evaluation mode."""
+
+    takes_weights = True
+    brings_images = False
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+
+    def config(self) -> ScalableViTConfig | None:
+        return None
+
+    def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
+        return followed(PaddleRunner(self.layer, conditions.dtype), conditions)
+
+
+class PaddleRunner:
+    """A copy of a layer as a `Runner`. `paddle.jit.to_static` traces it once for each shape; the program gives the values.
+
+    Parameters
+    ----------
+    layer
+        A `paddle.nn.Layer`.
+    dtype
+        What its tensors of floating point are converted to; None leaves them as they are. In place of float64 it is float32, in
+        which a program holds Python's numbers, as the scale of an attention, and every epsilon.
+
+    Raises
+    ------
+    CaptureError
+        For a layer that cannot be copied, or holds no parameters.
+    """
+
+    kind = "PaddlePaddle layer"
+    paths: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, layer: Any, dtype: str | None) -> None:
+        with own_code("copying the candidate"):
+            self.layer = copy.deepcopy(layer)
+            self.layer.eval()
+            if dtype is not None:
+                self.layer.to(dtype="float32" if dtype == "float64" else dtype)
+        self._own = floats(self.layer.state_dict())
+        if not self._own:
+            raise CaptureError("the candidate holds no parameters: give a function of the images instead")
+        self._parameters = {name: to_numpy(x) for name, x in self._own.items()}
+        self._scope = paddle.static.global_scope().new_scope()
+        self._traced: dict[tuple[tuple[int, ...], str], _Traced] = {}
+        self._values: Mapping[int, Any] = {}
+        self._random = ""
+
+    @property
+    def dtype(self) -> str:
+        return next(iter(self._parameters.values())).dtype.name
+
+    @property
+    def parameters(self) -> Mapping[str, np.ndarray]:
+        return self._parameters
+
+    def record(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> Graph:
+        traced = self._trace(images)
+        found = numbered(
+            traced.program,
+            outputs=traced.outputs,
+            parameters={x.name: name for name, x in self._own.items()},
+            scopes=traced.scopes,
+            run=lambda wanted: self._run(images, weights, list(wanted)),
+        )
+        self._values = found.values
+        self._random = ", ".join(sorted({one.name for one in random_operations(found.graph)}))
+        return found.graph
+
+    def values(
+        self,
+        images: np.ndarray,
+        weights: Mapping[str, np.ndarray],
+        wanted: Collection[int],
+        replaced: Mapping[int, np.ndarray] = NOTHING,
+    ) -> tuple[Mapping[int, np.ndarray], float]:
+        if replaced:
+            raise CaptureError("a PaddlePaddle layer is not run with values replaced")
+        order = sorted(wanted)
+        start = time.perf_counter()
+        held = self._run(images, weights, [self._values[n] for n in order])
+        seconds = time.perf_counter() - start
+        return {n: array_of(x, "a value") for n, x in zip(order, held, strict=True)}, seconds
+
+    def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
+        return f"it draws random numbers ({self._random})" if self._random else ""
+
+    def _trace(self, images: np.ndarray) -> _Traced:
+        key = (images.shape, self.dtype)
+        if key not in self._traced:
+            with own_code(RUNNING):
+                self._traced[key] = _Traced(copy.deepcopy(self.layer), *key, names=[x.name for x in self._own.values()])
+        return self._traced[key]
+
+    def _run(self, images: np.ndarray, weights: Mapping[str, np.ndarray], wanted: Sequence[Any]) -> list[np.ndarray]:
+        """These values of the program, computed with these of the weights replaced."""
+        if not wanted:
+            return []
+        traced = self._trace(images)
+        for name, x in self._own.items():
+            given = weights.get(name, self._parameters[name]).astype(self._parameters[name].dtype)
+            self._scope.var(x.name).get_tensor().set(np.ascontiguousarray(given), paddle.CPUPlace())
+        with own_code(RUNNING), _static(), paddle.static.scope_guard(self._scope):
+            fed = {IMAGES: np.ascontiguousarray(images.astype(self.dtype))}
+            return list(paddle.static.Executor(paddle.CPUPlace()).run(traced.program, feed=fed, fetch_list=list(wanted)))
+
+
+IMAGES = "images"
+"""What a program calls its input."""
+
+
+class _Traced:
+    """The program of a layer for images of one shape, the layers that ran in it, and what it returns."""
+
+    def __init__(self, layer: Any, shape: tuple[int, ...], dtype: str, names: Sequence[str]) -> None:
+        self.scopes = Scopes()
+        for x, name in zip(floats(layer.state_dict()).values(), names, strict=True):
+            x.name = name  # a copy's parameters get new ones
+        with _watched(layer, self.scopes):
+            spec = paddle.static.InputSpec(shape, dtype, IMAGES)
+            opaque = _Opaque(layer)  # which Paddle refers to weakly
+            concrete = paddle.jit.to_static(opaque, full_graph=True, input_spec=[spec]).forward.concrete_program
+        self.program = concrete.main_program
+        values = list(concrete.outputs)
+        if not values:
+            raise CaptureError("the layer returns no tensor: its logits, or a mapping or sequence that holds them, are expected")
+        self.outputs = named_outputs(values[0] if len(values) == 1 else values, lambda x: isinstance(x, paddle.pir.Value))
+
+
+class _Opaque(paddle.nn.Layer):  # type: ignore[misc]
+    """A layer whose code is run as it is, where Paddle would write it anew: which it cannot do with every loop."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+        self.run = paddle.jit.not_to_static(lambda images: layer(images))
+
+    def forward(self, images: Any) -> Any:
+        return self.run(images)
+
+
+@contextmanager
+def _static() -> Iterator[None]:
+    """While open, Paddle runs programs."""
+    dynamic = paddle.in_dynamic_mode()
+    paddle.enable_static()
+    try:
+        yield
+    finally:
+        if dynamic:
+            paddle.disable_static()
+
+
+@contextmanager
+def _watched(layer: Any, scopes: Scopes) -> Iterator[None]:
+    """While open, what runs in each of the layers is noted."""
+    begun: list[tuple[str, int, list[Any]]] = []
+    handles = []
+
+    def before(path: str, given: Any) -> None:
+        begun.append((path, _length(), _values_in(given)))
+
+    def after(path: str, returned: Any) -> None:
+        while begun:
+            inner, start, given = begun.pop()
+            if inner == path:
+                scopes.spans.append((path, start, _length(), given, _values_in(returned)))
+                return
+
+    for path, one in layer.named_sublayers():
+        handles.append(one.register_forward_pre_hook(paddle.jit.not_to_static(lambda one, given, path=path: before(path, given))))
+        handles.append(
+            one.register_forward_post_hook(paddle.jit.not_to_static(lambda one, given, out, path=path: after(path, out)))
+        )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _length() -> int:
+    """Operations of the program so far."""
+    return len(paddle.static.default_main_program().global_block().ops)
+
+
+def _values_in(x: Any) -> list[Any]:
+    if isinstance(x, paddle.pir.Value):
+        return [x]
+    parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple | list) else ()
+    return [value for part in parts for value in _values_in(part)]

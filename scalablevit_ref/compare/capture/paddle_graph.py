@@ -126,7 +126,7 @@ def numbered(
             given = [operand.source() for operand in op.operands() if operand.source().get_defining_op() is not None]
             kind, inputs, settings = _described(name, op.attrs(), given, number)
             line = _line(op)
-            operations.append(Operation(kind, f"paddle.{name}", inputs, made, settings, scopes.innermost(place), line))
+            operations.append(Operation(kind, name, inputs, made, settings, scopes.innermost(place), line))
     runs = tuple(
         ModuleRun(path, tuple(n for x in given if (n := number.known(x)) is not None), tuple(map(number, returned)))
         for path, _, _, given, returned in scopes.spans
@@ -196,7 +196,15 @@ def _described(
             return "add", inputs, {"scalars": (bias,)}
     if name in MOVES:
         return "move", inputs if name in TOGETHER else inputs[:1], {}
-    return "other", inputs, {"random": True} if name in RANDOM else {}
+    return "other", inputs, {"random": True} if name in RANDOM else _axes(told, given)
+
+
+def _axes(told: Mapping[str, Any], given: Sequence[Any]) -> dict[str, Any]:
+    """Those along which an operation runs, where it says so: a softmax in an attribute, a sum in a constant that it takes."""
+    if isinstance(told.get("axis"), int):
+        return {"dim": told["axis"]}
+    held = [value.get_defining_op() for value in given if _name(value.get_defining_op()) == "full_int_array"]
+    return {"dim": tuple(held[0].attrs()["value"])} if held else {}
 
 
 def _padding(told: Mapping[str, Any], weight: Sequence[int]) -> tuple[tuple[int, int], ...]:

@@ -25,7 +25,12 @@ collect_ignore = ["programs/fuzz.py"]  # a program of its own, on atheris
 if not find_spec("jax"):
     collect_ignore += ["support/jitted.py", "backends/test_jax.py"]
 if not find_spec("paddle"):
-    collect_ignore += ["support/static.py", "adapters/test_paddle.py", "backends/test_paddle.py"]
+    collect_ignore += [
+        "support/static.py",
+        "adapters/test_paddle.py",
+        "backends/test_paddle.py",
+        "comparison/test_capture_paddle.py",
+    ]
 if not (find_spec("tinygrad") and compiles_kernels()):
     collect_ignore += ["backends/test_tinygrad.py"]
 

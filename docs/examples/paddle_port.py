@@ -100,7 +100,8 @@ class Net(nn.Layer):
     def __init__(self, heads_first):
         super().__init__()
         self.levels = nn.Sequential(*[Level(k, heads_first) for k in range(CONFIG.num_stages)])
-        self.last_norm, self.classifier = nn.LayerNorm(CONFIG.embed_dims[-1], 1e-6), nn.Linear(CONFIG.embed_dims[-1], 10)
+        c = CONFIG.embed_dims[-1]
+        self.last_norm, self.classifier = nn.LayerNorm(c, 1e-6), nn.Linear(c, CONFIG.num_classes)
 
     def forward(self, images):
         tokens = self.levels(images).flatten(2).transpose([0, 2, 1])

@@ -25,7 +25,6 @@ with extra("paddle"):
     from scalablevit_ref.backends.start import beside_tensorflow
 
     with beside_tensorflow():
-        import paddle
         from paddle import nn
 
     from scalablevit_ref.backends import paddle as backend
@@ -45,8 +44,8 @@ class ScalableViT(nn.Layer):  # type: ignore[misc]
     config : ScalableViTConfig or str
         A configuration, or a variant's name; `overrides` change its settings.
     params : mapping, optional
-        Initial values under the official names and in the official layout, arrays of any library, copied, in their dtype; None draws
-        `sv.init_params(config, seed)`.
+        Initial values under the official names and in the official layout, arrays of any library, copied, in their dtype;
+        None draws `sv.init_params(config, seed)`.
     seed : int
         Of the initial values that are drawn.
 

@@ -305,6 +305,9 @@ def _timed(candidate: Candidate, x: Any, params: Mapping[str, Any], config: Scal
         if candidate.library == "jax":
             key = (candidate, config, tuple(x.shape))
             run = _compiled[key] = _compiled.get(key) or _compile(run, x, params)
+        elif candidate.library == "tinygrad":
+            key = (candidate, config, tuple(x.shape))
+            run = _compiled[key] = _compiled.get(key) or _capture(run, params)
         start = time.perf_counter()
         taps = run(x, params)
         to_numpy(taps["logits"])  # waits for a GPU
@@ -319,3 +322,16 @@ def _compile(function: Callable[..., dict[str, Any]], *arguments: Any) -> Callab
     import jax
 
     return cast("Callable[..., dict[str, Any]]", jax.jit(function).lower(*arguments).compile())
+
+
+def _capture(function: Callable[..., dict[str, Any]], params: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:
+    """tinygrad as it is meant to be used: its kernels are recorded in the second call with a shape, and only run after it."""
+    from tinygrad import Tensor, TinyJit
+
+    def realized(x: Any) -> dict[str, Any]:
+        taps = function(x, params)
+        Tensor.realize(*taps.values())
+        return taps
+
+    captured = TinyJit(realized)
+    return lambda x, params: cast("dict[str, Any]", captured(x))

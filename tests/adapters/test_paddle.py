@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
-from scalablevit_ref.backends import paddle as backend
 
 import scalablevit_ref as sv
 from scalablevit_ref import digits
@@ -138,10 +137,9 @@ def test_one_program_for_equal_shapes() -> None:
 
 def test_refusals() -> None:
     model, params, config = of("MLP head")
-    with pytest.raises(TypeError, match=r"images is a numpy|floating|paddle"):
+    with pytest.raises(TypeError, match=r"images must be floating point .*, got int64"):
         model(paddle.ones([1, 3, 8, 8], "int64"))
-    with pytest.raises(ValueError, match="does not divide into windows|window"):
+    with pytest.raises(ValueError, match="window"):
         model(paddle.ones([1, 3, 10, 10]))
-    with pytest.raises(ValueError, match=r"missing|head\.0"):
+    with pytest.raises(ValueError, match=r"head\.0\.weight"):
         ScalableViT(config, params={name: x for name, x in params.items() if name != "head.0.weight"})
-    assert backend.NAME == "paddle"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any
 
@@ -48,8 +48,7 @@ class PaddleRunner:
     layer
         A `paddle.nn.Layer`.
     dtype
-        What its tensors of floating point are converted to; None leaves them as they are. In place of float64 it is float32, in
-        which a program holds Python's numbers, as the scale of an attention, and every epsilon.
+        What its tensors of floating point are converted to; None leaves them as they are.
 
     Raises
     ------
@@ -65,7 +64,7 @@ class PaddleRunner:
             self.layer = copy.deepcopy(layer)
             self.layer.eval()
             if dtype is not None:
-                self.layer.to(dtype="float32" if dtype == "float64" else dtype)
+                self.layer.to(dtype=dtype)
         self._own = floats(self.layer.state_dict())
         if not self._own:
             raise CaptureError("the candidate holds no parameters: give a function of the images instead")
@@ -145,10 +144,13 @@ class _Traced:
         self.scopes = Scopes()
         for x, name in zip(floats(layer.state_dict()).values(), names, strict=True):
             x.name = name  # a copy's parameters get new ones
-        with _watched(layer, self.scopes):
+        with _watched(layer, self.scopes), _numbers_of_64_bits() if dtype == "float64" else nullcontext():
             spec = paddle.static.InputSpec(shape, dtype, IMAGES)
             opaque = _Opaque(layer)  # which Paddle refers to weakly
-            concrete = paddle.jit.to_static(opaque, full_graph=True, input_spec=[spec]).forward.concrete_program
+            try:
+                concrete = paddle.jit.to_static(opaque, full_graph=True, input_spec=[spec]).forward.concrete_program
+            except Exception as error:
+                raise (opaque.raised or [error])[0] from None
         self.program = concrete.main_program
         values = list(concrete.outputs)
         if not values:
@@ -162,7 +164,16 @@ class _Opaque(paddle.nn.Layer):  # type: ignore[misc]
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.layer = layer
-        self.run = paddle.jit.not_to_static(lambda images: layer(images))
+        self.raised: list[BaseException] = []
+
+        def run(images: Any) -> Any:
+            try:
+                return layer(images)
+            except Exception as error:
+                self.raised.append(error)  # of which Paddle makes another one, with the source that it wrote
+                raise
+
+        self.run = paddle.jit.not_to_static(run)
 
     def forward(self, images: Any) -> Any:
         return self.run(images)
@@ -178,6 +189,38 @@ def _static() -> Iterator[None]:
     finally:
         if dynamic:
             paddle.disable_static()
+
+
+@contextmanager
+def _numbers_of_64_bits() -> Iterator[None]:
+    """While open, a traced program holds Python's numbers in float64: Paddle writes them, and every epsilon, in float32."""
+    names: Any = paddle._C_ops
+    scale, layer_norm = names.scale, names.layer_norm
+
+    def number(value: float, like: Any) -> Any:
+        return paddle.full([], value, like.dtype)
+
+    def scaled(x: Any, factor: Any, bias: float = 0.0, bias_after_scale: bool = True, *rest: Any, **named: Any) -> Any:
+        if x.dtype != paddle.float64 or not isinstance(factor, int | float) or rest or named:
+            return scale(x, factor, bias, bias_after_scale, *rest, **named)
+        x = x if bias_after_scale or bias == 0 else x + number(bias, x)
+        x = x if factor == 1 and bias else names.multiply(x, number(factor, x))
+        return names.add(x, number(bias, x)) if bias_after_scale and bias else x
+
+    def normed(x: Any, weight: Any, bias: Any, eps: float, first: int) -> Any:
+        if x.dtype != paddle.float64:
+            return layer_norm(x, weight, bias, eps, first)
+        axes = list(range(first, len(x.shape)))
+        x = x - x.mean(axes, keepdim=True)
+        x = x / paddle.sqrt(names.add((x * x).mean(axes, keepdim=True), number(eps, x)))
+        x = x if weight is None else x * weight
+        return x if bias is None else x + bias
+
+    names.scale, names.layer_norm = scaled, normed
+    try:
+        yield
+    finally:
+        names.scale, names.layer_norm = scale, layer_norm
 
 
 @contextmanager

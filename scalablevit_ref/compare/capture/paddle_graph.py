@@ -185,9 +185,13 @@ def _described(
     if name == "layer_norm":
         axes = tuple(range(told["begin_norm_axis"], ranks[0]))
         return "norm", inputs, {"eps": _eps(told), "axes": axes, "groups": None}
-    if name in ARITHMETIC and len(inputs) == 2:
+    if name in ARITHMETIC:
         plain, inverse = ARITHMETIC[name]
-        return plain, inputs, {"inverse": inverse}
+        if len(inputs) == 2:
+            return plain, inputs, {"inverse": inverse}
+        numbers = [value for value in given if _name(value.get_defining_op()) in NUMBERS]
+        if len(inputs) == len(numbers) == 1:
+            return plain, inputs, {"inverse": inverse, "scalars": (_held(numbers[0]),), "turned": numbers[0] is given[0]}
     if name == "scale" and len(inputs) == 1:
         factor, bias = _held(given[1]) if len(given) > 1 else 1.0, told["bias"]
         if bias == 0:

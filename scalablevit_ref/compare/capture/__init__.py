@@ -67,10 +67,11 @@ def candidate_of(value: Any) -> Capturable:
 
         return FlaxModule(value)
     paddle = sys.modules.get("paddle")
-    if paddle is not None and isinstance(value, paddle.nn.Layer):
+    saved = suffix == ".json" and Path(value).with_suffix(".pdiparams").exists()
+    if saved or (paddle is not None and isinstance(value, paddle.nn.Layer)):
         from scalablevit_ref.compare.capture.paddle import PaddleLayer
 
-        return PaddleLayer(value)
+        return PaddleLayer(Path(value) if saved else value)
     if "jax" in sys.modules:
         from scalablevit_ref.compare.capture.jax_functions import JaxFunction, is_jax_function
 

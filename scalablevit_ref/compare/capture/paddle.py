@@ -6,6 +6,8 @@ import copy
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +19,7 @@ from scalablevit_ref.compare.capture.alignment import Captured, Conditions
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.followed import followed
 from scalablevit_ref.compare.capture.graph import NOTHING, Graph, random_operations
+from scalablevit_ref.compare.capture.one_line import one_line
 from scalablevit_ref.compare.capture.own_code import RUNNING, own_code
 from scalablevit_ref.compare.capture.paddle_graph import Scopes, floats, numbered
 from scalablevit_ref.compare.capture.returned import named_outputs
@@ -25,7 +28,7 @@ from scalablevit_ref.errors import CaptureError
 
 
 class PaddleLayer:
-    """A layer; a copy of it is run, in evaluation mode."""
+    """A layer, a copy of which is run in evaluation mode, or the path of one that `paddle.jit.save` has written."""
 
     takes_weights = True
     brings_images = False
@@ -37,7 +40,11 @@ class PaddleLayer:
         return None
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
-        return followed(PaddleRunner(self.layer, conditions.dtype), conditions)
+        layer = self.layer
+        if isinstance(layer, Path):
+            with one_line(layer.name, "cannot be read"):
+                layer = paddle.jit.load(str(layer.with_suffix("")))
+        return followed(PaddleRunner(layer, conditions.dtype), conditions)
 
 
 class PaddleRunner:
@@ -46,9 +53,9 @@ class PaddleRunner:
     Parameters
     ----------
     layer
-        A `paddle.nn.Layer`.
+        A `paddle.nn.Layer`; of a saved one (`paddle.jit.TranslatedLayer`) the program as it is.
     dtype
-        What its tensors of floating point are converted to; None leaves them as they are.
+        What its tensors of floating point are converted to; None leaves them as they are, and so does a saved program.
 
     Raises
     ------
@@ -60,17 +67,21 @@ class PaddleRunner:
     paths: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, layer: Any, dtype: str | None) -> None:
-        with own_code("copying the candidate"):
-            self.layer = copy.deepcopy(layer)
-            self.layer.eval()
-            if dtype is not None:
-                self.layer.to(dtype=dtype)
-        self._own = floats(self.layer.state_dict())
+        self.layer = layer
+        self._saved = type(layer).__name__ in ("TranslatedLayer", "PirTranslatedLayer")
+        if not self._saved:
+            with own_code("copying the candidate"):
+                self.layer = copy.deepcopy(layer)
+                self.layer.eval()
+                if dtype is not None:
+                    self.layer.to(dtype=dtype)
+        state = floats(self.layer.state_dict())
+        self._own = {x.name: x for x in state.values()} if self._saved else state
         if not self._own:
             raise CaptureError("the candidate holds no parameters: give a function of the images instead")
         self._parameters = {name: to_numpy(x) for name, x in self._own.items()}
         self._scope = paddle.static.global_scope().new_scope()
-        self._traced: dict[tuple[tuple[int, ...], str], _Traced] = {}
+        self._traced: dict[tuple[tuple[int, ...], str], _Program] = {}
         self._values: Mapping[int, Any] = {}
         self._random = ""
 
@@ -113,11 +124,15 @@ class PaddleRunner:
     def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
         return f"it draws random numbers ({self._random})" if self._random else ""
 
-    def _trace(self, images: np.ndarray) -> _Traced:
+    def _trace(self, images: np.ndarray) -> _Program:
         key = (images.shape, self.dtype)
         if key not in self._traced:
             with own_code(RUNNING):
-                self._traced[key] = _Traced(copy.deepcopy(self.layer), *key, names=[x.name for x in self._own.values()])
+                self._traced[key] = (
+                    _saved(self.layer, *key)
+                    if self._saved
+                    else _traced(copy.deepcopy(self.layer), *key, names=[x.name for x in self._own.values()])
+                )
         return self._traced[key]
 
     def _run(self, images: np.ndarray, weights: Mapping[str, np.ndarray], wanted: Sequence[Any]) -> list[np.ndarray]:
@@ -129,33 +144,55 @@ class PaddleRunner:
             given = weights.get(name, self._parameters[name]).astype(self._parameters[name].dtype)
             self._scope.var(x.name).get_tensor().set(np.ascontiguousarray(given), paddle.CPUPlace())
         with own_code(RUNNING), _static(), paddle.static.scope_guard(self._scope):
-            fed = {IMAGES: np.ascontiguousarray(images.astype(self.dtype))}
+            fed = {traced.input: np.ascontiguousarray(images.astype(self.dtype))}
             return list(paddle.static.Executor(paddle.CPUPlace()).run(traced.program, feed=fed, fetch_list=list(wanted)))
 
 
 IMAGES = "images"
-"""What a program calls its input."""
+"""What a program that is traced here calls its input."""
 
 
-class _Traced:
-    """The program of a layer for images of one shape, the layers that ran in it, and what it returns."""
+@dataclass(frozen=True)
+class _Program:
+    """A program, what it calls its input, what it gives, by the names that `Graph.outputs` has, and the layers that ran in it."""
 
-    def __init__(self, layer: Any, shape: tuple[int, ...], dtype: str, names: Sequence[str]) -> None:
-        self.scopes = Scopes()
-        for x, name in zip(floats(layer.state_dict()).values(), names, strict=True):
-            x.name = name  # a copy's parameters get new ones
-        with _watched(layer, self.scopes), _numbers_of_64_bits() if dtype == "float64" else nullcontext():
-            spec = paddle.static.InputSpec(shape, dtype, IMAGES)
-            opaque = _Opaque(layer)  # which Paddle refers to weakly
-            try:
-                concrete = paddle.jit.to_static(opaque, full_graph=True, input_spec=[spec]).forward.concrete_program
-            except Exception as error:
-                raise (opaque.raised or [error])[0] from None
-        self.program = concrete.main_program
-        values = list(concrete.outputs)
-        if not values:
-            raise CaptureError("the layer returns no tensor: its logits, or a mapping or sequence that holds them, are expected")
-        self.outputs = named_outputs(values[0] if len(values) == 1 else values, lambda x: isinstance(x, paddle.pir.Value))
+    program: Any
+    input: str
+    outputs: Mapping[str, Any]
+    scopes: Scopes = field(default_factory=Scopes)
+
+
+def _traced(layer: Any, shape: tuple[int, ...], dtype: str, names: Sequence[str]) -> _Program:
+    """The program of a layer for images of one shape. names: those of its parameters, since a copy's get new ones."""
+    scopes, opaque = Scopes(), _Opaque(layer)  # which Paddle refers to weakly
+    for x, name in zip(floats(layer.state_dict()).values(), names, strict=True):
+        x.name = name
+    with _watched(layer, scopes), _numbers_of_64_bits() if dtype == "float64" else nullcontext():
+        spec = paddle.static.InputSpec(shape, dtype, IMAGES)
+        try:
+            concrete = paddle.jit.to_static(opaque, full_graph=True, input_spec=[spec]).forward.concrete_program
+        except Exception as error:
+            raise (opaque.raised or [error])[0] from None
+    return _Program(concrete.main_program, IMAGES, _outputs(list(concrete.outputs)), scopes)
+
+
+def _saved(layer: Any, shape: tuple[int, ...], dtype: str) -> _Program:
+    """The program of a saved layer. Raises CaptureError for one that takes other images."""
+    program = layer.program()
+    ops = program.global_block().ops
+    given = [op.attrs() for op in ops if op.name() == "pd_op.data"]
+    taken = [tuple(told["shape"]) for told in given]
+    if len(given) != 1 or len(taken[0]) != 4 or any(size not in (-1, n) for size, n in zip(taken[0], shape, strict=True)):
+        shapes = " and ".join(" x ".join(map(str, one)) for one in taken) or "nothing"
+        raise CaptureError(f"the saved program takes {shapes}, not images of {' x '.join(map(str, shape))}: give images of that shape")
+    results = [operand.source() for op in ops if op.name() == "builtin.shadow_output" for operand in op.operands()]
+    return _Program(program, given[0]["name"], _outputs(results))
+
+
+def _outputs(values: Sequence[Any]) -> Mapping[str, Any]:
+    if not values:
+        raise CaptureError("the layer returns no tensor: its logits, or a mapping or sequence that holds them, are expected")
+    return named_outputs(values[0] if len(values) == 1 else values, lambda x: isinstance(x, paddle.pir.Value))
 
 
 class _Opaque(paddle.nn.Layer):  # type: ignore[misc]

@@ -84,7 +84,7 @@ def numbered(
     Parameters
     ----------
     program
-        With one `pd_op.data`, the images, of a fixed shape.
+        With one `pd_op.data`, the images. Shapes that depend on theirs are those of a run.
     outputs
         The values that it gives, by the names that `Graph.outputs` has.
     parameters
@@ -111,24 +111,29 @@ def numbered(
     number = _Numbers(numbers)
     shapes, dtypes, own, images = {}, {}, dict[int, str](), -1
     operations: list[Operation] = []
+    moving: dict[int, Any] = {}
     for place, op in enumerate(ops):
         name = _name(op)
         made = tuple(number(value) for value in op.results())
         for n, value in zip(made, op.results(), strict=True):
             shapes[n], dtypes[n] = _shape(value), _dtype(value)
+            if -1 in shapes[n]:
+                moving[n] = value
         if name == "data":
             images = made[0]
         elif name == "builtin.parameter":
             called = op.attrs()["parameter_name"]
             if called in parameters:
                 own[made[0]] = parameters[called]
-        elif name not in NUMBERS:
+        elif made and name not in NUMBERS:
             given = [operand.source() for operand in op.operands() if operand.source().get_defining_op() is not None]
             kind, inputs, settings = _described(name, op.attrs(), given, number)
             line = _line(op)
             operations.append(Operation(kind, name, inputs, made, settings, scopes.innermost(place), line))
+    if moving:
+        shapes |= {n: x.shape for n, x in zip(moving, run(list(moving.values())), strict=True)}
     runs = tuple(
-        ModuleRun(path, tuple(n for x in given if (n := number.known(x)) is not None), tuple(map(number, returned)))
+        ModuleRun(path, tuple(one for x in given if (one := number.known(x)) is not None), tuple(map(number, returned)))
         for path, _, _, given, returned in scopes.spans
         if path and all(number.known(x) is not None for x in returned)
     )

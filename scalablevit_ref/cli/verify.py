@@ -58,7 +58,7 @@ def verify(
 
     Without arguments: load the embedded digits checkpoint, classify its test images on every backend and dtype installed, and
     compare every intermediate with NumPy in float64. A backend that is not there, or does not start, is told and left out;
-    tinygrad, which compiles for half a minute, runs where `--backend` names it.
+    tinygrad, which takes minutes, runs where `--backend` names it.
 
     Exit code 0 if all that ran agree, 1 if one does not or fails while it runs, 2 for bad usage.
     """

@@ -57,7 +57,7 @@ CANDIDATES = (
 """What `agreement` runs by default; all others are held against the first."""
 
 WHEN_NAMED = (Candidate("tinygrad", "float64"), Candidate("tinygrad", "float32"))
-"""What `verify` runs where its library is named: it compiles some hundred kernels first, for half a minute."""
+"""What `verify` runs where its library is named: it compiles some hundred kernels first, which takes minutes."""
 
 
 @dataclass

@@ -72,6 +72,11 @@ def candidate_of(value: Any) -> Capturable:
         from scalablevit_ref.compare.capture.paddle import PaddleLayer
 
         return PaddleLayer(Path(value) if saved else value)
+    if "tinygrad" in sys.modules and callable(value):
+        from scalablevit_ref.compare.capture.tinygrad import TinygradModel, held
+
+        if held(value):
+            return TinygradModel(value)
     if "jax" in sys.modules:
         from scalablevit_ref.compare.capture.jax_functions import JaxFunction, is_jax_function
 

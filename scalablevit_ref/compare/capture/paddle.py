@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -167,8 +168,10 @@ def _traced(layer: Any, shape: tuple[int, ...], dtype: str, names: Sequence[str]
     scopes, opaque = Scopes(), _Opaque(layer)  # which Paddle refers to weakly
     for x, name in zip(floats(layer.state_dict()).values(), names, strict=True):
         x.name = name
-    with _watched(layer, scopes), _numbers_of_64_bits() if dtype == "float64" else nullcontext():
+    exactly = _numbers_of_64_bits() if dtype == "float64" else nullcontext()
+    with _watched(layer, scopes), exactly, warnings.catch_warnings():
         spec = paddle.static.InputSpec(shape, dtype, IMAGES)
+        warnings.filterwarnings("ignore", "Tensor do not have '", UserWarning)  # of a place, or a layout, as a program has none
         try:
             concrete = paddle.jit.to_static(opaque, full_graph=True, input_spec=[spec]).forward.concrete_program
         except Exception as error:
@@ -184,7 +187,9 @@ def _saved(layer: Any, shape: tuple[int, ...], dtype: str) -> _Program:
     taken = [tuple(told["shape"]) for told in given]
     if len(given) != 1 or len(taken[0]) != 4 or any(size not in (-1, n) for size, n in zip(taken[0], shape, strict=True)):
         shapes = " and ".join(" x ".join(map(str, one)) for one in taken) or "nothing"
-        raise CaptureError(f"the saved program takes {shapes}, not images of {' x '.join(map(str, shape))}: give images of that shape")
+        raise CaptureError(
+            f"the saved program takes {shapes}, not images of {' x '.join(map(str, shape))}: give images of that shape"
+        )
     results = [operand.source() for op in ops if op.name() == "builtin.shadow_output" for operand in op.operands()]
     return _Program(program, given[0]["name"], _outputs(results))
 

@@ -36,7 +36,7 @@ class ScalableViT(nn.Layer):  # type: ignore[misc]
     """Images b c h w to logits b classes, for Paddle's optimisers, `paddle.jit.to_static` and `paddle.save`.
 
     The names of `state_dict()` are the official ones. A Linear's weight is (in, out), as Paddle has it. `sv.load_checkpoint` reads
-    the `.pdparams` that `paddle.save(model.state_dict(), path)` writes, and `model.set_state_dict(paddle.load(path))` takes those of
+    the `.pdparams` that `paddle.save(model.state_dict(), path)` writes. `model.set_state_dict(paddle.load(path))` takes those of
     `sv.save_checkpoint`. Maps between the layers are b h w c.
 
     Parameters

@@ -143,3 +143,31 @@ def test_values_are_not_replaced() -> None:
     graph = runner.record(IMAGES, {})
     with pytest.raises(CaptureError, match="not run with values replaced"):
         runner.values(IMAGES, {}, [0], {next(iter(graph.outputs.values())): np.zeros((3, CONFIG.num_classes))})
+
+
+def test_a_saved_program(tmp_path: Path) -> None:
+    """Loaded, and by its path; with its own dtype and on images of its shape."""
+    layer = port()
+    layer.eval()
+    path = str(tmp_path / "net")
+    spec = paddle.static.InputSpec(IMAGES.shape, "float32", "pictures")
+    paddle.jit.save(paddle.jit.to_static(_Wrapped(layer), full_graph=True, input_spec=[spec]), path)
+    for given in (paddle.jit.load(path), f"{path}.json"):
+        report = held(given)
+        assert report.agrees, str(report)
+        assert not report.left_out
+        assert "of float32" in str(report)
+    with pytest.raises(CaptureError, match="the saved program takes 3 x 3 x 16 x 16, not images of 2 x 3 x 32 x 16"):
+        compare(f"{path}.json", variant=CONFIG, images=random_images((2, 3, 32, 16)))
+
+
+class _Wrapped(paddle.nn.Layer):  # type: ignore[misc]
+    """A layer whose loops Paddle does not have to read."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+        self.run = paddle.jit.not_to_static(lambda images: layer(images))
+
+    def forward(self, images: Any) -> Any:
+        return self.run(images)

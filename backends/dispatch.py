@@ -43,6 +43,9 @@ FURTHER = {
 }
 """Libraries that no other library's compiler traces: the module and the name of each one's array type."""
 
+TRACED = {"paddle": ("paddle.pir", "Value")}
+"""The same for what a library puts in an array's place while it traces a program, where that is of another type."""
+
 BACKENDS = ("numpy", "torch", "jax", "cupy", *FURTHER)
 """The libraries that have a backend here, each in the module of its name."""
 
@@ -115,7 +118,7 @@ def backend(x: Any, name: str = "x") -> Backend:
         from scalablevit_ref.backends import graph
 
         module = graph
-    elif own := [name for name, array_type in FURTHER.items() if _owned_by(x, *array_type)]:
+    elif own := [name for kinds in (FURTHER, TRACED) for name, kind in kinds.items() if _owned_by(x, *kind)]:
         module = import_module(f"scalablevit_ref.backends.{own[0]}")
     elif found := [served for array_type, served in registered.values() if isinstance(x, array_type)]:
         module = found[-1]

@@ -56,7 +56,11 @@ KINDS: tuple[tuple[Callable[[Any], Any], str], ...] = (
     (lambda x: x.is_quantized, "a quantised tensor; .dequantize() gives its numbers"),
     (lambda x: x.get_mask, "a masked tensor; .to_tensor(…) gives its masked numbers a value"),
     (lambda x: is_sparse(x) or "sparse" in str(x.layout), "a sparse tensor; .to_dense() gives its numbers"),
-    (lambda x: str(x.layout) != "torch.strided", "a tensor in a layout of its own; .to_dense() gives its numbers"),
+    (
+        lambda x: x.place.is_cpu_place() and str(x.dtype) in ("paddle.float16", "paddle.bfloat16"),
+        "a tensor of 16 bits on a CPU, with which PaddlePaddle cannot compute; .astype('float32') can be computed with",
+    ),
+    (lambda x: str(x.layout) not in ("torch.strided", "NCHW"), "a tensor in a layout of its own; .to_dense() gives its numbers"),
     (lambda x: x._is_zerotensor(), "a tensor of zeros that has no memory; .clone() gives it some"),
     (
         lambda x: _torch()._is_functional_tensor(x) or _torch()._C._functorch.is_functorch_wrapped_tensor(x),

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 
@@ -36,6 +41,32 @@ def why_not_started(name: str) -> str | None:
     except FAULTS as error:
         return f"does not start: {said(error)}"
     return None
+
+
+@contextmanager
+def beside_tensorflow() -> Iterator[None]:
+    """For `import paddle`, which ends the process where TensorFlow is loaded already.
+
+    TensorFlow shows its symbols, those of its protobuf too, to whatever is loaded after it. Paddle, whose protobuf is older, calls
+    them while it is being loaded: a segmentation fault. Within, a library's own symbols come first, by a word of glibc's loader.
+    Without that word it is an ImportError. Loaded in the other order the two do not meet.
+    """
+    if "paddle" in sys.modules or "tensorflow" not in sys.modules:
+        flags = None
+    elif hasattr(os, "RTLD_DEEPBIND"):
+        flags = sys.getdlopenflags()
+        sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
+    else:
+        raise ImportError(
+            "TensorFlow is loaded, beside which PaddlePaddle can only be loaded first: import paddle before tensorflow"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No ccache found", UserWarning, r"paddle\.")  # for extensions in C++
+            yield
+    finally:
+        if flags is not None:
+            sys.setdlopenflags(flags)
 
 
 def gpus(name: str) -> int:

@@ -15,22 +15,35 @@ from typing import Any
 import jaxtyping
 import pytest
 from hypothesis import settings
+from scalablevit_ref.backends.start import beside_tensorflow
 
 import tests.support.shape_checks  # noqa: F401  (before anything else imports the package)
 from tests.support import compiling, profiles
-from tests.support.library import CUDA, LIBRARIES, Agree, Library, prepared
+from tests.support.library import CUDA, LIBRARIES, Agree, Library, compiles_kernels, prepared
 
 collect_ignore = ["programs/fuzz.py"]  # a program of its own, on atheris
 if not find_spec("jax"):
     collect_ignore += ["support/jitted.py", "backends/test_jax.py"]
 if not find_spec("mlx"):
     collect_ignore += ["support/on_mlx.py", "backends/test_mlx.py"]
+if not find_spec("paddle"):
+    collect_ignore += [
+        "support/static.py",
+        "adapters/test_paddle.py",
+        "backends/test_paddle.py",
+        "comparison/test_capture_paddle.py",
+    ]
+if not (find_spec("tinygrad") and compiles_kernels()):
+    collect_ignore += ["backends/test_tinygrad.py", "comparison/test_capture_tinygrad.py"]
 
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO's converter forks a process that calls a host
+if find_spec("paddle"):
+    with beside_tensorflow():  # before TensorFlow
+        import paddle  # noqa: F401
 compiling.compile_quickly()  # before anything imports JAX
 profiles.load()
 
-EXAMPLES = {"jax": 0.125, "mlx": 0.125} | ({} if CUDA else {"cupy": 0.25})
+EXAMPLES = {"jax": 0.125, "mlx": 0.125, "paddle": 0.125, "tinygrad": 0.0} | ({} if CUDA else {"cupy": 0.25})
 """The share of the profile's examples that a property gets: on JAX, which compiles each anew, and on CuPy's stand-in."""
 
 

@@ -1,4 +1,4 @@
-"""The reference as a module or a file of another framework: `torch`, `flax`, `mlx`, `onnx`, `openvino`. Each needs its extra."""
+"""The reference as a module or a file of another framework: `torch`, `flax`, `mlx`, `keras`, `paddle`, `onnx`, `openvino`. Each needs its extra."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from scalablevit_ref.image_sizes import check_image_size, usual_image_size
 from scalablevit_ref.images import load_image
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
-from scalablevit_ref.testing.agreement import CANDIDATES, ORACLE, Candidate, Result, agreement, check_agreement, steps
+from scalablevit_ref.testing.agreement import CANDIDATES, ORACLE, WHEN_NAMED, Candidate, Result, agreement, check_agreement, steps
 
 RANDOM_IMAGES = 2
 """Images that are drawn for a network that none are given for."""
@@ -55,7 +55,8 @@ def verify(
     """Show that every backend computes the same network.
 
     Without arguments: load the embedded digits checkpoint, classify its test images on every backend and dtype installed, and
-    compare every intermediate with NumPy in float64. A backend that is not there, or does not start, is told and left out.
+    compare every intermediate with NumPy in float64. A backend that is not there, or does not start, is told and left out;
+    tinygrad, which takes minutes, runs where `--backend` names it.
 
     Exit code 0 if all that ran agree, 1 if one does not or fails while it runs, 2 for bad usage.
     """
@@ -82,9 +83,10 @@ def verify(
 def _select(backends: list[str] | None, dtypes: list[str] | None) -> list[Candidate]:
     """The candidates asked for; the oracle always runs."""
     backends, dtypes = separate(backends), separate(dtypes)
-    check_known("--backend", backends, sorted({c.library for c in CANDIDATES}))
+    check_known("--backend", backends, sorted({c.library for c in (*CANDIDATES, *WHEN_NAMED)}))
     check_known("--dtype", dtypes, sorted({c.dtype for c in CANDIDATES}))
-    return [c for c in CANDIDATES if c == ORACLE or ((not backends or c.library in backends) and (not dtypes or c.dtype in dtypes))]
+    candidates = (*CANDIDATES, *(WHEN_NAMED if backends else ()))
+    return [c for c in candidates if c == ORACLE or ((not backends or c.library in backends) and (not dtypes or c.dtype in dtypes))]
 
 
 def _network(

@@ -45,6 +45,8 @@ CANDIDATES = (
     Candidate("torch", "float32"),
     Candidate("torch", "bfloat16"),
     Candidate("jax", "float32"),
+    Candidate("paddle", "float64"),
+    Candidate("paddle", "float32"),
     Candidate("torch", "float32", "cuda"),
     Candidate("torch", "bfloat16", "cuda"),
     Candidate("jax", "float32", "cuda"),
@@ -56,6 +58,9 @@ CANDIDATES = (
     Candidate("mlx", "float32", "gpu"),
 )
 """What `agreement` runs by default; all others are held against the first."""
+
+WHEN_NAMED = (Candidate("tinygrad", "float64"), Candidate("tinygrad", "float32"))
+"""What `verify` runs where its library is named: it compiles some hundred kernels first, which takes minutes."""
 
 
 @dataclass
@@ -290,12 +295,26 @@ def unrounded_float32() -> Iterator[None]:
             switch.allow_tf32 = allowed
 
 
+def _own_settings(library: str) -> AbstractContextManager[Any]:
+    """PyTorch's products unrounded; tinygrad's kernels compiled in this process, since others take longer to be started."""
+    if library == "torch":
+        return unrounded_float32()
+    if library == "tinygrad":
+        from tinygrad.helpers import Context
+
+        return cast("AbstractContextManager[Any]", Context(PARALLEL=0))
+    return nullcontext()
+
+
 def _timed(candidate: Candidate, x: Any, params: Mapping[str, Any], config: ScalableViTConfig) -> tuple[dict[str, Any], float]:
-    with _settings(candidate), unrounded_float32() if candidate.library == "torch" else nullcontext():
+    with _settings(candidate), _own_settings(candidate.library):
         run: Callable[..., dict[str, Any]] = partial(trace, config=config)
         if candidate.library == "jax":
             key = (candidate, config, tuple(x.shape))
             run = _compiled[key] = _compiled.get(key) or _compile(run, x, params)
+        elif candidate.library == "tinygrad":
+            key = (candidate, config, tuple(x.shape))
+            run = _compiled[key] = _compiled.get(key) or _capture(run, params)
         start = time.perf_counter()
         taps = run(x, params)
         to_numpy(taps["logits"])  # waits for a GPU
@@ -310,3 +329,16 @@ def _compile(function: Callable[..., dict[str, Any]], *arguments: Any) -> Callab
     import jax
 
     return cast("Callable[..., dict[str, Any]]", jax.jit(function).lower(*arguments).compile())
+
+
+def _capture(function: Callable[..., dict[str, Any]], params: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:
+    """tinygrad as it is meant to be used: its kernels are recorded in the second call with a shape, and only run after it."""
+    from tinygrad import Tensor, TinyJit
+
+    def realized(x: Any) -> dict[str, Any]:
+        taps = function(x, params)
+        Tensor.realize(*taps.values())
+        return taps
+
+    captured = TinyJit(realized)
+    return lambda x, params: cast("dict[str, Any]", captured(x))

@@ -16,12 +16,15 @@ from scalablevit_ref import ops
 from scalablevit_ref.testing import EPS
 from scalablevit_ref.testing.strategies import Case, block_cases, configs, iwsa_cases, network_cases, ssa_cases
 from tests.support.drawn_ops import OPS
-from tests.support.library import Agree, Library, marked, place, prepared
+from tests.support.library import Agree, Library, draws, marked, place, prepared
 from tests.support.oracle import Reference, oracle, part
 
 NETWORKS = network_cases(configs(heads=("linear", "none"), stages=(1,)))
 STEP = 1e-6
-DIFFERENTIABLE = pytest.mark.parametrize("library", [marked(name) for name in ("torch", "jax", "mlx") if find_spec(name)])
+TRANSFORMED = pytest.mark.parametrize("library", [marked(name) for name in ("torch", "jax", "mlx") if find_spec(name)])
+DIFFERENTIABLE = pytest.mark.parametrize(
+    "library", [marked(name) for name in ("torch", "jax", "mlx", "paddle", "tinygrad") if draws(name)]
+)
 NIGHTLY = settings.get_current_profile_name() == "nightly"
 pytestmark = pytest.mark.usefixtures("as_in_production")  # the run-time shape checks are not for a compiler to trace
 
@@ -46,8 +49,24 @@ def library_gradients(library: str, function: Any, inputs: dict[str, torch.Tenso
         from tests.support.on_mlx import gradients as mlx_gradients
 
         return mlx_gradients(function, inputs, seed)
+    if library in ("paddle", "tinygrad"):
+        with prepared(library):
+            return backward_gradients(library, function, inputs, seed)
     with prepared(library):
         return gradients(function, inputs, seed, place(library))[0]
+
+
+def backward_gradients(library: str, function: Any, inputs: dict[str, torch.Tensor], seed: int) -> dict[str, np.ndarray]:
+    """The same by the `backward` of a library whose tensors keep their own gradients."""
+    arrays = sv.to_backend(inputs, library)
+    for x in arrays.values():
+        if library == "paddle":
+            x.stop_gradient = False
+        else:
+            x.is_param_()
+    y = function(arrays)
+    (y * sv.to_backend(np.random.default_rng(seed).standard_normal(tuple(y.shape)), library)).sum().backward()
+    return {name: sv.to_numpy(x.grad) for name, x in arrays.items()}
 
 
 def jax_gradients(function: Any, inputs: dict[str, torch.Tensor], seed: int) -> dict[str, np.ndarray]:
@@ -153,7 +172,7 @@ def test_28_the_network_has_the_gradient_of_its_central_difference(case: Case) -
     check_derivatives(lambda t: sv.scalable_vit(t["x"], without_x(t), case.config), case)
 
 
-@DIFFERENTIABLE
+@TRANSFORMED
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch has no batching rule for its CPU attention kernel
 @given(case=NETWORKS)
 def test_29_vmap_changes_nothing(case: Case, library: str, agree: Agree) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+import jaxtyping
 import pytest
 
 import tests.support.shape_checks
@@ -71,8 +73,27 @@ def marked(library: str) -> Any:
     return pytest.param(library, marks=pytest.mark.gpu) if chosen else library
 
 
-INSTALLED = ("numpy", "torch", "array_api_strict", "jax", "mlx")
-LIBRARIES = [marked(name) for name in INSTALLED if find_spec(name)] + [marked("cupy")]
+def draws(library: str) -> bool:
+    """Whether the properties run on it. tinygrad compiles each kernel of each shape, for minutes: when asked to, and nightly."""
+    asked = "nightly" in os.environ.get("HYPOTHESIS_PROFILE", "") or "SCALABLEVIT_REF_TEST_TINYGRAD" in os.environ
+    return bool(find_spec(library)) and (library != "tinygrad" or (asked and compiles_kernels()))
+
+
+def compiles_kernels() -> bool:
+    """Whether tinygrad's device CPU has its compiler."""
+    return shutil.which(os.environ.get("CC", "clang")) is not None
+
+
+INSTALLED = ("numpy", "torch", "array_api_strict", "jax", "mlx", "paddle", "tinygrad")
+LIBRARIES = [marked(name) for name in INSTALLED if draws(name)] + [marked("cupy")]
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """For libraries whose dtypes jaxtyping cannot read: shapes are not checked against signatures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        yield
 
 
 @contextmanager
@@ -87,6 +108,15 @@ def prepared(library: str) -> Iterator[None]:
         from tests.support.jitted import jitted_specification
 
         with jitted_specification():
+            yield
+    elif library == "paddle":
+        with unchecked():
+            yield
+    elif library == "tinygrad":
+        from tinygrad.helpers import Context
+
+        # in this process, and without looking for the fastest form of a kernel that runs once
+        with unchecked(), Context(PARALLEL=0, NOOPT=1):
             yield
     elif library == "cupy" and not CUDA:
         from tests.support.cupy_stand_in import cupy_stand_in

@@ -71,6 +71,17 @@ def candidate_of(value: Any) -> Capturable:
         from scalablevit_ref.compare.capture.flax import FlaxModule
 
         return FlaxModule(value)
+    paddle = sys.modules.get("paddle")
+    saved = suffix == ".json" and Path(value).with_suffix(".pdiparams").exists()
+    if saved or (paddle is not None and isinstance(value, paddle.nn.Layer)):
+        from scalablevit_ref.compare.capture.paddle import PaddleLayer
+
+        return PaddleLayer(Path(value) if saved else value)
+    if "tinygrad" in sys.modules and callable(value):
+        from scalablevit_ref.compare.capture.tinygrad import TinygradModel, held
+
+        if held(value):
+            return TinygradModel(value)
     if "mlx.core" in sys.modules:
         from scalablevit_ref.compare.capture.mlx import MlxFunction, is_mlx_function
 

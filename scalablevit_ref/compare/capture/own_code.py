@@ -36,7 +36,7 @@ _GENERATED = ("<eval_with_key>", "<torch_package")
 _OURS = tuple(str(Path(package.__file__).parent) for package in (scalablevit_ref, backends) if package.__file__)
 _STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
-_FRAMEWORKS = frozenset({"torch", "jax", "jaxlib", "flax", "mlx", "numpy", "einops"})
+_FRAMEWORKS = frozenset({"torch", "jax", "jaxlib", "flax", "keras", "tensorflow", "mlx", "paddle", "tinygrad", "numpy", "einops"})
 
 
 class OwnCodeError(CaptureError):

@@ -111,9 +111,13 @@ PAGES = [Page(file.relative_to(ROOT).as_posix()) for file in sorted(FILES)]
 
 SHOW = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt '.[torch]' && .venv/bin/scalablevit-ref verify"
 TEST = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e '.[test]' && .venv/bin/python -m tests"
+NODE = ("npm ci --ignore-scripts", "node reference.mjs digits.onnx expected.safetensors")
+"""How the reference is run from JavaScript."""
+
 ELSEWHERE = {
     SHOW: "it installs from a package registry; what it shows runs in test_the_first_command, the wheel is built in test_package",
     TEST: "it runs this test; it is what .ci/run does, which test_the_second_command says",
+    **dict.fromkeys(NODE, "it takes Node.js and what npm fetches; tests/portable/test_javascript.py runs the program"),
 }
 """The only commands of the pages' blocks that are not run where they stand, and why."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ from scalablevit_ref.portable.recorded import Recorded
 from scalablevit_ref.run_cost import CostError
 from scalablevit_ref.testing import EPS, random_params, relative_l2, strategies
 from scalablevit_ref.testing.arrays import NETWORK_TOLERANCE, assert_agrees, random_images
+from tests.programs import portable as program
 from tests.support.drawn_ops import OPS
+from tests.support.marked import marked
 from tests.support.waiting import HANGS
 
 pytestmark = pytest.mark.usefixtures("as_in_production")
@@ -350,4 +352,22 @@ def test_expected_numbers(network: Any, tmp_path: Path) -> None:
     assert {name: x.tobytes() for name, x in found.items()} == {name: np.ascontiguousarray(x).tobytes() for name, x in taps.items()}
     with pytest.raises(FileExistsError):
         portable.write_expected(params, config, images, tmp_path / "expected.safetensors")
-    assert io.BytesIO((tmp_path / "expected.safetensors").read_bytes()).getbuffer().nbytes > images.nbytes * 2
+
+
+def test_the_table_of_a_release() -> None:
+    """`docs/portable.md` has a row for each file of the version, from a run of the program, and within the tolerance."""
+    rows = [line.strip("|").split(" | ") for line in marked(program.PAGE.read_text(encoding="utf-8"), program.MARK)[2:]]
+    cells = [dict(zip(program.HEAD, map(str.strip, row), strict=True)) for row in rows]
+    name = f"digits-{version('scalablevit-ref')}"
+    assert [row["file"] for row in cells] == [f"`{name}.{dtype}{ending}`" for dtype in portable.DTYPES for ending in ENDINGS]
+    for row in cells:
+        assert 0 < float(row["logits, eps"]) <= float(row["worst intermediate, eps"].split()[0]) <= NETWORK_TOLERANCE["float64"]
+
+
+def test_a_row_of_it(written: Written) -> None:
+    path, record = written(".onnx")
+    worst = record["checked"]["worst"]
+    assert program.row(path, record) == (
+        f"| `small.onnx` | {path.stat().st_size / 1000:,.0f} | {worst['eps']:.1f} (`{worst['tap']}`) | "
+        f"{record['checked']['logits_eps']:.1f} | {record['made_with']} | {record['checked']['with']} |"
+    )

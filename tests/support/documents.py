@@ -113,12 +113,15 @@ SHOW = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt '.[
 TEST = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e '.[test]' && .venv/bin/python -m tests"
 EVALUATE = "scalablevit-ref evaluate imagenet/val --weights scalablevit_small.pth --resume small.journal"
 EVALUATE_TOGETHER = "torchrun --nproc-per-node 8 -m scalablevit_ref evaluate imagenet/val --weights small.pth --device cuda"
+NODE = ("npm ci --ignore-scripts", "node reference.mjs digits.onnx expected.safetensors")
+"""How the reference is run from JavaScript."""
 
 ELSEWHERE = {
     SHOW: "it installs from a package registry; what it shows runs in test_the_first_command, the wheel is built in test_package",
     EVALUATE: "the images are no part of this package",
     EVALUATE_TOGETHER: "neither are they, nor eight GPUs; test_evaluate runs several processes on digits",
     TEST: "it runs this test; it is what .ci/run does, which test_the_second_command says",
+    **dict.fromkeys(NODE, "it takes Node.js and what npm fetches; tests/portable/test_javascript.py runs the program"),
 }
 """The only commands of the pages' blocks that are not run where they stand, and why."""
 

@@ -14,6 +14,7 @@ from scalablevit_ref.compare.capture.mlx_on_host import MOVES, REDUCTIONS, known
 from scalablevit_ref.compare.capture.mlx_trace import Traced
 from scalablevit_ref.errors import CaptureError
 
+
 @dataclass(frozen=True)
 class Step:
     """A primitive: MLX's name and arguments, and values by their numbers."""

@@ -139,6 +139,13 @@ def capture(candidate: Any, **settings: Any) -> Captured:
     return found
 
 
+def test_a_kernel_whose_shape_is_official_by_chance() -> None:
+    """Of 3 x 3 pixels and 3 channels, o h w i is as large as o i h w: it lies as the candidate's other kernels do."""
+    config = small_network(head="linear", patch_size=2)
+    report = compare(ScalableViT(config, seed=7), variant=config, images=random_images((2, 3, 16, 16)))
+    assert report.agrees, str(report)
+
+
 def test_layers_are_called_after_modules_and_lines() -> None:
     captured = capture(module_port(), weights=PARAMS)
     assert captured.modules["stages.0.1.attn"] == "stages.0.layers.1.mixer"

@@ -40,8 +40,8 @@ intermediate (4); the test's docstring derives it. Blank: the property does not 
 
 The *oracle* is an independent network in plain `torch.nn` (`tests/support/oracle.py`), a *tap* a named intermediate.
 `array_api_strict` runs the definitions alone, with none of the libraries' native operations; it has no dtypes of 16 bits (4).
-`jax` runs under `jax.jit` with x64 on, and draws an eighth of the inputs, as `mlx` does. `cupy`, where there is no GPU, is a stand-in: NumPy's
-numbers, CuPy's names and refusals, and CuPy's own kernels compiled for the host; it draws a quarter.
+`jax` runs under `jax.jit` with x64 on, and draws an eighth of the inputs, as `mlx` does. `cupy`, where there is no GPU, is a
+stand-in: NumPy's numbers, CuPy's names and refusals, and CuPy's own kernels compiled for the host; it draws a quarter.
 
 Figures are of the profile `ci`: 25 inputs for each property, the same every time. `HYPOTHESIS_PROFILE=nightly python -m pytest
 tests/properties` draws 500 new ones, `dev`, the default, eight.

@@ -373,7 +373,7 @@ def _parts(
         Every name and shape is the official one: then each weight lies as the official one, however it is used.
     """
     otherwise: list[str] = []
-    turned = usual(partner.values())
+    turned, kernels = usual(partner.values()), _orders_of_kernels(atoms, partner, own, shapes)
     found: dict[str, list[Part]] = {name: [] for name in shapes}
     silent: list[str] = []
     for j, unit in sorted(partner.items()):
@@ -386,7 +386,8 @@ def _parts(
         if unit.layout is None and len(sizes) < len(atom.sizes) == own[unit.weight].ndim:
             sizes = atom.sizes  # a kernel that meets patches as a matrix
         layout = layout_of(unit, own[unit.weight], sizes, turned) if atom.first.kind != "norm" else Layout((0,), 0)
-        if layout.turned and (same or _shaped_alike(own[unit.weight], shapes[atom.first.weight])):
+        alike = layout.order not in kernels and _shaped_alike(own[unit.weight], shapes[atom.first.weight])
+        if layout.turned and (same or alike):
             if unit.layout is not None:
                 otherwise.append(atom.first.weight)
             layout = Layout(tuple(sorted(layout.order)), 0)
@@ -459,6 +460,16 @@ def _stray_biases(
                 best = best or min(spare, key=lambda name: abs(place[name] - place[unit.weight] - 1))
                 taken.add(best)
                 yield step.bias, Part(best, False, rows, None, (wide,), (0,))
+
+
+def _orders_of_kernels(
+    atoms: Sequence[Atom], partner: Mapping[int, Unit], own: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> set[tuple[int, ...]]:
+    """The orders of axes of kernels whose shape is not the official one: the candidate's other kernels may lie so too."""
+    found = ((unit, own[unit.weight].shape, shapes[atoms[j].first.weight]) for j, unit in partner.items())
+    return {
+        unit.layout.order for unit, shape, official in found if unit.layout is not None and len(shape) == 4 and shape != official
+    }
 
 
 def _shaped_alike(own: np.ndarray, official: tuple[int, ...]) -> bool:

@@ -215,7 +215,7 @@ def test_of_several_types_that_fit_the_last_one_registered_counts(counted: Modul
     register(Special, special)
     assert backend(Special(np.zeros(1))) is special
     assert backend(counted.Array(np.zeros(1))) is counted
-    with pytest.raises(TypeError, match="CuPy, counted, special or an array-API library, got list"):
+    with pytest.raises(TypeError, match="tinygrad, counted, special or an array-API library, got list"):
         backend([])
 
 

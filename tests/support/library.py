@@ -71,7 +71,7 @@ def marked(library: str) -> Any:
     return pytest.param(library, marks=pytest.mark.gpu) if chosen else library
 
 
-INSTALLED = ("numpy", "torch", "array_api_strict", "jax")
+INSTALLED = ("numpy", "torch", "array_api_strict", "jax", "tensorflow")
 LIBRARIES = [marked(name) for name in INSTALLED if find_spec(name)] + [marked("cupy")]
 
 

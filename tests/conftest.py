@@ -21,11 +21,14 @@ import tests.support.shape_checks  # noqa: F401  (before anything else imports t
 from tests.support import compiling, profiles
 from tests.support.library import CUDA, LIBRARIES, Agree, Library, prepared
 
+os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of the processor when it is imported
 
 collect_ignore = ["programs/fuzz.py"]  # a program of its own, on atheris
 if not find_spec("jax"):
     collect_ignore += ["support/jitted.py", "backends/test_jax.py"]
+if not find_spec("keras") or not find_spec(os.environ["KERAS_BACKEND"]):
+    collect_ignore += ["adapters/test_keras.py"]
 if not find_spec("tensorflow"):
     collect_ignore += ["support/graphed.py", "backends/test_tensorflow.py"]
 

@@ -55,6 +55,11 @@ def candidate_of(value: Any) -> Capturable:
         from scalablevit_ref.compare.capture.openvino import OpenVinoModel
 
         return OpenVinoModel(Path(value) if isinstance(value, str) else value)
+    keras = sys.modules.get("keras")
+    if keras is not None and isinstance(value, keras.layers.Layer):
+        from scalablevit_ref.compare.capture.keras import KerasModel
+
+        return KerasModel(value)
     if torch is not None:
         from scalablevit_ref.compare.capture.torch_wrappers import is_torch
 

@@ -175,18 +175,24 @@ def _on_torch(model: Any, conditions: Conditions, files: ExitStack) -> Captured:
     last = as_taken(conditions.fed, lambda x: model(x.astype("float32"), training=False), _channels_last(model, conditions.fed))
 
     class AsTaken(torch.nn.Module):
-        """The model, of images b c h w."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
+        """The model, of images b c h w. Its variables are registered by their own paths."""
 
         def forward(self, images: torch.Tensor) -> Any:
             return model(images.permute(0, 2, 3, 1) if last else images, training=False)
 
+    taken = AsTaken().eval()
+    for path, variable in _variables(model).items():
+        holder: Any = taken
+        *steps, leaf = path.split(".")
+        for step in steps:
+            if step not in holder._modules:
+                holder.add_module(step, torch.nn.Module())
+            holder = holder._modules[step]
+        holder.register_parameter(leaf, variable.value)
+
     images = torch.from_numpy(conditions.fed.astype("float32"))
     with own_code(RUNNING), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's
-        program = torch.export.export(AsTaken(), (images,), strict=False)
+        program = torch.export.export(taken, (images,), strict=False)
     captured = TorchModule(program).capture(replace(conditions, dtype=None), files)
     return replace(captured, kind="Keras model", notes=(f"images were given as {'b h w c' if last else 'b c h w'}", *captured.notes))

@@ -41,11 +41,7 @@ class KerasModel:
         if self.library == "torch":
             return _on_torch(self.model, conditions, files)
         if self.library == "tensorflow":
-            from scalablevit_ref.compare.capture.tensorflow import TensorFlowModel
-
-            names = {id(x.value): path for path, x in _variables(self.model).items()}
-            candidate = TensorFlowModel(lambda x: self.model(x, training=False), "Keras model", names)
-            return candidate.capture(conditions, files)
+            return _on_tensorflow(self.model, conditions, files)
         raise CaptureError(f"Keras runs on {self.library}, where its models are not followed: expected jax, torch or tensorflow")
 
 
@@ -137,7 +133,7 @@ def _on_jax(model: Any, conditions: Conditions) -> Captured:
 
     def run(state: Mapping[str, Any], x: Any, calls: Any) -> Any:
         mapping = [(variables[path], state[name]) for path, name in names.items()]
-        with keras.StatelessScope(state_mapping=mapping), _calls_reported(called, calls):
+        with keras.StatelessScope(state_mapping=mapping), _calls_reported(called, calls.call):
             return model(x, training=False)
 
     both = ("b c h w", "b h w c")
@@ -146,14 +142,14 @@ def _on_jax(model: Any, conditions: Conditions) -> Captured:
 
 
 @contextmanager
-def _calls_reported(called: Mapping[int, str], calls: Any) -> Iterator[None]:
-    """While open, each call of a layer that has a path goes through `calls`."""
+def _calls_reported(called: Mapping[int, str], report: Callable[..., Any]) -> Iterator[None]:
+    """While open, each call of a layer that has a path goes through `report`, which is given the path, the call and its arguments."""
     call = keras.layers.Layer.__call__
 
     def reported(self: Any, *args: Any, **kwargs: Any) -> Any:
         if id(self) not in called:
             return call(self, *args, **kwargs)
-        return calls.call(called[id(self)], lambda *given, **settings: call(self, *given, **settings), args, kwargs)
+        return report(called[id(self)], lambda *given, **settings: call(self, *given, **settings), args, kwargs)
 
     keras.layers.Layer.__call__ = reported
     try:
@@ -196,3 +192,25 @@ def _on_torch(model: Any, conditions: Conditions, files: ExitStack) -> Captured:
         program = torch.export.export(taken, (images,), strict=False)
     captured = TorchModule(program).capture(replace(conditions, dtype=None), files)
     return replace(captured, kind="Keras model", notes=(f"images were given as {'b h w c' if last else 'b c h w'}", *captured.notes))
+
+
+# On TensorFlow
+
+
+def _on_tensorflow(model: Any, conditions: Conditions, files: ExitStack) -> Captured:
+    """Traced to a graph, in which each layer's operations lie in a scope of its path."""
+    import tensorflow as tf
+
+    from scalablevit_ref.compare.capture.tensorflow import IN_MODULE, TensorFlowModel
+
+    def report(path: str, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        with tf.name_scope(f"{IN_MODULE}/{path.replace('.', '/')}/"):
+            return tf.nest.map_structure(lambda x: tf.identity(x, "returned"), call(*args, **kwargs))
+
+    def run(x: Any) -> Any:
+        with _calls_reported({id(layer): path for path, layer in _layers(model)}, report):
+            return model(x, training=False)
+
+    names = {id(x.value): path for path, x in _variables(model).items()}
+    last = _channels_last(model, conditions.fed)
+    return TensorFlowModel(run, "Keras model", names, last).capture(conditions, files)

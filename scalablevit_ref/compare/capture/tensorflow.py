@@ -25,9 +25,11 @@ from scalablevit_ref.compare.capture.batches import in_batches
 from scalablevit_ref.compare.capture.followed import followed
 from scalablevit_ref.compare.capture.graph import NOTHING, Graph
 from scalablevit_ref.compare.capture.own_code import RUNNING, own_code, shown_line
-from scalablevit_ref.compare.capture.tensorflow_graph import moved, numbered
+from scalablevit_ref.compare.capture.tensorflow_graph import IN_MODULE, moved, numbered, scope
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
+
+__all__ = ["IN_MODULE", "TensorFlowModel", "TensorFlowRunner", "is_tensorflow"]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -53,14 +55,22 @@ class TensorFlowModel:
     kind
         What it is, in words.
     names
-        What variables are called, by the identity of TensorFlow's own; their own names if it does not say.
+        What variables are called, by the identity of TensorFlow's own; else they are called by where they are read.
+    last
+        Whether it takes images b h w c; None where that is to be found out.
     """
 
     takes_weights = False
     brings_images = False
 
-    def __init__(self, value: Any, kind: str = "TensorFlow model", names: Mapping[int, str] = MappingProxyType({})) -> None:
-        self.value, self.kind, self.names = value, kind, names
+    def __init__(
+        self,
+        value: Any,
+        kind: str = "TensorFlow model",
+        names: Mapping[int, str] = MappingProxyType({}),
+        last: bool | None = None,
+    ) -> None:
+        self.value, self.kind, self.names, self.last = value, kind, names, last
 
     def config(self) -> ScalableViTConfig | None:
         return None
@@ -71,9 +81,9 @@ class TensorFlowModel:
         if isinstance(value, Path):
             with own_code("loading the SavedModel"):
                 value = tf.saved_model.load(str(value))
-        if isinstance(value, tf.Module) or hasattr(value, "signatures"):
+        if isinstance(value, tf.Module) and not hasattr(value, "signatures"):
             names |= {id(x): path for path, x in _variables(value)}
-        return followed(TensorFlowRunner(self.kind, value, conditions.fed, names), replace(conditions, load=False))
+        return followed(TensorFlowRunner(self.kind, value, conditions.fed, names, self.last), replace(conditions, load=False))
 
 
 def _variables(value: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
@@ -99,7 +109,14 @@ def _is_holder(value: Any) -> bool:
     return isinstance(value, tf.Module) or hasattr(value, "_self_unconditional_checkpoint_dependencies")
 
 
-def traced(value: Any, images: np.ndarray) -> tuple[Any, bool]:
+def _tracked(value: Any) -> list[Any]:
+    """The variables of what a SavedModel is loaded as."""
+    if not hasattr(value, "signatures"):
+        return []
+    return [x for x in tf.train.TrackableView(value).descendants() if isinstance(x, tf.Variable)]
+
+
+def traced(value: Any, images: np.ndarray, last: bool | None) -> tuple[Any, bool]:
     """The concrete function of such images, and whether it takes them b h w c. Raises CaptureError where it takes neither."""
     shapes = [tf.TensorSpec(images.shape, "float32"), tf.TensorSpec([images.shape[i] for i in (0, 2, 3, 1)], "float32")]
     if hasattr(value, "structured_outputs"):
@@ -110,14 +127,17 @@ def traced(value: Any, images: np.ndarray) -> tuple[Any, bool]:
     call = value if callable(value) else getattr(value, "serve", None) or getattr(value, "forward", None)
     if call is None:
         raise CaptureError("the TensorFlow object has no __call__ and no signature: give one of its functions")
+    function = tf.function(lambda x: call(x), autograph=False)
     with own_code(RUNNING):
-        for last, spec in enumerate(shapes):
+        try:
+            return function.get_concrete_function(shapes[bool(last)]), bool(last)
+        except Exception as error:
+            if last is not None:
+                raise
             try:
-                return tf.function(lambda x: call(x), autograph=False).get_concrete_function(spec), bool(last)
+                return function.get_concrete_function(shapes[1]), True
             except Exception:
-                if last:
-                    raise
-    raise AssertionError("one of them has returned or raised")
+                raise error from None
 
 
 def _signed(concrete: Any, images: np.ndarray) -> tuple[Any, bool]:
@@ -138,15 +158,13 @@ def _signed(concrete: Any, images: np.ndarray) -> tuple[Any, bool]:
 class TensorFlowRunner:
     """A program, frozen, as a `Runner`."""
 
-    paths: Mapping[str, str] = MappingProxyType({})
-
-    def __init__(self, kind: str, value: Any, images: np.ndarray, names: Mapping[int, str]) -> None:
+    def __init__(self, kind: str, value: Any, images: np.ndarray, names: Mapping[int, str], last: bool | None) -> None:
         self.kind = kind
-        concrete, self._last = traced(value, images)
+        concrete, self._last = traced(value, images, last)
         self._lines = {op.name: line for op in concrete.graph.get_operations() if (line := _line(op))}
-        handles = {id(x.handle): x for x in concrete.variables}
+        handles = {id(x.handle): x for x in (*concrete.variables, *_tracked(value))}
         placed = {inner.op.name: handles.get(id(outer)) for outer, inner in concrete.graph.captures}
-        called = {name: names.get(id(x), x.name.partition(":")[0].replace("/", ".")) for name, x in placed.items() if x is not None}
+        own = {name: (names.get(id(x), ""), x.name.partition(":")[0].replace("/", ".")) for name, x in placed.items() if x is not None}
         with own_code("writing out the candidate's graph"):
             frozen = convert_variables_to_constants_v2(concrete)
         self._wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(frozen.graph.as_graph_def(), name=""), [])
@@ -155,7 +173,13 @@ class TensorFlowRunner:
         self._results = [graph.as_graph_element(x.name) for x in frozen.outputs]
         constants = [op for op in graph.get_operations() if op.type == "Const" and op.outputs[0].dtype.name in FLOATS]
         held = {op.name: op for op in constants if prod(op.outputs[0].shape) > 1}
-        self.called = _unique({name: called.get(name, name.replace("/", ".")) for name in held})
+        called: dict[str, str] = {}
+        for name, op in held.items():
+            told, variable = own.get(name, ("", name.replace("/", ".")))
+            read = scope(_read(op).name)
+            called[name] = told or ".".join(filter(None, (read, variable.rpartition(".")[2])))
+        self.called = _unique(called)
+        self.paths = {self.called[name]: own[name][1] for name in held if name in own and not own[name][0]}
         self._constants = {self.called[name]: tf.make_ndarray(op.get_attr("value")) for name, op in held.items()}
         self._keys: Mapping[int, Any] = {}
         self._back: Mapping[int, Any] = {}
@@ -232,6 +256,13 @@ def _line(op: Any) -> str:
         if line := shown_line(frame.filename, frame.lineno, frame.name):
             return line
     return ""
+
+
+def _read(op: Any) -> Any:
+    """The last of the operations that only hand a variable on: it lies where the variable is read."""
+    while (users := op.outputs[0].consumers()) and len(users) == 1 and users[0].type == "Identity":
+        op = users[0]
+    return op
 
 
 def _unique(names: Mapping[str, str]) -> dict[str, str]:

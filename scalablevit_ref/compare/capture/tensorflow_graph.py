@@ -45,6 +45,10 @@ OPAQUE = frozenset({"While", "StatelessWhile", "If", "StatelessIf", "Partitioned
 """Operations that run a function of which the graph tells nothing."""
 
 
+IN_MODULE = "in_module"
+"""Begins the scopes that stand for modules, where they were told while the graph was made."""
+
+
 @dataclass(frozen=True)
 class Numbered:
     """A graph, and how its values are found in TensorFlow's.
@@ -272,7 +276,7 @@ def _attr(node: Any, *names: str) -> Any:
 
 def scope(name: str) -> str:
     """The path of the module that made an operation, as scopes of names tell it."""
-    return name.rpartition("/")[0].replace("/", ".")
+    return ".".join(part for part in name.split("/")[:-1] if part not in (IN_MODULE, "PartitionedCall", "StatefulPartitionedCall"))
 
 
 def _modules(nodes: list[Any], numbers: Numbers) -> list[ModuleRun]:

@@ -191,7 +191,9 @@ def _on_torch(model: Any, conditions: Conditions, files: ExitStack) -> Captured:
         warnings.simplefilter("ignore")  # the exporter's
         program = torch.export.export(taken, (images,), strict=False)
     captured = TorchModule(program).capture(replace(conditions, dtype=None), files)
-    return replace(captured, kind="Keras model", notes=(f"images were given as {'b h w c' if last else 'b c h w'}", *captured.notes))
+    return replace(
+        captured, kind="Keras model", notes=(f"images were given as {'b h w c' if last else 'b c h w'}", *captured.notes)
+    )
 
 
 # On TensorFlow

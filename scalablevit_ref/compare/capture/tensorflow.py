@@ -55,7 +55,7 @@ class TensorFlowModel:
     kind
         What it is, in words.
     names
-        What variables are called, by the identity of TensorFlow's own; else they are called by where they are read.
+        What variables are called, by the identity of TensorFlow's own; else by TensorFlow's own names.
     last
         Whether it takes images b h w c; None where that is to be found out.
     """
@@ -128,14 +128,15 @@ def traced(value: Any, images: np.ndarray, last: bool | None) -> tuple[Any, bool
     if call is None:
         raise CaptureError("the TensorFlow object has no __call__ and no signature: give one of its functions")
     function = tf.function(lambda x: call(x), autograph=False)
+    likely = True if last is None else last  # as TensorFlow's own layers take them
     with own_code(RUNNING):
         try:
-            return function.get_concrete_function(shapes[bool(last)]), bool(last)
+            return function.get_concrete_function(shapes[likely]), likely
         except Exception as error:
             if last is not None:
                 raise
             try:
-                return function.get_concrete_function(shapes[1]), True
+                return function.get_concrete_function(shapes[not likely]), not likely
             except Exception:
                 raise error from None
 
@@ -164,7 +165,9 @@ class TensorFlowRunner:
         self._lines = {op.name: line for op in concrete.graph.get_operations() if (line := _line(op))}
         handles = {id(x.handle): x for x in (*concrete.variables, *_tracked(value))}
         placed = {inner.op.name: handles.get(id(outer)) for outer, inner in concrete.graph.captures}
-        own = {name: (names.get(id(x), ""), x.name.partition(":")[0].replace("/", ".")) for name, x in placed.items() if x is not None}
+        own = {
+            name: (names.get(id(x), ""), x.name.partition(":")[0].replace("/", ".")) for name, x in placed.items() if x is not None
+        }
         with own_code("writing out the candidate's graph"):
             frozen = convert_variables_to_constants_v2(concrete)
         self._wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(frozen.graph.as_graph_def(), name=""), [])
@@ -173,13 +176,14 @@ class TensorFlowRunner:
         self._results = [graph.as_graph_element(x.name) for x in frozen.outputs]
         constants = [op for op in graph.get_operations() if op.type == "Const" and op.outputs[0].dtype.name in FLOATS]
         held = {op.name: op for op in constants if prod(op.outputs[0].shape) > 1}
+        told = any(op.name.startswith(f"{IN_MODULE}/") for op in graph.get_operations())
         called: dict[str, str] = {}
         for name, op in held.items():
-            told, variable = own.get(name, ("", name.replace("/", ".")))
-            read = scope(_read(op).name)
-            called[name] = told or ".".join(filter(None, (read, variable.rpartition(".")[2])))
+            path, variable = own.get(name, ("", name.replace("/", ".")))
+            leaf = (path or variable).rpartition(".")[2]
+            called[name] = path if told and path else ".".join(filter(None, (scope(_read(op).name), leaf)))
         self.called = _unique(called)
-        self.paths = {self.called[name]: own[name][1] for name in held if name in own and not own[name][0]}
+        self.paths = {self.called[name]: own[name][0] or own[name][1] for name in held if name in own}
         self._constants = {self.called[name]: tf.make_ndarray(op.get_attr("value")) for name, op in held.items()}
         self._keys: Mapping[int, Any] = {}
         self._back: Mapping[int, Any] = {}
@@ -247,7 +251,7 @@ class TensorFlowRunner:
         fed = [self._input, *(graph.as_graph_element(name) for name in replaced)]
         part = self._wrapped.prune(fed, [graph.as_graph_element(name) for name in names])
         arrays = [tf.constant(y, taken.dtype) for y, taken in zip([x, *replaced.values()], fed, strict=True)]
-        return {name: y.numpy() for name, y in zip(names, part(*arrays), strict=True)}
+        return {name: np.asarray(y.numpy()) for name, y in zip(names, part(*arrays), strict=True)}
 
 
 def _line(op: Any) -> str:
@@ -269,4 +273,3 @@ def _unique(names: Mapping[str, str]) -> dict[str, str]:
     """The same, in which those that several have keep their keys."""
     every: list[str] = list(names.values())
     return {key: name if every.count(name) == 1 else key for key, name in names.items()}
-

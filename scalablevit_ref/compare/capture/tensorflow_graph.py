@@ -212,9 +212,7 @@ def _convolution(node: Any, numbers: Numbers) -> dict[str, Any]:
     padding = _attr(node, "padding")
     pads = [(0, 0), (0, 0)]
     if padding == b"SAME":
-        pads = [
-            _same(x[axis], kernel[i], stride[i], dilation[i]) for i, axis in enumerate((rows, columns))
-        ]
+        pads = [_same(x[axis], kernel[i], stride[i], dilation[i]) for i, axis in enumerate((rows, columns))]
     elif padding == b"EXPLICIT":
         around = list(_attr(node, "explicit_paddings"))
         pads = [(around[2 * axis], around[2 * axis + 1]) for axis in (rows, columns)]

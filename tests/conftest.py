@@ -31,6 +31,8 @@ if not find_spec("keras") or not find_spec(os.environ["KERAS_BACKEND"]):
     collect_ignore += ["adapters/test_keras.py"]
 if not find_spec("tensorflow"):
     collect_ignore += ["support/graphed.py", "backends/test_tensorflow.py"]
+if not (find_spec("keras") and find_spec("tensorflow") and find_spec(os.environ["KERAS_BACKEND"])):
+    collect_ignore += ["comparison/test_capture_keras.py"]
 
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO's converter forks a process that calls a host
 compiling.compile_quickly()  # before anything imports JAX

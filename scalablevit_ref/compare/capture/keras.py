@@ -99,7 +99,7 @@ def _channels_last(model: Any, images: np.ndarray) -> bool | None:
 
 
 def as_taken(images: np.ndarray, run: Callable[[np.ndarray], Any], last: bool | None) -> bool:
-    """Whether a candidate takes images b h w c: as its inputs say, or because it runs. Raises CaptureError where it runs on none."""
+    """Whether a candidate takes images b h w c: as its inputs say, or because it runs. Raises CaptureError where it never does."""
     if last is not None:
         return last
     with own_code(RUNNING):
@@ -121,6 +121,7 @@ def _on_jax(model: Any, conditions: Conditions) -> Captured:
     from scalablevit_ref.compare.capture.jax_forward import Forward
     from scalablevit_ref.compare.capture.jax_graph import JaxRunner, canonical
 
+    last: bool | None
     if not model.built:
         last = as_taken(conditions.fed, lambda x: model(x.astype("float32"), training=False), None)
     else:
@@ -143,7 +144,7 @@ def _on_jax(model: Any, conditions: Conditions) -> Captured:
 
 @contextmanager
 def _calls_reported(called: Mapping[int, str], report: Callable[..., Any]) -> Iterator[None]:
-    """While open, each call of a layer that has a path goes through `report`, which is given the path, the call and its arguments."""
+    """While open, each call of a layer that has a path goes through `report`, with the path, the call and its arguments."""
     call = keras.layers.Layer.__call__
 
     def reported(self: Any, *args: Any, **kwargs: Any) -> Any:

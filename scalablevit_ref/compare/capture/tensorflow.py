@@ -127,18 +127,22 @@ def traced(value: Any, images: np.ndarray, last: bool | None) -> tuple[Any, bool
     call = value if callable(value) else getattr(value, "serve", None) or getattr(value, "forward", None)
     if call is None:
         raise CaptureError("the TensorFlow object has no __call__ and no signature: give one of its functions")
-    function = tf.function(lambda x: call(x), autograph=False)
     likely = True if last is None else last  # as TensorFlow's own layers take them
-    with own_code(RUNNING):
-        try:
-            return function.get_concrete_function(shapes[likely]), likely
-        except Exception as error:
-            if last is not None:
-                raise
+    inner = call if hasattr(call, "python_function") else getattr(call, "__call__", None)  # noqa: B004 (not whether it is callable)
+    plain = getattr(inner, "python_function", None)  # whose operations say where in the code they are asked for
+    errors = []
+    for function in [*([plain] if plain is not None else []), call]:
+        for taken in (likely,) if last is not None else (likely, not likely):
             try:
-                return function.get_concrete_function(shapes[not likely]), not likely
-            except Exception:
-                raise error from None
+                with own_code(RUNNING):
+                    return _function_of(function).get_concrete_function(shapes[taken]), taken
+            except CaptureError as error:
+                errors.append(error)
+    raise errors[0]
+
+
+def _function_of(call: Any) -> Any:
+    return tf.function(lambda x: call(x), autograph=False)
 
 
 def _signed(concrete: Any, images: np.ndarray) -> tuple[Any, bool]:
@@ -228,11 +232,10 @@ class TensorFlowRunner:
         stand_in = {self._keys[value][0]: moved(y, self._back.get(value)) for value, y in replaced.items()}
         cuts = {name: np.split(y, len(batches)) for name, y in stand_in.items()}
         start = time.perf_counter()
-        with own_code(RUNNING):
-            parts = [
-                self._run((name for name, _ in keys.values()), x, {name: some[i] for name, some in cuts.items()})
-                for i, x in enumerate(batches)
-            ]
+        parts = [
+            self._run((name for name, _ in keys.values()), x, {name: some[i] for name, some in cuts.items()})
+            for i, x in enumerate(batches)
+        ]
         seconds = time.perf_counter() - start
         whole = {name: np.concatenate([p[name] for p in parts]) if parts[1:] else parts[0][name] for name, _ in keys.values()}
         return {value: array_of(moved(whole[name], move), f"{name!r}") for value, (name, move) in keys.items()}, seconds
@@ -249,9 +252,10 @@ class TensorFlowRunner:
     def _run(self, wanted: Iterable[str], x: np.ndarray, replaced: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names, graph = list(dict.fromkeys(wanted)), self._wrapped.graph
         fed = [self._input, *(graph.as_graph_element(name) for name in replaced)]
-        part = self._wrapped.prune(fed, [graph.as_graph_element(name) for name in names])
-        arrays = [tf.constant(y, taken.dtype) for y, taken in zip([x, *replaced.values()], fed, strict=True)]
-        return {name: np.asarray(y.numpy()) for name, y in zip(names, part(*arrays), strict=True)}
+        with own_code(RUNNING):
+            part = self._wrapped.prune(fed, [graph.as_graph_element(name) for name in names])
+            arrays = [tf.constant(y, taken.dtype) for y, taken in zip([x, *replaced.values()], fed, strict=True)]
+            return {name: np.asarray(y.numpy()) for name, y in zip(names, part(*arrays), strict=True)}
 
 
 def _line(op: Any) -> str:

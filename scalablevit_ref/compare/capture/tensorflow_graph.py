@@ -142,6 +142,7 @@ def numbered(
         if node.type not in ("Placeholder", "Const", "NoOp"):
             found += _described(node, numbers, lines.get(node.name, ""))
     held = {x.name: numbers(x) for node in nodes for x in node.outputs}
+    unplaced = {x.name: numbers(x) for node in nodes if node.name not in lines for x in node.outputs}
     graph = Graph(
         tuple(found),
         numbers.shapes,
@@ -150,7 +151,7 @@ def numbered(
         {held[f"{name}:0"]: called for name, called in parameters.items() if f"{name}:0" in held},
         {},
         {called: numbers(x) for called, x in outputs.items()},
-        (*_modules(nodes, numbers), *(ModuleRun(name.removesuffix(":0"), (), (value,)) for name, value in held.items())),
+        (*_modules(nodes, numbers), *(ModuleRun(name.removesuffix(":0"), (), (value,)) for name, value in unplaced.items())),
     )
     fed, own = fed_by_images(graph), sources(graph)
     wanted = {value for one in graph.operations if fed.intersection(one.inputs) for value in one.inputs if value in own}
@@ -200,7 +201,7 @@ def _described(node: Any, numbers: Numbers, line: str) -> list[Operation]:
         data = [value for value, x in zip(inputs, node.inputs, strict=True) if x.dtype.is_floating or x.dtype.is_complex]
         return [one("move", data or inputs)]
     random = "Random" in node.type or node.type.startswith("Multinomial")
-    return [one("other", inputs, **({"random": True} if random else {}))]
+    return [one("other", inputs, random=True) if random else one("other", inputs)]
 
 
 def _convolution(node: Any, numbers: Numbers) -> dict[str, Any]:

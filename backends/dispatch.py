@@ -35,13 +35,26 @@ class Backend(Protocol):
         """This library's array as a NumPy array on the host."""
 
 
+class Anywhere:
+    """Device of an array that its library has not placed yet: equal to every device."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return "any"
+
+
 FURTHER = {
     "mlx": ("mlx.core", "array"),
-    "tensorflow": ("tensorflow", "Tensor"),
+    "tensorflow": ("tensorflow", "Tensor", "Variable"),
     "paddle": ("paddle", "Tensor"),
     "tinygrad": ("tinygrad", "Tensor"),
 }
-"""Libraries that no other library's compiler traces: the module and the name of each one's array type."""
+"""Libraries that no other library's compiler traces: the module and the names of each one's array types."""
 
 TRACED = {"paddle": ("paddle.pir", "Value")}
 """The same for what a library puts in an array's place while it traces a program, where that is of another type."""
@@ -147,9 +160,10 @@ def _has(module: Any, name: str) -> bool:
         return False
 
 
-def _owned_by(x: Any, library: str, array_type: str) -> bool:
-    kind = getattr(sys.modules.get(library), array_type, None)  # a library that did not start may have left a part of itself
-    return kind is not None and isinstance(x, kind)
+def _owned_by(x: Any, library: str, *array_types: str) -> bool:
+    module = sys.modules.get(library)
+    kinds = (getattr(module, name, None) for name in array_types)  # a library that did not start may have left a part of itself
+    return any(kind is not None and isinstance(x, kind) for kind in kinds)
 
 
 def _type_name(x: Any) -> str:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from scalablevit_ref.backends.dispatch import Anywhere
 
 from scalablevit_ref import ops
 from scalablevit_ref.errors import brief
@@ -111,26 +112,13 @@ def _wide(dtype: Any) -> Any:
 def device(x: jax.Array) -> Any:
     """The devices that hold the array; what JAX itself may still place (a tracer, an array committed to none) is anywhere."""
     if isinstance(x, jax.core.Tracer) or not x.committed:
-        return _Anywhere()
+        return Anywhere()
     return x.devices()
 
 
 def usable(x: jax.Array) -> bool:
     """Not so: an array that was donated to a function, or deleted."""
     return isinstance(x, jax.core.Tracer) or not x.is_deleted()
-
-
-class _Anywhere:
-    """Equal to every device."""
-
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __repr__(self) -> str:
-        return "any"
 
 
 def from_numpy(x: np.ndarray, dtype: str | None, device: Any) -> jax.Array:

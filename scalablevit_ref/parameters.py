@@ -176,17 +176,17 @@ def init_params(config: ScalableViTConfig, seed: int = 0, dtype: Any = "float32"
     convolution kernels are normal with deviation √(2 / fan_out), fan_out = k² · c_out / groups; gains are one, biases zero.
     Each parameter has a random stream of its own, which depends on its name.
     """
+    return {name: drawn(name, shape, seed).astype(float_dtype("dtype", dtype)) for name, shape in parameter_shapes(config).items()}
+
+
+def drawn(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """The values of one parameter as `init_params` draws them, in float64."""
     check_seed("seed", seed)
-    dtype, params = float_dtype("dtype", dtype), {}
-    for name, shape in parameter_shapes(config).items():
-        if len(shape) == 1:
-            values = np.full(shape, 1.0 if is_gain(name) else 0.0)
-        else:
-            values = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape)
-            fan_out = np.prod(shape[2:]) * (1 if is_depthwise(name, shape) else shape[0])
-            values *= 0.02 if len(shape) == 2 else (2.0 / fan_out) ** 0.5
-        params[name] = values.astype(dtype)
-    return params
+    if len(shape) == 1:
+        return np.full(shape, 1.0 if is_gain(name) else 0.0)
+    fan_out = np.prod(shape[2:]) * (1 if is_depthwise(name, shape) else shape[0])
+    stream = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return stream.standard_normal(shape) * (0.02 if len(shape) == 2 else (2.0 / fan_out) ** 0.5)
 
 
 def is_gain(name: str) -> bool:

@@ -26,7 +26,7 @@ BESIDE = {
     "huggingface_hub": "huggingface_hub==2.4.0",
     "torchvision": "torchvision==0.28.0",
 }
-"""What is looked at beside this package, by module: a community port, and how others prepare images. What they need besides is not."""
+"""What is looked at beside this package, by module: a community port, and how others prepare images; without what they need."""
 
 QUICK = (
     "tests/specification",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -21,6 +22,9 @@ import tests.support.shape_checks  # noqa: F401  (before anything else imports t
 from tests.support import compiling, profiles
 from tests.support.library import CUDA, LIBRARIES, Agree, Library, compiles_kernels, prepared
 
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of the processor when it is imported
+
 collect_ignore = ["programs/fuzz.py"]  # a program of its own, on atheris
 if not find_spec("jax"):
     collect_ignore += ["support/jitted.py", "backends/test_jax.py"]
@@ -35,6 +39,12 @@ if not find_spec("paddle"):
     ]
 if not (find_spec("tinygrad") and compiles_kernels()):
     collect_ignore += ["backends/test_tinygrad.py", "comparison/test_capture_tinygrad.py"]
+if not find_spec("keras") or not find_spec(os.environ["KERAS_BACKEND"]):
+    collect_ignore += ["adapters/test_keras.py"]
+if not find_spec("tensorflow"):
+    collect_ignore += ["support/graphed.py", "backends/test_tensorflow.py"]
+if not (find_spec("keras") and find_spec("tensorflow") and find_spec(os.environ["KERAS_BACKEND"])):
+    collect_ignore += ["comparison/test_capture_keras.py"]
 
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO's converter forks a process that calls a host
 if find_spec("paddle"):
@@ -43,8 +53,8 @@ if find_spec("paddle"):
 compiling.compile_quickly()  # before anything imports JAX
 profiles.load()
 
-EXAMPLES = {"jax": 0.125, "mlx": 0.125, "paddle": 0.125, "tinygrad": 0.0} | ({} if CUDA else {"cupy": 0.25})
-"""The share of the profile's examples that a property gets: on JAX, which compiles each anew, and on CuPy's stand-in."""
+EXAMPLES = {"jax": 0.125, "mlx": 0.125, "tensorflow": 0.125, "paddle": 0.125, "tinygrad": 0.0} | ({} if CUDA else {"cupy": 0.25})
+"""The share of the profile's examples that a property gets: on JAX, which compiles each anew, on CuPy's stand-in, on the others."""
 
 
 @pytest.fixture(params=LIBRARIES)

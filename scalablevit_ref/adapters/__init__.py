@@ -1,4 +1,7 @@
-"""The reference as a module or a file of another framework: `torch`, `flax`, `mlx`, `keras`, `paddle`, `onnx`, `openvino`. Each needs its extra."""
+"""The reference as a module or a file of another framework. Each needs its extra.
+
+`torch`, `flax`, `keras`, `mlx` and `paddle` are modules, `onnx` and `openvino` files.
+"""
 
 from __future__ import annotations
 

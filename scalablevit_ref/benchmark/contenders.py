@@ -44,6 +44,7 @@ LIBRARIES = {
     "jax": "jax",
     "cupy": "cupy",
     "mlx": "mlx",
+    "tensorflow": "tensorflow",
     "export.ort": "onnxruntime",
     "module.ort": "onnxruntime",
     "export.openvino": "openvino",
@@ -52,11 +53,11 @@ LIBRARIES = {
 }
 """Contender to the library it needs.
 
-`jax` runs under `jax.jit`, `mlx` under `mx.compile`. `module` is the plain module, `torch` the specification on PyTorch: eager;
-`.compile` under PyTorch's compiler; `.freezing` likewise, with the weights as constants; `.aoti` compiled ahead, by AOTInductor
-into a package, as `adapters.torch.ScalableViT.compiled` does; `.replay` the eager kernels, recorded in a CUDA graph; `.graphs` the
-compiled ones, likewise. `export` is the ONNX file of `adapters.onnx.export`, and before a runtime's name `module` is that which
-`torch.onnx.export` makes of the plain module: `.ort` in ONNX Runtime, `.openvino` in OpenVINO.
+`jax` runs under `jax.jit`, `mlx` under `mx.compile`, `tensorflow` under `tf.function`. `module` is the plain
+module, `torch` the specification on PyTorch: eager; `.compile` under PyTorch's compiler; `.freezing` likewise, with the weights as constants; `.aoti` compiled ahead, by
+AOTInductor into a package, as `adapters.torch.ScalableViT.compiled` does; `.replay` the eager kernels, recorded in a CUDA graph;
+`.graphs` the compiled ones, likewise. `export` is the ONNX file of `adapters.onnx.export`, and before a runtime's name `module`
+is that which `torch.onnx.export` makes of the plain module: `.ort` in ONNX Runtime, `.openvino` in OpenVINO.
 """
 
 RECORDED = (".replay", ".graphs")
@@ -68,7 +69,7 @@ ONNX = (".ort", ".openvino")
 LEAVES_FILES = (".compile", ".freezing", ".graphs", ".aoti", *ONNX)
 """How contenders end for which files are written, by the compiler or ahead."""
 
-ON_CPU = (".freezing", ".aoti", "mlx", *ONNX)
+ON_CPU = (".freezing", ".aoti", "mlx", "tensorflow", *ONNX)
 """How contenders end that are timed on the CPU only."""
 
 PACKAGES = {
@@ -307,6 +308,11 @@ def prepare(name: str, work: Work, folder: Path | None = None) -> Call:
             return y
 
         return logits
+    if name == "tensorflow":
+        import tensorflow as tf
+
+        graph = tf.function(lambda: scalable_vit(x, p, config), autograph=False)
+        return lambda: graph()
     if name == "cupy":
         import cupy
 

@@ -113,8 +113,9 @@ def compare(
     Parameters
     ----------
     candidate
-        A `torch.nn.Module`, a Flax module (nnx, or linen bound to its variables), a JAX function of the images that has its
-        parameters (a partial, a closure, a pytree that is called), another function of b c h w images that gives logits or a
+        A `torch.nn.Module`, a Flax module (nnx, or linen bound to its variables), a Keras 3 model, a `tf.Module`, `tf.function`,
+        concrete function or SavedModel (its folder), a JAX function of the images that has its parameters (a partial, a closure, a
+        pytree that is called), another function of b c h w images that gives logits or a
         mapping of layers' names to arrays, such a mapping, or a file: a trace (.npz, .safetensors) or a model (.onnx).
     reference
         A trace (a mapping or a file) to hold the candidate's against, where the network is not to be run; without `weights` there

@@ -45,6 +45,8 @@ CANDIDATES = (
     Candidate("torch", "float32"),
     Candidate("torch", "bfloat16"),
     Candidate("jax", "float32"),
+    Candidate("tensorflow", "float64"),
+    Candidate("tensorflow", "float32"),
     Candidate("paddle", "float64"),
     Candidate("paddle", "float32"),
     Candidate("torch", "float32", "cuda"),

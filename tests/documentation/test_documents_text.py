@@ -88,7 +88,7 @@ def test_the_first_page_says_what_each_extra_brings() -> None:
         ("python -m pytest tests/test_networks.py", "test_networks"),
         ("sv.scalable_vits(images)", "scalable_vits"),
         ("scalablevit_ref.testing.comparing", "comparing"),
-        ("backends/tensorflow.py", "tensorflow"),
+        ("backends/mxnet.py", "mxnet"),
         ("pip install 'scalablevit-ref[flux]'", "flux"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Derivatives, and what PyTorch's and JAX's transforms make of the network. The numbers are those of `docs/proof.md`."""
+"""Derivatives, and what the transforms of PyTorch and JAX make of the network. The numbers are those of `docs/proof.md`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,10 +22,15 @@ from tests.support.oracle import Reference, oracle, part
 
 NETWORKS = network_cases(configs(heads=("linear", "none"), stages=(1,)))
 STEP = 1e-6
-TRANSFORMED = pytest.mark.parametrize("library", [marked(name) for name in ("torch", "jax", "mlx") if find_spec(name)])
-DIFFERENTIABLE = pytest.mark.parametrize(
-    "library", [marked(name) for name in ("torch", "jax", "mlx", "paddle", "tinygrad") if draws(name)]
-)
+
+
+def on(*names: str) -> Any:
+    """On each of these libraries that is installed."""
+    return pytest.mark.parametrize("library", [marked(name) for name in names if draws(name)])
+
+
+DIFFERENTIABLE = on("torch", "jax", "mlx", "tensorflow", "paddle", "tinygrad")
+VECTORISED = on("torch", "jax", "mlx")
 NIGHTLY = settings.get_current_profile_name() == "nightly"
 pytestmark = pytest.mark.usefixtures("as_in_production")  # the run-time shape checks are not for a compiler to trace
 
@@ -52,6 +58,8 @@ def library_gradients(library: str, function: Any, inputs: dict[str, torch.Tenso
     if library in ("paddle", "tinygrad"):
         with prepared(library):
             return backward_gradients(library, function, inputs, seed)
+    if library == "tensorflow":
+        return tensorflow_gradients(function, inputs, seed)
     with prepared(library):
         return gradients(function, inputs, seed, place(library))[0]
 
@@ -82,6 +90,18 @@ def jax_gradients(function: Any, inputs: dict[str, torch.Tensor], seed: int) -> 
     with x64():
         arrays = sv.to_backend(inputs, "jax", device=place("jax"))
         return {name: sv.to_numpy(x) for name, x in jit(jax.grad(weighted))(arrays).items()}
+
+
+def tensorflow_gradients(function: Any, inputs: dict[str, torch.Tensor], seed: int) -> dict[str, np.ndarray]:
+    """The same by TensorFlow's `GradientTape`, of variables."""
+    import tensorflow as tf
+
+    variables = {name: tf.Variable(x) for name, x in sv.to_backend(inputs, "tensorflow").items()}
+    with tf.GradientTape() as tape:
+        y = function(variables)
+        weighted = tf.reduce_sum(y * np.random.default_rng(seed).standard_normal(tuple(y.shape)))
+    found: dict[str, np.ndarray] = sv.to_numpy(tape.gradient(weighted, variables))
+    return found
 
 
 def check_derivatives(function: Any, case: Case) -> None:
@@ -126,8 +146,7 @@ def test_28_attentions_and_blocks_have_the_oracles_gradients(case: Case, library
     inputs = {name: torch.tensor(x) for name, x in {"x": case.x, **case.params}.items()}
 
     def tokens_of(t: Any) -> Any:
-        y = function(t["x"], without_x(t), **case.settings)
-        return y.reshape(y.shape[0], -1, y.shape[-1])
+        return rearrange(function(t["x"], without_x(t), **case.settings), "b h w c -> b (h w) c")
 
     found = library_gradients(library, tokens_of, inputs, case.seed)
     more = reference.inputs[1:]
@@ -172,7 +191,7 @@ def test_28_the_network_has_the_gradient_of_its_central_difference(case: Case) -
     check_derivatives(lambda t: sv.scalable_vit(t["x"], without_x(t), case.config), case)
 
 
-@TRANSFORMED
+@VECTORISED
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch has no batching rule for its CPU attention kernel
 @given(case=NETWORKS)
 def test_29_vmap_changes_nothing(case: Case, library: str, agree: Agree) -> None:

@@ -74,7 +74,7 @@ FRAMEWORKS = {
     "cupy": ("backends/cupy.py",),
     "mlx": ("backends/mlx.py", "adapters/mlx", "compare/capture/mlx"),
     "tensorflow": ("backends/tensorflow.py", "compare/capture/tensorflow"),
-    "keras": ("adapters/keras.py", "compare/capture/keras"),
+    "keras": ("adapters/keras", "compare/capture/keras"),
     "paddle": ("backends/paddle.py", "adapters/paddle.py", "compare/capture/paddle"),
     "tinygrad": ("backends/tinygrad.py", "compare/capture/tinygrad"),
 }

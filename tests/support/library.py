@@ -84,7 +84,7 @@ def compiles_kernels() -> bool:
     return shutil.which(os.environ.get("CC", "clang")) is not None
 
 
-INSTALLED = ("numpy", "torch", "array_api_strict", "jax", "mlx", "paddle", "tinygrad")
+INSTALLED = ("numpy", "torch", "array_api_strict", "jax", "mlx", "tensorflow", "paddle", "tinygrad")
 LIBRARIES = [marked(name) for name in INSTALLED if draws(name)] + [marked("cupy")]
 
 

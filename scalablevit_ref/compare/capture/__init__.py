@@ -60,6 +60,20 @@ def candidate_of(value: Any) -> Capturable:
         from scalablevit_ref.compare.capture.openvino import OpenVinoModel
 
         return OpenVinoModel(Path(value) if isinstance(value, str) else value)
+    keras = sys.modules.get("keras")
+    if keras is not None and isinstance(value, keras.layers.Layer):
+        from scalablevit_ref.compare.capture.keras import KerasModel
+
+        return KerasModel(value)
+    if isinstance(value, str | Path) and any((Path(value) / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+        from scalablevit_ref.compare.capture.tensorflow import TensorFlowModel
+
+        return TensorFlowModel(Path(value))
+    if "tensorflow" in sys.modules:
+        from scalablevit_ref.compare.capture.tensorflow import TensorFlowModel, is_tensorflow
+
+        if is_tensorflow(value):
+            return TensorFlowModel(value)
     if torch is not None:
         from scalablevit_ref.compare.capture.torch_wrappers import is_torch
 

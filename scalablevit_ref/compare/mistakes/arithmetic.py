@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 from einops import rearrange
@@ -31,8 +32,9 @@ def of_conv(part: str, change: Callable[..., tuple[Array, Array, int]]) -> Swap:
 
 
 def flipped(x: Array, weight: Array, padding: int, stride: int) -> tuple[Array, Array, int]:
-    rows, columns = (list(reversed(range(size))) for size in weight.shape[2:])
-    return x, weight[:, :, rows, :][:, :, :, columns], padding
+    kh, kw = weight.shape[2:]
+    taps = [weight[:, :, i, j] for i, j in product(reversed(range(kh)), reversed(range(kw)))]
+    return x, rearrange(taps, "(kh kw) c_out c_in -> c_out c_in kh kw", kh=kh), padding
 
 
 def transposed(x: Array, weight: Array, padding: int, stride: int) -> tuple[Array, Array, int]:

@@ -74,10 +74,12 @@ def lim_of(what: str) -> Edit:
 def taken(order: tuple[str, ...]) -> Mistake:
     """q, k and v in another order; where they then do not fit each other they stay."""
     chosen = [("q", "k", "v").index(name) for name in order]
+    before = 'cut = {"ph"'
+    again = f'qkv = rearrange([qkv[i, ...] for i in {chosen}], "three b h w c -> three b h w c")'
     return Mistake(
         f"q, k, v as {', '.join(order)}",
         f"q, k and v are taken in the order {', '.join(order)}",
-        (in_iwsa('cut = {"ph"', f'qkv = qkv[{chosen}, ...]\n    cut = {{"ph"'), reordered(ssa, "q, k, v = (rearrange", order)),
+        (in_iwsa(before, f"{again}\n    {before}"), reordered(ssa, "q, k, v = (rearrange", order)),
     )
 
 

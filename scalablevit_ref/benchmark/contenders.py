@@ -53,11 +53,11 @@ LIBRARIES = {
 }
 """Contender to the library it needs.
 
-`jax` runs under `jax.jit`, `mlx` under `mx.compile`, `tensorflow` under `tf.function`. `module` is the plain
-module, `torch` the specification on PyTorch: eager; `.compile` under PyTorch's compiler; `.freezing` likewise, with the weights as constants; `.aoti` compiled ahead, by
-AOTInductor into a package, as `adapters.torch.ScalableViT.compiled` does; `.replay` the eager kernels, recorded in a CUDA graph;
-`.graphs` the compiled ones, likewise. `export` is the ONNX file of `adapters.onnx.export`, and before a runtime's name `module`
-is that which `torch.onnx.export` makes of the plain module: `.ort` in ONNX Runtime, `.openvino` in OpenVINO.
+`jax` runs under `jax.jit`, `mlx` under `mx.compile`, `tensorflow` under `tf.function`. `module` is the plain module, `torch` the
+specification on PyTorch: eager; `.compile` under PyTorch's compiler; `.freezing` likewise, with the weights as constants; `.aoti`
+compiled ahead, by AOTInductor into a package, as `adapters.torch.ScalableViT.compiled` does; `.replay` the eager kernels, recorded
+in a CUDA graph; `.graphs` the compiled ones, likewise. `export` is the ONNX file of `adapters.onnx.export`, and before a runtime's
+name `module` is that which `torch.onnx.export` makes of the plain module: `.ort` in ONNX Runtime, `.openvino` in OpenVINO.
 """
 
 RECORDED = (".replay", ".graphs")

@@ -110,10 +110,7 @@ class Graph:
         return found
 
     def _node(self, operator: str, inputs: Sequence[str], outputs: int, attributes: dict[str, Any]) -> tuple[str, ...]:
-        stated = [
-            (name, (x.dtype.name, x.shape, x.tobytes()) if isinstance(x, np.ndarray) else x) for name, x in attributes.items()
-        ]
-        key = operator, tuple(inputs), tuple(stated)
+        key = operator, tuple(inputs), tuple((name, _comparable(x)) for name, x in attributes.items())
         if key not in self._written:
             modules = [self._modules[value] for value in inputs if value in self._modules]
             name = f"{modules[0]}/{operator}_{len(self.nodes)}" if modules else f"{operator}_{len(self.nodes)}"

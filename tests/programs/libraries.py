@@ -32,7 +32,11 @@ BATCH = 8
 SECONDS = 6.0
 """How long a library and plain `torch.nn` are timed, in seconds; at least three times each."""
 
-ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+ONE_THREAD = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    **dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1"),
+    "PARALLEL": "0",  # tinygrad compiles its kernels in this process
+}
 
 Function = Callable[[Any, Any], Any]
 """Of images and parameters."""
@@ -349,7 +353,7 @@ def machine() -> str:
 
 def in_a_process(library: str) -> dict[str, Any]:
     """What `measured` gives in a process on one core, or why it ended otherwise."""
-    environment = os.environ | dict.fromkeys(ONE_THREAD, "1")
+    environment = os.environ | ONE_THREAD
     command = [sys.executable, "-m", "tests.programs.libraries", "--measure", library]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

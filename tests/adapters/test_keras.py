@@ -46,7 +46,7 @@ CONFIG = sv.ScalableViTConfig(
 PARAMS = random_params(sv.parameter_shapes(CONFIG), dtype="float32")
 IMAGES = random_images((2, 1, 8, 8), dtype="float32")
 
-SHORT = "logits or (files and float32) or steps or layers or export"
+SHORT = "logits or (files and float32) or steps or layers or export or keras_port or adapter_agrees"
 """What depends on the library."""
 
 CHILD = "KERAS_BACKEND_HERE" in os.environ

@@ -1,12 +1,11 @@
 """Keras models and TensorFlow's programs, followed by use: from a broken port of somebody's to the named mistake.
 
-Keras runs on JAX here, or on what `KERAS_BACKEND` says; the last test asks for the others.
+Keras runs on JAX here, or on what `KERAS_BACKEND` says: `tests/adapters/test_keras.py` runs these tests on the others too.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -97,23 +96,21 @@ HERE = pytest.mark.skipif(CHILD, reason="does not depend on Keras")
 
 
 @HERE
-@pytest.mark.parametrize("what", ["module", "function", "concrete", "folder", "loaded"])
+@pytest.mark.parametrize("what", ["module", "concrete", "folder"])
 def test_a_broken_port_in_tensorflow_is_told_what_is_wrong_with_it(what: str, port: Any, tmp_path: Path) -> None:
-    """As a `tf.Module`, a `tf.function`, a concrete function for any batch, a SavedModel and what that is loaded as."""
+    """As a `tf.Module`, a concrete function for any batch, and a SavedModel."""
     concrete = port.__call__.get_concrete_function(tf.TensorSpec((None, 8, 12, 3)))
-    if what in ("folder", "loaded"):
+    if what == "folder":
         tf.saved_model.save(port, tmp_path / "saved", signatures=concrete)
     candidate = {
         "module": lambda: port,
-        "function": lambda: tf.function(lambda x: port(x)),
         "concrete": lambda: concrete,
         "folder": lambda: str(tmp_path / "saved"),
-        "loaded": lambda: tf.saved_model.load(tmp_path / "saved"),
     }[what]()
     found = report(candidate)
     assert "DIFFERS from the reference in 1 of 15 layers (isolated error), the first is stages.0.1.attn" in str(found)
     assert SCALED in str(found)
-    assert "(second)" in str(found) or what in ("folder", "loaded", "concrete")  # which tell no attributes of the module
+    assert "(second)" in str(found) or what in ("folder", "concrete")  # which tell no attributes of the module
 
 
 @HERE
@@ -138,12 +135,3 @@ def test_what_cannot_be_followed_is_refused_in_one_line(what: str) -> None:
     with pytest.raises(CaptureError) as caught:
         report(candidate)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.skipif(CHILD, reason="asks for the others")
-@pytest.mark.parametrize("library", ["tensorflow", "torch"])
-def test_keras_on(library: str) -> None:
-    own = {"KERAS_BACKEND": library, "KERAS_BACKEND_HERE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "--noconftest", "-p", "no:cacheprovider", str(Path(__file__))]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -14,6 +14,7 @@ import numpy as np
 
 from scalablevit_ref.arguments import FLOATS, check_named
 from scalablevit_ref.backends import backend
+from scalablevit_ref.backends.dispatch import C_NAMES
 from scalablevit_ref.backends.numberless import is_masked, is_sparse, what_it_is
 from scalablevit_ref.errors import CheckpointError
 from scalablevit_ref.formats.lazy import Tensor, is_lazy, numpy_dtype
@@ -218,7 +219,8 @@ def _claimed(value: Any) -> tuple[tuple[int, ...] | None, str | None]:
 
 
 def _dtype_name(dtype: Any) -> str:
-    return str(getattr(dtype, "name", dtype)).rpartition(".")[2].lower()
+    word = str(getattr(dtype, "name", dtype)).rpartition(".")[2].lower()
+    return C_NAMES.get(word, word)
 
 
 def _numbers(value: Any, dtype: str | None) -> np.ndarray:

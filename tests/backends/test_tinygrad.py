@@ -138,6 +138,13 @@ def test_transfer_keeps_the_bits_and_shares_no_memory(dtype: str) -> None:
     assert backend.device(moved) == "CPU"
 
 
+def test_a_state_dict_of_its_tensors() -> None:
+    """Whose dtypes have C's names: `dtypes.double`."""
+    params = random_params(sv.parameter_shapes(CONFIG))
+    found = sv.from_state_dict(sv.to_backend(params, "tinygrad"), config=CONFIG).params
+    assert all(found[name].tobytes() == x.tobytes() for name, x in params.items())
+
+
 def test_refusals(as_in_production: None) -> None:
     """In one line each."""
     for value, device, error, said in (

@@ -15,11 +15,13 @@ from scalablevit_ref.backends.dispatch import backend
 
 
 def rearrange(x: Any, pattern: str, **lengths: int) -> Any:
-    """`einops.rearrange`: axes moved, merged and split as the pattern says."""
-    namespace = _namespace(x)
+    """`einops.rearrange`: axes moved, merged and split as the pattern says; of a list, the first axis is that of the list."""
+    first = x[0] if isinstance(x, list) else x
+    namespace = _namespace(first)
     if namespace is None:
         return einops.rearrange(x, pattern, **lengths)
-    return array_api.rearrange(Lent(x, namespace(x)), pattern, **lengths).held
+    lent = [Lent(one, namespace(one)) for one in x] if isinstance(x, list) else Lent(x, namespace(x))
+    return array_api.rearrange(lent, pattern, **lengths).held
 
 
 def reduce(x: Any, pattern: str, reduction: str, **lengths: int) -> Any:
@@ -51,7 +53,7 @@ class Lent:
     held
         The array, with a shape.
     functions
-        What has the standard's `reshape` and `permute_dims`, and as far as they are asked for `mean`, `max`, `sum` and `concat`.
+        What has the standard's `reshape` and `permute_dims`, and of `mean`, `max`, `sum`, `concat` and `stack` what is asked for.
     """
 
     def __init__(self, held: Any, functions: Any) -> None:
@@ -79,6 +81,9 @@ class Lent:
 
     def concat(self, arrays: Sequence[Lent], *, axis: int) -> Lent:
         return self._lent(self.functions.concat([x.held for x in arrays], axis=axis))
+
+    def stack(self, arrays: Sequence[Lent]) -> Lent:
+        return self._lent(self.functions.stack([x.held for x in arrays]))
 
     def _lent(self, held: Any) -> Lent:
         return Lent(held, self.functions)

@@ -175,3 +175,13 @@ def test_what_the_stand_in_of_cupy_relies_on() -> None:
     einops.rearrange(X, "b h w c -> b c h w")
     assert einops._backends._type2backend[np.ndarray] is einops._backends._loaded_backends["numpy"]
     assert einops._backends.CupyBackend.framework_name == "cupy"
+
+
+def test_a_list_is_an_axis_more() -> None:
+    """As to einops, of arrays that it knows and of others."""
+    strict = pytest.importorskip("array_api_strict")
+    parts = [X, X + 1.0]
+    expected = einops.rearrange(parts, "n b h w c -> b n h w c")
+    assert np.array_equal(rearrange(parts, "n b h w c -> b n h w c"), expected)
+    found = rearrange([strict.asarray(x) for x in parts], "n b h w c -> b n h w c")
+    assert np.array_equal(np.from_dlpack(found), expected)

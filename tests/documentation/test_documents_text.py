@@ -19,6 +19,8 @@ from tests.support.documents import ELSEWHERE, PAGES, ROOT, Page, steps
 BY_FILE = {ROOT / page.path: page for page in PAGES}
 PROGRAM: Any = get_command(cli.app)
 OPTIONS = {name: {word for p in command.params for word in p.opts + p.secondary_opts} for name, command in PROGRAM.commands.items()}
+OWN = {"-h", "--help"} | {word for p in PROGRAM.params for word in p.opts}
+"""Options of the program itself."""
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"])
 HERE = re.compile(r"(?:tests|docs|backends|scalablevit_ref|\.ci)/[\w./-]*")
 
@@ -56,7 +58,7 @@ def check_named(code: str) -> None:
             with suppress(typer.BadParameter):  # a value that stands for another, or none
                 PROGRAM.commands[words[1]].make_context(words[1], words[2:])
     elif words[0].startswith("--") and words[0].strip("-"):
-        assert any(words[0] in options for options in OPTIONS.values()), code
+        assert words[0] in OWN or any(words[0] in options for options in OPTIONS.values()), code
     elif words[:2] == ["python", "-m"]:
         assert find_spec(words[2]), code
     elif name := re.match(r"(?:sv|scalablevit_ref)((?:\.[a-zA-Z_]\w*)+)", code):

@@ -238,7 +238,7 @@ def test_unknown_variant() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: sv.to_backend(X, "tensorflow"), ValueError, ("unknown backend 'tensorflow'", "numpy, torch")),
+        (lambda: sv.to_backend(X, "mxnet"), ValueError, ("unknown backend 'mxnet'", "numpy, torch")),
         (
             lambda: sv.to_backend(X, "numpy", "float8"),
             ValueError,

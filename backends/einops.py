@@ -20,7 +20,7 @@ def rearrange(x: Any, pattern: str, **lengths: int) -> Any:
     namespace = _namespace(first)
     if namespace is None:
         return einops.rearrange(x, pattern, **lengths)
-    lent = [Lent(one, namespace(one)) for one in x] if isinstance(x, list) else Lent(x, namespace(x))
+    lent: Any = [Lent(one, namespace(one)) for one in x] if isinstance(x, list) else Lent(x, namespace(x))
     return array_api.rearrange(lent, pattern, **lengths).held
 
 

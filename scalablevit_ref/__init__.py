@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalablevit_ref import _moved
 from scalablevit_ref import _start as _start  # before all that takes time to import
-from scalablevit_ref._version import __version__
+from scalablevit_ref._version import __version__ as __version__
 from scalablevit_ref.attention import iwsa, ssa
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.blocks import block, mlp, patch_embed, peg
@@ -29,7 +29,6 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "ScalableViTConfig",
-    "__version__",
     "block",
     "cost",
     "dialects",

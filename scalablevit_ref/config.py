@@ -215,10 +215,10 @@ def variant(name: str, **overrides: Any) -> ScalableViTConfig:
     """
     if not isinstance(name, str):
         raise TypeError(f"name must be a variant's, one of {', '.join(VARIANTS)}, got {brief(name)}")
-    name = name if name in _VARIANTS else plain_name(name)
-    if name not in _VARIANTS:
+    known = name if name in _VARIANTS else plain_name(name)
+    if known not in _VARIANTS:
         raise ValueError(f"unknown variant {name!r}{near_matches(name, VARIANTS)}; there are {', '.join(VARIANTS)}")
-    return settled(ScalableViTConfig(**_VARIANTS[name]), overrides)
+    return settled(ScalableViTConfig(**_VARIANTS[known]), overrides)
 
 
 def scaled_dim(dim: int, num_heads: int, c_ratio: float, where: str = "") -> int:

@@ -35,20 +35,17 @@ MOST_PLAIN = 8 << 20
 """Largest PPM whose numbers are written as text, in bytes: Pillow takes a second for two million of them."""
 
 
-def load_image(path: str | Path | bytes, size: int = 224) -> np.ndarray:
+def load_image(path: str | Path, size: int = 224) -> np.ndarray:
     """One RGB image as float32 c h w: shorter side to size · 256/224 (bicubic), centre crop, ImageNet mean and deviation.
 
     A JPEG beyond `MOST_DECODED` is decoded at a half, a quarter or an eighth of its size, which the resizing makes smaller still.
-
-    `path` may also be what such a file holds, as bytes.
 
     Source: the official evaluation transform (resize to 256, crop to 224). Needs Pillow.
 
     Raises OSError naming the file if it is no regular file, cannot be read as an image, is more than 100 times as long as wide, or
     beyond one of the limits above.
     """
-    if not isinstance(path, bytes):
-        check_path("path", path)
+    check_path("path", path)
     check_count("size", size)
     return normalised(cropped(decoded(path), size))
 

@@ -52,7 +52,7 @@ class ScalableViT(Part, keras.Model):  # type: ignore[misc]
 
     The layers lie at attributes of the official names: `model.stages[0][1].attn.q` holds `stages.0.1.attn.q.weight` and `.bias`.
     So Keras' own `.weights.h5` and `.keras` files of this model are read by `sv.load_checkpoint`. The variables lie as in Keras'
-    layers: a Linear's `kernel` is (in, out), a norm has `gamma` and `beta`.
+    own layers, where the `kernel` of a Linear is (in, out) and a norm has `gamma` and `beta`.
 
     Parameters
     ----------

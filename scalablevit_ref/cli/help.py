@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from scalablevit_ref import __version__
+from scalablevit_ref.cli.terminal import say
 
 CHECK, WEIGHTS, PICTURES = "Check", "Weights", "Pictures"
 """The groups of commands."""
@@ -54,5 +55,5 @@ class Group(_Plain, TyperGroup):
 def version(asked: bool) -> None:
     """Print the version and end, where it is asked for."""
     if asked:
-        typer.echo(f"scalablevit-ref {__version__}")
+        say(f"scalablevit-ref {__version__}")
         raise typer.Exit

@@ -45,10 +45,6 @@ CANDIDATES = (
     Candidate("torch", "float32"),
     Candidate("torch", "bfloat16"),
     Candidate("jax", "float32"),
-    Candidate("tensorflow", "float64"),
-    Candidate("tensorflow", "float32"),
-    Candidate("paddle", "float64"),
-    Candidate("paddle", "float32"),
     Candidate("torch", "float32", "cuda"),
     Candidate("torch", "bfloat16", "cuda"),
     Candidate("jax", "float32", "cuda"),
@@ -61,8 +57,11 @@ CANDIDATES = (
 )
 """What `agreement` runs by default; all others are held against the first."""
 
-WHEN_NAMED = (Candidate("tinygrad", "float64"), Candidate("tinygrad", "float32"))
-"""What `verify` runs where its library is named: it compiles some hundred kernels first, which takes minutes."""
+WHEN_NAMED = tuple(
+    Candidate(library, dtype) for library in ("tensorflow", "paddle", "tinygrad") for dtype in ("float64", "float32")
+)
+"""What `verify` runs where its library is named. TensorFlow and Paddle start programs and write into the user's folders when they
+are imported, and two of their versions in one process may end it; tinygrad compiles some hundred kernels first, for minutes."""
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+import scalablevit_ref as sv
 from scalablevit_ref import images
 from scalablevit_ref.formats import unpickle
 from scalablevit_ref.formats.zip_archive import _SMALL_RECORD, _SMALL_TOGETHER
@@ -122,7 +123,7 @@ def test_the_citation_is_that_of_the_cff_file() -> None:
     assert paper["note"] == reference["identifiers"][0]["value"]
     assert (software["title"], software["author"]) == (cff["title"], cff["authors"][0]["name"])
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert software["version"] == cff["version"] == project["version"]
+    assert software["version"] == cff["version"] == sv.__version__
     assert software["license"] == cff["license"] == project["license"]
 
 
@@ -147,10 +148,9 @@ def test_the_tolerances_of_the_rules() -> None:
 def test_the_changelog_has_the_version() -> None:
     """What `pyproject.toml` says is the newest heading, or is still to come and said so."""
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert headings[0] == "Unreleased"
-    assert f"version {version}" in text if len(headings) == 1 else headings[1].startswith(f"{version} - ")
+    assert f"version {sv.__version__}" in text if len(headings) == 1 else headings[1].startswith(f"{sv.__version__} - ")
     kinds = re.findall(r"^### (.+)$", text, re.MULTILINE)
     assert kinds
     assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}

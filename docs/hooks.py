@@ -18,7 +18,7 @@ from html import unescape
 from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
-from typing import Any, get_args
+from typing import Any
 
 from latex2mathml.converter import convert
 from mkdocs.plugins import event_priority
@@ -98,11 +98,11 @@ def _commands() -> str:
 
 
 def _option(option: Any) -> str:
+    from scalablevit_ref.cli.help import value_of
+
     flags = " ".join(f"`{flag}`" for flag in [*option.opts, *option.secondary_opts])
-    annotation = option.type_descriptor.annotation
-    kinds = {annotation, *get_args(annotation)}
-    usual = "N" if kinds & {int, float} else "FILE" if Path in kinds else "WORD"
-    value = "" if option.is_flag else f" <code>{option.metavar or usual}</code>".replace("|", "&#124;")
+    word = value_of(option).replace("|", "&#124;")
+    value = f" <code>{word}</code>" if word else ""
     default = "" if option.default in (None, False, True, []) else f" Not given: {option.default}."
     again = " May be repeated." if option.multiple and "repeated" not in option.help else ""
     return f"| {flags}{value} | {option.help}{again}{default} |"

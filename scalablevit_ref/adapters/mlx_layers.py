@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
 from scalablevit_ref import attention, blocks
-from scalablevit_ref.attention import SSA_NORM_EPS
+from scalablevit_ref.adapters.of_modules import Parts, attention_parts, embedding_parts, of_modules, position_parts
 from scalablevit_ref.blocks import Tap
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.network import attention_settings
 from scalablevit_ref.parameters import block_kind, children, modules
 
 Arrays = Mapping[str, mx.array]
-Parts = Mapping[str, Mapping[str, Any]]
 
 
 class Layer(nn.Module):
@@ -28,7 +25,7 @@ class Layer(nn.Module):
     Parameters
     ----------
     function
-        One of those below, which `of_modules` made.
+        One of those below, which `by_modules` made.
     params
         Initial values under local names, `reduction.0.weight`, in MLX's layout.
     parts
@@ -74,20 +71,6 @@ def leaf(params: Arrays, **settings: Any) -> nn.Module:
     return made
 
 
-def of_modules(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of the specification where `linear(x, **p["q"])` runs the module `q` of a layer, given as its `params`.
-
-    It is the function's own code, in a copy of its module's namespace. Nothing is checked: an image is, where the network begins,
-    and parameters are by the modules that hold them.
-    """
-    plain = cast("FunctionType", inspect.unwrap(function))
-    namespace = {name: unchecked if name.startswith("check_") else value for name, value in plain.__globals__.items()}
-    namespace |= {"modules": runnable, "linear": run, "layer_norm": run, "conv2d": run}
-    made = FunctionType(plain.__code__, namespace, plain.__name__, plain.__defaults__)
-    made.__kwdefaults__ = plain.__kwdefaults__
-    return made
-
-
 def runnable(layer: Layer) -> dict[str, dict[str, Any]]:
     """What stands in for `parameters.modules`: of each module's name the arguments of `run`."""
     return {name: {"module": layer.part(name)} for name in layer._paths.split()}
@@ -98,26 +81,23 @@ def run(x: mx.array, module: Any, **settings: Any) -> Any:
     return module(x)
 
 
-def unchecked(*args: Any, **settings: Any) -> None:
-    """What stands in for the checks."""
+by_modules = partial(of_modules, module=__name__, modules=runnable, linear=run, layer_norm=run, conv2d=run)
 
-
-patch_embed = of_modules(blocks.patch_embed)
-peg = of_modules(blocks.peg)
-mlp = of_modules(blocks.mlp)
-iwsa = of_modules(attention.iwsa)
-ssa = of_modules(attention.ssa)
+patch_embed = by_modules(blocks.patch_embed)
+peg = by_modules(blocks.peg)
+mlp = by_modules(blocks.mlp)
+iwsa = by_modules(attention.iwsa)
+ssa = by_modules(attention.ssa)
 
 
 def embedding(params: Arrays, *, patch_size: int, eps: float) -> Layer:
     """`patch_embeds.k`."""
-    parts: Parts = {"proj": {"stride": patch_size, "padding": patch_size - 1}, "norm": {"eps": eps}}
-    return Layer(patch_embed, params, parts, patch_size=patch_size, eps=eps)
+    return Layer(patch_embed, params, embedding_parts(patch_size=patch_size, eps=eps), patch_size=patch_size, eps=eps)
 
 
 def position(params: Arrays) -> Layer:
     """`pos_block.k`."""
-    return Layer(peg, params, {"proj.0": {"padding": 1, "groups": len(params["proj.0.weight"])}})
+    return Layer(peg, params, position_parts(len(params["proj.0.weight"])))
 
 
 class Block(nn.Module):
@@ -125,13 +105,7 @@ class Block(nn.Module):
 
     def __init__(self, params: Mapping[str, Arrays], config: ScalableViTConfig, k: int, i: int) -> None:
         super().__init__()
-        depthwise = {"groups": config.embed_dims[k]}
-        parts: Parts
-        if block_kind(i) == "iwsa":
-            attend_by, parts = iwsa, {"lim_func": {"padding": 1, **depthwise}}
-        else:
-            reduction = {"stride": config.sr_ratios[k], **depthwise}
-            attend_by, parts = ssa, {"reduction.0": reduction, "norm_act.0": {"eps": SSA_NORM_EPS}}
+        attend_by, parts = iwsa if block_kind(i) == "iwsa" else ssa, attention_parts(config, k, i)
         self.norm1 = leaf(params["norm1"], eps=config.norm_eps)
         self.attn = Layer(attend_by, params["attn"], parts, **attention_settings(config, k, i))
         self.norm2 = leaf(params["norm2"], eps=config.norm_eps)

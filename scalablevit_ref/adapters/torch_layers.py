@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from scalablevit_ref import attention, blocks, ops
-from scalablevit_ref.attention import SSA_NORM_EPS
+from scalablevit_ref.adapters.of_modules import Parts, attention_parts, embedding_parts, of_modules, position_parts
 from scalablevit_ref.backends.dispatch import dtype_name
 from scalablevit_ref.backends.torch import linear
 from scalablevit_ref.config import ScalableViTConfig
@@ -23,7 +21,6 @@ from scalablevit_ref.parameters import block_kind, modules
 
 Tensors = Mapping[str, Tensor]
 Settings = Mapping[str, Any]
-Parts = Mapping[str, Settings]
 
 
 class Layer(nn.Module):
@@ -34,7 +31,7 @@ class Layer(nn.Module):
     Parameters
     ----------
     function
-        One of those below, which `of_modules` made.
+        One of those below, which `by_modules` made.
     params
         Initial values under local names, `reduction.0.weight`.
     parts
@@ -96,22 +93,6 @@ def leaf(params: Tensors, **settings: Any) -> nn.Module:
     return made
 
 
-def of_modules(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of the specification where `linear(x, **p["q"])` runs the module `q` of a layer, given as its `params`.
-
-    It is the function's own code, in a copy of its module's namespace. Nothing is checked: an image is, where the network begins,
-    and parameters are by the modules that hold them. The copy has no `__name__`, by which torch.compile would find the original.
-    """
-    plain = cast("FunctionType", inspect.unwrap(function))
-    namespace = {name: unchecked if name.startswith("check_") else value for name, value in plain.__globals__.items()}
-    del namespace["__name__"]
-    namespace |= {"modules": runnable, "linear": run, "layer_norm": run, "conv2d": run_on_map}
-    made = FunctionType(plain.__code__, namespace, plain.__name__, plain.__defaults__)
-    made.__kwdefaults__, made.__doc__ = plain.__kwdefaults__, plain.__doc__
-    made.__module__ = __name__  # where pickle finds it
-    return made
-
-
 def runnable(layer: Layer) -> dict[str, dict[str, nn.Module]]:
     """What stands in for `parameters.modules`: of each module's name the arguments of `run`."""
     return {name: {"module": layer.part(path)} for name, path in layer.paths.items()}
@@ -144,26 +125,23 @@ def run_on_map(x: Tensor, module: nn.Module, **settings: Any) -> Any:
     return module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def unchecked(*args: Any, **settings: Any) -> None:
-    """What stands in for the checks."""
+by_modules = partial(of_modules, module=__name__, modules=runnable, linear=run, layer_norm=run, conv2d=run_on_map)
 
-
-patch_embed = of_modules(blocks.patch_embed)
-peg = of_modules(blocks.peg)
-mlp = of_modules(blocks.mlp)
-iwsa = of_modules(attention.iwsa)
-ssa = of_modules(attention.ssa)
+patch_embed = by_modules(blocks.patch_embed)
+peg = by_modules(blocks.peg)
+mlp = by_modules(blocks.mlp)
+iwsa = by_modules(attention.iwsa)
+ssa = by_modules(attention.ssa)
 
 
 def embedding(params: Tensors, *, patch_size: int, eps: float) -> Layer:
     """`patch_embeds.k`."""
-    parts: Parts = {"proj": {"stride": patch_size, "padding": patch_size - 1}, "norm": {"eps": eps}}
-    return Layer(patch_embed, params, parts, patch_size=patch_size, eps=eps)
+    return Layer(patch_embed, params, embedding_parts(patch_size=patch_size, eps=eps), patch_size=patch_size, eps=eps)
 
 
 def position(params: Tensors) -> Layer:
     """`pos_block.k`."""
-    return Layer(peg, params, {"proj.0": {"padding": 1, "groups": len(params["proj.0.weight"])}})
+    return Layer(peg, params, position_parts(len(params["proj.0.weight"])))
 
 
 class Block(nn.Module):
@@ -180,13 +158,7 @@ class Block(nn.Module):
         super().__init__()
         attend = {"attend": partial(attention_with_dropout, rate=attn_drop)} if attn_drop else {}
         activation = {"activation": partial(gelu_with_dropout, rate=drop)} if drop else {}
-        depthwise = {"groups": config.embed_dims[k]}
-        parts: Parts
-        if block_kind(i) == "iwsa":
-            attend_by, parts = iwsa, {"lim_func": {"padding": 1, **depthwise}}
-        else:
-            reduction = {"stride": config.sr_ratios[k], **depthwise}
-            attend_by, parts = ssa, {"reduction.0": reduction, "norm_act.0": {"eps": SSA_NORM_EPS}}
+        attend_by, parts = iwsa if block_kind(i) == "iwsa" else ssa, attention_parts(config, k, i)
         for name, p in params.items():
             part: nn.Module
             if name == "attn":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -114,6 +115,17 @@ class Journal:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def digest(path: Path) -> str:
+    """Of a file's bytes; of a folder none is taken."""
+    if not path.is_file():
+        return ""
+    found = hashlib.sha256()
+    with open_regular(path, "weights") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()[:16]
 
 
 class _OtherRunError(ValueError):

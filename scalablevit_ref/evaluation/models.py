@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ import numpy as np
 import scalablevit_ref as sv
 from scalablevit_ref.arguments import FLOATS
 from scalablevit_ref.backends import to_backend, to_numpy
-from scalablevit_ref.backends.start import why_not_started
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.config import ScalableViTConfig, near_matches
-from scalablevit_ref.files.reading import open_regular
+from scalablevit_ref.testing.agreement import Candidate, unrounded_float32, why_absent
 
 BACKENDS = ("torch", "jax", "numpy", "onnx", "openvino")
 """What runs a network here."""
@@ -37,8 +35,8 @@ class Model:
         The file, and what runs it.
     backend
         What runs it.
-    digest
-        Of the file.
+    file
+        Where the network is from.
     config
         None of a foreign ONNX file that does not say.
     channels, classes
@@ -51,7 +49,7 @@ class Model:
 
     name: str
     backend: str
-    digest: str
+    file: Path
     config: ScalableViTConfig | None
     channels: int
     classes: int
@@ -110,17 +108,16 @@ def open_model(path: Path, run: Run, batch: int, files: ExitStack) -> Model:
         raise ValueError(f"unknown dtype {run.dtype!r}{near_matches(run.dtype, FLOATS)}; there are {', '.join(FLOATS)}")
     if run.device is not None and run.backend not in (None, "torch"):
         raise ValueError(f"--device is PyTorch's; {run.backend} has none")
-    digest = _digest(path) if path.is_file() else ""
     if path.suffix == ".onnx":
         if run.backend not in (None, *ENGINES):
             raise ValueError(f"{path}: an ONNX file runs on {' or '.join(ENGINES)}, not on {run.backend}")
-        return _engine(path, run.backend or "onnx", run, digest, str(path))
+        return _engine(path, run.backend or "onnx", run)
     checkpoint = load_in_one_dtype(path, variant=run.variant, key=run.key)
     params, config = checkpoint.params, checkpoint.config
     if not config.num_classes:
         raise ValueError(f"{path}: a network without a classifier: nothing can be counted")
-    backend = run.backend or ("torch" if why_absent("torch") is None else "numpy")
-    if (why := why_absent(backend)) is not None:
+    backend = run.backend or ("torch" if _why_absent("torch", run) is None else "numpy")
+    if backend not in ENGINES and (why := _why_absent(backend, run)) is not None:
         raise ModuleNotFoundError(f"backend {backend!r}: {why}")
     name = f"{path} on {backend} in {run.dtype}" + (f" on {run.device}" if run.device else "")
     if backend in ENGINES:
@@ -128,28 +125,15 @@ def open_model(path: Path, run: Run, batch: int, files: ExitStack) -> Model:
 
         written = Path(files.enter_context(tempfile.TemporaryDirectory())) / "network.onnx"
         onnx.export(params, config, written, image_size="dynamic", dtype="float32" if backend == "openvino" else run.dtype)
-        return _engine(written, backend, run, digest, name)
+        return replace(_engine(written, backend, run), name=name, file=path)
     predict = {"torch": _torch, "jax": _jax, "numpy": _numpy}[backend](params, config, run)
     fixed = batch if backend == "jax" else None  # one compilation
-    return Model(name, backend, digest, config, config.in_chans, config.num_classes, fixed, None, predict)
+    return Model(name, backend, path, config, config.in_chans, config.num_classes, fixed, None, predict)
 
 
-def why_absent(backend: str) -> str | None:
-    """Why a backend cannot run here, or None."""
-    from importlib.util import find_spec
-
-    module, extra = {"onnx": ("onnxruntime", "onnx")}.get(backend, (backend, backend))
-    if find_spec(module) is None:
-        return f"not installed: pip install 'scalablevit-ref[{extra}]'"
-    return None if backend in ENGINES else why_not_started(backend)
-
-
-def _digest(path: Path) -> str:
-    with open_regular(path, "weights") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+def _why_absent(backend: str, run: Run) -> str | None:
+    """Why a library cannot run here, or None; what is wrong with a device is told when it is asked for."""
+    return why_absent(Candidate(backend, run.dtype))
 
 
 def _numpy(params: dict[str, np.ndarray], config: ScalableViTConfig, run: Run) -> Callable[[np.ndarray], np.ndarray]:
@@ -159,8 +143,6 @@ def _numpy(params: dict[str, np.ndarray], config: ScalableViTConfig, run: Run) -
 
 def _torch(params: dict[str, np.ndarray], config: ScalableViTConfig, run: Run) -> Callable[[np.ndarray], np.ndarray]:
     import torch
-
-    from scalablevit_ref.testing.agreement import unrounded_float32
 
     if run.threads:
         torch.set_num_threads(run.threads)
@@ -187,7 +169,7 @@ def _jax(params: dict[str, np.ndarray], config: ScalableViTConfig, run: Run) -> 
     return predict
 
 
-def _engine(path: Path, backend: str, run: Run, digest: str, name: str) -> Model:
+def _engine(path: Path, backend: str, run: Run) -> Model:
     """An ONNX file on ONNX Runtime, which computes in the file's own dtype, or on OpenVINO, which is told one."""
     from scalablevit_ref.adapters import onnx, openvino
 
@@ -206,5 +188,4 @@ def _engine(path: Path, backend: str, run: Run, digest: str, name: str) -> Model
         predict: Callable[[np.ndarray], np.ndarray] = session
     else:
         predict = openvino.session(path, threads=run.threads, dtype=run.dtype)
-    name = f"{name} on {backend}" if name == str(path) else name
-    return Model(name, backend, digest, session.config, channels, classes, batch, sides[0], predict)
+    return Model(f"{path} on {backend}", backend, path, session.config, channels, classes, batch, sides[0], predict)

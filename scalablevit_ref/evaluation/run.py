@@ -12,7 +12,7 @@ import numpy as np
 
 from scalablevit_ref.evaluation.datasets import Dataset
 from scalablevit_ref.evaluation.decoding import Decoded, batches
-from scalablevit_ref.evaluation.journal import Found, Journal
+from scalablevit_ref.evaluation.journal import Found, Journal, digest
 from scalablevit_ref.evaluation.models import Model
 from scalablevit_ref.evaluation.preprocessing import Preprocessing
 from scalablevit_ref.evaluation.processes import Processes
@@ -77,8 +77,10 @@ def evaluate(
     ValueError
         For a journal of another run, and images whose kind does not fit the network.
     """
-    heading = {"images": dataset.fingerprint(), "networks": [model.digest for model in models], **(settings or {})}
-    kept = None if journal is None else Journal(journal, heading, processes.rank)
+    kept = None
+    if journal is not None:
+        networks = [digest(model.file) for model in models]
+        kept = Journal(journal, {"images": dataset.fingerprint(), "networks": networks, **(settings or {})}, processes.rank)
     found = Found() if kept is None else kept.earlier()
     processes.all(None)  # all have read before one writes
     missing = [i for i in range(len(dataset)) if i not in found.done]

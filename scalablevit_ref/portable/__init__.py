@@ -14,13 +14,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save as safetensors_bytes
 
+from scalablevit_ref._version import __version__
 from scalablevit_ref.adapters import extra
 from scalablevit_ref.arguments import check_choice, check_count, check_flag, check_path
 from scalablevit_ref.backends import to_backend
@@ -148,7 +148,7 @@ def write(
         raise RuntimeError(f"{path.name}: {worst['tap']} is {worst['eps']:.3g} eps off the specification's; nothing is written")
     record = {
         "package": "scalablevit-ref",
-        "version": version("scalablevit-ref"),
+        "version": __version__,
         "variant": exact_variant(config),
         "config": asdict(config),
         "dtype": dtype,

@@ -268,16 +268,26 @@ def _on(candidate: Candidate, arrays: Any) -> Any:
 
 
 def _settings(candidate: Candidate) -> AbstractContextManager[Any]:
-    """JAX has float64 only where it is switched on; what computes on MLX's arrays is its default device."""
+    """What a library needs to compute in the dtype and on the device that it is asked for.
+
+    PyTorch's products are unrounded; JAX has float64 only where it is switched on; what computes on MLX's arrays is its default
+    device; tinygrad's kernels are compiled in this process, since others take longer to be started.
+    """
+    if candidate.library == "torch":
+        return unrounded_float32()
     if candidate.library == "mlx":
         import mlx.core
 
         return mlx.core.stream(getattr(mlx.core, candidate.device))
-    if (candidate.library, candidate.dtype) != ("jax", "float64"):
-        return nullcontext()
-    import jax
+    if candidate.library == "tinygrad":
+        from tinygrad.helpers import Context
 
-    return cast("AbstractContextManager[Any]", jax.enable_x64(True))
+        return cast("AbstractContextManager[Any]", Context(PARALLEL=0))
+    if (candidate.library, candidate.dtype) == ("jax", "float64"):
+        import jax
+
+        return cast("AbstractContextManager[Any]", jax.enable_x64(True))
+    return nullcontext()
 
 
 @contextmanager
@@ -296,19 +306,8 @@ def unrounded_float32() -> Iterator[None]:
             switch.allow_tf32 = allowed
 
 
-def _own_settings(library: str) -> AbstractContextManager[Any]:
-    """PyTorch's products unrounded; tinygrad's kernels compiled in this process, since others take longer to be started."""
-    if library == "torch":
-        return unrounded_float32()
-    if library == "tinygrad":
-        from tinygrad.helpers import Context
-
-        return cast("AbstractContextManager[Any]", Context(PARALLEL=0))
-    return nullcontext()
-
-
 def _timed(candidate: Candidate, x: Any, params: Mapping[str, Any], config: ScalableViTConfig) -> tuple[dict[str, Any], float]:
-    with _settings(candidate), _own_settings(candidate.library):
+    with _settings(candidate):
         run: Callable[..., dict[str, Any]] = partial(trace, config=config)
         if candidate.library == "jax":
             key = (candidate, config, tuple(x.shape))

@@ -14,22 +14,12 @@ from einops import rearrange, reduce
 import scalablevit_ref as sv
 from scalablevit_ref import ops
 from scalablevit_ref.parameters import iwsa_shapes
-from scalablevit_ref.testing import EPS, MAX_TOLERANCE, NETWORK_TOLERANCE, max_error, random_images, random_params, relative_l2
+from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, max_error, random_images, random_params, relative_l2
 from tests.support.on_mlx import compiled
-from tests.support.op_calls import CALLS, TORCH
+from tests.support.op_calls import CALLS, WAYS_AND_16_BITS, check_gelu_at_the_extremes, check_gelu_tanh_in_half_precision, check_op
+from tests.support.small_network import small_network
 
-CONFIG = sv.ScalableViTConfig(
-    embed_dims=(8, 16),
-    depths=(2, 1),
-    num_heads=(2, 4),
-    mlp_ratios=(2, 2),
-    sr_ratios=(2, 1),
-    c_ratios=(1.25, 1),
-    window_sizes=(2, 2),
-    num_classes=5,
-    head="linear",
-    patch_size=2,
-)
+CONFIG = small_network(depths=(2, 1), head="linear", patch_size=2)
 PARAMS = random_params(sv.parameter_shapes(CONFIG))
 IMAGES = random_images((2, 3, 8, 16))
 IWSA = {"num_heads": 2, "window_size": 2}
@@ -42,22 +32,10 @@ def on_mlx(dtype: str) -> tuple[mx.array, dict[str, mx.array]]:
     return sv.to_backend(IMAGES, "mlx", dtype), sv.to_backend(PARAMS, "mlx", dtype)
 
 
-@pytest.mark.parametrize(
-    ("how", "dtype"),
-    [(how, dtype) for how in ("dispatched", "definition") for dtype in ("float64", "float32")]
-    + [("dispatched", dtype) for dtype in ("bfloat16", "float16")],
-)
+@pytest.mark.parametrize(("how", "dtype"), WAYS_AND_16_BITS)
 @pytest.mark.parametrize("name", CALLS)
 def test_op(name: str, how: str, dtype: str) -> None:
-    """As `test_ops.test_op`; the definitions are not for 16 bits, in which they sum."""
-    args, kwargs = CALLS[name]
-    op = getattr(ops, name.split()[0])
-    rounded = [sv.to_backend(x, "mlx", dtype) for x in args]
-    y = sv.to_numpy((op if how == "dispatched" else op.definition)(*rounded, **kwargs))
-    wide = [sv.to_backend(sv.to_numpy(x).astype("float64"), "torch") for x in rounded]
-    assert y.dtype.name == dtype
-    tolerance = NETWORK_TOLERANCE[dtype] if dtype in ("bfloat16", "float16") else MAX_TOLERANCE
-    assert max_error(y, TORCH[name.split()[0]](*wide, **kwargs).numpy()) <= tolerance * EPS[dtype]
+    check_op(name, how, dtype, "mlx")
 
 
 def test_what_is_exact_in_float64() -> None:
@@ -93,20 +71,11 @@ def test_why_float64_has_definitions() -> None:
 
 
 def test_gelu_at_the_extremes() -> None:
-    """A few eps everywhere, with no overflow on the way to a result that is none."""
-    x = np.concatenate([np.linspace(-12, 12, 2401), np.geomspace(1e-30, 3e38, 99), -np.geomspace(1e-30, 3e38, 99)]).astype(
-        "float32"
-    )
-    expected = ops.gelu(x.astype("float64"))
-    y = sv.to_numpy(ops.gelu(mx.array(x)))
-    assert (np.abs(y - expected) / np.maximum(np.abs(expected), 1)).max() <= 6 * EPS["float32"]
-    assert np.isnan(sv.to_numpy(ops.gelu(mx.array([np.nan])))).all()
+    check_gelu_at_the_extremes("mlx")
 
 
 def test_gelu_tanh_in_half_precision() -> None:
-    """Squares beyond float16's range, and sums beyond its largest number, do not overflow."""
-    x = mx.array([-60000, -300, -1, 0, 1, 300, 60000], mx.float16)
-    assert sv.to_numpy(ops.gelu_tanh(x)).tolist() == pytest.approx([0, 0, -0.1588, 0, 0.8412, 300, 60000], rel=1e-3)
+    check_gelu_tanh_in_half_precision("mlx")
 
 
 def test_sums_of_16_bits_are_wider() -> None:

@@ -17,22 +17,12 @@ from scalablevit_ref.backends import paddle as backend
 import scalablevit_ref as sv
 from scalablevit_ref import ops
 from scalablevit_ref.parameters import iwsa_shapes
-from scalablevit_ref.testing import EPS, MAX_TOLERANCE, NETWORK_TOLERANCE, max_error, random_images, random_params, relative_l2
-from tests.support.op_calls import CALLS, TORCH
+from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, random_images, random_params, relative_l2
+from tests.support.op_calls import CALLS, WAYS, check_op
+from tests.support.small_network import small_network
 from tests.support.static import static
 
-CONFIG = sv.ScalableViTConfig(
-    embed_dims=(8, 16),
-    depths=(2, 1),
-    num_heads=(2, 4),
-    mlp_ratios=(2, 2),
-    sr_ratios=(2, 1),
-    c_ratios=(1.25, 1),
-    window_sizes=(2, 2),
-    num_classes=5,
-    head="linear",
-    patch_size=2,
-)
+CONFIG = small_network(depths=(2, 1), head="linear", patch_size=2)
 PARAMS = random_params(sv.parameter_shapes(CONFIG))
 IMAGES = random_images((2, 3, 8, 16))
 IWSA = {"num_heads": 2, "window_size": 2}
@@ -41,17 +31,10 @@ X, P = random_images((1, 4, 4, 8)), random_params(iwsa_shapes(8))
 pytestmark = pytest.mark.usefixtures("as_in_production")  # whose shapes jaxtyping cannot read
 
 
-@pytest.mark.parametrize("how", ["dispatched", "definition"])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("how", "dtype"), WAYS)
 @pytest.mark.parametrize("name", CALLS)
-def test_op(name: str, dtype: str, how: str) -> None:
-    args, kwargs = CALLS[name]
-    op = getattr(ops, name.split()[0])
-    rounded = [sv.to_backend(x, "paddle", dtype) for x in args]
-    y = sv.to_numpy((op if how == "dispatched" else op.definition)(*rounded, **kwargs))
-    wide = [torch.from_numpy(sv.to_numpy(x).astype("float64")) for x in rounded]
-    assert y.dtype.name == dtype
-    assert max_error(y, TORCH[name.split()[0]](*wide, **kwargs).numpy()) <= MAX_TOLERANCE * EPS[dtype]
+def test_op(name: str, how: str, dtype: str) -> None:
+    check_op(name, how, dtype, "paddle")
 
 
 def test_a_small_epsilon_in_float64() -> None:

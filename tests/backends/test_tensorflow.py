@@ -19,21 +19,10 @@ from tests.programs.faults import killers, plant
 from tests.support.graphed import Traced
 from tests.support.library import Agree, Library
 from tests.support.mistakes import PLANTED
-from tests.support.op_calls import CALLS, TORCH
+from tests.support.op_calls import CALLS, WAYS_AND_16_BITS, check_gelu_at_the_extremes, check_op
+from tests.support.small_network import small_network
 
-CONFIG = sv.ScalableViTConfig(
-    embed_dims=(8, 16),
-    depths=(2, 1),
-    num_heads=(2, 4),
-    mlp_ratios=(2, 2),
-    sr_ratios=(2, 1),
-    c_ratios=(1.25, 1),
-    window_sizes=(2, 2),
-    num_classes=5,
-    head="linear",
-    patch_size=2,
-    pad_windows=True,
-)
+CONFIG = small_network(depths=(2, 1), head="linear", patch_size=2, pad_windows=True)
 PARAMS = random_params(sv.parameter_shapes(CONFIG))
 IMAGES = random_images((2, 3, 8, 16))
 IWSA: dict[str, Any] = {"num_heads": 2, "window_size": 2}
@@ -46,22 +35,10 @@ def here(*arrays: Any, dtype: str | None = None) -> tuple[Any, ...]:
     return tuple(sv.to_backend(x, "tensorflow", dtype) for x in arrays)
 
 
-@pytest.mark.parametrize(
-    ("how", "dtype"),
-    [(how, dtype) for how in ("dispatched", "definition") for dtype in ("float64", "float32")]
-    + [("dispatched", dtype) for dtype in ("bfloat16", "float16")],
-)
+@pytest.mark.parametrize(("how", "dtype"), WAYS_AND_16_BITS)
 @pytest.mark.parametrize("name", CALLS)
 def test_op(name: str, how: str, dtype: str) -> None:
-    """As `test_ops.test_op`; the definitions are not for 16 bits, in which they sum."""
-    args, kwargs = CALLS[name]
-    op = getattr(ops, name.split()[0])
-    rounded = [sv.to_backend(x, "tensorflow", dtype) for x in args]
-    y = sv.to_numpy((op if how == "dispatched" else op.definition)(*rounded, **kwargs))
-    wide = [sv.to_backend(sv.to_numpy(x).astype("float64"), "torch") for x in rounded]
-    assert y.dtype.name == dtype
-    tolerance = NETWORK_TOLERANCE[dtype] if dtype in ("bfloat16", "float16") else MAX_TOLERANCE
-    assert max_error(y, TORCH[name.split()[0]](*wide, **kwargs).numpy()) <= tolerance * EPS[dtype]
+    check_op(name, how, dtype, "tensorflow")
 
 
 @pytest.mark.parametrize("name", ["linear", "softmax", "layer_norm", "attention", "conv2d"])
@@ -83,13 +60,7 @@ def test_what_is_summed_is_summed_in_float32(name: str) -> None:
 
 
 def test_gelu_at_the_extremes() -> None:
-    """A few eps everywhere, with no overflow on the way to a result that is none."""
-    far = np.geomspace(1e-30, 3e38, 99)
-    x = np.concatenate([np.linspace(-12, 12, 2401), far, -far]).astype("float32")
-    expected = ops.gelu(x.astype("float64"))
-    y = sv.to_numpy(ops.gelu(*here(x)))
-    assert (np.abs(y - expected) / np.maximum(np.abs(expected), 1)).max() <= 6 * EPS["float32"]
-    assert np.isnan(sv.to_numpy(ops.gelu(tf.constant([np.nan])))).all()
+    check_gelu_at_the_extremes("tensorflow")
 
 
 @pytest.mark.parametrize("axes", [1, 2, 4, 6, 7])

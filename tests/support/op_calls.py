@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 
 import scalablevit_ref as sv
 from scalablevit_ref import ops
-from scalablevit_ref.testing import EPS, MAX_TOLERANCE, max_error
+from scalablevit_ref.testing import EPS, MAX_TOLERANCE, NETWORK_TOLERANCE, max_error
 
 RNG = np.random.default_rng(0)
 
@@ -53,7 +54,14 @@ TORCH: dict[str, Any] = {
 }
 
 
-def check_op(name: str, how: Literal["dispatched", "definition"], dtype: str, library: str) -> None:
+WAYS = [(how, dtype) for how in ("dispatched", "definition") for dtype in ("float64", "float32")]
+"""How an op is called, and in which dtype."""
+
+WAYS_AND_16_BITS = WAYS + [("dispatched", dtype) for dtype in ("bfloat16", "float16")]
+"""The definitions are not for 16 bits, in which they sum."""
+
+
+def check_op(name: str, how: str, dtype: str, library: str) -> None:
     """One of `CALLS` on this library, against PyTorch's function in float64 on the same rounded numbers."""
     args, kwargs = CALLS[name]
     op = getattr(ops, name.split()[0])
@@ -61,5 +69,22 @@ def check_op(name: str, how: Literal["dispatched", "definition"], dtype: str, li
     y = (op if how == "dispatched" else op.definition)(*(sv.to_backend(x, library) for x in rounded), **kwargs)
     expected = TORCH[name.split()[0]](*(sv.to_backend(x, "torch", "float64") for x in rounded), **kwargs)
     y = sv.to_numpy(y)
-    assert y.dtype == dtype
-    assert max_error(y, expected.numpy()) <= MAX_TOLERANCE * EPS[dtype]
+    assert y.dtype.name == dtype
+    tolerance = NETWORK_TOLERANCE[dtype] if dtype in ("bfloat16", "float16") else MAX_TOLERANCE
+    assert max_error(y, expected.numpy()) <= tolerance * EPS[dtype]
+
+
+def check_gelu_at_the_extremes(library: str) -> None:
+    """A few eps everywhere, with no overflow on the way to a result that is none."""
+    far = np.geomspace(1e-30, 3e38, 99)
+    x = np.concatenate([np.linspace(-12, 12, 2401), far, -far]).astype("float32")
+    expected = sv.to_numpy(ops.gelu(x.astype("float64")))
+    y = sv.to_numpy(ops.gelu(sv.to_backend(x, library)))
+    assert (np.abs(y - expected) / np.maximum(np.abs(expected), 1)).max() <= 6 * EPS["float32"]
+    assert np.isnan(sv.to_numpy(ops.gelu(sv.to_backend(np.float32([np.nan]), library)))).all()
+
+
+def check_gelu_tanh_in_half_precision(library: str) -> None:
+    """Squares beyond float16's range, and sums beyond its largest number, do not overflow."""
+    x = sv.to_backend(np.float16([-60000, -300, -1, 0, 1, 300, 60000]), library)
+    assert sv.to_numpy(ops.gelu_tanh(x)).tolist() == pytest.approx([0, 0, -0.1588, 0, 0.8412, 300, 60000], rel=1e-3)

@@ -1,0 +1,60 @@
+"""The specification's functions run by a library's own modules: what the layers of several adapters have in common."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any, cast
+
+from scalablevit_ref.attention import SSA_NORM_EPS
+from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.parameters import block_kind
+
+Parts = Mapping[str, Mapping[str, Any]]
+"""By the names of modules, what a convolution or a norm takes beside sizes."""
+
+
+def of_modules(function: Callable[..., Any], module: str, **instead: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of the specification where `linear(x, **p["q"])` runs the module `q` of a layer, given as its `params`.
+
+    It is the function's own code, in a copy of its module's namespace. Nothing is checked: an image is, where the network begins,
+    and parameters are by the modules that hold them. The copy has no `__name__`, by which torch.compile would find the original.
+
+    Parameters
+    ----------
+    function
+        With operations on parameters.
+    module
+        The name of the module that keeps what is made under the function's name, where pickle finds it.
+    instead
+        What stands in for functions that the code calls: for `modules`, and for the operations with parameters.
+    """
+    plain = cast("FunctionType", inspect.unwrap(function))
+    namespace = {name: _unchecked if name.startswith("check_") else value for name, value in plain.__globals__.items()}
+    del namespace["__name__"]
+    made = FunctionType(plain.__code__, namespace | instead, plain.__name__, plain.__defaults__)
+    made.__kwdefaults__, made.__doc__, made.__module__ = plain.__kwdefaults__, plain.__doc__, module
+    return made
+
+
+def _unchecked(*args: Any, **settings: Any) -> None:
+    """What stands in for the checks."""
+
+
+def embedding_parts(*, patch_size: int, eps: float) -> Parts:
+    """Of `patch_embeds.k`."""
+    return {"proj": {"stride": patch_size, "padding": patch_size - 1}, "norm": {"eps": eps}}
+
+
+def position_parts(channels: int) -> Parts:
+    """Of `pos_block.k`."""
+    return {"proj.0": {"padding": 1, "groups": channels}}
+
+
+def attention_parts(config: ScalableViTConfig, k: int, i: int) -> Parts:
+    """Of `stages.k.i.attn`."""
+    depthwise = {"groups": config.embed_dims[k]}
+    if block_kind(i) == "iwsa":
+        return {"lim_func": {"padding": 1, **depthwise}}
+    return {"reduction.0": {"stride": config.sr_ratios[k], **depthwise}, "norm_act.0": {"eps": SSA_NORM_EPS}}

@@ -28,6 +28,9 @@ PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 MOST_THREADS = 4096
 """Most threads that a session takes."""
 
+SHAPES = 4
+"""Shapes of images that a session compiles the network for; a network compiled for any shape takes all others, and is slower."""
+
 
 def openvino_runtime() -> Any:
     """The module `openvino`, loaded as if its package for telemetry were not there.
@@ -50,6 +53,8 @@ def openvino_runtime() -> Any:
 
 def session(path: str | os.PathLike[str], *, threads: int | None = None, dtype: str = "float32") -> Callable[[Any], np.ndarray]:
     """An ONNX file in float32, loaded by OpenVINO for its CPU: a function of images b c h w that gives the file's first output.
+
+    The network is compiled for each of the first shapes of images that come, which takes about a second each.
 
     Parameters
     ----------
@@ -85,21 +90,47 @@ def session(path: str | os.PathLike[str], *, threads: int | None = None, dtype: 
     open_regular(path, "an ONNX model").close()
     wanted = PRECISIONS[dtype]
     settings = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads or len(cores()), "INFERENCE_PRECISION_HINT": wanted}
+    core = openvino.Core()
+
+    def compiled(shape: tuple[int, ...] | None) -> Any:
+        """The network for images of this shape, or of every shape that the file takes."""
+        model = file.clone()
+        if shape is not None:
+            model.reshape(list(shape))
+        return core.compile_model(model, "CPU", settings)
+
     try:
-        network = openvino.Core().compile_model(os.fspath(path), "CPU", settings)
-    except RuntimeError as error:
+        file = core.read_model(os.fspath(path))
+        declared = file.inputs[0].partial_shape
+        first = _one_image(declared)
+        network = compiled(first)
+    except (RuntimeError, IndexError) as error:
         raise CheckpointError(f"OpenVINO does not load it ({said(error)})", file=os.fspath(path)) from error
     if (taken := network.get_property("INFERENCE_PRECISION_HINT").to_string()) != wanted:
         raise ValueError(f"dtype {dtype!r}: on this processor OpenVINO computes in {taken}")
-    request = network.create_infer_request()
+    requests = {first: network.create_infer_request()}
+
+    def request_for(shape: tuple[int, ...]) -> Any:
+        new = len(requests) < SHAPES and declared.compatible(openvino.PartialShape(list(shape)))
+        key = shape if new or shape in requests else None
+        if key not in requests:
+            requests[key] = compiled(key).create_infer_request()
+        return requests[key]
 
     def run(images: Any) -> np.ndarray:
         check_map("images", images, "b c h w")
         array = images if isinstance(images, np.ndarray) else to_numpy(images)
         try:
-            found: np.ndarray = request.infer([array.astype("float32", copy=False)], share_inputs=True)[0]
+            found: np.ndarray = request_for(array.shape).infer([array.astype("float32", copy=False)], share_inputs=True)[0]
         except RuntimeError as error:
             raise ValueError(f"{os.fspath(path)}: OpenVINO: {said(error)}") from error
         return found
 
     return run
+
+
+def _one_image(shape: Any) -> tuple[int, ...] | None:
+    """The shape of as few images as the file takes, where it leaves at most their number open; else None."""
+    if shape.rank.is_dynamic or any(side.is_dynamic for side in list(shape)[1:]):
+        return None
+    return tuple(max(1, side.get_min_length()) for side in shape)

@@ -11,7 +11,7 @@ import pytest
 
 import scalablevit_ref as sv
 from scalablevit_ref.adapters.onnx import export
-from scalablevit_ref.adapters.openvino import TELEMETRY, openvino_runtime, session
+from scalablevit_ref.adapters.openvino import SHAPES, TELEMETRY, openvino_runtime, session
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, random_images, random_params, relative_l2
 
 CONFIG = sv.ScalableViTConfig(
@@ -111,3 +111,30 @@ def test_bad_arguments(file: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
     with pytest.raises(sv.CheckpointError, match=r"broken\.onnx.*OpenVINO does not load it"):
         session(tmp_path / "broken.onnx")
+
+
+def test_every_shape_that_the_file_takes(tmp_path: Path) -> None:
+    """The first ones are compiled for, the others run on what is compiled for any."""
+    params = random_params(sv.parameter_shapes(CONFIG), dtype="float32")
+    export(params, CONFIG, tmp_path / "any.onnx", image_size="dynamic")
+    network = session(tmp_path / "any.onnx", threads=1)
+    wide = {name: x.astype("float64") for name, x in params.items()}
+    for shape in [(1, 1, 8, 8), (2, 1, 8, 8), (1, 1, 8, 12), (3, 1, 12, 8), (1, 1, 16, 16), (2, 1, 16, 8), (2, 1, 8, 8)]:
+        images = random_images(shape, dtype="float32")
+        error = relative_l2(network(images), sv.scalable_vit(images.astype("float64"), wide, CONFIG))
+        assert error <= NETWORK_TOLERANCE["float32"] * EPS["float32"], shape
+    assert SHAPES < 6
+
+
+def test_a_file_of_so_many_images(file: Path, tmp_path: Path) -> None:
+    """What the file has fixed stays fixed."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(file)
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0]
+    batch.ClearField("dim_param")
+    batch.dim_value = 3
+    onnx.save(model, tmp_path / "three.onnx")
+    network = session(tmp_path / "three.onnx", threads=1)
+    assert network(random_images((3, 1, 8, 8), dtype="float32")).shape == (3, 5)
+    with pytest.raises(ValueError, match="OpenVINO"):
+        network(random_images((2, 1, 8, 8), dtype="float32"))

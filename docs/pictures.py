@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 
 
 FROM_CONFIG: dict[str, dict[str, Any]] = {
+    "idea": {"idea": True},
     "architecture": {},
     "ssa": {"layer": "stages.0.1.attn"},
     "ssa_s1": {"layer": "stages.3.1.attn"},

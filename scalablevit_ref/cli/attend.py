@@ -13,7 +13,8 @@ import typer
 from scalablevit_ref import digits
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
-from scalablevit_ref.cli.options import CostlyOption, ForceOption, KeyOption
+from scalablevit_ref.cli.json_output import print_json
+from scalablevit_ref.cli.options import CostlyOption, ForceOption, JsonOption, KeyOption, parse_side
 from scalablevit_ref.cli.terminal import say
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.drawing.remade import remade
@@ -68,15 +69,16 @@ def attend(
     ] = None,
     heads: Annotated[str, typer.Option(metavar="all|mean|N", help="Each head and their mean, their mean, or one head.")] = "all",
     image_size: Annotated[
-        int | None,
-        typer.Option(help="Pixels a side to which an image file is brought; 224 if not given.", min=1, show_default=False),
+        str | None,
+        typer.Option(metavar="N|NxN", help="Pixels a side of the image that a file becomes; 224 if not given.", show_default=False),
     ] = None,
     theme: Annotated[str, typer.Option(metavar="light|dark", help="For a light or a dark page.")] = "light",
     seed: Annotated[int, typer.Option(help="Of untrained weights.", min=0)] = 0,
     force: ForceOption = False,
     costly: CostlyOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Draw where a layer's attention goes, laid over the image, and print the picture's alternative text.
+    """Draw where a layer's attention goes, laid over the image, and say what the picture shows.
 
     Of SSA: what one query gives to each reduced key, and what each key receives from all queries. Of IWSA: the windows, what the
     query gives inside its own, and how much LIM adds to that, which is where windows interact.
@@ -92,14 +94,17 @@ def attend(
         force = bool(remade([output], force=force))
         check_outputs([output], inputs=(read, weights), force=force)
         config, params, what = _network(image, weights, variant_name, key, seed)
-        x, grey, name = _image(image, config, image_size, costly=costly)
+        x, grey, name = _image(image, config, parse_side(image_size, "the official preprocessing"), costly=costly)
         found = layer_attention(x, params(), config, layer, costly=costly)
         prediction = "" if weights is None and variant_name else _prediction(found.logits[0], config, image)
         shown, each = _heads(heads, found.heads)
         asks = _query(query, grey if image.startswith(DIGIT) else None, found.tokens, found.stride)
         picture = AttentionPicture(found, grey, asks, shown, each, (name + prediction, what))
         picture.save(output, theme=theme, force=force)
-    say(picture.alt)
+    if as_json:
+        print_json({"file": str(output), "layer": layer, "of": name, "weights": what, "alt": picture.alt})
+    else:
+        say(f"{output}: {picture.alt}")
 
 
 def _network(

@@ -22,7 +22,7 @@ from scalablevit_ref.benchmark.results import chart, print_recommendation, print
 from scalablevit_ref.benchmark.results import page as markdown
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.json_output import print_json
-from scalablevit_ref.cli.options import CostlyOption, ForceOption, say_written
+from scalablevit_ref.cli.options import CostlyOption, ForceOption, parse_side, say_written
 from scalablevit_ref.cli.progress import spinner
 from scalablevit_ref.cli.summary import size_of
 from scalablevit_ref.cli.terminal import Terminal, complain
@@ -52,7 +52,7 @@ def bench(
         typer.Option(help="Images a forward pass, between commas; 1 if not given, with --recommend 1,8.", show_default=False),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Pixels a side; 224 (digits: 112) if not given.", min=1, show_default=False)
+        str | None, typer.Option(metavar="N|NxN", help="Pixels a side; 224 (digits: 112) if not given.", show_default=False)
     ] = None,
     dtype: Annotated[
         str | None,
@@ -109,7 +109,7 @@ def bench(
         check_known("--backends", names, LIBRARIES)
         patience = _seconds(wait) if wait is not None else 0.0
         batches = batch or ("1,8" if recommend else "1")
-        works = _works(_words(variants), batches, image_size, dtypes, device, costly=costly)
+        works = _works(_words(variants), batches, parse_side(image_size, "bench"), dtypes, device, costly=costly)
         _check_environment(device, threads, plot)
         check_folder("--plot", plot)
         check_folder("--page", page)

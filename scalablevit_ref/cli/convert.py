@@ -28,12 +28,12 @@ from scalablevit_ref.cli.options import (
     VariantOption,
     WindowsOption,
     ema_said,
+    parse_size,
     per_stage,
     say_written,
     summarised,
 )
 from scalablevit_ref.cli.progress import bytes_bar
-from scalablevit_ref.cli.summary import parse_size
 from scalablevit_ref.cli.terminal import say
 from scalablevit_ref.dialects.weights import PORT_LAYOUTS
 from scalablevit_ref.errors import CheckpointError, option

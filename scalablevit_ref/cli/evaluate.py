@@ -12,11 +12,10 @@ import typer
 from rich import box
 from rich.table import Table
 
-from scalablevit_ref.arguments import check_count
 from scalablevit_ref.backends.threads import cores
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.json_output import print_json
-from scalablevit_ref.cli.options import CostlyOption, ForceOption, JsonOption, KeyOption, VariantOption, say_written
+from scalablevit_ref.cli.options import CostlyOption, ForceOption, JsonOption, KeyOption, VariantOption, parse_side, say_written
 from scalablevit_ref.cli.progress import rate_bar
 from scalablevit_ref.cli.terminal import Terminal, say, styled
 from scalablevit_ref.evaluation import (
@@ -77,7 +76,7 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="The classes' names in the network's order.", show_default=False)
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Pixels a side; not given: the network's.", show_default=False)
+        str | None, typer.Option(metavar="N|NxN", help="Pixels a side; not given: the network's.", show_default=False)
     ] = None,
     batch: Annotated[int, typer.Option(metavar="N", help="Images at a time.", min=1)] = 32,
     threads: Annotated[
@@ -119,7 +118,7 @@ def evaluate(
             if other is not None:
                 models.append(open_model(other, _beside(how, other), batch, files))
                 _check_alike(*models)
-            prepared = preprocessing(models[0].channels, _size(models, image_size))
+            prepared = preprocessing(models[0].channels, _size(models, parse_side(image_size, "the official preprocessing")))
             _check_cost(models, prepared.size, batch, costly=costly)
             dataset = open_dataset(data, Asked(models[0].classes, labels, classes, first_class, meta))
             with _progress(together) as progress:
@@ -161,8 +160,6 @@ def _check_alike(first: Model, second: Model) -> None:
 
 def _size(models: Sequence[Model], asked: int | None) -> int | None:
     """Pixels a side: as asked, or as a file has them fixed."""
-    if asked is not None:
-        check_count("image_size", asked)
     for model in models:
         if model.size and asked not in (None, model.size):
             raise ValueError(f"{model.name} takes images of {model.size} x {model.size} pixels, not of {asked} x {asked}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -75,6 +76,26 @@ def per_stage(option: str, text: str | None) -> Any:
     except ValueError:
         raise ValueError(f"{option} must be a number, or one a stage between commas, got {text!r}") from None
     return found if len(found) > 1 else found[0]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`224` or `224x448`, height before width. Raises ValueError for anything else."""
+    match = re.fullmatch(r"([0-9]+)(?:x([0-9]+))?", text)
+    if not match:
+        raise ValueError(f"--image-size must be a number of pixels or HEIGHTxWIDTH, such as 224 or 224x448, got {text!r}")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def parse_side(text: str | None, what: str) -> int | None:
+    """Pixels a side of a square. `what` takes no others: ValueError says so."""
+    if text is None:
+        return None
+    height, width = parse_size(text)
+    if height != width:
+        raise ValueError(f"--image-size: {what} takes squares, got {text!r}")
+    if not height:
+        raise ValueError(f"--image-size must be at least 1, got {text!r}")
+    return height
 
 
 def say_written(files: Mapping[Path | None, str]) -> None:

@@ -13,6 +13,7 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -39,6 +40,11 @@ class _Description(ProgressColumn):
         return styled(task.description.ljust(self._width))
 
 
+def _times() -> tuple[ProgressColumn, ...]:
+    """How long it has taken, and how long it will take still."""
+    return TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(compact=True)
+
+
 @contextmanager
 def _bar(console: Terminal, *columns: ProgressColumn) -> Iterator[Progress]:
     """Where no line can be drawn over it is never started: rich below 14.3 writes an empty line where a disabled one stops."""
@@ -51,7 +57,7 @@ def _bar(console: Terminal, *columns: ProgressColumn) -> Iterator[Progress]:
 def bytes_bar(description: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a function that is called with the bytes that are done and those that there are."""
     console = Terminal(stderr=True)
-    with _bar(console, _Description(), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn()) as bar:
+    with _bar(console, _Description(), BarColumn(), DownloadColumn(), TransferSpeedColumn(), *_times()) as bar:
         task = bar.add_task(description, total=None, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=total >= LARGE)
 
@@ -72,7 +78,7 @@ def spinner(description: str = "", *, total: int | None = None, logged: bool = F
     console = Terminal(stderr=True)
     look = "dots" if console.encoding.startswith("utf") else "line"
     turning = (SpinnerColumn(look), _Description(), TimeElapsedColumn())
-    filling = (_Description(24), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    filling = (_Description(24), BarColumn(), MofNCompleteColumn(), *_times())
     columns: tuple[ProgressColumn, ...] = turning if total is None else filling
     with _bar(console, *columns) as bar:
         task = bar.add_task(description, total=total)
@@ -89,7 +95,7 @@ def spinner(description: str = "", *, total: int | None = None, logged: bool = F
 def rate_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a function that is called with how many are done and how many there are; shows the rate and the time left."""
     console = Terminal(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), _Rate(unit), *_times())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

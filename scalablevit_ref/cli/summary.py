@@ -18,7 +18,7 @@ from rich.table import Table
 from scalablevit_ref.checkpoints.load import open_checkpoint
 from scalablevit_ref.checkpoints.official import OfficialWeights
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
-from scalablevit_ref.cli.options import KeyOption
+from scalablevit_ref.cli.options import KeyOption, parse_size
 from scalablevit_ref.cli.terminal import Terminal, put, say, stacked, styled
 from scalablevit_ref.config import VARIANTS, ScalableViTConfig, plain_name, variant
 from scalablevit_ref.cost import NOTE_ON_COUNTING, PUBLISHED, PUBLISHED_SIZE, Cost, LayerCost, LayerKind, cost, stage_of
@@ -102,14 +102,6 @@ def _size_for(config: ScalableViTConfig, given: str | None) -> tuple[int, int]:
         return parse_size(given)
     near = nearest_image_size(config, PUBLISHED_SIZE[0])
     return PUBLISHED_SIZE if near == PUBLISHED_SIZE[0] else (usual_image_size(config),) * 2
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`224` or `224x448`, height before width. Raises ValueError for anything else."""
-    match = re.fullmatch(r"([0-9]+)(?:x([0-9]+))?", text)
-    if not match:
-        raise ValueError(f"--image-size must be a number of pixels or HEIGHTxWIDTH, such as 224 or 224x448, got {text!r}")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def remarks(name: str | None, config: ScalableViTConfig) -> dict[str, str]:

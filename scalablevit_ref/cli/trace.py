@@ -12,7 +12,8 @@ from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.checkpoints.load import to_state_dict
 from scalablevit_ref.checkpoints.save import check_target, state_writes
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
-from scalablevit_ref.cli.options import CostlyOption, ForceOption, KeyOption, say_written
+from scalablevit_ref.cli.json_output import print_json
+from scalablevit_ref.cli.options import CostlyOption, ForceOption, JsonOption, KeyOption, say_written
 from scalablevit_ref.config import variant
 from scalablevit_ref.errors import in_file
 from scalablevit_ref.files.writing import check_outputs, write_atomically
@@ -41,6 +42,7 @@ def trace(
     seed: Annotated[int, typer.Option(help="Of random weights and images.", min=0)] = 0,
     costly: CostlyOption = False,
     force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write what the reference computes, layer by layer, for a port in any language to be held against.
 
@@ -77,4 +79,8 @@ def trace(
                 state = to_state_dict(params, config)
                 writes |= state_writes(save_weights, state, config, layout="official", allow_nonfinite=False)
         write_atomically(writes, force=force)
+    if as_json:
+        files = {"file": str(output), "weights": str(save_weights) if save_weights else None}
+        print_json(files | {"dtype": dtype, "shapes": {layer: list(tap.shape) for layer, tap in found.items()}})
+        return
     say_written({output: f"images {tuple(x.shape)} and {len(found) - 1} layers in {dtype}", save_weights: "the weights"})

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.drawing.idea import idea_of_both
 from scalablevit_ref.drawing.layer_pictures import layer_diagram
 from scalablevit_ref.drawing.network_pictures import architecture, cost_chart
 from scalablevit_ref.drawing.render import save
@@ -23,6 +24,7 @@ def draw(
     image_size: tuple[int, int] = (224, 224),
     layer: str | None = None,
     cost: bool = False,
+    idea: bool = False,
     theme: str = "light",
     force: bool = False,
 ) -> str:
@@ -42,6 +44,8 @@ def draw(
         One layer's data flow (`stages.0.1.attn`; `layer_pictures.layer_diagram` has the names) in place of the architecture.
     cost
         The parameters and multiply-adds of each stage and kind of layer in place of the architecture.
+    idea
+        What one token of the first stage attends to, in IWSA and in SSA, in place of the architecture.
     theme
         "light" or "dark".
     force
@@ -55,7 +59,8 @@ def draw(
     Raises
     ------
     ValueError
-        For a layer, an image size, a theme or an ending that does not fit, and for a layer together with the cost.
+        For a layer, an image size, a theme or an ending that does not fit, and for two of layer, cost
+        and idea at once.
     FileExistsError
         Unless `force`.
     ModuleNotFoundError
@@ -65,11 +70,13 @@ def draw(
     """
     check_picture(Path(path), theme)
     check_outputs([path], force=force)
-    if layer is not None and cost:
-        raise ValueError(f"a picture shows the cost or a layer, got both: {layer!r}")
+    if (layer is not None) + cost + idea > 1:
+        asked = [word for word, given in (("the cost", cost), ("the idea", idea), (repr(layer), layer is not None)) if given]
+        raise ValueError(f"a picture shows one thing, a layer, the cost or the idea, got {' and '.join(asked)}")
     if layer is not None:
         diagram = layer_diagram(config, layer, image_size, name=name)
     else:
-        diagram = (cost_chart if cost else architecture)(config, image_size, name=name)
+        kind = cost_chart if cost else idea_of_both if idea else architecture
+        diagram = kind(config, image_size, name=name)
     save(diagram, path, theme=theme, force=force)
     return diagram.alt

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import shlex
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.main import get_command
 
 import scalablevit_ref as sv
-from scalablevit_ref import cli
+from scalablevit_ref import cli, digits
 
 PROGRAM: Any = get_command(cli.app)
 
@@ -50,3 +54,63 @@ def test_the_help_of_a_command(run: Any, monkeypatch: pytest.MonkeyPatch, comman
 def test_the_papers_names(run: Any, word: str, name: str) -> None:
     assert sv.variant(word) == sv.variant(name)
     assert run("summary", word) == run("summary", name)
+
+
+def test_sizes_are_written_alike_in_all_commands() -> None:
+    """Every option of that name takes a number; each that takes two numbers, or one twice, says so."""
+    values = {
+        name: option.metavar
+        for name, command in PROGRAM.commands.items()
+        for option in command.params
+        if option.name == "image_size"
+    }
+    assert set(values) == {"attend", "bench", "convert", "draw", "evaluate", "summary"}
+    assert {value.split("|")[0] for value in values.values()} == {"N"}
+    assert {value.split("|")[1] for value in values.values()} == {"HxW", "NxN"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["attend", "x.png", "--layer", "stages.0.0", "--variant", "small", "-o", "x.svg"],
+        ["bench", "--variants", "digits"],
+        ["evaluate", "images", "--weights", "x.pth"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_squares(run: Any, command: list[str]) -> None:
+    if command[0] == "evaluate":
+        command = [word if word != "x.pth" else str(digits.CHECKPOINT) for word in command]
+    for size, message in (("112x224", "takes squares, got '112x224'"), ("0x0", "must be at least 1"), ("big", "HEIGHTxWIDTH")):
+        code, out, err = run(*command, "--image-size", size)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert message in err
+
+
+@pytest.mark.parametrize(
+    ("command", "of"),
+    [
+        (["draw", "digits", "--idea", "-o", "x.svg"], "One query"),
+        (["attend", "digit:75", "--layer", "stages.2.1", "-o", "x.svg"], "stages.2.1: SSA"),
+        (["trace", "x.npz", "--variant", "digits"], None),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_what_writes_a_file_names_it(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], of: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*command)
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    (file,) = [word for word in command if word.startswith("x.")]
+    assert out.startswith(f"{file}: ")
+    code, out, err = run(*command, "--json", "--force")
+    document = json.loads(out)
+    assert (code, err, document["file"]) == (0, "", file)
+    if of is not None:
+        assert document["alt"].startswith(of)
+        assert f"<desc>{html.escape(document['alt'])}</desc>" in Path(file).read_text(encoding="utf-8")
+    else:
+        assert {name: tuple(shape) for name, shape in document["shapes"].items()} == {
+            name: tap.shape for name, tap in np.load(file).items()
+        }

@@ -11,7 +11,8 @@ import typer
 from typer.testing import CliRunner, Result
 
 import scalablevit_ref as sv
-from scalablevit_ref.cli.summary import parse_size, summary
+from scalablevit_ref.cli.options import parse_size
+from scalablevit_ref.cli.summary import summary
 from scalablevit_ref.config import VARIANTS
 from scalablevit_ref.cost import cost
 from scalablevit_ref.image_sizes import usual_image_size

@@ -30,6 +30,7 @@ from scalablevit_ref.cost import Cost
 from scalablevit_ref.drawing import draw, style
 from scalablevit_ref.drawing.diagram import Arrow, Bar, Box, Diagram, Text
 from scalablevit_ref.drawing.facts import amount, plain
+from scalablevit_ref.drawing.idea import idea_of_both
 from scalablevit_ref.drawing.layer_pictures import layer_diagram
 from scalablevit_ref.drawing.network_pictures import architecture, cost_chart
 from scalablevit_ref.drawing.render import PX, drawn, house_style
@@ -171,6 +172,39 @@ def test_nothing_overlaps_for_other_images(name: str, size: tuple[int, int]) -> 
     diagrams = [architecture(config, size, name=name), cost_chart(config, size, name=name)]
     diagrams += [layer_diagram(config, f"stages.0.{i}.attn", size, name=name) for i in (0, 1)]
     assert [list(faults(d)) for d in diagrams] == [[], [], [], []]
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("small", (224, 224)), ("base", (448, 224)), ("mmdet_small", (801, 1333)), ("digits", (112, 112))]
+)
+def test_the_idea(name: str, size: tuple[int, int]) -> None:
+    """The query is the last of its window, whose border LIM crosses; every key has a line; nothing stands out or is on letters."""
+    config = sv.variant(name)
+    diagram = idea_of_both(config, size, name=name)
+    canvas = Rectangle(0, 0, diagram.width, diagram.height)
+    words = letters(diagram)
+    assert min(word.within(canvas) for word in words) >= 4
+    assert max(one.overlap(other) for one, other in combinations(words, 2)) <= -1
+    window, lim = diagram.bars[:2]
+    assert lim.width / window.width == pytest.approx(3 / config.window_sizes[0])
+    assert lim.right > window.right
+    assert lim.bottom > window.bottom
+    keys = next(marks for marks in diagram.marks if marks.color == "ssa").points
+    rows, columns = (-(-side // config.patch_size) // config.sr_ratios[0] for side in size)
+    assert len(keys) == rows * columns == sum(line.color == "ssa" for line in diagram.lines)
+    assert f"{rows * columns} keys" in diagram.alt
+    tokens = -(-size[0] // config.patch_size) * -(-size[1] // config.patch_size)
+    c, params = config.embed_dims[0], sv.parameter_shapes(config)
+    wide = params["stages.0.1.attn.q.weight"][0] + params["stages.0.1.attn.proj.weight"][1]
+    assert f"{2 * c * tokens / (rows * columns * wide):.0f} times fewer products" in words_of(diagram)
+
+
+def test_one_picture_at_a_time(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one thing, a layer, the cost or the idea, got the cost and the idea"):
+        draw(sv.variant("digits"), tmp_path / "x.svg", name="digits", cost=True, idea=True)
+    config = sv.ScalableViTConfig(**(vars(sv.variant("digits")) | {"depths": (1, 2, 2, 2)}))
+    with pytest.raises(ValueError, match="a first stage of one block"):
+        idea_of_both(config, (112, 112), name="x")
 
 
 def test_letters_are_where_the_diagram_says() -> None:
@@ -406,7 +440,9 @@ def test_the_authors_figures_stand_beside_the_counted() -> None:
 
 
 @pytest.mark.parametrize("theme", style.THEMES)
-@pytest.mark.parametrize("options", [{}, {"cost": True}, {"layer": "stages.0.1.attn"}], ids=["architecture", "cost", "ssa"])
+@pytest.mark.parametrize(
+    "options", [{}, {"cost": True}, {"idea": True}, {"layer": "stages.0.1.attn"}], ids=["architecture", "cost", "idea", "ssa"]
+)
 def test_the_svg_is_an_image_with_words(theme: str, options: dict[str, Any], tmp_path: Path) -> None:
     alt = draw(sv.variant("digits"), tmp_path / "x.svg", name="digits", image_size=(112, 112), theme=theme, **options)
     text = (tmp_path / "x.svg").read_text(encoding="utf-8")

@@ -14,6 +14,8 @@ import yaml
 
 import scalablevit_ref as sv
 from scalablevit_ref import images
+from scalablevit_ref.config import VARIANTS
+from scalablevit_ref.cost import PUBLISHED
 from scalablevit_ref.formats import unpickle
 from scalablevit_ref.formats.zip_archive import _SMALL_RECORD, _SMALL_TOGETHER
 from scalablevit_ref.testing.arrays import MAX_TOLERANCE, NETWORK_TOLERANCE
@@ -86,7 +88,9 @@ def test_the_table_has_every_limit_that_is_named_so() -> None:
 def test_other_numbers() -> None:
     assert said(r"(\d+) of the (\d+) that exist are known here") == [len(unpickle.OPCODES) + len("."), len(pickletools.opcodes)]
     assert said(r"(\d+) broken and hostile files") == [len(HOSTILE_FILES)]
-    assert said(r"(\d+) broken and hostile weight files", (ROOT / "README.md").read_text(encoding="utf-8")) == [len(HOSTILE_FILES)]
+    assert said(r"(\d+) broken and hostile weight files", (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")) == [
+        len(HOSTILE_FILES)
+    ]
     assert said(r"(\d+) files with sound weights and something hostile beside them") == [len(HARMLESS_FILES)]
     assert said(r"So are (\d+) folders and indexes of shards") == [len(HOSTILE_FOLDERS)]
     assert said(r"(\d+) hostile inputs altogether") == [count()]
@@ -154,3 +158,21 @@ def test_the_changelog_has_the_version() -> None:
     kinds = re.findall(r"^### (.+)$", text, re.MULTILINE)
     assert kinds
     assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_the_table_of_the_variants() -> None:
+    """On the first page: what the configurations say, and what is counted."""
+    page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")]
+    told = {row[0].strip("`"): row[1:] for row in rows if len(row) == 8}
+    assert set(told) == set(VARIANTS) - {"digits"}
+    for name, cells in told.items():
+        config, counted = sv.variant(name), sv.cost(sv.variant(name), (224, 224))
+        settings = (config.embed_dims, config.depths, config.num_heads, config.c_ratios)
+        published = str(PUBLISHED[name].top1) if name in PUBLISHED else ""
+        assert cells == [
+            *(", ".join(f"{value:g}" for value in values) for values in settings),
+            f"{counted.parameters:,}",
+            f"{counted.multiply_adds / 1e9:.3f} G",
+            published,
+        ]

@@ -19,12 +19,15 @@ from scalablevit_ref.cost import PUBLISHED
 from scalablevit_ref.formats import unpickle
 from scalablevit_ref.formats.zip_archive import _SMALL_RECORD, _SMALL_TOGETHER
 from scalablevit_ref.testing.arrays import MAX_TOLERANCE, NETWORK_TOLERANCE
+from tests.programs.official import BACKBONE, MARK
 from tests.support.bombs_beside import HARMLESS_FILES
 from tests.support.bombs_in_memory import MEMORY_BOMBS
+from tests.support.conformance import NETWORKS
 from tests.support.guarded import MEGABYTES
 from tests.support.hostile_files import HOSTILE_FILES
 from tests.support.hostile_folders import HOSTILE_FOLDERS
 from tests.support.hostile_inputs import HOSTILE, count
+from tests.support.marked import marked
 from tests.support.recipe import TOLERANCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,6 +161,17 @@ def test_the_changelog_has_the_version() -> None:
     kinds = re.findall(r"^### (.+)$", text, re.MULTILINE)
     assert kinds
     assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_what_is_held_to_the_authors_code() -> None:
+    """Every case has its row, and every error is below what is claimed."""
+    page = (ROOT / "docs" / "official.md").read_text(encoding="utf-8")
+    rows = [line for line in marked(page, MARK) if line.startswith("| ")][2:]
+    assert len(rows) == len(NETWORKS) + len(BACKBONE)
+    errors = [float(found) for row in rows for found in re.findall(r"\d\.\de-\d+", row)]
+    assert len(errors) >= 3 * len(rows)
+    assert max(errors) <= TOLERANCE
+    assert f"a relative error of {TOLERANCE:g}." in page
 
 
 def test_the_table_of_the_variants() -> None:

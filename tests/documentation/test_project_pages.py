@@ -168,7 +168,7 @@ def test_what_is_held_to_the_authors_code() -> None:
     page = (ROOT / "docs" / "official.md").read_text(encoding="utf-8")
     rows = [line for line in marked(page, MARK) if line.startswith("| ")][2:]
     assert len(rows) == len(NETWORKS) + len(BACKBONE)
-    errors = [float(found) for row in rows for found in re.findall(r"\d\.\de-\d+", row)]
+    errors = [float(found.replace("−", "-")) for row in rows for found in re.findall(r"\d\.\de−\d+", row)]
     assert len(errors) >= 3 * len(rows)
     assert max(errors) <= TOLERANCE
     assert f"a relative error of {TOLERANCE:g}." in page

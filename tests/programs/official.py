@@ -28,7 +28,7 @@ LIBRARIES = ("numpy", "torch")
 BACKBONE = ("features.mmdet.224", "features.mmdet.200x264")
 
 MARK = "official: python -m tests.programs.official"
-HEAD = ("network", "images", "logits", "intermediates: the worst", "gradients: the worst", "plain module: outputs")
+HEAD = ("network", "images", "logits", "intermediates: the worst", "gradients: the worst", "gradients by", "plain module: outputs")
 
 
 def error(name: str, x: np.ndarray, expected: Mapping[str, Any], seed: int) -> float:
@@ -90,6 +90,17 @@ def both(config: sv.ScalableViTConfig, params: Mapping[str, np.ndarray], images:
     return [y.numpy() for y in given], ours, theirs
 
 
+def figure(error: float) -> str:
+    """With a minus sign, at which no line breaks."""
+    return f"{error:.1e}".replace("-", "−")
+
+
+def size(case: Mapping[str, Any]) -> str:
+    """Of the images, and how many there are where it is not one; no line breaks there."""
+    count, _, h, w = case["images"]
+    return f"{f'{count} of ' if count > 1 else ''}{h} × {w}".replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def network_row(name: str) -> list[str]:
     """A classifier: its file's logits and intermediates on both libraries, its gradients on PyTorch."""
     case, config, params, images = recorded(name)
@@ -105,16 +116,17 @@ def network_row(name: str) -> list[str]:
         largest = max(figures["norm"] for figures in case["grads"].values())
         held = {name: figures for name, figures in case["grads"].items() if figures["norm"] >= 1e-13 * largest}
         gradient = max((error(f"grad:{name}", ours[name], figures, seed), name) for name, figures in held.items())
-        by = "the authors'"
+        by = "the authors"
     else:
-        gradient, by = worst_gradient(ours, theirs), "the plain module's"
+        gradient, by = worst_gradient(ours, theirs), "the plain module"
     return [
         f"`{NETWORKS[name]}`" if NETWORKS[name] else "odd widths",
-        " × ".join(map(str, case["images"])),
-        f"{max(logits):.1e}",
-        f"{worst[0]:.1e} at `{worst[1]}`, of {len(taps)}" if taps else "–",
-        f"{gradient[0]:.1e} at `{gradient[1]}`, of {len(ours)}; {by}",
-        f"{relative_l2(given[0], expected):.1e}",
+        size(case),
+        figure(max(logits)),
+        f"{figure(worst[0])} at `{worst[1]}`, of {len(taps)}" if taps else "not recorded",
+        f"{figure(gradient[0])} at `{gradient[1]}`, of {len(ours)}",
+        by,
+        figure(relative_l2(given[0], expected)),
     ]
 
 
@@ -136,11 +148,12 @@ def backbone_row(name: str) -> list[str]:
     gradient = worst_gradient(ours, theirs)
     return [
         "`mmdet_small`",
-        " × ".join(map(str, case["images"])),
-        "–",
-        f"{worst[0]:.1e} at the map of {worst[1]}, of 4",
-        f"{gradient[0]:.1e} at `{gradient[1]}`, of {len(ours)}; the plain module's",
-        f"{held(given)[0]:.1e}",
+        size(case),
+        "none",
+        f"{figure(worst[0])} at the map of {worst[1]}, of 4",
+        f"{figure(gradient[0])} at `{gradient[1]}`, of {len(ours)}",
+        "the plain module",
+        figure(held(given)[0]),
     ]
 
 
@@ -169,10 +182,10 @@ def worst_operation() -> float:
 
 def lines() -> Iterator[str]:
     """The part of the page that is measured."""
-    for cells in [HEAD, ("---", "---", "--:", "---", "---", "--:"), *rows()]:
+    for cells in [HEAD, ("---", "---", "--:", "---", "---", "---", "--:"), *rows()]:
         yield f"| {' | '.join(cells)} |"
     yield ""
-    yield f"The single functions' outputs, in {len(OPS)} cases: at most {worst_operation():.1e}."
+    yield f"The single functions' outputs, in {len(OPS)} cases: at most {figure(worst_operation())}."
 
 
 def main() -> None:

@@ -96,7 +96,7 @@ def rate_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a function that is called with how many are done and how many there are; shows the rate and the time left."""
     console = Terminal(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), _Rate(unit), *_times())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with _bar(console, *columns) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

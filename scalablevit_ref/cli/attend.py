@@ -14,8 +14,7 @@ from scalablevit_ref import digits
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.json_output import print_json
-from scalablevit_ref.cli.options import CostlyOption, ForceOption, JsonOption, KeyOption, parse_side
-from scalablevit_ref.cli.terminal import say
+from scalablevit_ref.cli.options import CostlyOption, ForceOption, JsonOption, KeyOption, parse_side, say_written
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.drawing.remade import remade
 from scalablevit_ref.errors import printable
@@ -50,8 +49,12 @@ def attend(
     ],
     layer: Annotated[str, typer.Option(help="Which block: stages.K.I. Odd I is SSA, even I is IWSA.", show_default=False)],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE", help="To be written: .svg, .png or .pdf.", show_default=False)
-    ],
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write a picture: .svg, .png or .pdf.", show_default=False)
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page on which to point at a token and see its keys.", show_default=False),
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A checkpoint. Not given: for digit:N the embedded one.", show_default=False)
     ] = None,
@@ -82,17 +85,21 @@ def attend(
 
     Of SSA: what one query gives to each reduced key, and what each key receives from all queries. Of IWSA: the windows, what the
     query gives inside its own, and how much LIM adds to that, which is where windows interact.
-    Needs matplotlib: `pip install 'scalablevit-ref[plot]'`.
+    A picture needs matplotlib: `pip install 'scalablevit-ref[plot]'`.
     """
     from scalablevit_ref.drawing.attention_maps import AttentionPicture
+    from scalablevit_ref.drawing.attention_page import save_page
     from scalablevit_ref.drawing.attention_weights import layer_attention
     from scalablevit_ref.drawing.style import check_picture
 
     with bad_input_is_one_line():
-        check_picture(output, theme)
+        if output is None and html is None:
+            raise ValueError("what is to be written? -o takes a picture's file, --html a page's")
+        if output is not None:
+            check_picture(output, theme)
         read = None if image.startswith(DIGIT) else Path(image)
-        force = bool(remade([output], force=force))
-        check_outputs([output], inputs=(read, weights), force=force)
+        force = bool(remade([file for file in (output, html) if file], force=force))
+        check_outputs([output, html], inputs=(read, weights), force=force)
         config, params, what = _network(image, weights, variant_name, key, seed)
         x, grey, name = _image(image, config, parse_side(image_size, "the official preprocessing"), costly=costly)
         found = layer_attention(x, params(), config, layer, costly=costly)
@@ -100,11 +107,15 @@ def attend(
         shown, each = _heads(heads, found.heads)
         asks = _query(query, grey if image.startswith(DIGIT) else None, found.tokens, found.stride)
         picture = AttentionPicture(found, grey, asks, shown, each, (name + prediction, what))
-        picture.save(output, theme=theme, force=force)
+        if output is not None:
+            picture.save(output, theme=theme, force=force)
+        if html is not None:
+            save_page(picture, html, force=force)
     if as_json:
-        print_json({"file": str(output), "layer": layer, "of": name, "weights": what, "alt": picture.alt})
+        files = {"file": str(output) if output else None, "html": str(html) if html else None}
+        print_json(files | {"layer": layer, "of": name, "weights": what, "alt": picture.alt})
     else:
-        say(f"{output}: {picture.alt}")
+        say_written({output: picture.alt, html: f"a page of {picture.title}"})
 
 
 def _network(

@@ -114,3 +114,18 @@ def test_what_writes_a_file_names_it(
         assert {name: tuple(shape) for name, shape in document["shapes"].items()} == {
             name: tap.shape for name, tap in np.load(file).items()
         }
+
+
+def test_a_page_to_point_at(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ("attend", "digit:75", "--layer", "stages.2.1")
+    assert run(*command, "--html", "x.html") == (0, "x.html: a page of stages.2.1: SSA, s = 1, 3 heads\n", "")
+    assert "digit:75, a 4" in Path("x.html").read_text(encoding="utf-8")
+    assert run(*command, "--html", "x.html")[0] == 0  # its own page is made anew
+    Path("x.html").write_text("somebody's", encoding="utf-8")
+    code, out, err = run(*command, "--html", "x.html")
+    assert (code, out) == (2, "")
+    assert "x.html" in err
+    assert run(*command)[0] == 2
+    assert run(*command, "--html", "x.html", "-o", "x.svg", "--force")[0] == 0
+    assert Path("x.svg").exists()

@@ -21,6 +21,7 @@ from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.testing import random_images, random_params, relative_l2
 from tests.support.ports import CONFIG, MISTAKES, STYLES, Port
+from tests.support.profiles import share
 
 
 @pytest.fixture(autouse=True)
@@ -109,8 +110,7 @@ MEANT = ("words", "numbers", "one dictionary, shuffled, apart", "lists of roles"
 UNDECIDED = {("numbers", "norms interchanged")}  # the first is the one that acts first
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-@pytest.mark.parametrize("style", MEANT)
+@pytest.mark.parametrize(("style", "mistake"), share([(style, mistake) for style in MEANT for mistake in MISTAKES], of=4))
 def test_a_wrong_port_is_paired_as_it_is_meant(style: str, mistake: str) -> None:
     if (style, mistake) in UNDECIDED:
         return

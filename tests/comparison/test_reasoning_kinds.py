@@ -15,6 +15,7 @@ from scalablevit_ref.compare.reasoning.case import Case
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.kinds import LAST, STEPS, is_general, kinds_of_difference
 from tests.support.differences import FLOAT32, FLOAT64, HEADS, KINDS, KNOWN, SHAPE, WINDOW, Plant, planted, random_values
+from tests.support.profiles import share
 
 PLANTS = [pytest.param(kind, name, id=f"{kind}: {name}") for kind, plants in KINDS.items() for name in plants]
 
@@ -48,7 +49,9 @@ def test_a_planted_difference_is_the_first_that_is_said(kind: str, name: str) ->
     json.dumps([dict(one.data) for one in found], allow_nan=False)
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS if kind != "precision" for name in KINDS[kind]][::3])
+@pytest.mark.parametrize(
+    ("kind", "name"), share([(kind, name) for kind in KINDS if kind != "precision" for name in KINDS[kind]], of=4)
+)
 def test_it_is_found_in_float32(kind: str, name: str) -> None:
     plant = KINDS[kind][name]
     exact = [one for one in findings(plant, seed=1, eps=FLOAT32) if one.exact]
@@ -63,7 +66,7 @@ SAID_TWICE = {
 """Differences that two detectors of one step explain, both truly."""
 
 
-@pytest.mark.parametrize(("kind", "name"), PLANTS)
+@pytest.mark.parametrize(("kind", "name"), share(PLANTS, of=3))
 def test_only_one_detector_explains_it(kind: str, name: str) -> None:
     """Among those with as few free numbers as the right one, and fewer; a more general one is not asked any more."""
     if kind == "parts":

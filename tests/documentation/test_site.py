@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 import scalablevit_ref as sv
-from tests.support.browser import CHROMIUM, browser
+from tests.support.browser import browser
 from tests.support.waiting import HANGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,20 +184,8 @@ def server(site: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM, "CI needs a browser: chromium"
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=1000 * HANGS)
-        yield launched
-        launched.close()
-
-
-def opened(chromium: Any, **options: Any) -> Any:
-    """A context of the browser, whose pages may take as long as they like."""
-    context = chromium.new_context(**options)
-    context.set_default_timeout(1000 * HANGS)
-    return context
+    with launched() as started:
+        yield started
 
 
 def complaints(tab: Any, allowed: str) -> list[str]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,3 +25,22 @@ def chromium(path: Path, *options: str, dark: bool = False) -> subprocess.Comple
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--hide-scrollbars"]
     command += [f"--user-data-dir={path.parent / 'profile'}", f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
     return subprocess.run([*command, *options, path.as_uri()], capture_output=True, text=True, timeout=HANGS, check=True)
+
+
+@contextmanager
+def launched() -> Iterator[Any]:
+    """The browser, driven by playwright."""
+    from playwright.sync_api import sync_playwright
+
+    assert CHROMIUM, "CI needs a browser: chromium"
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=1000 * HANGS)
+        yield started
+        started.close()
+
+
+def opened(chromium: Any, **options: Any) -> Any:
+    """A context of the browser, whose pages may take as long as they like."""
+    context = chromium.new_context(**options)
+    context.set_default_timeout(1000 * HANGS)
+    return context

@@ -6,9 +6,12 @@ None has a deadline or looks at how long drawing takes: no test fails because th
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, Phase, settings
+
+T = TypeVar("T")
 
 COMMON: dict[str, Any] = {
     "deadline": None,
@@ -25,3 +28,8 @@ def load() -> None:
     settings.register_profile("ci", max_examples=25, derandomize=True, database=None, print_blob=True, **COMMON)
     settings.register_profile("nightly", max_examples=500, print_blob=True, **COMMON)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+
+def share(cases: Sequence[T], of: int) -> list[T]:
+    """One of so many cases, evenly spread over all; `nightly` runs all."""
+    return list(cases[:: 1 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else of])

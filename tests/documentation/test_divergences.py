@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import math
 import pickle
 import re
 from dataclasses import replace
@@ -27,6 +28,7 @@ from scalablevit_ref.layers import Layer
 from scalablevit_ref.parameters import iwsa_shapes
 from scalablevit_ref.testing import random_images, random_params, relative_l2
 from tests.programs.divergences.changes import CHANGES, FLAX_PORT, PORT_CHANGES, TOGETHER, VIT_PYTORCH
+from tests.programs.divergences.chart import DECADES, LEFT, RIGHT, WHO, chart
 from tests.programs.divergences.counts import counts, parameters
 from tests.programs.divergences.measure import AS_IT_RUNS, SAMPLE, TINY, TINY_PORT, measured, port_params
 from tests.programs.divergences.network import Network
@@ -378,3 +380,17 @@ def test_the_flax_port_is_vit_pytorch_and_four_places() -> None:
     """In the lists of what they need too."""
     assert set(FLAX_PORT) - set(VIT_PYTORCH) == {"no_shift", "tanh", "stem_padding", "downsampling_padding", "norm_mean_norm"}
     assert set(VIT_PYTORCH) - set(FLAX_PORT) == {"mean_first"}
+
+
+def test_the_chart_has_a_bar_for_each_that_moves_the_logits() -> None:
+    """As long as the logarithm of what was measured; and its picture is on the page."""
+    diagram = chart(FIGURES)
+    moves = sorted(
+        (found["small"] for name, found in FIGURES["changes"].items() if name in CHANGES and found.get("small")), reverse=True
+    )
+    bars = [bar for bar in diagram.bars if bar.x == LEFT]
+    assert [round(DECADES * (bar.width / (RIGHT - LEFT) - 1), 6) for bar in bars] == [
+        round(math.log10(error), 6) for error in moves
+    ]
+    assert {bar.hue for bar in bars} == {hue for _, hue, _ in WHO}
+    assert "pictures/divergences.svg" in PAGE.read_text(encoding="utf-8")

@@ -27,8 +27,8 @@ from scalablevit_ref.dialects.weights import vit_pytorch_to_flax
 from scalablevit_ref.layers import Layer
 from scalablevit_ref.parameters import iwsa_shapes
 from scalablevit_ref.testing import random_images, random_params, relative_l2
+from tests.programs.divergences import chart
 from tests.programs.divergences.changes import CHANGES, FLAX_PORT, PORT_CHANGES, TOGETHER, VIT_PYTORCH
-from tests.programs.divergences.chart import DECADES, LEFT, RIGHT, WHO, chart
 from tests.programs.divergences.counts import counts, parameters
 from tests.programs.divergences.measure import AS_IT_RUNS, SAMPLE, TINY, TINY_PORT, measured, port_params
 from tests.programs.divergences.network import Network
@@ -384,13 +384,10 @@ def test_the_flax_port_is_vit_pytorch_and_four_places() -> None:
 
 def test_the_chart_has_a_bar_for_each_that_moves_the_logits() -> None:
     """As long as the logarithm of what was measured; and its picture is on the page."""
-    diagram = chart(FIGURES)
-    moves = sorted(
-        (found["small"] for name, found in FIGURES["changes"].items() if name in CHANGES and found.get("small")), reverse=True
-    )
-    bars = [bar for bar in diagram.bars if bar.x == LEFT]
-    assert [round(DECADES * (bar.width / (RIGHT - LEFT) - 1), 6) for bar in bars] == [
-        round(math.log10(error), 6) for error in moves
-    ]
-    assert {bar.hue for bar in bars} == {hue for _, hue, _ in WHO}
-    assert "pictures/divergences.svg" in PAGE.read_text(encoding="utf-8")
+    diagram = chart.chart(FIGURES)
+    figures = [found.get("small") for name, found in FIGURES["changes"].items() if name in CHANGES]
+    expected = [round(math.log10(error), 6) for error in sorted(filter(None, figures), reverse=True)]
+    bars = [bar for bar in diagram.bars if bar.x == chart.LEFT]
+    assert [round(chart.DECADES * (bar.width / (chart.RIGHT - chart.LEFT) - 1), 6) for bar in bars] == expected
+    assert {bar.hue for bar in bars} == {hue for _, hue, _ in chart.WHO}
+    assert "pictures/divergences.svg" in TEXT

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 import scalablevit_ref as sv
-from tests.support.browser import browser
+from tests.support.browser import browser, launched, opened
 from tests.support.waiting import HANGS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -66,7 +66,7 @@ def compare(
     variant_name: Annotated[str | None, typer.Option("--variant", help="The network, where its weights do not tell.")] = None,
     weights: Annotated[
         str | None,
-        typer.Option(metavar="FILE|random|own", help="Not given: a module gets random weights, behind which no mistake hides."),
+        typer.Option(metavar="FILE|random|own", help="Not given: a module gets random weights, which hide no mistake."),
     ] = None,
     images: Annotated[Path | None, typer.Option(metavar="FILE", help="Images b c h w: .npy, or a trace that holds some.")] = None,
     mode: Annotated[str, typer.Option(help=f"{', '.join(MODES)}.")] = "both",

@@ -205,7 +205,7 @@ def check_depth(depth: Sequence[int], found: Mapping[str, Any]) -> None:
 
 
 def config_from_shapes(found: Mapping[str, tuple[int, ...]], *, heads: PerStage, window_size: Any) -> Config:
-    """The settings that parameters of these names and shapes have; heads and windows show in no shape and must be told.
+    """The settings that parameters of these names and shapes have; heads and windows, which show in no shape, are given.
 
     The result may still not fit all of them: hold `shapes` of it against them.
 

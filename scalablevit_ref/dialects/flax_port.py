@@ -214,7 +214,7 @@ def nested(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_from_shapes(params: Mapping[str, Any], *, heads: PerStage, window_size: Any) -> Config:
-    """The settings of a tree, patched or not. Heads and windows show in no shape and must be told, one number or one a stage.
+    """The settings of a tree, patched or not. Heads and windows show in no shape: give one number, or one a stage.
 
     Raises ValueError or TypeError where they do not fit, or the tree is not that port's.
     """

@@ -75,7 +75,7 @@ def trace(images: Float[Array, "b c h w"], params: Params, config: Config) -> di
 
 
 def config_from_shapes(state: Mapping[str, Any], *, heads: PerStage, window_size: Any) -> Config:
-    """The settings of a state dict. Heads and windows show in no shape and must be told, one number or one for each stage.
+    """The settings of a state dict. Heads and windows show in no shape: give one number, or one a stage.
 
     Raises ValueError or TypeError where they do not fit, or the state dict is not that package's.
     """

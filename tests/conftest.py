@@ -23,6 +23,7 @@ from tests.support import compiling, profiles
 from tests.support.library import CUDA, LIBRARIES, Agree, Library, compiles_kernels, prepared
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a name of the Hub is never looked for there by mistake
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of the processor when it is imported
 
 collect_ignore = ["programs/fuzz.py"]  # a program of its own, on atheris

@@ -65,6 +65,7 @@ class ScalableViT(nn.Module):
     """
 
     norm: nn.Module
+    block: type[Block] = Block
 
     def __init__(
         self,
@@ -104,7 +105,8 @@ class ScalableViT(nn.Module):
         self.norm_list = nn.ModuleList(leaf(p, eps=eps) for p in norms.values())
         drops = {"drop": drop_rate, "attn_drop": attn_drop_rate}
         self.stages = nn.ModuleList(
-            nn.ModuleList(Block(children(p), config, int(k), int(i), **drops) for i, p in children(stages[k]).items()) for k in ks
+            nn.ModuleList(self.block(children(p), config, int(k), int(i), **drops) for i, p in children(stages[k]).items())
+            for k in ks
         )
         if not config.stage_norms:
             self.norm = leaf(part["norm"], eps=eps)
@@ -149,6 +151,11 @@ class ScalableViT(nn.Module):
         return Compiled(self)
 
     @property
+    def specification(self) -> ScalableViTConfig:
+        """`config`, by the name that it has in every adapter for PyTorch."""
+        return self.config
+
+    @property
     def num_features(self) -> int:
         """Width of `forward_features`' result."""
         return self.config.num_features
@@ -174,13 +181,14 @@ class ScalableViT(nn.Module):
         return logits
 
     def _maps(self, images: Tensor) -> list[Tensor]:
-        check_map("images", images, "b c h w", channels=self.config.in_chans)
+        config = self.specification
+        check_map("images", images, "b c h w", channels=config.in_chans)
         weight = next(self.parameters())
         if not isinstance(images, Tensor):
             raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}")
         if images.device != weight.device:
             raise ValueError(f"images are on device {images.device} but the module is on {weight.device}")
-        check_image_size(self.config, *images.shape[2:])
+        check_image_size(config, *images.shape[2:])
         x, maps = rearrange(images, "b c h w -> b h w c"), []
         blocks: Any
         for k, blocks in enumerate(self.stages):
@@ -189,7 +197,7 @@ class ScalableViT(nn.Module):
                 x = block(x)
                 if i == 0:
                     x = self.pos_block[k](x)
-            if self.config.stage_norms:
+            if config.stage_norms:
                 x = self.norm_list[k](x)
             maps.append(x)
         return maps

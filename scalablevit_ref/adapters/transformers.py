@@ -196,7 +196,7 @@ class ScalableViTPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
             self.to_empty(device=device)
         self.post_init()
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
+    @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups

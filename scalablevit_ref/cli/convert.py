@@ -12,6 +12,7 @@ import typer
 from scalablevit_ref.adapters import onnx
 from scalablevit_ref.arguments import FLOATS
 from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, convert_file
+from scalablevit_ref.checkpoints.download import as_given
 from scalablevit_ref.checkpoints.hub import CONFIG_JSON, HUB_FILE
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import open_checkpoint
@@ -204,7 +205,7 @@ def _row(outputs: Any) -> np.ndarray:
 
 def _document(done: Converted, source: Path, target: Path, found: dict[str, Any] | None) -> dict[str, Any]:
     size = _file(target).stat().st_size
-    document = {"source": str(source), "target": str(target), "bytes": size, "layout": done.layout}
+    document = {"source": as_given(source), "target": str(target), "bytes": size, "layout": done.layout}
     document |= {"dtype": done.dtype, "parameters": done.parameters, "head_stripped": done.dropped, "scale_folded": done.folded}
     document |= {"underflowed": done.underflowed, "overflowed": done.overflowed, "config_json": done.config_json}
     document |= {"config_json_replaced": done.config_json_replaced}
@@ -221,7 +222,7 @@ def _print(done: Converted, source: Path, target: Path, found: dict[str, Any] | 
     said = f"{done.parameters:,} parameters, {metadata['layout']} {metadata['dtype']} to {done.layout} {done.dtype}"
     if "config_from" in metadata:
         said += f", {metadata['variant'] or 'no published variant'}, told by {metadata['config_from']}"
-    say(f"{source} -> {target}")
+    say(f"{as_given(source)} -> {target}")
     say(said)
     beside = _file(target).with_name(CONFIG_JSON) if done.config_json == "written" else None
     preprocessor = target / PREPROCESSOR_JSON if target.is_dir() else None

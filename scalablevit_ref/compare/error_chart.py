@@ -64,7 +64,7 @@ def error_picture(report: Report, title: str) -> Diagram:
     for line in (line for words in verdict for line in wrap(printable(words), LETTERS)):
         top += 19
         diagram.note(MARGIN, top + 5, line, literal=True)
-    for kind in as_given(report):
+    for kind in shown(report):
         top += 19
         diagram.marks.append(_marks(((MARGIN + 6, top + 4),), kind, 4))
         diagram.note(MARGIN + 18, top + 9, f"{kind}: {SERIES[kind]}", color="ink")
@@ -153,7 +153,7 @@ def put_chart(diagram: Diagram, report: Report, top: float, *, letters: float) -
     diagram.height = floor + 3.2 * size + 8
 
 
-def as_given(report: Report) -> list[str]:
+def shown(report: Report) -> list[str]:
     """The series that the report has."""
     return [kind for kind in SERIES if any(getattr(row, kind) for row in report.rows)]
 
@@ -210,7 +210,7 @@ def description(report: Report) -> str:
 
     rows = report.rows
     lines = [f"Errors of {len(rows)} layers, {rows[0].layer} to {rows[-1].layer}, on a logarithmic scale in eps."]
-    lines += [f"The {kind} errors are {span([c for row in rows if (c := getattr(row, kind))])}." for kind in as_given(report)]
+    lines += [f"The {kind} errors are {span([c for row in rows if (c := getattr(row, kind))])}." for kind in shown(report)]
     lines.append(f"Allowed are {report.tolerance:g} eps.")
     lines += [f"{report.coverage[0].upper()}{report.coverage[1:]}."] if report.coverage else []
     return " ".join([*lines, f"The first to differ is {report.first.layer}." if report.first else "No layer differs."])

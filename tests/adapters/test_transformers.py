@@ -197,6 +197,22 @@ def test_the_detection_backbone(tmp_path: Path) -> None:
     assert sv.load_checkpoint(tmp_path / "one").config == BACKBONE
 
 
+def test_a_classifier_becomes_a_backbone_with_norms(folder: Path) -> None:
+    """Its weights, new norms after the stages alone; images of any size."""
+    settings = {"stage_norms": True, "pad_windows": True, "out_indices": [0, 1, 2, 3]}
+    backbone, said = ScalableViTBackbone.from_pretrained(folder, **settings, output_loading_info=True)
+    assert set(said["missing_keys"]) == {f"norm_list.{k}.{part}" for k in range(4) for part in ("weight", "bias")}
+    assert not said["unexpected_keys"]
+    params = sv.load_checkpoint(folder).params
+    assert same({n: x for n, x in backbone.state_dict().items() if n in params}, order(params, backbone))
+    assert [x.shape[2:] for x in backbone(IMAGES[..., :37, :50]).feature_maps] == [(10, 13), (5, 7), (3, 4), (2, 2)]
+
+
+def order(params: dict[str, Any], model: torch.nn.Module) -> dict[str, Any]:
+    """Those of a model's parameters that these are, in its order."""
+    return {name: params[name] for name in model.state_dict() if name in params}
+
+
 def test_initial_values_are_the_official_ones() -> None:
     """Drawn by torch's generator: other seeds, other values; deviations as `init_params` has them."""
     torch.manual_seed(1)

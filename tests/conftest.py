@@ -19,7 +19,7 @@ from hypothesis import settings
 from scalablevit_ref.backends.start import beside_tensorflow
 
 import tests.support.shape_checks  # noqa: F401  (before anything else imports the package)
-from tests.support import compiling, profiles
+from tests.support import compiling, profiles, torchvision_operators
 from tests.support.library import CUDA, LIBRARIES, Agree, Library, compiles_kernels, prepared
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -51,6 +51,7 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO
 if find_spec("paddle"):
     with beside_tensorflow():  # before TensorFlow
         import paddle  # noqa: F401
+torchvision_operators.define()  # before anything imports timm or transformers
 compiling.compile_quickly()  # before anything imports JAX
 profiles.load()
 

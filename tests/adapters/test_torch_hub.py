@@ -168,7 +168,9 @@ def refused(call):
 
 assert same(sv.load_checkpoint("hf://someone/digits").params)
 assert same(sv.load_checkpoint("hf://someone/digits@main/model.safetensors").params)
-assert same(sv.load_checkpoint("hf://someone/sharded").params)
+sharded = sv.load_checkpoint("hf://someone/sharded")
+assert same(sharded.params)
+assert sharded.metadata["config_from"] == "config.json"
 assert same(sv.load_checkpoint("hf://someone/several/digits.pth").params)
 network = ScalableViT.from_pretrained("someone/digits", revision="main")
 assert same(network.state_dict())

@@ -18,14 +18,12 @@ from scalablevit_ref.checkpoints import CheckpointError
 from scalablevit_ref.checkpoints.convert import convert_file
 from scalablevit_ref.images import load_image
 from scalablevit_ref.testing import random_images, random_params
-from tests.support import torchvision_operators
 
 pytest.importorskip("transformers")
-torchvision_operators.define()
 
-import transformers  # noqa: E402
+import transformers
 
-from scalablevit_ref.adapters.transformers import (  # noqa: E402
+from scalablevit_ref.adapters.transformers import (
     ScalableViTBackbone,
     ScalableViTConfig,
     ScalableViTForImageClassification,

@@ -12,18 +12,11 @@ from typing import Any
 import pytest
 from scalablevit_ref.backends import dispatch
 
-from tests.support import torchvision_operators
 from tests.support.command_line import few_digits, run
 from tests.support.documents import ROOT, Page
 from tests.support.reader import Reader
 
 __all__ = ["few_digits", "run"]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def torchvision() -> None:
-    """transformers imports it, if it is installed."""
-    torchvision_operators.define()
 
 
 @pytest.fixture

@@ -172,6 +172,9 @@ sharded = sv.load_checkpoint("hf://someone/sharded")
 assert same(sharded.params)
 assert sharded.metadata["config_from"] == "config.json"
 assert same(sv.load_checkpoint("hf://someone/several/digits.pth").params)
+for tagged in (sv.load_checkpoint("hf://someone/several@v1"), sv.load_checkpoint("hf://someone/several@v1/tagged.pth")):
+    assert same(tagged.params)
+assert same(ScalableViT.from_pretrained("someone/several", revision="v1").state_dict())
 network = ScalableViT.from_pretrained("someone/digits", revision="main")
 assert same(network.state_dict())
 print(refused(lambda: sv.load_checkpoint("hf://someone/several")))
@@ -195,6 +198,7 @@ def test_against_a_hub_of_our_own(tmp_path: Path) -> None:
         {"someone/digits": {**saved, "training.pt": b"0", "far/model.safetensors": b"0"}, "someone/empty": {"README.md": b""}}
     )
     hub.repositories["someone/several"] = {"digits.pth": pickled, "another.pth": pickled}
+    hub.repositories["someone/several@v1"] = {"tagged.pth": pickled}
     hub.repositories["someone/sharded"] = shards(saved["model.safetensors"], tmp_path) | {"config.json": saved["config.json"]}
     home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     with serving(hub):

@@ -457,6 +457,10 @@ def test_what_is_not_written_for_transformers(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match=r"model\.safetensors exists"):
         convert_file(tmp_path / "x.npz", tmp_path / "out", layout="transformers")
     convert_file(tmp_path / "x.npz", tmp_path / "out", layout="transformers", force=True)
+    assert convert_file(tmp_path / "x.npz", tmp_path / "out" / "model.safetensors", force=True).config_json is None
+    other = replace(CONFIG, num_classes=7)
+    sv.save_checkpoint(tmp_path / "y.npz", sv.init_params(other), other)
+    assert convert_file(tmp_path / "y.npz", tmp_path / "out" / "model.safetensors", force=True).config_json == "stale"
     message = r"config\.json: this folder is transformers': layout='transformers' writes into it, or remove the file"
     with pytest.raises(CheckpointError, match=message):
         convert_file(tmp_path / "x.npz", tmp_path / "out" / "model.safetensors", config_json=True, force=True)

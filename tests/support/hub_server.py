@@ -15,7 +15,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-"""Of every repository, whatever is in it."""
+"""Of every repository's main branch, whatever is in it."""
+
+TAGGED = COMMIT[::-1]
+"""Of its revision v1, where there is one."""
 
 TOKEN = "hf_of_the_tests"
 """With which one may write."""
@@ -28,7 +31,7 @@ class Hub:
     Attributes
     ----------
     repositories
-        Files by their names, by the repositories' names.
+        Files by their names, by the repositories' names; by names that end in `@v1` those of that revision.
     asked
         Method and path of each request.
     commits
@@ -69,19 +72,20 @@ def serving(hub: Hub) -> Iterator[Hub]:
             of_api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path)
             of_file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
             found = of_api or of_file
-            files = hub.repositories.get(found[1]) if found else None
-            if found is None or files is None:
+            if found is None or found[1] not in hub.repositories:
                 self.missing("RepoNotFound")
                 return
             revision = found[3] if of_api else found[2]
-            if revision not in (None, "main", COMMIT):
+            commit = COMMIT if revision in (None, "main", COMMIT) else TAGGED
+            files = hub.repositories.get(found[1] if commit == COMMIT else f"{found[1]}@v1")
+            if files is None or (commit == TAGGED and revision not in ("v1", TAGGED)):
                 self.missing("RevisionNotFound")
             elif of_file:
                 content = files.get(of_file[3])
                 if content is None:
                     self.missing("EntryNotFound")
                 else:
-                    self.answer(200, content, ETag=f'"{hashlib.sha256(content).hexdigest()}"', X_Repo_Commit=COMMIT)
+                    self.answer(200, content, ETag=f'"{hashlib.sha256(content).hexdigest()}"', X_Repo_Commit=commit)
             elif found[2] == "tree":
                 entries = [
                     {"type": "file", "path": name, "size": len(x), "oid": hashlib.sha1(x).hexdigest()} for name, x in files.items()
@@ -89,7 +93,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
                 self.answer(200, entries)
             else:
                 siblings = [{"rfilename": name} for name in files]
-                self.answer(200, {"id": found[1], "modelId": found[1], "sha": COMMIT, "siblings": siblings, "private": False})
+                self.answer(200, {"id": found[1], "modelId": found[1], "sha": commit, "siblings": siblings, "private": False})
 
         do_HEAD = do_GET  # noqa: N815
 

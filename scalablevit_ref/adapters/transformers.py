@@ -61,21 +61,26 @@ SETTINGS = tuple(field.name for field in fields(Specification) if field.name != 
 
 
 class ScalableViTConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[misc]
-    """The settings of `sv.ScalableViTConfig` under their names, and what transformers adds.
+    """The settings of `sv.ScalableViTConfig` under their names (`embed_dims`, `depths`, …), and what transformers adds.
 
-    Its own names are understood too: `hidden_sizes` is `embed_dims`, `num_attention_heads` is `num_heads`, `num_channels` is
-    `in_chans`, `layer_norm_eps` is `norm_eps`; `num_classes` is `num_labels`.
+    The defaults are those of `small`. transformers' own names are understood too: `hidden_sizes` is `embed_dims`,
+    `num_attention_heads` is `num_heads`, `num_channels` is `in_chans`, `layer_norm_eps` is `norm_eps`; `num_classes` is
+    `num_labels`.
 
-    Parameters
+    Attributes
     ----------
-    embed_dims, depths, … : see `sv.ScalableViTConfig`
-        The defaults are those of `small`.
     num_labels : int
         Number of classes; `id2label` names them.
-    drop_rate, attn_drop_rate, drop_path_rate : float
+    drop_rate : float
         As in `adapters.torch.ScalableViT`, in training mode.
-    out_features, out_indices : list, optional
-        Of a backbone, which stages' maps it gives: names ("stage1" to "stage4") or indices from 0; None is the last stage.
+    attn_drop_rate : float
+        Likewise.
+    drop_path_rate : float
+        Likewise.
+    out_features : list of str
+        Of a backbone, which stages' maps it gives ("stage1" to "stage4"). If neither is given, the last one's.
+    out_indices : list of int
+        The same by indices, from 0.
 
     Raises
     ------

@@ -34,10 +34,10 @@ class ScalableViTImageProcessor(PilBackend):  # type: ignore[misc]
     settings: `size`, `crop_size`, `resample`, `image_mean`, `image_std`, `do_resize`, `do_center_crop`, `do_rescale`,
     `do_normalize`.
 
-    Parameters
+    Attributes
     ----------
-    scheme : "official" or "digits"
-        "digits" takes the embedded example's images, grey values of 0 to 16, as `digits.preprocess` does.
+    scheme : str
+        "official"; or "digits", which takes the embedded example's images, grey values of 0 to 16, as `digits.preprocess` does.
     """
 
     valid_kwargs = ScalableViTImagesKwargs

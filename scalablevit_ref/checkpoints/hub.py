@@ -31,7 +31,7 @@ FILE_NOTES = f"{NOTES}_notes"
 _TIMM = ("architecture", "num_features", "pretrained_cfg", "layout", NOTES, FILE_NOTES)
 """Entries of `hub_config` that describe no weights to transformers, or mislead it."""
 
-_LONGEST = 1 << 20
+_LONGEST = 4 << 20
 """Largest `config.json` that is looked into, in bytes."""
 
 

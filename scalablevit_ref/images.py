@@ -62,20 +62,31 @@ def decoded(path: str | Path | bytes) -> Any:
 
 def cropped(image: Any, size: int = 224) -> np.ndarray:
     """Pillow's image, resized and cropped: uint8 "size size c", one channel of a grey image."""
+    return np.asarray(centred(resized(image, int(size * 256 / 224)), size, size)).reshape(size, size, -1)
+
+
+def resized(image: Any, shorter: int, resample: int | None = None) -> Any:
+    """Pillow's image with a shorter side of that many pixels, and as much of the longer; bicubic unless told otherwise."""
     from PIL import Image
 
     w, h = image.size
-    shorter = int(size * 256 / 224)
     w, h = (shorter, int(shorter * h / w)) if w <= h else (int(shorter * w / h), shorter)
-    image = image.resize((w, h), Image.Resampling.BICUBIC)
-    left, top = round((w - size) / 2), round((h - size) / 2)
-    return np.asarray(image.crop((left, top, left + size, top + size))).reshape(size, size, -1)
+    return image.resize((w, h), Image.Resampling.BICUBIC if resample is None else resample)
 
 
-def normalised(pixels: np.ndarray) -> np.ndarray:
-    """float32 "… c h w" of uint8 "… h w c", by ImageNet's mean and deviation; of one channel all three are made."""
-    scaled = np.asarray(pixels, np.float32) / 255
-    scaled = (scaled - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
+def centred(image: Any, height: int, width: int) -> Any:
+    """The middle of Pillow's image, black beyond its edges."""
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def normalised(pixels: np.ndarray, mean: Any = IMAGENET_MEAN, deviation: Any = IMAGENET_STD, *, levels: float = 255) -> np.ndarray:
+    """float32 "… c h w" of uint8 "… h w c", by a mean and a deviation for each channel; of one channel all are made.
+
+    levels: the number that becomes 1 before.
+    """
+    scaled: np.ndarray = np.asarray(pixels, np.float32) / np.float32(levels)
+    scaled = (scaled - np.array(mean, np.float32)) / np.array(deviation, np.float32)
     return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))
 
 

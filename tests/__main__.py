@@ -23,15 +23,9 @@ from tests.support import node
 BESIDE = {
     "vit_pytorch": versions.PEER,
     "timm": "timm==1.0.31",
-    "huggingface_hub": "huggingface_hub==2.4.0",
     "torchvision": "torchvision==0.28.0",
-    "hf_xet": "hf-xet==1.8.0",
-    "httpx2": "httpx2==2.16.2",
-    "httpcore2": "httpcore2==2.16.2",
-    "tqdm": "tqdm==4.70.1",
-    "truststore": "truststore==0.10.5",
 }
-"""What is looked at beside this package, by module: a community port, how others prepare images and read folders of weights.
+"""What is looked at beside this package, by module: a community port, and how others prepare images.
 Their dependencies of the wrong build, torch's CUDA for one, are not wanted: each package is named."""
 
 QUICK = (

@@ -19,10 +19,11 @@ from hypothesis import settings
 from scalablevit_ref.backends.start import beside_tensorflow
 
 import tests.support.shape_checks  # noqa: F401  (before anything else imports the package)
-from tests.support import compiling, profiles
+from tests.support import compiling, profiles, torchvision_operators
 from tests.support.library import CUDA, LIBRARIES, Agree, Library, compiles_kernels, prepared
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a name of the Hub is never looked for there by mistake
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of the processor when it is imported
 
 collect_ignore = ["programs/fuzz.py"]  # a program of its own, on atheris
@@ -50,6 +51,7 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO
 if find_spec("paddle"):
     with beside_tensorflow():  # before TensorFlow
         import paddle  # noqa: F401
+torchvision_operators.define()  # before anything imports timm or transformers
 compiling.compile_quickly()  # before anything imports JAX
 profiles.load()
 

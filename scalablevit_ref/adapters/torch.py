@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from einops import rearrange, reduce
 
 from scalablevit_ref.adapters import extra
+from scalablevit_ref.adapters.torch_hub import pretrained, push_folder, save_folder
 from scalablevit_ref.arguments import check_count, check_flag, check_rate, check_seed
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.checkpoints import load_checkpoint
+from scalablevit_ref.checkpoints.download import as_given
 from scalablevit_ref.checkpoints.in_memory import tensors_in
 from scalablevit_ref.checks import check_map, check_shapes
 from scalablevit_ref.config import ScalableViTConfig, settled
@@ -65,6 +68,7 @@ class ScalableViT(nn.Module):
     """
 
     norm: nn.Module
+    block: type[Block] = Block
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class ScalableViT(nn.Module):
             check_shapes(params, shapes)
             drawn = {name: to_backend(params[name], "torch") for name in shapes}
         self.config, self.features_only = config, features_only
+        self.origin: dict[str, Any] = {}
 
         part = children(drawn)
         embeds, pegs, stages, norms = (children(part.get(n, {})) for n in ("patch_embeds", "pos_block", "stages", "norm_list"))
@@ -104,7 +109,8 @@ class ScalableViT(nn.Module):
         self.norm_list = nn.ModuleList(leaf(p, eps=eps) for p in norms.values())
         drops = {"drop": drop_rate, "attn_drop": attn_drop_rate}
         self.stages = nn.ModuleList(
-            nn.ModuleList(Block(children(p), config, int(k), int(i), **drops) for i, p in children(stages[k]).items()) for k in ks
+            nn.ModuleList(self.block(children(p), config, int(k), int(i), **drops) for i, p in children(stages[k]).items())
+            for k in ks
         )
         if not config.stage_norms:
             self.norm = leaf(part["norm"], eps=eps)
@@ -126,7 +132,109 @@ class ScalableViT(nn.Module):
         `options` are drop rates and `features_only`.
         """
         checkpoint = load_checkpoint(path, variant=variant, layout=layout, use_ema=use_ema)
-        return cls(checkpoint.config, params=checkpoint.params, **options)
+        network = cls(checkpoint.config, params=checkpoint.params, **options)
+        network.origin = checkpoint.metadata | {"file": Path(as_given(path)).name}
+        return network
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> ScalableViT:
+        """The network in a folder, or of a name on the Hugging Face Hub, in eval mode.
+
+        A folder or a file that is there is read as it is, and no connection is made: what `save_pretrained`, `convert` or
+        transformers wrote. Any other name is the Hub's, whose own library (extra `hub`) fetches it into its cache.
+
+        Parameters
+        ----------
+        name : str or path
+            A folder, a file, or "org/name", which may end in "@revision".
+        revision : str, optional
+            A branch, a tag or a commit.
+        token, cache_dir, force_download, local_files_only
+            As `huggingface_hub` takes them.
+        options
+            Of `from_checkpoint`: drop rates, `features_only`, `variant`, `layout`, `use_ema`.
+
+        Raises
+        ------
+        CheckpointError
+            In one line, for what is no checkpoint, not there, or not to be had.
+        ModuleNotFoundError
+            For a name on the Hub, without its library: names the extra.
+
+        Examples
+        --------
+        >>> network = ScalableViT.from_pretrained("someone/scalablevit-small")  # doctest: +SKIP
+        """
+        where = {"token": token, "cache_dir": cache_dir, "force_download": force_download, "local_files_only": local_files_only}
+        return cls.from_checkpoint(pretrained(name, revision, where), **options).eval()
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        license: str | None = None,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **options: Any,
+    ) -> str | None:
+        """Write `model.safetensors` with the official names, `config.json` and, unless one is there, a model card `README.md`.
+
+        As is usual there, weights and configuration that are in the folder are overwritten. Other entries of its `config.json` are
+        kept. `sv.load_checkpoint(folder)`, `scalablevit-ref inspect folder` and timm read it.
+
+        Parameters
+        ----------
+        folder : str or path
+            Made if it is not there.
+        license : str, optional
+            Of the weights, as the Hub spells it ("mit"). None says that it is unknown: the authors' repository has none.
+        push_to_hub : bool
+            Upload it too.
+        repo_id : str, optional
+            As what it is uploaded; None is the folder's name.
+        options
+            Of `push_to_hub`.
+
+        Returns
+        -------
+        str or None
+            The address of the commit, where it was uploaded.
+        """
+        save_folder(self, Path(folder), license)
+        if push_to_hub:
+            return self.push_to_hub(repo_id or Path(folder).name, license=license, **options)
+        return None
+
+    def push_to_hub(self, repo_id: str, *, license: str | None = None, **options: Any) -> str:
+        """Upload what `save_pretrained` writes, by `huggingface_hub.ModelHubMixin.push_to_hub`. Gives the address of the commit.
+
+        Parameters
+        ----------
+        repo_id : str
+            "org/name"; made if it is not there.
+        license : str, optional
+            As in `save_pretrained`.
+        options
+            `commit_message`, `private`, `token`, `branch`, `create_pr`, `allow_patterns`, `ignore_patterns`, `delete_patterns`.
+
+        Raises
+        ------
+        CheckpointError
+            In one line, where the Hub does not take it.
+        ModuleNotFoundError
+            Names the extra.
+        """
+        return push_folder(self, repo_id, license, options)
 
     def compiled(self) -> Compiled:
         """A copy for inference that AOTInductor compiles: called with images, it gives what this gives in eval mode.
@@ -147,6 +255,11 @@ class ScalableViT(nn.Module):
         >>> network(images).argmax(1)  # doctest: +SKIP
         """
         return Compiled(self)
+
+    @property
+    def specification(self) -> ScalableViTConfig:
+        """`config`, by the name that it has in every adapter for PyTorch."""
+        return self.config
 
     @property
     def num_features(self) -> int:
@@ -174,13 +287,14 @@ class ScalableViT(nn.Module):
         return logits
 
     def _maps(self, images: Tensor) -> list[Tensor]:
-        check_map("images", images, "b c h w", channels=self.config.in_chans)
+        config = self.specification
+        check_map("images", images, "b c h w", channels=config.in_chans)
         weight = next(self.parameters())
         if not isinstance(images, Tensor):
             raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}")
         if images.device != weight.device:
             raise ValueError(f"images are on device {images.device} but the module is on {weight.device}")
-        check_image_size(self.config, *images.shape[2:])
+        check_image_size(config, *images.shape[2:])
         x, maps = rearrange(images, "b c h w -> b h w c"), []
         blocks: Any
         for k, blocks in enumerate(self.stages):
@@ -189,7 +303,7 @@ class ScalableViT(nn.Module):
                 x = block(x)
                 if i == 0:
                     x = self.pos_block[k](x)
-            if self.config.stage_norms:
+            if config.stage_norms:
                 x = self.norm_list[k](x)
             maps.append(x)
         return maps

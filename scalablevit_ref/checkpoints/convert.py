@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,12 +13,13 @@ from typing import Any, cast
 import numpy as np
 
 from scalablevit_ref.arguments import check_count, check_flag, check_function, check_instance, check_path, check_text
-from scalablevit_ref.checkpoints.hub import CONFIG_JSON, merged, says, written_unasked
+from scalablevit_ref.checkpoints.hub import CONFIG_JSON, HUB_FILE, merged, says, transformers_config, written_unasked
 from scalablevit_ref.checkpoints.inspect import manifest
 from scalablevit_ref.checkpoints.layouts import check_layout
 from scalablevit_ref.checkpoints.load import check_dtype, one_dtype, open_checkpoint
 from scalablevit_ref.checkpoints.save import WRITERS, Progress, keepable, state_writes
 from scalablevit_ref.checkpoints.search import kinds
+from scalablevit_ref.checkpoints.transformers_folder import PREPROCESSOR_JSON, TRANSFORMERS, preprocessor_config
 from scalablevit_ref.config import near_matches
 from scalablevit_ref.errors import CheckpointError, in_file
 from scalablevit_ref.files.reading import read_regular
@@ -35,6 +37,7 @@ class ConvertOptions:
     ----------
     layout
         Of the target; None is "channels_last" for `.msgpack`, "keras" for `.h5`, "paddle" for `.pdparams`, "official" for others.
+        "transformers" is the official one in a folder, the target, with all that transformers needs beside it.
         A port's weights go into a port's layouts only; None is their own, and "flax_port_patched" from vit_pytorch to `.msgpack`.
     dtype
         "float16", "bfloat16", "float32" or "float64"; None keeps the file's.
@@ -177,14 +180,49 @@ def convert_file(
         check_function("progress", progress)
     options = replace(check_options(options), **keywords)
     target = Path(target)
-    _check_doable(options, Path(source), target)
+    if options.layout == TRANSFORMERS:
+        with _folder(target):
+            return _converted(source, target / HUB_FILE, replace(options, layout="official"), progress, for_transformers=True)
+    return _converted(source, target, options, progress)
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """A folder to write into; one that was not there is gone again where that fails."""
+    if path.suffix in WRITERS or (os.path.lexists(path) and not path.is_dir()):
+        raise CheckpointError("transformers opens folders", file=path, expected="the name of a folder")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+    is_new = not path.is_dir()
+    path.mkdir(exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def _converted(
+    source: str | os.PathLike[str],
+    target: Path,
+    options: ConvertOptions,
+    progress: Progress | None,
+    *,
+    for_transformers: bool = False,
+) -> Converted:
+    beside, preprocessor = target.with_name(CONFIG_JSON), target.with_name(PREPROCESSOR_JSON) if for_transformers else None
+    _check_doable(options, Path(source), target, beside if options.config_json or for_transformers else None, preprocessor)
     with open_checkpoint(source, options.stated, use_ema=options.use_ema) as weights:
         made = conversion(weights, options, options.layout or weights.default_layout(target.suffix))
         changed, layout = made.changed, made.layout
-        config_json, beside = options.config_json, target.with_name(CONFIG_JSON)
+        config_json = for_transformers or options.config_json
         if config_json is None and weights.other_network is None:
             config_json = written_unasked(target)
         document = changed.hub_config(layout, target.name) if config_json else None
+        if for_transformers:
+            document = transformers_config(changed.config, made.casts.dtype, guessed=weights.guessed)
         replaced = merged(beside, document)[1] if document else []
         with in_file(target):
             if config_json and document is None:
@@ -201,6 +239,9 @@ def convert_file(
                 progress=progress,
                 source=source,
             )
+            if preprocessor is not None:
+                text = json.dumps(preprocessor_config(changed.config), indent=2) + "\n"
+                writes[preprocessor] = lambda file: file.write(text.encode())
             with written(writes, force=options.force):
                 if options.sha256 is not None:
                     with open_checkpoint(target) as there:
@@ -265,16 +306,15 @@ def conversion(weights: Weights, options: ConvertOptions, layout: str) -> Conver
     return Conversion(weights, changed, options, layout, casts, state, metadata, unkept)
 
 
-def _check_doable(options: ConvertOptions, source: Path, target: Path) -> None:
-    """Raise for what could not be done or written, before the source is opened."""
+def _check_doable(options: ConvertOptions, source: Path, target: Path, *beside: Path | None) -> None:
+    """Raise for what could not be done or written, before the source is opened. beside: what is written with the target."""
     if target.suffix not in WRITERS:
         raise CheckpointError("unknown suffix", file=target, expected=", ".join(WRITERS), found=repr(target.suffix))
     if options.dtype is not None:
         check_dtype(options.dtype)
     if options.layout is not None:
-        check_layout(options.layout, tuple(layout for kind in kinds() for layout in kind.layouts))
-    beside = target.with_name(CONFIG_JSON) if options.config_json else None
-    check_outputs((target, beside, options.sha256), inputs=inputs(source, target), force=options.force)
+        check_layout(options.layout, (*(layout for kind in kinds() for layout in kind.layouts), TRANSFORMERS))
+    check_outputs((target, *beside, options.sha256), inputs=inputs(source, target), force=options.force)
 
 
 def _refuse_other_network(weights: Weights, layout: str) -> None:

@@ -1,5 +1,5 @@
-"""The `config.json` that timm and the Hugging Face hub keep beside `model.safetensors`: written, merged into one that is there, and
-read back for weights whose file has lost its notes.
+"""The `config.json` that timm, transformers and the Hugging Face hub keep beside `model.safetensors`: written, merged into one
+that is there, and read back for weights whose file has lost its notes.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 from scalablevit_ref.checkpoints.infer import config_beside, differing, exact_variant
 from scalablevit_ref.checkpoints.notes import NOTES, in_python
-from scalablevit_ref.config import ScalableViTConfig, variant
-from scalablevit_ref.errors import CheckpointError, option
-from scalablevit_ref.image_sizes import nearest_image_size, usual_image_size
-from scalablevit_ref.images import IMAGENET_MEAN, IMAGENET_STD
+from scalablevit_ref.checkpoints.preparation import preparation
+from scalablevit_ref.checkpoints.transformers_folder import TRANSFORMERS, model_config, settings_of
+from scalablevit_ref.config import ScalableViTConfig
+from scalablevit_ref.errors import CheckpointError, Spelling, option
 from scalablevit_ref.weights import GUESSED, StateDict, Stored
 
 CONFIG_JSON = "config.json"
@@ -28,11 +28,11 @@ HUB_FILE = "model.safetensors"
 FILE_NOTES = f"{NOTES}_notes"
 """Entry of `config.json`: which file beside it the settings under `scalablevit_ref` are of, and whether they were a guess."""
 
-_LONGEST = 1 << 20
-"""Largest `config.json` that is looked into, in bytes."""
+_TIMM = ("architecture", "num_features", "pretrained_cfg", "layout", NOTES, FILE_NOTES)
+"""Entries of `hub_config` that describe no weights to transformers, or mislead it."""
 
-_GREY_DIGITS = (0.296, 0.317)
-"""Mean and deviation of the embedded example's images (`digits.MEAN`, `digits.STD`)."""
+_LONGEST = 4 << 20
+"""Largest `config.json` that is looked into, in bytes."""
 
 
 def hub_config(
@@ -63,18 +63,13 @@ def hub_config(
     [[3, 224, 224], [1, 112, 112]]
     """
     config = ScalableViTConfig(**in_python(asdict(config)))
-    nearest = nearest_image_size(config, 224)
-    size = nearest if nearest == 224 else usual_image_size(config)  # the digits': 112
-    mean, deviation = (IMAGENET_MEAN, IMAGENET_STD) if config.in_chans == 3 else ((0.0,), (1.0,))
-    if config == variant("digits"):
-        mean, deviation = ((value,) for value in _GREY_DIGITS)
-    each = config.in_chans // len(mean)
+    size, mean, deviation = preparation(config)
     pretrained = {
         "input_size": [config.in_chans, size, size],
         "interpolation": "bicubic",
         "crop_pct": 224 / 256,
-        "mean": [*mean] * each,
-        "std": [*deviation] * each,
+        "mean": mean,
+        "std": deviation,
         "num_classes": config.num_classes,
         "first_conv": "patch_embeds.0.proj",
         "classifier": {"mlp": "head.3", "linear": "head", "none": None}[config.head] if config.num_classes else None,
@@ -90,17 +85,35 @@ def hub_config(
     }
 
 
+def transformers_config(config: ScalableViTConfig, dtype: str, *, guessed: bool = False) -> dict[str, Any]:
+    """The `config.json` that transformers reads, beside weights of this dtype.
+
+    It has no entries of timm's: one that has is timm's to transformers.
+    """
+    guess = {FILE_NOTES: {"file": HUB_FILE, "config_from": GUESSED}} if guessed else {}
+    return model_config(config, dtype) | guess
+
+
 def merged(path: Path, document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """What is to be written to a `config.json`, and which entries of the one that is there it replaces by others.
 
-    Its other entries are kept, since another tool may need them (`id2label`, `model_type`). Raises CheckpointError for a file that
-    is no JSON object, of which nothing could be kept; an empty one and a link out of the folder are replaced.
+    Its other entries are kept, since another tool may need them (`id2label`, `model_type`), but not what describes the weights
+    otherwise: in a document for transformers timm's entries and ours.
+
+    Raises CheckpointError for a file that is no JSON object, of which nothing could be kept, and for one that transformers reads
+    where the document is timm's; an empty one and a link out of the folder are replaced.
     """
     there, ours = _document(path), json.loads(json.dumps(document))
     if there is None and path.is_file() and not path.is_symlink() and path.stat().st_size:
         raise CheckpointError("no JSON object, to which entries could be added: remove it", file=path)
     there = there or {}
-    return there | ours, [name for name in ours if name in there and there[name] != ours[name]]
+    for_transformers = settings_of(ours) is not None
+    if not for_transformers and settings_of(there) is not None:
+        remedy = Spelling(f"layout={TRANSFORMERS!r}", f"--to {TRANSFORMERS}")
+        raise CheckpointError("this folder is transformers': ", remedy, " writes into it, or remove the file", file=path)
+    gone = [name for name in _TIMM if name in there and name not in ours] if for_transformers else []
+    replaced = [name for name in ours if name in there and there[name] != ours[name]]
+    return {name: value for name, value in there.items() if name not in gone} | ours, replaced + gone
 
 
 def written_unasked(target: Path) -> bool:
@@ -119,6 +132,8 @@ def says(path: Path, document: dict[str, Any] | None) -> bool:
     if document is None or found is None:
         return False
     wanted = json.loads(json.dumps(document))
+    if (settings := settings_of(found)) is not None and NOTES not in found:
+        return bool(wanted["layout"] == "official" and settings == wanted[NOTES])
     return all(found.get(name) == wanted[name] for name in ("layout", NOTES))
 
 
@@ -140,11 +155,12 @@ def _noted_of(path: Path) -> Stored | None:
     """What the `config.json` in a file's folder notes of that file, or in a folder of its weights; None where it notes nothing.
 
     It describes the file that it names, in one piece or in several with an index, and no other of the folder: that may be what the
-    weights were converted from. Earlier versions named none, and meant `model.safetensors`.
+    weights were converted from. Earlier versions named none, and meant `model.safetensors`, as transformers does.
     """
     folder = path if path.is_dir() else path.parent
     document = _document(folder / CONFIG_JSON) or {}
     settings, notes = document.get(NOTES), document.get(FILE_NOTES, {"file": HUB_FILE})
+    settings = settings_of(document) if settings is None else settings
     if not isinstance(settings, dict) or not isinstance(notes, dict) or not isinstance(notes.get("file"), str):
         return None
     if folder != path and path.name not in (notes["file"], f"{notes['file']}.index.json"):

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.backends.dispatch import dtype_name
+from scalablevit_ref.checkpoints.download import as_given, local
 from scalablevit_ref.checkpoints.infer import named_variant
 from scalablevit_ref.checkpoints.load import NOTHING, open_state, weights_in
 from scalablevit_ref.checkpoints.save import Progress, counter
 from scalablevit_ref.errors import CheckpointError
+from scalablevit_ref.formats.folders import weights_file
 from scalablevit_ref.formats.lazy import blocks, byte_count, in_memory
+from scalablevit_ref.formats.sharded import byte_size
 from scalablevit_ref.weights import Stated, Weights
 
 
@@ -62,6 +65,8 @@ class Inspection:
         None where their configuration cannot be told.
     problem
         Why, or what else is to be said of it.
+    bytes
+        Of the file, or of all shards.
     layout
         By the names alone where it cannot.
     other_network
@@ -77,6 +82,7 @@ class Inspection:
     """
 
     format: str
+    bytes: int
     layout: str | None
     wrapper: str | None
     prefixes: list[str]
@@ -106,7 +112,8 @@ def inspect_file(
     if stated.variant is not None:
         named_variant(stated.variant)
     layout, other_network, weights, problem = None, None, None, None
-    with open_state(path, stated, use_ema=use_ema) as (found, format_):
+    here = local(path)
+    with open_state(here, stated, use_ema=use_ema, name=as_given(path)) as (found, format_):
         other_network = found.kind.other_network
         try:
             layout = found.layout
@@ -116,6 +123,7 @@ def inspect_file(
             problem = error
         return Inspection(
             format=format_,
+            bytes=byte_size(weights_file(here)),
             layout=layout,
             wrapper=found.wrapper,
             prefixes=found.prefixes,

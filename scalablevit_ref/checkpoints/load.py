@@ -96,7 +96,8 @@ def open_checkpoint(
     Parameters
     ----------
     path
-        A file of any format that is read (`load_checkpoint`), or a folder that holds one; its content shows the format.
+        A file of any format that is read (`load_checkpoint`), or a folder that holds one; its content shows the format. Or where
+        it lies on the Hugging Face Hub, `hf://org/name`.
     stated
         What the caller knows of the weights.
     use_ema
@@ -120,12 +121,15 @@ def open_checkpoint(
 
 @contextmanager
 def open_state(
-    path: Path, stated: Stated = NOTHING, *, use_ema: bool = True, format: str | None = None
+    path: Path, stated: Stated = NOTHING, *, use_ema: bool = True, format: str | None = None, name: str | None = None
 ) -> Iterator[tuple[StateDict, str]]:
     """The state dict in a file with what is noted of it, whether or not the weights fit; and the file's format.
 
+    name: what errors call it, if not by its path.
+
     Raises as `open_checkpoint` does.
     """
+    from scalablevit_ref.checkpoints.download import as_given, local
     from scalablevit_ref.checkpoints.hub import with_config_json
     from scalablevit_ref.checkpoints.recognise import find_state
     from scalablevit_ref.checkpoints.tree import MOST_ARRAYS
@@ -133,10 +137,11 @@ def open_state(
     from scalablevit_ref.formats.detect import open_file
 
     check_flag("use_ema", use_ema)
-    with in_file(path), open_file(path, format) as (tree, notes, format_):
+    here = local(path)
+    with in_file(name or as_given(path)), open_file(here, format) as (tree, notes, format_):
         with damage_is_an_error():
             found = find_state(tree, use_ema=use_ema, key=stated.key, notes=notes, most_arrays=MOST_ARRAYS)
-        yield with_config_json(found, path), format_
+        yield with_config_json(found, here), format_
 
 
 def weights_in(
@@ -253,7 +258,9 @@ def load_checkpoint(
     Parameters
     ----------
     path
-        The file, or a folder that holds one checkpoint.
+        The file, or a folder that holds one checkpoint. Or a name on the Hugging Face Hub: `hf://org/name`, with `@revision` and
+        `/file` if need be, which its own library (extra `hub`) fetches into its cache; where `HF_HUB_OFFLINE` is set, the cache
+        alone is asked.
     variant, layout, config, key, dtype, use_ema
         As in `from_state_dict`; None tells them from the file.
     allow_nonfinite

@@ -18,6 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from scalablevit_ref.checkpoints.download import is_on_hub
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import CostlyOption, ForceOption, say_written
@@ -112,7 +113,7 @@ def compare(
             port = named_candidate(candidate)
         if Path.cwd() != here:  # a port's doing; the files are meant from where they were named
             reference, images, names = (None if path is None else here / path for path in (reference, images, names))
-            weights = weights if weights in (None, "random", "own") else str(here / weights)
+            weights = weights if weights in (None, "random", "own") or is_on_hub(weights) else str(here / weights)
         with ports_output_apart(), spinner("the candidate") as step:
             report = held_against(
                 port,

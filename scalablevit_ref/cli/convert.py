@@ -12,10 +12,12 @@ import typer
 from scalablevit_ref.adapters import onnx
 from scalablevit_ref.arguments import FLOATS
 from scalablevit_ref.checkpoints.convert import Converted, ConvertOptions, convert_file
+from scalablevit_ref.checkpoints.download import as_given
 from scalablevit_ref.checkpoints.hub import CONFIG_JSON, HUB_FILE
 from scalablevit_ref.checkpoints.layouts import LAYOUTS
 from scalablevit_ref.checkpoints.load import open_checkpoint
 from scalablevit_ref.checkpoints.save import WRITERS
+from scalablevit_ref.checkpoints.transformers_folder import PREPROCESSOR_JSON, TRANSFORMERS
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import (
@@ -48,14 +50,16 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="The checkpoint to read, of any layout.", show_default=False)],
     target: Annotated[
         Path,
-        typer.Argument(metavar="DST", help=f"To be written: {', '.join(WRITERS)} or .onnx.", show_default=False),
+        typer.Argument(
+            metavar="DST", help=f"To be written: {', '.join(WRITERS)} or .onnx; a folder for transformers.", show_default=False
+        ),
     ],
     to: Annotated[
         str | None,
         typer.Option(
             metavar="LAYOUT",
             help=f"{', '.join(LAYOUTS)}; official unless DST is .msgpack (channels_last), .h5 (keras) or .pdparams (paddle). "
-            f"Of a port's weights: {', '.join(PORT_LAYOUTS)}.",
+            f"{TRANSFORMERS}: a folder for it. Of a port's weights: {', '.join(PORT_LAYOUTS)}.",
             show_default=False,
         ),
     ] = None,
@@ -200,11 +204,17 @@ def _row(outputs: Any) -> np.ndarray:
 
 
 def _document(done: Converted, source: Path, target: Path, found: dict[str, Any] | None) -> dict[str, Any]:
-    document = {"source": str(source), "target": str(target), "bytes": target.stat().st_size, "layout": done.layout}
+    size = _file(target).stat().st_size
+    document = {"source": as_given(source), "target": str(target), "bytes": size, "layout": done.layout}
     document |= {"dtype": done.dtype, "parameters": done.parameters, "head_stripped": done.dropped, "scale_folded": done.folded}
     document |= {"underflowed": done.underflowed, "overflowed": done.overflowed, "config_json": done.config_json}
     document |= {"config_json_replaced": done.config_json_replaced}
     return document | {"metadata": done.metadata, "verify": found}
+
+
+def _file(target: Path) -> Path:
+    """The weights' file, in a folder for transformers."""
+    return target / HUB_FILE if target.is_dir() else target
 
 
 def _print(done: Converted, source: Path, target: Path, found: dict[str, Any] | None, sha256: Path | None) -> None:
@@ -212,10 +222,11 @@ def _print(done: Converted, source: Path, target: Path, found: dict[str, Any] | 
     said = f"{done.parameters:,} parameters, {metadata['layout']} {metadata['dtype']} to {done.layout} {done.dtype}"
     if "config_from" in metadata:
         said += f", {metadata['variant'] or 'no published variant'}, told by {metadata['config_from']}"
-    say(f"{source} -> {target}")
+    say(f"{as_given(source)} -> {target}")
     say(said)
-    beside = target.with_name(CONFIG_JSON) if done.config_json == "written" else None
-    say_written({beside: "its configuration", sha256: "the SHA-256 of its tensors"})
+    beside = _file(target).with_name(CONFIG_JSON) if done.config_json == "written" else None
+    preprocessor = target / PREPROCESSOR_JSON if target.is_dir() else None
+    say_written({beside: "its configuration", preprocessor: "how images are prepared for it", sha256: "the SHA-256 of its tensors"})
     if metadata["ema"]:
         say(f"these are the EMA's weights{ema_said(metadata)}")
     if done.folded:

@@ -10,6 +10,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from scalablevit_ref.checkpoints.download import as_given
 from scalablevit_ref.checkpoints.inspect import Difference, differences
 from scalablevit_ref.checkpoints.load import open_checkpoint
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
@@ -55,7 +56,7 @@ def diff(
         settings = _settings(one, other)
         dtypes = [one.metadata["dtype"], other.metadata["dtype"]]
     if as_json:
-        document = {"a": str(a), "b": str(b), "same": not (found or settings), "dtypes": dtypes, "config": settings}
+        document = {"a": as_given(a), "b": as_given(b), "same": not (found or settings), "dtypes": dtypes, "config": settings}
         print_json(document | {"tensors": len(params), "differences": [asdict(x) for x in found]})
     else:
         _print(found, settings, dtypes, len(params))

@@ -12,6 +12,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from scalablevit_ref.checkpoints.download import as_given
 from scalablevit_ref.checkpoints.inspect import Inspection, StoredAs, inspect_file
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line
 from scalablevit_ref.cli.json_output import print_json
@@ -29,8 +30,6 @@ from scalablevit_ref.cli.options import (
 from scalablevit_ref.cli.progress import bytes_bar
 from scalablevit_ref.cli.terminal import Terminal, put, say, stacked, styled
 from scalablevit_ref.errors import option
-from scalablevit_ref.formats.folders import weights_file
-from scalablevit_ref.formats.sharded import byte_size
 from scalablevit_ref.weights import Stated
 
 
@@ -89,8 +88,8 @@ def _document(file: Path, found: Inspection, shown: dict[str, StoredAs] | None) 
     weights = found.weights
     metadata = weights.metadata if weights else {}
     document: dict[str, Any] = {
-        "file": str(file),
-        "bytes": byte_size(weights_file(file)),
+        "file": as_given(file),
+        "bytes": found.bytes,
         "format": found.format,
         "layout": found.layout,
     }
@@ -134,8 +133,8 @@ def _print(file: Path, found: Inspection, shown: dict[str, StoredAs] | None) -> 
     table.add_column(overflow="fold")
     weights = found.weights
     lines: dict[str, str | None] = {
-        "file": f"{file}",
-        "format": f"{found.format}, {byte_size(weights_file(file)) / 1e6:,.1f} MB",
+        "file": as_given(file),
+        "format": f"{found.format}, {found.bytes / 1e6:,.1f} MB",
         "layout": found.layout or "unknown",
         "network": found.other_network,
     }

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scalablevit_ref import digits
+from scalablevit_ref.checkpoints.download import as_given
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
 from scalablevit_ref.cli.options import CostlyOption, KeyOption, separate
@@ -96,7 +97,7 @@ def _network(
         config = variant(variant_name)
         return random_params(parameter_shapes(config), seed, "float32"), config, f"{variant_name} with random weights (seed {seed})"
     checkpoint = load_in_one_dtype(weights or digits.CHECKPOINT, variant=variant_name, key=key)
-    what = f"{weights}" if weights else "the embedded digits checkpoint"
+    what = as_given(weights) if weights else "the embedded digits checkpoint"
     return checkpoint.params, checkpoint.config, what
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import scalablevit_ref as sv
 from scalablevit_ref.arguments import FLOATS
 from scalablevit_ref.backends import to_backend, to_numpy
+from scalablevit_ref.checkpoints.download import as_given, local
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.config import ScalableViTConfig, near_matches
 from scalablevit_ref.testing.agreement import Candidate, unrounded_float32, why_absent
@@ -108,18 +109,20 @@ def open_model(path: Path, run: Run, batch: int, files: ExitStack) -> Model:
         raise ValueError(f"unknown dtype {run.dtype!r}{near_matches(run.dtype, FLOATS)}; there are {', '.join(FLOATS)}")
     if run.device is not None and run.backend not in (None, "torch"):
         raise ValueError(f"--device is PyTorch's; {run.backend} has none")
+    said, path = as_given(path), local(path)
     if path.suffix == ".onnx":
         if run.backend not in (None, *ENGINES):
-            raise ValueError(f"{path}: an ONNX file runs on {' or '.join(ENGINES)}, not on {run.backend}")
-        return _engine(path, run.backend or "onnx", run)
+            raise ValueError(f"{said}: an ONNX file runs on {' or '.join(ENGINES)}, not on {run.backend}")
+        found = _engine(path, run.backend or "onnx", run)
+        return replace(found, name=f"{said} on {found.backend}")
     checkpoint = load_in_one_dtype(path, variant=run.variant, key=run.key)
     params, config = checkpoint.params, checkpoint.config
     if not config.num_classes:
-        raise ValueError(f"{path}: a network without a classifier: nothing can be counted")
+        raise ValueError(f"{said}: a network without a classifier: nothing can be counted")
     backend = run.backend or ("torch" if _why_absent("torch", run) is None else "numpy")
     if backend not in ENGINES and (why := _why_absent(backend, run)) is not None:
         raise ModuleNotFoundError(f"backend {backend!r}: {why}")
-    name = f"{path} on {backend} in {run.dtype}" + (f" on {run.device}" if run.device else "")
+    name = f"{said} on {backend} in {run.dtype}" + (f" on {run.device}" if run.device else "")
     if backend in ENGINES:
         from scalablevit_ref.adapters import onnx
 

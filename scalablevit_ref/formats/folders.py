@@ -162,7 +162,7 @@ def _names(folder: Path) -> list[str]:
     return sorted(names)
 
 
-def _checkpoints(names: list[str]) -> list[str]:
+def checkpoints_among(names: list[str]) -> list[str]:
     """The checkpoints among a folder's files: indexes, and what is neither a shard nor a training's state."""
     indexes = [name for name in names if is_index(name)]
     whole = [
@@ -176,30 +176,31 @@ def _checkpoints(names: list[str]) -> list[str]:
 
 def _one_checkpoint(folder: Path) -> Path:
     names = _names(folder)
-    checkpoints = _checkpoints(names)
+    checkpoints = checkpoints_among(names)
     kind = _kind(names)
     if kind is not None and not (checkpoints and kind.beside):
         raise kind.error(folder, folder)
     if len(checkpoints) == 1:
         return folder / checkpoints[0]
     if checkpoints:
-        raise CheckpointError("a folder of several checkpoints: name one of them", found=_listed(checkpoints))
+        raise CheckpointError("a folder of several checkpoints: name one of them", found=listed(checkpoints))
     if shards := [name for name in names if shard_of(name)]:
-        raise CheckpointError("a folder of shards without their index", expected=shard_of(shards[0])[0], found=_listed(shards))  # type: ignore[index]
+        raise CheckpointError("a folder of shards without their index", expected=shard_of(shards[0])[0], found=listed(shards))  # type: ignore[index]
     below = list(_below(folder))
     for sub, _, kind in below:
         if kind is not None:
             raise kind.error(folder, sub)
     if found := [str(sub.relative_to(folder) / name) for sub, checkpoints, _ in below for name in checkpoints]:
-        raise CheckpointError("a folder whose checkpoints lie in folders below it: name one", found=_listed(found))
+        raise CheckpointError("a folder whose checkpoints lie in folders below it: name one", found=listed(found))
     raise CheckpointError(
         "a folder that holds no checkpoint" if names else "an empty folder",
         expected="a checkpoint file",
-        found=_listed(names) or None,
+        found=listed(names) or None,
     )
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first names, and how many there are."""
     return ", ".join(names[:_NAMED]) + (f", … ({len(names)} in all)" if len(names) > _NAMED else "")
 
 
@@ -216,7 +217,7 @@ def _below(folder: Path) -> Iterator[tuple[Path, list[str], _Kind | None]]:
             left -= len(names)
             if left < 0:
                 return
-            checkpoints, kind = _checkpoints(names), _kind(names)
+            checkpoints, kind = checkpoints_among(names), _kind(names)
             if parent != folder and (checkpoints or kind):
                 yield parent, checkpoints, kind
             else:

@@ -166,7 +166,11 @@ def test_no_file_is_written_that_would_be_refused(folder: Path) -> None:
         b'{"scalablevit_ref": {"depths": [1, 1, 1, 100000000]}}',
         b'{"scalablevit_ref": {}, "scalablevit_ref_notes": 5}',
         b'{"architecture": "resnet50", "num_classes": 1000}',
-        json.dumps({"scalablevit_ref": asdict(FOLDED), "x": "x" * (1 << 20)}).encode(),
+        b'{"model_type": "scalablevit", "depths": 3}',
+        b'{"model_type": "scalablevit", "depths": [1, 1, 1, 100000000], "id2label": 5}',
+        b'{"model_type": "x", "backbone_config": {"model_type": "y", "backbone_config": {"model_type": "scalablevit"}}}',
+        b'{"model_type": "detr", "backbone_config": 5}',
+        json.dumps({"scalablevit_ref": asdict(FOLDED), "x": "x" * (4 << 20)}).encode(),
     ],
     ids=lambda content: content[:40],
 )

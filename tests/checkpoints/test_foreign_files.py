@@ -251,7 +251,6 @@ def test_files_that_broke_off(tmp_path: Path, suffix: str) -> None:
             "https://host.example/a/model.pth is an address, and no file here: download it first, ",
         ),
         ("http://host.example/m.pth?a=1&b=2", r"download it first, as with `curl -LO 'http://host.example/m.pth\?a=1&b=2'`"),
-        ("hf://someone/model", "hf://someone/model is an address, .* `hf download`"),
         ("s3://bucket/model.pth", "s3://bucket/model.pth is an address, .* `aws s3 cp s3://bucket/model.pth .`"),
         ("gs://bucket/model.pth", "gs://bucket/model.pth is an address"),
         ("ftp://host.example/model.pth", "is an address, and no file here: download it first, and give the file"),

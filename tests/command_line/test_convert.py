@@ -222,3 +222,26 @@ def test_help_names_every_option(run: Any) -> None:
         code, out, _ = run(command, "--help")
         assert code == 0
         assert all(option in out for option in options)
+
+
+def test_a_folder_for_transformers(run: Any, official: Path, tmp_path: Path) -> None:
+    """Said file by file, verified, compared, refused in the words of the command line; also of an EMA's weights in bfloat16."""
+    folder, sums = tmp_path / "folder", tmp_path / "sums.txt"
+    sha256 = ("--sha256", str(sums))
+    code, out, err = run("convert", str(official), str(folder), "--to", "transformers", "--dtype", "bfloat16", "--verify", *sha256)
+    assert (code, err) == (0, "")
+    for said in (f"{folder / 'config.json'}: its config", f"{folder / 'preprocessor_config.json'}: how images", "agrees"):
+        assert said in "".join(out.split("\n"))
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    assert len(sums.read_text().splitlines()) == 156
+    code, out, _ = run("convert", str(official), str(folder), "--to", "transformers", "--force", "--json")
+    document = json.loads(out)
+    assert document["bytes"] == (folder / "model.safetensors").stat().st_size
+    assert (document["layout"], document["config_json"]) == ("official", "written")
+    assert run("diff", str(official), str(folder))[0] == 0
+    code, out, err = run("convert", str(official), str(folder / "model.safetensors"), "--config-json", "--force")
+    assert (code, out) == (2, "")
+    assert "this folder is transformers': --to transformers writes into it, or remove the file" in err
+    code, out, err = run("convert", str(official), str(tmp_path / "x.onnx"), "--to", "transformers")
+    assert (code, out) == (2, "")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("x")) == []

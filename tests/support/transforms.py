@@ -11,9 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-for name in ("nms", "qnms"):
-    torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-
 
 def main(folder: Path, size: int) -> None:
     from PIL import Image
@@ -39,4 +36,6 @@ def main(folder: Path, size: int) -> None:
 
 
 if __name__ == "__main__":
+    for name in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
     main(Path(sys.argv[1]), int(sys.argv[2]))

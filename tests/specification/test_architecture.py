@@ -70,7 +70,7 @@ FRAMEWORKS = {
         "digits/train.py",
         "portable/pt2.py",
     ),
-    "jax": ("backends/jax.py", "adapters/flax.py", "compare/capture/flax", "compare/capture/jax", "portable/stablehlo.py"),
+    "jax": ("backends/jax.py", "adapters/flax", "compare/capture/flax", "compare/capture/jax", "portable/stablehlo.py"),
     "cupy": ("backends/cupy.py",),
     "mlx": ("backends/mlx.py", "adapters/mlx", "compare/capture/mlx"),
     "tensorflow": ("backends/tensorflow.py", "compare/capture/tensorflow"),

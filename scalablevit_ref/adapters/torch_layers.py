@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils.checkpoint import checkpoint
 
 from scalablevit_ref import attention, blocks, ops
 from scalablevit_ref.adapters.of_modules import Parts, attention_parts, embedding_parts, of_modules, position_parts
@@ -145,7 +146,12 @@ def position(params: Tensors) -> Layer:
 
 
 class Block(nn.Module):
-    """`sv.block`, with dropout and stochastic depth; its parts lie in the order of the official state dict."""
+    """`sv.block`, with dropout and stochastic depth; its parts lie in the order of the official state dict.
+
+    Where it is `checkpointed`, what is inside is computed again for the gradients, and not kept.
+    """
+
+    checkpointed = False
 
     norm1: nn.LayerNorm
     attn: Layer
@@ -171,6 +177,12 @@ class Block(nn.Module):
         self.drop_path = DropPath()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.checkpointed and torch.is_grad_enabled():
+            kept: Tensor = checkpoint(self.branches, x, use_reentrant=False)
+            return kept
+        return self.branches(x)
+
+    def branches(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x)))
         y: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return y

@@ -40,6 +40,8 @@ def hub_config(
 ) -> dict[str, Any]:
     """timm's keys (architecture, num_classes, num_features, pretrained_cfg), `layout`, the whole config as `scalablevit_ref`.
 
+    With them timm makes the network of a folder once `adapters.timm` is imported, one that is no variant from its `model_args`.
+
     The preprocessing is the official evaluation's: resize to 256, crop to 224, ImageNet mean and deviation. For other than three
     channels those are not known, but for the digits'; a mean of 0 and a deviation of 1 then leave pixels as they are.
 
@@ -79,11 +81,14 @@ def hub_config(
         "first_conv": "patch_embeds.0.proj",
         "classifier": {"mlp": "head.3", "linear": "head", "none": None}[config.head] if config.num_classes else None,
     }
+    name, small = exact_variant(config), ScalableViTConfig(num_classes=config.num_classes, in_chans=config.in_chans)
+    settings = {} if name else {key: value for key, value in asdict(config).items() if value != getattr(small, key)}
     return {
-        "architecture": f"scalablevit_{exact_variant(config) or 'custom'}",
+        "architecture": f"scalablevit_{name or 'custom'}",
         "num_classes": config.num_classes,
         "num_features": config.out_features if not config.num_classes else config.num_features,
         "pretrained_cfg": pretrained,
+        "model_args": settings,
         "layout": layout,
         NOTES: asdict(config),
         FILE_NOTES: {"file": file} | ({"config_from": GUESSED} if guessed else {}),

@@ -115,10 +115,15 @@ def run_head(x: Tensor, module: nn.Module) -> Any:
     return run(x, module)
 
 
+LINEAR = nn.Linear.forward
+"""Torch's own, which a library may replace for all modules."""
+
+
 def _is_changed(module: nn.Module) -> bool:
-    """Whether hooks, or a forward of its own, would have effect where the module is called."""
+    """Whether hooks, or another forward than torch's, would have effect where the module is called."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or bool(_has_any_global_hook()) or "forward" in vars(module)  # type: ignore[no-untyped-call]
+    forward = "forward" in vars(module) or nn.Linear.forward is not LINEAR
+    return any(hooks) or bool(_has_any_global_hook()) or forward  # type: ignore[no-untyped-call]
 
 
 def run_on_map(x: Tensor, module: nn.Module, **settings: Any) -> Any:

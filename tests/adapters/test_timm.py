@@ -93,7 +93,7 @@ def test_the_preset_is_the_official_evaluation(name: str) -> None:
     assert timm.data.resolve_data_config(model=model)["input_size"] == (3, 224, 224)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", ["scalablevit_small", "scalablevit_small_0"])  # of each kind of head one
 def test_shapes_of_each_part(name: str) -> None:
     """Maps unpooled, what the last Linear sees, without a classifier, without pooling, likewise from the start."""
     model, x = on_meta(name)

@@ -6,13 +6,13 @@ import importlib
 import importlib.util
 import sys
 
-import torch
-
 
 def define() -> None:
     """Make `import torchvision` work, whose two missing operators nothing here calls; timm and transformers import it."""
-    if importlib.util.find_spec("torchvision") is None:
+    if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
         return
+    import torch
+
     try:
         importlib.import_module("torchvision")
     except RuntimeError:

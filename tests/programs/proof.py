@@ -33,9 +33,10 @@ on inputs that Hypothesis draws. This page is written by `python -m tests.progra
 entered by hand.
 
 Errors are in eps of the dtype (float64: 2.2e-16), the largest over all examples, as max|Δ| / max|reference| unless said otherwise.
-"Holds": it passed, and no error in eps applies. The tolerance is 64 eps unless the test says otherwise. Where a figure is larger, the statement is ill-conditioned and its bound grows with the condition: a key
-bias's size (14), a LayerNorm's largest entry over its deviation (23, 24), in 16 bits how far one rounding of each module moves an
-intermediate (4); the test's docstring derives it. Blank: the property does not use this library.
+"Holds": it passed, and no error in eps applies. The tolerance is 64 eps unless the test says otherwise. Where a figure is larger,
+the statement is ill-conditioned and its bound grows with the condition: a key bias's size (14), a LayerNorm's largest entry over
+its deviation (23, 24), in 16 bits how far one rounding of each module moves an intermediate (4); the test's docstring derives it.
+Blank: the property does not use this library.
 
 The *oracle* is an independent network in plain `torch.nn` (`tests/support/oracle.py`), a *tap* a named intermediate.
 `array_api_strict` runs the definitions alone, with none of the libraries' native operations; it has no dtypes of 16 bits (4).

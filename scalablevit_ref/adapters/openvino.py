@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -48,7 +47,7 @@ def openvino_runtime() -> Any:
         sys.modules.pop(TELEMETRY, None)
 
 
-def session(path: str | os.PathLike[str], *, threads: int | None = None, dtype: str = "float32") -> Callable[[Any], np.ndarray]:
+def session(path: str | os.PathLike[str], *, threads: int | None = None, dtype: str = "float32") -> Session:
     """An ONNX file in float32, loaded by OpenVINO for its CPU: a function of images b c h w that gives the file's first output.
 
     Parameters
@@ -91,15 +90,37 @@ def session(path: str | os.PathLike[str], *, threads: int | None = None, dtype: 
         raise CheckpointError(f"OpenVINO does not load it ({said(error)})", file=os.fspath(path)) from error
     if (taken := network.get_property("INFERENCE_PRECISION_HINT").to_string()) != wanted:
         raise ValueError(f"dtype {dtype!r}: on this processor OpenVINO computes in {taken}")
-    request = network.create_infer_request()
+    return Session(os.fspath(path), network)
 
-    def run(images: Any) -> np.ndarray:
+
+class Session:
+    """A model that OpenVINO has compiled, as `session` describes; called with images, it gives its first output.
+
+    Attributes
+    ----------
+    names
+        Of each output, in their order; OpenVINO adds names of its own to those of the file.
+    """
+
+    def __init__(self, path: str, network: Any) -> None:
+        self.path, self.names = path, [sorted(output.get_names()) for output in network.outputs]
+        self._request = network.create_infer_request()
+
+    def __call__(self, images: Any) -> np.ndarray:
+        """The first output, logits b classes, of images b c h w of any library and floating dtype."""
+        found: np.ndarray = self._run(images)[0]
+        return found
+
+    def outputs(self, images: Any) -> dict[str, np.ndarray]:
+        """All outputs by each of their names: the logits, and the taps that the file was written with."""
+        found = self._run(images)
+        return {name: found[i] for i, names in enumerate(self.names) for name in names}
+
+    def _run(self, images: Any) -> Any:
+        """Raises ValueError for images that do not fit and for what OpenVINO raises."""
         check_map("images", images, "b c h w")
         array = images if isinstance(images, np.ndarray) else to_numpy(images)
         try:
-            found: np.ndarray = request.infer([array.astype("float32", copy=False)], share_inputs=True)[0]
+            return self._request.infer([array.astype("float32", copy=False)], share_inputs=True)
         except RuntimeError as error:
-            raise ValueError(f"{os.fspath(path)}: OpenVINO: {said(error)}") from error
-        return found
-
-    return run
+            raise ValueError(f"{self.path}: OpenVINO: {said(error)}") from error

@@ -65,9 +65,9 @@ def verify(
         for path in image or ():  # before weights are drawn or read
             with suppress(FileNotFoundError):  # said later
                 open_regular(path, "an image").close()
-        params, config, what = _network(variant_name, weights, key, seed)
+        params, config, what = network_asked_for(variant_name, weights, key, seed)
         check = partial(check_agreement, config=config, candidates=candidates, batch=BATCH, costly=costly)
-        images, labels = _images(config, image, seed, check, embedded=not (variant_name or weights))
+        images, labels = images_and_labels(config, image, seed, check, embedded=not (variant_name or weights))
     with spinner(total=steps(candidates, len(images), BATCH)) as step:
         results = agreement(images, params, config, candidates, batch=BATCH, progress=step, costly=True)
     agree = all(result.agrees for result in results if result.absent is None)
@@ -89,9 +89,10 @@ def _select(backends: list[str] | None, dtypes: list[str] | None) -> list[Candid
     return [c for c in candidates if c == ORACLE or ((not backends or c.library in backends) and (not dtypes or c.dtype in dtypes))]
 
 
-def _network(
+def network_asked_for(
     variant_name: str | None, weights: Path | None, key: str | None, seed: int
 ) -> tuple[dict[str, np.ndarray], ScalableViTConfig, str]:
+    """Parameters, settings, and what they are, in words: of a file, of a variant with random weights, or the embedded digits'."""
     if weights is None and variant_name is not None:
         config = variant(variant_name)
         return random_params(parameter_shapes(config), seed, "float32"), config, f"{variant_name} with random weights (seed {seed})"
@@ -100,7 +101,7 @@ def _network(
     return checkpoint.params, checkpoint.config, what
 
 
-def _images(
+def images_and_labels(
     config: ScalableViTConfig, files: list[Path] | None, seed: int, check: Callable[..., None], *, embedded: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The images, and their labels where they are known. `check` is asked about their shape before they are made."""

@@ -134,14 +134,15 @@ def test_what_is_kept_for_a_shape_needs_a_hash() -> None:
     assert isinstance(einops.einops._reconstruct_from_shape, functools._lru_cache_wrapper)
 
 
-@pytest.mark.parametrize("module", [standard, sizes, graph], ids=lambda module: module.NAME)
+@pytest.mark.parametrize("module", [standard, sizes, graph, flint], ids=lambda module: module.NAME)
 def test_who_lends_its_arrays(module: Any) -> None:
-    """The three whose arrays einops does not know; every other module of the folder is of a library that it knows."""
+    """The four whose arrays einops does not know; every other module of the folder is of a library that it knows."""
     assert callable(module.namespace)
     assert {path.stem for path in (ROOT / "backends").glob("*.py") if "def namespace(" in path.read_text()} == {
         "standard",
         "sizes",
         "graph",
+        "flint",
     }
 
 

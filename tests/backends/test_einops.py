@@ -16,7 +16,7 @@ import einops
 import numpy as np
 import pytest
 from einops import array_api
-from scalablevit_ref.backends import dispatch, graph, register, sizes, standard
+from scalablevit_ref.backends import dispatch, flint, graph, register, sizes, standard
 from scalablevit_ref.backends.einops import Lent, pack, rearrange, reduce
 
 ROOT = Path(__file__).resolve().parents[2]

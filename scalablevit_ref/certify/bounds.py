@@ -61,9 +61,7 @@ class Tally:
             self.finite = False
             return
         low, high = _distances(numbers, truth)
-        beside = np.nextafter(np.nextafter(np.abs(truth.low) + truth.radius, inf), inf)
-        middle = np.abs(truth.high)
-        least, most = np.nextafter(middle - beside, 0.0).clip(0.0), np.nextafter(middle + beside, inf)
+        least, most = _distances(np.zeros_like(numbers), truth)
         with precision(BITS):
             self.squares += _between(_squares(low), _squares(high))
             self.whole += _between(_squares(least), _squares(most))
@@ -92,12 +90,13 @@ def _distances(numbers: np.ndarray, truth: Enclosure) -> tuple[np.ndarray, np.nd
     t = e - truth.low
     d = np.abs(s + t)
     margin = (truth.radius + UNIT * (np.abs(t) + d)) * (1 + 2.0**-50) + TINY
-    return np.nextafter(d - margin, -inf).clip(0.0), np.nextafter(d + margin, inf)
+    same = (d == 0) & (t == 0) & (truth.radius == 0)
+    return np.nextafter(d - margin, -inf).clip(0.0), np.where(same, 0.0, np.nextafter(d + margin, inf))
 
 
 def _squares(x: np.ndarray) -> arb:
     """Σ x². Whatever the order, float64 sums n squares with a relative error below 2 (n + 2) · UNIT."""
-    largest = float(x.max(initial=0.0))
+    largest = float(np.abs(x).max(initial=0.0))
     if largest == 0 or not isfinite(largest):
         return arb(largest)
     exponent = int(np.frexp(largest)[1])

@@ -15,7 +15,7 @@ from scalablevit_ref.backends.balls import BITS
 from scalablevit_ref.backends.start import FAULTS, said
 from scalablevit_ref.certify.bounds import Bounds, Error, Tally
 from scalablevit_ref.certify.subjects import Subject
-from scalablevit_ref.certify.truth import Progress, Try, truth
+from scalablevit_ref.certify.truth import Progress, Try, check_finite, tap_names, truth
 from scalablevit_ref.networks import Network, network_of
 from scalablevit_ref.run_cost import check_run
 from scalablevit_ref.testing.arrays import EPS
@@ -123,10 +123,9 @@ def _row(row: Row) -> dict[str, Any]:
     return document | {"worst": row.worst, "taps": taps}
 
 
-def steps(network: Network, subjects: Sequence[Subject], images: int) -> int:
-    """What `progress` of `certify` counts up to, for so many images."""
-    layers = len(network.layers())
-    return images * (layers + sum(subject.absent is None for subject in subjects))
+def steps(network: Network, subjects: Sequence[Subject], images: Sequence[int]) -> int:
+    """What `progress` of `certify` counts up to, for images of this shape."""
+    return images[0] * (len(tap_names(network, (1, *images[1:]))) + sum(subject.absent is None for subject in subjects))
 
 
 def certify(
@@ -164,9 +163,12 @@ def certify(
         Where no precision is enough, with the layer.
     CostError
         Unless `costly`.
+    ValueError
+        For images and parameters that are not finite.
     """
     check_flag("costly", costly)
     check_function("progress", progress)
+    check_finite(images, params)
     network = network_of(config)
     check_run(network, (1, *images.shape[1:]), keeping=True, costly=costly)
     rows = {subject.name: Row(subject.name, subject.dtype, subject.absent) for subject in subjects}
@@ -178,7 +180,7 @@ def certify(
     for image in range(len(images)):
         x = images[image : image + 1]
         start = time.perf_counter()
-        done = steps(network, subjects, image)
+        done = steps(network, subjects, (image, *images.shape[1:]))
 
         def enclosed_so_far(tap: str, count: int, done: int = done) -> None:
             progress(tap, done + count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log2
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from scalablevit_ref.arguments import is_whole
 from scalablevit_ref.backends import to_backend
 from scalablevit_ref.backends.balls import BITS, LEAST_BITS, MOST_BITS, Balls, WideBallError
+from scalablevit_ref.backends.sizes import Ledger, Sizes
 from scalablevit_ref.certify.enclosures import Enclosure, enclosure
 from scalablevit_ref.errors import brief
 from scalablevit_ref.networks import Network
@@ -98,7 +99,7 @@ def truth(
         Where the most bits are not enough, naming the layer.
     """
     check_bits("bits", bits)
-    order = list(network.layer_shapes(images.shape))
+    order = tap_names(network, images.shape)
     tries: list[Try] = []
     while True:
         taps: dict[str, Enclosure] = {}
@@ -128,6 +129,27 @@ def truth(
         bits *= 2
         while bits < HOPE * expected and 2 * bits <= most_bits:
             bits *= 2
+
+
+def tap_names(network: Network, images: Sequence[int]) -> list[str]:
+    """Every tap in the order in which the network computes it, for images of this shape."""
+    ledger, found = Ledger(), []
+
+    def note(name: str, x: Any) -> Any:
+        found.append(name)
+        return x
+
+    params = {name: Sizes(shape, ledger) for name, shape in network.parameter_shapes().items()}
+    network.forward(Sizes(images, ledger), params, note)
+    return found
+
+
+def check_finite(images: np.ndarray, params: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError for numbers of which nothing is proved."""
+    if not np.isfinite(images).all():
+        raise ValueError("images hold NaN or infinity, of which nothing is proved")
+    if wrong := [name for name, x in params.items() if not np.isfinite(x).all()]:
+        raise ValueError(f"parameter {wrong[0]!r} holds NaN or infinity, of which nothing is proved")
 
 
 def check_bits(name: str, bits: Any) -> None:

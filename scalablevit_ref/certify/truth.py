@@ -20,6 +20,9 @@ from scalablevit_ref.networks import Network
 Progress = Callable[[str, int], None]
 """Called when a layer is enclosed: with its name, and with how many are by now. Where more bits are tried it begins again."""
 
+MOST_TRIED = 4096
+"""Most bits that are tried where no more are asked for at first."""
+
 HOPE = 0.8
 """Share of the bits that a failed try lets expect from which on another try is made."""
 
@@ -71,7 +74,7 @@ def truth(
     *,
     bits: int = BITS,
     width: float,
-    most_bits: int = MOST_BITS,
+    most_bits: int = MOST_TRIED,
     progress: Progress = lambda tap, done: None,
 ) -> Truth:
     """Run the network on balls, with twice the bits as long as a tap's ‖radius‖ / ‖midpoint‖ is more than `width`.
@@ -89,7 +92,7 @@ def truth(
     width
         Most that is allowed.
     most_bits
-        Most bits that are tried.
+        Most bits that are tried after the first.
     progress
         Called when a tap is enclosed.
 

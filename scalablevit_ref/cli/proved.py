@@ -43,7 +43,7 @@ def proved(
 
 
 def decimals(bounds: Bounds) -> str:
-    """Both bounds, rounded outward to three decimals, of large numbers to one.
+    """Both bounds, rounded outward to three decimals, those above 100 to five digits.
 
     Examples
     --------
@@ -55,10 +55,10 @@ def decimals(bounds: Bounds) -> str:
         return "NaN" if np.isnan(bounds.high) else f"over {bounds.low:.1f}"
     if bounds.high == 0:
         return "0"
-    step = Decimal("0.001") if bounds.high < 100 else Decimal("0.1")
-    low = Decimal(bounds.low).quantize(step, ROUND_FLOOR)
-    high = Decimal(bounds.high).quantize(step, ROUND_CEILING)
-    return f"{low} – {high}"
+    power = -3 if bounds.high < 100 else Decimal(bounds.high).adjusted() - 4
+    ends = zip((bounds.low, bounds.high), (ROUND_FLOOR, ROUND_CEILING), strict=True)
+    low, high = (Decimal(end).quantize(Decimal(1).scaleb(power), rounding) for end, rounding in ends)
+    return f"{low:f} – {high:f}" if power <= 0 else " – ".join(f"{end:.4e}" if end else "0" for end in (low, high))
 
 
 def print_certificate(console: Console, found: Certificate, what: str, *, every: bool = False) -> None:

@@ -204,6 +204,18 @@ def test_mixed_precision_is_refused() -> None:
         sv.scalable_vit(sv.to_backend(random_images((1, 3, 8, 16)), "flint"), params, config)
 
 
+def test_what_einops_asks_for() -> None:
+    """Of exact numbers and balls together, and over all axes."""
+    x, y = numbers(0, 2, 3), numbers(1, 2, 3)
+    (balls, more), exact = on_balls(53, x, y), rational(x)
+    check_encloses(reduce(balls, "i j -> i", "max"), np.array([max(row) for row in exact], object))
+    check_encloses(reduce(balls, "i j -> ", "sum"), np.array(sum(exact.ravel()), object))
+    both = Standard.stack([balls, more / 3.0])
+    check_encloses(both, np.stack([exact, rational(y) / 3]))
+    check_encloses(Standard.concat([balls, more / 3.0], axis=1), np.concatenate([exact, rational(y) / 3], 1))
+    check_encloses(balls[1, 2] + 0.5, np.array(exact[1, 2] + fmpq(1, 2), object))
+
+
 def test_narrow_dtypes_are_rounded_first_and_then_exact() -> None:
     x = np.array([0.1, 1 / 3])
     for dtype in ("float32", "float16", "bfloat16"):

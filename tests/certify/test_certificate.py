@@ -14,6 +14,7 @@ from scalablevit_ref.certify.certificate import Certificate, Row, certify, steps
 from scalablevit_ref.certify.chart import certificate_picture
 from scalablevit_ref.certify.subjects import Subject, given, library, runtime
 from scalablevit_ref.certify.truth import PrecisionError, truth
+from scalablevit_ref.dialects import flax_port, vit_pytorch
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.testing import EPS, random_images, random_params
 from scalablevit_ref.testing.agreement import Candidate, agreement
@@ -26,6 +27,7 @@ CONFIG = small_network(head="linear", patch_size=2)
 PARAMS = random_params(sv.parameter_shapes(CONFIG), dtype="float32")
 IMAGES = random_images((1, 3, 8, 8), dtype="float32")
 NETWORK = network_of(CONFIG)
+ORACLE = library(Candidate("numpy", "float64"))
 TAPS = tuple(sv.trace(IMAGES, PARAMS, CONFIG))
 
 
@@ -161,7 +163,26 @@ def test_bounds_in_words() -> None:
     from scalablevit_ref.cli.proved import decimals
 
     assert decimals(Bounds(0.99999999, 1.0000001)) == "0.999 – 1.001"
-    assert decimals(Bounds(1e9, 1e9 + 1)) == "1000000000.0 – 1000000001.0"
+    assert decimals(Bounds(12345.61, 12345.69)) == "12345 – 12346"
+    assert decimals(Bounds(1.234567e60, 1.234568e60)) == "1.2345e+60 – 1.2346e+60"
+    assert decimals(Bounds(0.5, 99999999)) == "0 – 1.0000e+8"
+    assert decimals(Bounds(np.nan, np.nan)) == "NaN"
+    assert decimals(Bounds(12.0, np.inf)) == "over 12.0"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        vit_pytorch.Config(num_classes=3, dim=8, depth=(1, 1), heads=2, reduction_factor=(2, 1)),
+        flax_port.Config(num_classes=3, dim=8, depth=(1, 1), heads=2, reduction_factor=(2, 1)),
+    ],
+    ids=["erf", "tanh"],
+)
+def test_a_dialect(config: Any) -> None:
+    """The ports too, of which one has the GELU by tanh; float64 is some eps from the truth."""
+    params = random_params(network_of(config).parameter_shapes(), dtype="float32")
+    (row,) = certify(random_images((1, 3, 16, 16), dtype="float32"), params, config, [ORACLE], bits=160).rows
+    assert 0 < row.eps(row.worst).low < row.eps(row.worst).high < 32
 
 
 def test_the_worst_tap() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,8 +107,8 @@ def _subjects(candidates: list[str], backends: list[str] | None, dtypes: list[st
     libraries = [*CANDIDATES, *(WHEN_NAMED if words else ())]
     check_known("--backend", words, [*sorted({c.library for c in libraries}), *RUNTIMES, "none"])
     check_known("--dtype", kinds, sorted({c.dtype for c in CANDIDATES} | {dtype for _, dtype in RUNTIMES_IN}))
-    named = [(c.library, c.dtype, library(c)) for c in libraries]
-    named += [(name, dtype, runtime(name, dtype)) for name, dtype in RUNTIMES_IN if name in words]
-    chosen = [subject for name, dtype, subject in named if (not words or name in words) and (not kinds or dtype in kinds)]
+    named = [(c.library, c.dtype, partial(library, c)) for c in libraries]
+    named += [(name, dtype, partial(runtime, name, dtype)) for name, dtype in RUNTIMES_IN if name in words]
+    chosen = [made() for name, dtype, made in named if (not words or name in words) and (not kinds or dtype in kinds)]
     found = [subject for subject in chosen if words or subject.absent is None]
     return found + [given(named_candidate(text), text) for text in candidates]

@@ -92,8 +92,8 @@ def print_certificate(console: Console, found: Certificate, what: str, *, every:
     for row in found.rows:
         if why := row.absent or row.failed:
             console.print(styled(f"{row.name}: {why}"), soft_wrap=True)
-    for tried in found.tries:
-        console.print(styled(f"{said(tried)}; doubled."), soft_wrap=True)
+    for tried, more in zip(found.tries, [*(tried.bits for tried in found.tries[1:]), found.bits], strict=True):
+        console.print(styled(f"{said(tried)}: run again with {more}."), soft_wrap=True)
     for pair in found.order(last):
         verdict = "is nearer to the truth than" if pair.proved else "cannot be told from"
         console.print(styled(f"At {last}, {pair.nearer} {verdict} {pair.farther}."), soft_wrap=True)

@@ -40,6 +40,8 @@ if not find_spec("paddle"):
     ]
 if not (find_spec("tinygrad") and compiles_kernels()):
     collect_ignore += ["backends/test_tinygrad.py", "comparison/test_capture_tinygrad.py"]
+if not find_spec("flint"):
+    collect_ignore += ["certify", "support/rationals.py", "backends/test_flint.py", "command_line/test_certify.py"]
 if not find_spec("keras") or not find_spec(os.environ["KERAS_BACKEND"]):
     collect_ignore += ["adapters/test_keras.py"]
 if not find_spec("tensorflow"):

@@ -43,6 +43,9 @@ The *oracle* is an independent network in plain `torch.nn` (`tests/support/oracl
 `jax` runs under `jax.jit` with x64 on, and draws an eighth of the inputs, as `mlx` does. `cupy`, where there is no GPU, is a
 stand-in: NumPy's numbers, CuPy's names and refusals, and CuPy's own kernels compiled for the host; it draws a quarter.
 
+The errors here are measured, against float64 or against PyTorch. [Errors that are proved](certified.md) has those of every library
+against the exact result of the network.
+
 Figures are of the profile `ci`: 25 inputs for each property, the same every time. `HYPOTHESIS_PROFILE=nightly python -m pytest
 tests/properties` draws 500 new ones, `dev`, the default, eight.
 

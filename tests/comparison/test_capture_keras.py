@@ -67,9 +67,6 @@ def test_a_broken_keras_port_is_told_what_is_wrong_with_it() -> None:
     assert INTERLEAVED in str(found)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "jax", reason="depthwise kernels that are turned and multiply shifted maps are not told"
-)
 def test_the_adapter_agrees() -> None:
     from scalablevit_ref.adapters.keras import ScalableViT
 

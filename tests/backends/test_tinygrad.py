@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +16,7 @@ import scalablevit_ref as sv
 from scalablevit_ref import ops
 from scalablevit_ref.parameters import iwsa_shapes
 from scalablevit_ref.testing import EPS, MAX_TOLERANCE, NETWORK_TOLERANCE, max_error, random_images, random_params, relative_l2
-from tests.support.library import prepared
+from tests.support.library import has_bfloat16, prepared
 from tests.support.op_calls import CALLS, TORCH
 
 CONFIG = sv.ScalableViTConfig(
@@ -37,13 +35,6 @@ ONE_STAGE = sv.ScalableViTConfig(**{name: value[:1] if isinstance(value, tuple) 
 IMAGES = random_images((2, 3, 8, 8))
 IWSA = {"num_heads": 2, "window_size": 2}
 X, P = random_images((1, 4, 4, 8)), random_params(iwsa_shapes(8))
-
-
-def has_bfloat16() -> bool:
-    """Whether clang has the type on this processor: since its version 15, not everywhere."""
-    code = "__bf16 f(__bf16 x) { return x; }"
-    command = [os.environ.get("CC", "clang"), "-x", "c", "-march=native", "-fsyntax-only", "-"]
-    return subprocess.run(command, input=code, text=True, capture_output=True, check=False).returncode == 0
 
 
 BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.skipif(not has_bfloat16(), reason="this clang has no bfloat16"))

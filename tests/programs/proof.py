@@ -12,6 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from tests.support.library import WHOLE_ON_TINYGRAD
+
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "docs" / "proof.md"
 MUTATION = ROOT / "docs" / "mutation.json"
@@ -40,8 +42,9 @@ intermediate (4); the test's docstring derives it. Blank: the property does not 
 
 The *oracle* is an independent network in plain `torch.nn` (`tests/support/oracle.py`), a *tap* a named intermediate.
 `array_api_strict` runs the definitions alone, with none of the libraries' native operations; it has no dtypes of 16 bits (4).
-`jax` runs under `jax.jit` with x64 on, and draws an eighth of the inputs, as `mlx` does. `cupy`, where there is no GPU, is a
-stand-in: NumPy's numbers, CuPy's names and refusals, and CuPy's own kernels compiled for the host; it draws a quarter.
+`jax` runs under `jax.jit` with x64 on, and draws an eighth of the inputs, as `mlx`, `tensorflow` and `paddle` do; `tinygrad`, whose
+compiler takes long for each, draws a fortieth, at least two. `cupy`, where there is no GPU, is a stand-in: NumPy's numbers, CuPy's
+names and refusals, and CuPy's own kernels compiled for the host; it draws a quarter.
 
 Figures are of the profile `ci`: 25 inputs for each property, the same every time. `HYPOTHESIS_PROFILE=nightly python -m pytest
 tests/properties` draws 500 new ones, `dev`, the default, eight.
@@ -55,7 +58,8 @@ def errors() -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "tests/properties", "--worst-errors", str(report)]
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"HYPOTHESIS_PROFILE": "ci"}, check=False)
+        environment = os.environ | {"HYPOTHESIS_PROFILE": "ci", WHOLE_ON_TINYGRAD: "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
         if done.returncode:
             sys.exit("the properties do not hold: no page is written")
         rows: list[tuple[str, float | None]] = json.loads(report.read_text(encoding="utf-8"))

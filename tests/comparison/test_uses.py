@@ -201,13 +201,13 @@ def test_a_depthwise_kernel_whose_numbers_multiply_shifted_maps_is_one_however_i
         w = rearrange(m.w, f"{lies} -> c 1 kh kw", kh=kh, kw=kw)
         x = F.pad(x, (kw // 2, (kw - 1) // 2, kh // 2, (kh - 1) // 2))
         taps = [x[..., i : i + 4, j : j + 5] * w[:, :, i, j, None] for i in range(kh) for j in range(kw)]
-        return sum(taps[1:], start=taps[0])
+        return sum(taps[1:], start=taps[0]) + m.b[:, None, None]
 
-    port = Port(forward, w=kernel.shape)
+    port = Port(forward, w=kernel.shape, b=(C,))
     own = {name: x.detach().numpy() for name, x in port.named_parameters()}
     graph = TorchRunner(port, None).record(np.random.default_rng(0).standard_normal((2, C, 4, 5)).astype("float32"), {})
     (use,) = uses_of(graph, own)
-    assert (use.kind, use.weight, use.sizes) == ("convolution", "w", (C, 1, kh, kw))
+    assert (use.kind, use.weight, use.bias, use.sizes) == ("convolution", "w", "b", (C, 1, kh, kw))
     (unit,) = units_of(Flow(graph), [use], own)
     assert unit.layout is not None
     found = unit.layout.view(own["w"], use.sizes)

@@ -121,7 +121,14 @@ def _with_sums_of_shifts(flow: Flow, found: Sequence[Use], own: Mapping[str, np.
             by_weight.setdefault(use.weight, []).append(use)
     wholes = {name: _sum_of_shifts(flow, name, taps, own.get(name)) for name, taps in by_weight.items()}
     sums = {name: whole for name, whole in wholes.items() if whole is not None}
-    kept = [use for use in found if use.weight not in sums or use is by_weight[use.weight][-1]]
+    added = {use.given: use for use in found if use.kind == "shift"}
+    biased: list[Use] = []
+    for name, whole in sums.items():
+        bias = added.get(whole.made)
+        if bias is not None and bias.channels == whole.channels and len(flow.users[whole.made]) == 1:
+            sums[name] = replace(whole, bias=bias.weight, made=bias.made, made_axis=bias.made_axis, bias_operand=bias.operand)
+            biased.append(bias)
+    kept = [use for use in found if use not in biased and (use.weight not in sums or use is by_weight[use.weight][-1])]
     return [sums.get(use.weight, use) for use in kept]
 
 

@@ -65,6 +65,9 @@ BACKENDS = ("numpy", "torch", "jax", "cupy", *FURTHER)
 SPELLED = dict(zip(BACKENDS, ("NumPy", "PyTorch", "JAX", "CuPy", "MLX", "TensorFlow", "PaddlePaddle", "tinygrad"), strict=True))
 """The libraries' own names."""
 
+ENCLOSING = {"flint": "certified"}
+"""Backends whose arrays enclose the exact result, which are slower by orders of magnitude: the module and the extra of each."""
+
 NEEDED = ("NAME", "exp", "zeros", "device", "from_numpy", "to_numpy")
 """What a module must have to be registered; one with a `pad` of its own needs no `zeros`."""
 
@@ -98,8 +101,8 @@ def register(array_type: type, module: Any) -> None:
         raise TypeError(f"a backend must have {', '.join(missing)}; {given} has not")
     if not isinstance(module.NAME, str):
         raise TypeError(f"module.NAME must be a string, got {brief(module.NAME)}")
-    if module.NAME in BACKENDS:
-        raise ValueError(f"module.NAME must be none of {', '.join(BACKENDS)}, got {module.NAME!r}")
+    if module.NAME in (*BACKENDS, *ENCLOSING):
+        raise ValueError(f"module.NAME must be none of {', '.join((*BACKENDS, *ENCLOSING))}, got {module.NAME!r}")
     registered.pop(module.NAME, None)
     registered[module.NAME] = array_type, module
 
@@ -131,6 +134,10 @@ def backend(x: Any, name: str = "x") -> Backend:
         from scalablevit_ref.backends import graph
 
         module = graph
+    elif _owned_by(x, "scalablevit_ref.backends.balls", "Balls"):
+        from scalablevit_ref.backends import flint
+
+        module = flint
     elif own := [name for kinds in (FURTHER, TRACED) for name, kind in kinds.items() if _owned_by(x, *kind)]:
         module = import_module(f"scalablevit_ref.backends.{own[0]}")
     elif found := [served for array_type, served in registered.values() if isinstance(x, array_type)]:

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from scalablevit_ref.backends.dispatch import BACKENDS, backend, registered
+from scalablevit_ref.backends.dispatch import BACKENDS, ENCLOSING, backend, registered
 from scalablevit_ref.backends.numberless import what_it_is
 from scalablevit_ref.backends.start import FAULTS, said
 
@@ -23,11 +23,12 @@ def to_backend(params_or_array: Any, name: str, dtype: str | None = None, device
     params_or_array : array, or mapping of names to arrays
         Of any library. A mapping gives a dict.
     name : str
-        "numpy", "torch", "jax", "cupy", "mlx", "tensorflow", "paddle", "tinygrad", or the NAME of a backend that is registered.
+        "numpy", "torch", "jax", "cupy", "mlx", "tensorflow", "paddle", "tinygrad", "flint", or the NAME of a backend that is
+        registered.
     dtype : str, optional
         "float16", "bfloat16", "float32" or "float64"; None keeps it.
     device : optional
-        As the library names it; None is its default.
+        As the library names it; None is its default. Of "flint" it is the precision in bits.
 
     Raises
     ------
@@ -46,7 +47,7 @@ def to_backend(params_or_array: Any, name: str, dtype: str | None = None, device
     >>> to_backend({"weight": np.ones(2)}, "numpy", dtype="float32")
     {'weight': array([1., 1.], dtype=float32)}
     """
-    known = (*BACKENDS, *registered)
+    known = (*BACKENDS, *ENCLOSING, *registered)
     if not isinstance(name, str):
         raise TypeError(f"name must be that of a backend, one of {', '.join(known)}, got {brief(name)}")
     if name not in known:
@@ -61,7 +62,8 @@ def to_backend(params_or_array: Any, name: str, dtype: str | None = None, device
     except ModuleNotFoundError as error:
         if name in registered:
             raise
-        raise ModuleNotFoundError(f"backend {name!r} needs {error.name}: pip install 'scalablevit-ref[{name}]'") from error
+        extra = ENCLOSING.get(name, name)
+        raise ModuleNotFoundError(f"backend {name!r} needs {error.name}: pip install 'scalablevit-ref[{extra}]'") from error
 
 
 def _started(name: str) -> Any:

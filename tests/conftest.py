@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from scalablevit_ref.backends.start import beside_tensorflow
 
 import tests.support.shape_checks  # noqa: F401  (before anything else imports the package)
 from tests.support import compiling, profiles, torchvision_operators
-from tests.support.library import CUDA, LIBRARIES, Agree, Library, compiles_kernels, prepared
+from tests.support.library import CUDA, LIBRARIES, Agree, Library, compiles_kernels, left_to_nightly, prepared
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a name of the Hub is never looked for there by mistake
@@ -40,6 +41,8 @@ if not find_spec("paddle"):
     ]
 if not (find_spec("tinygrad") and compiles_kernels()):
     collect_ignore += ["backends/test_tinygrad.py", "comparison/test_capture_tinygrad.py"]
+if not find_spec("flint"):
+    collect_ignore += ["certify", "support/rationals.py", "backends/test_flint.py", "command_line/test_certify.py"]
 if not find_spec("keras") or not find_spec(os.environ["KERAS_BACKEND"]):
     collect_ignore += ["adapters/test_keras.py"]
 if not find_spec("tensorflow"):
@@ -55,11 +58,11 @@ if find_spec("paddle"):
     with beside_tensorflow():  # before TensorFlow
         import paddle  # noqa: F401
 torchvision_operators.define()  # before anything imports timm or transformers
-compiling.compile_quickly()  # before anything imports JAX
+compiling.compile_quickly()  # before anything imports JAX or tinygrad
 profiles.load()
 
-EXAMPLES = {"jax": 0.125, "mlx": 0.125, "tensorflow": 0.125, "paddle": 0.125, "tinygrad": 0.0} | ({} if CUDA else {"cupy": 0.25})
-"""The share of the profile's examples that a property gets: on JAX, which compiles each anew, on CuPy's stand-in, on the others."""
+EXAMPLES = {"jax": 0.125, "mlx": 0.125, "tensorflow": 0.125, "paddle": 0.125, "tinygrad": 0.025} | ({} if CUDA else {"cupy": 0.25})
+"""The share of the profile's examples that a property gets, two at least, where each takes long: JAX and tinygrad compile each."""
 
 
 @pytest.fixture(params=LIBRARIES)
@@ -69,12 +72,20 @@ def xp(request: pytest.FixtureRequest) -> Iterator[Library]:
         yield Library(request.param)
 
 
+def library_of(item: pytest.Item) -> str | None:
+    """What a property runs on, where it says so."""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    library: str | None = params.get("xp", params.get("library"))
+    return library
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Fewer examples where `EXAMPLES` says so."""
     test: Any = getattr(item, "obj", None)
-    params = getattr(getattr(item, "callspec", None), "params", {})
-    library = params.get("xp", params.get("library"))
+    library = library_of(item)
+    if library == "tinygrad":
+        import_module(library)  # which raises the limit of recursion: Hypothesis warns where a property does that while it runs
     profile = getattr(test, "_hypothesis_internal_use_settings", None)
     if profile is None or library not in EXAMPLES:
         return (yield)
@@ -148,6 +159,10 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    later = [item for item in items if left_to_nightly(library_of(item), getattr(item, "originalname", ""))]
+    if later:
+        items[:] = [item for item in items if item not in later]
+        config.hook.pytest_deselected(items=later)
     if hasattr(config, "workerinput"):
         order = {Path(__file__).with_name(folder) / name: i for i, (folder, name) in enumerate(file.split("/") for file in LONGEST)}
         items.sort(key=lambda item: order.get(item.path, len(order)))

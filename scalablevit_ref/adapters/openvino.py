@@ -51,7 +51,7 @@ def openvino_runtime() -> Any:
         sys.modules.pop(TELEMETRY, None)
 
 
-def session(path: str | os.PathLike[str], *, threads: int | None = None, dtype: str = "float32") -> Callable[[Any], np.ndarray]:
+def session(path: str | os.PathLike[str], *, threads: int | None = None, dtype: str = "float32") -> Session:
     """An ONNX file in float32, loaded by OpenVINO for its CPU: a function of images b c h w that gives the file's first output.
 
     The network is compiled for each of the first shapes of images that come, which takes about a second each.
@@ -92,41 +92,69 @@ def session(path: str | os.PathLike[str], *, threads: int | None = None, dtype: 
     settings = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads or len(cores()), "INFERENCE_PRECISION_HINT": wanted}
     core = openvino.Core()
 
-    def compiled(shape: tuple[int, ...] | None) -> Any:
-        """The network for images of this shape, or of every shape that the file takes."""
-        model = file.clone()
-        if shape is not None:
-            model.reshape(list(shape))
+    def compiled(model: Any) -> Any:
         return core.compile_model(model, "CPU", settings)
 
     try:
-        file = core.read_model(os.fspath(path))
-        declared = file.inputs[0].partial_shape
-        first = _one_image(declared)
-        network = compiled(first)
+        found = Session(os.fspath(path), core.read_model(os.fspath(path)), compiled)
     except (RuntimeError, IndexError) as error:
         raise CheckpointError(f"OpenVINO does not load it ({said(error)})", file=os.fspath(path)) from error
-    if (taken := network.get_property("INFERENCE_PRECISION_HINT").to_string()) != wanted:
+    if (taken := found.network.get_property("INFERENCE_PRECISION_HINT").to_string()) != wanted:
         raise ValueError(f"dtype {dtype!r}: on this processor OpenVINO computes in {taken}")
-    requests = {first: network.create_infer_request()}
+    return found
 
-    def request_for(shape: tuple[int, ...]) -> Any:
-        new = len(requests) < SHAPES and declared.compatible(openvino.PartialShape(list(shape)))
-        key = shape if new or shape in requests else None
-        if key not in requests:
-            requests[key] = compiled(key).create_infer_request()
-        return requests[key]
 
-    def run(images: Any) -> np.ndarray:
+class Session:
+    """A model that OpenVINO has compiled, as `session` describes; called with images, it gives its first output.
+
+    Attributes
+    ----------
+    names
+        Of each output, in their order; OpenVINO adds names of its own to those of the file.
+    network
+        As it is compiled for the first shape.
+    """
+
+    def __init__(self, path: str, model: Any, compiled: Callable[[Any], Any]) -> None:
+        self.path, self.names = path, [sorted(output.get_names()) for output in model.outputs]
+        self._model, self._compiled, self._declared = model, compiled, model.inputs[0].partial_shape
+        first = _one_image(self._declared)
+        self.network = compiled(self._for(first))
+        self._requests = {first: self.network.create_infer_request()}
+
+    def __call__(self, images: Any) -> np.ndarray:
+        """The first output, logits b classes, of images b c h w of any library and floating dtype."""
+        found: np.ndarray = self._run(images)[0]
+        return found
+
+    def outputs(self, images: Any) -> dict[str, np.ndarray]:
+        """All outputs by each of their names: the logits, and the taps that the file was written with."""
+        found = self._run(images)
+        return {name: found[i] for i, names in enumerate(self.names) for name in names}
+
+    def _run(self, images: Any) -> Any:
+        """Raises ValueError for images that do not fit and for what OpenVINO raises."""
         check_map("images", images, "b c h w")
         array = images if isinstance(images, np.ndarray) else to_numpy(images)
         try:
-            found: np.ndarray = request_for(array.shape).infer([array.astype("float32", copy=False)], share_inputs=True)[0]
+            return self._request(array.shape).infer([array.astype("float32", copy=False)], share_inputs=True)
         except RuntimeError as error:
-            raise ValueError(f"{os.fspath(path)}: OpenVINO: {said(error)}") from error
-        return found
+            raise ValueError(f"{self.path}: OpenVINO: {said(error)}") from error
 
-    return run
+    def _request(self, shape: tuple[int, ...]) -> Any:
+        """That of the network for images of this shape, or of the one for every shape that the file takes."""
+        new = len(self._requests) < SHAPES and self._declared.compatible(type(self._declared)(list(shape)))
+        key = shape if new or shape in self._requests else None
+        if key not in self._requests:
+            self._requests[key] = self._compiled(self._for(key)).create_infer_request()
+        return self._requests[key]
+
+    def _for(self, shape: tuple[int, ...] | None) -> Any:
+        """The model for images of this shape; None leaves it as it is."""
+        model = self._model.clone()
+        if shape is not None:
+            model.reshape(list(shape))
+        return model
 
 
 def _one_image(shape: Any) -> tuple[int, ...] | None:

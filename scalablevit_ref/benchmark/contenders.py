@@ -45,6 +45,8 @@ LIBRARIES = {
     "cupy": "cupy",
     "mlx": "mlx",
     "tensorflow": "tensorflow",
+    "paddle": "paddle",
+    "tinygrad": "tinygrad",
     "export.ort": "onnxruntime",
     "module.ort": "onnxruntime",
     "export.openvino": "openvino",
@@ -53,10 +55,11 @@ LIBRARIES = {
 }
 """Contender to the library it needs.
 
-`jax` runs under `jax.jit`, `mlx` under `mx.compile`, `tensorflow` under `tf.function`. `module` is the plain module, `torch` the
-specification on PyTorch: eager; `.compile` under PyTorch's compiler; `.freezing` likewise, with the weights as constants; `.aoti`
-compiled ahead, by AOTInductor into a package, as `adapters.torch.ScalableViT.compiled` does; `.replay` the eager kernels, recorded
-in a CUDA graph; `.graphs` the compiled ones, likewise. `export` is the ONNX file of `adapters.onnx.export`, and before a runtime's
+`jax` runs under `jax.jit`, `mlx` under `mx.compile`, `tensorflow` under `tf.function`, `paddle` under `to_static`, `tinygrad` under
+`TinyJit`. `module` is the plain module, `torch` the specification on PyTorch: eager; `.compile` under PyTorch's compiler;
+`.freezing` likewise, with the weights as constants; `.aoti` compiled ahead, by AOTInductor into a package, as
+`adapters.torch.ScalableViT.compiled` does; `.replay` the eager kernels, recorded in a CUDA graph; `.graphs` the compiled ones,
+likewise. `export` is the ONNX file of `adapters.onnx.export`, and before a runtime's
 name `module` is that which `torch.onnx.export` makes of the plain module: `.ort` in ONNX Runtime, `.openvino` in OpenVINO.
 """
 
@@ -69,7 +72,7 @@ ONNX = (".ort", ".openvino")
 LEAVES_FILES = (".compile", ".freezing", ".graphs", ".aoti", *ONNX)
 """How contenders end for which files are written, by the compiler or ahead."""
 
-ON_CPU = (".freezing", ".aoti", "mlx", "tensorflow", *ONNX)
+ON_CPU = (".freezing", ".aoti", "mlx", "tensorflow", "paddle", "tinygrad", *ONNX)
 """How contenders end that are timed on the CPU only."""
 
 PACKAGES = {
@@ -179,6 +182,8 @@ def why_absent(name: str, work: Work) -> str | None:
         return f"the exporters write no {work.dtype}"
     if name.endswith(".ort"):
         return deployed.why_not_in_onnx_runtime(work.dtype)
+    if name == "paddle" and work.dtype in ("bfloat16", "float16"):
+        return "PaddlePaddle has no kernels for 16 bits on a CPU"
     if name == "cupy" and work.dtype == "bfloat16":
         return "CuPy has no bfloat16"
     if name in ("jax", "cupy") and work.dtype == "tf32":
@@ -313,6 +318,10 @@ def prepare(name: str, work: Work, folder: Path | None = None) -> Call:
 
         graph = tf.function(lambda: scalable_vit(x, p, config), autograph=False)
         return lambda: graph()
+    if name == "paddle":
+        return _static(x, p, config)
+    if name == "tinygrad":
+        return _captured(x, p, config)
     if name == "cupy":
         import cupy
 
@@ -323,6 +332,40 @@ def prepare(name: str, work: Work, folder: Path | None = None) -> Call:
 
         return run
     return lambda: scalable_vit(x, p, config)
+
+
+def _static(x: Any, p: Any, config: ScalableViTConfig) -> Call:
+    """PaddlePaddle's compiled mode: one program, traced once. Paddle reads the source of `program`, not of what it calls."""
+    import paddle
+
+    opaque = paddle.jit.not_to_static(lambda images: scalable_vit(images, p, config))
+
+    def program(images: Any) -> Any:
+        return opaque(images)
+
+    compiled = paddle.jit.to_static(program, full_graph=True)
+
+    def run() -> Any:
+        with paddle.no_grad():
+            return compiled(x)
+
+    return run
+
+
+def _captured(x: Any, p: Any, config: ScalableViTConfig) -> Call:
+    """tinygrad's compiled mode, which records the kernels of its second pass: the first call makes three."""
+    from tinygrad import Device, TinyJit
+
+    captured, before = TinyJit(lambda images: scalable_vit(images, p, config).realize()), [x, x]
+
+    def run() -> Any:
+        while before:
+            captured(before.pop())
+        y = captured(x)
+        Device[y.device].synchronize()
+        return y
+
+    return run
 
 
 def _torch(name: str, work: Work, images: np.ndarray, params: dict[str, np.ndarray], package: Path | None = None) -> Call:

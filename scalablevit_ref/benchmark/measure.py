@@ -32,6 +32,7 @@ from scalablevit_ref.testing import EPS, random_images, random_params, relative_
 
 PACKAGES = (
     *("scalablevit-ref", "numpy", "einops", "torch", "triton", "jax", "cupy-cuda12x", "cupy-cuda13x", "mlx"),
+    *("tensorflow", "tensorflow-cpu", "paddlepaddle", "tinygrad"),
     *("onnx", "onnxscript", "onnxruntime", "openvino", "vit-pytorch"),
 )
 """Packages whose versions the document has."""

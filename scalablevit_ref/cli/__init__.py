@@ -9,6 +9,7 @@ from typer.main import get_command
 
 from scalablevit_ref.cli.attend import attend
 from scalablevit_ref.cli.bench import bench
+from scalablevit_ref.cli.certify import certify
 from scalablevit_ref.cli.compare import compare
 from scalablevit_ref.cli.convert import convert
 from scalablevit_ref.cli.diff import diff
@@ -42,6 +43,7 @@ def program(
 for group, command, example in (
     (CHECK, verify, "scalablevit-ref verify --weights small.pth --image cat.jpg"),
     (CHECK, compare, "scalablevit-ref compare port.py:Network --variant small --html report.html"),
+    (CHECK, certify, "scalablevit-ref certify --weights small.pth --image cat.jpg --backend numpy,torch,onnx"),
     (CHECK, trace, "scalablevit-ref trace small.npz --variant small --save-weights weights.safetensors"),
     (CHECK, evaluate, "scalablevit-ref evaluate val/ --weights small.pth --resume small.journal"),
     (CHECK, bench, "scalablevit-ref bench --recommend"),

@@ -11,12 +11,13 @@ from scalablevit_ref.cli.terminal import put
 
 def print_json(document: dict[str, Any]) -> None:
     """One JSON document in ASCII; null for the numbers that JSON lacks, NaN and the infinite ones."""
-    put(json.dumps(_finite(document), indent=2, allow_nan=False))
+    put(json.dumps(finite(document), indent=2, allow_nan=False))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain data with None for the numbers that JSON lacks."""
     if isinstance(value, dict):
-        return {name: _finite(x) for name, x in value.items()}
+        return {name: finite(x) for name, x in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(x) for x in value]
+        return [finite(x) for x in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -92,6 +92,16 @@ def spinner(description: str = "", *, total: int | None = None, logged: bool = F
 
 
 @contextmanager
+def steps_bar(total: int) -> Iterator[Callable[[str, int], None]]:
+    """Gives a function that is called with a step, in words, and with how many of so many are done; shows the time left."""
+    console = Terminal(stderr=True)
+    columns = (_Description(24), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with _bar(console, *columns) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda description, done: bar.update(task, description=description, completed=done)
+
+
+@contextmanager
 def rate_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a function that is called with how many are done and how many there are; shows the rate and the time left."""
     console = Terminal(stderr=True)

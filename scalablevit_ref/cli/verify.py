@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -20,8 +20,10 @@ from scalablevit_ref import digits
 from scalablevit_ref.checkpoints.download import as_given
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
+from scalablevit_ref.cli.json_output import finite
 from scalablevit_ref.cli.options import CostlyOption, KeyOption, separate
 from scalablevit_ref.cli.progress import spinner
+from scalablevit_ref.cli.proved import check_certified, print_certificate, proved
 from scalablevit_ref.cli.terminal import Terminal, put, styled
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.files.reading import open_regular
@@ -31,11 +33,17 @@ from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
 from scalablevit_ref.testing.agreement import CANDIDATES, ORACLE, WHEN_NAMED, Candidate, Result, agreement, check_agreement, steps
 
+if TYPE_CHECKING:
+    from scalablevit_ref.certify.certificate import Certificate
+
 RANDOM_IMAGES = 2
 """Images that are drawn for a network that none are given for."""
 
 BATCH = 40
 """Images that each backend takes at a time."""
+
+FIRST_BITS = 106
+"""Precision with which the exact result is first enclosed, in bits."""
 
 
 def verify(
@@ -51,6 +59,7 @@ def verify(
     dtype: Annotated[list[str] | None, typer.Option(help="Only these dtypes, between commas: float64, float32, bfloat16.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights and images.", min=0)] = 0,
     costly: CostlyOption = False,
+    certify: Annotated[bool, typer.Option("--certify", help="Prove the errors of the first image, as `certify` does.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
 ) -> None:
     """Show that every backend computes the same network.
@@ -62,23 +71,43 @@ def verify(
     Exit code 0 if all that ran agree, 1 if one does not or fails while it runs, 2 for bad usage.
     """
     with bad_input_is_one_line():
+        if certify:
+            check_certified("--certify")
         candidates = _select(backend, dtype)
         for path in image or ():  # before weights are drawn or read
             with suppress(FileNotFoundError):  # said later
                 open_regular(path, "an image").close()
-        params, config, what = _network(variant_name, weights, key, seed)
+        params, config, what = network_asked_for(variant_name, weights, key, seed)
         check = partial(check_agreement, config=config, candidates=candidates, batch=BATCH, costly=costly)
-        images, labels = _images(config, image, seed, check, embedded=not (variant_name or weights))
+        images, labels = images_and_labels(config, image, seed, check, embedded=not (variant_name or weights))
+        if certify:
+            from scalablevit_ref.certify.truth import check_finite
+
+            check_finite(images[:1], params)
     with spinner(total=steps(candidates, len(images), BATCH)) as step:
         results = agreement(images, params, config, candidates, batch=BATCH, progress=step, costly=True)
+    found = _certified(images[:1], params, config, candidates) if certify else None
     agree = all(result.agrees for result in results if result.absent is None)
     if as_json:
-        document = {"network": what, "images": len(images), "agree": agree}
+        document: dict[str, Any] = {"network": what, "images": len(images), "agree": agree}
         rows = [_row(result, results, labels) for result in results]
-        put(json.dumps(document | {"results": rows} | _predictions(image, results), indent=2))
+        document |= {"results": rows} | _predictions(image, results)
+        put(json.dumps(document | ({"certificate": finite(found.to_json())} if found else {}), indent=2))
     else:
         print_results(Terminal(), results, labels, what, image)
+        if found:
+            print_certificate(Terminal(), found, what)
     raise typer.Exit(0 if agree else 1)
+
+
+def _certified(
+    image: np.ndarray, params: dict[str, np.ndarray], config: ScalableViTConfig, candidates: list[Candidate]
+) -> Certificate:
+    from scalablevit_ref.certify.subjects import library
+
+    subjects = [subject for subject in map(library, candidates) if subject.absent is None]
+    with bad_input_is_one_line():
+        return proved(image, params, config, subjects, bits=FIRST_BITS)
 
 
 def _select(backends: list[str] | None, dtypes: list[str] | None) -> list[Candidate]:
@@ -90,9 +119,10 @@ def _select(backends: list[str] | None, dtypes: list[str] | None) -> list[Candid
     return [c for c in candidates if c == ORACLE or ((not backends or c.library in backends) and (not dtypes or c.dtype in dtypes))]
 
 
-def _network(
+def network_asked_for(
     variant_name: str | None, weights: Path | None, key: str | None, seed: int
 ) -> tuple[dict[str, np.ndarray], ScalableViTConfig, str]:
+    """Parameters, settings, and what they are, in words: of a file, of a variant with random weights, or the embedded digits'."""
     if weights is None and variant_name is not None:
         config = variant(variant_name)
         return random_params(parameter_shapes(config), seed, "float32"), config, f"{variant_name} with random weights (seed {seed})"
@@ -101,7 +131,7 @@ def _network(
     return checkpoint.params, checkpoint.config, what
 
 
-def _images(
+def images_and_labels(
     config: ScalableViTConfig, files: list[Path] | None, seed: int, check: Callable[..., None], *, embedded: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The images, and their labels where they are known. `check` is asked about their shape before they are made."""

@@ -142,7 +142,7 @@ def why_absent(candidate: Candidate) -> str | None:
     try:
         if candidate.device != "cpu" and int(candidate.device.partition(":")[2] or 0) >= gpus(candidate.library):
             return "no GPU" if candidate.library == "mlx" else "no CUDA device"
-        _on(candidate, np.zeros(1, "float32"))
+        to_candidate(candidate, np.zeros(1, "float32"))
     except FAULTS as error:
         return f"does not start: {said(error)}"
     return None
@@ -197,16 +197,16 @@ def agreement(
     check_network(images, params, config, tap=untapped, alike=False)  # each candidate gets them in its own dtype
     check_agreement(np.shape(images), config, candidates, batch=batch, costly=costly)
     results = [Result(candidate, why_absent(candidate)) for candidate in candidates]
-    oracle_params = _on(ORACLE, params)
+    oracle_params = to_candidate(ORACLE, params)
     own: dict[Candidate, Any] = {}
     running = [result for result in results if result.absent is None and result.candidate != ORACLE]
     for result in running:
         with result.attempt():
-            own[result.candidate] = _on(result.candidate, params)
+            own[result.candidate] = to_candidate(result.candidate, params)
     for start in range(0, len(images), batch):
         x = images[start : start + batch]
         progress(str(ORACLE))
-        oracle, seconds = _timed(ORACLE, _on(ORACLE, x), oracle_params, config)
+        oracle, seconds = _timed(ORACLE, to_candidate(ORACLE, x), oracle_params, config)
         for result in results:
             if result.candidate == ORACLE:
                 result.add(oracle, oracle, seconds)
@@ -214,7 +214,7 @@ def agreement(
             progress(str(result.candidate))
             if result.failed is None:
                 with result.attempt():
-                    taps, seconds = _timed(result.candidate, _on(result.candidate, x), own[result.candidate], config)
+                    taps, seconds = _timed(result.candidate, to_candidate(result.candidate, x), own[result.candidate], config)
                     result.add(taps, oracle, seconds)
     return results
 
@@ -262,12 +262,13 @@ def _checked(candidates: Any) -> list[Candidate]:
     return found
 
 
-def _on(candidate: Candidate, arrays: Any) -> Any:
-    with _settings(candidate):
+def to_candidate(candidate: Candidate, arrays: Any) -> Any:
+    """Arrays of any library as those that the candidate computes with."""
+    with settings(candidate):
         return to_backend(arrays, candidate.library, candidate.dtype, candidate.device)
 
 
-def _settings(candidate: Candidate) -> AbstractContextManager[Any]:
+def settings(candidate: Candidate) -> AbstractContextManager[Any]:
     """What a library needs to compute in the dtype and on the device that it is asked for.
 
     PyTorch's products are unrounded; JAX has float64 only where it is switched on; what computes on MLX's arrays is its default
@@ -307,7 +308,7 @@ def unrounded_float32() -> Iterator[None]:
 
 
 def _timed(candidate: Candidate, x: Any, params: Mapping[str, Any], config: ScalableViTConfig) -> tuple[dict[str, Any], float]:
-    with _settings(candidate):
+    with settings(candidate):
         run: Callable[..., dict[str, Any]] = partial(trace, config=config)
         if candidate.library == "jax":
             key = (candidate, config, tuple(x.shape))

@@ -1,10 +1,10 @@
-"""What tinygrad's users do with the reference: lazy tensors, TinyJit, gradients, devices. The properties run on it only nightly."""
+"""What tinygrad's users do with the reference: lazy tensors, TinyJit, gradients, devices. Most properties run nightly only."""
 
 from __future__ import annotations
 
-import os
-import subprocess
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import scalablevit_ref as sv
 from scalablevit_ref import ops
 from scalablevit_ref.parameters import iwsa_shapes
 from scalablevit_ref.testing import EPS, MAX_TOLERANCE, NETWORK_TOLERANCE, max_error, random_images, random_params, relative_l2
-from tests.support.library import prepared
+from tests.support.library import ON_TINYGRAD, WHOLE_ON_TINYGRAD, has_bfloat16, left_to_nightly, prepared
 from tests.support.op_calls import CALLS, TORCH
 
 CONFIG = sv.ScalableViTConfig(
@@ -37,13 +37,6 @@ ONE_STAGE = sv.ScalableViTConfig(**{name: value[:1] if isinstance(value, tuple) 
 IMAGES = random_images((2, 3, 8, 8))
 IWSA = {"num_heads": 2, "window_size": 2}
 X, P = random_images((1, 4, 4, 8)), random_params(iwsa_shapes(8))
-
-
-def has_bfloat16() -> bool:
-    """Whether clang has the type on this processor: since its version 15, not everywhere."""
-    code = "__bf16 f(__bf16 x) { return x; }"
-    command = [os.environ.get("CC", "clang"), "-x", "c", "-march=native", "-fsyntax-only", "-"]
-    return subprocess.run(command, input=code, text=True, capture_output=True, check=False).returncode == 0
 
 
 BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.skipif(not has_bfloat16(), reason="this clang has no bfloat16"))
@@ -178,6 +171,27 @@ def test_without_its_compiler_it_is_absent(monkeypatch: pytest.MonkeyPatch) -> N
     why = why_absent(Candidate("tinygrad", "float32"))
     assert why is not None
     assert "No such file or directory: 'clang'); CPU needs clang" in why
+
+
+def test_the_properties_that_every_run_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these is one; the others are left out, on tinygrad alone, unless they are asked for."""
+    files = (Path(__file__).parents[1] / "properties").glob("test_*.py")
+    names = {name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)}
+    assert names > ON_TINYGRAD
+    for variable in ("HYPOTHESIS_PROFILE", WHOLE_ON_TINYGRAD):
+        monkeypatch.delenv(variable, raising=False)
+    assert {name for name in names if not left_to_nightly("tinygrad", name)} == ON_TINYGRAD
+    assert not any(left_to_nightly(library, name) for name in names for library in ("torch", None))
+    for variable, value in (("HYPOTHESIS_PROFILE", "nightly"), (WHOLE_ON_TINYGRAD, "1")):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, value)
+            assert not any(left_to_nightly("tinygrad", name) for name in names)
+
+
+def test_its_kernels_are_not_kept_in_the_users_folder() -> None:
+    from tinygrad.helpers import CACHEDB
+
+    assert not Path(CACHEDB).is_relative_to(Path.home() / ".cache")
 
 
 def test_what_we_rely_on_of_einops() -> None:

@@ -40,6 +40,7 @@ from scalablevit_ref.cli.bench import _seconds, _works
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, relative_l2
 from tests.programs.benchmarks import DOCS, project_page, project_picture
 from tests.support.clock import Clock
+from tests.support.library import draws
 
 WORK = Work("digits", 2, 112)
 ARGUMENTS = ["bench", "--variants", "digits", "--rounds", "3", "--threads", "1"]
@@ -60,7 +61,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "mlx", "export.ort", "export.openvino"])
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "mlx", "tensorflow", "paddle", "export.ort", "export.openvino"])
 def test_contenders_compute_what_the_module_does(name: str) -> None:
     told: list[str] = []
     ready, absent, failed = entered([MODULE, name, "cupy"], WORK, told.append)
@@ -69,6 +70,28 @@ def test_contenders_compute_what_the_module_does(name: str) -> None:
     expected = ready[MODULE].logits
     assert expected.shape == (2, 10)
     assert relative_l2(ready[name].logits, expected) <= NETWORK_TOLERANCE["float32"] * EPS["float32"]
+
+
+@pytest.mark.skipif(not draws("tinygrad"), reason="tinygrad compiles with clang")
+def test_tinygrad_computes_what_the_module_does_and_records_its_kernels_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a small network, whose kernels are compiled in seconds. When it has run once, it does not run through Python any more."""
+    from tinygrad.helpers import Context
+
+    passes: list[Any] = []
+
+    small = sv.variant("digits", embed_dims=(8,), depths=(2,), num_heads=(2,), mlp_ratios=(2,), sr_ratios=(2,), c_ratios=(1.25,),
+                       window_sizes=(2,))  # fmt: skip
+    monkeypatch.setattr(contenders, "variant", lambda name: small)
+    monkeypatch.setattr(contenders, "scalable_vit", lambda *given: passes.append(given) or sv.scalable_vit(*given))
+    work = Work("one stage of digits", 2, 16)
+    with Context(PARALLEL=0, NOOPT=1):
+        ready, absent, failed = entered([MODULE, "tinygrad"], work, lambda step: None)
+        assert (absent, failed) == ({}, {})
+        assert len(passes) == 2
+        again = sv.to_numpy(ready["tinygrad"].run())
+    assert len(passes) == 2
+    for logits in (ready["tinygrad"].logits, again):
+        assert relative_l2(logits, ready[MODULE].logits) <= NETWORK_TOLERANCE["float32"] * EPS["float32"]
 
 
 def test_a_file_is_built_once_for_all_that_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +121,9 @@ def test_seconds_to_build_and_to_start_are_told(tmp_path: Path) -> None:
         ("export.openvino", "float32", "cuda", "is timed on the CPU"),
         ("torch.freezing", "float32", "cuda", "is timed on the CPU"),
         ("torch.aoti", "bfloat16", "cpu", None),
+        ("paddle", "bfloat16", "cpu", "PaddlePaddle has no kernels for 16 bits on a CPU"),
+        ("paddle", "float32", "cuda", "is timed on the CPU"),
+        ("tinygrad", "float32", "cuda", "is timed on the CPU"),
         ("export.openvino", "bfloat16", "cpu", None),
         ("module.ort", "float32", "cpu", None),
     ],

@@ -67,14 +67,40 @@ def test_a_broken_keras_port_is_told_what_is_wrong_with_it() -> None:
     assert INTERLEAVED in str(found)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "jax", reason="depthwise kernels that are turned and multiply shifted maps are not told"
-)
 def test_the_adapter_agrees() -> None:
     from scalablevit_ref.adapters.keras import ScalableViT
 
     found = report(ScalableViT(CONFIG, seed=1), diagnosis=False)
     assert found.agrees, str(found)
+
+
+def test_a_model_is_compared_in_float64_with_other_weights_and_stays_what_it_is() -> None:
+    """Nested models, whose inputs have a dtype of their own."""
+    inner = broken()
+    inputs = keras.Input(inner.input_shape[1:])
+    model = keras.Model(inputs, inner(inputs))
+    kept, floats = [x.numpy().tobytes() for x in model.weights], keras.config.floatx()
+    found = report(model, diagnosis=False)
+    assert found.dtype == "float64"
+    assert "(isolated error), the first is stages.0.0.attn" in str(found)
+    assert report(model, diagnosis=False, as_it_is=True).dtype == "float32"
+    assert [x.numpy().tobytes() for x in model.weights] == kept
+    assert {x.dtype for x in (*model.weights, *model.inputs, *inner.inputs)} == {"float32"}
+    assert {layer.dtype_policy.name for layer in (*model.layers, *inner.layers)} == {"float32"}
+    assert keras.config.floatx() == floats
+    assert keras.backend.standardize_dtype(model(IMAGES.transpose(0, 2, 3, 1)).dtype) == "float32"
+
+
+def test_what_computes_in_float32_whatever_it_is_given_is_compared_in_that() -> None:
+    class Narrow(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return keras.ops.cast(keras.ops.cast(x, "float32"), self.compute_dtype)
+
+    inner = broken()
+    inputs = keras.Input(inner.input_shape[1:])
+    found = report(keras.Model(inputs, inner(Narrow()(inputs))), diagnosis=False)
+    assert found.dtype == "float32"
+    assert "part of it computes in float32 whatever it is given" in str(found)
 
 
 def test_a_model_that_does_not_run_is_refused_in_one_line() -> None:
@@ -111,6 +137,36 @@ def test_a_broken_port_in_tensorflow_is_told_what_is_wrong_with_it(what: str, po
     assert "DIFFERS from the reference in 1 of 15 layers (isolated error), the first is stages.0.1.attn" in str(found)
     assert SCALED in str(found)
     assert "(second)" in str(found) or what in ("folder", "concrete")  # which tell no attributes of the module
+
+
+@HERE
+def test_a_module_of_tensorflow_is_compared_in_float64_with_other_weights_and_stays_what_it_is() -> None:
+    """Its own weights hide a bias that is not added: it is of zeros."""
+    from tensorflow_port import Port
+
+    class Forgetful(Port):  # type: ignore[misc]
+        """As the port, but of the last norm's bias."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last_ln["b"].assign(tf.zeros(8))
+            self.kept = {**self.last_ln, "b": None}
+
+        def __call__(self, images: Any) -> Any:
+            last, self.last_ln = self.last_ln, self.kept
+            try:
+                return Port.__call__.python_function(self, images)
+            finally:
+                self.last_ln = last
+
+    module = Forgetful()
+    before = {x.name: x.numpy().tobytes() for x in module.variables}
+    found = report(module)
+    assert found.dtype == "float64"
+    assert "norm" in [row.layer for row in found.diverging], str(found)
+    assert {x.name: x.numpy().tobytes() for x in module.variables} == before
+    own = report(Port(), diagnosis=False, weights="own", dtype="own")
+    assert (own.dtype, [row.layer for row in own.diverging]) == ("float32", ["stages.0.1.attn"])  # the port's own mistake
 
 
 @HERE

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
+from scalablevit_ref.compare.capture.flow import Flow
 from scalablevit_ref.compare.capture.graph import Graph
 from scalablevit_ref.compare.capture.torch_runner import TorchRunner
+from scalablevit_ref.compare.capture.units import units_of
 from scalablevit_ref.compare.capture.uses import Use, uses_of
 
 C, N = 6, 10
@@ -182,3 +185,30 @@ def test_a_parameter_that_acts_twice_is_there_twice() -> None:
     _, uses = seen(lambda m, x: F.conv2d(F.conv2d(x, m.w, m.b), m.w, m.b), w=(C, C, 1, 1), b=(C,))
     assert [use.weight for use in uses] == ["w", "w"]
     assert uses[1].given == uses[0].made
+
+
+WITH_AXES = ("c 1 kh kw", "kh kw 1 c", "kh kw c 1", "1 c kh kw", "c kh kw", "kh kw c")
+DEPTHWISE = [(lies, kh, kw) for lies in WITH_AXES for kh, kw in ((3, 2), (C, 2), (2, C), (3, 3))]
+DEPTHWISE += [(lies, 3, 3) for lies in ("(kh kw) c", "c (kh kw)")]
+
+
+@pytest.mark.parametrize(("lies", "kh", "kw"), DEPTHWISE)
+def test_a_depthwise_kernel_whose_numbers_multiply_shifted_maps_is_one_however_it_lies(lies: str, kh: int, kw: int) -> None:
+    """Where it has as many rows or columns as channels, its shape does not tell which axis is theirs."""
+    kernel = rearrange(np.zeros((C, 1, kh, kw)), f"c 1 kh kw -> {lies}")
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        w = rearrange(m.w, f"{lies} -> c 1 kh kw", kh=kh, kw=kw)
+        x = F.pad(x, (kw // 2, (kw - 1) // 2, kh // 2, (kh - 1) // 2))
+        taps = [x[..., i : i + 4, j : j + 5] * w[:, :, i, j, None] for i in range(kh) for j in range(kw)]
+        return sum(taps[1:], start=taps[0]) + m.b[:, None, None]
+
+    port = Port(forward, w=kernel.shape, b=(C,))
+    own = {name: x.detach().numpy() for name, x in port.named_parameters()}
+    graph = TorchRunner(port, None).record(np.random.default_rng(0).standard_normal((2, C, 4, 5)).astype("float32"), {})
+    (use,) = uses_of(graph, own)
+    assert (use.kind, use.weight, use.bias, use.sizes) == ("convolution", "w", "b", (C, 1, kh, kw))
+    (unit,) = units_of(Flow(graph), [use], own)
+    assert unit.layout is not None
+    found = unit.layout.view(own["w"], use.sizes)
+    np.testing.assert_array_equal(found, rearrange(own["w"], f"{lies} -> c 1 kh kw", kh=kh, kw=kw))

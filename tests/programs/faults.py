@@ -3,7 +3,7 @@
 `plant` puts the functions that a fault changes (`tests.support.mistakes`) in the place of the right ones in every module that has
 them, for all libraries: an op loses its native versions.
 
-`python -m tests.programs.faults [numpy|torch]` runs every property under every fault and prints, as JSON, which of them fail.
+`python -m tests.programs.faults [LIBRARY…]` runs every property under every fault and prints, as JSON, which of them fail.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import pytest
 from hypothesis import Phase, settings
 
 import tests.support.shape_checks  # noqa: F401  (before the package is imported)
+from tests.support.library import WHOLE_ON_TINYGRAD
 from tests.support.mistakes import FAULTY, PLANTED
 from tests.support.profiles import COMMON
 
@@ -114,7 +115,8 @@ def killers(fault: str) -> dict[str, Callable[..., None]]:
 def outcomes(library: str) -> dict[str, bool]:
     """Run every property on this library, with whatever is planted: "module:function" to whether it passed."""
     plugin = Outcomes(library)
-    with contextlib.redirect_stdout(io.StringIO()) as output:
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as output:
+        patch.setenv(WHOLE_ON_TINYGRAD, "1")
         code = pytest.main([str(PROPERTIES), "--assert=plain", "--tb=line", "-p", "no:cacheprovider"], plugins=[plugin])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise RuntimeError(output.getvalue())

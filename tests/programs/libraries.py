@@ -22,6 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tests.support.compiling import KERNELS
 from tests.support.documents import ROOT
 from tests.support.marked import marked, with_marked
 
@@ -36,6 +37,7 @@ ONE_THREAD = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     **dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1"),
     "PARALLEL": "0",  # tinygrad compiles its kernels in this process
+    "CACHEDB": str(KERNELS),
 }
 
 Function = Callable[[Any, Any], Any]
@@ -53,12 +55,14 @@ class Way:
     gradient: of a number, a function of parameters, at these.
     eager: whether it is also used without its compiler.
     together: computes arrays that are not computed yet.
+    plainly: a context for what is not timed, in which nothing is made fast.
     """
 
     compiled: Callable[[Function, Any, Traced], Callable[[Any], Any]] | None = None
     gradient: Callable[[Callable[[Any], Any], Any], Mapping[str, Any]] | None = None
     eager: bool = True
     together: Callable[[Sequence[Any]], object] = lambda arrays: None
+    plainly: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 def counted(function: Function, traced: Traced) -> Function:
@@ -150,6 +154,7 @@ def paddle() -> Way:
 
 def tinygrad() -> Way:
     from tinygrad import Tensor, TinyJit
+    from tinygrad.helpers import Context
 
     def compiled(function: Function, params: Any, traced: Traced) -> Callable[[Any], Any]:
         run = counted(function, traced)
@@ -160,7 +165,7 @@ def tinygrad() -> Way:
         Tensor.realize(*found.values())
         return found
 
-    return Way(compiled, gradient, together=lambda arrays: Tensor.realize(*arrays))
+    return Way(compiled, gradient, together=lambda arrays: Tensor.realize(*arrays), plainly=lambda: Context(NOOPT=1))
 
 
 WAYS: Mapping[str, Callable[[], Way]] = {
@@ -199,7 +204,7 @@ def measured(library: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     for dtype in ("float64", "float32"):
-        with _wide(library, dtype):
+        with _wide(library, dtype), way.plainly():
             x, p = (sv.to_backend(value, library, dtype) for value in (images, params))
             taps = _traced(way, x, p, config)
             errors = {name: _relative(sv.to_numpy(y), oracle[name]) / EPS[dtype] for name, y in taps.items()}
@@ -207,7 +212,7 @@ def measured(library: str) -> dict[str, Any]:
             found[dtype] = {"tap": worst, "eps": errors[worst]}
 
     probe = np.random.default_rng(0).standard_normal((2, config.num_classes))
-    with _wide(library, "float64"):
+    with _wide(library, "float64"), way.plainly():
         if way.gradient is not None:
             x, p, weights = (sv.to_backend(value, library, "float64") for value in (images[:2], params, probe))
 

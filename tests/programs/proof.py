@@ -1,4 +1,7 @@
-"""`python -m tests.programs.proof [--mutants]`: run the properties and the planted faults, and write `docs/proof.md`."""
+"""`python -m tests.programs.proof [--mutants | LIBRARY…]`: run the properties and the planted faults, and write `docs/proof.md`.
+
+With libraries, the properties are run on these alone, and the page keeps the other columns and the planted faults.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,11 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.support.library import WHOLE_ON_TINYGRAD
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "docs" / "proof.md"
@@ -33,14 +39,19 @@ on inputs that Hypothesis draws. This page is written by `python -m tests.progra
 entered by hand.
 
 Errors are in eps of the dtype (float64: 2.2e-16), the largest over all examples, as max|Δ| / max|reference| unless said otherwise.
-"Holds": it passed, and no error in eps applies. The tolerance is 64 eps unless the test says otherwise. Where a figure is larger, the statement is ill-conditioned and its bound grows with the condition: a key
-bias's size (14), a LayerNorm's largest entry over its deviation (23, 24), in 16 bits how far one rounding of each module moves an
-intermediate (4); the test's docstring derives it. Blank: the property does not use this library.
+"Holds": it passed, and no error in eps applies. The tolerance is 64 eps unless the test says otherwise. Where a figure is larger,
+the statement is ill-conditioned and its bound grows with the condition: a key bias's size (14), a LayerNorm's largest entry over
+its deviation (23, 24), in 16 bits how far one rounding of each module moves an intermediate (4); the test's docstring derives it.
+Blank: the property does not use this library.
 
 The *oracle* is an independent network in plain `torch.nn` (`tests/support/oracle.py`), a *tap* a named intermediate.
 `array_api_strict` runs the definitions alone, with none of the libraries' native operations; it has no dtypes of 16 bits (4).
-`jax` runs under `jax.jit` with x64 on, and draws an eighth of the inputs, as `mlx` does. `cupy`, where there is no GPU, is a
-stand-in: NumPy's numbers, CuPy's names and refusals, and CuPy's own kernels compiled for the host; it draws a quarter.
+`jax` runs under `jax.jit` with x64 on, and draws an eighth of the inputs, as `mlx`, `tensorflow` and `paddle` do; `tinygrad`, whose
+compiler takes long for each, draws a fortieth, at least two. `cupy`, where there is no GPU, is a stand-in: NumPy's numbers, CuPy's
+names and refusals, and CuPy's own kernels compiled for the host; it draws a quarter.
+
+The errors here are measured, against float64 or against PyTorch. [Errors that are proved](certified.md) has those of every library
+against the exact result of the network.
 
 Figures are of the profile `ci`: 25 inputs for each property, the same every time. `HYPOTHESIS_PROFILE=nightly python -m pytest
 tests/properties` draws 500 new ones, `dev`, the default, eight.
@@ -49,15 +60,22 @@ tests/properties` draws 500 new ones, `dev`, the default, eight.
 """
 
 
-def errors() -> dict[str, dict[str, float]]:
-    """Worst error of each property test on each library, from a run of the `ci` profile."""
+def errors(libraries: Sequence[str] = ()) -> dict[str, dict[str, float]]:
+    """Worst error of each property test on each library, or on these, from a run of the `ci` profile."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "tests/properties", "--worst-errors", str(report)]
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"HYPOTHESIS_PROFILE": "ci"}, check=False)
+        command += ["-k", " or ".join(libraries)] if libraries else []
+        environment = os.environ | {"HYPOTHESIS_PROFILE": "ci", WHOLE_ON_TINYGRAD: "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
         if done.returncode:
             sys.exit("the properties do not hold: no page is written")
         rows: list[tuple[str, float | None]] = json.loads(report.read_text(encoding="utf-8"))
+    return worst_of(rows)
+
+
+def worst_of(rows: Iterable[tuple[str, float | None]]) -> dict[str, dict[str, float]]:
+    """Of each test's worst error, those of the properties: test to library to error."""
     worst: dict[str, dict[str, float]] = defaultdict(dict)
     for node, error in rows:
         match = re.fullmatch(r"tests/properties/(\w+)\.py::(test_\d+\w*)(?:\[(.*)\])?", node)
@@ -71,20 +89,47 @@ def errors() -> dict[str, dict[str, float]]:
 
 def page(worst: dict[str, dict[str, float]], kills: dict[str, dict[str, list[str]]]) -> str:
     """The page, from the errors and from what fails under each fault: library → fault → tests."""
-    present = {library for errors in worst.values() for library in errors}
-    libraries = [library for library in LIBRARIES if library in present]
-    lines = [INTRODUCTION, f"| # | of | statement | {' | '.join(libraries)} |"]
-    lines += [f"|---|---|---|{'---|' * len(libraries)}"]
-    for test in sorted(worst, key=lambda name: name.partition(":")[2]):
-        subject, (number, statement) = test.removeprefix("test_").partition(":")[0], _statement(test)
-        cells = [_figure(worst[test].get(library)) for library in libraries]
-        lines.append(f"| {number} | {subject} | {statement} | {' | '.join(cells)} |")
+    lines = [INTRODUCTION, *_table({_key(test): errors for test, errors in _figures(worst).items()})]
     lines += ["", "## The planted faults", "", "Each is patched into the specification; the tests named fail.", ""]
     lines += [f"| fault | {' | '.join(kills)} |", f"|---|{'---|' * len(kills)}"]
     for fault in next(iter(kills.values())):
         found = [_some(faults[fault]) for faults in kills.values()]
         lines.append(f"| {fault} | {' | '.join(found)} |")
     return "\n".join([*lines, "", *_mutation()]) + "\n"
+
+
+def with_columns(text: str, worst: dict[str, dict[str, float]], libraries: Sequence[str]) -> str:
+    """The page, in which these libraries have these errors, and all else is as it was."""
+    table, faults, rest = text.partition("## The planted faults")
+    lines = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("| ")]
+    (_, _, _, *names), *rows = ([cell.strip() for cell in line] for line in lines)
+    known = dict[tuple[str, ...], dict[str, str]]()
+    for number, subject, statement, *cells in rows:
+        kept = {name: cell for name, cell in zip(names, cells, strict=True) if cell and name not in libraries}
+        known[number, subject, statement] = kept
+    for test, figures in _figures(worst).items():
+        known.setdefault(_key(test), {}).update(figures)
+    return "\n".join([INTRODUCTION, *_table(known), "", faults + rest])
+
+
+def _figures(worst: dict[str, dict[str, float]]) -> dict[str, dict[str, str]]:
+    return {
+        test: {library: _figure(error) for library, error in worst[test].items()}
+        for test in sorted(worst, key=lambda name: name.partition(":")[2])
+    }
+
+
+def _key(test: str) -> tuple[str, str, str]:
+    """Number, subject and statement of a property."""
+    number, statement = _statement(test)
+    return number, test.removeprefix("test_").partition(":")[0], statement
+
+
+def _table(cells: Mapping[tuple[str, ...], Mapping[str, str]]) -> list[str]:
+    present = {library for some in cells.values() for library in some}
+    libraries = [library for library in LIBRARIES if library in present]
+    lines = [f"| # | of | statement | {' | '.join(libraries)} |", f"|---|---|---|{'---|' * len(libraries)}"]
+    return lines + [f"| {' | '.join([*key, *(some.get(library, '') for library in libraries)])} |" for key, some in cells.items()]
 
 
 def _figure(error: float | None) -> str:
@@ -134,6 +179,9 @@ def main() -> None:
     if sys.argv[1:] == ["--mutants"]:
         measured = TARGET.read_text(encoding="utf-8").partition(MUTANTS)[0].rstrip("\n")
         TARGET.write_text("\n".join([measured, "", *_mutation()]) + "\n", encoding="utf-8")
+        return
+    if sys.argv[1:]:
+        TARGET.write_text(with_columns(TARGET.read_text(encoding="utf-8"), errors(sys.argv[1:]), sys.argv[1:]), encoding="utf-8")
         return
     worst = errors()
     kills = {library: kill_matrix(library) for library in ("numpy", "torch")}

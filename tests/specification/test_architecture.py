@@ -37,6 +37,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "drawing evaluation portable",
         "compare",
         "benchmark",
+        "certify",
         "cli",
         "__main__",
     )
@@ -51,6 +52,7 @@ UPWARD = {
     ("backends/tensorflow.py", "ops"),
     ("backends/paddle.py", "ops"),
     ("backends/tinygrad.py", "ops"),
+    ("backends/flint.py", "ops"),
     ("testing/__init__.py", "compare"),
     ("testing/equivalence.py", "compare"),
 }
@@ -81,6 +83,7 @@ FRAMEWORKS = {
     "keras": ("adapters/keras", "compare/capture/keras"),
     "paddle": ("backends/paddle.py", "adapters/paddle.py", "compare/capture/paddle"),
     "tinygrad": ("backends/tinygrad.py", "compare/capture/tinygrad"),
+    "flint": ("backends/flint.py", "backends/balls.py", "certify/"),
 }
 """Where a framework may be imported with the module; everywhere else inside a function only."""
 

@@ -1,4 +1,4 @@
-"""How JAX compiles in the tests: quickly, whatever its code takes to run, and what an earlier run has compiled not again."""
+"""How JAX and tinygrad compile in the tests: quickly, whatever their code takes to run, and what was compiled before not again."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ FLAGS = {"xla_cpu_use_fusion_emitters": "false", "xla_cpu_parallel_codegen_split
 
 
 def compile_quickly() -> None:
-    """Set what JAX reads from the environment when it is imported, here and in the processes that tests start.
+    """Set what JAX and tinygrad read from the environment when they are imported, here and in the processes that tests start.
 
-    What is compiled is kept in `.jax_cache`, which takes a third off the time of the tests on JAX in the next run. `sharded.py`
-    runs with all of XLA's optimisation.
+    What is compiled is kept in `.jax_cache` and `.tinygrad_cache`, which takes a third off the time of the tests on JAX in the next
+    run; tinygrad would keep it in the user's folder. `sharded.py` runs with all of XLA's optimisation.
     """
+    os.environ.setdefault("CACHEDB", str(KERNELS))
     library = find_spec("jaxlib")
     if library is None or library.origin is None or os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS"):
         return
@@ -50,3 +51,7 @@ def processor() -> str:
         return "any"
     features = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
     return f"{zlib.crc32(''.join(features).encode()):08x}"
+
+
+KERNELS = ROOT / ".tinygrad_cache" / processor() / "kernels.db"
+"""Where tinygrad keeps what it has compiled."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -74,15 +76,52 @@ def marked(library: str) -> Any:
 
 
 def draws(library: str) -> bool:
-    """Whether the properties run on it. tinygrad compiles each kernel of each shape, for minutes: when asked to, and nightly."""
-    asked = "nightly" in os.environ.get("HYPOTHESIS_PROFILE", "") or "SCALABLEVIT_REF_TEST_TINYGRAD" in os.environ
-    return bool(find_spec(library)) and (library != "tinygrad" or (asked and compiles_kernels()))
+    """Whether the properties run on it."""
+    return bool(find_spec(library)) and (library != "tinygrad" or compiles_kernels())
 
 
 def compiles_kernels() -> bool:
     """Whether tinygrad's device CPU has its compiler."""
     return shutil.which(os.environ.get("CC", "clang")) is not None
 
+
+@cache
+def has_bfloat16() -> bool:
+    """Whether tinygrad's compiler has the type on this processor: since clang 15, not everywhere."""
+    code = "__bf16 f(__bf16 x) { return x; }"
+    command = [os.environ.get("CC", "clang"), "-x", "c", "-march=native", "-fsyntax-only", "-"]
+    return subprocess.run(command, input=code, text=True, capture_output=True, check=False).returncode == 0
+
+
+ON_TINYGRAD = frozenset(
+    [
+        "test_01_every_library_computes_patch_embed_peg_and_mlp",
+        "test_01_gelu_is_the_exact_one",
+        "test_01_softmax_is_the_exponentials_over_their_sum",
+        "test_01_ssa_is_the_oracles",
+        "test_02_linear_and_conv2d_are_exact_on_integers",
+        "test_02_peg_and_patch_embed_convolution_are_exact_on_integers",
+        "test_08_without_lim_it_is_multi_head_attention_in_each_window",
+        "test_11_lim_adds_the_projected_depthwise_convolution_of_the_values",
+        "test_19_without_reduction_it_is_multi_head_attention",
+        "test_20_with_reduction_it_is_conv_norm_gelu_and_attention_of_torch",
+        "test_23_a_layer_norm_leaves_the_variance_v_over_v_plus_eps",
+        "test_padding_puts_zeros_at_the_right_and_bottom",
+    ]
+)
+"""The properties that every run tries on tinygrad, which compiles each kernel of each shape: 75 ms of processor, 4 ms once it is
+known. All of them are some 2,500 kernels: nightly, and where `WHOLE_ON_TINYGRAD` asks for it. Networks and gradients are in
+`tests/backends/test_tinygrad.py` too."""
+
+
+def left_to_nightly(library: str | None, property_name: str) -> bool:
+    """Whether a property is too long to be tried on this library in every run."""
+    asked = "nightly" in os.environ.get("HYPOTHESIS_PROFILE", "") or WHOLE_ON_TINYGRAD in os.environ
+    return library == "tinygrad" and property_name not in ON_TINYGRAD and not asked
+
+
+WHOLE_ON_TINYGRAD = "SCALABLEVIT_REF_TEST_TINYGRAD"
+"""The variable of the environment that asks for every property on tinygrad."""
 
 INSTALLED = ("numpy", "torch", "array_api_strict", "jax", "mlx", "tensorflow", "paddle", "tinygrad")
 LIBRARIES = [marked(name) for name in INSTALLED if draws(name)] + [marked("cupy")]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import reduce
+from importlib import import_module
 from typing import Any
 
 import keras
@@ -21,15 +23,11 @@ from scalablevit_ref.errors import CaptureError
 class KerasModel:
     """A model or layer of Keras, in inference mode."""
 
+    takes_weights = True
     brings_images = False
 
     def __init__(self, model: keras.layers.Layer) -> None:
         self.model, self.library = model, keras.backend.backend()
-
-    @property
-    def takes_weights(self) -> bool:
-        """On TensorFlow a graph keeps its own."""
-        return self.library in ("jax", "torch")
 
     def config(self) -> ScalableViTConfig | None:
         return None
@@ -114,6 +112,34 @@ def as_taken(images: np.ndarray, run: Callable[[np.ndarray], Any], last: bool | 
     return False
 
 
+@contextmanager
+def _computing(model: Any, dtype: str | None, values: Mapping[int, Any], variables: Collection[Any]) -> Iterator[None]:
+    """While open, its variables have these values, by their identities, and its layers compute in this dtype; None leaves that."""
+    layers = [model, *(layer for _, layer in _layers(model))]
+    inputs = [x for layer in layers for x in keras.tree.flatten(getattr(layer, "inputs", None) or ())]
+    typed = {id(x): x for x in (*variables, *inputs) if keras.backend.is_float_dtype(x._dtype)}.values()
+    narrowing: dict[str, str] = getattr(import_module("keras.src.backend.common.dtypes"), "BIT64_TO_BIT32_DTYPE", {})
+    policies, own = [layer._dtype_policy for layer in layers], [x._dtype for x in typed]
+    floats, sums = keras.config.floatx(), dict(narrowing)
+    try:
+        if dtype is not None:
+            for layer in layers:
+                layer._dtype_policy = keras.DTypePolicy(dtype)
+            for x in typed:
+                x._dtype = dtype
+            keras.config.set_floatx(dtype)
+            narrowing["float64"] = "float64"  # what float64 and another dtype give: float32 on JAX and PyTorch
+        with keras.StatelessScope(state_mapping=[(x, values[id(x)]) for x in variables]):
+            yield
+    finally:
+        for layer, policy in zip(layers, policies, strict=True):
+            layer._dtype_policy = policy
+        for x, before in zip(typed, own, strict=True):
+            x._dtype = before
+        keras.config.set_floatx(floats)
+        narrowing.update(sums)
+
+
 # On JAX
 
 
@@ -133,13 +159,13 @@ def _on_jax(model: Any, conditions: Conditions) -> Captured:
     called = {id(layer): canonical(path.split(".")) for path, layer in layers.items()}
 
     def run(state: Mapping[str, Any], x: Any, calls: Any) -> Any:
-        mapping = [(variables[path], state[name]) for path, name in names.items()]
-        with keras.StatelessScope(state_mapping=mapping), _calls_reported(called, calls.call):
+        values = {id(variables[path]): state[name] for path, name in names.items()}
+        with _computing(model, conditions.dtype, values, variables.values()), _calls_reported(called, calls.call):
             return model(x, training=False)
 
     both = ("b c h w", "b h w c")
     layouts = both if last is None else both[::-1] if last else both
-    return followed(JaxRunner(Forward("Keras model", own, run, layouts, paths)), conditions)
+    return followed(JaxRunner(Forward("Keras model", own, run, layouts, paths), conditions.dtype), conditions)
 
 
 @contextmanager
@@ -163,31 +189,35 @@ def _calls_reported(called: Mapping[int, str], report: Callable[..., Any]) -> It
 
 
 def _on_torch(model: Any, conditions: Conditions, files: ExitStack) -> Captured:
-    """Exported by PyTorch, whose program says what the model computes; in the dtype that the model has."""
+    """Exported by PyTorch, whose program says what the model computes."""
     import torch
 
     from scalablevit_ref.compare.capture.torch import TorchModule
 
-    model = model.eval()
+    model, images = model.eval(), torch.from_numpy(conditions.fed.astype(conditions.dtype or "float32"))
     last = as_taken(conditions.fed, lambda x: model(x.astype("float32"), training=False), _channels_last(model, conditions.fed))
+    variables = _variables(model)
 
     class AsTaken(torch.nn.Module):
         """The model, of images b c h w. Its variables are registered by their own paths."""
 
         def forward(self, images: torch.Tensor) -> Any:
-            return model(images.permute(0, 2, 3, 1) if last else images, training=False)
+            values = {id(x): reduce(_held_by, path.split("."), self) for path, x in variables.items()}
+            with _computing(model, conditions.dtype, values, variables.values()):
+                return model(images.permute(0, 2, 3, 1) if last else images, training=False)
 
     taken = AsTaken().eval()
-    for path, variable in _variables(model).items():
+    for path, variable in variables.items():
         holder: Any = taken
         *steps, leaf = path.split(".")
         for step in steps:
             if step not in holder._modules:
                 holder.add_module(step, torch.nn.Module())
             holder = holder._modules[step]
-        holder.register_parameter(leaf, variable.value)
+        value = variable.value.detach()
+        value = value.to(images.dtype) if conditions.dtype is not None else value
+        holder.register_parameter(leaf, torch.nn.Parameter(value, requires_grad=False))
 
-    images = torch.from_numpy(conditions.fed.astype("float32"))
     with own_code(RUNNING), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's
         program = torch.export.export(taken, (images,), strict=False)
@@ -195,6 +225,11 @@ def _on_torch(model: Any, conditions: Conditions, files: ExitStack) -> Captured:
     return replace(
         captured, kind="Keras model", notes=(f"images were given as {'b h w c' if last else 'b c h w'}", *captured.notes)
     )
+
+
+def _held_by(module: Any, name: str) -> Any:
+    """A module's own module or parameter of this name, whatever else is called so."""
+    return module._modules[name] if name in module._modules else module._parameters[name]
 
 
 # On TensorFlow
@@ -210,10 +245,14 @@ def _on_tensorflow(model: Any, conditions: Conditions, files: ExitStack) -> Capt
         with tf.name_scope(f"{IN_MODULE}/{path.replace('.', '/')}/"):
             return tf.nest.map_structure(lambda x: tf.identity(x, "returned"), call(*args, **kwargs))
 
+    variables, dtype = _variables(model), conditions.dtype
+    held = {path: tf.Variable(tf.cast(x.value, dtype or x.dtype), trainable=False, name=x.name) for path, x in variables.items()}
+
     def run(x: Any) -> Any:
-        with _calls_reported({id(layer): path for path, layer in _layers(model)}, report):
+        values = {id(variable): held[path].read_value() for path, variable in variables.items()}
+        told = {id(layer): path for path, layer in _layers(model)}
+        with _computing(model, dtype, values, variables.values()), _calls_reported(told, report):
             return model(x, training=False)
 
-    names = {id(x.value): path for path, x in _variables(model).items()}
-    last = _channels_last(model, conditions.fed)
-    return TensorFlowModel(run, "Keras model", names, last).capture(conditions, files)
+    names, last = {id(x): path for path, x in held.items()}, _channels_last(model, conditions.fed)
+    return TensorFlowModel(run, "Keras model", names, last, dtype or "float32").capture(conditions, files)

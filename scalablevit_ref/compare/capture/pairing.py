@@ -174,7 +174,7 @@ def paired(
         Where parameters find no partner, with what is there instead and what to do.
     """
     flow = Flow(graph)
-    uses = uses_of(graph)
+    uses = uses_of(graph, own)
     around = contexts(flow, uses)
     units = units_of(flow, uses, own)
     steps = steps_of(network)

@@ -1,14 +1,15 @@
 """TensorFlow's programs as `Runner`s: a SavedModel, a `tf.Module`, a `tf.function` or one of its concrete functions.
 
 A program is traced for the images, its variables become constants, and the functions that it calls are written out. Then any of its
-values can be asked for, and any can be fed.
+values can be asked for, and any can be fed, those constants too.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tensorflow.python.ops import math_ops
 
 from scalablevit_ref.compare.capture.alignment import Captured, Conditions
 from scalablevit_ref.compare.capture.arrays import array_of
@@ -45,7 +47,7 @@ def is_tensorflow(value: Any) -> bool:
 
 
 class TensorFlowModel:
-    """A program of TensorFlow's; its weights stay what they are.
+    """A program of TensorFlow's. What was saved, or traced by its owner, keeps its weights; of a `tf.Module` a copy is run.
 
     Parameters
     ----------
@@ -58,9 +60,10 @@ class TensorFlowModel:
         What variables are called, by the identity of TensorFlow's own; else by TensorFlow's own names.
     last
         Whether it takes images b h w c; None where that is to be found out.
+    dtype
+        Of its images.
     """
 
-    takes_weights = False
     brings_images = False
 
     def __init__(
@@ -69,30 +72,75 @@ class TensorFlowModel:
         kind: str = "TensorFlow model",
         names: Mapping[int, str] = MappingProxyType({}),
         last: bool | None = None,
+        dtype: str = "float32",
     ) -> None:
-        self.value, self.kind, self.names, self.last = value, kind, names, last
+        self.value, self.kind, self.names, self.last, self.dtype = value, kind, names, last, dtype
+
+    @property
+    def takes_weights(self) -> bool:
+        return not (isinstance(self.value, Path) or any(hasattr(self.value, name) for name in ("structured_outputs", "signatures")))
 
     def config(self) -> ScalableViTConfig | None:
         return None
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
         """Raises CaptureError for what cannot be read, traced or run, or takes other images."""
-        value, names = self.value, dict(self.names)
+        value, names, dtype = self.value, dict(self.names), self.dtype
         if isinstance(value, Path):
             with own_code("loading the SavedModel"):
                 value = tf.saved_model.load(str(value))
         if isinstance(value, tf.Module) and not hasattr(value, "signatures"):
-            names |= {id(x): path for path, x in _variables(value)}
-        return followed(TensorFlowRunner(self.kind, value, conditions.fed, names, self.last), replace(conditions, load=False))
+            if conditions.dtype is not None:
+                value, dtype = _in_dtype(value, conditions.dtype), conditions.dtype
+            names |= {id(x): path for path, x in _held(value, tf.Variable)}
+        runner = TensorFlowRunner(self.kind, value, conditions.fed.astype(dtype), names, self.last)
+        return followed(runner, replace(conditions, load=conditions.load and self.takes_weights))
 
 
-def _variables(value: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """The variables that an object holds, by the paths of their attributes, each once."""
+def _in_dtype(module: tf.Module, dtype: str) -> Any:
+    """A copy of a module whose variables of floating point are of this dtype. Raises CaptureError where it cannot be copied."""
+    held = {id(x): x for x in (*module.variables, *(x for _, x in _held(module, tf.Variable, tf.Tensor))) if x.dtype.is_floating}
+    with own_code("copying the candidate"):
+        return copy.deepcopy(module, {key: _cast(x, dtype) for key, x in held.items()})
+
+
+def _cast(x: Any, dtype: str) -> Any:
+    """A variable or a tensor in another dtype."""
+    value = tf.cast(x, dtype)
+    return tf.Variable(value, x.trainable, name=_named(x)) if isinstance(x, tf.Variable) else value
+
+
+@contextmanager
+def _numbers_of_64_bits() -> Iterator[None]:
+    """While open, `tf.cast` of a number of Python is that number: TensorFlow would round it to float32 first, in its GELU too."""
+    usual = math_ops.cast
+
+    def cast(x: Any, dtype: Any, name: str | None = None) -> Any:
+        return tf.constant(x, dtype, name=name) if isinstance(x, float) else usual(x, dtype, name)
+
+    holders: tuple[Any, ...] = (math_ops, tf, tf.dtypes)
+    try:
+        for holder in holders:
+            holder.cast = cast
+        yield
+    finally:
+        for holder in holders:
+            holder.cast = usual
+
+
+def _named(variable: Any) -> str:
+    """TensorFlow's own name of a variable."""
+    name: str = variable.name.partition(":")[0]
+    return name
+
+
+def _held(value: Any, *kinds: type, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+    """What an object holds of these kinds, by the paths of attributes, each once."""
     seen = set() if seen is None else seen
     if id(value) in seen:
         return
     seen.add(id(value))
-    if isinstance(value, tf.Variable):
+    if isinstance(value, kinds):
         yield path, value
         return
     if isinstance(value, Mapping):
@@ -102,7 +150,7 @@ def _variables(value: Any, path: str = "", seen: set[int] | None = None) -> Iter
     else:
         inner = [(k, v) for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")] if _is_holder(value) else ()
     for name, part in inner:
-        yield from _variables(part, f"{path}.{name}".removeprefix("."), seen)
+        yield from _held(part, *kinds, path=f"{path}.{name}".removeprefix("."), seen=seen)
 
 
 def _is_holder(value: Any) -> bool:
@@ -118,7 +166,7 @@ def _tracked(value: Any) -> list[Any]:
 
 def traced(value: Any, images: np.ndarray, last: bool | None) -> tuple[Any, bool]:
     """The concrete function of such images, and whether it takes them b h w c. Raises CaptureError where it takes neither."""
-    shapes = [tf.TensorSpec(images.shape, "float32"), tf.TensorSpec([images.shape[i] for i in (0, 2, 3, 1)], "float32")]
+    shapes = [tf.TensorSpec([images.shape[i] for i in order], images.dtype) for order in ((0, 1, 2, 3), (0, 2, 3, 1))]
     if hasattr(value, "structured_outputs"):
         return _signed(value, images)
     signatures = getattr(value, "signatures", None)
@@ -165,13 +213,12 @@ class TensorFlowRunner:
 
     def __init__(self, kind: str, value: Any, images: np.ndarray, names: Mapping[int, str], last: bool | None) -> None:
         self.kind = kind
-        concrete, self._last = traced(value, images, last)
+        with _numbers_of_64_bits():
+            concrete, self._last = traced(value, images, last)
         self._lines = {op.name: line for op in concrete.graph.get_operations() if (line := _line(op))}
         handles = {id(x.handle): x for x in (*concrete.variables, *_tracked(value))}
         placed = {inner.op.name: handles.get(id(outer)) for outer, inner in concrete.graph.captures}
-        own = {
-            name: (names.get(id(x), ""), x.name.partition(":")[0].replace("/", ".")) for name, x in placed.items() if x is not None
-        }
+        own = {name: (names.get(id(x), ""), _named(x).replace("/", ".")) for name, x in placed.items() if x is not None}
         with own_code("writing out the candidate's graph"):
             frozen = convert_variables_to_constants_v2(concrete)
         self._wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(frozen.graph.as_graph_def(), name=""), [])
@@ -189,6 +236,7 @@ class TensorFlowRunner:
         self.called = _unique(called)
         self.paths = {self.called[name]: own[name][0] or own[name][1] for name in held if name in own}
         self._constants = {self.called[name]: tf.make_ndarray(op.get_attr("value")) for name, op in held.items()}
+        self._places = {self.called[name]: op.outputs[0].name for name, op in held.items()}
         self._keys: Mapping[int, Any] = {}
         self._back: Mapping[int, Any] = {}
 
@@ -210,7 +258,7 @@ class TensorFlowRunner:
             outputs=outputs,
             parameters=self.called,
             lines=self._lines,
-            run=lambda wanted: self._run(wanted, batches[0], {}),
+            run=lambda wanted: self._run(wanted, batches[0], self._put(weights)),
         )
         self._keys, self._back = found.keys, found.back
         rest, fixed = len(images) // len(batches[0]), found.graph.parameters.keys() | found.graph.constants.keys()
@@ -233,7 +281,7 @@ class TensorFlowRunner:
         cuts = {name: np.split(y, len(batches)) for name, y in stand_in.items()}
         start = time.perf_counter()
         parts = [
-            self._run((name for name, _ in keys.values()), x, {name: some[i] for name, some in cuts.items()})
+            self._run((name for name, _ in keys.values()), x, self._put(weights) | {name: some[i] for name, some in cuts.items()})
             for i, x in enumerate(batches)
         ]
         seconds = time.perf_counter() - start
@@ -243,6 +291,11 @@ class TensorFlowRunner:
     def unrepeated(self, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
         drawn = [op.type for op in self._wrapped.graph.get_operations() if "Random" in op.type]
         return f"it draws random numbers ({drawn[0]})" if drawn else ""
+
+    def _put(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Weights that are not its own, by TensorFlow's names of the constants that they stand in for."""
+        own, places = self._constants, self._places
+        return {places[name]: x.reshape(own[name].shape) for name, x in weights.items() if name in own and x is not own[name]}
 
     def _fed(self, images: np.ndarray) -> tuple[list[np.ndarray], list[str]]:
         x = images.transpose(0, 2, 3, 1) if self._last else images

@@ -124,6 +124,9 @@ def _by_moves(flow: Flow, use: Use, own: np.ndarray) -> Layout | None:
     if turns == 0 and flow.graph.shapes[use.operand] == flow.graph.shapes[value] and len(use.axes) == len(use.sizes):
         order = tuple(use.axes.index(axis) for axis in range(len(use.axes)) if flow.graph.shapes[value][axis] > 1)
         return Layout(order, 0)
+    if turns == 0 and use.kind == "convolution" and len(use.axes) < len(use.sizes):  # depthwise, with fewer axes
+        letters = dict(zip(use.axes, ((0,), (2,), (3,)) if len(use.axes) == 3 else ((0,), (2, 3)), strict=True))
+        return Layout(tuple(i for axis in range(own.ndim) for i in letters[axis] if use.sizes[i] > 1), 0)
     if len(use.sizes) == 2 and len(use.axes) == 2 and sum(size > 1 for size in own.shape) <= 2:
         turned = (use.axes[0] > use.axes[1]) != (turns % 2 == 1)
         return Layout((1, 0) if turned else (0, 1), 0)

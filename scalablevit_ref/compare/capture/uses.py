@@ -6,10 +6,13 @@ norm is one whether it is fused or written out as mean, variance and root.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import isqrt, prod
+from types import MappingProxyType
 from typing import Literal
+
+import numpy as np
 
 from scalablevit_ref.compare.capture.flow import Flow
 from scalablevit_ref.compare.capture.graph import ABSENT, Graph, Operation
@@ -42,9 +45,10 @@ class Use:
     live
         Whether an output depends on `made`.
     operand, axes
-        The weight as the operation takes it, by its value, and its axes in the order out, in, height, width.
+        The weight as the operation takes it, by its value, and its axes in the order out, in, height, width; those that it has.
+        A depthwise kernel may lack the second, or have the last two as one.
     sizes
-        Of these axes. A depthwise kernel has one channel in.
+        Out, in, height, width. A depthwise kernel has one channel in.
     """
 
     kind: UseKind
@@ -71,8 +75,8 @@ class Use:
         return self.sizes[0] if self.sizes else 1
 
 
-def uses_of(graph: Graph) -> tuple[Use, ...]:
-    """All uses, in the order in which they run."""
+def uses_of(graph: Graph, own: Mapping[str, np.ndarray] = MappingProxyType({})) -> tuple[Use, ...]:
+    """All uses, in the order in which they run. `own` are the parameters' numbers in this run, where they are known."""
     flow = Flow(graph)
     found: list[Use] = []
     holders: dict[int, tuple[int, ...]] = {}  # a value: the uses in `found` that made it, perhaps moved about since
@@ -106,45 +110,75 @@ def uses_of(graph: Graph) -> tuple[Use, ...]:
             normalised = _normalised(flow, fed[0], bare) if use.kind == "shift" and len(fed) == 1 else None
             if normalised is not None:
                 shifted[use.made] = len(found) - 1, normalised
-    return tuple(_settled(flow, use) for use in _with_sums_of_shifts(flow, found))
+    return tuple(_settled(flow, use) for use in _with_sums_of_shifts(flow, found, own))
 
 
-def _with_sums_of_shifts(flow: Flow, found: Sequence[Use]) -> list[Use]:
+def _with_sums_of_shifts(flow: Flow, found: Sequence[Use], own: Mapping[str, np.ndarray]) -> list[Use]:
     """The uses, in which a depthwise kernel is one whose numbers each multiply the map in another place, before all are summed."""
     by_weight: dict[str, list[Use]] = {}
     for use in found:
         if use.kind == "gain" and flow.size(use.operand) < flow.size(flow.numbers[use.weight]):
             by_weight.setdefault(use.weight, []).append(use)
-    sums = {name: whole for name, taps in by_weight.items() if (whole := _sum_of_shifts(flow, name, taps)) is not None}
-    kept = [use for use in found if use.weight not in sums or use is by_weight[use.weight][-1]]
+    wholes = {name: _sum_of_shifts(flow, name, taps, own.get(name)) for name, taps in by_weight.items()}
+    sums = {name: whole for name, whole in wholes.items() if whole is not None}
+    added = {use.given: use for use in found if use.kind == "shift"}
+    biased: list[Use] = []
+    for name, whole in sums.items():
+        bias = added.get(whole.made)
+        if bias is not None and bias.channels == whole.channels and len(flow.users[whole.made]) == 1:
+            sums[name] = replace(whole, bias=bias.weight, made=bias.made, made_axis=bias.made_axis, bias_operand=bias.operand)
+            biased.append(bias)
+    kept = [use for use in found if use not in biased and (use.weight not in sums or use is by_weight[use.weight][-1])]
     return [sums.get(use.weight, use) for use in kept]
 
 
-def _sum_of_shifts(flow: Flow, name: str, taps: Sequence[Use]) -> Use | None:
+def _sum_of_shifts(flow: Flow, name: str, taps: Sequence[Use], own: np.ndarray | None) -> Use | None:
     """The convolution that a kernel's numbers make, each by itself; None where they make none."""
     shape = flow.graph.shapes[flow.numbers[name]]
-    channels = {use.channels for use in taps}
-    if len(channels) != 1 or len(taps) < 2 or len(taps) * taps[0].channels != prod(shape) or len(shape) != 4:
+    widths = {use.channels for use in taps}
+    if len(widths) != 1 or len(taps) < 2 or len(taps) * taps[0].channels != prod(shape) or not 2 <= len(shape) <= 4:
         return None
-    width = channels.pop()
-    out = next((axis for axis in (3, 0) if shape[axis] == width), -1)
-    inner = next((axis for axis, size in enumerate(shape) if size == 1 and axis != out), -1)
+    width = widths.pop()
+    out = _channels_of_kernel(flow, taps, width, shape, own)
     given = {_origin(flow, use.given) for use in taps}
     made = _sum_of(flow, {use.made for use in taps})
-    if out < 0 or inner < 0 or len(given) != 1 or made is None:
+    if out is None or len(given) != 1 or made is None:
         return None
-    kernel = tuple(axis for axis in range(4) if axis not in (out, inner))
-    sizes = (width, 1, *(shape[axis] for axis in kernel))
-    last = taps[-1]
+    rest = [axis for axis in range(len(shape)) if axis != out]
+    kernel = [shape[axis] for axis in rest]
+    if len(shape) == 4:
+        single = [axis for axis in rest if shape[axis] == 1]
+        if not single:
+            return None
+        inner = min(single, key=lambda axis: abs(axis - out))  # beside the channels: c 1 kh kw, kh kw 1 c, kh kw c 1
+        rest = [inner, *(axis for axis in rest if axis != inner)]
+        kernel = [shape[axis] for axis in rest[1:]]
+    elif len(shape) == 2:
+        kernel = [isqrt(len(taps))] * 2
+        if prod(kernel) != len(taps):
+            return None
     return replace(
-        last,
+        taps[-1],
         kind="convolution",
         given=given.pop(),
         made=made,
         operand=flow.numbers[name],
-        axes=(out, inner, *kernel),
-        sizes=sizes,
+        axes=(out, *rest),
+        sizes=(width, 1, *kernel),
     )
+
+
+def _channels_of_kernel(flow: Flow, taps: Sequence[Use], width: int, shape: Sequence[int], own: np.ndarray | None) -> int | None:
+    """The axis of a depthwise kernel on which its channels lie: by its size, and by the numbers that each tap takes of it."""
+    last = len(shape) - 1
+    fits = sorted((axis for axis, size in enumerate(shape) if size == width), key=lambda axis: (axis not in (0, last), -axis))
+    taken = [flow.graph.constants.get(use.operand) for use in taps]
+    if len(fits) > 1 and own is not None and all(x is not None and x.size == width for x in taken):
+        rows = {axis: np.moveaxis(own, axis, -1).reshape(-1, width) for axis in fits}
+        fits = [
+            axis for axis in fits if all((rows[axis] == np.ravel(x).astype(own.dtype)).all(1).any() for x in taken if x is not None)
+        ]
+    return fits[0] if fits else None
 
 
 def _origin(flow: Flow, value: int) -> int:

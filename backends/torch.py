@@ -22,7 +22,8 @@ gelu_tanh = partial(F.gelu, approximate="tanh")
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """In float32 on a CPU by oneDNN, where nobody looks: PyTorch takes MKL, which is half as fast on an AMD processor."""
-    if ONEDNN and _is_plain(x) and x.is_cpu and x.dtype is torch.float32 is weight.dtype and not _is_watched(x, weight, bias):
+    here = _is_plain(x) and _is_plain(weight) and x.is_cpu and x.dtype is torch.float32 is weight.dtype
+    if ONEDNN and here and not _is_watched(x, weight, bias):
         bias = bias if bias is None else bias.contiguous()  # as which it would be read
         y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return y

@@ -50,6 +50,9 @@ if not find_spec("tensorflow"):
 if not (find_spec("keras") and find_spec("tensorflow") and find_spec(os.environ["KERAS_BACKEND"])):
     collect_ignore += ["comparison/test_capture_keras.py"]
 
+if not (find_spec("timm") and find_spec("torchvision")):
+    collect_ignore += ["adapters/test_timm.py"]
+
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO's converter forks a process that calls a host
 if find_spec("paddle"):
     with beside_tensorflow():  # before TensorFlow

@@ -1,6 +1,6 @@
 """The reference as a module or a file of another framework. Each needs its extra.
 
-`torch`, `transformers`, `flax`, `keras`, `mlx` and `paddle` are modules, `onnx` and `openvino` files.
+`torch`, `timm`, `transformers`, `flax`, `keras`, `mlx` and `paddle` are modules, `onnx` and `openvino` files.
 """
 
 from __future__ import annotations

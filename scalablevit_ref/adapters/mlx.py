@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from einops import rearrange, reduce
 
 from scalablevit_ref.adapters import extra
+from scalablevit_ref.adapters.of_modules import network_logits, network_maps
 from scalablevit_ref.arguments import check_seed
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.backends.dispatch import dtype_name
@@ -116,24 +116,15 @@ class ScalableViT(nn.Module):
 
     def __call__(self, images: mx.array | np.ndarray, *, tap: Tap = untapped) -> mx.array:
         """Logits b classes of images b c h w; `tap` sees each intermediate under its official name, as in `sv.scalable_vit`."""
-        x = self._maps(images, tap)[-1]
-        if not self.config.stage_norms:
-            x = tap("norm", self.norm(x))
-        x = reduce(x, "b h w c -> b c", "mean")
-        if isinstance(self.get("head"), list):
-            for i, part in enumerate(self.head):
-                x = tap(f"head.{i}", part(x))
-            x = tap("head", x) if self.config.num_classes else tap("head", tap("head.3", x))
-        elif self.config.head == "linear":
-            x = tap("head", self.head(x) if self.config.num_classes else x)
-        logits: mx.array = tap("logits", x)
+        logits: mx.array = network_logits(self, self._checked(images), tap)
         return logits
 
     def features(self, images: mx.array | np.ndarray) -> tuple[mx.array, ...]:
         """The map that each stage ends with, b h w c."""
-        return tuple(self._maps(images, untapped))
+        return tuple(network_maps(self, self._checked(images), untapped))
 
-    def _maps(self, images: Any, tap: Tap) -> list[mx.array]:
+    def _checked(self, images: Any) -> Any:
+        """Images that fit, NumPy's too."""
         check_array("images", images)
         images = to_backend(images, "mlx") if isinstance(images, np.ndarray) else images
         check_map("images", images, "b c h w", channels=self.config.in_chans)
@@ -141,17 +132,7 @@ class ScalableViT(nn.Module):
         if images.dtype != weight.dtype:
             raise TypeError(f"images are {dtype_name(images)} but the module is {dtype_name(weight)}")
         check_image_size(self.config, *images.shape[2:])
-        x, maps = rearrange(images, "b c h w -> b h w c"), []
-        for k, blocks in enumerate(self.stages):
-            x = tap(f"patch_embeds.{k}", self.patch_embeds[k](x))
-            for i, block in enumerate(blocks):
-                x = tap(f"stages.{k}.{i}", block(x, tap, f"stages.{k}.{i}"))
-                if i == 0:
-                    x = tap(f"pos_block.{k}", self.pos_block[k](x))
-            if self.config.stage_norms:
-                x = tap(f"norm_list.{k}", self.norm_list[k](x))
-            maps.append(x)
-        return maps
+        return images
 
 
 def _parts(params: Arrays) -> dict[str, Arrays]:

@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any, cast
 
+from einops import rearrange, reduce
+
 from scalablevit_ref.attention import SSA_NORM_EPS
+from scalablevit_ref.blocks import Tap
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.parameters import block_kind
 
@@ -58,3 +61,34 @@ def attention_parts(config: ScalableViTConfig, k: int, i: int) -> Parts:
     if block_kind(i) == "iwsa":
         return {"lim_func": {"padding": 1, **depthwise}}
     return {"reduction.0": {"stride": config.sr_ratios[k], **depthwise}, "norm_act.0": {"eps": SSA_NORM_EPS}}
+
+
+def network_maps(network: Any, images: Any, tap: Tap) -> list[Any]:
+    """What `network.stage_maps` gives, by modules that are named as the official ones: a map b h w c for each stage."""
+    x, maps = rearrange(images, "b c h w -> b h w c"), []
+    for k, blocks in enumerate(network.stages):
+        x = tap(f"patch_embeds.{k}", network.patch_embeds[k](x))
+        for i, block in enumerate(blocks):
+            x = tap(f"stages.{k}.{i}", block(x, tap, f"stages.{k}.{i}"))
+            if i == 0:
+                x = tap(f"pos_block.{k}", network.pos_block[k](x))
+        if network.config.stage_norms:
+            x = tap(f"norm_list.{k}", network.norm_list[k](x))
+        maps.append(x)
+    return maps
+
+
+def network_logits(network: Any, images: Any, tap: Tap) -> Any:
+    """What `network.logits` gives, likewise."""
+    config: ScalableViTConfig = network.config
+    x = network_maps(network, images, tap)[-1]
+    if not config.stage_norms:
+        x = tap("norm", network.norm(x))
+    x = reduce(x, "b h w c -> b c", "mean")
+    if config.head == "mlp":
+        for i, part in enumerate(network.head):
+            x = tap(f"head.{i}", part(x))
+        x = tap("head", x if config.num_classes else tap("head.3", x))
+    elif config.head == "linear":
+        x = tap("head", network.head(x) if config.num_classes else x)
+    return tap("logits", x)

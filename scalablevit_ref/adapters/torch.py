@@ -278,26 +278,30 @@ class ScalableViT(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """What the head sees, b c: the mean of the normed tokens, as the official `forward_features` (timm's give a map)."""
-        x = self._maps(images)[-1]
-        return reduce(x if self.config.stage_norms else self.norm(x), "b h w c -> b c", "mean")
+        return reduce(self._normed(self._maps(images)[-1]), "b h w c -> b c", "mean")
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Logits b classes of features b c."""
         logits: Tensor = run_head(features, self.head)
         return logits
 
-    def _maps(self, images: Tensor) -> list[Tensor]:
+    def _maps(self, images: Tensor, stages: int | None = None) -> list[Tensor]:
+        """The map that each of the first stages ends with, b h w c; of all for None."""
         config = self.specification
-        check_map("images", images, "b c h w", channels=config.in_chans)
-        weight = next(self.parameters())
-        if not isinstance(images, Tensor):
-            raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}")
-        if images.device != weight.device:
-            raise ValueError(f"images are on device {images.device} but the module is on {weight.device}")
-        check_image_size(config, *images.shape[2:])
-        x, maps = rearrange(images, "b c h w -> b h w c"), []
+        maps: list[Tensor] = []
+        if isinstance(images, torch.fx.Proxy):  # it has no size to check, and einops does not know it
+            x = images.permute(0, 2, 3, 1)
+        else:
+            check_map("images", images, "b c h w", channels=config.in_chans)
+            weight = next(self.parameters())
+            if not isinstance(images, Tensor):
+                raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}")
+            if images.device != weight.device:
+                raise ValueError(f"images are on device {images.device} but the module is on {weight.device}")
+            check_image_size(config, *images.shape[2:])
+            x = rearrange(images, "b c h w -> b h w c")
         blocks: Any
-        for k, blocks in enumerate(self.stages):
+        for k, blocks in enumerate(list(self.stages)[:stages]):
             x = self.pos_drops[k](self.patch_embeds[k](x))
             for i, block in enumerate(blocks):
                 x = block(x)
@@ -308,6 +312,11 @@ class ScalableViT(nn.Module):
             maps.append(x)
         return maps
 
+    def _normed(self, x: Tensor) -> Tensor:
+        """The last stage's map as the head sees its mean."""
+        y: Tensor = x if self.config.stage_norms else self.norm(x)
+        return y
+
     def get_classifier(self) -> nn.Module:
         return self.head
 
@@ -315,10 +324,22 @@ class ScalableViT(nn.Module):
         """A new head: as in the official code one Linear, whatever was there before; none for 0 classes. `config` follows."""
         check_count("num_classes", num_classes, least=0)
         self.config = replace(self.config, head="linear", num_classes=num_classes)
+        self.head = self._new_classifier(self.num_features, num_classes)
+
+    def _new_classifier(self, width: int, num_classes: int) -> nn.Module:
+        """A Linear with initial values as the official code draws them; none for 0 classes."""
+        if not num_classes:
+            return nn.Identity()
         like = next(self.parameters())
-        weight = torch.empty(num_classes, self.num_features, dtype=like.dtype, device=like.device)
-        params = {"weight": nn.init.trunc_normal_(weight, std=0.02), "bias": weight.new_zeros(num_classes)}
-        self.head = _head(self.config, params).train(self.training)
+        weight = nn.init.trunc_normal_(torch.empty(num_classes, width, dtype=like.dtype, device=like.device), std=0.02)
+        return leaf({"weight": weight, "bias": weight.new_zeros(num_classes)}).train(self.training)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute what is inside of each block again for the gradients, and do not keep it: less memory, more time."""
+        check_flag("enable", enable)
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.checkpointed = enable
 
     def reset_drop_path(self, drop_path_rate: float) -> None:
         """Stochastic depth rising linearly from 0 to this rate over all blocks."""
@@ -326,6 +347,10 @@ class ScalableViT(nn.Module):
         blocks = [module for module in self.modules() if isinstance(module, Block)]
         for block, rate in zip(blocks, torch.linspace(0, drop_path_rate, len(blocks), device="cpu").tolist(), strict=True):
             block.drop_path.rate = rate
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script asks for first. It reads source, and knows neither einops nor functions that are settings."""
+        raise TypeError("torch.jit.script cannot read this module: torch.jit.trace, torch.export and torch.compile can")
 
     def no_weight_decay(self) -> set[str]:
         """The official answer: PEG's parameters. Gains and biases, of one axis, timm's optimiser leaves out itself."""

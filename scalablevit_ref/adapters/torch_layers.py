@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils.checkpoint import checkpoint
 
 from scalablevit_ref import attention, blocks, ops
 from scalablevit_ref.adapters.of_modules import Parts, attention_parts, embedding_parts, of_modules, position_parts
@@ -114,10 +115,15 @@ def run_head(x: Tensor, module: nn.Module) -> Any:
     return run(x, module)
 
 
+LINEAR = nn.Linear.forward
+"""Torch's own, which a library may replace for all modules."""
+
+
 def _is_changed(module: nn.Module) -> bool:
-    """Whether hooks, or a forward of its own, would have effect where the module is called."""
+    """Whether hooks, or another forward than torch's, would have effect where the module is called."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or bool(_has_any_global_hook()) or "forward" in vars(module)  # type: ignore[no-untyped-call]
+    forward = "forward" in vars(module) or nn.Linear.forward is not LINEAR
+    return any(hooks) or bool(_has_any_global_hook()) or forward  # type: ignore[no-untyped-call]
 
 
 def run_on_map(x: Tensor, module: nn.Module, **settings: Any) -> Any:
@@ -145,7 +151,12 @@ def position(params: Tensors) -> Layer:
 
 
 class Block(nn.Module):
-    """`sv.block`, with dropout and stochastic depth; its parts lie in the order of the official state dict."""
+    """`sv.block`, with dropout and stochastic depth; its parts lie in the order of the official state dict.
+
+    Where it is `checkpointed`, what is inside is computed again for the gradients, and not kept.
+    """
+
+    checkpointed = False
 
     norm1: nn.LayerNorm
     attn: Layer
@@ -171,6 +182,12 @@ class Block(nn.Module):
         self.drop_path = DropPath()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.checkpointed and torch.is_grad_enabled():
+            kept: Tensor = checkpoint(self.branches, x, use_reentrant=False)
+            return kept
+        return self.branches(x)
+
+    def branches(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x)))
         y: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return y

@@ -28,7 +28,7 @@ HUB_FILE = "model.safetensors"
 FILE_NOTES = f"{NOTES}_notes"
 """Entry of `config.json`: which file beside it the settings under `scalablevit_ref` are of, and whether they were a guess."""
 
-_TIMM = ("architecture", "num_features", "pretrained_cfg", "layout", NOTES, FILE_NOTES)
+_TIMM = ("architecture", "num_features", "pretrained_cfg", "model_args", "layout", NOTES, FILE_NOTES)
 """Entries of `hub_config` that describe no weights to transformers, or mislead it."""
 
 _LONGEST = 4 << 20
@@ -39,6 +39,8 @@ def hub_config(
     config: ScalableViTConfig, layout: str = "official", *, file: str = HUB_FILE, guessed: bool = False
 ) -> dict[str, Any]:
     """timm's keys (architecture, num_classes, num_features, pretrained_cfg), `layout`, the whole config as `scalablevit_ref`.
+
+    With them timm makes the network of a folder once `adapters.timm` is imported, one that is no variant from its `model_args`.
 
     The preprocessing is the official evaluation's: resize to 256, crop to 224, ImageNet mean and deviation. For other than three
     channels those are not known, but for the digits'; a mean of 0 and a deviation of 1 then leave pixels as they are.
@@ -74,11 +76,14 @@ def hub_config(
         "first_conv": "patch_embeds.0.proj",
         "classifier": {"mlp": "head.3", "linear": "head", "none": None}[config.head] if config.num_classes else None,
     }
+    name, small = exact_variant(config), ScalableViTConfig(num_classes=config.num_classes, in_chans=config.in_chans)
+    settings = {} if name else {key: value for key, value in asdict(config).items() if value != getattr(small, key)}
     return {
-        "architecture": f"scalablevit_{exact_variant(config) or 'custom'}",
+        "architecture": f"scalablevit_{name or 'custom'}",
         "num_classes": config.num_classes,
         "num_features": config.out_features if not config.num_classes else config.num_features,
         "pretrained_cfg": pretrained,
+        "model_args": settings,
         "layout": layout,
         NOTES: asdict(config),
         FILE_NOTES: {"file": file} | ({"config_from": GUESSED} if guessed else {}),

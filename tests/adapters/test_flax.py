@@ -1,10 +1,13 @@
-"""The Flax module: official names as state paths, NumPy's numbers, and nnx's transforms."""
+"""The Flax module: official names as state paths, NumPy's numbers, inner modules that run, dropout, and nnx's transforms."""
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +19,8 @@ from flax import nnx
 
 import scalablevit_ref as sv
 from scalablevit_ref.adapters.flax import ScalableViT
-from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, random_images, random_params, relative_l2
+from scalablevit_ref.adapters.torch import ScalableViT as OnTorch
+from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, compare, random_images, random_params, relative_l2
 
 CONFIG = sv.ScalableViTConfig(
     embed_dims=(8,),
@@ -121,6 +125,179 @@ def test_split_and_merge() -> None:
     assert np.array_equal(nnx.merge(definition, doubled).to_params()["norm.weight"], 2 * params()["norm.weight"])
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "mlp": {"head": "mlp"},
+    "features of 4096": {"head": "mlp", "num_classes": 0},
+    "none": {"head": "none", "num_classes": 0},
+    "backbone": {"stage_norms": True, "ssa_values": "scaled", "pad_windows": True, "qkv_bias": False, "embed_norm_eps": 1e-3},
+    "without a reduction": {"sr_ratios": (1,), "ssa_scale": "head_dim"},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_eval_is_the_specification_bit_for_bit(name: str) -> None:
+    """At every tap; with rates that act in training mode only."""
+    config = sv.ScalableViTConfig(**{**vars(CONFIG), **SETTINGS[name]})
+    given, x = sv.to_backend(params(config=config), "jax"), jnp.asarray(IMAGES, "float32")
+    model = ScalableViT(config, params=given, drop_rate=0.5, attn_drop_rate=0.5, drop_path_rate=0.5)
+    model.eval()
+    expected, seen = sv.trace(x, given, config), {}
+    model(x, tap=lambda name, x: seen.setdefault(name, x))
+    assert list(seen) == list(expected)
+    assert all(np.array_equal(seen[name], value) for name, value in expected.items())
+    without = ScalableViT(config, params=given)  # in training mode, all rates zero
+    assert np.array_equal(without(x), expected["logits"])
+    assert {type(value) for _, value in nnx.to_flat_state(nnx.state(without))} == {nnx.Param}
+
+
+class Doubled(nnx.Module):
+    def __init__(self, module: Any) -> None:
+        self.inner = module
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y: jax.Array = 2 * self.inner(x)
+        return y
+
+
+class Scaled(nnx.Module):
+    """A port's slip: one step of a layer is off."""
+
+    def __init__(self, module: Any) -> None:
+        self.weight, self.bias = module.weight, module.bias
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return (x @ self.weight[...].T + self.bias[...]) * 1.001
+
+
+def replaced(model: nnx.Module, path: str, make: Any) -> None:
+    """Put what `make` makes of an inner module in its place."""
+    *way, last = [int(step) if step.isdecimal() else step for step in path.split(".")]
+    owner: Any = model
+    for step in way:
+        owner = owner[step] if isinstance(step, int) else getattr(owner, step)
+    if isinstance(last, int):
+        owner[last] = make(owner[last])
+    else:
+        setattr(owner, last, make(getattr(owner, last)))
+
+
+@pytest.mark.parametrize("path", sorted({name.rpartition(".")[0] for name in sv.parameter_shapes(CONFIG)}))
+def test_every_inner_module_runs(path: str) -> None:
+    """What takes the place of one has effect."""
+    model = ScalableViT(CONFIG, params=params())
+    replaced(model, path, Doubled)
+    doubled = {name: 2 * x if name.rpartition(".")[0] == path else x for name, x in params("float64").items()}
+    assert relative_l2(np.asarray(model(IMAGES.astype("float32"))), sv.scalable_vit(IMAGES, doubled, CONFIG)) <= 1e-5
+    with pytest.raises(ValueError, match=rf"parameters do not fit: missing .*{path}"):
+        model.to_params()
+
+
+def test_a_layer_of_flax_and_low_rank_updates() -> None:
+    """An `nnx.Linear` for one, `nnx.LoRA` around another, of which alone the update is trained."""
+    model, rngs = ScalableViT(CONFIG, params=params()), nnx.Rngs(0)
+    expected = params("float64")
+
+    def turned(module: Any) -> nnx.Linear:
+        made = nnx.Linear(8, 24, rngs=rngs)
+        made.kernel[...], made.bias[...] = module.weight[...].T, module.bias[...]
+        return made
+
+    replaced(model, "stages.0.0.attn.qkv", turned)
+    replaced(model, "stages.0.1.mlp.fc1", lambda module: nnx.LoRA(8, 2, 16, base_module=module, b_initializer=ones, rngs=rngs))
+    update = model.stages[0][1].mlp.fc1
+    expected["stages.0.1.mlp.fc1.weight"] = (
+        expected["stages.0.1.mlp.fc1.weight"] + np.asarray(update.lora_a[...] @ update.lora_b[...]).T
+    )
+    x = jnp.asarray(IMAGES, "float32")
+    assert relative_l2(np.asarray(nnx.jit(lambda model, x: model(x))(model, x)), sv.scalable_vit(IMAGES, expected, CONFIG)) <= 1e-5
+    found = nnx.grad(lambda model: (model(x) ** 2).sum(), argnums=nnx.DiffState(0, nnx.LoRAParam))(model)
+    assert {".".join(map(str, path)) for path, _ in nnx.to_flat_state(found)} == {
+        f"stages.0.1.mlp.fc1.lora_{name}" for name in "ab"
+    }
+    assert all(float(jnp.abs(g[...]).max()) > 0 for _, g in nnx.to_flat_state(found))
+
+
+def ones(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    return jnp.ones(shape, dtype)
+
+
+def test_dropout_by_mode_and_by_rngs() -> None:
+    """New numbers in each call of one compiled function, the same ones from equal `rngs`; none in eval mode."""
+    x = jnp.asarray(IMAGES, "float32")
+    rates = {"drop_rate": 0.2, "attn_drop_rate": 0.2, "drop_path_rate": 0.2}
+    run = nnx.jit(lambda model, x: model(x))
+    plain = run(ScalableViT(CONFIG, params=params()), x)
+    for name in rates:
+        model, again = (ScalableViT(CONFIG, params=params(), rngs=nnx.Rngs(dropout=7), **{name: 0.9}) for _ in range(2))
+        first, second = run(model, x), run(model, x)
+        assert not np.array_equal(first, plain), name
+        assert not np.array_equal(first, second), name
+        assert np.array_equal(run(again, x), first), name
+        other = ScalableViT(CONFIG, params=params(), rngs=nnx.Rngs(dropout=8), **{name: 0.9})
+        assert not np.array_equal(run(other, x), first), name
+    model = ScalableViT.from_params(params(), CONFIG, **rates)
+    assert all(np.array_equal(value, params()[name]) for name, value in model.to_params().items())
+    assert np.array_equal(run(nnx.view(model, deterministic=True), x), plain)
+    model.eval()
+    assert np.array_equal(run(model, x), plain)
+    model.train()
+    assert not np.array_equal(run(model, x), plain)
+
+
+def test_what_is_dropped() -> None:
+    """Shares of the patch embedding, of attention weights and of an MLP's hidden units and output; what stays is scaled up."""
+    model = ScalableViT(CONFIG, params=params(), drop_rate=0.25, attn_drop_rate=0.25)
+    block, x = model.stages[0][0], jnp.asarray(random_images((64, 8, 8, 8)), "float32")
+    y = model.patch_embeds[0](jnp.ones((64, 16, 16, 1)))
+    z = block.mlp(x)
+    assert abs(float((y == 0).mean()) - 0.25) < 0.02
+    assert abs(float((z == 0).mean()) - 0.25) < 0.02
+    model.eval()
+    np.testing.assert_allclose(y[y != 0], (model.patch_embeds[0](jnp.ones((64, 16, 16, 1))) / 0.75)[y != 0], rtol=1e-5)
+    assert not np.allclose(z[z != 0], (block.mlp(x) / 0.75)[z != 0])  # hidden units are gone too
+    model.train()
+    attend = block.attn.within()["attend"]
+    q, k = jnp.zeros((4, 16, 4)), jnp.ones((4, 100, 4))
+    weights = attend(q, k, jnp.broadcast_to(jnp.eye(100), (4, 100, 100)), scale=1.0)
+    assert abs(float((weights == 0).mean()) - 0.25) < 0.03
+    np.testing.assert_allclose(weights[weights != 0], 0.01 / 0.75, rtol=1e-5)
+
+
+def test_stochastic_depth() -> None:
+    """A sample's branch is gone, or scaled by 1 / keep; the rate rises linearly over the blocks, as the torch module's."""
+    config = sv.variant("digits")
+    model, other = ScalableViT(config, drop_path_rate=0.4), OnTorch(config, drop_path_rate=0.4)
+    blocks = [block for stage in model.stages for block in stage]
+    expected = [block.drop_path.rate for stage in other.stages for block in stage]
+    np.testing.assert_allclose([getattr(block.drop_path, "rate", 0) for block in blocks], expected, atol=1e-7)
+    y = blocks[-1].drop_path(jnp.ones((2000, 2, 3, 4)))
+    assert np.array_equal(y, jnp.broadcast_to(y[:, :1, :1, :1], y.shape))
+    assert abs(float((y == 0).mean()) - 0.4) < 0.03
+    np.testing.assert_allclose(np.unique(y), [0, 1 / 0.6], rtol=1e-6)
+
+
+def test_cloned_copied_and_pickled() -> None:
+    """All of it, dropout's numbers too."""
+    x = jnp.asarray(IMAGES, "float32")
+    model = ScalableViT(CONFIG, params=params(), drop_rate=0.5)
+    copies = [nnx.clone(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    first = model(x)
+    assert all(np.array_equal(each(x), first) for each in copies)
+
+
+def test_compare_sees_the_inner_modules() -> None:
+    """What is wrong in one is told of its layer, and right modules by their names."""
+    model = ScalableViT(CONFIG, params=params(), drop_path_rate=0.5)
+    report = compare(model, variant=CONFIG, weights=params())
+    assert report.agrees, str(report)
+    assert not report.left_out
+    replaced(model, "stages.0.1.mlp.fc1", Scaled)
+    report = compare(model, variant=CONFIG, weights=params())
+    assert [row.layer for row in report.diverging] == ["stages.0.1.mlp"], str(report)
+    assert "fc1" in str(report)
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="parameters do not fit: missing"):
         ScalableViT(CONFIG, params={"norm.weight": np.ones(8)})
@@ -128,6 +305,12 @@ def test_refusals() -> None:
         ScalableViT("smal")
     with pytest.raises(ValueError, match="images must have 1 channels"):
         ScalableViT(CONFIG)(jnp.zeros((1, 3, 8, 16)))
+    with pytest.raises(TypeError, match=r"images is bfloat16 but parameter 'patch_embeds.0.proj.weight' is float32"):
+        ScalableViT(CONFIG)(jnp.zeros((1, 1, 8, 16), "bfloat16"))
+    with pytest.raises(TypeError, match="x is bfloat16 but the weight of Linear is float32"):
+        ScalableViT(CONFIG).stages[0][0].mlp(jnp.zeros((1, 2, 2, 8), "bfloat16"))
+    with pytest.raises(ValueError, match=r"attn_drop_rate must be at least 0 and below 1, got 1\.5"):
+        ScalableViT(CONFIG, attn_drop_rate=1.5)
 
 
 def test_without_flax_the_error_names_the_extra() -> None:

@@ -346,6 +346,59 @@ def test_weight_norm_in_both_forms_and_pruning_have_effect(path: str) -> None:
     assert not torch.allclose(network(x), before)
 
 
+class DoubledWeight(torch.Tensor):
+    """A weight of a type of its own, as torchao's quantised ones: it has its own `F.linear`."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        y = super().__torch_function__(function, types, args, kwargs or {})
+        return 2 * y.as_subclass(torch.Tensor) if function is torch.nn.functional.linear else y
+
+
+def test_a_weight_of_a_type_of_its_own_has_effect() -> None:
+    network, expected = module().eval(), params_of(module())
+    part = network.stages[0][0].mlp.fc1
+    part.weight = torch.nn.Parameter(part.weight.detach().as_subclass(DoubledWeight), requires_grad=False)
+    expected |= {f"stages.0.0.mlp.fc1.{leaf}": 2 * expected[f"stages.0.0.mlp.fc1.{leaf}"] for leaf in ("weight", "bias")}
+    for mode in (torch.enable_grad, torch.inference_mode):
+        with mode():
+            torch.testing.assert_close(network(images()), sv.scalable_vit(images(), expected, CONFIG))
+
+
+def test_a_forward_that_a_library_gives_to_every_linear_has_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, plain, ran = module().eval(), torch.nn.Linear.forward, []
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: ran.append(self) or plain(self, x))
+    with torch.inference_mode():
+        network(images())
+    assert {id(part) for part in ran} == {id(part) for part in leaves(network).values() if isinstance(part, torch.nn.Linear)}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_sharded_below_the_blocks() -> None:
+    """FSDP2 on every module that holds parameters: they are in shards until it runs, and its hooks put them together."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        network, plain = module("float64").eval(), module("float64").eval()
+        for part in [*leaves(network).values(), network]:
+            fully_shard(part, mesh=mesh)
+        x = images(dtype="float64")
+        for each in (network, plain):
+            each(x).square().sum().backward()
+        for (name, p), q in zip(network.named_parameters(), plain.parameters(), strict=True):
+            assert isinstance(p, DTensor), name
+            assert torch.equal(p.grad.full_tensor(), q.grad), name
+        with torch.no_grad():
+            torch.testing.assert_close(network(x), plain(x))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_spectral_norm_has_effect() -> None:
     network = module("float64").eval()
     part = torch.nn.utils.parametrizations.spectral_norm(network.stages[0][1].attn.reduction[1])
@@ -421,6 +474,12 @@ def test_exports_by_torchscript(name: str, tmp_path: Path) -> None:
         assert relative_l2(session.run(None, {"images": x.numpy()})[0], network(x).detach().numpy()) < 64 * 2**-23
     traced = torch.jit.trace(network, (images(),))
     torch.testing.assert_close(traced(images(seed=1)), network(images(seed=1)))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_torchscript_s_compiler_is_refused_in_one_line() -> None:
+    with pytest.raises(TypeError, match=r"^torch\.jit\.script cannot read this module: torch\.jit\.trace, [^\n]*$"):
+        torch.jit.script(module())
 
 
 def test_copies_pickles_and_files(tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from scalablevit_ref.checkpoints.hub import hub_config
 from scalablevit_ref.checkpoints.save import FRAMEWORKS
 from scalablevit_ref.digits import MEAN, STD
 from scalablevit_ref.formats.safetensors import read_safetensors
+from tests.support import torchvision_operators
 from tests.support.checkpoints import DIGITS, TINY_MMDET, numbered
 
 PARAMS = init_params(DIGITS, seed=3)
@@ -51,38 +52,16 @@ def hub(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def torchvision() -> None:
-    """timm and transformers import it; one built for another torch lacks its operations, which nothing here calls."""
-    if importlib.util.find_spec("torchvision") is None:
-        return
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+    torchvision_operators.define()
 
 
 @pytest.fixture(scope="module")
 def timm() -> Any:
-    """timm, with a network registered in it."""
-    module = pytest.importorskip("timm")
-    from timm.models import build_model_with_cfg
-
-    class Net(ScalableViT):
-        def __init__(self, in_chans: int = 3, num_classes: int = 10) -> None:
-            super().__init__(variant("digits", in_chans=in_chans, num_classes=num_classes))
-            self.num_classes, self.num_features = num_classes, self.norm.weight.numel()
-
-    def scalablevit_digits(pretrained: bool = False, **settings: Any) -> Any:
-        return build_model_with_cfg(Net, "scalablevit_digits", pretrained, **settings)
-
-    def scalablevit_custom(pretrained: bool = False, **settings: Any) -> Any:
-        return build_model_with_cfg(Net, "scalablevit_custom", pretrained, **settings)
-
-    for build in (scalablevit_digits, scalablevit_custom):
-        build.__module__ = __name__
-        module.models.register_model(build)
+    """timm, in which our networks are registered."""
+    if not find_spec("timm"):
+        pytest.skip("needs timm")
+    module = importlib.import_module("timm")
+    importlib.import_module("scalablevit_ref.adapters.timm")
     return module
 
 

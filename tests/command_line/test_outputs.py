@@ -79,7 +79,7 @@ def test_another_tool_s_config_json_is_not_replaced_unsaid(run: Any, official: P
     found = json.loads(beside.read_text())
     assert (found["model_type"], found["num_classes"], found["architecture"]) == ("mine", 10, "scalablevit_digits")
     document = json.loads(run("convert", str(official), str(target), "--force", "--strip-head", "--json")[1])
-    replaced = ["architecture", "num_classes", "pretrained_cfg", "scalablevit_ref"]
+    replaced = ["architecture", "num_classes", "pretrained_cfg", "model_args", "scalablevit_ref"]
     assert (document["config_json"], document["config_json_replaced"]) == ("written", replaced)
     code, _, err = run("convert", str(official), str(target), "--force", "--no-config-json", "--fold-scale")
     said = "the config.json beside it states other settings of this file: --config-json updates it; expected ssa_scale='head_dim'"

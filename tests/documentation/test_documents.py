@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import scalablevit_ref as sv
 from scalablevit_ref.dialects import vit_pytorch
 from scalablevit_ref.dialects.config import Config, is_norm_bias
 from scalablevit_ref.testing import random_params
+from tests.support import torchvision_operators
 from tests.support.checkpoints import DIGITS, TINY_MMDET, assert_same, listing, training_checkpoint
 from tests.support.documents import ELSEWHERE, PAGES, ROOT, SHOW, TEST, Page, steps
 from tests.support.flax_files import array, msgpack, nested
@@ -80,7 +82,14 @@ def first_ten_lines(reader: Reader) -> None:
     assert list(names["taps"])[-1] == "logits"
 
 
-BROUGHT: dict[str, Callable[[Path], None]] = {"docs/converting.md": weight_files}
+def timm_here(folder: Path) -> None:
+    """timm.md's reader has timm, and a torchvision for his torch."""
+    if not (find_spec("timm") and find_spec("torchvision")):
+        pytest.skip("needs timm and torchvision, installed with --no-deps")
+    torchvision_operators.define()
+
+
+BROUGHT: dict[str, Callable[[Path], None]] = {"docs/converting.md": weight_files, "docs/timm.md": timm_here}
 CHECKED_AFTER: dict[str, Callable[[Reader], None]] = {
     "README.md": first_ten_lines,
     "docs/checking.md": compared,

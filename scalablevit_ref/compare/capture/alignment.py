@@ -10,6 +10,7 @@ import numpy as np
 
 from scalablevit_ref.arguments import float_dtype
 from scalablevit_ref.compare.canonical import Layout, layouts, settled
+from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.networks import Network
 from scalablevit_ref.testing.arrays import EPS
@@ -105,6 +106,19 @@ class Captured:
     narrowest: str = ""
     absent: Mapping[str, str] = field(default_factory=dict)
     quantised: Any = None
+
+
+class Candidate:
+    """What most candidates have in common: they are run on images, and a copy of them takes weights and a dtype; no settings."""
+
+    brings_images = False
+
+    @property
+    def takes_weights(self) -> bool:
+        return True
+
+    def config(self) -> ScalableViTConfig | None:
+        return None
 
 
 # Names

@@ -6,23 +6,16 @@ from contextlib import ExitStack
 
 from flax import linen, nnx
 
-from scalablevit_ref.compare.capture.alignment import Captured, Conditions
+from scalablevit_ref.compare.capture.alignment import Candidate, Captured, Conditions
 from scalablevit_ref.compare.capture.flax_runner import flax_runner
 from scalablevit_ref.compare.capture.followed import followed
-from scalablevit_ref.config import ScalableViTConfig
 
 
-class FlaxModule:
+class FlaxModule(Candidate):
     """A Flax nnx module, or a linen module that is bound to its variables; a copy of it is run, in evaluation mode."""
-
-    takes_weights = True
-    brings_images = False
 
     def __init__(self, module: linen.Module | nnx.Module) -> None:
         self.module = module
-
-    def config(self) -> ScalableViTConfig | None:
-        return None
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
         runner = flax_runner(self.module, conditions.dtype)

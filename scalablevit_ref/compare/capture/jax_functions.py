@@ -13,27 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalablevit_ref.compare.capture.alignment import Captured, Conditions
+from scalablevit_ref.compare.capture.alignment import Candidate, Captured, Conditions
 from scalablevit_ref.compare.capture.followed import followed
 from scalablevit_ref.compare.capture.holders import Holder, holders
 from scalablevit_ref.compare.capture.jax_forward import Calls, Forward
 from scalablevit_ref.compare.capture.jax_graph import JaxRunner, canonical
 from scalablevit_ref.compare.capture.traces import Function
-from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 
 
-class JaxFunction:
+class JaxFunction(Candidate):
     """A function of images that is written in JAX and uses arrays; where it cannot be followed it is a function like others."""
-
-    takes_weights = True
-    brings_images = False
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-
-    def config(self) -> ScalableViTConfig | None:
-        return None
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
         """Raises CaptureError where it cannot be followed and its weights are not known, besides what `followed` raises."""

@@ -13,24 +13,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from scalablevit_ref.compare.capture.alignment import Captured, Conditions
+from scalablevit_ref.compare.capture.alignment import Candidate, Captured, Conditions
 from scalablevit_ref.compare.capture.followed import followed
 from scalablevit_ref.compare.capture.own_code import RUNNING, own_code
-from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 
 
-class KerasModel:
+class KerasModel(Candidate):
     """A model or layer of Keras, in inference mode."""
-
-    takes_weights = True
-    brings_images = False
 
     def __init__(self, model: keras.layers.Layer) -> None:
         self.model, self.library = model, keras.backend.backend()
-
-    def config(self) -> ScalableViTConfig | None:
-        return None
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
         """Raises CaptureError for a model that cannot be run, or on a library that is not followed."""

@@ -11,45 +11,32 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
-from scalablevit_ref.compare.capture.alignment import Captured, Conditions
+from scalablevit_ref.compare.capture.alignment import Candidate, Captured, Conditions
 from scalablevit_ref.compare.capture.followed import followed
 from scalablevit_ref.compare.capture.holders import holders
 from scalablevit_ref.compare.capture.mlx_runner import MlxRunner, held_by
 from scalablevit_ref.compare.capture.traces import Function
-from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 
 COMPILED = type(mx.compile(lambda x: x))
 """What `mx.compile` gives, which does not tell what it calls."""
 
 
-class MlxModule:
+class MlxModule(Candidate):
     """A module of `mlx.nn`; it is run in evaluation mode, and is afterwards what it was."""
-
-    takes_weights = True
-    brings_images = False
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-
-    def config(self) -> ScalableViTConfig | None:
-        return None
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
         return followed(MlxRunner(self.module, conditions.dtype), conditions)
 
 
-class MlxFunction:
+class MlxFunction(Candidate):
     """A function of images that uses arrays of MLX; where it cannot be followed it is a function like others."""
-
-    takes_weights = True
-    brings_images = False
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-
-    def config(self) -> ScalableViTConfig | None:
-        return None
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
         """Raises CaptureError where it cannot be followed and its weights are not known, besides what `followed` raises."""

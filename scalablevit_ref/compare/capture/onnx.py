@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.adapters.onnx_runtime import onnx_runtime
-from scalablevit_ref.compare.capture.alignment import Captured, Conditions, by_name, nameable
+from scalablevit_ref.compare.capture.alignment import Candidate, Captured, Conditions, by_name, nameable
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.batches import in_batches
 from scalablevit_ref.compare.capture.followed import followed
@@ -26,7 +26,6 @@ from scalablevit_ref.compare.capture.graph import NOTHING, Graph
 from scalablevit_ref.compare.capture.names import by_mapping, merged
 from scalablevit_ref.compare.capture.one_line import one_line
 from scalablevit_ref.compare.capture.quantised import Quantised, Range
-from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.files.reading import open_regular
 from scalablevit_ref.formats.onnx import MOST_BYTES, SCOPES, module_path
@@ -74,17 +73,13 @@ VIEWS = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operations that lay the same values out in another way."""
 
 
-class OnnxModel:
+class OnnxModel(Candidate):
     """A model file, followed by its graph; where that does not tell the weights, by the names and the sizes of its values."""
 
     takes_weights = False
-    brings_images = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    def config(self) -> ScalableViTConfig | None:
-        return None
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
         """Raises CaptureError for a file that cannot be read or run, or that takes other images; OSError."""

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.adapters.openvino import openvino_runtime
-from scalablevit_ref.compare.capture.alignment import Captured, Conditions
+from scalablevit_ref.compare.capture.alignment import Candidate, Captured, Conditions
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.batches import in_batches
 from scalablevit_ref.compare.capture.followed import followed
 from scalablevit_ref.compare.capture.graph import NOTHING, Graph
 from scalablevit_ref.compare.capture.one_line import one_line
 from scalablevit_ref.compare.capture.quantised import Quantised, Range
-from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 from scalablevit_ref.files.reading import open_regular
 
@@ -48,18 +47,14 @@ SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
 """How a model is compiled: OpenVINO computes in bfloat16 by itself where the processor has that."""
 
 
-class OpenVinoModel:
+class OpenVinoModel(Candidate):
     """A model, a compiled one, or an .xml file beside which the weights lie."""
 
     takes_weights = False
-    brings_images = False
 
     def __init__(self, value: Any) -> None:
         self.value = value
         self.called = value.name if isinstance(value, Path) else "the model"
-
-    def config(self) -> ScalableViTConfig | None:
-        return None
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
         """Raises CaptureError for a model that cannot be read or run, or that takes other images; OSError."""

@@ -16,7 +16,7 @@ import numpy as np
 import paddle
 
 from scalablevit_ref.backends.paddle import to_numpy
-from scalablevit_ref.compare.capture.alignment import Captured, Conditions
+from scalablevit_ref.compare.capture.alignment import Candidate, Captured, Conditions
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.followed import followed
 from scalablevit_ref.compare.capture.graph import NOTHING, Graph, random_operations
@@ -24,21 +24,14 @@ from scalablevit_ref.compare.capture.one_line import one_line
 from scalablevit_ref.compare.capture.own_code import RUNNING, own_code
 from scalablevit_ref.compare.capture.paddle_graph import Scopes, floats, numbered
 from scalablevit_ref.compare.capture.returned import named_outputs
-from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 
 
-class PaddleLayer:
+class PaddleLayer(Candidate):
     """A layer, a copy of which is run in evaluation mode, or the path of one that `paddle.jit.save` has written."""
-
-    takes_weights = True
-    brings_images = False
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
-
-    def config(self) -> ScalableViTConfig | None:
-        return None
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
         layer = self.layer

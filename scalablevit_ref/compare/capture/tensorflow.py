@@ -21,14 +21,13 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow.python.ops import math_ops
 
-from scalablevit_ref.compare.capture.alignment import Captured, Conditions
+from scalablevit_ref.compare.capture.alignment import Candidate, Captured, Conditions
 from scalablevit_ref.compare.capture.arrays import array_of
 from scalablevit_ref.compare.capture.batches import in_batches
 from scalablevit_ref.compare.capture.followed import followed
 from scalablevit_ref.compare.capture.graph import NOTHING, Graph
 from scalablevit_ref.compare.capture.own_code import RUNNING, own_code, shown_line
 from scalablevit_ref.compare.capture.tensorflow_graph import IN_MODULE, moved, numbered, scope
-from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 
 __all__ = ["IN_MODULE", "TensorFlowModel", "TensorFlowRunner", "is_tensorflow"]
@@ -46,7 +45,7 @@ def is_tensorflow(value: Any) -> bool:
     return concrete or function or isinstance(value, tf.Module) or isinstance(getattr(value, "signatures", None), Mapping)
 
 
-class TensorFlowModel:
+class TensorFlowModel(Candidate):
     """A program of TensorFlow's. What was saved, or traced by its owner, keeps its weights; of a `tf.Module` a copy is run.
 
     Parameters
@@ -64,8 +63,6 @@ class TensorFlowModel:
         Of its images.
     """
 
-    brings_images = False
-
     def __init__(
         self,
         value: Any,
@@ -79,9 +76,6 @@ class TensorFlowModel:
     @property
     def takes_weights(self) -> bool:
         return not (isinstance(self.value, Path) or any(hasattr(self.value, name) for name in ("structured_outputs", "signatures")))
-
-    def config(self) -> ScalableViTConfig | None:
-        return None
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
         """Raises CaptureError for what cannot be read, traced or run, or takes other images."""

@@ -16,13 +16,12 @@ from tinygrad.helpers import Context
 from tinygrad.nn.state import get_state_dict
 
 from scalablevit_ref.backends.tinygrad import from_numpy, to_numpy
-from scalablevit_ref.compare.capture.alignment import Captured, Conditions
+from scalablevit_ref.compare.capture.alignment import Candidate, Captured, Conditions
 from scalablevit_ref.compare.capture.followed import followed
 from scalablevit_ref.compare.capture.graph import NOTHING, Graph, fed_by_images
 from scalablevit_ref.compare.capture.own_code import RUNNING, own_code
 from scalablevit_ref.compare.capture.returned import named_outputs
 from scalablevit_ref.compare.capture.tinygrad_graph import Recorder, watched
-from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.errors import CaptureError
 
 
@@ -46,17 +45,11 @@ def _closed_over(function: Any) -> dict[str, Any]:
     return {name: cell.cell_contents for name, cell in cells}
 
 
-class TinygradModel:
+class TinygradModel(Candidate):
     """An object that is called with images; it is run as it is, and its weights are put back after each run."""
-
-    takes_weights = True
-    brings_images = False
 
     def __init__(self, model: Any) -> None:
         self.model = model
-
-    def config(self) -> ScalableViTConfig | None:
-        return None
 
     def capture(self, conditions: Conditions, files: ExitStack) -> Captured:
         return followed(TinygradRunner(self.model, conditions.dtype), conditions)

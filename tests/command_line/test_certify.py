@@ -34,15 +34,20 @@ def small(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("as_in_production")
 def test_the_certificate_of_the_digits(run: Any) -> None:
-    """Part of CI: NumPy and PyTorch are within what `verify` allows of the exact result, as a theorem."""
-    code, out, err = run("certify", "--backend", "numpy,torch", "--bits", "212", "--json")
+    """Part of CI: NumPy, PyTorch and the programs that run ONNX files are within what `verify` allows of the exact result, as a
+    theorem.
+    """
+    code, out, err = run("certify", "--backend", "numpy,torch,onnx,openvino", "--bits", "212", "--json")
     assert (code, err) == (0, "")
     document = json.loads(out)
     assert (document["images"], document["bits"]) == (1, 212)
     assert document["tries"] == []
     assert document["width"] < 2.0**-63
     rows = {row["name"]: row for row in document["results"] if "absent" not in row}
-    assert set(rows) == {"numpy float64", "numpy float32", "torch float64", "torch float32", "torch bfloat16"}
+    libraries = {"numpy float64", "numpy float32", "torch float64", "torch float32", "torch bfloat16"}
+    programs = {"ONNX Runtime float32", "OpenVINO float32"}
+    sixteen = {"ONNX Runtime float16", "OpenVINO bfloat16", "OpenVINO float16"}
+    assert libraries | programs <= set(rows) <= libraries | programs | sixteen
     for name, row in rows.items():
         assert len(row["taps"]) == 51
         most = 8 if "bfloat16" in name else 32

@@ -1,4 +1,4 @@
-"""`python -m tests.programs.proof [--mutants]`: run the properties and the planted faults, and write `docs/proof.md`."""
+"""`python -m tests.programs.proof [--mutants | --certified]`: run the properties and planted faults, and write `docs/proof.md`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from scalablevit_ref.certify.bounds import Bounds
+from scalablevit_ref.cli.proved import decimals
+from tests.support.marked import with_marked
+
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "docs" / "proof.md"
 MUTATION = ROOT / "docs" / "mutation.json"
+CERTIFIED = ROOT / "docs" / "certified.json"
+FLOAT64 = "proved errors of float64"
+"""Mark of the part of the page that is written from `docs/certified.json`."""
 SPELLING = {name: name.upper() for name in ("gelu", "iwsa", "lim", "mlp", "peg", "ssa")} | {
     "oracles": "oracle's",
     "norms gain": "norm's gain",
@@ -43,8 +50,12 @@ The *oracle* is an independent network in plain `torch.nn` (`tests/support/oracl
 `jax` runs under `jax.jit` with x64 on, and draws an eighth of the inputs, as `mlx` does. `cupy`, where there is no GPU, is a
 stand-in: NumPy's numbers, CuPy's names and refusals, and CuPy's own kernels compiled for the host; it draws a quarter.
 
-The errors here are measured, against float64 or against PyTorch. [Errors that are proved](certified.md) has those of every library
-against the exact result of the network.
+The errors of the properties are measured, against float64 or against PyTorch. How far NumPy in float64, which `verify` and
+`compare` hold everything against, is itself from the exact result is proved by ball arithmetic, in eps, from below and from above;
+[errors that are proved](certified.md) has the other libraries.
+
+<!-- proved errors of float64 -->
+<!-- end -->
 
 Figures are of the profile `ci`: 25 inputs for each property, the same every time. `HYPOTHESIS_PROFILE=nightly python -m pytest
 tests/properties` draws 500 new ones, `dev`, the default, eight.
@@ -77,7 +88,7 @@ def page(worst: dict[str, dict[str, float]], kills: dict[str, dict[str, list[str
     """The page, from the errors and from what fails under each fault: library → fault → tests."""
     present = {library for errors in worst.values() for library in errors}
     libraries = [library for library in LIBRARIES if library in present]
-    lines = [INTRODUCTION, f"| # | of | statement | {' | '.join(libraries)} |"]
+    lines = [with_proved(INTRODUCTION), f"| # | of | statement | {' | '.join(libraries)} |"]
     lines += [f"|---|---|---|{'---|' * len(libraries)}"]
     for test in sorted(worst, key=lambda name: name.partition(":")[2]):
         subject, (number, statement) = test.removeprefix("test_").partition(":")[0], _statement(test)
@@ -89,6 +100,17 @@ def page(worst: dict[str, dict[str, float]], kills: dict[str, dict[str, list[str
         found = [_some(faults[fault]) for faults in kills.values()]
         lines.append(f"| {fault} | {' | '.join(found)} |")
     return "\n".join([*lines, "", *_mutation()]) + "\n"
+
+
+def with_proved(page: str) -> str:
+    """The page with the proved errors of NumPy in float64 that `python -m tests.programs.certified` has found, for each network."""
+    networks: dict[str, Any] = json.loads(CERTIFIED.read_text(encoding="utf-8"))["networks"]
+    lines = ["| network | logits | worst tap | there |", "|---|---|---|---|"]
+    for name, found in networks.items():
+        (row,) = (row for row in found["rows"] if (row["who"], row["dtype"]) == ("numpy", "float64"))
+        logits, worst = (decimals(Bounds(*row["eps"][tap])) for tap in ("logits", row["worst"]))
+        lines.append(f"| {name} | {logits} | {worst} | `{row['worst']}` |")
+    return with_marked(page, FLOAT64, lines)
 
 
 def _figure(error: float | None) -> str:
@@ -132,9 +154,14 @@ def _mutation() -> list[str]:
 
 
 def main() -> None:
-    """Measure, then write the page; with `--mutants` write its last section anew, from `docs/mutation.json`."""
+    """Measure, then write the page; with `--mutants` write its last section anew, from `docs/mutation.json`, and with `--certified`
+    the proved errors of float64, from `docs/certified.json`.
+    """
     from tests.programs.faults import kill_matrix
 
+    if sys.argv[1:] == ["--certified"]:
+        TARGET.write_text(with_proved(TARGET.read_text(encoding="utf-8")), encoding="utf-8")
+        return
     if sys.argv[1:] == ["--mutants"]:
         measured = TARGET.read_text(encoding="utf-8").partition(MUTANTS)[0].rstrip("\n")
         TARGET.write_text("\n".join([measured, "", *_mutation()]) + "\n", encoding="utf-8")

@@ -81,7 +81,8 @@ def print_certificate(console: Console, found: Certificate, what: str, *, every:
     for row in found.rows:
         if why := row.absent or row.failed:
             console.print(styled(f"{row.name}: {why}"), soft_wrap=True)
-    for tried, more in zip(found.tries, [*(tried.bits for tried in found.tries[1:]), found.bits], strict=True):
+    bits = [*(tried.bits for tried in found.tries), found.bits]
+    for tried, more in zip(found.tries, bits[1:], strict=True):
         console.print(styled(f"{said(tried)}: run again with {more}."), soft_wrap=True)
     for pair in found.order(last):
         verdict = "is nearer to the truth than" if pair.proved else "cannot be told from"

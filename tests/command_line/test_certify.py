@@ -83,6 +83,19 @@ def test_a_table_a_trace_and_a_picture(run: Any, small: Path, monkeypatch: pytes
     assert "numpy float32 is at most" in (small / "errors.svg").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("bits", "tries"), [("54", 1), ("400", 0)])
+def test_the_table_says_which_precisions_were_not_enough(
+    run: Any, small: Path, monkeypatch: pytest.MonkeyPatch, bits: str, tries: int
+) -> None:
+    monkeypatch.chdir(small)
+    options = ("--weights", "own.safetensors", "--images", "images.npy", "--backend", "numpy", "--dtype", "float64")
+    code, out, err = run("certify", *options, "--bits", bits)
+    assert (code, err) == (0, "")
+    text = " ".join(out.split())
+    assert text.count(f"with {bits} bits, balls at ") == text.count("are too wide: ") == text.count(": run again with") == tries
+    assert text.count("Proved with") == 1
+
+
 def test_the_trace_alone(run: Any, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(small)
     options = ("--weights", "own.safetensors", "--images", "images.npy", "--backend", "none", "--json")

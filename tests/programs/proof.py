@@ -105,11 +105,11 @@ def page(worst: dict[str, dict[str, float]], kills: dict[str, dict[str, list[str
 def with_proved(page: str) -> str:
     """The page with the proved errors of NumPy in float64 that `python -m tests.programs.certified` has found, for each network."""
     networks: dict[str, Any] = json.loads(CERTIFIED.read_text(encoding="utf-8"))["networks"]
-    lines = ["| network | logits | worst tap | there |", "|---|---|---|---|"]
+    lines = []
     for name, found in networks.items():
         (row,) = (row for row in found["rows"] if (row["who"], row["dtype"]) == ("numpy", "float64"))
         logits, worst = (decimals(Bounds(*row["eps"][tap])) for tap in ("logits", row["worst"]))
-        lines.append(f"| {name} | {logits} | {worst} | `{row['worst']}` |")
+        lines.append(f"- {name}: logits {logits}, worst tap {worst} (`{row['worst']}`)")
     return with_marked(page, FLOAT64, lines)
 
 

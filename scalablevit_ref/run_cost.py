@@ -115,6 +115,7 @@ def check_run(
     keeping: bool = False,
     whole: bool = False,
     dtype: Any = "float64",
+    number: int | None = None,
     beside: int = 0,
     given: bool = True,
     costly: bool = False,
@@ -129,6 +130,8 @@ def check_run(
     ----------
     network, images, dtype, keeping, whole
         As `run_cost` takes them.
+    number
+        Bytes that a number of the run takes, where they are not those of the dtype.
     beside
         Bytes that are held beside what the run itself does.
     given
@@ -151,7 +154,8 @@ def check_run(
     batch, _, h, w = images
     weights = sum(map(prod, network.parameter_shapes().values()))
     pixels = h * w if given else min(h * w, prod(PUBLISHED_SIZE))
-    work, memory = cost.multiply_adds // batch, cost.memory + beside + weights * np.dtype(dtype).itemsize
+    size = np.dtype(dtype).itemsize
+    work, memory = cost.multiply_adds // batch, cost.memory * (number or size) // size + beside + weights * size
     most_work = max(FREE_WORK, WORK_PER_WEIGHT_AND_PIXEL * weights * pixels)
     accounted = max(FREE_MEMORY, weights * pixels * batch // WEIGHTS_AND_PIXELS_PER_BYTE)
     machine = machine_memory()

@@ -13,11 +13,11 @@ import numpy as np
 from scalablevit_ref.arguments import check_flag, check_function
 from scalablevit_ref.backends.balls import BITS
 from scalablevit_ref.backends.start import FAULTS, said
+from scalablevit_ref.certify.before import check_balls
 from scalablevit_ref.certify.bounds import Bounds, Error, Tally
 from scalablevit_ref.certify.subjects import Subject
 from scalablevit_ref.certify.truth import Progress, Try, check_finite, tap_names, truth
 from scalablevit_ref.networks import Network, network_of
-from scalablevit_ref.run_cost import check_run
 from scalablevit_ref.testing.arrays import EPS
 
 RESOLUTION = 2.0**-11
@@ -170,7 +170,7 @@ def certify(
     check_function("progress", progress)
     check_finite(images, params)
     network = network_of(config)
-    check_run(network, (1, *images.shape[1:]), keeping=True, costly=costly)
+    check_balls(network, (1, *images.shape[1:]), bits=bits, costly=costly)
     rows = {subject.name: Row(subject.name, subject.dtype, subject.absent) for subject in subjects}
     tallies: dict[str, dict[str, Tally]] = {name: {} for name in rows}
     finest = min((EPS[s.dtype or "float64"] for s in subjects if s.absent is None), default=EPS["float64"])

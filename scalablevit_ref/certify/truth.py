@@ -126,7 +126,7 @@ def truth(
             return Truth(taps, widths, bits, tuple(tries))
         tries.append(last)
         if 2 * bits > most_bits:
-            raise PrecisionError(said(last))
+            raise PrecisionError(f"{said(last)}: no bound is proved")
         lost = bits + min(0.0, log2(last.width))
         expected = lost * len(order) / max(1, len(taps)) - log2(width)
         bits *= 2

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scalablevit_ref.certify.before import check_balls, check_certified
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.compare import named_candidate
 from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import CostlyOption, ForceOption, KeyOption, say_written, separate
-from scalablevit_ref.cli.proved import check_certified, print_certificate, proved
+from scalablevit_ref.cli.proved import print_certificate, proved
 from scalablevit_ref.cli.terminal import Terminal
 from scalablevit_ref.cli.verify import images_and_labels, network_asked_for
 from scalablevit_ref.drawing.style import check_picture
 from scalablevit_ref.files.writing import check_outputs, write_contents
 from scalablevit_ref.networks import network_of
-from scalablevit_ref.run_cost import check_run
 from scalablevit_ref.testing.agreement import CANDIDATES, WHEN_NAMED
 from scalablevit_ref.testing.traces import trace_images
 
@@ -78,7 +78,7 @@ def certify(
         network = network_of(config)
 
         def check(shape: tuple[int, ...], *, given: bool = True) -> None:
-            check_run(network, (1, *shape[1:]), keeping=True, given=given, costly=costly)
+            check_balls(network, (1, *shape[1:]), bits=bits, given=given, costly=costly)
 
         if images is not None:
             pixels = trace_images(images)

@@ -18,11 +18,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from scalablevit_ref.certify.before import check_certified
+from scalablevit_ref.certify.compared import Prover
 from scalablevit_ref.checkpoints.download import is_on_hub
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_folder, check_known
 from scalablevit_ref.cli.json_output import print_json
 from scalablevit_ref.cli.options import CostlyOption, ForceOption, say_written
 from scalablevit_ref.cli.progress import spinner
+from scalablevit_ref.cli.proved import print_proved
 from scalablevit_ref.cli.standard_output import ports_output_apart
 from scalablevit_ref.cli.terminal import Terminal, styled
 from scalablevit_ref.compare.capture.own_code import own_code
@@ -80,6 +83,9 @@ def compare(
     as_it_is: Annotated[
         bool, typer.Option("--as-it-is", help="A module keeps its own weights and its own dtype; the reference has --weights.")
     ] = False,
+    certify: Annotated[
+        bool, typer.Option("--certify", help="Prove the errors of the layers too, as the command `certify` does.")
+    ] = False,
     costly: CostlyOption = False,
     all_layers: Annotated[bool, typer.Option("--all", help="List every layer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
@@ -99,6 +105,8 @@ def compare(
     """
     with bad_input_is_one_line(traceback=with_traceback):
         check_known("--mode", [mode], MODES)
+        if certify:
+            check_certified("--certify")
         if plot:
             from scalablevit_ref.drawing.style import check_picture
 
@@ -129,6 +137,7 @@ def compare(
                 progress=step,
                 costly=costly,
                 as_it_is=as_it_is,
+                certify=Prover() if certify else None,
             )
         outputs: dict[Path, bytes | None] = {}
         os.chdir(here)
@@ -146,6 +155,8 @@ def compare(
         print_json(report.to_json())
     else:
         print_report(Terminal(), report, every=all_layers)
+        if report.certificate:
+            print_proved(Terminal(), report.certificate, report.first.layer if report.first else None)
         say_written({html: "the report", plot: "its picture"})
     raise typer.Exit(0 if report.agrees else 1)
 

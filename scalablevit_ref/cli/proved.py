@@ -1,10 +1,9 @@
-"""What `certify` and `verify --certify` have in common: the bar, and the certificate as a table."""
+"""What `certify`, `verify --certify` and `compare --certify` have in common: the bar, and the certificate in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,24 +21,14 @@ if TYPE_CHECKING:
     from scalablevit_ref.certify.subjects import Subject
 
 
-def check_certified(what: str) -> None:
-    """Raise ModuleNotFoundError where the extra is missing."""
-    if find_spec("flint") is None:
-        raise ModuleNotFoundError(f"{what} needs python-flint: pip install 'scalablevit-ref[certified]'", name="flint")
-
-
 def proved(
     images: np.ndarray, params: Mapping[str, np.ndarray], config: Any, subjects: Sequence[Subject], *, bits: int
 ) -> Certificate:
     """`certify` with a bar. Raises ValueError where no precision is enough, and for numbers that are not finite."""
     from scalablevit_ref.certify.certificate import certify, steps
-    from scalablevit_ref.certify.truth import PrecisionError
 
     with steps_bar(steps(network_of(config), subjects, images.shape)) as step:
-        try:
-            return certify(images, params, config, subjects, bits=bits, progress=step, costly=True)
-        except PrecisionError as error:
-            raise ValueError(f"{error}: no bound is proved") from None
+        return certify(images, params, config, subjects, bits=bits, progress=step, costly=True)
 
 
 def decimals(bounds: Bounds) -> str:
@@ -92,11 +81,27 @@ def print_certificate(console: Console, found: Certificate, what: str, *, every:
     for row in found.rows:
         if why := row.absent or row.failed:
             console.print(styled(f"{row.name}: {why}"), soft_wrap=True)
-    for tried, more in zip(found.tries, [*(tried.bits for tried in found.tries[1:]), found.bits], strict=True):
+    bits = [*(tried.bits for tried in found.tries), found.bits]
+    for tried, more in zip(found.tries, bits[1:], strict=True):
         console.print(styled(f"{said(tried)}: run again with {more}."), soft_wrap=True)
     for pair in found.order(last):
         verdict = "is nearer to the truth than" if pair.proved else "cannot be told from"
         console.print(styled(f"At {last}, {pair.nearer} {verdict} {pair.farther}."), soft_wrap=True)
+    _print_effort(console, found)
+
+
+def print_proved(console: Console, found: Certificate, first: str | None) -> None:
+    """Of the only subject, the largest error, and that of the `first` layer that differs."""
+    (row,) = found.rows
+    unit = f"{decimals(row.eps(row.worst))} eps of {row.dtype}"
+    console.print(styled(f"Farthest from the exact result at {row.worst}: {unit}."), soft_wrap=True)
+    if first in row.errors:
+        unit = f"{decimals(row.eps(first))} eps of {row.dtype}"
+        console.print(styled(f"At {first}, the first that differs: {unit} from the exact result."), soft_wrap=True)
+    _print_effort(console, found)
+
+
+def _print_effort(console: Console, found: Certificate) -> None:
     console.print(
         styled(
             ("Proved", "green bold"), f" with {found.bits} bits: the exact result is known to {found.width:.1e} at every one of "

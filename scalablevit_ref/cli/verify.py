@@ -17,18 +17,20 @@ from rich.table import Table
 from rich.text import Text
 
 from scalablevit_ref import digits
+from scalablevit_ref.certify.before import check_balls, check_certified
 from scalablevit_ref.checkpoints.download import as_given
 from scalablevit_ref.checkpoints.in_one_dtype import load_in_one_dtype
 from scalablevit_ref.cli.bad_input import bad_input_is_one_line, check_known
 from scalablevit_ref.cli.json_output import finite
 from scalablevit_ref.cli.options import CostlyOption, KeyOption, separate
 from scalablevit_ref.cli.progress import spinner
-from scalablevit_ref.cli.proved import check_certified, print_certificate, proved
+from scalablevit_ref.cli.proved import print_certificate, proved
 from scalablevit_ref.cli.terminal import Terminal, put, styled
 from scalablevit_ref.config import ScalableViTConfig, variant
 from scalablevit_ref.files.reading import open_regular
 from scalablevit_ref.image_sizes import check_image_size, usual_image_size
 from scalablevit_ref.images import load_image
+from scalablevit_ref.networks import network_of
 from scalablevit_ref.parameters import parameter_shapes
 from scalablevit_ref.testing import random_images, random_params
 from scalablevit_ref.testing.agreement import CANDIDATES, ORACLE, WHEN_NAMED, Candidate, Result, agreement, check_agreement, steps
@@ -84,6 +86,7 @@ def verify(
             from scalablevit_ref.certify.truth import check_finite
 
             check_finite(images[:1], params)
+            check_balls(network_of(config), (1, *images.shape[1:]), bits=FIRST_BITS, given=bool(image), costly=costly)
     with spinner(total=steps(candidates, len(images), BATCH)) as step:
         results = agreement(images, params, config, candidates, batch=BATCH, progress=step, costly=True)
     found = _certified(images[:1], params, config, candidates) if certify else None

@@ -171,6 +171,8 @@ class Report:
         The layers that no known mistake explains, looked into: the first of each kind.
     noise
         Of a quantised candidate, how far each layer is off, beside what 8 bits cost.
+    certificate
+        A `certify.certificate.Certificate` with one row, the proved errors of the layers from the images on. None if not asked for.
     """
 
     kind: str
@@ -191,6 +193,7 @@ class Report:
     own_weights_wrong: bool = False
     insides: tuple[Inside, ...] = ()
     noise: Noise | None = None
+    certificate: Any = None
 
     @property
     def agrees(self) -> bool:
@@ -422,6 +425,7 @@ class Report:
                 }
                 for row in self.rows
             ],
+            **({} if self.certificate is None else {"certificate": self.certificate.to_json()}),
         }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from scalablevit_ref.arguments import (
     check_choice,
     check_flag,
     check_function,
+    check_instance,
     check_mapping,
     check_not_negative,
     check_text,
@@ -67,6 +69,29 @@ FACTOR = re.compile(r"they are -?[\d.e-]+ times the file's")
 SQUARE = "only square images were tried, which hide that H and W are interchanged"
 
 
+class Proves(ABC):
+    """What proves the errors of layers that were compared: a `certify.compared.Prover`, which says what it is given."""
+
+    @abstractmethod
+    def check(
+        self, network: Network, images: np.ndarray | None, weights: Mapping[str, np.ndarray] | None, *, given: bool, costly: bool
+    ) -> None:
+        """Raise where nothing would be proved, before anything runs."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        report: Report,
+        local: Local | None,
+        taps: CanonicalTaps,
+        *,
+        as_it_is: bool,
+        costly: bool,
+        progress: Callable[[str], None],
+    ) -> Any:
+        """The certificate."""
+
+
 @dataclass(frozen=True)
 class Request:
     """The arguments of `compare`, which says what each means."""
@@ -84,6 +109,7 @@ class Request:
     progress: Callable[[str], None]
     costly: bool
     as_it_is: bool
+    certify: Proves | None
 
     def tolerance_in(self, dtype: str) -> float:
         """In eps of this dtype, in which the candidate computed."""
@@ -105,6 +131,7 @@ def compare(
     progress: Callable[[str], None] = lambda step: None,
     costly: bool = False,
     as_it_is: bool = False,
+    certify: Proves | None = None,
 ) -> Report:
     """Hold a port of the network against the reference in float64: the error of each of its layers, and the likely mistake.
 
@@ -149,13 +176,19 @@ def compare(
         Whether the reference is run also where it takes more than the weights and images account for (`run_cost.check_run`).
     as_it_is
         Whether a module keeps its own weights and its own dtype, while the reference has those that are given.
+    certify
+        A `certify.compared.Prover` also proves the errors of the layers, from below and from above, against the exact result for
+        these weights and images (`Report.certificate`). It needs the extra `certified`; `small` takes minutes.
 
     Raises
     ------
     ValueError, TypeError
         In one line, where the two cannot be compared: other weights, other images, outputs that fit no layer. Of the ValueErrors,
         a CaptureError is about the candidate, a CheckpointError about a file, and a CostError about the cost. What the candidate's
-        own code raises is the cause of a CaptureError that says where it was raised.
+        own code raises is the cause of a CaptureError that says where it was raised. With `certify`, also where nothing can be
+        proved.
+    ModuleNotFoundError
+        For `certify` without its extra.
     """
     if not (isinstance(mode, str) and mode in MODES):
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {brief(mode)}")
@@ -170,6 +203,8 @@ def compare(
     check_flag("diagnosis", diagnosis)
     check_flag("costly", costly)
     check_flag("as_it_is", as_it_is)
+    if certify is not None:
+        check_instance("certify", certify, Proves, "a certify.compared.Prover")
     check_function("progress", progress)
     if not (variant is None or isinstance(variant, str)):
         try:
@@ -177,18 +212,34 @@ def compare(
         except TypeError as error:
             raise TypeError(f"variant: {error}") from None
     request = Request(
-        candidate, reference, variant, weights, images, mode, dtype, names, tolerance, diagnosis, progress, costly, as_it_is
+        candidate,
+        reference,
+        variant,
+        weights,
+        images,
+        mode,
+        dtype,
+        names,
+        tolerance,
+        diagnosis,
+        progress,
+        costly,
+        as_it_is,
+        certify,
     )
     with ExitStack() as files:
         port, conditions, trace = _settled(request, files)
-        report = _compared(request, port, conditions, trace, files)
+        report, both = _compared(request, port, conditions, trace, files)
         drawn = request.images is None and trace is None and not port.brings_images
-        if not drawn or not report.layers_agree or report.unsteady:
+        if drawn and report.layers_agree and not report.unsteady:
+            report, both = _on_other_images(request, port, conditions, files, (report, both))
+        if certify is None:
             return report
-        return _on_other_images(request, port, conditions, files, report)
+        certificate = certify(report, both.local, both.taps, as_it_is=as_it_is, costly=costly, progress=progress)
+        return replace(report, certificate=certificate)
 
 
-def _compared(request: Request, port: Capturable, conditions: Conditions, trace: Captured | None, files: ExitStack) -> Report:
+def _compared(request: Request, port: Capturable, conditions: Conditions, trace: Captured | None, files: ExitStack) -> Found:
     captured = _looked_at(request, port, conditions, files)
     if captured.quantised is not None:
         return _of_quantised(request, captured, conditions, trace)
@@ -196,7 +247,7 @@ def _compared(request: Request, port: Capturable, conditions: Conditions, trace:
     weights = _own_weights(request, captured)
     if weights is not None and not port.takes_weights:  # those that are wrong have been refused
         weights = replace(weights, slips=tuple(replace(slip, harmless=True) for slip in weights.slips))
-    return _reported(request, captured, both, weights)
+    return _reported(request, captured, both, weights), both
 
 
 def _looked_at(request: Request, port: Capturable, conditions: Conditions, files: ExitStack) -> Captured:
@@ -213,25 +264,24 @@ def _side_by_side(port: Capturable, conditions: Conditions, captured: Captured, 
     return SideBySide(conditions.network, captured, params, trace)
 
 
-def _on_other_images(request: Request, port: Capturable, conditions: Conditions, files: ExitStack, report: Report) -> Report:
+def _on_other_images(request: Request, port: Capturable, conditions: Conditions, files: ExitStack, square: Found) -> Found:
     """The report of a candidate that agrees on square images, after a look at others, which show H and W interchanged."""
-    images = _wide_images(request, conditions.network)
+    images, (report, both) = _wide_images(request, conditions.network), square
     if images is None:
-        return replace(report, notes=(*report.notes, SQUARE))
+        return replace(report, notes=(*report.notes, SQUARE)), both
     size = shape_said(images.shape[2:])
     request.progress(f"images of {size} pixels")
     conditions = replace(conditions, images=images)
     try:
         if request.mode != "isolated" and _agrees_end_to_end(request, port, conditions, files):
-            return report
-        wide = _compared(request, port, conditions, None, files)
+            return square
+        wide, both_wide = _compared(request, port, conditions, None, files)
     except CaptureError as error:
-        return replace(report, notes=(*report.notes, f"{SQUARE}: on {size} pixels {error}"))
+        return replace(report, notes=(*report.notes, f"{SQUARE}: on {size} pixels {error}")), both
     if wide.layers_agree:
-        return report
-    return replace(
-        wide, notes=(f"on square images it agrees: on {size} pixels it does not (H and W are interchanged?)", *wide.notes)
-    )
+        return square
+    notes = (f"on square images it agrees: on {size} pixels it does not (H and W are interchanged?)", *wide.notes)
+    return replace(wide, notes=notes), both_wide
 
 
 def _agrees_end_to_end(request: Request, port: Capturable, conditions: Conditions, files: ExitStack) -> bool:
@@ -275,6 +325,9 @@ def _settled(request: Request, files: ExitStack) -> tuple[Capturable, Conditions
         _check_cost(request, network, images.shape)
     elif not candidate.brings_images:
         images = _usual_images(request, network)
+    if request.certify is not None:
+        given = request.images is not None or trace is not None
+        request.certify.check(network, images, params, given=given, costly=request.costly)
     dtype = None if request.dtype == "own" or request.as_it_is or not candidate.takes_weights else request.dtype or "float64"
     drawn = params is not None and (weights is None or isinstance(weights, str))
     return candidate, Conditions(network, images, params, dtype, request.names, not request.as_it_is, drawn), trace
@@ -630,6 +683,10 @@ class SideBySide:
         return tuple(LeftOut(why, tuple(layers)) for why, layers in reasons.items())
 
 
+Found = tuple[Report, SideBySide]
+"""What was found, and the layers that it was found of."""
+
+
 def _reported(request: Request, captured: Captured, both: SideBySide, weights: OwnWeights | None) -> Report:
     """Every layer held against the reference's, and the mistake if there is one."""
     start, taps = time.perf_counter(), both.taps
@@ -693,7 +750,7 @@ def _reported(request: Request, captured: Captured, both: SideBySide, weights: O
     return diagnosed(report, both.local, taps, captured.followed, both.values)
 
 
-def _of_quantised(request: Request, captured: Captured, conditions: Conditions, trace: Captured | None) -> Report:
+def _of_quantised(request: Request, captured: Captured, conditions: Conditions, trace: Captured | None) -> Found:
     """A candidate as it is, held against the reference with the given weights; and without quantisation, with its own weights.
 
     Where it differs without quantisation too, that is the report.
@@ -713,8 +770,9 @@ def _of_quantised(request: Request, captured: Captured, conditions: Conditions, 
     side = SideBySide(network, rounded, given, trace)
     if right:
         report = _reported(replace(request, diagnosis=False), rounded, side, None)
+    both = side if right else without
     if side.local is None or request.mode == "propagated" or not request.diagnosis or plain.unsteady:
-        return report
+        return report, both
     request.progress("what its quantisation costs")
     weights = weights_of(few, module.pairing, module.weights, given)
     slips = weights.slips()
@@ -732,7 +790,7 @@ def _of_quantised(request: Request, captured: Captured, conditions: Conditions, 
     )
     beside = tuple(f"its weights beside those given, rounded: {slip}" for slip in told_together(slips.slips))
     wrong = any(row.reweighed for row in noise.rows) and slips.wrong
-    return replace(report, noise=noise, own_weights=beside, own_weights_wrong=wrong)
+    return replace(report, noise=noise, own_weights=beside, own_weights_wrong=wrong), both
 
 
 def _layer_of(graph: Graph, values: Mapping[str, int]) -> Callable[[int], str]:

@@ -44,6 +44,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("trace", "o.npz", "--weights", "wide.safetensors", "--images", "x.npy"),
         ("attend", "digit:0", "--weights", "wide.safetensors", "--layer", "stages.0.0", "-o", "o.svg"),
         ("compare", "t.npz", "--weights", "wide.safetensors"),
+        ("certify", "t.npz", "--weights", "wide.safetensors", "--images", "x.npy"),
+        ("certify", "--weights", "wide.safetensors"),
         ("attend", "i.png", "--variant", "small", "--layer", "stages.0.1", "-o", "o.svg", "--image-size", "1000160"),
         ("bench", "--variants", "small", "--image-size", "1000160", "--backends", "numpy"),
         ("bench", "--variants", "small", "--batch", "1000000000", "--backends", "numpy"),

@@ -1,4 +1,4 @@
-"""`python -m tests.programs.proof [--mutants | LIBRARY…]`: run the properties and the planted faults, and write `docs/proof.md`.
+"""`python -m tests.programs.proof [--mutants | --certified | LIBRARY…]`: run the properties and planted faults; write `docs/proof.md`.
 
 With libraries, the properties are run on these alone, and the page keeps the other columns and the planted faults.
 """
@@ -16,11 +16,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scalablevit_ref.certify.bounds import Bounds
+from scalablevit_ref.cli.proved import decimals
 from tests.support.library import WHOLE_ON_TINYGRAD
+from tests.support.marked import with_marked
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "docs" / "proof.md"
 MUTATION = ROOT / "docs" / "mutation.json"
+CERTIFIED = ROOT / "docs" / "certified.json"
+FLOAT64 = "proved errors of float64"
+"""Mark of the part of the page that is written from `docs/certified.json`."""
 SPELLING = {name: name.upper() for name in ("gelu", "iwsa", "lim", "mlp", "peg", "ssa")} | {
     "oracles": "oracle's",
     "norms gain": "norm's gain",
@@ -50,8 +56,12 @@ The *oracle* is an independent network in plain `torch.nn` (`tests/support/oracl
 compiler takes long for each, draws a fortieth, at least two. `cupy`, where there is no GPU, is a stand-in: NumPy's numbers, CuPy's
 names and refusals, and CuPy's own kernels compiled for the host; it draws a quarter.
 
-The errors here are measured, against float64 or against PyTorch. [Errors that are proved](certified.md) has those of every library
-against the exact result of the network.
+The errors of the properties are measured, against float64 or against PyTorch. How far NumPy in float64, which `verify` and
+`compare` hold everything against, is itself from the exact result is proved by ball arithmetic, in eps, from below and from above;
+[errors that are proved](certified.md) has the other libraries.
+
+<!-- proved errors of float64 -->
+<!-- end -->
 
 Figures are of the profile `ci`: 25 inputs for each property, the same every time. `HYPOTHESIS_PROFILE=nightly python -m pytest
 tests/properties` draws 500 new ones, `dev`, the default, eight.
@@ -89,7 +99,7 @@ def worst_of(rows: Iterable[tuple[str, float | None]]) -> dict[str, dict[str, fl
 
 def page(worst: dict[str, dict[str, float]], kills: dict[str, dict[str, list[str]]]) -> str:
     """The page, from the errors and from what fails under each fault: library → fault → tests."""
-    lines = [INTRODUCTION, *_table({_key(test): errors for test, errors in _figures(worst).items()})]
+    lines = [with_proved(INTRODUCTION), *_table({_key(test): errors for test, errors in _figures(worst).items()})]
     lines += ["", "## The planted faults", "", "Each is patched into the specification; the tests named fail.", ""]
     lines += [f"| fault | {' | '.join(kills)} |", f"|---|{'---|' * len(kills)}"]
     for fault in next(iter(kills.values())):
@@ -109,7 +119,7 @@ def with_columns(text: str, worst: dict[str, dict[str, float]], libraries: Seque
         known[number, subject, statement] = kept
     for test, figures in _figures(worst).items():
         known.setdefault(_key(test), {}).update(figures)
-    return "\n".join([INTRODUCTION, *_table(known), "", faults + rest])
+    return "\n".join([with_proved(INTRODUCTION), *_table(known), "", faults + rest])
 
 
 def _figures(worst: dict[str, dict[str, float]]) -> dict[str, dict[str, str]]:
@@ -130,6 +140,17 @@ def _table(cells: Mapping[tuple[str, ...], Mapping[str, str]]) -> list[str]:
     libraries = [library for library in LIBRARIES if library in present]
     lines = [f"| # | of | statement | {' | '.join(libraries)} |", f"|---|---|---|{'---|' * len(libraries)}"]
     return lines + [f"| {' | '.join([*key, *(some.get(library, '') for library in libraries)])} |" for key, some in cells.items()]
+
+
+def with_proved(page: str) -> str:
+    """The page with the proved errors of NumPy in float64 that `python -m tests.programs.certified` has found, for each network."""
+    networks: dict[str, Any] = json.loads(CERTIFIED.read_text(encoding="utf-8"))["networks"]
+    lines = []
+    for name, found in networks.items():
+        (row,) = (row for row in found["rows"] if (row["who"], row["dtype"]) == ("numpy", "float64"))
+        logits, worst = (decimals(Bounds(*row["eps"][tap])) for tap in ("logits", row["worst"]))
+        lines.append(f"- {name}: logits {logits}, worst tap {worst} (`{row['worst']}`)")
+    return with_marked(page, FLOAT64, lines)
 
 
 def _figure(error: float | None) -> str:
@@ -173,9 +194,14 @@ def _mutation() -> list[str]:
 
 
 def main() -> None:
-    """Measure, then write the page; with `--mutants` write its last section anew, from `docs/mutation.json`."""
+    """Measure, then write the page; with `--mutants` write its last section anew, from `docs/mutation.json`, and with `--certified`
+    the proved errors of float64, from `docs/certified.json`.
+    """
     from tests.programs.faults import kill_matrix
 
+    if sys.argv[1:] == ["--certified"]:
+        TARGET.write_text(with_proved(TARGET.read_text(encoding="utf-8")), encoding="utf-8")
+        return
     if sys.argv[1:] == ["--mutants"]:
         measured = TARGET.read_text(encoding="utf-8").partition(MUTANTS)[0].rstrip("\n")
         TARGET.write_text("\n".join([measured, "", *_mutation()]) + "\n", encoding="utf-8")

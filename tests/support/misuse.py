@@ -352,6 +352,7 @@ def uses() -> dict[str, Use]:
                 "progress": len,
                 "costly": False,
                 "as_it_is": False,
+                "certify": None,
             },
             {
                 "candidate": "",
@@ -366,6 +367,7 @@ def uses() -> dict[str, Use]:
                 "dtype": "dtype or None or own",
                 "costly": "flag",
                 "as_it_is": "flag",
+                "certify": "prover or None",
             },
         ),
         "testing.assert_equivalent_everywhere": Use(

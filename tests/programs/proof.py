@@ -1,4 +1,4 @@
-"""`python -m tests.programs.proof [--mutants | --certified | LIBRARY…]`: run the properties and planted faults; write `docs/proof.md`.
+"""`python -m tests.programs.proof [--mutants | --certified | LIBRARY…]`: try properties and planted faults; write `docs/proof.md`.
 
 With libraries, the properties are run on these alone, and the page keeps the other columns and the planted faults.
 """

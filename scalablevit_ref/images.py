@@ -83,7 +83,7 @@ def centred(image: Any, height: int, width: int) -> Any:
 def normalised(pixels: np.ndarray, mean: Any = IMAGENET_MEAN, deviation: Any = IMAGENET_STD, *, levels: float = 255) -> np.ndarray:
     """float32 "… c h w" of uint8 "… h w c", by a mean and a deviation for each channel; of one channel all are made.
 
-    levels: the number that becomes 1 before.
+    What `levels` is becomes 1 before.
     """
     scaled: np.ndarray = np.asarray(pixels, np.float32) / np.float32(levels)
     scaled = (scaled - np.array(mean, np.float32)) / np.array(deviation, np.float32)

@@ -30,8 +30,8 @@ class ScalableViTImageProcessor(PilBackend):  # type: ignore[misc]
     """Shorter side to 256 pixels, bicubic; the middle 224 x 224; ImageNet's mean and deviation.
 
     `sv.images.load_image` gives the same pixels, bit for bit. It takes images of Pillow, and arrays and tensors of uint8, h w,
-    h w c or c h w; or whatever transformers loads. Whether it is done here, and of what size, is told by transformers' own
-    settings: `size`, `crop_size`, `resample`, `image_mean`, `image_std`, `do_resize`, `do_center_crop`, `do_rescale`,
+    h w c or c h w; or whatever transformers loads. The settings are transformers' own, and say whether it is done
+    here, and of what size: `size`, `crop_size`, `resample`, `image_mean`, `image_std`, `do_resize`, `do_center_crop`, `do_rescale`,
     `do_normalize`.
 
     Attributes

@@ -125,7 +125,7 @@ def open_state(
 ) -> Iterator[tuple[StateDict, str]]:
     """The state dict in a file with what is noted of it, whether or not the weights fit; and the file's format.
 
-    name: what errors call it, if not by its path.
+    Errors call it `name`, or else by its path.
 
     Raises as `open_checkpoint` does.
     """

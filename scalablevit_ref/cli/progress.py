@@ -13,7 +13,6 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
-    TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -42,7 +41,14 @@ class _Description(ProgressColumn):
 
 def _times() -> tuple[ProgressColumn, ...]:
     """How long it has taken, and how long it will take still."""
-    return TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(compact=True)
+    return TimeElapsedColumn(), _Left(compact=True)
+
+
+class _Left(TimeRemainingColumn):
+    """How long it will take still, with the word."""
+
+    def render(self, task: Task) -> Text:
+        return styled(f"left {super().render(task)}")
 
 
 @contextmanager

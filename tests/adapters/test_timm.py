@@ -19,6 +19,7 @@ from scalablevit_ref import digits
 from scalablevit_ref.checkpoints import save_checkpoint
 from scalablevit_ref.testing import random_images, random_params
 from tests.support import torchvision_operators
+from tests.support.profiles import share
 
 torchvision_operators.define()
 
@@ -204,7 +205,7 @@ def trees(model: Any) -> list[Any]:
     return [x.permute(0, 3, 1, 2) for x in sv.stage_features(images(), dict(model.named_parameters()), model.config)]
 
 
-@pytest.mark.parametrize("indices", [None, 1, 2, [0, 2], [-1], [1, 1], (2, 0), range(2)])
+@pytest.mark.parametrize("indices", share([None, 1, 2, [0, 2], [-1], [1, 1], (2, 0), range(2)], of=2))
 def test_forward_intermediates(indices: Any) -> None:
     """Every option: which, in which layout, normed, stopped early, alone."""
     model = tiny()

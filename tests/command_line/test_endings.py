@@ -23,6 +23,7 @@ from scalablevit_ref import cli, digits
 from scalablevit_ref.cli.streams import in_ascii
 from scalablevit_ref.testing import random_images, random_params
 from scalablevit_ref.testing.traces import reference_trace, save_trace
+from tests.support.profiles import share
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and closed streams as POSIX has them")
 
@@ -119,6 +120,7 @@ def calls(name: str = "a.npz") -> dict[str, list[str]]:
     return {
         "attend": ["attend", image, "--weights", "rgb.npz", "--layer", "stages.0.0", "-o", f"{stem}.svg"],
         "bench": ["bench", "--variants", "digits", "--rounds", "3", "--threads", "1", "--backends", "numpy"],
+        "certify": ["certify", "--weights", name, "--backend", "numpy", "--dtype", "float32"],
         "compare": ["compare", trace, "t.npz"],
         "convert": ["convert", name, f"{stem}.safetensors", "--force"],
         "diff": ["diff", name, "a.npz"],
@@ -191,22 +193,21 @@ def test_a_full_standard_error_changes_no_exit_code(files: Path) -> None:
         assert ended([*MODULE, *CALLS["diff"]], files, stderr=full).code == 0
 
 
-ENCODINGS: list[tuple[str, dict[str, str]]] = [
-    ("ascii", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
-    ("latin-1", {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}),
-    ("cp1252", {"PYTHONIOENCODING": "cp1252:strict", "PYTHONUTF8": "0"}),
-    ("utf-8", {"PYTHONIOENCODING": "utf-8:strict"}),
-]
+ENCODINGS = {
+    "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "latin-1": {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"},
+    "cp1252": {"PYTHONIOENCODING": "cp1252:strict", "PYTHONUTF8": "0"},
+    "utf-8": {"PYTHONIOENCODING": "utf-8:strict"},
+}
 
 
-@pytest.mark.parametrize("name", [name for name in CALLS if name != "bench"])
-@pytest.mark.parametrize(("encoding", "environment"), ENCODINGS, ids=[name for name, _ in ENCODINGS])
-def test_names_are_escaped_in_every_encoding(name: str, encoding: str, environment: dict[str, str], files: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "encoding"), share([(name, encoding) for name in CALLS if name != "bench" for encoding in ENCODINGS], of=3)
+)
+def test_names_are_escaped_in_every_encoding(name: str, encoding: str, files: Path) -> None:
     """Nothing of a name acts on the terminal, nothing crashes, and JSON stays ASCII."""
     arguments = [part.encode("utf-8", "surrogateescape") for part in calls(f"{os.fsdecode(HOSTILE)}.npz")[name]]
-    if name == "draw":
-        arguments[-1] = b"digits.svg"  # its name is told nowhere
-    done = ended([*(part.encode() for part in MODULE), *arguments], files, environment=environment)
+    done = ended([*(part.encode() for part in MODULE), *arguments], files, environment=ENCODINGS[encoding])
     missing = ended([*(part.encode() for part in MODULE), *(part.replace(b"[red]", b"[no]") for part in arguments)], files)
     assert done.code == 0, done.err
     for found, coded in ((done, encoding), (missing, "utf-8")):
@@ -218,7 +219,7 @@ def test_names_are_escaped_in_every_encoding(name: str, encoding: str, environme
     if "json" in name:
         assert os.fsencode(json.loads(done.out)["file"]).startswith(HOSTILE)
         assert done.out.isascii()
-    elif name not in ("attend", "draw", "diff", "compare"):  # which tell no names
+    elif name not in ("diff", "compare"):  # which tell no names
         assert b"[red]x[/bold]:smile:" in done.out.replace(b"\n", b"")
 
 
@@ -236,7 +237,7 @@ def test_our_own_signs_have_counterparts_in_ascii() -> None:
 
 
 def test_boxes_and_arrows_in_ascii(files: Path) -> None:
-    found = ended([*MODULE, *CALLS["summary"]], files, environment=ENCODINGS[0][1])
+    found = ended([*MODULE, *CALLS["summary"]], files, environment=ENCODINGS["ascii"])
     assert found.out.isascii()
     assert b"\\" not in found.out
     assert b"-----" in found.out
@@ -244,7 +245,7 @@ def test_boxes_and_arrows_in_ascii(files: Path) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_in_the_c_locale(command: str) -> None:
-    found = ended([*MODULE, command, "--help"], environment=ENCODINGS[0][1])
+    found = ended([*MODULE, command, "--help"], environment=ENCODINGS["ascii"])
     assert (found.code, found.err) == (0, b"")
     assert max(map(len, found.out.decode("ascii").splitlines())) <= 80
     assert b"\\u" not in found.out
@@ -436,7 +437,7 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize("fault", STARTS)
+@pytest.mark.parametrize("fault", share(list(STARTS), of=2))
 def test_a_backend_that_does_not_start_is_a_row(fault: str, tmp_path: Path) -> None:
     package = tmp_path / "jax"
     package.mkdir()

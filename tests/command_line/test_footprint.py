@@ -12,6 +12,7 @@ from scalablevit_ref.adapters import onnx
 from tests.support.documents import ROOT
 from tests.support.footprints import CACHES, COMMANDS, PROGRAMS, Command, files, footprint, of_caches, unlisted
 from tests.support.marked import marked
+from tests.support.profiles import share
 from tests.support.recorder import recorded, with_strace, without_network
 
 PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
@@ -29,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.usefixtures("as_in_production")
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.words)
+@pytest.mark.parametrize("command", share(COMMANDS, of=2), ids=lambda command: command.words)
 def test_a_command_does_what_it_was_asked_and_what_is_listed(
     command: Command, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

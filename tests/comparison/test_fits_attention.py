@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from scalablevit_ref.compare.reasoning.difference import Difference
 from scalablevit_ref.compare.reasoning.fits import fits
+from tests.support.profiles import share
 
 Array = np.ndarray
 EPS = 2.0**-52
@@ -156,7 +157,8 @@ PAIRED = (
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [(a, b) for a, b in combinations(PAIRED, 2) if not PLANTED[a][0].keys() & PLANTED[b][0].keys()]
+    ("one", "other"),
+    share([(a, b) for a, b in combinations(PAIRED, 2) if not PLANTED[a][0].keys() & PLANTED[b][0].keys()], of=3),
 )
 def test_two_settings(one: str, other: str) -> None:
     (first, words), (second, more) = PLANTED[one], PLANTED[other]

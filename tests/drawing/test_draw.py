@@ -546,14 +546,14 @@ def command(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_the_command_writes_the_picture_and_prints_its_alternative_text(tmp_path: Path) -> None:
+def test_the_command_writes_the_picture_and_says_what_it_wrote(tmp_path: Path) -> None:
     file = tmp_path / "x.svg"
     code, out, err = command("digits", "-o", str(file), "--layer", "stages.3.0.attn", "--image-size", "112x448", "--theme", "dark")
     assert (code, err) == (0, "")
-    assert out.startswith(
+    assert out == f"{file}: stages.3.0.attn of digits, images of 112 x 448 pixels\n"
+    assert str(ET.parse(file).getroot()[1].text).startswith(
         "IWSA: interactive window self-attention: stages.3.0.attn of ScalableViT digits, for an image of 112 × 448 pixels"
     )
-    assert ET.parse(file).getroot()[1].text == out.strip()
     assert style.THEMES["dark"].page in file.read_text(encoding="utf-8")
 
 
@@ -569,7 +569,10 @@ def test_the_command_writes_the_picture_and_prints_its_alternative_text(tmp_path
             ["small", "-o", "x.svg", "--layer", "norm"],
             "stages.K.I.mlp for the stages K = 0 to 3, whose last blocks I are 1, 1, 19, 1",
         ),
-        (["small", "-o", "x.svg", "--layer", "stages.0.0", "--cost"], "the cost or a layer, got both"),
+        (
+            ["small", "-o", "x.svg", "--layer", "stages.0.0", "--cost"],
+            "a layer, the cost or the idea, got the cost and",
+        ),
         (["small", "-o", "x.svg", "--image-size", "225"], "nearest sizes that work are 224"),
         (["small", "-o", "x.svg", "--image-size", "large"], "--image-size must be a number of pixels or HEIGHTxWIDTH"),
     ],

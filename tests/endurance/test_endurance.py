@@ -23,7 +23,7 @@ QUICK = {
     "kills": 0.05,
     "full": 0.02,
     "full_commands": 0.05,
-    "writers": 0.05,
+    "writers": 0.02,
     "sources": 0.02,
 }
 """How much of each row. Starting processes after use takes too long (`tests.support.forked` is a test of its own), and a few

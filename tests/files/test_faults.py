@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.profiles import share
 from tests.support.waiting import HANGS
 from tests.support.write_faults import SYSTEMS, listing
 from tests.support.writers import WRITERS
@@ -27,7 +28,7 @@ def trial(name: str, folder: Path) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("writer", share(list(WRITERS), of=2))
 def test_a_full_disk_leaves_the_whole_file_or_what_was_there(writer: str, tmp_path: Path) -> None:
     """At every byte of a small file, at drawn ones of a larger; and the error names a file that was asked for."""
     found = trial(writer, tmp_path)

@@ -21,6 +21,7 @@ import scalablevit_ref as sv
 from scalablevit_ref import testing
 from scalablevit_ref.testing import arrays, equivalence, traces
 from tests.support.misuse import USES, Use, misuses
+from tests.support.profiles import share
 
 pytestmark = pytest.mark.usefixtures("as_in_production")
 
@@ -89,7 +90,7 @@ DIFFER = {arrays.__name__, equivalence.__name__}
 CASES = [(label, name) for label, use in USES.items() for name in use.arguments()]
 
 
-@pytest.mark.parametrize(("label", "name"), CASES, ids=[f"{label}-{name}" for label, name in CASES])
+@pytest.mark.parametrize(("label", "name"), share(CASES, of=3), ids=lambda word: word)
 def test_misuse_names_the_culprit(label: str, name: str) -> None:
     assert wrong(USES[label], name) == []
 

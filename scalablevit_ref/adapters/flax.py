@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.adapters import extra
-from scalablevit_ref.adapters.of_modules import network_logits, network_maps
+from scalablevit_ref.adapters.of_modules import module_at, network_logits, network_maps
 from scalablevit_ref.arguments import check_rate, check_seed
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.blocks import Tap, untapped
@@ -139,7 +139,7 @@ class ScalableViT(nnx.Module):
         check_map("images", images, "b c h w", channels=self.config.in_chans)
         check_image_size(self.config, *images.shape[2:])
         x = jnp.asarray(images)
-        first = getattr(self.patch_embeds[0].part("proj"), "weight", x)  # which another module in its place may not have
+        first = getattr(module_at(self, "patch_embeds.0.proj"), "weight", x)  # which another module in its place may not have
         if x.dtype != first.dtype:
             raise TypeError(f"images is {x.dtype} but parameter 'patch_embeds.0.proj.weight' is {first.dtype}")
         return x

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scalablevit_ref import attention, blocks, ops
-from scalablevit_ref.adapters.of_modules import Parts, attention_parts, embedding_parts, of_modules, position_parts
+from scalablevit_ref.adapters.of_modules import Parts, attention_parts, embedding_parts, module_at, of_modules, position_parts, run
 from scalablevit_ref.blocks import Tap, untapped
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.network import attention_settings
@@ -139,13 +139,6 @@ class Layer(nnx.Module):
                 setattr(self, name, leaf(inner, **parts.get(name, {})))
         self.drop = drop
 
-    def part(self, path: str) -> Any:
-        """The module that is there now."""
-        found: Any = self
-        for step in path.split("."):
-            found = found[int(step)] if step.isdecimal() else getattr(found, step)
-        return found
-
     def __call__(self, x: jax.Array) -> jax.Array:
         y: jax.Array = self.drop(self.function(x, self, **dict(self.settings), **self.within()))
         return y
@@ -183,12 +176,7 @@ def attention_with_dropout(q: jax.Array, k: jax.Array, v: jax.Array, *, scale: f
 
 def runnable(layer: Layer) -> dict[str, dict[str, Any]]:
     """What stands in for `parameters.modules`: of each module's name the arguments of `run`."""
-    return {name: {"module": layer.part(name)} for name in layer.paths}
-
-
-def run(x: jax.Array, module: Any, **settings: Any) -> Any:
-    """What stands in for an operation with parameters; the module has its settings itself."""
-    return module(x)
+    return {name: {"module": module_at(layer, name)} for name in layer.paths}
 
 
 by_modules = partial(of_modules, module=__name__, modules=runnable, linear=run, layer_norm=run, conv2d=run)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.adapters import extra
-from scalablevit_ref.adapters.of_modules import network_logits, network_maps
+from scalablevit_ref.adapters.of_modules import module_at, network_logits, network_maps
 from scalablevit_ref.arguments import check_seed
 from scalablevit_ref.backends import to_backend, to_numpy
 from scalablevit_ref.backends.dispatch import dtype_name
@@ -128,7 +128,7 @@ class ScalableViT(nn.Module):
         check_array("images", images)
         images = to_backend(images, "mlx") if isinstance(images, np.ndarray) else images
         check_map("images", images, "b c h w", channels=self.config.in_chans)
-        weight = self.patch_embeds[0].part("proj").weight
+        weight = module_at(self, "patch_embeds.0.proj").weight
         if images.dtype != weight.dtype:
             raise TypeError(f"images are {dtype_name(images)} but the module is {dtype_name(weight)}")
         check_image_size(self.config, *images.shape[2:])

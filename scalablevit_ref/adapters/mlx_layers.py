@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx import nn
 
 from scalablevit_ref import attention, blocks
-from scalablevit_ref.adapters.of_modules import Parts, attention_parts, embedding_parts, of_modules, position_parts
+from scalablevit_ref.adapters.of_modules import Parts, attention_parts, embedding_parts, module_at, of_modules, position_parts, run
 from scalablevit_ref.blocks import Tap
 from scalablevit_ref.config import ScalableViTConfig
 from scalablevit_ref.network import attention_settings
@@ -45,13 +45,6 @@ class Layer(nn.Module):
             else:
                 setattr(self, name, [leaf(values, **parts.get(f"{name}.{key}", {})) for key, values in held.items()])
 
-    def part(self, path: str) -> Any:
-        """The module that is there now."""
-        found: Any = self
-        for step in path.split("."):
-            found = found[int(step)] if step.isdecimal() else getattr(found, step)
-        return found
-
     def __call__(self, x: mx.array) -> mx.array:
         y: mx.array = self._run(x, self)
         return y
@@ -73,12 +66,7 @@ def leaf(params: Arrays, **settings: Any) -> nn.Module:
 
 def runnable(layer: Layer) -> dict[str, dict[str, Any]]:
     """What stands in for `parameters.modules`: of each module's name the arguments of `run`."""
-    return {name: {"module": layer.part(name)} for name in layer._paths.split()}
-
-
-def run(x: mx.array, module: Any, **settings: Any) -> Any:
-    """What stands in for an operation with parameters; the module has its settings itself, and maps are b h w c to MLX too."""
-    return module(x)
+    return {name: {"module": module_at(layer, name)} for name in layer._paths.split()}
 
 
 by_modules = partial(of_modules, module=__name__, modules=runnable, linear=run, layer_norm=run, conv2d=run)

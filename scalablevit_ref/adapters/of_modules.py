@@ -41,6 +41,19 @@ def of_modules(function: Callable[..., Any], module: str, **instead: Callable[..
     return made
 
 
+def run(x: Any, module: Any, **settings: Any) -> Any:
+    """What stands in for an operation with parameters, where the module takes x as it is and has its settings itself."""
+    return module(x)
+
+
+def module_at(layer: Any, path: str) -> Any:
+    """The module that is now at this path, `reduction.0`, of attributes and places in lists."""
+    found = layer
+    for step in path.split("."):
+        found = found[int(step)] if step.isdecimal() else getattr(found, step)
+    return found
+
+
 def _unchecked(*args: Any, **settings: Any) -> None:
     """What stands in for the checks."""
 

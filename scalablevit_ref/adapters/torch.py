@@ -314,7 +314,7 @@ class ScalableViT(nn.Module):
 
     def _normed(self, x: Tensor) -> Tensor:
         """The last stage's map as the head sees its mean."""
-        y: Tensor = x if self.config.stage_norms else self.norm(x)
+        y: Tensor = x if self.specification.stage_norms else self.norm(x)
         return y
 
     def get_classifier(self) -> nn.Module:

@@ -186,6 +186,7 @@ class ScalableViTPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
     specification: Specification
 
     _maps: Any = ScalableViT._maps
+    _normed: Any = ScalableViT._normed
 
     def _add_parts(self, specification: Specification, without: Sequence[str] = ()) -> None:
         """The modules of that network, with initial values as the official code draws them, by torch's generator."""
@@ -219,10 +220,6 @@ class ScalableViTPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
         """The stages' maps b c h w, if they are asked for here or by the configuration."""
         wanted = self.config.output_hidden_states if asked is None else asked
         return tuple(rearrange(x, "b h w c -> b c h w") for x in maps) if wanted else None
-
-    def _normed(self, x: Tensor) -> Tensor:
-        """The last stage's map b h w c as the head sees it."""
-        return x if self.specification.stage_norms else self.norm(x)
 
 
 class ScalableViTModel(ScalableViTPreTrainedModel):

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
 from torch import Tensor, nn
 
 import scalablevit_ref as sv
@@ -21,8 +20,9 @@ from scalablevit_ref.adapters import torch_compiled
 from scalablevit_ref.adapters.torch import ScalableViT
 from scalablevit_ref.adapters.torch_compiled import Compiled
 from scalablevit_ref.testing import EPS, NETWORK_TOLERANCE, random_images, random_params, relative_l2
+from tests.support.profiles import is_nightly
 
-NIGHTLY = settings.get_current_profile_name() == "nightly"
+NIGHTLY = is_nightly()
 
 CONFIG = sv.ScalableViTConfig(
     embed_dims=(8,),

@@ -7,17 +7,14 @@ the page from them. Digits takes a minute, small some ten.
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +31,7 @@ from scalablevit_ref.networks import network_of
 from scalablevit_ref.testing import EPS, random_images, random_params
 from scalablevit_ref.testing.agreement import Candidate
 from tests.support.documents import ROOT
+from tests.support.machine import machine
 from tests.support.marked import with_marked
 
 PAGE, FIGURES = ROOT / "docs" / "certified.md", ROOT / "docs" / "certified.json"
@@ -148,21 +146,7 @@ def measured(network: str, chosen: Sequence[tuple[str, str]] = WHO) -> dict[str,
         rows.append({"who": who, "dtype": dtype, "worst": row.worst, "max": [largest.low, largest.high], "eps": ends})
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     facts = {"bits": found.bits, "tries": [t.bits for t in found.tries], "width": found.width, "taps": len(found.taps)}
-    return facts | {"seconds": seconds, "gigabytes": memory, "machine": machine(), "rows": rows}
-
-
-def machine() -> str:
-    """What it was measured on and with, in words, and when."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    cpu = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    words = [*cpu[:1], "one core", platform.system(), f"Python {platform.python_version()}", *found]
-    return f"{', '.join(words)}; {dt.datetime.now(dt.UTC).date().isoformat()}"
+    return facts | {"seconds": seconds, "gigabytes": memory, "machine": machine(PACKAGES), "rows": rows}
 
 
 def proved_functions() -> dict[str, float]:

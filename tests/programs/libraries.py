@@ -7,10 +7,8 @@ table into `docs/backends.md`; a library that is not measured keeps its row.
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -18,12 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from tests.support.compiling import KERNELS
 from tests.support.documents import ROOT
+from tests.support.machine import machine
 from tests.support.marked import marked, with_marked
 
 PAGE = ROOT / "docs" / "backends.md"
@@ -342,20 +339,6 @@ def libraries() -> list[str]:
     return [name for name in BACKENDS if (ROOT / "backends" / f"{name}.py").exists()]
 
 
-def machine() -> str:
-    """What it was measured on and with, in words, and when."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    cpu = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    words = [*cpu[:1], "one core", platform.system(), f"Python {platform.python_version()}", *found]
-    return f"{', '.join(words)}; {dt.datetime.now(dt.UTC).date().isoformat()}"
-
-
 def in_a_process(library: str) -> dict[str, Any]:
     """What `measured` gives in a process on one core, or why it ended otherwise."""
     environment = os.environ | ONE_THREAD
@@ -387,7 +370,7 @@ def main(arguments: Sequence[str]) -> None:
             known[SPELLED[library]] = row(library, found)
     table = [f"| {' | '.join(HEAD)} |", f"|{'---|' * len(HEAD)}"]
     table += [known.get(SPELLED[name], row(name, {"absent": ""})) for name in libraries()]
-    lines = [f"Measured on {machine()}.", "", *table]
+    lines = [f"Measured on {machine(PACKAGES)}.", "", *table]
     sys.stdout.write("\n".join([*lines, ""]))
     if "--write" in arguments:
         PAGE.write_text(with_marked(page, MARK, lines), encoding="utf-8")

@@ -31,15 +31,9 @@ MARK = "official: python -m tests.programs.official"
 HEAD = ("network", "images", "logits", "intermediates: the worst", "gradients: the worst", "gradients by", "plain module: outputs")
 
 
-def error(name: str, x: np.ndarray, expected: Mapping[str, Any], seed: int) -> float:
-    """The largest of the three relative errors that `recipe.assert_fingerprint` bounds."""
-    probe = recipe.uniform("probe:" + name, expected.get("shape", x.shape), seed)
-    found, norm = recipe.fingerprint(x, probe), expected["norm"]
-    unit = norm * float(np.linalg.norm(probe)) / probe.size**0.5
-    errors = [abs(found["norm"] - norm) / norm, abs(found["dot"] - expected["dot"]) / unit]
-    if "samples" in expected:
-        errors.append(relative_l2(np.array(found["samples"]), np.array(expected["samples"])))
-    return max(errors)
+def error(name: str, x: np.ndarray, expected: dict[str, Any], seed: int) -> float:
+    """The largest of the three that `recipe.assert_fingerprint` bounds."""
+    return max(recipe.errors(name, x, expected, seed).values())
 
 
 def worst_gradient(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> tuple[float, str]:

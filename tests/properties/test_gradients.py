@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import scalablevit_ref as sv
@@ -18,6 +18,7 @@ from scalablevit_ref.testing.strategies import Case, block_cases, configs, iwsa_
 from tests.support.drawn_ops import OPS
 from tests.support.library import Agree, Library, draws, marked, place, prepared
 from tests.support.oracle import Reference, oracle, part
+from tests.support.profiles import is_nightly
 
 NETWORKS = network_cases(configs(heads=("linear", "none"), stages=(1,)))
 STEP = 1e-6
@@ -30,7 +31,7 @@ def on(*names: str) -> Any:
 
 DIFFERENTIABLE = on("torch", "jax", "mlx", "tensorflow", "paddle", "tinygrad")
 VECTORISED = on("torch", "jax", "mlx")
-NIGHTLY = settings.get_current_profile_name() == "nightly"
+NIGHTLY = is_nightly()
 pytestmark = pytest.mark.usefixtures("as_in_production")  # the run-time shape checks are not for a compiler to trace
 
 

@@ -20,6 +20,7 @@ import tests.support.shape_checks
 # isort: split
 import scalablevit_ref as sv
 from scalablevit_ref.testing.arrays import Comparison, assert_agrees
+from tests.support.profiles import is_nightly
 
 if find_spec("array_api_strict"):
     import tests.support.array_api  # noqa: F401  (registers it)
@@ -116,7 +117,7 @@ known. All of them are some 2,500 kernels: nightly, and where `WHOLE_ON_TINYGRAD
 
 def left_to_nightly(library: str | None, property_name: str) -> bool:
     """Whether a property is too long to be tried on this library in every run."""
-    asked = "nightly" in os.environ.get("HYPOTHESIS_PROFILE", "") or WHOLE_ON_TINYGRAD in os.environ
+    asked = is_nightly() or WHOLE_ON_TINYGRAD in os.environ
     return library == "tinygrad" and property_name not in ON_TINYGRAD and not asked
 
 

@@ -55,13 +55,19 @@ def fingerprint(x: np.ndarray, probe: np.ndarray) -> dict[str, Any]:
     }
 
 
-def assert_fingerprint(name: str, x: np.ndarray, expected: dict[str, Any], seed: int) -> None:
-    """Norm, samples and position-weighted sum; each relative to the tensor's own size."""
+def errors(name: str, x: np.ndarray, expected: dict[str, Any], seed: int) -> dict[str, float]:
+    """Of norm, samples and position-weighted sum; each relative to the tensor's own size."""
     probe = uniform("probe:" + name, expected.get("shape", x.shape), seed)
     found, norm = fingerprint(x, probe), expected["norm"]
     assert norm > 0, name
-    assert abs(found["norm"] - norm) <= TOLERANCE * norm, name
-    bound = TOLERANCE * norm * float(np.linalg.norm(probe)) / probe.size**0.5
-    assert abs(found["dot"] - expected["dot"]) <= bound, name
+    unit = norm * float(np.linalg.norm(probe)) / probe.size**0.5
+    relative = {"norm": abs(found["norm"] - norm) / norm, "dot": abs(found["dot"] - expected["dot"]) / unit}
     if "samples" in expected:
-        assert relative_l2(np.array(found["samples"]), np.array(expected["samples"])) <= TOLERANCE, name
+        relative["samples"] = relative_l2(np.array(found["samples"]), np.array(expected["samples"]))
+    return relative
+
+
+def assert_fingerprint(name: str, x: np.ndarray, expected: dict[str, Any], seed: int) -> None:
+    """None of the `errors` is beyond the tolerance; a NaN is."""
+    for what, error in errors(name, x, expected, seed).items():
+        assert error <= TOLERANCE, (name, what)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scalablevit_ref.drawing.diagram import MARGIN, Bar, Diagram, Hue, Line, Text
+from scalablevit_ref.drawing.facts import plain
 from scalablevit_ref.drawing.render import save, text_width
 from scalablevit_ref.drawing.style import SMALL, THEMES, dark_twin
 from tests.programs.divergences.changes import CHANGES, FLAX_PORT, VIT_PYTORCH
@@ -55,7 +56,7 @@ def chart(figures: dict[str, Any]) -> Diagram:
         diagram.lines.append(Line(((x, top), (x, y - 8)), "rule"))
         diagram.texts.append(Text(x, top - 4, f"$10^{{{power}}}$" if power else "1", size=SMALL, color="soft"))
     diagram.height = y
-    told = "; ".join(f"{plain(CHANGES[name].words)} {number(error)}" for name, error in found)
+    told = "; ".join(f"{label(CHANGES[name].words)} {number(error)}" for name, error in found)
     diagram.alt = f"{diagram.title} of small, relative: {told}."
     return diagram
 
@@ -71,15 +72,15 @@ def along(error: float) -> float:
     return LEFT + (RIGHT - LEFT) * (1 + math.log10(max(error, 10.0**-DECADES)) / DECADES)
 
 
-def plain(words: str) -> str:
+def label(words: str) -> str:
     """Without Markdown and mathematics."""
-    return words.replace("`", "").replace("$r_c$", "r_c").replace("$s = 1$", "s = 1").replace("$d^{-1/2}$", "d^-½")
+    return plain(words).replace("`", "")
 
 
 def wrapped(words: str) -> list[str]:
     """In lines that fit left of the bars."""
     lines = [""]
-    for word in plain(words).split():
+    for word in label(words).split():
         longer = f"{lines[-1]} {word}".strip()
         if text_width(longer, SMALL) <= LEFT - 10 - MARGIN:
             lines[-1] = longer

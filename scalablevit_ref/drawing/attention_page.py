@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.drawing.attention_maps import AttentionPicture
-from scalablevit_ref.drawing.remade import MARK
-from scalablevit_ref.drawing.style import MARK as FRAME
-from scalablevit_ref.drawing.style import THEMES, VIRIDIS
+from scalablevit_ref.drawing.html import document
+from scalablevit_ref.drawing.style import MARK, VIRIDIS
 from scalablevit_ref.errors import printable
 from scalablevit_ref.files.writing import write_contents
 
@@ -64,24 +63,15 @@ def attention_page(picture: AttentionPicture) -> str:
         f'<label><input type="radio" name="head" value="{value}"{" checked" * (value == choices[0][0])}> {words}</label>\n'
         for value, words in choices
     )
-    light, dark = (f":root {{ {THEMES[theme].css()} }}" for theme in ("light", "dark"))
-    style = f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{_beside('attention_page.css')}"
     data = json.dumps(_data(picture), separators=(",", ":"))
-    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f'<meta name="generator" content="{MARK}">\n'
-        f'<link rel="icon" href="data:,">\n<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n'
-        f"<h1>{title}</h1>\n{said}"
-        f'<p id="how">Point at a token, or use the arrow keys: the colours are what it gives to each of its keys.</p>\n'
+    body = (
+        f'{said}<p id="how">Point at a token, or use the arrow keys: the colours are what it gives to each of its keys.</p>\n'
         f"<fieldset><legend>Of which head</legend>\n{heads}</fieldset>\n"
         f'<canvas id="map" tabindex="0" role="img" aria-label="{escape(picture.alt)}"></canvas>\n'
         '<p id="scale"><span>0</span><i></i><span id="most"></span></p>\n<p id="says" aria-live="polite"></p>\n'
         f'<script type="application/json" id="data">{data}</script>\n<script>{_beside("attention_page.js")}</script>\n'
-        "</main>\n</body>\n</html>\n"
     )
+    return document(title, _beside("attention_page.css"), body, scripts=True)
 
 
 def _data(picture: AttentionPicture) -> dict[str, Any]:
@@ -101,7 +91,7 @@ def _data(picture: AttentionPicture) -> dict[str, Any]:
         "image": _base64(np.clip(np.rint(255 * picture.image), 0, 255).astype("u1")),
         "weights": _base64(np.rint(STEPS * found.weights[0]).astype("<u2")),
         "colors": VIRIDIS,
-        "frame": FRAME,
+        "frame": MARK,
     }
 
 

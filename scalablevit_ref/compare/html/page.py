@@ -16,8 +16,7 @@ from scalablevit_ref.compare.inside import Inside
 from scalablevit_ref.compare.mistakes.search import eps_said
 from scalablevit_ref.compare.reasoning.difference import OPERATIONS
 from scalablevit_ref.compare.report import MOST_FACTS, Cause, Report, Row
-from scalablevit_ref.drawing.remade import MARK
-from scalablevit_ref.drawing.style import THEMES
+from scalablevit_ref.drawing.html import document
 from scalablevit_ref.testing.arrays import EPS
 
 MOST_FINDINGS = 6
@@ -49,17 +48,7 @@ def html(report: Report, *, title: str = "A port of ScalableViT against the refe
         _layers(report),
         _measured(report),
     ]
-    light, dark = (f":root {{ {THEMES[theme].css()} }}" for theme in ("light", "dark"))
-    style = f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{STYLE_SHEET.read_text(encoding='utf-8')}"
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f'<meta name="generator" content="{MARK}">\n'
-        f'<link rel="icon" href="data:,">\n<title>{said(title)}</title>\n<style>{style}</style>\n</head>\n'
-        f"<body>\n<main>\n<h1>{said(title)}</h1>\n{''.join(sections)}</main>\n</body>\n</html>\n"
-    )
+    return document(said(title), STYLE_SHEET.read_text(encoding="utf-8"), "".join(sections))
 
 
 def _left_out(report: Report) -> str:

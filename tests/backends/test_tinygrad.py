@@ -18,6 +18,7 @@ import scalablevit_ref as sv
 from scalablevit_ref import ops
 from scalablevit_ref.parameters import iwsa_shapes
 from scalablevit_ref.testing import EPS, MAX_TOLERANCE, NETWORK_TOLERANCE, max_error, random_images, random_params, relative_l2
+from tests.support import library
 from tests.support.library import ON_TINYGRAD, WHOLE_ON_TINYGRAD, has_bfloat16, left_to_nightly, prepared
 from tests.support.op_calls import CALLS, TORCH
 
@@ -178,14 +179,16 @@ def test_the_properties_that_every_run_tries(monkeypatch: pytest.MonkeyPatch) ->
     files = (Path(__file__).parents[1] / "properties").glob("test_*.py")
     names = {name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)}
     assert names > ON_TINYGRAD
-    for variable in ("HYPOTHESIS_PROFILE", WHOLE_ON_TINYGRAD):
-        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(library, "is_nightly", lambda: False)
+    monkeypatch.delenv(WHOLE_ON_TINYGRAD, raising=False)
     assert {name for name in names if not left_to_nightly("tinygrad", name)} == ON_TINYGRAD
-    assert not any(left_to_nightly(library, name) for name in names for library in ("torch", None))
-    for variable, value in (("HYPOTHESIS_PROFILE", "nightly"), (WHOLE_ON_TINYGRAD, "1")):
-        with monkeypatch.context() as patch:
-            patch.setenv(variable, value)
-            assert not any(left_to_nightly("tinygrad", name) for name in names)
+    assert not any(left_to_nightly(other, name) for name in names for other in ("torch", None))
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "is_nightly", lambda: True)
+        assert not any(left_to_nightly("tinygrad", name) for name in names)
+    with monkeypatch.context() as patch:
+        patch.setenv(WHOLE_ON_TINYGRAD, "1")
+        assert not any(left_to_nightly("tinygrad", name) for name in names)
 
 
 def test_its_kernels_are_not_kept_in_the_users_folder() -> None:

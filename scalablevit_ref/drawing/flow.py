@@ -69,7 +69,7 @@ class Step:
 
     @property
     def height(self) -> float:
-        return 2 * Sum.radius if self.total else LINE * len(self.lines) + 12 * bool(self.hue)
+        return 2 * Sum.radius if self.total else LINE * len(self.lines) + (12 if self.hue else 2)
 
     def told(self, *, full: bool = False) -> str:
         """Its name without mathematics, and in full what it does."""

@@ -140,7 +140,7 @@ def _block(layer: DrawnLayer) -> Rows:
 def _ssa_symbols(layer: DrawnLayer, heads: str) -> list[str]:
     down, across, _ = _reduced(layer)
     fewer = rf",\ n' = {down} {across} = {layer.keys[0] * layer.keys[1]}" if down != "h/s" else ""
-    narrow = rf",\ c' = \lfloor r_c\,c \rfloor = {layer.shapes['q.weight'][0]}" if layer.s > 1 else ""
+    narrow = rf",\ c′ = \lfloor r_c\,c \rfloor = {layer.shapes['q.weight'][0]}" if layer.s > 1 else ""
     return [rf"$n = h w = {layer.h * layer.w},\ s = {layer.s}{fewer},\ r_c = {layer.r_c:g}{narrow}$", heads]
 
 
@@ -158,20 +158,20 @@ def _ssa(layer: DrawnLayer) -> Rows:
     scaled, values = layer.shapes["q.weight"][0], layer.shapes["proj.weight"][1]
     down, across, dropped = _reduced(layer)
     few = "n" if s == 1 else "n'" if dropped else "n/s^2"
-    wide = "c'" if s > 1 else "c"
+    wide = "c′" if s > 1 else "c"
     wide_v = wide if layer.config.ssa_values == "scaled" else "c"
 
     reduction = []
     if s > 1:
         tiles = figures(*layer.keys, layer.c), rf"${down} \times {across} \times c$"
-        mixed = figures(*layer.keys, scaled), rf"${down} \times {across} \times c'$"
+        mixed = figures(*layer.keys, scaled), rf"${down} \times {across} \times c′$"
         reduction = [
             Step("reduction.0", (f"depthwise {s} × {s}, stride {s}", *dropped), "conv", tiles, (1, 2), grid=layer.keys),
             Step("reduction.1", (f"convolution 1 × 1, {layer.c} → {scaled}",), "conv", mixed, (1, 2)),
             Step("norm_act", (f"{_layer_norm(SSA_NORM_EPS)}, GELU",), "norm", mixed, (1, 2)),
         ]
-    k, v = (figures(keys, scaled), rf"$K'\!:\ {few} \times {wide}$"), (figures(keys, values), rf"$V'\!:\ {few} \times {wide_v}$")
-    projections = [Step("q", (layer.linear("q"),), "linear", (figures(n, scaled), rf"$Q'\!:\ n \times {wide}$"))]
+    k, v = (figures(keys, scaled), rf"$K′\!:\ {few} \times {wide}$"), (figures(keys, values), rf"$V′\!:\ {few} \times {wide_v}$")
+    projections = [Step("q", (layer.linear("q"),), "linear", (figures(n, scaled), rf"$Q′\!:\ n \times {wide}$"))]
     if "kv.weight" in layer.shapes:
         does = (f"{layer.linear('kv')}: halves k and v",)
         projections.append(Step("kv", does, "linear", {1: k, 2: v}, (1, 2), wide=True))

@@ -145,7 +145,7 @@ def _windows(stage: Stage) -> str:
 def _keys(stage: Stage) -> str:
     keys = f"$s$ = {stage.s}: {stage.keys[0] * stage.keys[1]} keys"
     if stage.s > 1:
-        return f"{keys}; $r_c$ = {stage.r_c:g}: $c'$ = {scaled_dim(stage.c, stage.heads, stage.r_c)}"
+        return f"{keys}; $r_c$ = {stage.r_c:g}: $c′$ = {scaled_dim(stage.c, stage.heads, stage.r_c)}"
     return keys if stage.r_c == 1 or stage.config.ssa_scale == "head_dim" else f"{keys}; $r_c$ = {stage.r_c:g} in the scale"
 
 

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 PX = 0.75
 """Points in a CSS pixel: matplotlib's sizes are in points."""
 
-FONT = "DejaVu Sans"
-"""The family of all letters; it comes with matplotlib."""
+LETTERS = ["Inter of scalablevit_ref", "DejaVu Sans"]
+"""Families of the letters: Latin and Greek from `fonts/`, as the site has them, all others from matplotlib."""
+
+MATHS = "stix"
+"""The letters of formulas, which are those of the site's."""
 
 
 def save(diagram: Diagram, path: Path | str, *, theme: str = "light", force: bool = False) -> None:
@@ -84,14 +87,24 @@ def house_style() -> Iterator[None]:
     from matplotlib import style
 
     settings: Any = {
-        "font.family": FONT,
-        "mathtext.fontset": "dejavusans",
+        "font.family": LETTERS,
+        "mathtext.fontset": MATHS,
         "text.hinting": "none",  # as wide in a PNG as in an SVG
         "svg.fonttype": "path",
         "svg.hashsalt": "scalablevit-ref",
     }
+    _bring_letters()
     with style.context("default"), mpl.rc_context(settings):
         yield
+
+
+@cache
+def _bring_letters() -> None:
+    """Once in a process: matplotlib learns of the letters in `fonts/`, beside those that it knows."""
+    from matplotlib.font_manager import fontManager
+
+    for file in sorted((Path(__file__).parent / "fonts").glob("*.ttf")):
+        fontManager.addfont(file)
 
 
 def drawn(diagram: Diagram, theme: Theme) -> Figure:
@@ -173,7 +186,8 @@ def text_width(words: str, size: float = TEXT, *, bold: bool = False) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    letters = FontProperties(family=FONT, weight="bold" if bold else "normal", size=size, math_fontfamily="dejavusans")
+    _bring_letters()
+    letters = FontProperties(family=LETTERS, weight="bold" if bold else "normal", size=size, math_fontfamily=MATHS)
     return float(text_to_path.get_text_width_height_descent(words, letters, ismath="$" in words)[0])
 
 
@@ -192,11 +206,18 @@ def _svg(figure: Figure, title: str, alt: str) -> str:
     stream = io.StringIO()
     _write(figure, stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     tag, _, body = stream.getvalue().partition("<svg ")[2].partition(">")
-    names = dict.fromkeys(re.findall(r'(?<=<path id=")DejaVu[^"]+', body))
+    names = dict.fromkeys(re.findall(r'(?<=<path id=")[A-Z][^"]+', body))  # a font's, and the letter's number in it
     short = {name: f"g{i}" for i, name in enumerate(names)}
-    body = re.sub(r'(?<=["#])DejaVu[^"]+(?=")', lambda found: short[found[0]], body).replace("<use xlink:href", "<use href")
+    body = re.sub(r'(?<=["#])[A-Z][^"]+(?=")', lambda found: short.get(found[0], found[0]), body)
+    body = body.replace("<use xlink:href", "<use href")
     body = re.sub(r'transform="translate\(([\d.]+) 0\)"', lambda found: f'x="{float(found[1]):.0f}"', body)
-    body = re.sub(r'(?<= d=")[^"]+', lambda path: re.sub(r"\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", path[0]), body)
+    body = re.sub(r'(?<= d=")[^"]+', lambda path: _short(path[0]), body)
     body = re.sub(r"\s*\n\s*", "\n", re.sub(r'<g id="[^"]+">', "<g>", body))
     words = f"<title>{escape(title)}</title>\n<desc>{escape(alt)}</desc>"
     return f'<?xml version="1.0" encoding="utf-8"?>\n<svg role="img" {tag}>\n{words}{body}'
+
+
+def _short(path: str) -> str:
+    """An outline in hundredths, without blanks around its commands."""
+    path = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", path.strip())
+    return re.sub(r"\s*([A-Za-z])\s*", r"\1", path)

@@ -17,6 +17,8 @@ from scalablevit_ref import cli
 from tests.support.documents import ELSEWHERE, PAGES, ROOT, Page, steps
 
 BY_FILE = {ROOT / page.path: page for page in PAGES}
+COLUMNS = 92
+"""Of code, beside the site's two tables of contents on a screen 1280 pixels wide."""
 PROGRAM: Any = get_command(cli.app)
 OPTIONS = {name: {word for p in command.params for word in p.opts + p.secondary_opts} for name, command in PROGRAM.commands.items()}
 OWN = {"-h", "--help"} | {word for p in PROGRAM.params for word in p.opts}
@@ -38,6 +40,13 @@ def test_links_lead_somewhere(page: Page) -> None:
         assert docs in file.parents or docs not in own.parents, f"{link} is not on the site"
         if anchor and file in BY_FILE and not anchor.startswith("scalablevit_ref."):  # which the strict build knows
             assert anchor in BY_FILE[file].anchors, link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path)
+def test_no_python_is_cut_on_the_site(page: Page) -> None:
+    """What a command prints is wrapped there, and so are commands."""
+    lines = [line for block in page.blocks if block.language == "python" for line in block.code.splitlines()]
+    assert [line for line in lines if len(line) > COLUMNS] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path)

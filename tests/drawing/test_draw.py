@@ -367,7 +367,7 @@ def test_the_architecture_has_the_configs_numbers(name: str) -> None:
             f"s = {config.sr_ratios[k]}: {(maps[k][0] // config.sr_ratios[k]) * (maps[k][1] // config.sr_ratios[k])} keys" in text
         )
         if config.sr_ratios[k] > 1:
-            assert text.endswith("80") or f"c' = {sv.parameter_shapes(config)[f'stages.{k}.1.attn.q.weight'][0]}" in text
+            assert text.endswith("80") or f"c′ = {sv.parameter_shapes(config)[f'stages.{k}.1.attn.q.weight'][0]}" in text
         assert (f"norm_list.{k}" in text) == config.stage_norms
         mine = Cost(tuple(layer for layer in total.layers if re.match(rf"(?!head)[a-z_]+\.{k}(\.|$)", layer.name)))
         assert section[1] == f"{amount(mine.parameters)} parameters, {amount(mine.multiply_adds)} multiply-adds"
@@ -473,7 +473,7 @@ def test_png_and_pdf_are_written_alike_every_time(tmp_path: Path) -> None:
         assert files[0].read_bytes() == files[1].read_bytes()
         assert files[0].read_bytes().startswith(magic)
     with Image.open(tmp_path / "0.png") as image:
-        assert image.size == (1120, 688)
+        assert image.size == (1120, 696)
         assert image.info["Description"] == alts[0]
 
 
@@ -489,7 +489,7 @@ def test_the_committed_pictures_are_what_the_script_makes(tmp_path: Path) -> Non
     assert len(made) == 2 * len(pictures.FROM_CONFIG)
     for file in made:
         assert file.read_bytes() == (folder / "pictures" / file.name).read_bytes(), file.name
-        assert file.stat().st_size < 100_000
+        assert file.stat().st_size < 110_000
 
 
 def test_letters_are_legible_and_hues_keep_apart() -> None:

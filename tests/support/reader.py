@@ -4,7 +4,7 @@ How a page is written:
 
 - It has a temporary folder of its own, in which its blocks run in order. In it lie copies of those files of `docs/examples` that
   the page links to or names.
-- The `python` blocks of a page are one program.
+- The `python` blocks of a page are one program, in lines of at most 92 columns.
 - Each line of an `sh` block is a command; the next starts in the same folder and with the same environment. It must exit with 0;
   with 1 where `# exit code 1` ends the line; with 2 where `! ` starts it, which then is refused: one line on standard error,
   nothing on standard output. `> FILE` at its end redirects what it prints.

@@ -33,7 +33,7 @@ def ball_bytes(bits: int) -> int:
 
 
 def check_balls(network: Network, image: Sequence[int], *, bits: int, given: bool = True, costly: bool = False) -> None:
-    """Raise CostError, as `check_run` does, for a run of balls on one image; with these bits, which it may double later.
+    """Raise CostError, as `check_run` does, for a run of balls on one image with these bits.
 
     Attention holds its whole matrix.
     """

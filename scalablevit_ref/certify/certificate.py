@@ -162,7 +162,7 @@ def certify(
     PrecisionError
         Where no precision is enough, with the layer.
     CostError
-        Unless `costly`.
+        Unless `costly`; also before a try with more bits, which needs more memory.
     ValueError
         For images and parameters that are not finite.
     """
@@ -170,7 +170,11 @@ def certify(
     check_function("progress", progress)
     check_finite(images, params)
     network = network_of(config)
-    check_balls(network, (1, *images.shape[1:]), bits=bits, costly=costly)
+
+    def afford(bits: int) -> None:
+        check_balls(network, (1, *images.shape[1:]), bits=bits, costly=costly)
+
+    afford(bits)
     rows = {subject.name: Row(subject.name, subject.dtype, subject.absent) for subject in subjects}
     tallies: dict[str, dict[str, Tally]] = {name: {} for name in rows}
     finest = min((EPS[s.dtype or "float64"] for s in subjects if s.absent is None), default=EPS["float64"])
@@ -185,7 +189,7 @@ def certify(
         def enclosed_so_far(tap: str, count: int, done: int = done) -> None:
             progress(tap, done + count)
 
-        found = truth(network, x, params, bits=bits, width=finest * RESOLUTION, progress=enclosed_so_far)
+        found = truth(network, x, params, bits=bits, width=finest * RESOLUTION, progress=enclosed_so_far, afford=afford)
         seconds += time.perf_counter() - start
         bits, taps = found.bits, tuple(found.taps)
         tries += found.tries

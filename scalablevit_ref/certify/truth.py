@@ -76,6 +76,7 @@ def truth(
     width: float,
     most_bits: int = MOST_TRIED,
     progress: Progress = lambda tap, done: None,
+    afford: Callable[[int], None] = lambda bits: None,
 ) -> Truth:
     """Run the network on balls, with twice the bits as long as a tap's ‖radius‖ / ‖midpoint‖ is more than `width`.
 
@@ -95,6 +96,8 @@ def truth(
         Most bits that are tried after the first.
     progress
         Called when a tap is enclosed.
+    afford
+        Called with the bits of each try after the first, before it; raises where they are too many for the machine.
 
     Raises
     ------
@@ -132,6 +135,7 @@ def truth(
         bits *= 2
         while bits < HOPE * expected and 2 * bits <= most_bits:
             bits *= 2
+        afford(bits)
 
 
 def tap_names(network: Network, images: Sequence[int]) -> list[str]:

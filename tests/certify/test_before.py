@@ -9,7 +9,8 @@ import pytest
 
 import scalablevit_ref as sv
 from scalablevit_ref import run_cost as bounds
-from scalablevit_ref.certify.before import KEPT, ball_bytes, check_balls
+from scalablevit_ref.certify import certificate
+from scalablevit_ref.certify.before import KEPT, SHORT, ball_bytes, check_balls
 from scalablevit_ref.certify.certificate import certify
 from scalablevit_ref.networks import network_of
 from scalablevit_ref.run_cost import CostError, run_cost
@@ -62,3 +63,20 @@ def test_more_than_the_machine_has_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(bounds, "machine_memory", lambda: most - 1)
     with pytest.raises(CostError):
         certify(random_images(IMAGE), random_params(network.parameter_shapes()), CONFIG, [])
+
+
+def test_a_try_with_more_bits_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for the first try, and not for the one that it takes."""
+    images, params = random_images(IMAGE), random_params(network_of(CONFIG).parameter_shapes())
+    asked: list[int] = []
+
+    def check(network: object, image: object, *, bits: int, costly: bool) -> None:
+        asked.append(bits)
+        if bits > SHORT:
+            raise CostError("too much")
+
+    monkeypatch.setattr(certificate, "check_balls", check)
+    with pytest.raises(CostError, match="too much"):
+        certify(images, params, CONFIG, [], bits=60)
+    assert asked[0] == 60
+    assert asked[-1] > SHORT

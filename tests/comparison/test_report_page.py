@@ -24,7 +24,7 @@ from scalablevit_ref.compare.sample import sampled
 from scalablevit_ref.drawing.style import THEMES
 from scalablevit_ref.edits import Mistake
 from scalablevit_ref.testing.arrays import compare_arrays
-from tests.support.browser import browser, chromium
+from tests.support.browser import browser, chromium, contrast
 from tests.support.reports import DRAWN, Page, comparison, differing, looked_into, made
 
 DIGITS, SMALL = sv.variant("digits"), sv.variant("small")
@@ -363,18 +363,6 @@ onload = () => {
 }
 </script>"""
 """Pages as on a phone, 390 pixels wide: a window of Chromium's cannot be so narrow, a frame can."""
-
-
-def contrast(pair: str) -> float:
-    """WCAG 2's ratio of two colours, "rgb(…);rgb(…)", from their relative luminances."""
-
-    def luminance(colour: str) -> float:
-        shares = [float(value) / 255 for value in re.findall(r"[\d.]+", colour)]
-        red, green, blue = (s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-    low, high = sorted(map(luminance, pair.split(";")))
-    return (high + 0.05) / (low + 0.05)
 
 
 @browser

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 import scalablevit_ref as sv
-from tests.support.browser import browser, launched, opened
+from tests.support.browser import browser, contrast, launched, opened
 from tests.support.waiting import HANGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -302,3 +302,27 @@ def test_maths_is_set_as_tex_sets_it(latex: str, holds: str, lacks: str) -> None
     found = run_path(str(ROOT / "docs" / "hooks.py"))["mathml"](latex)
     assert holds in found
     assert lacks not in found
+
+
+@browser
+@pytest.mark.parametrize(("scheme", "view"), [("light", PHONE), ("dark", DESKTOP)], ids=["light-phone", "dark"])
+def test_a_cell_of_the_proof_leads_to_a_row_that_was_folded(scheme: Any, view: Any, server: str, chromium: Any) -> None:
+    """The grid is legible, scrolls in its own box, and a cell opens the fold and shows the row below the head of the page."""
+    context = opened(chromium, viewport=view, color_scheme=scheme)
+    tab = context.new_page()
+    tab.goto(server + "proof.html")
+    box = tab.locator(".scrolled").evaluate("(box) => box.scrollWidth - box.clientWidth")
+    assert box > 0 if view is PHONE else box == 0
+    colours = "(cell) => [getComputedStyle(cell).color, getComputedStyle(cell.parentElement).backgroundColor].join(';')"
+    shades = {name: tab.locator(f".properties .{name} a").first.evaluate(colours) for name in ("exact", "small", "medium", "large")}
+    assert len({pair.split(";")[1] for pair in shades.values()}) == len(shades)
+    assert {name: contrast(pair) for name, pair in shades.items() if contrast(pair) < 4.5} == {}
+    cell = tab.locator(".properties td a").nth(200)
+    place = str(cell.get_attribute("href")).removeprefix("#")
+    row = tab.locator(f"[id='{place}']")
+    assert not row.is_visible()
+    cell.click()
+    row.wait_for()
+    tab.wait_for_function("(id) => document.getElementById(id).getBoundingClientRect().top < innerHeight / 2", arg=place)
+    assert row.bounding_box()["y"] > tab.locator(".md-header").bounding_box()["height"]
+    context.close()

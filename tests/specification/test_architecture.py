@@ -195,7 +195,7 @@ def test_what_tests_share_is_in_support(name: str) -> None:
         ("properties/test_ssa.py", "from tests.conftest import Agree"),
         ("backends/test_numpy.py", "code = 'from tests.backends.test_numpy import f; f()'"),
         ("support/bombs.py", "from tests.programs.faults import FAULTS"),
-        ("programs/proof.py", "from tests.specification import test_ops"),
+        ("programs/proof/measure.py", "from tests.specification import test_ops"),
     ],
 )
 def test_an_import_of_what_is_not_shared_is_seen(name: str, line: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -44,3 +45,18 @@ def opened(chromium: Any, **options: Any) -> Any:
     context = chromium.new_context(**options)
     context.set_default_timeout(1000 * HANGS)
     return context
+
+
+def contrast(pair: str) -> float:
+    """WCAG 2's ratio of two colours, "rgb(…);rgb(…)", from their relative luminances. The first may be translucent, "rgba(…)"."""
+    letters, behind = ([float(value) for value in re.findall(r"[\d.]+", colour)] for colour in pair.split(";"))
+    *letters, opacity = (*letters, 1.0)[:4]
+    seen = [opacity * over + (1 - opacity) * under for over, under in zip(letters, behind, strict=True)]
+
+    def luminance(colour: list[float]) -> float:
+        shares = (value / 255 for value in colour)
+        red, green, blue = (s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted(map(luminance, (seen, behind)))
+    return (high + 0.05) / (low + 0.05)

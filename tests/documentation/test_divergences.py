@@ -27,9 +27,10 @@ from scalablevit_ref.dialects.weights import vit_pytorch_to_flax
 from scalablevit_ref.layers import Layer
 from scalablevit_ref.parameters import iwsa_shapes
 from scalablevit_ref.testing import random_images, random_params, relative_l2
-from tests.programs.divergences import chart
-from tests.programs.divergences.changes import CHANGES, FLAX_PORT, PORT_CHANGES, TOGETHER, VIT_PYTORCH
+from tests.programs.divergences.changes import CHANGES, FLAX_PORT, OTHER_PORT_CHANGES, PORT_CHANGES, TOGETHER, VIT_PYTORCH
+from tests.programs.divergences.chart import DECADES, WHO
 from tests.programs.divergences.counts import counts, parameters
+from tests.programs.divergences.labels import anchor
 from tests.programs.divergences.measure import AS_IT_RUNS, SAMPLE, TINY, TINY_PORT, measured, port_params
 from tests.programs.divergences.network import Network
 from tests.programs.divergences.page import PAGE, named, written
@@ -44,6 +45,9 @@ ROUNDING = 1e-13
 CONFIG = TINY["small_0"]
 PARAMS = random_params(sv.parameter_shapes(CONFIG))
 IMAGES = random_images((2, 3, 56, 56))
+NAMES = dict(re.findall(r'^\| <span id="([\w-]+)">\*\*(.+?)\*\*</span>', TEXT, re.MULTILINE))
+"""The differences, by the ids of their rows."""
+
 NEEDED = [(port, name) for port, names in TOGETHER.items() for name in names]
 
 
@@ -83,10 +87,22 @@ class TestThePage:
 
     def test_every_divergence_has_its_tests(self) -> None:
         """Or says why there is none."""
-        rows = re.findall(r"^\| (\d+) \|", TEXT, re.MULTILINE)
-        assert rows == [str(i + 1) for i in range(len(rows))]
-        shown = re.findall(r"^    - ([\d, ]+): .*(?:`tests/|no test)", TEXT, re.MULTILINE)
-        assert sorted(rows) == sorted(number for numbers in shown for number in numbers.split(", "))
+        shown = re.findall(r"^    - (.+?): .*(?:`tests/|no test)", TEXT, re.MULTILINE)
+        assert sorted(NAMES.values()) == sorted(name for names in shown for name in names.split(", "))
+
+    def test_every_divergence_has_one_name(self) -> None:
+        """In the rows, in what is measured, and in every link. No number is left that would be one."""
+        assert len(set(NAMES.values())) == len(NAMES)
+        assert {anchor(name): name for name in NAMES.values()} == NAMES
+        assert {change.of for changes in (CHANGES, PORT_CHANGES, OTHER_PORT_CHANGES) for change in changes.values()} <= set(
+            NAMES.values()
+        )
+        for words, place in re.findall(r"\[([^\]]+)\]\(#([\w-]+)\)", TEXT):
+            assert place not in NAMES or words.lower() in NAMES[place].lower(), words
+        claimed = re.search(r"(\d+) differences", PAGE.with_name("claims.md").read_text(encoding="utf-8"))
+        assert claimed
+        assert int(claimed[1]) == len(NAMES)
+        assert not re.search(r"^(?:\||- |    - )? ?\d+(?:, \d+)*:? ?[|:]|\(\d+\)|see \d+", TEXT, re.MULTILINE)
 
 
 def test_a_sample_is_measured_again() -> None:
@@ -383,11 +399,14 @@ def test_the_flax_port_is_vit_pytorch_and_four_places() -> None:
 
 
 def test_the_chart_has_a_bar_for_each_that_moves_the_logits() -> None:
-    """As long as the logarithm of what was measured; and its picture is on the page."""
-    diagram = chart.chart(FIGURES)
-    figures = [found.get("small") for name, found in FIGURES["changes"].items() if name in CHANGES]
-    expected = [round(math.log10(error), 6) for error in sorted(filter(None, figures), reverse=True)]
-    bars = [bar for bar in diagram.bars if bar.x == chart.LEFT]
-    assert [round(chart.DECADES * (bar.width / (chart.RIGHT - chart.LEFT) - 1), 6) for bar in bars] == expected
-    assert {bar.hue for bar in bars} == {hue for _, hue, _ in chart.WHO}
-    assert "pictures/divergences.svg" in TEXT
+    """As long as the logarithm of what was measured, and its label leads to the difference's row."""
+    chart = TEXT.partition('<table class="bars">')[2].partition("</table>")[0]
+    row = r'<tr><th scope="row"><a href="#([\w-]+)">(.+?)</a>: .+?</th><td class="(\w+)"><i style="width: ([\d.]+)%"></i></td>'
+    bars = re.findall(row, chart)
+    errors = {name: found.get("small") for name, found in FIGURES["changes"].items() if name in CHANGES}
+    names = sorted((name for name in errors if errors[name]), key=lambda name: -errors[name])
+    assert [name for _, name, _, _ in bars] == [CHANGES[name].of for name in names]
+    assert [float(width) for *_, width in bars] == [round(100 * (1 + math.log10(errors[name]) / DECADES), 1) for name in names]
+    assert {kind for _, _, kind, _ in bars} == set(WHO)
+    for place, name, *_ in bars:
+        assert f'<span id="{place}">**{name}**</span>' in TEXT

@@ -6,7 +6,6 @@ import json
 import sys
 from pathlib import Path
 
-from tests.programs.divergences.chart import draw
 from tests.programs.divergences.counts import counts
 from tests.programs.divergences.measure import FULL, SAMPLE, measured
 from tests.programs.divergences.page import write
@@ -19,4 +18,3 @@ if __name__ == "__main__":
         FIGURES.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     figures = json.loads(FIGURES.read_text(encoding="utf-8"))
     write(figures)
-    draw(figures)

@@ -20,7 +20,7 @@ Table = dict[str, Layer]
 class Change:
     """A divergence as a change of a network, the official one or vit_pytorch's.
 
-    words: what is done to it.
+    of: the difference that it belongs to, by its name on the page. words: what is put in its place.
     wiring: a mistake of the comparator's catalogue, by its name.
     within: mistakes of the catalogue, each with a pattern of the layers that have it: of their names, or their function's name.
     config: settings of the configuration.
@@ -30,6 +30,7 @@ class Change:
     odd: measured on images whose maps no whole windows and tiles fill, with `pad_windows`.
     """
 
+    of: str
     words: str
     wiring: str = ""
     within: Mapping[str, str] = field(default_factory=dict)
@@ -113,52 +114,56 @@ def as_v1(params: Params, config: Any) -> Params:
 
 QKV = ("q", "k", "v", "kv", "qkv")
 CHANGES = {
-    "eps": Change("every norm's ε is 1e−5", within={"eps 1e-5": "*"}),
-    "ssa_eps": Change("the ε of SSA's own norm is 1e−6", within={"eps 1e-6": "ssa"}),
-    "no_shift": Change("norms do not shift", within={"norm without shift": "*"}),
-    "tanh": Change("GELU is the tanh approximation", within={"tanh GELU": "*"}),
-    "ssa_first": Change("SSA, MLP, IWSA, MLP, as the ports' names intend", wiring="SSA before IWSA"),
-    "order": Change("SSA, MLP, MLP, IWSA, as they run", wiring="SSA before IWSA and its MLP"),
-    "stem_padding": Change("the stem's padding is SAME", within={"SAME padding": "patch_embeds.0"}),
-    "downsampling_padding": Change("the downsamplings' padding is SAME", within={"SAME padding": "patch_embeds.[1-9]"}),
-    "no_stem_norm": Change("no norm after the stem", within={"no norm": "patch_embeds.0"}),
+    "eps": Change("Norm epsilon", "1e−5 everywhere", within={"eps 1e-5": "*"}),
+    "ssa_eps": Change("Norm epsilon", "1e−6 in SSA too", within={"eps 1e-6": "ssa"}),
+    "no_shift": Change("Norm shift", "none", within={"norm without shift": "*"}),
+    "tanh": Change("GELU", "the tanh approximation", within={"tanh GELU": "*"}),
+    "ssa_first": Change("Block order", "SSA, MLP, IWSA, MLP, as the ports' names intend", wiring="SSA before IWSA"),
+    "order": Change("Block order", "SSA, MLP, MLP, IWSA, as the ports run", wiring="SSA before IWSA and its MLP"),
+    "stem_padding": Change("Stem padding", "SAME", within={"SAME padding": "patch_embeds.0"}),
+    "downsampling_padding": Change("Downsampling padding", "SAME", within={"SAME padding": "patch_embeds.[1-9]"}),
+    "no_stem_norm": Change("Stem norm", "none", within={"no norm": "patch_embeds.0"}),
     "norm_before_downsampling": Change(
-        "norms without gain and shift before the downsamplings, none after",
+        "Downsampling norm",
+        "before it, without gain and shift",
         within={"no norm": "patch_embeds.[1-9]"},
         params=with_unit_norms,
         edit=unit_norms_between_stages,
     ),
-    "no_key_bias": Change("no biases of k", params=without_key_biases),
-    "no_bias": Change("no biases of q, k and v", params=zeroed(*(f"attn.{name}.bias" for name in QKV))),
-    "no_reduction_norm": Change("no LayerNorm after the reduction", within={"no norm": "ssa"}),
-    "no_reduction_gelu": Change("no GELU after the reduction", within={"no activation": "ssa"}),
-    "no_reduction_bias": Change("no biases in the reduction", params=zeroed("reduction.0.bias", "reduction.1.bias")),
+    "no_key_bias": Change("QKV biases", "none of k", params=without_key_biases),
+    "no_bias": Change("QKV biases", "none", params=zeroed(*(f"attn.{name}.bias" for name in QKV))),
+    "no_reduction_norm": Change("Reduction", "no LayerNorm", within={"no norm": "ssa"}),
+    "no_reduction_gelu": Change("Reduction", "no GELU", within={"no activation": "ssa"}),
+    "no_reduction_bias": Change("Reduction", "no biases", params=zeroed("reduction.0.bias", "reduction.1.bias")),
     "dense_reduction": Change(
-        "none of the three, as in one dense convolution",
+        "Reduction",
+        "no LayerNorm, GELU or biases, as in one dense convolution",
         within={"no norm": "ssa", "no activation": "ssa"},
         params=zeroed("reduction.0.bias", "reduction.1.bias"),
     ),
-    "padded_tiles": Change("zeros fill up SSA's last tiles (SAME)", within={"SAME padding": "ssa"}, odd=True),
+    "padded_tiles": Change("Tile padding", "zeros fill up the last tiles (SAME)", within={"SAME padding": "ssa"}, odd=True),
     "scale": Change(
-        "the scale is that of `dim_key`: without $r_c$ where $s = 1$ (`small_0`)", edit=width_of_keys, network="small_0"
+        "SSA scale", "that of `dim_key`, without $r_c$ where $s = 1$ (`small_0`)", edit=width_of_keys, network="small_0"
     ),
-    "whole_map": Change("each window is the whole map", edit=whole_maps),
-    "mean_first": Change("the mean before the last norm", wiring="mean before norm"),
+    "whole_map": Change("Window size", "the whole map", edit=whole_maps),
+    "mean_first": Change("Final norm", "after the mean", wiring="mean before norm"),
     "norm_mean_norm": Change(
-        "a norm without gain and shift, the mean, the last norm",
+        "Final norm",
+        "one before the mean, without gain and shift, and one after it",
         wiring="mean before norm",
         params=with_unit_norms,
         edit=unit_norm_before_the_mean,
     ),
-    "v1": Change("v1, with zeros for what v3 lacks", config={"ssa_values": "scaled"}, params=as_v1),
-    "head_dim": Change("SSA's scale is $d^{-1/2}$", config={"ssa_scale": "head_dim"}),
-    "embed_eps": Change("the patch embeddings' ε is 1e−5", config={"embed_norm_eps": 1e-5}),
-    "masked": Change("what fills up a window is masked in the softmax", within={"masked filling": "iwsa"}, odd=True),
-    "after_qkv": Change("zeros fill up windows after qkv, without its bias", within={"filled after qkv": "iwsa"}, odd=True),
-    "hidden": Change("LIM does not see what fills up a window", within={"filling hidden from LIM": "iwsa"}, odd=True),
-    "normed_map": Change("norms without gain and shift between the stages", params=with_unit_norms, edit=unit_norms_between_stages),
+    "v1": Change("Value channels", "v1, with zeros for what v3 lacks", config={"ssa_values": "scaled"}, params=as_v1),
+    "head_dim": Change("Earlier scale", "$d^{-1/2}$", config={"ssa_scale": "head_dim"}),
+    "embed_eps": Change("Embedding epsilon", "1e−5", config={"embed_norm_eps": 1e-5}),
+    "masked": Change("Window padding", "masked in the softmax", within={"masked filling": "iwsa"}, odd=True),
+    "after_qkv": Change("Window padding", "zeros after qkv, without its bias", within={"filled after qkv": "iwsa"}, odd=True),
+    "hidden": Change("Window padding", "hidden from LIM", within={"filling hidden from LIM": "iwsa"}, odd=True),
+    "normed_map": Change("Stage norms", "added, without gain and shift", params=with_unit_norms, edit=unit_norms_between_stages),
     "outputs_only": Change(
-        "only the output is normed, the next stage takes the map as it is (`mmdet_small`)",
+        "Stage norms",
+        "of the output only, not of what the next stage takes (`mmdet_small`)",
         wiring="stage norms on the outputs",
         network="mmdet_small",
         on_digits=False,
@@ -170,14 +175,14 @@ FLAX_PORT = ("no_shift", "tanh", "stem_padding", "downsampling_padding", *VIT_PY
 
 TOGETHER = {"vit_pytorch": VIT_PYTORCH, "flax_port": FLAX_PORT}
 PORT_CHANGES = {
-    "tanh": Change("GELU is the tanh approximation", within={"tanh GELU": "*"}),
-    "stem_padding": Change("the stem's padding is SAME", within={"SAME padding": "stem"}),
-    "downsampling_padding": Change("the downsamplings' padding is SAME", within={"SAME padding": "downsample"}),
-    "last_norm": Change("the last stage ends in a norm", wiring="norm after the last stage"),
+    "tanh": Change("GELU", "the tanh approximation", within={"tanh GELU": "*"}),
+    "stem_padding": Change("Stem padding", "SAME", within={"SAME padding": "stem"}),
+    "downsampling_padding": Change("Downsampling padding", "SAME", within={"SAME padding": "downsample"}),
+    "last_norm": Change("Final norm", "at the end of the last stage too", wiring="norm after the last stage"),
 }
 """The four places of the Flax port that differ from vit_pytorch wherever its weights come from it."""
 
 OTHER_PORT_CHANGES = {
-    "no_shift": Change("norms do not shift, and the weights would", within={"norm without shift": "*"}),
-    "padded_tiles": Change("zeros fill up SSA's last tiles (SAME)", within={"SAME padding": "ssa_layer"}, odd=True),
+    "no_shift": Change("Norm shift", "none, where the weights would shift", within={"norm without shift": "*"}),
+    "padded_tiles": Change("Tile padding", "zeros fill up the last tiles (SAME)", within={"SAME padding": "ssa_layer"}, odd=True),
 }

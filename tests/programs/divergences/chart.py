@@ -1,95 +1,54 @@
-"""The chart at the head of `docs/implementations.md`: how far each difference moves the logits of `small`."""
+"""The chart at the head of `docs/implementations.md`, as HTML: how far each difference moves the logits of `small`."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
+import re
+from collections.abc import Iterator
+from html import escape
 from typing import Any
 
-from scalablevit_ref.drawing.diagram import MARGIN, Bar, Diagram, Hue, Line, Text
 from scalablevit_ref.drawing.facts import plain
-from scalablevit_ref.drawing.render import save, text_width
-from scalablevit_ref.drawing.style import SMALL, THEMES, dark_twin
 from tests.programs.divergences.changes import CHANGES, FLAX_PORT, VIT_PYTORCH
-from tests.programs.divergences.page import number
+from tests.programs.divergences.labels import anchor, number
 
-PICTURE = Path(__file__).resolve().parents[3] / "docs" / "pictures" / "divergences.svg"
-LEFT, RIGHT = 296, 496
-"""Where the bars begin and where those of 1 end, in pixels."""
-
+TITLE = "How far each difference moves the logits of <code>small</code>: ‖Δ‖ / ‖logits‖, on a logarithmic scale"
 DECADES = 7
 """From 1e-7 to 1."""
 
-LINE, BAR = 17, 10
-"""Pixels from line to line of a label, and of a bar."""
-
-WHO: tuple[tuple[str, Hue, float], ...] = (
-    ("both ports", "iwsa", 0),
-    ("vit_pytorch", "conv", 112),
-    ("the Flax port", "ssa", 226),
-    ("others", "norm", 356),
-)
-"""Whose a difference is, its hue, and where the legend has it, in pixels from the margin."""
+WHO = {"both": "both ports", "vit": "vit_pytorch", "flax": "Flax port", "none": ""}
+"""Which port always has a difference, by the class of its bar."""
 
 
-def chart(figures: dict[str, Any]) -> Diagram:
+def chart(figures: dict[str, Any]) -> Iterator[str]:
     """A bar for each change that moves the logits of `small`, the largest first."""
-    measured = {name: figures["changes"][name]["small"] for name in CHANGES if figures["changes"].get(name, {}).get("small")}
-    found = sorted(measured.items(), key=lambda item: -item[1])
-    diagram = Diagram("How far each difference moves the logits")
-    y = diagram.heading("‖Δ‖ / ‖logits‖ of small with random weights, logarithmic. Whose it is:")
-    for words, hue, at in WHO:
-        diagram.bars.append(Bar(MARGIN + at, y - 2, BAR, BAR, hue=hue, pale=True))
-        diagram.note(MARGIN + at + 16, y + 8, words)
-    top = y + 38
-    y = top + 14
-    for name, error in found:
-        lines = wrapped(CHANGES[name].words)
-        middle = y + LINE * (len(lines) - 1) / 2
-        for i, words in enumerate(lines):
-            diagram.texts.append(Text(LEFT - 10, y + LINE * i + 5, words, "right", SMALL))
-        diagram.bars.append(Bar(LEFT, middle - BAR / 2, along(error) - LEFT, BAR, hue=hue_of(name), pale=True))
-        diagram.texts.append(Text(diagram.width - MARGIN, middle + 5, number(error), "right", SMALL))
-        y += LINE * len(lines) + 6
-    for power in range(1 - DECADES, 1, 2):
-        x = along(10.0**power)
-        diagram.lines.append(Line(((x, top), (x, y - 8)), "rule"))
-        diagram.texts.append(Text(x, top - 4, f"$10^{{{power}}}$" if power else "1", size=SMALL, color="soft"))
-    diagram.height = y
-    told = "; ".join(f"{label(CHANGES[name].words)} {number(error)}" for name, error in found)
-    diagram.alt = f"{diagram.title} of small, relative: {told}."
-    return diagram
+    measured = {name: figures["changes"][name]["small"] for name in CHANGES}
+    yield '<div class="scrolled" tabindex="0">'
+    yield '<table class="bars">'
+    yield f"<caption>{TITLE}</caption>"
+    axis = '<span class="axis"><span>10<sup>−7</sup></span><span>1</span></span>'
+    columns = ("difference <small>and the port that always has it</small>", axis, "‖Δ‖")
+    yield "<thead><tr>" + "".join(f'<th scope="col">{words}</th>' for words in columns) + "</tr></thead>"
+    yield "<tbody>"
+    for name, error in sorted(measured.items(), key=lambda item: -item[1]):
+        if error:
+            change, who = CHANGES[name], whose(name)
+            words = re.sub("`(.+?)`", r"<code>\1</code>", escape(plain(change.words), quote=False))
+            bar = f'<td class="{who}"><i style="width: {100 * along(error):.1f}%"></i></td>'
+            port = f" <small>{WHO[who]}</small>" if WHO[who] else ""
+            head = f'<th scope="row"><a href="#{anchor(change.of)}">{change.of}</a>: {words}{port}</th>'
+            yield f"<tr>{head}{bar}<td>{number(error)}</td></tr>"
+    yield "</tbody>"
+    yield "</table>"
+    yield "</div>"
 
 
-def hue_of(name: str) -> Hue:
-    """Of what the change belongs to."""
+def whose(name: str) -> str:
+    """The class of a change's bar."""
     port, flax = name in VIT_PYTORCH, name in FLAX_PORT
-    return "iwsa" if port and flax else "conv" if port else "ssa" if flax else "norm"
+    return "both" if port and flax else "vit" if port else "flax" if flax else "none"
 
 
 def along(error: float) -> float:
-    """Where a bar of that error ends."""
-    return LEFT + (RIGHT - LEFT) * (1 + math.log10(max(error, 10.0**-DECADES)) / DECADES)
-
-
-def label(words: str) -> str:
-    """Without Markdown and mathematics."""
-    return plain(words).replace("`", "")
-
-
-def wrapped(words: str) -> list[str]:
-    """In lines that fit left of the bars."""
-    lines = [""]
-    for word in label(words).split():
-        longer = f"{lines[-1]} {word}".strip()
-        if text_width(longer, SMALL) <= LEFT - 10 - MARGIN:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
-
-
-def draw(figures: dict[str, Any]) -> None:
-    """Write the picture for light pages and for dark ones."""
-    for theme, path in zip(THEMES, (PICTURE, dark_twin(PICTURE)), strict=True):
-        save(chart(figures), path, theme=theme, force=True)
+    """Where a bar of that error ends: 1 for an error of 1."""
+    return 1 + math.log10(max(error, 10.0**-DECADES)) / DECADES

@@ -23,7 +23,7 @@ WHO = {"both": "both ports", "vit": "vit_pytorch", "flax": "Flax port", "none": 
 def chart(figures: dict[str, Any]) -> Iterator[str]:
     """A bar for each change that moves the logits of `small`, the largest first."""
     measured = {name: figures["changes"][name]["small"] for name in CHANGES}
-    yield '<div class="scrolled" tabindex="0">'
+    yield '<div class="scrolled" role="region" tabindex="0" aria-label="How far each difference moves the logits">'
     yield '<table class="bars">'
     yield f"<caption>{TITLE}</caption>"
     axis = '<span class="axis"><span>10<sup>−7</sup></span><span>1</span></span>'

@@ -107,7 +107,8 @@ def grid(properties: dict[int, list[Row]], libraries: Sequence[str]) -> list[str
     """As HTML: each cell leads to the row of the table that has the worst error."""
     legend = "".join(f'<span><b class="{name}">{sign}</b> {words}</span>' for name, (sign, words) in SHADES.items())
     columns = "".join(f'<th scope="col">{name.replace("_", "_<wbr>")}</th>' for name in libraries)
-    lines = [f'<p class="shades">{legend}</p>', '<div class="scrolled" tabindex="0">', '<table class="properties">']
+    box = '<div class="scrolled" role="region" tabindex="0" aria-label="Each property on each library">'
+    lines = [f'<p class="shades">{legend}</p>', box, '<table class="properties">']
     lines += [f'<thead><tr><th scope="col">property</th>{columns}</tr></thead>', "<tbody>"]
     for number, rows in properties.items():
         cells = "".join(_cell(rows, library) for library in libraries)

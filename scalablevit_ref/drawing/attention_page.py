@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from scalablevit_ref.drawing.attention_maps import AttentionPicture
+from scalablevit_ref.drawing.attention_weights import LayerAttention
 from scalablevit_ref.drawing.html import document
 from scalablevit_ref.drawing.style import MARK, VIRIDIS
 from scalablevit_ref.errors import printable
@@ -64,14 +65,15 @@ def attention_page(picture: AttentionPicture) -> str:
         for value, words in choices
     )
     data = json.dumps(_data(picture), separators=(",", ":"))
+    scripts = "".join((HERE / name).read_text(encoding="utf-8") for name in ("attention_map.js", "attention_page.js"))
     body = (
         f'{said}<p id="how">Point at a token, or use the arrow keys: the colours are what it gives to each of its keys.</p>\n'
         f"<fieldset><legend>Of which head</legend>\n{heads}</fieldset>\n"
         f'<canvas id="map" tabindex="0" role="img" aria-label="{escape(picture.alt)}"></canvas>\n'
         '<p id="scale"><span>0</span><i></i><span id="most"></span></p>\n<p id="says" aria-live="polite"></p>\n'
-        f'<script type="application/json" id="data">{data}</script>\n<script>{_beside("attention_page.js")}</script>\n'
+        f'<script type="application/json" id="data">{data}</script>\n<script>{scripts}</script>\n'
     )
-    return document(title, _beside("attention_page.css"), body, scripts=True)
+    return document(title, (HERE / "attention_page.css").read_text(encoding="utf-8"), body, scripts=True)
 
 
 def _data(picture: AttentionPicture) -> dict[str, Any]:
@@ -79,25 +81,30 @@ def _data(picture: AttentionPicture) -> dict[str, Any]:
     found = picture.found
     middle = found.tokens[0] // 2, found.tokens[1] // 2
     return {
+        "layer": layer_facts(found),
+        "look": look(picture.image),
+        "query": picture.query or middle,
+        "image": _base64(np.clip(np.rint(255 * picture.image), 0, 255).astype("u1")),
+        "weights": _base64(np.rint(STEPS * found.weights[0].astype("f8")).astype("<u2")),
+    }
+
+
+def layer_facts(found: LayerAttention) -> dict[str, Any]:
+    """What `AttentionMap` of `attention_map.js` must know of a layer."""
+    sizes = {"heads": found.heads, "tokens": found.tokens, "keys": found.keys}
+    return {
+        "name": found.layer,
         "kind": found.kind,
         "stride": found.stride,
         "span": found.span,
-        "tokens": found.tokens,
-        "keys": found.keys,
         "keyTokens": found.key_tokens,
-        "heads": found.heads,
-        "query": picture.query or middle,
-        "size": picture.image.shape,
-        "image": _base64(np.clip(np.rint(255 * picture.image), 0, 255).astype("u1")),
-        "weights": _base64(np.rint(STEPS * found.weights[0]).astype("<u2")),
-        "colors": VIRIDIS,
-        "frame": MARK,
-    }
+    } | sizes
+
+
+def look(image: np.ndarray) -> dict[str, Any]:
+    """What `AttentionMap` must know of an image "h w", and its colours."""
+    return {"size": image.shape, "colors": VIRIDIS, "frame": MARK}
 
 
 def _base64(values: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
-
-
-def _beside(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")

@@ -3,9 +3,10 @@
     --8<-- source: scalablevit_ref.attention.ssa body from "q = linear"
     --8<-- file: CHANGELOG.md
     --8<-- commands
+    --8<-- playground
 
-A function's source (`body` leaves out its signature and docstring, `from` all lines before the one that starts so), a file, and the
-command line's help.
+A function's source (`body` leaves out its signature and docstring, `from` all lines before the one that starts so), a file, the
+command line's help, and the playground's scripts.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any, Literal
 
+import playground
 from latex2mathml.converter import convert
 from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = re.compile(r'^--8<-- source: (?P<name>[\w.]+)(?P<body> body)?(?: from "(?P<start>.+)")?$', re.MULTILINE)
 COMMANDS = "--8<-- commands"
+PLAYGROUND = "--8<-- playground"
 FILE = re.compile(r"^--8<-- file: (\S+)$", re.MULTILINE)
 PICTURE = re.compile(r'(<img [^>]*src="([^"#]+\.svg)[^"]*"[^>]*>)')
 MATHS = re.compile(
@@ -52,6 +56,23 @@ _tree: tempfile.TemporaryDirectory[str]
 """Removed when the build's process ends."""
 
 
+def on_files(files: Any, config: Any) -> None:
+    """Add what the playground page loads, where the machine can make it."""
+    global _missing
+    _missing = ""
+    try:
+        made = playground.files()
+    except playground.MissingError as missing:
+        _missing = str(missing)
+        return
+    for name, content in made.items():
+        files.append(File.generated(config, f"playground/{name}", content=content))
+
+
+_missing = ""
+"""What the playground lacks."""
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Put in what the lines stand for. Raises what importing raises, or ValueError for a line that is not there."""
     for folder, boost in BOOSTS.items():
@@ -59,6 +80,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             page.meta["search"] = {"boost": boost}
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, _commands())
+    if PLAYGROUND in markdown:
+        markdown = markdown.replace(PLAYGROUND, _playground())
     return FILE.sub(lambda found: (ROOT / found[1]).read_text(encoding="utf-8"), SOURCE.sub(_source, markdown))
 
 
@@ -81,6 +104,15 @@ def _source(found: re.Match[str]) -> str:
         lines, line = lines[starts[0] :], line + starts[0]
     file = Path(str(inspect.getsourcefile(thing))).relative_to(ROOT).as_posix()
     return f'```python title="{file}, from line {line}"\n{dedent("".join(lines)).rstrip()}\n```'
+
+
+def _playground() -> str:
+    """The page's style sheet and scripts, or one line that says what is missing."""
+    if _missing:
+        return f"**This copy of the site has no playground: when it was built, the machine had no {_missing}.**"
+    scripts = "".join(f'<script src="playground/{name}" defer></script>\n' for name in playground.SCRIPTS)
+    said = '<p id="state">The network is loading: 6 MB.</p>\n<noscript><p>The playground needs JavaScript.</p></noscript>\n'
+    return f'<div>\n<link rel="stylesheet" href="playground/playground.css">\n{scripts}{said}</div>'
 
 
 def _commands() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from scalablevit_ref.backends import dispatch
 from tests.support.command_line import few_digits, run
 from tests.support.documents import ROOT, Page
 from tests.support.reader import Reader
+from tests.support.site import BUILT, build, served
 
 __all__ = ["few_digits", "run"]
 
@@ -48,3 +51,29 @@ def as_reader(
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built site."""
+    if BUILT not in os.environ:
+        folder = tmp_path_factory.mktemp("site")
+        build(folder)
+        return folder
+    return Path(os.environ[BUILT])
+
+
+@pytest.fixture(scope="session")
+def server(site: Path) -> Iterator[str]:
+    """Its address."""
+    with served(site) as address:
+        yield address
+
+
+@pytest.fixture
+def hooks(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """`docs/hooks.py`, imported as the build does, which finds the modules beside it."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    yield importlib.import_module("hooks")
+    for name in ("hooks", "playground"):
+        del sys.modules[name]

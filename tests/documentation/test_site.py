@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from html.parser import HTMLParser
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from runpy import run_path
-from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
@@ -23,34 +17,14 @@ import yaml
 
 import scalablevit_ref as sv
 from tests.support.browser import browser, contrast, launched, opened
+from tests.support.site import DESKTOP, PHONE, ROOT, complaints
 from tests.support.waiting import HANGS
-
-ROOT = Path(__file__).resolve().parents[2]
-BUILT = "SCALABLEVIT_REF_SITE"
-"""Names a folder where `python -m tests` has built the site; without it the tests do."""
 
 SHOWN = Path("examples", "report.html")
 """A report of `compare`, which `report.html` shows in a frame."""
 
-PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
-
-
-def build(folder: Path) -> None:
-    """Strictly; `--quiet` would hide the very warnings that `--strict` counts."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    built = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=False
-    )
-    assert built.returncode == 0, built.stdout + built.stderr
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if BUILT not in os.environ:
-        folder = tmp_path_factory.mktemp("site")
-        build(folder)
-        return folder
-    return Path(os.environ[BUILT])
+MOST_SITE, MOST_PAGE = 25_000_000, 1_500_000
+"""Bytes of the site, and bytes that a page other than the playground loads from a server that does not compress."""
 
 
 class Page(HTMLParser):
@@ -117,6 +91,10 @@ def test_every_link_leads_somewhere_and_nothing_is_fetched_from_elsewhere(site: 
             assert address.startswith(("data:", "#")) or (style.parent / address).is_file(), f"{style.name}: {address}"
 
 
+def test_the_site_is_small(site: Path) -> None:
+    assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) <= MOST_SITE
+
+
 def test_every_picture_says_what_it_shows(site: Path) -> None:
     found = [(path.name, picture) for path in pages(site) for picture in parsed(path).pictures]
     assert len(found) > 20
@@ -171,36 +149,13 @@ def test_a_field_in_prose_is_seen() -> None:
 
 
 @pytest.fixture(scope="module")
-def server(site: Path) -> Iterator[str]:
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
-    Thread(target=httpd.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{httpd.server_port}/"
-    httpd.shutdown()
-    httpd.server_close()
-
-
-@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     with launched() as started:
         yield started
 
 
-def complaints(tab: Any, allowed: str) -> list[str]:
-    """A list that fills with all that the tab complains of, and with every request to elsewhere."""
-    heard: list[str] = []
-    tab.on("console", lambda said: heard.append(f"console: {said.text}") if said.type in ("error", "warning") else None)
-    tab.on("pageerror", lambda error: heard.append(f"error: {error}"))
-    tab.on("requestfailed", lambda r: heard.append(f"failed: {r.url}") if r.failure != "net::ERR_ABORTED" else None)  # left before
-    tab.on("request", lambda r: heard.append(f"elsewhere: {r.url}") if not r.url.startswith((allowed, "data:", "blob:")) else None)
-    tab.on("response", lambda answer: heard.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None)
-    return heard
-
-
-SEEN = """() => {
+SEEN = """async () => {
+  await document.fonts.ready
   const shown = [...document.querySelectorAll("article img")].filter((image) => image.checkVisibility())
   return {
     heading: document.querySelector("article h1")?.innerText || "",
@@ -209,6 +164,7 @@ SEEN = """() => {
     twins: shown.map((image) => image.src.split("/").pop()),
     wide: document.documentElement.scrollWidth - window.innerWidth,
     background: getComputedStyle(document.body).backgroundColor,
+    loaded: [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")],
     fonts: [...document.fonts].filter((font) => font.status == "loaded").map((font) => font.family),
   }
 }"""
@@ -232,6 +188,9 @@ def test_every_page_renders(scheme: Any, view: Any, site: Path, server: str, chr
         assert any("-dark." in twin for twin in seen["twins"]) <= (scheme == "dark"), name
         light = sum(map(int, re.findall(r"\d+", seen["background"])[:3])) / 3
         assert light > 240 if scheme == "light" else light < 60, name
+        if name != "playground.html":
+            assert sum(part["decodedBodySize"] for part in seen["loaded"]) <= MOST_PAGE, name
+            assert [part["name"] for part in seen["loaded"] if "/playground/" in part["name"]] == [], name
         if name == "specification/ssa.html":
             assert any("Inter" in family for family in seen["fonts"])
             assert any("STIX" in family for family in seen["fonts"])
@@ -298,8 +257,8 @@ def test_a_reader_can_choose_dark(server: str, chromium: Any) -> None:
         (r"\operatorname{erf} x", "<mo>erf</mo><mi>x</mi>", "<mi>erf"),
     ],
 )
-def test_maths_is_set_as_tex_sets_it(latex: str, holds: str, lacks: str) -> None:
-    found = run_path(str(ROOT / "docs" / "hooks.py"))["mathml"](latex)
+def test_maths_is_set_as_tex_sets_it(hooks: Any, latex: str, holds: str, lacks: str) -> None:
+    found = hooks.mathml(latex)
     assert holds in found
     assert lacks not in found
 

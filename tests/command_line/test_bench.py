@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import re
-import sys
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -559,7 +558,7 @@ def test_the_committed_page_and_pictures_are_of_the_committed_run(name: str, tmp
 def test_what_is_not_installed_is_named_with_its_extra(package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from scalablevit_ref.cli import bench as command
 
-    monkeypatch.setattr(sys.modules[command.__module__], "find_spec", lambda name: None if name == package else object())
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == package else object())
     code, out, error = run("--plot", "picture.png")
     assert (code, out) == (2, "")
     assert error == f"scalablevit-ref: bench needs {package}: pip install 'scalablevit-ref[{extra}]'\n"

@@ -272,7 +272,7 @@ sys.meta_path.insert(0, Raises())
 """
 
 
-@pytest.mark.parametrize("module", ["einops", "scalablevit_ref.attention", "typer", "scalablevit_ref.cli.verify"])
+@pytest.mark.parametrize("module", ["einops", "scalablevit_ref.attention", "typer", "scalablevit_ref.cli.summary"])
 def test_an_interrupt_while_the_libraries_load(module: str) -> None:
     assert ended(program(ON_IMPORT.format(module, "SIGINT"), "summary", "digits")) == INTERRUPTED
     assert ended(program(ON_IMPORT.format(module, "SIGTERM"), "summary", "digits")) == (143, b"", b"")

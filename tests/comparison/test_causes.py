@@ -13,12 +13,13 @@ import torch
 from scalablevit_ref.adapters import plain
 from scalablevit_ref.compare.report import Report
 from scalablevit_ref.config import ScalableViTConfig
-from scalablevit_ref.testing import compare
+from scalablevit_ref.testing import compare, random_images
 
 CONFIG = ScalableViTConfig(
     embed_dims=(16, 24), depths=(2, 2), num_heads=(2, 3), mlp_ratios=(2, 3), sr_ratios=(2, 1), c_ratios=(1.25, 1.25),
     window_sizes=(7, 7), num_classes=10, head="linear",
 )  # fmt: skip
+IMAGES = random_images((2, 3, 56, 112))
 
 MLP = "        return self.fc2(self.act(self.fc1(x)))\n"
 ADDED = "        return x + self.mlp(self.norm2(x))\n"
@@ -108,7 +109,7 @@ def compared(edits: tuple[tuple[str, str], ...], folder: Path) -> Report:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     torch.manual_seed(0)
-    return compare(module.ScalableViT(CONFIG), variant=CONFIG)
+    return compare(module.ScalableViT(CONFIG), variant=CONFIG, images=IMAGES)
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -26,6 +26,7 @@ from scalablevit_ref.testing.traces import reference_trace, save_trace, trace_im
 from tests.programs.foreign import CONFIG, faulty, found
 from tests.programs.foreign import IMAGES as FOREIGN_IMAGES
 from tests.support.mistakes import PLANTED, mistake_of
+from tests.support.profiles import share
 
 NETWORKS = {
     "mlp head": CONFIG,
@@ -33,6 +34,9 @@ NETWORKS = {
     "features": replace(CONFIG, num_classes=0),
     "backbone": replace(CONFIG, head="none", num_classes=0, stage_norms=True, pad_windows=True, embed_norm_eps=1e-5),
 }
+
+NAMED_AND_RENAMED = [(fault, renamed) for i, fault in enumerate(PLANTED) for renamed in ((False, True), (True, False))[i % 2]]
+"""Each planted fault in a network of the official names and in one of other names, in turn: every second has every fault."""
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -71,8 +75,7 @@ def test_the_ports_table_as_it_runs_is_the_port() -> None:
         assert network_of(config).layer_shapes(images.shape)[name] == expected.shape
 
 
-@pytest.mark.parametrize("renamed", [False, True])
-@pytest.mark.parametrize("fault", PLANTED)
+@pytest.mark.parametrize(("fault", "renamed"), share(NAMED_AND_RENAMED, of=2))
 def test_a_planted_fault_is_named(fault: str, renamed: bool) -> None:
     report = found(fault, renamed=renamed)
     first = report.first

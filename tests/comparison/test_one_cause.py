@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 import scalablevit_ref as sv
-from scalablevit_ref.testing import compare
+from scalablevit_ref.testing import compare, random_images
 from tests.programs.corpus.planted import built, planted_in
 
 pytestmark = pytest.mark.usefixtures("as_in_production")  # the run-time shape checks would only cost time
 
-DIGITS = sv.variant("digits")
+DIGITS = sv.variant("digits", window_sizes=(4, 4, 2, 1))
+IMAGES = random_images((2, 1, 64, 96))
 
 ONE = {
     # blocks that are connected otherwise throughout: the logits from the images on tell, whatever a layer is taken for
@@ -39,7 +40,7 @@ def planted(port: str, name: str):
 @pytest.mark.parametrize(("port", "name"), [pytest.param(*key, id=f"{key[0]}: {key[1]}") for key in ONE])
 def test_one_mistake_is_one_cause(port: str, name: str, tmp_path: Path) -> None:
     first, words, layers = ONE[port, name]
-    report = compare(built(port, planted(port, name), tmp_path, DIGITS), variant=DIGITS)
+    report = compare(built(port, planted(port, name), tmp_path, DIGITS), variant=DIGITS, images=IMAGES)
     assert report.first is not None
     assert report.first.layer == first
     (cause,) = report.causes
@@ -54,6 +55,7 @@ def test_kernels_in_another_order_of_axes(tmp_path: Path) -> None:
             "torch_functional", planted("torch_functional", "the patches' kernels are viewed and not transposed"), tmp_path, DIGITS
         ),
         variant=DIGITS,
+        images=IMAGES,
     )
     words = [cause.words for cause in report.causes]
     assert len(words) == 2
@@ -63,7 +65,7 @@ def test_kernels_in_another_order_of_axes(tmp_path: Path) -> None:
 
 def test_what_takes_another_value_is_told_with_all_that_takes_it(tmp_path: Path) -> None:
     name = "the position encoding convolves the stage's input, not the first layer's output"
-    report = compare(built("torch_hf", planted("torch_hf", name), tmp_path, DIGITS), variant=DIGITS)
+    report = compare(built("torch_hf", planted("torch_hf", name), tmp_path, DIGITS), variant=DIGITS, images=IMAGES)
     encoding, stream = report.causes
     assert "proj.0 takes what patch_embeds.0 gives, not what stages.0.0 gives" in encoding.words
     assert stream.layers[:3] == ("stages.0.1.norm1", "stages.0.1.norm2", "stages.0.1")
@@ -72,15 +74,15 @@ def test_what_takes_another_value_is_told_with_all_that_takes_it(tmp_path: Path)
 
 def test_a_norm_that_acts_is_not_a_bias_that_does_not(tmp_path: Path) -> None:
     name = "the keys' bias stands where the values' belongs, where their lengths are equal"
-    report = compare(built("torch_research", planted("torch_research", name), tmp_path, DIGITS), variant=DIGITS)
+    report = compare(built("torch_research", planted("torch_research", name), tmp_path, DIGITS), variant=DIGITS, images=IMAGES)
     assert {row.layer for row in report.diverging} == {"stages.2.1.attn", "stages.3.1.attn"}
 
 
 def test_a_dtype_that_is_asked_for_and_not_kept(tmp_path: Path) -> None:
     name = "statistics_in_float32"
     candidate = built("jax_pure", planted("jax_pure", name), tmp_path, DIGITS)
-    report = compare(candidate, variant=DIGITS)
+    report = compare(candidate, variant=DIGITS, images=IMAGES)
     assert report.agrees
     assert report.dtype == "float32"
     assert "part of it computes in float32 whatever it is given: it is compared in float32" in str(report)
-    assert not compare(candidate, variant=DIGITS, dtype="float64").agrees
+    assert not compare(candidate, variant=DIGITS, images=IMAGES, dtype="float64").agrees

@@ -15,7 +15,7 @@ from scalablevit_ref.checkpoints import CheckpointError, load_checkpoint, save_c
 from scalablevit_ref.formats.remedies import BROKEN_OFF
 from tests.support.checkpoints import DIGITS, assert_same
 from tests.support.flax_files import nested
-from tests.support.remedies import remedied
+from tests.support.remedies import commands, remedied
 
 PARAMS = init_params(DIGITS)
 TREE = {"params": nested(to_state_dict(PARAMS, DIGITS, layout="channels_last"))}
@@ -185,7 +185,9 @@ def test_tensorflow_checkpoints_and_saved_models(tmp_path: Path, monkeypatch: py
         setattr(place, leaf, tf.Variable(x))
     tf.train.Checkpoint(model=held).write("ckpt/x")
     tf.saved_model.save(held, "saved")
-    for path in ("ckpt", "ckpt/x.index", "ckpt/x.data-00000-of-00001", "saved"):
+    of_parts = [commands(said(Path(f"ckpt/x.{part}"))) for part in ("index", "data-00000-of-00001")]
+    assert of_parts[0] == of_parts[1]  # one command, which is run once
+    for path in ("ckpt", "ckpt/x.index", "saved"):
         made = remedied(said(Path(path)), tmp_path)
         assert_same(load_checkpoint(made), PARAMS)
         made.unlink()

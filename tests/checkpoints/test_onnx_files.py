@@ -21,6 +21,7 @@ from scalablevit_ref.adapters import onnx as adapter
 from scalablevit_ref.adapters.plain import ScalableViT
 from scalablevit_ref.formats.onnx import SCOPES, module_path, read_onnx, starts_onnx
 from scalablevit_ref.testing import random_params
+from tests.support.profiles import share
 
 CONFIG = sv.ScalableViTConfig(
     embed_dims=(8, 16),
@@ -86,8 +87,11 @@ EXPORTERS = {
 }
 
 
-@pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("begun", [True, False], ids=["as begun", "trained"])
+IN_TURN = [(exporter, begun) for i, exporter in enumerate(EXPORTERS) for begun in ((True, False), (False, True))[i % 2]]
+"""Each way to export with weights as torch begins them and with others, in turn: every second has every way."""
+
+
+@pytest.mark.parametrize(("exporter", "begun"), share(IN_TURN, of=2))
 def test_both_exporters_of_torch(exporter: str, begun: bool, tmp_path: Path) -> None:
     """Equal tensors are merged by both; all but the first of these lose their names, and folded weights do."""
     params = None if begun else random_params(sv.parameter_shapes(CONFIG), dtype="float32")

@@ -202,7 +202,7 @@ ENCODINGS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "encoding"), share([(name, encoding) for name in CALLS if name != "bench" for encoding in ENCODINGS], of=3)
+    ("name", "encoding"), share([(name, encoding) for name in CALLS if name != "bench" for encoding in ENCODINGS], of=5)
 )
 def test_names_are_escaped_in_every_encoding(name: str, encoding: str, files: Path) -> None:
     """Nothing of a name acts on the terminal, nothing crashes, and JSON stays ASCII."""

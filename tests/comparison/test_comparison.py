@@ -182,17 +182,18 @@ def test_a_function_that_gives_logits_only() -> None:
 
 
 def test_isolated_and_propagated_errors_are_told_apart() -> None:
-    report = compare(faulty("SSA scale by d"), variant=CONFIG, images=FOREIGN_IMAGES)
+    given: dict[str, Any] = {"variant": CONFIG, "images": FOREIGN_IMAGES, "diagnosis": False}
+    report = compare(faulty("SSA scale by d"), **given)
     later = next(row for row in report.rows if row.layer == "stages.1.0.attn")
     assert later.propagated is not None
     assert later.isolated is not None
     assert later.propagated.error > 1e10
     assert later.isolated.error < 32
-    only = compare(faulty("SSA scale by d"), variant=CONFIG, images=FOREIGN_IMAGES, mode="propagated")
+    only = compare(faulty("SSA scale by d"), **given, mode="propagated")
     assert all(row.isolated is None for row in only.rows)
     assert only.first is not None
     assert only.first.layer == "stages.0.1.attn"
-    only = compare(faulty("SSA scale by d"), variant=CONFIG, images=FOREIGN_IMAGES, mode="isolated")
+    only = compare(faulty("SSA scale by d"), **given, mode="isolated")
     assert all(row.propagated is None for row in only.rows)
 
 

@@ -19,7 +19,7 @@ from scalablevit_ref.adapters import plain
 from scalablevit_ref.image_sizes import check_image_size
 from scalablevit_ref.testing import assert_equivalent_everywhere, compare, equivalence, random_images, random_params, strategies
 from scalablevit_ref.testing.equivalence import Case
-from tests.support.profiles import share
+from tests.support.profiles import is_nightly, share
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("as_in_production")  # the run-time shape checks would only cost time
@@ -39,8 +39,8 @@ def example(name: str) -> ModuleType:
 
 
 def test_a_right_port_in_torch() -> None:
-    assert assert_equivalent_everywhere(plain.ScalableViT, settings=SAME, max_examples=20) >= 12
-    assert assert_equivalent_everywhere(example("torch_port").Port, base=LINEAR, settings=SAME, max_examples=8) >= 5
+    assert assert_equivalent_everywhere(plain.ScalableViT, settings=SAME, max_examples=20 if is_nightly() else 10) >= 6
+    assert assert_equivalent_everywhere(example("torch_port").Port, base=LINEAR, settings=SAME, max_examples=6) >= 4
 
 
 def test_every_setting_can_vary() -> None:

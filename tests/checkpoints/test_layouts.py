@@ -28,6 +28,7 @@ from tests.support.checkpoints import (
     random_bits,
     zeros,
 )
+from tests.support.profiles import share
 
 MLP_HEAD = variant("digits", head="mlp")
 NO_BIAS_V1 = variant("digits", qkv_bias=False, ssa_values="scaled")
@@ -97,8 +98,7 @@ def test_files_change_no_bit(tmp_path: Path, name: str, layout: str, suffix: str
 PUBLISHED = ("small", "small_0", "base", "large", "mmdet_small", "digits")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(("name", "dtype"), share([(name, dtype) for name in PUBLISHED for dtype in DTYPES], of=3))
 def test_published_variants_narrowed_change_no_bit(name: str, dtype: Any) -> None:
     """Every variant's table, names and ratios, with fewer channels, in every layout."""
     full, parts = variant(name), 1 if name == "digits" else 8

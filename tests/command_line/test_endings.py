@@ -443,7 +443,7 @@ def test_a_backend_that_does_not_start_is_a_row(fault: str, tmp_path: Path) -> N
     package.mkdir()
     (package / "__init__.py").write_text(STARTS[fault])
     environment = {"PYTHONPATH": str(tmp_path)}
-    arguments = ["verify", "--variant", "digits", "--dtype", "float32"]
+    arguments = ["verify", "--variant", "digits", "--dtype", "float32", "--backend", "torch", "--backend", "jax"]
     found = ended([*MODULE, *arguments], tmp_path, environment=environment)
     assert (found.code, found.err) == (0, b"")
     lines = found.out.decode().splitlines()

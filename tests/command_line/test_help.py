@@ -6,6 +6,8 @@ import html
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,18 @@ def test_the_groups(run: Any) -> None:
     assert found.pop("Options") == set()
     assert set(found) == {"Check", "Weights", "Pictures"}
     assert set().union(*found.values()) == set(PROGRAM.commands)
+
+
+def test_a_command_loads_no_other() -> None:
+    """Nor what only the others need, which would be most of the time of a start."""
+    program = (
+        "import sys; sys.argv = ['scalablevit-ref', 'summary', '--help']\n"
+        "from scalablevit_ref.cli import COMMANDS, main\n"
+        "try: main()\n"
+        "finally: print([name for name in COMMANDS if f'scalablevit_ref.cli.{name}' in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['summary']"
 
 
 def test_the_version(run: Any) -> None:

@@ -27,6 +27,8 @@ MEGABYTES = 200
 def run_guarded(inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     """What happens to each input: what is `said` (None where it is read), `type` and `file` of the error, what is seen and used.
 
+    Of the kind "weights" also the numbers that are read, one after the other: its `weights`.
+
     Parameters
     ----------
     inputs
@@ -50,6 +52,7 @@ def readers(kinds: set[str]) -> dict[str, Callable[[str], Any]]:
 
     found: dict[str, Callable[[str], Any]] = {
         "checkpoint": load_checkpoint,
+        "weights": lambda path: [number for x in load_checkpoint(path).params.values() for number in x.reshape(-1).tolist()],
         "inspected": lambda path: inspect_file(Path(path)),
         "run by pickle": lambda path: pickle.loads(Path(path).read_bytes()),
     }
@@ -101,7 +104,9 @@ def main() -> None:
             warnings.simplefilter("always")
             guard.events, guard.on = [], True
             try:
-                read_by[kind](given)
+                found = read_by[kind](given)
+                if kind == "weights":
+                    outcome["weights"] = found
             except BaseException as error:
                 outcome = {"said": str(error), "type": type(error).__name__, "file": getattr(error, "file", None)}
             guard.on = False

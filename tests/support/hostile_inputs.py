@@ -82,7 +82,7 @@ def harmless(folder: Path) -> Found:
     for i, make in enumerate(HARMLESS_FILES.values()):
         (folder / f"{i}").write_bytes(make())
     paths = [str(folder / f"{i}") for i in range(len(HARMLESS_FILES))]
-    happened = run_guarded([("checkpoint", path) for path in paths])
+    happened = run_guarded([("weights", path) for path in paths])
     return [(name, None, path, one) for name, path, one in zip(HARMLESS_FILES, paths, happened, strict=True)]
 
 

@@ -26,6 +26,7 @@ from PIL import Image
 
 import scalablevit_ref as sv
 from scalablevit_ref import _start
+from scalablevit_ref.cli import COMMANDS
 from scalablevit_ref.testing import random_images, random_params
 from scalablevit_ref.testing.traces import reference_trace, save_trace
 
@@ -227,6 +228,8 @@ def measured() -> Any:
 
 def preload(needs: set[str]) -> None:
     """Load what the commands load, and draw once, before the first fork."""
+    for name in COMMANDS:
+        import_module(f"scalablevit_ref.cli.{name}")
     if "onnx" in needs:
         import onnx  # noqa: F401
     if find_spec("torch"):  # a .pth is written by it

@@ -13,6 +13,7 @@ from scalablevit_ref.image_sizes import check_image_size, map_sizes, sides
 from scalablevit_ref.parameters import Shapes, block_kind, children, modules, parameter_shapes, scoped
 
 LayerKind = Literal["patch_embed", "norm", "iwsa", "ssa", "mlp", "peg", "linear"]
+"""What a layer of `Cost` is."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ class LayerCost:
         and the output.
     attention_activations : int
         The part of `activations` in A.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import variant
+    >>> layer = cost(variant("small"), 224).layers[0]
+    >>> layer.name, layer.output_shape, layer.multiply_adds
+    ('patch_embeds.0', (56, 56, 64), 29503488)
     """
 
     name: str
@@ -55,7 +63,15 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Every layer in the order it runs (`trace`'s), and their totals for one image; units as in `LayerCost`."""
+    """Every layer in the order it runs (`trace`'s), and their totals for one image; units as in `LayerCost`.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import variant
+    >>> total = cost(variant("small"), 224)
+    >>> total.parameters, total.multiply_adds, total.module_multiply_adds
+    (32000472, 4265295104, 4112766904)
+    """
 
     layers: tuple[LayerCost, ...]
 

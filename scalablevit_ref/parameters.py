@@ -16,6 +16,7 @@ from scalablevit_ref.arguments import check_choice, check_seed, float_dtype
 from scalablevit_ref.config import CHOICES, MLP_HEAD_WIDTH, BlockKind, ScalableViTConfig, SSAValues, check_config, scaled_dim
 
 Shapes = dict[str, tuple[int, ...]]
+"""Name to shape."""
 
 
 def parameter_shapes(config: ScalableViTConfig) -> Shapes:
@@ -23,9 +24,7 @@ def parameter_shapes(config: ScalableViTConfig) -> Shapes:
 
     Examples
     --------
-    >>> from scalablevit_ref import variant
-    >>> shapes = parameter_shapes(variant("small"))
-    >>> shapes["stages.0.1.attn.q.weight"]
+    >>> parameter_shapes(ScalableViTConfig())["stages.0.1.attn.q.weight"]
     (80, 64)
     """
     check_config(config)
@@ -175,6 +174,12 @@ def init_params(config: ScalableViTConfig, seed: int = 0, dtype: Any = "float32"
     Linear weights are normal with deviation 0.02 (the official `trunc_normal_` cuts off at ±2, a hundred deviations out);
     convolution kernels are normal with deviation √(2 / fan_out), fan_out = k² · c_out / groups; gains are one, biases zero.
     Each parameter has a random stream of its own, which depends on its name.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import variant
+    >>> init_params(variant("digits"))["stages.0.1.attn.q.weight"].shape
+    (20, 16)
     """
     return {name: drawn(name, shape, seed).astype(float_dtype("dtype", dtype)) for name, shape in parameter_shapes(config).items()}
 

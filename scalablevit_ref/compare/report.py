@@ -42,6 +42,18 @@ class Row:
         True where the candidate shows another value than the one that it goes on with: the logits agree all the same.
     absent
         Why there is no output of this layer to compare: it does not run, or has another shape; empty where there is one.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits, load_checkpoint, trace
+    >>> from scalablevit_ref.testing import compare, random_images
+    >>> found = load_checkpoint(digits.CHECKPOINT)
+    >>> images = random_images((1, 1, 112, 112), dtype="float32")
+    >>> port = trace(images, found.params, found.config)
+    >>> report = compare(port, weights=found, images=images)
+    >>> row = report.rows[0]
+    >>> row.layer, row.shape, row.isolated.error < report.tolerance
+    ('patch_embeds.0', (1, 28, 28, 16), True)
     """
 
     layer: str
@@ -84,6 +96,19 @@ class Cause:
         Other layers of the same kind that differ, and that were not looked into.
     operations
         What ran, by the library's own names, where the cause is what ran.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits, load_checkpoint, trace
+    >>> from scalablevit_ref.testing import compare, random_images
+    >>> found = load_checkpoint(digits.CHECKPOINT)
+    >>> images = random_images((1, 1, 112, 112), dtype="float32")
+    >>> wrong = found.params | {"head.bias": 0 * found.params["head.bias"]}
+    >>> port = trace(images, wrong, found.config)
+    >>> report = compare(port, weights=found, images=images)
+    >>> cause = report.causes[0]
+    >>> cause.words, cause.layers, len(cause.rows())
+    ('head.bias is left out', ('head',), 1)
     """
 
     words: str
@@ -143,7 +168,13 @@ def fewest_causes(explained: Mapping[str, Iterable[Finding]]) -> tuple[Cause, ..
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Layers of the network that were not compared, and why, in words that follow "were": "not in the trace"."""
+    """Layers of the network that were not compared, and why, in words that follow "were": "not in the trace".
+
+    Examples
+    --------
+    >>> print(LeftOut("not in the trace", ("norm", "head")))
+    2 were not in the trace
+    """
 
     why: str
     layers: tuple[str, ...]
@@ -173,6 +204,26 @@ class Report:
         Of a quantised candidate, how far each layer is off, beside what 8 bits cost.
     certificate
         A `certify.certificate.Certificate` with one row, the proved errors of the layers from the images on. None if not asked for.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits, load_checkpoint, trace
+    >>> from scalablevit_ref.testing import compare, random_images
+    >>> found = load_checkpoint(digits.CHECKPOINT)
+    >>> images = random_images((1, 1, 112, 112), dtype="float32")
+    >>> wrong = found.params | {"head.bias": 0 * found.params["head.bias"]}
+    >>> port = trace(images, wrong, found.config)
+    >>> report = compare(port, weights=found, images=images)
+    >>> report.verdict
+    'differs from the reference in 1 of 51 layers'
+    >>> report.next_step()
+    'next: look at what computes head'
+    >>> report.mistakes()[0][0].layer, report.forms_right()[0]
+    ('head', 'patch_embeds.k')
+    >>> report.elsewhere(), report.hidden()
+    ([], [])
+    >>> report.to_json()["first_divergent_layer"]
+    'head'
     """
 
     kind: str

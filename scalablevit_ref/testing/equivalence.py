@@ -115,11 +115,11 @@ def assert_equivalent_everywhere(
 
     Examples
     --------
-    >>> import scalablevit_ref as sv
+    >>> from scalablevit_ref import trace
     >>> def build(config, params):  # a port that is right, being the reference itself
-    ...     return lambda images: sv.trace(images, params, config)
-    >>> assert_equivalent_everywhere(build, vary=("depths",), base="digits", max_examples=2) > 0
-    True
+    ...     return lambda images: trace(images, params, config)
+    >>> assert_equivalent_everywhere(build, max_examples=2)
+    2
     """
     check_function("build", build)
     _check_options(vary, square, batches, weights, dtype, names, tolerance)

@@ -77,6 +77,7 @@ class Cost:
 
     @property
     def parameters(self) -> int:
+        """Elements of all weights and biases."""
         return sum(layer.parameters for layer in self.layers)
 
     @property
@@ -86,14 +87,17 @@ class Cost:
 
     @property
     def attention_multiply_adds(self) -> int:
+        """Those of the attention products alone."""
         return sum(layer.attention_multiply_adds for layer in self.layers)
 
     @property
     def activations(self) -> int:
+        """With the attention matrices."""
         return sum(layer.activations for layer in self.layers)
 
     @property
     def attention_activations(self) -> int:
+        """Elements of the attention matrices alone."""
         return sum(layer.attention_activations for layer in self.layers)
 
     @property

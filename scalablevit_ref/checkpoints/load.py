@@ -84,6 +84,19 @@ class PortCheckpoint:
         NumPy arrays under that port's names, as that module takes them.
     config
         The settings that they fit.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import dialects
+    >>> from scalablevit_ref.testing import random_images, random_params
+    >>> settings = {"heads": 2, "reduction_factor": (2, 1), "window_size": None}
+    >>> port = dialects.vit_pytorch
+    >>> config = port.Config(num_classes=10, dim=16, depth=(1, 1), **settings)
+    >>> params = random_params(port.parameter_shapes(config))
+    >>> found = PortCheckpoint("vit_pytorch", params, config)
+    >>> run = getattr(dialects, found.port).scalable_vit
+    >>> run(random_images((1, 3, 64, 64)), found.params, found.config).shape
+    (1, 10)
     """
 
     port: str

@@ -84,6 +84,10 @@ class Cause:
     ----------
     words
         What is wrong.
+    layers
+        The layers that it explains.
+    error
+        What is left of the difference in them at most, in eps.
     ties
         Other mistakes that explain them as well.
     place
@@ -189,10 +193,30 @@ class Report:
 
     Attributes
     ----------
+    kind
+        What the candidate is, in a word or two.
+    config
+        The network's settings.
+    mode
+        Which errors were measured, as in `compare`.
+    dtype
+        The candidate's, in whose eps all errors are.
+    tolerance
+        What a layer may differ by, in eps.
     rows
         The layers that were compared, in the network's order.
+    causes
+        The mistakes that explain layers, the one that explains most of them first.
+    nearest
+        Known mistakes that come nearest, where none explains a layer.
+    notes
+        What else there is to say of the comparison, in words.
     left_out
         Those that were not, and why.
+    seconds
+        How long each part took.
+    actual, expected
+        The candidate's logits and the reference's.
     unsteady
         Why a second run on the same images gave something else, in words; empty if it did not.
     own_weights
@@ -248,6 +272,7 @@ class Report:
 
     @property
     def agrees(self) -> bool:
+        """Whether every layer does, each time, and with the candidate's own weights too."""
         return self.layers_agree and not self.unsteady and not self.own_weights_wrong
 
     @property
@@ -403,6 +428,7 @@ class Report:
         return next((name for name in VARIANTS if variant(name) == self.config), "NAME")
 
     def elsewhere(self) -> list[str]:
+        """Where the candidate shows another value than the layer's own, in words."""
         names = [row.layer for row in self.rows if row.another_value]
         if not names:
             return []

@@ -61,6 +61,7 @@ class LayerAttention:
 
     @property
     def heads(self) -> int:
+        """How many there are."""
         return int(self.weights.shape[1])
 
     @property

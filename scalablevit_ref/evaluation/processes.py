@@ -22,8 +22,8 @@ class Processes:
 
     Examples
     --------
-    >>> Processes(rank=1, count=4).share(list(range(10)))
-    [1, 5, 9]
+    >>> Processes(rank=1, count=4).share(list(range(10))), Processes().all("counts")
+    ([1, 5, 9], ['counts'])
     """
 
     rank: int = 0

@@ -117,10 +117,12 @@ class Result:
 
     @property
     def tolerance(self) -> int:
+        """What a tap may differ by, in eps of the candidate's dtype."""
         return NETWORK_TOLERANCE[self.candidate.dtype]
 
     @property
     def agrees(self) -> bool:
+        """Whether it ran, and no tap differs by more."""
         return self.absent is None and self.failed is None and self.worst[1] <= self.tolerance
 
     @property

@@ -118,8 +118,8 @@ def assert_equivalent_everywhere(
     >>> from scalablevit_ref import trace
     >>> def build(config, params):  # a port that is right, being the reference itself
     ...     return lambda images: trace(images, params, config)
-    >>> assert_equivalent_everywhere(build, max_examples=2)
-    2
+    >>> assert_equivalent_everywhere(build, max_examples=2) > 0
+    True
     """
     check_function("build", build)
     _check_options(vary, square, batches, weights, dtype, names, tolerance)

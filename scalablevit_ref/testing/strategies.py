@@ -9,7 +9,8 @@ shrink to something that can be read. Needs `hypothesis`, which `scalablevit_ref
 
     @given(case=strategies.iwsa_cases())
     def test_my_iwsa(case):
-        assert_agrees(my_iwsa(case.x, case.params, **case.settings), sv.iwsa(case.x, case.params, **case.settings))
+        expected = sv.iwsa(case.x, case.params, **case.settings)
+        assert_agrees(my_iwsa(case.x, case.params, **case.settings), expected)
 """
 
 from __future__ import annotations

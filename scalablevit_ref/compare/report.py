@@ -216,7 +216,7 @@ class Report:
     seconds
         How long each part took.
     actual, expected
-        The candidate's logits and the reference's.
+        What the first wrong layer gives, and what the reference's gives on the same input; None where there is none.
     unsteady
         Why a second run on the same images gave something else, in words; empty if it did not.
     own_weights

@@ -29,6 +29,7 @@ CALLED = {"forward": "what runs where the network is called", "call": "what runs
 """Methods that their framework calls."""
 
 WITHOUT = {
+    "_typing.Float": "signatures are written with it",
     "adapters.torch.ScalableViT.push_to_hub": "it uploads",
     "adapters.torch.ScalableViT.compiled": "the first call compiles for minutes",
     "adapters.torch_compiled.Compiled": "`compiled` makes it",
@@ -66,7 +67,7 @@ def _within(module: str, node: Defined, path: list[str]) -> tuple[str, Defined]:
     if not path:
         return module, node
     first, *rest = path
-    for part in node.body:
+    for part in (x for part in node.body for x in (part.orelse if isinstance(part, ast.If) else [part])):
         if isinstance(part, ast.FunctionDef | ast.ClassDef) and part.name == first:
             return _within(f"{module}.{first}", part, rest)
         if isinstance(part, ast.ImportFrom) and first in [alias.asname or alias.name for alias in part.names]:

@@ -67,7 +67,7 @@ def _within(module: str, node: Defined, path: list[str]) -> tuple[str, Defined]:
     if not path:
         return module, node
     first, *rest = path
-    for part in (x for part in node.body for x in (part.orelse if isinstance(part, ast.If) else [part])):
+    for part in (inner for outer in node.body for inner in (outer.orelse if isinstance(outer, ast.If) else [outer])):
         if isinstance(part, ast.FunctionDef | ast.ClassDef) and part.name == first:
             return _within(f"{module}.{first}", part, rest)
         if isinstance(part, ast.ImportFrom) and first in [alias.asname or alias.name for alias in part.names]:

@@ -15,7 +15,14 @@ Result = TypeVar("Result")
 
 @runtime_checkable
 class Backend(Protocol):
-    """What a backend module provides. Any function of `scalablevit_ref.ops` it has besides is its native version of that op."""
+    """What a backend module provides. Any function of `scalablevit_ref.ops` it has besides is its native version of that op.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> backend(np.ones(2)).NAME, backend(np.ones(2)).device(np.ones(2))
+    ('numpy', 'cpu')
+    """
 
     NAME: str
 

@@ -16,7 +16,7 @@ SSA_NORM_EPS = 1e-5
 """Epsilon of the LayerNorm inside SSA; every other LayerNorm of the classifier has 1e-6."""
 
 Attend = Callable[..., Array]
-"""Called as `ops.attention` is: (q "*b n d", k "*b m d", v "*b m e", *, scale) -> "*b n e"."""
+"""Called as `ops.attention` is: `(q, k, v, *, scale)` of shapes `*b n d`, `*b m d` and `*b m e` gives `*b n e`."""
 
 
 def ssa(
@@ -62,6 +62,14 @@ def ssa(
     ------
     ValueError or TypeError
         For a shape, a parameter or a setting that does not fit.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import parameters, testing
+    >>> settings = {"num_heads": 2, "sr_ratio": 2, "c_ratio": 1.25}
+    >>> params = testing.random_params(parameters.ssa_shapes(8, **settings))
+    >>> ssa(testing.random_images((1, 6, 4, 8)), params, **settings).shape
+    (1, 6, 4, 8)
     """
     ssa_scale = ssa_scale if scale is None else scale
     settings: Any = {"num_heads": num_heads, "sr_ratio": sr_ratio, "c_ratio": c_ratio, "values": values, "ssa_scale": ssa_scale}
@@ -123,6 +131,13 @@ def iwsa(
     ------
     ValueError or TypeError
         For a shape, a parameter or a setting that does not fit.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import parameters, testing
+    >>> params = testing.random_params(parameters.iwsa_shapes(8))
+    >>> iwsa(testing.random_images((1, 6, 9, 8)), params, num_heads=2, window_size=3).shape
+    (1, 6, 9, 8)
     """
     check_iwsa(x, params, num_heads=num_heads, window_size=window_size, pad=pad, attend=attend)
     _, h, w, c = x.shape

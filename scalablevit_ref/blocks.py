@@ -36,6 +36,13 @@ def patch_embed(x: Float[Array, "b h w c_in"], params: Params, *, patch_size: in
     """Overlapping patches: a convolution of kernel 2·patch_size − 1, stride patch_size, then LayerNorm; h' = ⌈h / patch_size⌉.
 
     Official module: `patch_embeds.k`: kernel 7, stride 4, padding 3 in stage 0; kernel 3, stride 2, padding 1 in the others.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import parameters, testing
+    >>> params = testing.random_params(parameters.patch_embed_shapes(3, 8, patch_size=4))
+    >>> patch_embed(testing.random_images((1, 32, 48, 3)), params, patch_size=4).shape
+    (1, 8, 12, 8)
     """
     check_patch_embed(x, params, patch_size=patch_size, eps=eps)
     p = modules(params)
@@ -46,13 +53,28 @@ def peg(x: Float[Array, "b h w c"], params: Params) -> Float[Array, "b h w c"]:
     """Position encoding generator: x plus a depthwise 3 × 3 convolution of x (Chu et al., arXiv 2102.10882).
 
     Once a stage, after its first block. Official module: `pos_block.k`.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import parameters, testing
+    >>> params = testing.random_params(parameters.peg_shapes(8))
+    >>> peg(testing.random_images((1, 6, 4, 8)), params).shape
+    (1, 6, 4, 8)
     """
     check_peg(x, params)
     return x + conv2d(x, **modules(params)["proj.0"], padding=1, groups=x.shape[-1])
 
 
 def mlp(x: Float[Array, "b h w c"], params: Params, *, activation: Activation = gelu) -> Float[Array, "b h w c"]:
-    """fc2(GELU(fc1(x))), c → m·c → c, with the exact GELU or another `activation`. Official module: `stages.k.i.mlp`."""
+    """fc2(GELU(fc1(x))), c → m·c → c, with the exact GELU or another `activation`. Official module: `stages.k.i.mlp`.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import parameters, testing
+    >>> params = testing.random_params(parameters.mlp_shapes(8, 32))
+    >>> mlp(testing.random_images((1, 6, 4, 8)), params).shape
+    (1, 6, 4, 8)
+    """
     check_mlp(x, params, activation=activation)
     p = modules(params)
     return linear(activation(linear(x, **p["fc1"])), **p["fc2"])
@@ -157,6 +179,14 @@ def block(
     ------
     ValueError or TypeError
         For a shape, a parameter or a setting that does not fit.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import parameters, testing
+    >>> settings = {"kind": "iwsa", "num_heads": 2}
+    >>> params = testing.random_params(parameters.block_shapes(8, hidden=32, **settings))
+    >>> block(testing.random_images((1, 6, 9, 8)), params, window_size=3, **settings).shape
+    (1, 6, 9, 8)
     """
     own: Any = {"window_size": window_size, "sr_ratio": sr_ratio, "c_ratio": c_ratio, "pad": pad}
     check_block(x, kind=kind, values=values, ssa_scale=ssa_scale, scale=scale, **own)

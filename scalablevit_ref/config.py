@@ -11,9 +11,13 @@ from scalablevit_ref.arguments import LARGEST, check_choice, check_count, check_
 from scalablevit_ref.errors import brief, did_you_mean
 
 Head = Literal["mlp", "linear", "none"]
+"""What comes after the last stage; `ScalableViTConfig` says what each is."""
 SSAValues = Literal["unscaled", "scaled"]
+"""Channels of SSA's values: c or c'."""
 SSAScale = Literal["scaled", "head_dim"]
+"""Scale of SSA's products: (d · r_c)^-½ or d^-½."""
 BlockKind = Literal["iwsa", "ssa"]
+"""Which attention a block has."""
 
 CHOICES = {
     "head": ("mlp", "linear", "none"),
@@ -79,6 +83,12 @@ class ScalableViTConfig:
     ------
     ValueError or TypeError
         Names the setting, what was expected and what came.
+
+    Examples
+    --------
+    >>> config = ScalableViTConfig(num_classes=10)
+    >>> config.num_stages, config.strides, config.out_features
+    (4, (4, 8, 16, 32), 10)
     """
 
     embed_dims: tuple[int, ...] = (64, 128, 256, 512)

@@ -13,6 +13,7 @@ from scalablevit_ref.image_sizes import check_image_size, map_sizes, sides
 from scalablevit_ref.parameters import Shapes, block_kind, children, modules, parameter_shapes, scoped
 
 LayerKind = Literal["patch_embed", "norm", "iwsa", "ssa", "mlp", "peg", "linear"]
+"""What a layer of `Cost` is."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ class LayerCost:
         and the output.
     attention_activations : int
         The part of `activations` in A.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import variant
+    >>> layer = cost(variant("small"), 224).layers[0]
+    >>> layer.name, layer.output_shape, layer.multiply_adds
+    ('patch_embeds.0', (56, 56, 64), 29503488)
     """
 
     name: str
@@ -55,12 +63,21 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Every layer in the order it runs (`trace`'s), and their totals for one image; units as in `LayerCost`."""
+    """Every layer in the order it runs (`trace`'s), and their totals for one image; units as in `LayerCost`.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import variant
+    >>> total = cost(variant("small"), 224)
+    >>> total.parameters, total.multiply_adds, total.module_multiply_adds
+    (32000472, 4265295104, 4112766904)
+    """
 
     layers: tuple[LayerCost, ...]
 
     @property
     def parameters(self) -> int:
+        """Elements of all weights and biases."""
         return sum(layer.parameters for layer in self.layers)
 
     @property
@@ -70,14 +87,17 @@ class Cost:
 
     @property
     def attention_multiply_adds(self) -> int:
+        """Those of the attention products alone."""
         return sum(layer.attention_multiply_adds for layer in self.layers)
 
     @property
     def activations(self) -> int:
+        """With the attention matrices."""
         return sum(layer.activations for layer in self.layers)
 
     @property
     def attention_activations(self) -> int:
+        """Elements of the attention matrices alone."""
         return sum(layer.attention_activations for layer in self.layers)
 
     @property

@@ -81,6 +81,12 @@ class CheckpointError(OptionError, ValueError):
         What is wrong, options spelled as in Python.
     file, key, expected, found
         None where they do not apply.
+
+    Examples
+    --------
+    >>> error = CheckpointError("another shape", key="norm.weight", expected=(64,))
+    >>> print(error.in_file("small.pth"))
+    small.pth: norm.weight: another shape; expected (64,)
     """
 
     def __init__(

@@ -44,6 +44,16 @@ def load_image(path: str | Path, size: int = 224) -> np.ndarray:
 
     Raises OSError naming the file if it is no regular file, cannot be read as an image, is more than 100 times as long as wide, or
     beyond one of the limits above.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "grey.png"
+    ...     Image.new("RGB", (320, 240), "grey").save(path)
+    ...     load_image(path).shape
+    (3, 224, 224)
     """
     check_path("path", path)
     check_count("size", size)
@@ -51,7 +61,16 @@ def load_image(path: str | Path, size: int = 224) -> np.ndarray:
 
 
 def decoded(path: str | Path | bytes) -> Any:
-    """An image file, or its bytes, as Pillow's image: grey ("L") if the file is, else "RGB". Raises as `load_image` does."""
+    """An image file, or its bytes, as Pillow's image: grey ("L") if the file is, else "RGB". Raises as `load_image` does.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (320, 240)).save(file, "PNG")
+    >>> decoded(file.getvalue()).size
+    (320, 240)
+    """
     with _opened(path) as (image, file):
         _bound(image, file)
         grey = image.mode in ("1", "L")
@@ -61,12 +80,26 @@ def decoded(path: str | Path | bytes) -> Any:
 
 
 def cropped(image: Any, size: int = 224) -> np.ndarray:
-    """Pillow's image, resized and cropped: uint8 "size size c", one channel of a grey image."""
+    """Pillow's image, resized and cropped: uint8 "size size c", one channel of a grey image.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> cropped(Image.new("RGB", (320, 240))).shape
+    (224, 224, 3)
+    """
     return np.asarray(centred(resized(image, int(size * 256 / 224)), size, size)).reshape(size, size, -1)
 
 
 def resized(image: Any, shorter: int, resample: int | None = None) -> Any:
-    """Pillow's image with a shorter side of that many pixels, and as much of the longer; bicubic unless told otherwise."""
+    """Pillow's image with a shorter side of that many pixels, and as much of the longer; bicubic unless told otherwise.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> resized(Image.new("RGB", (320, 240)), 256).size
+    (341, 256)
+    """
     from PIL import Image
 
     w, h = image.size
@@ -75,7 +108,14 @@ def resized(image: Any, shorter: int, resample: int | None = None) -> Any:
 
 
 def centred(image: Any, height: int, width: int) -> Any:
-    """The middle of Pillow's image, black beyond its edges."""
+    """The middle of Pillow's image, black beyond its edges.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> centred(Image.new("RGB", (320, 240)), 224, 224).size
+    (224, 224)
+    """
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))
 
@@ -84,6 +124,11 @@ def normalised(pixels: np.ndarray, mean: Any = IMAGENET_MEAN, deviation: Any = I
     """float32 "… c h w" of uint8 "… h w c", by a mean and a deviation for each channel; of one channel all are made.
 
     What `levels` is becomes 1 before.
+
+    Examples
+    --------
+    >>> normalised(np.full((2, 2, 3), 255, np.uint8))[:, 0, 0].round(3)
+    array([2.249, 2.429, 2.64 ], dtype=float32)
     """
     scaled: np.ndarray = np.asarray(pixels, np.float32) / np.float32(levels)
     scaled = (scaled - np.array(mean, np.float32)) / np.array(deviation, np.float32)

@@ -42,6 +42,14 @@ def scalable_vit(
     ------
     ValueError or TypeError
         Before any work is done, for images, parameters or a mixture of libraries, dtypes or devices that do not fit.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits, load_checkpoint
+    >>> found, (images, labels) = load_checkpoint(digits.CHECKPOINT), digits.test_images()
+    >>> logits = scalable_vit(digits.preprocess(images[1:4]), found.params, found.config)
+    >>> logits.argmax(axis=1), labels[1:4]
+    (array([9, 2, 4]), array([9, 2, 4]))
     """
     check_network(images, params, config, tap=tap)
     return _run(logits, images, params, config, tap)
@@ -54,6 +62,14 @@ def stage_features(
 
     The official detection backbone's `forward`, whose maps are b c h w. The arguments are those of `scalable_vit`; `params` are
     those of the whole config.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits, load_checkpoint
+    >>> found, images = load_checkpoint(digits.CHECKPOINT), digits.test_images()[0]
+    >>> x = digits.preprocess(images[:1])
+    >>> [y.shape for y in stage_features(x, found.params, found.config)]
+    [(1, 28, 28, 16), (1, 14, 14, 32), (1, 7, 7, 48), (1, 4, 4, 64)]
     """
     check_network(images, params, config, tap=tap)
     return _run(stage_maps, images, params, config, tap)
@@ -127,6 +143,14 @@ def trace(images: Float[Array, "b c h w"], params: Params, config: ScalableViTCo
 
     Maps are b h w c: `patch_embeds.k`, `stages.k.i.{norm1,attn,norm2,mlp}`, `stages.k.i`, `pos_block.k`, `norm_list.k`, `norm`;
     `head.0` … `head.3`, `head` and `logits` are b c.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits, load_checkpoint
+    >>> found, images = load_checkpoint(digits.CHECKPOINT), digits.test_images()[0]
+    >>> x = digits.preprocess(images[:1])
+    >>> list(trace(x, found.params, found.config))[:3]
+    ['patch_embeds.0', 'stages.0.0.norm1', 'stages.0.0.attn']
     """
     intermediates: dict[str, Any] = {}
 

@@ -46,14 +46,28 @@ def op(definition: Callable[Concatenate[Any, P], Result]) -> Op[P, Result]:
 def linear(
     x: Float[Array, "*n c_in"], weight: Float[Array, "c_out c_in"], bias: Float[Array, c_out] | None = None
 ) -> Float[Array, "*n c_out"]:
-    """X Wᵀ + b over the last axis (`torch.nn.Linear`)."""
+    """X Wᵀ + b over the last axis (`torch.nn.Linear`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> linear(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), np.array([0.5]))
+    array([[11.5]])
+    """
     y = x @ rearrange(weight, "c_out c_in -> c_in c_out")
     return y if bias is None else y + bias
 
 
 @op
 def layer_norm(x: Float[Array, "*n c"], weight: Float[Array, c], bias: Float[Array, c], *, eps: float) -> Float[Array, "*n c"]:
-    """(x − mean) / √(variance + eps) · gain + shift over the last axis; the variance is the biased one (`torch.nn.LayerNorm`)."""
+    """(x − mean) / √(variance + eps) · gain + shift over the last axis; the variance is the biased one (`torch.nn.LayerNorm`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer_norm(np.array([1.0, 3.0]), np.ones(2), np.zeros(2), eps=0.0)
+    array([-1.,  1.])
+    """
     x = x - reduce(x, "... c -> ... 1", "mean")
     variance = reduce(x * x, "... c -> ... 1", "mean")
     return x / (variance + eps) ** 0.5 * weight + bias
@@ -61,14 +75,28 @@ def layer_norm(x: Float[Array, "*n c"], weight: Float[Array, c], bias: Float[Arr
 
 @op
 def gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """x·Φ(x) = x/2 · (1 + erf(x/√2)), the exact form, not the tanh one (`torch.nn.GELU`)."""
+    """x·Φ(x) = x/2 · (1 + erf(x/√2)), the exact form, not the tanh one (`torch.nn.GELU`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gelu(np.array([-1.0, 0.0, 1.0])).round(4)
+    array([-0.1587,  0.    ,  0.8413])
+    """
     magnitude = abs(x)  # erf is odd, so x·erf(x) = |x|·erf(|x|)
     return (x + magnitude * erf(magnitude * 0.5**0.5)) * 0.5
 
 
 @op
 def gelu_tanh(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), the approximate GELU (`jax.nn.gelu`, `torch.nn.GELU("tanh")`)."""
+    """x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), the approximate GELU (`jax.nn.gelu`, `torch.nn.GELU("tanh")`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gelu_tanh(np.array([-1.0, 0.0, 1.0])).round(4)
+    array([-0.1588,  0.    ,  0.8412])
+    """
     magnitude = abs(x)  # tanh is odd, so x·tanh(y) = |x|·tanh(|y|)
     decay = backend(x).exp(magnitude * (1.0 + 0.044715 * magnitude * magnitude) * -((8.0 / pi) ** 0.5))
     return (x + magnitude * (1.0 - decay) / (1.0 + decay)) * 0.5
@@ -79,6 +107,12 @@ def erf(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """The error function of x ≥ 0, as 1 − t·exp(−x² + P(t)) with t = 2/(2 + x), to 2e-16.
 
     P is the Chebyshev series of log(erfc(x)/t) + x² over 0 < t ≤ 1, summed by Clenshaw's recurrence.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> erf(np.array([0.0, 1.0, 2.0])).round(6)
+    array([0.      , 0.842701, 0.995322])
     """
     t = 2.0 / (2.0 + x)
     y = 4.0 * t - 2.0
@@ -103,7 +137,14 @@ ERFC_SERIES = (
 
 @op
 def softmax(x: Float[Array, "*n m"]) -> Float[Array, "*n m"]:
-    """exp(x) / Σ exp(x) over the last axis, shifted by the largest entry so that nothing overflows."""
+    """exp(x) / Σ exp(x) over the last axis, shifted by the largest entry so that nothing overflows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> softmax(np.log([1.0, 3.0]))
+    array([0.25, 0.75])
+    """
     x = backend(x).exp(x - reduce(x, "... m -> ... 1", "max"))
     return x / reduce(x, "... m -> ... 1", "sum")
 
@@ -112,7 +153,15 @@ def softmax(x: Float[Array, "*n m"]) -> Float[Array, "*n m"]:
 def attention(
     q: Float[Array, "*b n d"], k: Float[Array, "*b m d"], v: Float[Array, "*b m e"], *, scale: float
 ) -> Float[Array, "*b n e"]:
-    """softmax(q kᵀ · scale) v, for each of the leading axes."""
+    """softmax(q kᵀ · scale) v, for each of the leading axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> q, k, v = np.ones((1, 5, 8)), np.ones((1, 3, 8)), np.ones((1, 3, 4))
+    >>> attention(q, k, v, scale=8**-0.5).shape
+    (1, 5, 4)
+    """
     return softmax(q @ rearrange(k, "... m d -> ... d m") * scale) @ v
 
 
@@ -129,6 +178,12 @@ def conv2d(
     """Cross-correlation of a b h w c map (`torch.nn.Conv2d`, whose maps are b c h w): one product for each offset in the kernel.
 
     h' = ⌊(h + 2·padding − kh) / stride⌋ + 1; rows and columns at the end that fill no whole step are dropped.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conv2d(np.ones((1, 8, 8, 3)), np.ones((16, 3, 3, 3)), stride=2, padding=1).shape
+    (1, 4, 4, 16)
     """
     kh, kw = weight.shape[2:]
     h = (x.shape[1] + 2 * padding - kh) // stride + 1
@@ -147,7 +202,14 @@ def conv2d(
 
 @op
 def pad(x: Float[Array, "b h w c"], *, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> Float[Array, "b h2 w2 c"]:
-    """Zeros around a b h w c map (`torch.nn.functional.pad`); with none to add it is the map itself, not a copy."""
+    """Zeros around a b h w c map (`torch.nn.functional.pad`); with none to add it is the map itself, not a copy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pad(np.ones((1, 5, 5, 2)), bottom=2, right=2).shape
+    (1, 7, 7, 2)
+    """
     if not (top or bottom or left or right):
         return x
     zeros = backend(x).zeros

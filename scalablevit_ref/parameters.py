@@ -16,6 +16,7 @@ from scalablevit_ref.arguments import check_choice, check_seed, float_dtype
 from scalablevit_ref.config import CHOICES, MLP_HEAD_WIDTH, BlockKind, ScalableViTConfig, SSAValues, check_config, scaled_dim
 
 Shapes = dict[str, tuple[int, ...]]
+"""Name to shape."""
 
 
 def parameter_shapes(config: ScalableViTConfig) -> Shapes:
@@ -23,9 +24,7 @@ def parameter_shapes(config: ScalableViTConfig) -> Shapes:
 
     Examples
     --------
-    >>> from scalablevit_ref import variant
-    >>> shapes = parameter_shapes(variant("small"))
-    >>> shapes["stages.0.1.attn.q.weight"]
+    >>> parameter_shapes(ScalableViTConfig())["stages.0.1.attn.q.weight"]
     (80, 64)
     """
     check_config(config)
@@ -73,7 +72,14 @@ def block_shapes(
     qkv_bias: bool = True,
     values: SSAValues = "unscaled",
 ) -> Shapes:
-    """Parameters of one block, under local names: `norm1`, `attn`, `norm2`, `mlp`."""
+    """Parameters of one block, under local names: `norm1`, `attn`, `norm2`, `mlp`.
+
+    Examples
+    --------
+    >>> shapes = block_shapes(64, kind="iwsa", hidden=256, num_heads=2)
+    >>> shapes["attn.qkv.weight"], shapes["mlp.fc1.weight"]
+    ((192, 64), (256, 64))
+    """
     if kind == "iwsa":
         attention = iwsa_shapes(dim, qkv_bias=qkv_bias)
     else:
@@ -87,7 +93,14 @@ def block_shapes(
 def ssa_shapes(
     dim: int, *, num_heads: int, sr_ratio: int, c_ratio: float, qkv_bias: bool = True, values: SSAValues = "unscaled"
 ) -> Shapes:
-    """Parameters of scalable self-attention. With s = 1 nothing is reduced and q, k and v have c channels."""
+    """Parameters of scalable self-attention. With s = 1 nothing is reduced and q, k and v have c channels.
+
+    Examples
+    --------
+    >>> shapes = ssa_shapes(64, num_heads=2, sr_ratio=8, c_ratio=1.25)
+    >>> shapes["reduction.0.weight"], shapes["q.weight"]
+    ((64, 1, 8, 8), (80, 64))
+    """
     check_choice("ssa_values", values, CHOICES["ssa_values"])
     if sr_ratio == 1:
         return _linear("q", dim, dim, qkv_bias) | _linear("kv", dim, 2 * dim, qkv_bias) | _linear("proj", dim, dim)
@@ -101,20 +114,46 @@ def ssa_shapes(
 
 
 def iwsa_shapes(dim: int, *, qkv_bias: bool = True) -> Shapes:
-    """Parameters of interactive window self-attention; `lim_func` is the local interactive module's depthwise 3x3 kernel."""
+    """Parameters of interactive window self-attention; `lim_func` is the local interactive module's depthwise 3x3 kernel.
+
+    Examples
+    --------
+    >>> iwsa_shapes(64)["lim_func.weight"]
+    (64, 1, 3, 3)
+    """
     return _linear("qkv", dim, 3 * dim, qkv_bias) | _linear("proj", dim, dim) | _conv("lim_func", dim, dim, 3, groups=dim)
 
 
 def mlp_shapes(dim: int, hidden: int) -> Shapes:
+    """Parameters of the MLP of a block, of `hidden` units.
+
+    Examples
+    --------
+    >>> mlp_shapes(64, 256)["fc2.weight"]
+    (64, 256)
+    """
     return _linear("fc1", dim, hidden) | _linear("fc2", hidden, dim)
 
 
 def peg_shapes(dim: int) -> Shapes:
+    """Parameters of the position encoding generator, a depthwise 3x3 kernel.
+
+    Examples
+    --------
+    >>> peg_shapes(64)["proj.0.weight"]
+    (64, 1, 3, 3)
+    """
     return _conv("proj.0", dim, dim, 3, groups=dim)
 
 
 def patch_embed_shapes(in_chans: int, dim: int, patch_size: int) -> Shapes:
-    """Overlapping patches: kernel 2·patch_size − 1, stride patch_size."""
+    """Overlapping patches: kernel 2·patch_size − 1, stride patch_size.
+
+    Examples
+    --------
+    >>> patch_embed_shapes(3, 64, patch_size=4)["proj.weight"]
+    (64, 3, 7, 7)
+    """
     return _conv("proj", in_chans, dim, 2 * patch_size - 1) | scoped("norm", _norm(dim))
 
 
@@ -175,6 +214,12 @@ def init_params(config: ScalableViTConfig, seed: int = 0, dtype: Any = "float32"
     Linear weights are normal with deviation 0.02 (the official `trunc_normal_` cuts off at ±2, a hundred deviations out);
     convolution kernels are normal with deviation √(2 / fan_out), fan_out = k² · c_out / groups; gains are one, biases zero.
     Each parameter has a random stream of its own, which depends on its name.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import variant
+    >>> init_params(variant("digits"))["stages.0.1.attn.q.weight"].shape
+    (20, 16)
     """
     return {name: drawn(name, shape, seed).astype(float_dtype("dtype", dtype)) for name, shape in parameter_shapes(config).items()}
 

@@ -140,7 +140,7 @@ class ScalableViTConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
 
         Examples
         --------
-        >>> ScalableViTConfig.from_specification("mmdet_small", out_indices=[0, 1, 2, 3]).hidden_sizes  # doctest: +SKIP
+        >>> ScalableViTConfig.from_specification("mmdet_small").hidden_sizes  # doctest: +SKIP
         (64, 128, 256, 512)
         """
         specification = settled(config, {})

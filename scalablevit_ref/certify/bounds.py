@@ -26,7 +26,13 @@ BITS = 128
 
 @dataclass(frozen=True)
 class Bounds:
-    """A number that is proved to lie between two float64 numbers."""
+    """A number that is proved to lie between two float64 numbers.
+
+    Examples
+    --------
+    >>> Bounds(1.0, 1.5) * 2**-3
+    Bounds(low=0.125, high=0.1875)
+    """
 
     low: float
     high: float
@@ -38,7 +44,13 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Error:
-    """Of one array: ‖Δ‖ / ‖truth‖ and max|Δ| / max|truth|."""
+    """Of one array: ‖Δ‖ / ‖truth‖ and max|Δ| / max|truth|.
+
+    Examples
+    --------
+    >>> Error(l2=Bounds(0.0, 0.25), maximum=Bounds(0.0, 0.5)).l2.high
+    0.25
+    """
 
     l2: Bounds
     maximum: Bounds

@@ -35,6 +35,20 @@ class Row:
         Why it could not run, and what it raised while it ran; None where it did.
     errors
         By tap, relative; those of layers that it shows.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import ScalableViTConfig, init_params
+    >>> from scalablevit_ref.certify.subjects import library
+    >>> from scalablevit_ref.testing import random_images
+    >>> from scalablevit_ref.testing.agreement import Candidate
+    >>> config = ScalableViTConfig((8,), (2,), (2,), (2,), (2,), (1,), (2,), head="none")
+    >>> params = init_params(config, dtype="float64")
+    >>> images = random_images((1, 3, 8, 16))
+    >>> subjects = [library(Candidate("numpy", "float64"))]
+    >>> [row] = certify(images, params, config, subjects, bits=212).rows
+    >>> row.name, row.eps("logits").low <= row.eps(row.worst).high
+    ('numpy float64', True)
     """
 
     name: str
@@ -55,7 +69,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Nearer:
-    """Of two subjects, which is proved to be nearer to the truth at a tap; `proved` False where their bounds overlap."""
+    """Of two subjects, which is proved to be nearer to the truth at a tap; `proved` False where their bounds overlap.
+
+    Examples
+    --------
+    >>> Nearer("numpy float64", "numpy float32", proved=True).nearer
+    'numpy float64'
+    """
 
     nearer: str
     farther: str
@@ -80,6 +100,22 @@ class Certificate:
         That the balls took.
     rows
         Of each subject.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import ScalableViTConfig, init_params
+    >>> from scalablevit_ref.certify.subjects import library
+    >>> from scalablevit_ref.testing import random_images
+    >>> from scalablevit_ref.testing.agreement import Candidate
+    >>> config = ScalableViTConfig((8,), (2,), (2,), (2,), (2,), (1,), (2,), head="none")
+    >>> params = init_params(config, dtype="float64")
+    >>> images = random_images((1, 3, 8, 16))
+    >>> subjects = [library(Candidate("numpy", x)) for x in ("float32", "float64")]
+    >>> found = certify(images, params, config, subjects, bits=212)
+    >>> [(pair.nearer, pair.proved) for pair in found.order("logits")]
+    [('numpy float64', True)]
+    >>> found.to_json()["images"]
+    1
     """
 
     taps: tuple[str, ...]
@@ -124,7 +160,17 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def steps(network: Network, subjects: Sequence[Subject], images: Sequence[int]) -> int:
-    """What `progress` of `certify` counts up to, for images of this shape."""
+    """What `progress` of `certify` counts up to, for images of this shape.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import variant
+    >>> from scalablevit_ref.certify.subjects import library
+    >>> from scalablevit_ref.testing.agreement import Candidate
+    >>> subjects = [library(Candidate("numpy", "float64"))]
+    >>> steps(network_of(variant("digits")), subjects, (2, 1, 112, 112))
+    104
+    """
     return images[0] * (len(tap_names(network, (1, *images[1:]))) + sum(subject.absent is None for subject in subjects))
 
 
@@ -165,6 +211,20 @@ def certify(
         Unless `costly`; also before a try with more bits, which needs more memory.
     ValueError
         For images and parameters that are not finite.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import ScalableViTConfig, init_params
+    >>> from scalablevit_ref.certify.subjects import library
+    >>> from scalablevit_ref.testing import random_images
+    >>> from scalablevit_ref.testing.agreement import Candidate
+    >>> config = ScalableViTConfig((8,), (2,), (2,), (2,), (2,), (1,), (2,), head="none")
+    >>> params = init_params(config, dtype="float64")
+    >>> images = random_images((1, 3, 8, 16))
+    >>> subjects = [library(Candidate("numpy", "float64"))]
+    >>> found = certify(images, params, config, subjects, bits=212)
+    >>> found.rows[0].eps("logits").high < 32
+    True
     """
     check_flag("costly", costly)
     check_function("progress", progress)

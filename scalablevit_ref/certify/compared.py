@@ -28,6 +28,19 @@ class Prover(Proves):
     ----------
     bits
         Precision that the balls have at first; where they grow too wide it is doubled.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import ScalableViTConfig, init_params, trace
+    >>> from scalablevit_ref.testing import compare, random_images
+    >>> config = ScalableViTConfig((8,), (2,), (2,), (2,), (2,), (1,), (2,), head="none")
+    >>> params = init_params(config, dtype="float64")
+    >>> images = random_images((1, 3, 8, 16))
+    >>> port = trace(images, params, config)
+    >>> options = {"variant": config, "weights": params, "images": images}
+    >>> report = compare(port, **options, certify=Prover())
+    >>> report.certificate.rows[0].eps("logits").high < 32
+    True
     """
 
     bits: int = 106

@@ -39,6 +39,12 @@ class Subject:
         Its taps.
     absent
         Why it cannot run here, or None.
+
+    Examples
+    --------
+    >>> subject = library(Candidate("numpy", "float64"))
+    >>> subject.name, subject.dtype, subject.absent
+    ('numpy float64', 'float64', None)
     """
 
     name: str
@@ -48,7 +54,13 @@ class Subject:
 
 
 def library(candidate: Candidate) -> Subject:
-    """The specification on a library's arrays; on JAX it is compiled."""
+    """The specification on a library's arrays; on JAX it is compiled.
+
+    Examples
+    --------
+    >>> library(Candidate("numpy", "bfloat16")).name
+    'numpy bfloat16'
+    """
 
     def run(network: Network, images: np.ndarray, params: Mapping[str, np.ndarray], near: Taps) -> Taps:
         with settings(candidate):
@@ -86,7 +98,13 @@ RUNTIMES_IN = (("onnx", "float32"), ("onnx", "float16"), ("openvino", "float32")
 
 
 def runtime(name: str, dtype: str) -> Subject:
-    """The ONNX file that this package writes, every tap an output, in "onnx" Runtime or "openvino"."""
+    """The ONNX file that this package writes, every tap an output, in "onnx" Runtime or "openvino".
+
+    Examples
+    --------
+    >>> runtime("onnx", "float32").name
+    'ONNX Runtime float32'
+    """
 
     def run(network: Network, images: np.ndarray, params: Mapping[str, np.ndarray], near: Taps) -> Taps:
         from scalablevit_ref.adapters import onnx, openvino
@@ -116,7 +134,13 @@ def _why_no_runtime(name: str, dtype: str) -> str | None:
 
 
 def given(candidate: Any, name: str) -> Subject:
-    """What `compare` takes: a trace, a model, a module with its own weights. Its dtype is known when it has run."""
+    """What `compare` takes: a trace, a model, a module with its own weights. Its dtype is known when it has run.
+
+    Examples
+    --------
+    >>> given(lambda images: images, "mine").name
+    'mine'
+    """
 
     def run(network: Network, images: np.ndarray, params: Mapping[str, np.ndarray], near: Taps) -> Taps:
         with ExitStack() as files:

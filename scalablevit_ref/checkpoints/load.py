@@ -51,6 +51,15 @@ class Checkpoint:
         the names, outermost first; `ignored`, what was beside the network and left out; `others`, keys of other networks in the
         file; `unread`, keys of averages that could not be read; `dtype`; for a file its `format`; and plain entries beside the
         weights, such as `epoch`.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits
+    >>> found = load_checkpoint(digits.CHECKPOINT, dtype="float16")
+    >>> len(found.params), found.config.num_classes
+    (156, 10)
+    >>> found.metadata["variant"], found.metadata["dtype"]
+    ('digits', 'float16')
     """
 
     params: dict[str, np.ndarray]
@@ -75,6 +84,19 @@ class PortCheckpoint:
         NumPy arrays under that port's names, as that module takes them.
     config
         The settings that they fit.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import dialects
+    >>> from scalablevit_ref.testing import random_images, random_params
+    >>> settings = {"heads": 2, "reduction_factor": (2, 1), "window_size": None}
+    >>> port = dialects.vit_pytorch
+    >>> config = port.Config(num_classes=10, dim=16, depth=(1, 1), **settings)
+    >>> params = random_params(port.parameter_shapes(config))
+    >>> found = PortCheckpoint("vit_pytorch", params, config)
+    >>> run = getattr(dialects, found.port).scalable_vit
+    >>> run(random_images((1, 3, 64, 64)), found.params, found.config).shape
+    (1, 10)
     """
 
     port: str
@@ -225,6 +247,14 @@ def to_state_dict(params: Mapping[str, Any], config: ScalableViTConfig, *, layou
     ------
     CheckpointError
         For parameters that do not fit the config, or a layout in which its network does not exist.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import init_params, variant
+    >>> config = variant("digits")
+    >>> found = to_state_dict(init_params(config), config, layout="channels_last")
+    >>> found["head.kernel"].shape
+    (64, 10)
     """
     from scalablevit_ref.checkpoints.in_memory import tensors_in
 
@@ -272,6 +302,13 @@ def load_checkpoint(
         Naming the file, for anything but a checkpoint whose weights fit.
     FileNotFoundError
         If there is no such file.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits
+    >>> found = load_checkpoint(digits.CHECKPOINT)
+    >>> found.params["norm.weight"].shape, found.config.depths, found.metadata["layout"]
+    ((64,), (2, 2, 2, 2), 'official')
     """
     check_flag("allow_nonfinite", allow_nonfinite)
     stated = Stated(variant=variant, layout=layout, config=config, key=key, dtype=dtype)
@@ -309,6 +346,21 @@ def load_port(
         Naming the file, for anything but weights of a port that fit.
     FileNotFoundError
         If there is no such file.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from safetensors.numpy import save_file
+    >>> from scalablevit_ref.dialects.vit_pytorch import Config, parameter_shapes
+    >>> from scalablevit_ref.testing import random_params
+    >>> settings = {"heads": 2, "reduction_factor": (2, 1), "window_size": None}
+    >>> config = Config(num_classes=10, dim=16, depth=(1, 1), **settings)
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "port.safetensors"
+    ...     save_file(random_params(parameter_shapes(config)), path)
+    ...     found = load_port(path, heads=2)
+    >>> found.port, found.config == config
+    ('vit_pytorch', True)
     """
     stated = Stated(heads=heads, window_size=window_size, key=key, dtype=dtype)
     with open_checkpoint(path, stated, use_ema=use_ema) as weights:

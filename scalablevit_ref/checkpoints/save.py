@@ -123,6 +123,17 @@ def save_checkpoint(
     CheckpointError
         For parameters that do not fit, an unknown suffix, a layout in which the network does not exist, metadata that is not plain
         or longer than can be read again, bfloat16 in an npz, or a `config.json` of this package that says otherwise of this file.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from scalablevit_ref import init_params, load_checkpoint, variant
+    >>> config = variant("digits")
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "digits.safetensors"
+    ...     save_checkpoint(path, init_params(config), config, metadata={"epoch": 3})
+    ...     load_checkpoint(path).metadata["epoch"]
+    3
     """
     from scalablevit_ref.checkpoints.hub import hub_config
 

@@ -71,6 +71,11 @@ class StepRow:
         What the candidate feeds it, and what comes out; None where that is not known, as of a step without parameters.
     words
         What is said of it.
+
+    Examples
+    --------
+    >>> StepRow("stages.0.0.attn.qkv", None, None, "not followed").words
+    'not followed'
     """
 
     step: str
@@ -107,6 +112,22 @@ class Inside:
         Other values of the layer that are wrong, which the first one does not account for.
     taken
         What the layer takes for its input, where that is the first wrong value: b h w c, or b c.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits, load_checkpoint, trace
+    >>> from scalablevit_ref.testing import compare, random_images
+    >>> found = load_checkpoint(digits.CHECKPOINT)
+    >>> images = random_images((1, 1, 112, 112), dtype="float32")
+    >>> port = trace(images, found.params, found.config)
+    >>> port["logits"] = 2 * port["logits"]
+    >>> [seen] = compare(port, weights=found, images=images).insides
+    >>> seen.layer, seen.place, seen.explained
+    ('logits', 'what it is made of is right, their sum is not', True)
+    >>> seen.differences[0].words
+    "the reference's value times 2"
+    >>> seen.data()["differences"][0]["kind"]
+    'affine'
     """
 
     layer: str

@@ -42,6 +42,18 @@ class Row:
         True where the candidate shows another value than the one that it goes on with: the logits agree all the same.
     absent
         Why there is no output of this layer to compare: it does not run, or has another shape; empty where there is one.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits, load_checkpoint, trace
+    >>> from scalablevit_ref.testing import compare, random_images
+    >>> found = load_checkpoint(digits.CHECKPOINT)
+    >>> images = random_images((1, 1, 112, 112), dtype="float32")
+    >>> port = trace(images, found.params, found.config)
+    >>> report = compare(port, weights=found, images=images)
+    >>> row = report.rows[0]
+    >>> row.layer, row.shape, row.isolated.error < report.tolerance
+    ('patch_embeds.0', (1, 28, 28, 16), True)
     """
 
     layer: str
@@ -72,6 +84,10 @@ class Cause:
     ----------
     words
         What is wrong.
+    layers
+        The layers that it explains.
+    error
+        What is left of the difference in them at most, in eps.
     ties
         Other mistakes that explain them as well.
     place
@@ -84,6 +100,19 @@ class Cause:
         Other layers of the same kind that differ, and that were not looked into.
     operations
         What ran, by the library's own names, where the cause is what ran.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits, load_checkpoint, trace
+    >>> from scalablevit_ref.testing import compare, random_images
+    >>> found = load_checkpoint(digits.CHECKPOINT)
+    >>> images = random_images((1, 1, 112, 112), dtype="float32")
+    >>> wrong = found.params | {"head.bias": 0 * found.params["head.bias"]}
+    >>> port = trace(images, wrong, found.config)
+    >>> report = compare(port, weights=found, images=images)
+    >>> cause = report.causes[0]
+    >>> cause.words, cause.layers, len(cause.rows())
+    ('head.bias is left out', ('head',), 1)
     """
 
     words: str
@@ -143,7 +172,13 @@ def fewest_causes(explained: Mapping[str, Iterable[Finding]]) -> tuple[Cause, ..
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Layers of the network that were not compared, and why, in words that follow "were": "not in the trace"."""
+    """Layers of the network that were not compared, and why, in words that follow "were": "not in the trace".
+
+    Examples
+    --------
+    >>> print(LeftOut("not in the trace", ("norm", "head")))
+    2 were not in the trace
+    """
 
     why: str
     layers: tuple[str, ...]
@@ -158,10 +193,30 @@ class Report:
 
     Attributes
     ----------
+    kind
+        What the candidate is, in a word or two.
+    config
+        The network's settings.
+    mode
+        Which errors were measured, as in `compare`.
+    dtype
+        The candidate's, in whose eps all errors are.
+    tolerance
+        What a layer may differ by, in eps.
     rows
         The layers that were compared, in the network's order.
+    causes
+        The mistakes that explain layers, the one that explains most of them first.
+    nearest
+        Known mistakes that come nearest, where none explains a layer.
+    notes
+        What else there is to say of the comparison, in words.
     left_out
         Those that were not, and why.
+    seconds
+        How long each part took.
+    actual, expected
+        What the first wrong layer gives, and what the reference's gives on the same input; None where there is none.
     unsteady
         Why a second run on the same images gave something else, in words; empty if it did not.
     own_weights
@@ -173,6 +228,26 @@ class Report:
         Of a quantised candidate, how far each layer is off, beside what 8 bits cost.
     certificate
         A `certify.certificate.Certificate` with one row, the proved errors of the layers from the images on. None if not asked for.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits, load_checkpoint, trace
+    >>> from scalablevit_ref.testing import compare, random_images
+    >>> found = load_checkpoint(digits.CHECKPOINT)
+    >>> images = random_images((1, 1, 112, 112), dtype="float32")
+    >>> wrong = found.params | {"head.bias": 0 * found.params["head.bias"]}
+    >>> port = trace(images, wrong, found.config)
+    >>> report = compare(port, weights=found, images=images)
+    >>> report.verdict
+    'differs from the reference in 1 of 51 layers'
+    >>> report.next_step()
+    'next: look at what computes head'
+    >>> report.mistakes()[0][0].layer, report.forms_right()[0]
+    ('head', 'patch_embeds.k')
+    >>> report.elsewhere(), report.hidden()
+    ([], [])
+    >>> report.to_json()["first_divergent_layer"]
+    'head'
     """
 
     kind: str
@@ -197,6 +272,7 @@ class Report:
 
     @property
     def agrees(self) -> bool:
+        """Whether every layer does, each time, and with the candidate's own weights too."""
         return self.layers_agree and not self.unsteady and not self.own_weights_wrong
 
     @property
@@ -352,6 +428,7 @@ class Report:
         return next((name for name in VARIANTS if variant(name) == self.config), "NAME")
 
     def elsewhere(self) -> list[str]:
+        """Where the candidate shows another value than the layer's own, in words."""
         names = [row.layer for row in self.rows if row.another_value]
         if not names:
             return []

@@ -189,6 +189,18 @@ def compare(
         proved.
     ModuleNotFoundError
         For `certify` without its extra.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits, load_checkpoint, trace
+    >>> from scalablevit_ref.testing import random_images
+    >>> found = load_checkpoint(digits.CHECKPOINT)
+    >>> images = random_images((1, 1, 112, 112), dtype="float32")
+    >>> wrong = found.params | {"head.bias": 0 * found.params["head.bias"]}
+    >>> port = trace(images, wrong, found.config)
+    >>> report = compare(port, weights=found, images=images)
+    >>> report.agrees, report.first.layer, report.causes[0].words
+    (False, 'head', 'head.bias is left out')
     """
     if not (isinstance(mode, str) and mode in MODES):
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {brief(mode)}")

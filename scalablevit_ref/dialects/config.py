@@ -50,6 +50,13 @@ class Config:
     ------
     ValueError, TypeError
         Naming the setting, what was expected and what came.
+
+    Examples
+    --------
+    >>> settings = {"heads": 2, "reduction_factor": (2, 1), "window_size": None}
+    >>> config = Config(num_classes=10, dim=16, depth=(1, 1), **settings)
+    >>> config.heads, config.window_size, config.stage(1)["dim"]
+    ((2, 2), (None, None), 32)
     """
 
     num_classes: int

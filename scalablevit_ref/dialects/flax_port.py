@@ -106,7 +106,15 @@ def _names(depth: Sequence[int]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def parameter_shapes(config: Config, *, patched: bool = False) -> Shapes:
-    """Name and shape of every parameter, names joined by dots, sorted as JAX sorts a tree."""
+    """Name and shape of every parameter, names joined by dots, sorted as JAX sorts a tree.
+
+    Examples
+    --------
+    >>> settings = {"heads": 2, "reduction_factor": (2, 1), "window_size": None}
+    >>> config = Config(num_classes=10, dim=16, depth=(1, 1), **settings)
+    >>> parameter_shapes(config)["params.Transformer_0.PEG_0.Conv_0.kernel"]
+    (3, 3, 1, 16)
+    """
     check_config(config)
     check_flag("patched", patched)
     dialect = PATCHED if patched else AS_PUBLISHED
@@ -142,6 +150,15 @@ def scalable_vit(
     ------
     ValueError, TypeError
         Before any work is done, for images or parameters that do not fit.
+
+    Examples
+    --------
+    >>> from scalablevit_ref.testing import random_images, random_params
+    >>> settings = {"heads": 2, "reduction_factor": (2, 1), "window_size": None}
+    >>> config = Config(num_classes=10, dim=16, depth=(1, 1), **settings)
+    >>> params = random_params(parameter_shapes(config))
+    >>> scalable_vit(random_images((1, 64, 64, 3)), params, config).shape
+    (1, 10)
     """
     check_config(config)
     check_flag("patched", patched)
@@ -170,6 +187,15 @@ def trace(images: Float[Array, "b h w c"], params: Params, config: Config, *, pa
     """What the port's modules return, maps b h w c, under their names: `Conv_0`, `Transformer_k.ScalableSelfAttention_j`,
     `Transformer_k.MLP_n`, `Transformer_k.PEG_0`, `Transformer_k.InteractiveWindowedSelfAttention_j`, `Transformer_k.LayerNorm_0`,
     `Transformer_k`, `Downsample_k`, `LayerNorm_0`, `Dense_0`; `mean`, which is no module's; and `logits`.
+
+    Examples
+    --------
+    >>> from scalablevit_ref.testing import random_images, random_params
+    >>> settings = {"heads": 2, "reduction_factor": (2, 1), "window_size": None}
+    >>> config = Config(num_classes=10, dim=16, depth=(1, 1), **settings)
+    >>> params = random_params(parameter_shapes(config))
+    >>> list(trace(random_images((1, 64, 64, 3)), params, config))[:2]
+    ['Conv_0', 'Transformer_0.ScalableSelfAttention_0']
     """
     seen = traced(lambda tap: scalable_vit(images, params, config, patched=patched, tap=tap))
     names = trace_names(config)
@@ -180,6 +206,11 @@ def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
     """The port's tree as a flat dict, names joined by dots, under the root `params`.
 
     Raises TypeError for no mapping, ValueError for two arrays of one path.
+
+    Examples
+    --------
+    >>> flatten({"Dense_0": {"bias": 0.5}})
+    {'params.Dense_0.bias': 0.5}
     """
     check_mapping("params", params, of="names to arrays")
     flat: dict[str, Any] = {}
@@ -201,7 +232,13 @@ def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def nested(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`: dicts of dicts, as Flax takes and `flax.serialization` writes them."""
+    """The inverse of `flatten`: dicts of dicts, as Flax takes and `flax.serialization` writes them.
+
+    Examples
+    --------
+    >>> nested({"params.Dense_0.bias": 0.5})
+    {'params': {'Dense_0': {'bias': 0.5}}}
+    """
     check_named("params", params)
     tree: dict[str, Any] = {}
     for name, value in params.items():
@@ -217,6 +254,15 @@ def config_from_shapes(params: Mapping[str, Any], *, heads: PerStage, window_siz
     """The settings of a tree, patched or not. Heads and windows show in no shape: give one number, or one a stage.
 
     Raises ValueError or TypeError where they do not fit, or the tree is not that port's.
+
+    Examples
+    --------
+    >>> from scalablevit_ref.testing import random_params
+    >>> settings = {"heads": 2, "reduction_factor": (2, 1), "window_size": None}
+    >>> config = Config(num_classes=10, dim=16, depth=(1, 1), **settings)
+    >>> params = random_params(parameter_shapes(config))
+    >>> config_from_shapes(params, heads=2, window_size=None) == config
+    True
     """
     flat = flatten(params)
     found = {name: tuple(getattr(value, "shape", ())) for name, value in flat.items()}

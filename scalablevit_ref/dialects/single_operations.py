@@ -61,6 +61,15 @@ def official_ssa_to_vit_pytorch(
     ------
     CheckpointError
         For s > 1, a query bias, a fold that was not asked for, and parameters that do not fit.
+
+    Examples
+    --------
+    >>> from scalablevit_ref.testing import random_params
+    >>> settings = {"num_heads": 2, "c_ratio": 1}
+    >>> params = random_params(ssa_shapes(8, sr_ratio=1, qkv_bias=False, **settings))
+    >>> theirs = official_ssa_to_vit_pytorch(params, scale="head_dim", **settings)
+    >>> theirs["to_q.weight"].shape, theirs["to_out.0.weight"].shape
+    ((8, 8, 1, 1), (8, 8, 1, 1))
     """
     check_choice("ssa_scale", scale, CHOICES["ssa_scale"])
     if any(name.startswith(("reduction.", "norm_act.")) for name in params):
@@ -90,6 +99,16 @@ def vit_pytorch_ssa_to_official(params: Mapping[str, Any], *, heads: int) -> Arr
     ------
     CheckpointError
         For a larger reduction_factor, and head widths other than c / heads, which the official one cannot have.
+
+    Examples
+    --------
+    >>> from scalablevit_ref.testing import random_params
+    >>> settings = {"num_heads": 2, "c_ratio": 1}
+    >>> params = random_params(ssa_shapes(8, sr_ratio=1, qkv_bias=False, **settings))
+    >>> theirs = official_ssa_to_vit_pytorch(params, scale="head_dim", **settings)
+    >>> again = vit_pytorch_ssa_to_official(theirs, heads=2)
+    >>> all((again[name] == x).all() for name, x in params.items())
+    True
     """
     dim = width(params, "to_out.0.weight")
     if tuple(getattr(params.get("to_k.weight"), "shape", ()))[2:] not in ((), (1, 1)):
@@ -122,6 +141,14 @@ def official_iwsa_to_vit_pytorch(params: Mapping[str, Any], *, num_heads: int, o
     ------
     CheckpointError
         For a bias of q or v, a move that was not asked for, and parameters that do not fit.
+
+    Examples
+    --------
+    >>> from scalablevit_ref.testing import random_params
+    >>> params = random_params(iwsa_shapes(8, qkv_bias=False))
+    >>> theirs = official_iwsa_to_vit_pytorch(params, num_heads=2, one_way=True)
+    >>> theirs["to_q.weight"].shape, theirs["local_interactive_module.weight"].shape
+    ((8, 8, 1, 1), (8, 8, 3, 3))
     """
     dim, biased = width(params, "proj.weight"), has_qkv_bias(params)
     arrays = fitting(params, iwsa_shapes(dim, qkv_bias=biased))
@@ -147,6 +174,15 @@ def vit_pytorch_iwsa_to_official(params: Mapping[str, Any], *, heads: int) -> Ar
     ------
     CheckpointError
         Where LIM's kernel is not diagonal, or the heads have another width than c / heads.
+
+    Examples
+    --------
+    >>> from scalablevit_ref.testing import random_params
+    >>> params = random_params(iwsa_shapes(8, qkv_bias=False))
+    >>> theirs = official_iwsa_to_vit_pytorch(params, num_heads=2, one_way=True)
+    >>> again = vit_pytorch_iwsa_to_official(theirs, heads=2)
+    >>> all((again[name] == x).all() for name, x in params.items())
+    True
     """
     dim = width(params, "to_out.0.weight")
     lim = "local_interactive_module"

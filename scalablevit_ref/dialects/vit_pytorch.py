@@ -28,8 +28,9 @@ def parameter_shapes(config: Config) -> Shapes:
 
     Examples
     --------
-    >>> shapes = parameter_shapes(Config(num_classes=10, dim=16, depth=(1, 1), heads=2, reduction_factor=(2, 1)))
-    >>> shapes["layers.0.0.layers.0.0.to_k.weight"]
+    >>> settings = {"heads": 2, "reduction_factor": (2, 1), "window_size": None}
+    >>> config = Config(num_classes=10, dim=16, depth=(1, 1), **settings)
+    >>> parameter_shapes(config)["layers.0.0.layers.0.0.to_k.weight"]
     (64, 16, 2, 2)
     """
     return shapes(config)
@@ -55,6 +56,15 @@ def scalable_vit(
     ------
     ValueError, TypeError
         Before any work is done, for images or parameters that do not fit.
+
+    Examples
+    --------
+    >>> from scalablevit_ref.testing import random_images, random_params
+    >>> settings = {"heads": 2, "reduction_factor": (2, 1), "window_size": None}
+    >>> config = Config(num_classes=10, dim=16, depth=(1, 1), **settings)
+    >>> params = random_params(parameter_shapes(config))
+    >>> scalable_vit(random_images((1, 3, 64, 64)), params, config).shape
+    (1, 10)
     """
     check_config(config)
     check_function("tap", tap)
@@ -69,6 +79,15 @@ def trace(images: Float[Array, "b c h w"], params: Params, config: Config) -> di
 
     `to_patches`; `layers.k.0.layers.j.{0 SSA, 1 FF, 2 PEG, 3 FF, 4 IWSA}`, before they are added to the map (but PEG, which adds by
     itself); `layers.k.0.norm`; `layers.k.0`; `layers.k.1`, the downsampling; `mlp_head.{0,1,2}`.
+
+    Examples
+    --------
+    >>> from scalablevit_ref.testing import random_images, random_params
+    >>> settings = {"heads": 2, "reduction_factor": (2, 1), "window_size": None}
+    >>> config = Config(num_classes=10, dim=16, depth=(1, 1), **settings)
+    >>> params = random_params(parameter_shapes(config))
+    >>> list(trace(random_images((1, 3, 64, 64)), params, config))[:2]
+    ['to_patches', 'layers.0.0.layers.0.0']
     """
     maps = traced(lambda tap: scalable_vit(images, params, config, tap=tap))
     return {name: rearrange(x, "b h w c -> b c h w") if len(x.shape) == 4 else x for name, x in maps.items()}
@@ -78,6 +97,15 @@ def config_from_shapes(state: Mapping[str, Any], *, heads: PerStage, window_size
     """The settings of a state dict. Heads and windows show in no shape: give one number, or one a stage.
 
     Raises ValueError or TypeError where they do not fit, or the state dict is not that package's.
+
+    Examples
+    --------
+    >>> from scalablevit_ref.testing import random_params
+    >>> settings = {"heads": 2, "reduction_factor": (2, 1), "window_size": None}
+    >>> config = Config(num_classes=10, dim=16, depth=(1, 1), **settings)
+    >>> params = random_params(parameter_shapes(config))
+    >>> config_from_shapes(params, heads=2, window_size=None) == config
+    True
     """
     check_arrays("state", state)
     config = _config_from_shapes({name: tuple(value.shape) for name, value in state.items()}, heads=heads, window_size=window_size)

@@ -189,6 +189,15 @@ def vit_pytorch_to_flax(params: Mapping[str, Any], config: Config, *, patched: b
     ------
     CheckpointError
         For parameters that do not fit, or where the function would change unasked.
+
+    Examples
+    --------
+    >>> from scalablevit_ref.testing import random_params
+    >>> settings = {"heads": 2, "reduction_factor": (2, 1), "window_size": None}
+    >>> config = Config(num_classes=10, dim=16, depth=(1, 1), **settings)
+    >>> params = random_params(vit_pytorch.parameter_shapes(config))
+    >>> len(params), len(vit_pytorch_to_flax(params, config, one_way=True))
+    (70, 60)
     """
     return _copied(_to_flax(params, config, patched=patched, one_way=one_way))
 
@@ -212,6 +221,15 @@ def flax_to_vit_pytorch(params: Mapping[str, Any], config: Config, *, one_way: b
     ------
     CheckpointError
         For parameters that do not fit, or where the function would change unasked.
+
+    Examples
+    --------
+    >>> from scalablevit_ref.testing import random_params
+    >>> settings = {"heads": 2, "reduction_factor": (2, 1), "window_size": None}
+    >>> config = Config(num_classes=10, dim=16, depth=(1, 1), **settings)
+    >>> tree = random_params(flax_port.parameter_shapes(config, patched=True))
+    >>> flax_to_vit_pytorch(tree, config)["mlp_head.2.weight"].shape
+    (10, 32)
     """
     return _copied(_to_vit_pytorch(params, config, one_way=one_way))
 

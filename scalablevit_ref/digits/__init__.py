@@ -57,6 +57,12 @@ def preprocess(images: np.ndarray, dtype: Any = "float32") -> np.ndarray:
     (x / 16 − MEAN) / STD. All sums are of whole numbers, so that every machine gives the same bits.
 
     Raises TypeError for other than uint8, ValueError for another shape or a value above 16.
+
+    Examples
+    --------
+    >>> images, labels = test_images()
+    >>> preprocess(images[:2]).shape
+    (2, 1, 112, 112)
     """
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
         found = images.dtype if isinstance(images, np.ndarray) else type(images).__name__

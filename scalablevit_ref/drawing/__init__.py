@@ -67,6 +67,16 @@ def draw(
         Without matplotlib.
     OSError
         Where the file cannot be written.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from scalablevit_ref import variant
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "digits.svg"
+    ...     text = draw(variant("digits"), path, name="digits", image_size=(112, 112))
+    >>> text[:62]
+    'ScalableViT digits, 204,102 parameters, 18.01 M multiply-adds,'
     """
     check_picture(Path(path), theme)
     check_outputs([path], force=force)

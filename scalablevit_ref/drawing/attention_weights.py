@@ -39,6 +39,15 @@ class LayerAttention:
         What the network says.
     lim, values : b h w, optional
         Of IWSA, the lengths |F(V)| and |Z| of what LIM and the windows' attention add up at each token.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits, load_checkpoint
+    >>> found, images = load_checkpoint(digits.CHECKPOINT), digits.test_images()[0]
+    >>> x = digits.preprocess(images[:1])
+    >>> windows = layer_attention(x, found.params, found.config, "stages.0.0")
+    >>> windows.kind, windows.tokens, windows.keys, windows.first_key(8, 15)
+    ('iwsa', (28, 28), (7, 7), (7, 14))
     """
 
     layer: str
@@ -52,6 +61,7 @@ class LayerAttention:
 
     @property
     def heads(self) -> int:
+        """How many there are."""
         return int(self.weights.shape[1])
 
     @property
@@ -108,6 +118,14 @@ def layer_attention(
         Unless `costly`.
     ValueError
         For a layer that the network does not have, and what `scalable_vit` raises.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits, load_checkpoint
+    >>> found, images = load_checkpoint(digits.CHECKPOINT), digits.test_images()[0]
+    >>> x = digits.preprocess(images[:1])
+    >>> layer_attention(x, found.params, found.config, "stages.0.1").weights.shape
+    (1, 1, 28, 28, 7, 7)
     """
     layer = layer.removesuffix(".attn")
     known = attention_layers(config)

@@ -118,6 +118,15 @@ class Dataset:
         The names of the network's classes, as far as the data set tells them.
     source
         Where the image of a number is.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits
+    >>> found = open_dataset(digits.TEST_IMAGES, Asked(classes=10))
+    >>> found.layout, found.names[0], found.source(0).read().shape
+    ('npz', '0', (8, 8))
+    >>> len(found.fingerprint())
+    16
     """
 
     layout: str
@@ -153,6 +162,11 @@ class Asked:
         What the list's numbers begin with.
     meta
         ILSVRC's `meta.mat`.
+
+    Examples
+    --------
+    >>> Asked(classes=1000, labels=Path("ground_truth.txt"), first_class=1).first_class
+    1
     """
 
     classes: int
@@ -176,6 +190,13 @@ def open_dataset(path: str | Path, asked: Asked) -> Dataset:
         For what cannot be read.
     ModuleNotFoundError
         For Parquet without pyarrow.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits
+    >>> found = open_dataset(digits.TEST_IMAGES, Asked(classes=10))
+    >>> len(found), found.labels[:3]
+    (370, array([5, 9, 2]))
     """
     path = Path(path)
     listed = None if asked.labels is None else read_labels(asked.labels, asked.first_class, asked.meta)

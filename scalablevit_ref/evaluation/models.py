@@ -46,6 +46,16 @@ class Model:
         Images at a time, and pixels a side, where an ONNX file has them fixed.
     predict
         Logits, NumPy's b classes in float32, of NumPy's images b c h w in float32.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits
+    >>> images, _ = digits.test_images()
+    >>> with ExitStack() as files:
+    ...     model = open_model(digits.CHECKPOINT, Run("numpy"), 40, files)
+    ...     logits = model.logits(digits.preprocess(images[:3]))
+    >>> logits.shape
+    (3, 10)
     """
 
     name: str
@@ -84,6 +94,11 @@ class Run:
         None leaves them to the library.
     variant, key
         What a checkpoint is of, and where in the file it lies, where it does not say.
+
+    Examples
+    --------
+    >>> Run("torch", dtype="bfloat16").is_engine(), Run("onnx").is_engine()
+    (False, True)
     """
 
     backend: str | None = None
@@ -102,6 +117,14 @@ def open_model(path: Path, run: Run, batch: int, files: ExitStack) -> Model:
     """A file's network. What is written on the way is left to `files` to remove.
 
     Raises ValueError for a backend, dtype or device that does not fit, CheckpointError for the file, ModuleNotFoundError.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits
+    >>> with ExitStack() as files:
+    ...     model = open_model(digits.CHECKPOINT, Run("numpy"), 40, files)
+    >>> model.channels, model.classes
+    (1, 10)
     """
     if run.backend is not None and run.backend not in BACKENDS:
         raise ValueError(f"unknown backend {run.backend!r}{near_matches(run.backend, BACKENDS)}; there are {', '.join(BACKENDS)}")

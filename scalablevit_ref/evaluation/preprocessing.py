@@ -21,6 +21,13 @@ class Preprocessing:
         Of the network.
     size
         Pixels a side.
+
+    Examples
+    --------
+    >>> official = preprocessing(3, None)
+    >>> pixels = official.pixels(np.zeros((300, 400, 3), np.uint8))
+    >>> pixels.shape, official.inputs([pixels]).shape
+    ((224, 224, 3), (1, 3, 224, 224))
     """
 
     channels: int
@@ -57,7 +64,13 @@ class Preprocessing:
 
 
 def preprocessing(channels: int, size: int | None) -> Preprocessing:
-    """That of a network, for images of `size` pixels a side or of the usual size. Raises ValueError for one that has none."""
+    """That of a network, for images of `size` pixels a side or of the usual size. Raises ValueError for one that has none.
+
+    Examples
+    --------
+    >>> preprocessing(3, 384), preprocessing(1, None)
+    (Preprocessing(channels=3, size=384), Preprocessing(channels=1, size=112))
+    """
     if channels == 3:
         return Preprocessing(channels, size or 224)
     if channels == 1 and size in (None, digits.IMAGE_SIZE):

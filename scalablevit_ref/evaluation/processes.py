@@ -19,6 +19,11 @@ class Processes:
         Its number, and how many there are.
     local_rank
         Its number on this machine, which is that of its GPU.
+
+    Examples
+    --------
+    >>> Processes(rank=1, count=4).share(list(range(10))), Processes().all("counts")
+    ([1, 5, 9], ['counts'])
     """
 
     rank: int = 0
@@ -45,6 +50,12 @@ def processes() -> Iterator[Processes]:
     """As torchrun says in the environment; one process where it does not. Counts travel by gloo, also beside GPUs.
 
     Raises ModuleNotFoundError where there are several and PyTorch is not installed.
+
+    Examples
+    --------
+    >>> with processes() as here:
+    ...     here.share([0, 1, 2]), here.all("counts")
+    ([0, 1, 2], ['counts'])
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:

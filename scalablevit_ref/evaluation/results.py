@@ -32,6 +32,24 @@ class Counted:
         Of the images that could be read: n.
     top
         Classes of the largest logits, the largest first: n 5, or as many as there are; −1 where the logits hold a NaN.
+
+    Examples
+    --------
+    >>> labels = np.array([0, 1, 1, 1])
+    >>> top = np.array([[0, 1], [1, 0], [1, 0], [0, 1]])
+    >>> found = Counted("mine", None, labels, top)
+    >>> found.document()["top1"]["correct"], found.other_order()
+    (3, None)
+    >>> found.variant(), found.published()
+    (None, None)
+    >>> names = {0: "cat", 1: "dog"}
+    >>> print(found.by_class(names), end="")
+    class,name,images,top1,top5,top1_percent,low,high
+    0,cat,1,1,1,100.00,20.65,100.00
+    1,dog,3,2,3,66.67,20.77,93.85
+    >>> print(found.confusions(names), end="")
+    class,name,taken_for,its_name,images
+    1,dog,0,cat,1
     """
 
     name: str
@@ -110,7 +128,15 @@ class Counted:
 
 
 def against(first: Counted, second: Counted) -> dict[str, Any]:
-    """How two networks' answers to the same images differ."""
+    """How two networks' answers to the same images differ.
+
+    Examples
+    --------
+    >>> labels, top = np.array([0, 1, 1]), np.array([[0], [0], [1]])
+    >>> one, two = (Counted(name, None, labels, top) for name in ("one", "two"))
+    >>> against(one, two)["same_class"]["images"], against(one, two)["wrong_to_right"]
+    (3, 0)
+    """
     gained, lost = int((~first.right & second.right).sum()), int((first.right & ~second.right).sum())
     same = int((first.top[:, 0] == second.top[:, 0]).sum())
     low, high = wilson(same, len(first.labels))

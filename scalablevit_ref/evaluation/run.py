@@ -31,6 +31,12 @@ class Outcome:
         Why an image could not be read, by its name.
     seconds, images
         How long the networks and the reading of images took in this run, and of how many images; the rest came from the journal.
+
+    Examples
+    --------
+    >>> found = Outcome([], {"cat.jpg": "truncated"}, seconds=1.5, images=100)
+    >>> found.damaged
+    {'cat.jpg': 'truncated'}
     """
 
     counted: list[Counted]
@@ -76,6 +82,23 @@ def evaluate(
     ------
     ValueError
         For a journal of another run, and images whose kind does not fit the network.
+
+    Examples
+    --------
+    >>> from contextlib import ExitStack
+    >>> from tempfile import TemporaryDirectory
+    >>> from scalablevit_ref import digits
+    >>> from scalablevit_ref.evaluation import Asked, Run, open_dataset, open_model
+    >>> images, labels = digits.test_images()
+    >>> options = {"batch": 4, "decoders": 0, "processes": Processes()}
+    >>> with ExitStack() as files:
+    ...     folder = Path(files.enter_context(TemporaryDirectory()))
+    ...     np.savez(folder / "few.npz", images=images[:4], labels=labels[:4])
+    ...     dataset = open_dataset(folder / "few.npz", Asked(classes=10))
+    ...     model = open_model(digits.CHECKPOINT, Run("numpy"), 4, files)
+    ...     found = evaluate([model], dataset, Preprocessing(1, 112), **options)
+    >>> int(found.counted[0].right.sum()), found.images, found.damaged
+    (3, 4, {})
     """
     kept = None
     if journal is not None:

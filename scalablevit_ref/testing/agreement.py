@@ -27,7 +27,13 @@ from scalablevit_ref.testing.arrays import EPS, NETWORK_TOLERANCE, ratio
 
 @dataclass(frozen=True)
 class Candidate:
-    """A library, a dtype and a device that the network can run on."""
+    """A library, a dtype and a device that the network can run on.
+
+    Examples
+    --------
+    >>> print(Candidate("torch", "float32", "cuda"))
+    torch float32 on cuda
+    """
 
     library: str
     dtype: str
@@ -76,6 +82,16 @@ class Result:
         What it raised while it ran, in one line, or None.
     squares
         Σ Δ² and Σ reference² by tap.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits, load_checkpoint
+    >>> found, images = load_checkpoint(digits.CHECKPOINT), digits.test_images()[0]
+    >>> x = digits.preprocess(images[:1])
+    >>> candidates = [Candidate("numpy", "float32")]
+    >>> [result] = agreement(x, found.params, found.config, candidates)
+    >>> result.images, result.classes, result.worst[1] < result.tolerance
+    (1, array([9]), True)
     """
 
     candidate: Candidate
@@ -101,10 +117,12 @@ class Result:
 
     @property
     def tolerance(self) -> int:
+        """What a tap may differ by, in eps of the candidate's dtype."""
         return NETWORK_TOLERANCE[self.candidate.dtype]
 
     @property
     def agrees(self) -> bool:
+        """Whether it ran, and no tap differs by more."""
         return self.absent is None and self.failed is None and self.worst[1] <= self.tolerance
 
     @property
@@ -189,6 +207,16 @@ def agreement(
     ------
     CostError
         As `check_agreement` does, unless `costly`.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits, load_checkpoint
+    >>> found, images = load_checkpoint(digits.CHECKPOINT), digits.test_images()[0]
+    >>> x = digits.preprocess(images[:1])
+    >>> candidates = [Candidate("numpy", "float32")]
+    >>> [result] = agreement(x, found.params, found.config, candidates)
+    >>> result.agrees, result.tolerance
+    (True, 32)
     """
     check_function("progress", progress)
     check_flag("costly", costly)

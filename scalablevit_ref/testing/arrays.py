@@ -45,6 +45,12 @@ def random_params(shapes: Mapping[str, Sequence[int]], seed: int = 0, dtype: Any
     """Kernels N / √fan_in, gains 1 + 0.3 N, biases 0.3 N: unlike `init_params`, nothing hides behind a zero or a one.
 
     Equal for equal seeds whatever the dtype. Each parameter has a random stream of its own, which its name and the seed determine.
+
+    Examples
+    --------
+    >>> params = random_params({"fc1.weight": (8, 4), "fc1.bias": (8,)})
+    >>> params["fc1.weight"].shape, params["fc1.bias"].dtype
+    ((8, 4), dtype('float64'))
     """
     check_mapping("shapes", shapes, of="names to shapes")
     check_seed("seed", seed)
@@ -62,7 +68,13 @@ def random_params(shapes: Mapping[str, Sequence[int]], seed: int = 0, dtype: Any
 
 
 def random_images(shape: Sequence[int], seed: int = 0, dtype: Any = "float64") -> np.ndarray:
-    """Normal pixels, as images are after normalisation: b c h w."""
+    """Normal pixels, as images are after normalisation: b c h w.
+
+    Examples
+    --------
+    >>> random_images((2, 3, 224, 224), dtype="float32").shape
+    (2, 3, 224, 224)
+    """
     _check_shape("shape", shape)
     check_seed("seed", seed)
     draws = np.random.default_rng([seed, zlib.crc32(b"images")])
@@ -77,12 +89,24 @@ def _check_shape(name: str, shape: Any) -> None:
 
 
 def relative_l2(actual: np.ndarray, reference: np.ndarray) -> float:
-    """‖actual − reference‖ / ‖reference‖, computed in float64; NaN if either holds one. Raises ValueError for unequal shapes."""
+    """‖actual − reference‖ / ‖reference‖, computed in float64; NaN if either holds one. Raises ValueError for unequal shapes.
+
+    Examples
+    --------
+    >>> relative_l2(np.array([3.0, 4.5]), np.array([3.0, 4.0]))
+    0.1
+    """
     return _relative(actual, reference, "l2")
 
 
 def max_error(actual: np.ndarray, reference: np.ndarray) -> float:
-    """max|actual − reference| / max|reference|, computed in float64; NaN wherever either holds one."""
+    """max|actual − reference| / max|reference|, computed in float64; NaN wherever either holds one.
+
+    Examples
+    --------
+    >>> max_error(np.array([3.0, 4.5]), np.array([3.0, 4.0]))
+    0.125
+    """
     return _relative(actual, reference, "max")
 
 
@@ -112,6 +136,11 @@ def ratio(error: float, size: float) -> float:
     """Error / size; against a reference of zeros 0 if there is no error, else infinite; NaN stays NaN.
 
     NaN against an infinite reference too, beside which every error would be 0.
+
+    Examples
+    --------
+    >>> ratio(1.0, 4.0), ratio(0.0, 0.0), ratio(1.0, 0.0)
+    (0.25, 0.0, inf)
     """
     if size == 0 and error == error:
         return 0.0 if error == 0 else float("inf")
@@ -120,7 +149,13 @@ def ratio(error: float, size: float) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One array against its reference: `error` in eps of `dtype`, and the element that is farthest off."""
+    """One array against its reference: `error` in eps of `dtype`, and the element that is farthest off.
+
+    Examples
+    --------
+    >>> print(compare_arrays(np.array([1.0, 2.5]), np.array([1.0, 2.0])))
+    1.13e+15 eps(float64); worst at (1,): 2.5 instead of 2.0
+    """
 
     error: float
     dtype: str
@@ -152,6 +187,13 @@ def compare_arrays(actual: Any, reference: Any, *, dtype: str | None = None, mea
         For another dtype, another shape or an array without elements: such a pair was not compared.
     TypeError
         For what is no array, or none of floating point.
+
+    Examples
+    --------
+    >>> actual, reference = np.array([1.0, 2.5], "float32"), np.array([1.0, 2.0])
+    >>> found = compare_arrays(actual, reference, dtype="float32")
+    >>> found.error * EPS["float32"], found.index
+    (0.25, (1,))
     """
     check_choice("measure", measure, tuple(_SIZES))
     x, y = numbers_of("actual", actual, real=True), numbers_of("reference", reference, real=True)
@@ -182,7 +224,17 @@ def assert_agrees(
     measure: Measure = "max",
     what: str = "",
 ) -> Comparison:
-    """`compare_arrays`, and AssertionError if the error is not within `tolerance` eps (a NaN never is)."""
+    """`compare_arrays`, and AssertionError if the error is not within `tolerance` eps (a NaN never is).
+
+    Examples
+    --------
+    >>> assert_agrees(np.array([1.0 + EPS["float64"]]), np.array([1.0])).error
+    1.0
+    >>> assert_agrees(np.array([1.5]), np.array([1.0]), what="the logits")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    AssertionError: the logits: 2.25e+15 eps(float64); worst at (0,): 1.5 instead of ...
+    """
     check_not_negative("tolerance", tolerance)
     check_text("what", what)
     comparison = compare_arrays(actual, reference, dtype=dtype, measure=measure)
@@ -197,6 +249,12 @@ def first_difference(
     """The first name, in the reference's order, whose arrays differ by more than `tolerance` eps; None if all agree.
 
     Raises AssertionError where nothing can be compared: no names at all, other names, another shape or dtype (with the name).
+
+    Examples
+    --------
+    >>> right = {"norm": np.array([1.0, 2.0]), "head": np.array([3.0])}
+    >>> first_difference(right | {"head": np.array([4.0])}, right, tolerance=32)[0]
+    'head'
     """
     check_not_negative("tolerance", tolerance)
     check_mapping("actual", actual, of="names to arrays")
@@ -222,7 +280,18 @@ def first_difference(
 def assert_traces_agree(
     actual: Mapping[str, Any], reference: Mapping[str, Any], *, tolerance: float, dtype: str | None = None, measure: Measure = "l2"
 ) -> None:
-    """AssertionError naming the first of the traces' arrays that differs by more than `tolerance` eps."""
+    """AssertionError naming the first of the traces' arrays that differs by more than `tolerance` eps.
+
+    Examples
+    --------
+    >>> right = {"norm": np.array([1.0, 2.0]), "head": np.array([3.0])}
+    >>> assert_traces_agree(right | {"head": np.array([3.0])}, right, tolerance=32)
+    >>> wrong = right | {"head": np.array([4.0])}
+    >>> assert_traces_agree(wrong, right, tolerance=32)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    AssertionError: first difference at head: 1.5e+15 eps(float64); worst at (0,): ...
+    """
     found = first_difference(actual, reference, tolerance=tolerance, dtype=dtype, measure=measure)
     if found:
         raise AssertionError(f"first difference at {found[0]}: {found[1]}; allowed {tolerance:g} eps")

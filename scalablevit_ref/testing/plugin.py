@@ -8,10 +8,27 @@ import pytest
 
 
 class Reference:
-    """What the fixture gives; importing this package waits until it is used."""
+    """What the fixture gives; importing this package waits until it is used.
+
+    Examples
+    --------
+    >>> def test_my_port(scalablevit_reference):  # in your test suite
+    ...     scalablevit_reference.assert_equivalent(MyScalableViT(), variant="small")
+    """
 
     def compare(self, candidate: Any, **options: Any) -> Any:
-        """`scalablevit_ref.testing.compare`."""
+        """`scalablevit_ref.testing.compare`.
+
+        Examples
+        --------
+        >>> from scalablevit_ref import digits, load_checkpoint, trace
+        >>> from scalablevit_ref.testing import random_images
+        >>> found = load_checkpoint(digits.CHECKPOINT)
+        >>> images = random_images((1, 1, 112, 112), dtype="float32")
+        >>> port = trace(images, found.params, found.config)
+        >>> Reference().compare(port, weights=found, images=images).agrees
+        True
+        """
         from scalablevit_ref.testing import compare
 
         return compare(candidate, **options)
@@ -23,6 +40,17 @@ class Reference:
         ----------
         candidate, **options
             Of `scalablevit_ref.testing.compare`: variant, weights, mode, images, dtype, names, tolerance and others.
+
+        Examples
+        --------
+        >>> from scalablevit_ref import digits, load_checkpoint, trace
+        >>> from scalablevit_ref.testing import random_images
+        >>> found = load_checkpoint(digits.CHECKPOINT)
+        >>> images = random_images((1, 1, 112, 112), dtype="float32")
+        >>> port = trace(images, found.params, found.config)
+        >>> report = Reference().assert_equivalent(port, weights=found, images=images)
+        >>> report.verdict[:38]
+        'agrees with the reference in 51 layers'
         """
         __tracebackhide__ = True
         report = self.compare(candidate, **options)
@@ -37,6 +65,14 @@ class Reference:
         ----------
         build, **options
             Of `scalablevit_ref.testing.assert_equivalent_everywhere`: vary, base, configs, image_sizes and others.
+
+        Examples
+        --------
+        >>> from scalablevit_ref import trace
+        >>> def build(config, params):  # a port that is right, being the reference itself
+        ...     return lambda images: trace(images, params, config)
+        >>> Reference().assert_equivalent_everywhere(build, max_examples=2) > 0
+        True
         """
         __tracebackhide__ = True
         from scalablevit_ref.testing import assert_equivalent_everywhere

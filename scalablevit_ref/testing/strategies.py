@@ -9,7 +9,8 @@ shrink to something that can be read. Needs `hypothesis`, which `scalablevit_ref
 
     @given(case=strategies.iwsa_cases())
     def test_my_iwsa(case):
-        assert_agrees(my_iwsa(case.x, case.params, **case.settings), sv.iwsa(case.x, case.params, **case.settings))
+        expected = sv.iwsa(case.x, case.params, **case.settings)
+        assert_agrees(my_iwsa(case.x, case.params, **case.settings), expected)
 """
 
 from __future__ import annotations
@@ -57,6 +58,13 @@ class Case:
         Of the map, b h w c, or of the images, b c h w.
     settings
         The operation's keyword arguments.
+
+    Examples
+    --------
+    >>> settings = {"num_heads": 2, "window_size": 2}
+    >>> case = Case((1, 4, 4, 8), settings, iwsa_shapes(8), seed=1)
+    >>> case.x.shape, case.params["qkv.weight"].shape, case.but(seed=2).seed
+    ((1, 4, 4, 8), (24, 8), 2)
     """
 
     shape: tuple[int, ...]
@@ -80,7 +88,13 @@ class Case:
 
 
 def contents(shape: tuple[int, ...], seed: int, content: Content = "normal") -> np.ndarray:
-    """Normal numbers, a single one among zeros, or whole numbers in -8 … 8, in float64."""
+    """Normal numbers, a single one among zeros, or whole numbers in -8 … 8, in float64.
+
+    Examples
+    --------
+    >>> int(contents((1, 2, 2, 1), 0, "one_hot").sum())
+    1
+    """
     if content == "normal":
         return random_images(shape, seed)
     rng = default_rng([seed, zlib.crc32(content.encode())])
@@ -97,7 +111,14 @@ CONTENTS = st.sampled_from(_CONTENTS)
 
 
 def grids() -> st.SearchStrategy[tuple[int, int]]:
-    """Windows or tiles down and across: 1 to 3 each way, never square, so that no transposition hides."""
+    """Windows or tiles down and across: 1 to 3 each way, never square, so that no transposition hides.
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> find(grids(), lambda grid: grid[0] == 2)
+    (2, 1)
+    """
     return st.sampled_from([(down, across) for down in (1, 2, 3) for across in (1, 2, 3) if down != across])
 
 
@@ -105,7 +126,18 @@ def grids() -> st.SearchStrategy[tuple[int, int]]:
 def iwsa_cases(
     draw: st.DrawFn, *, window_sizes: tuple[int, ...] = WINDOW_SIZES, heads: tuple[int, ...] = HEADS, pad: bool | None = False
 ) -> Case:
-    """Calls of `iwsa`. pad: False for maps of whole windows, True for maps that need padding, None for either."""
+    """Calls of `iwsa`. pad: False for maps of whole windows, True for maps that need padding, None for either.
+
+    Examples
+    --------
+    >>> from hypothesis import given, settings
+    >>> from scalablevit_ref import iwsa
+    >>> @settings(max_examples=3, deadline=None)
+    ... @given(iwsa_cases())
+    ... def holds(case):
+    ...     assert iwsa(case.x, case.params, **case.settings).shape == case.shape
+    >>> holds()
+    """
     p, num_heads, width = draw(st.sampled_from(window_sizes)), draw(st.sampled_from(heads)), draw(st.sampled_from(HEAD_DIMS))
     down, across = draw(grids())
     padded = draw(st.booleans()) if pad is None else pad
@@ -125,7 +157,17 @@ def ssa_cases(
     values: tuple[str, ...] = ("unscaled", "scaled"),
     whole_tiles: bool = False,
 ) -> Case:
-    """Calls of `ssa`, with rows and columns left over that fill no tile unless `whole_tiles`."""
+    """Calls of `ssa`, with rows and columns left over that fill no tile unless `whole_tiles`.
+
+    Examples
+    --------
+    >>> from hypothesis import given, settings
+    >>> @settings(max_examples=3, deadline=None)
+    ... @given(ssa_cases(sr_ratios=(2,)))
+    ... def holds(case):
+    ...     assert case.settings["sr_ratio"] == 2
+    >>> holds()
+    """
     s, r_c = draw(st.sampled_from(sr_ratios)), draw(st.sampled_from(c_ratios))
     num_heads, width = draw(st.sampled_from(HEADS)), draw(st.sampled_from(HEAD_DIMS))
     down, across = draw(grids())
@@ -147,7 +189,17 @@ def ssa_cases(
 
 @st.composite
 def block_cases(draw: st.DrawFn) -> Case:
-    """Calls of `block`, of either kind."""
+    """Calls of `block`, of either kind.
+
+    Examples
+    --------
+    >>> from hypothesis import given, settings
+    >>> @settings(max_examples=3, deadline=None)
+    ... @given(block_cases())
+    ... def holds(case):
+    ...     assert case.settings["kind"] in ("iwsa", "ssa")
+    >>> holds()
+    """
     kind: Literal["iwsa", "ssa"] = draw(st.sampled_from(["iwsa", "ssa"]))
     case = draw(iwsa_cases(pad=None) if kind == "iwsa" else ssa_cases())
     given = {name: value for name, value in case.settings.items() if name in {"num_heads", "sr_ratio", "c_ratio", "values"}}
@@ -170,6 +222,15 @@ def configs(
 
     `vary` names which of `SETTINGS` are drawn; the others are those of `base`, by default the paper's ScalableViT-S, of its first
     stages where there are fewer than it has.
+
+    Examples
+    --------
+    >>> from hypothesis import given, settings
+    >>> @settings(max_examples=3, deadline=None)
+    ... @given(configs(stages=(2,)))
+    ... def holds(config):
+    ...     assert len(config.depths) == 2
+    >>> holds()
     """
     base = ScalableViTConfig() if base is None else base
 
@@ -222,6 +283,12 @@ def image_sizes(draw: st.DrawFn, config: ScalableViTConfig, *, square: bool = Fa
     """Heights and widths, in pixels, that the network takes, of few windows; not square unless `square`.
 
     With `pad_windows` up to three rows and columns are missing where the stages' tiles allow it.
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> find(image_sizes(ScalableViTConfig()), lambda size: True)
+    (224, 448)
     """
     padded = config.pad_windows
     unit = lcm(*(stride * (1 if padded else p) for stride, p in zip(config.strides, config.window_sizes, strict=True)))
@@ -241,6 +308,15 @@ def network_cases(draw: st.DrawFn, networks: st.SearchStrategy[ScalableViTConfig
     """Calls of `scalable_vit`, on images that are not square, nor is any map: `case.config` is the network.
 
     With `pad_windows` up to three rows and columns are missing, but never so many that the last stage has no 2 × 2 tile.
+
+    Examples
+    --------
+    >>> from hypothesis import given, settings
+    >>> @settings(max_examples=3, deadline=None)
+    ... @given(network_cases())
+    ... def holds(case):
+    ...     assert case.x.shape[1] == case.config.in_chans
+    >>> holds()
     """
     config = draw(configs() if networks is None else networks)
     stride, window = config.strides[-1], config.window_sizes[-1]

@@ -58,6 +58,15 @@ def reference_trace(images: np.ndarray, params: Mapping[str, Any], config: Any, 
         Unless `costly`.
     ValueError, TypeError
         For images or parameters that do not fit.
+
+    Examples
+    --------
+    >>> from scalablevit_ref import digits, load_checkpoint
+    >>> found, images = load_checkpoint(digits.CHECKPOINT), digits.test_images()[0]
+    >>> x = digits.preprocess(images[:1])
+    >>> trace = reference_trace(x, found.params, found.config)
+    >>> list(trace)[:2], trace["logits"].shape
+    (['images', 'patch_embeds.0'], (1, 10))
     """
     network = network_of(config)
     check_map("images", images, "b c h w")
@@ -76,6 +85,17 @@ def save_trace(path: str | Path, trace: Mapping[str, Any], config: ScalableViTCo
     """Write names and arrays, of any library, and the network's settings beside them, as .npz or .safetensors.
 
     Raises FileExistsError unless `force`, CheckpointError for another suffix or what the format cannot hold.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from scalablevit_ref import variant
+    >>> trace = {"images": np.ones((1, 1, 112, 112)), "logits": np.ones((1, 10))}
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "mine.npz"
+    ...     save_trace(path, trace, variant("digits"))
+    ...     trace_images(path).shape, trace_config(path).num_classes
+    ((1, 1, 112, 112), 10)
     """
     check_flag("force", force)
     write_atomically(trace_writes(path, trace, config), force=force)
@@ -103,7 +123,18 @@ def check_trace_file(path: Path) -> None:
 
 
 def trace_config(path: str | Path) -> ScalableViTConfig | None:
-    """The settings that a trace's file notes, or None. Raises CheckpointError for a broken file."""
+    """The settings that a trace's file notes, or None. Raises CheckpointError for a broken file.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from scalablevit_ref import variant
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "mine.npz"
+    ...     save_trace(path, {"logits": np.ones((1, 10))}, variant("digits"))
+    ...     trace_config(path) == variant("digits")
+    True
+    """
     check_path("path", path)
     with in_file(path), open_file(Path(path)) as (_, notes, _):
         noted = read_notes(notes).config
@@ -119,6 +150,14 @@ def trace_images(path: str | Path) -> np.ndarray:
         Where there are none, for a damaged file, and for more than the machine has memory.
     OSError
         For what is no regular file, or cannot be read.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     np.save(Path(folder) / "images.npy", np.ones((1, 1, 112, 112)))
+    ...     trace_images(Path(folder) / "images.npy").shape
+    (1, 1, 112, 112)
     """
     check_path("path", path)
     path = Path(path)

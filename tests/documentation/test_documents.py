@@ -89,7 +89,11 @@ def timm_here(folder: Path) -> None:
     torchvision_operators.define()
 
 
-BROUGHT: dict[str, Callable[[Path], None]] = {"docs/converting.md": weight_files, "docs/timm.md": timm_here}
+BROUGHT: dict[str, Callable[[Path], None]] = {
+    "docs/converting.md": weight_files,
+    "docs/timm.md": timm_here,
+    "docs/api/timm.md": timm_here,
+}
 CHECKED_AFTER: dict[str, Callable[[Reader], None]] = {
     "README.md": first_ten_lines,
     "docs/checking.md": compared,

@@ -24,6 +24,11 @@ class Difference:
         Plain numbers, strings and short lists, for the JSON and for pictures: a fitted slope, a pattern's name, drawn points.
     exact : bool
         Whether it explains the whole difference, to rounding. What is not exact is a fact about the difference, not its cause.
+
+    Examples
+    --------
+    >>> Difference("size", "twice the right value", left=0.5, data={"ratio": 2.0}).data
+    {'ratio': 2.0}
     """
 
     kind: str

@@ -47,18 +47,25 @@ def from_config(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for name, options in FROM_CONFIG.items():
         for theme, path in twins(folder / f"{name}.svg").items():
-            draw(sv.variant("small"), path, name="small", theme=theme, force=True, **options)
+            draw(
+                sv.variant("small"), path, name="small", theme=theme, force=True, **options
+            )
 
 
 def verify(path: Path) -> None:
     """Run `verify` on the embedded example and keep what it prints as an SVG."""
     checkpoint = sv.load_checkpoint(digits.CHECKPOINT)
     images, labels = digits.test_images()
-    results = agreement(digits.preprocess(images), checkpoint.params, checkpoint.config, CANDIDATES)
+    results = agreement(
+        digits.preprocess(images), checkpoint.params, checkpoint.config, CANDIDATES
+    )
     console = Console(record=True, width=80, file=io.StringIO(), force_terminal=True)
     print_results(console, results, labels, "the embedded digits checkpoint")
     svg = console.export_svg(title="scalablevit-ref verify")
-    fonts = svg.index("@font-face"), svg.index("    .terminal")  # rich links to fonts on a server; the system's own will do
+    fonts = (
+        svg.index("@font-face"),
+        svg.index("    .terminal"),
+    )  # rich links to fonts on a server; the system's own will do
     start = min(fonts[0], fonts[1])
     end = svg.index("-matrix {") - len(svg[start : svg.index("-matrix {")].splitlines()[-1])
     path.write_text(svg[:start] + svg[end:], encoding="utf-8")

@@ -22,7 +22,11 @@ import numpy as np
 import scalablevit_ref as sv
 from scalablevit_ref import digits
 from scalablevit_ref.drawing.attention_page import layer_facts, look
-from scalablevit_ref.drawing.attention_weights import LayerAttention, attention_layers, layer_attention
+from scalablevit_ref.drawing.attention_weights import (
+    LayerAttention,
+    attention_layers,
+    layer_attention,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = Path(__file__).with_name("playground")
@@ -55,12 +59,17 @@ def files() -> dict[str, bytes]:
     runtime = _runtime()
     drawing = ROOT / "scalablevit_ref" / "drawing"
     made = {name: (runtime / name).read_bytes() for name in RUNTIME}
-    return made | {"attention_map.js": (drawing / "attention_map.js").read_bytes(), "network.js": _network()}
+    return made | {
+        "attention_map.js": (drawing / "attention_map.js").read_bytes(),
+        "network.js": _network(),
+    }
 
 
 def _runtime() -> Path:
     """The folder of `RUNTIME`, which appears whole or not at all."""
-    key = hashlib.sha256((PACKAGES / "package-lock.json").read_bytes() + Path(__file__).read_bytes()).hexdigest()[:16]
+    key = hashlib.sha256(
+        (PACKAGES / "package-lock.json").read_bytes() + Path(__file__).read_bytes()
+    ).hexdigest()[:16]
     folder = CACHE / f"playground-{key}"
     if folder.exists():
         return folder
@@ -71,18 +80,35 @@ def _runtime() -> Path:
     with tempfile.TemporaryDirectory(dir=CACHE) as work:
         for name in ("package.json", "package-lock.json"):
             shutil.copyfile(PACKAGES / name, Path(work, name))
-        options = ("--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", "--fetch-retries=1", "--loglevel=error")
-        done = subprocess.run([npm, "ci", *options], cwd=work, capture_output=True, text=True, check=False)
+        options = (
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--prefer-offline",
+            "--fetch-retries=1",
+            "--loglevel=error",
+        )
+        done = subprocess.run(
+            [npm, "ci", *options], cwd=work, capture_output=True, text=True, check=False
+        )
         if done.returncode:
-            raise MissingError("ONNX Runtime for browsers: npm is installed, but did not fetch it")
+            raise MissingError(
+                "ONNX Runtime for browsers: npm is installed, but did not fetch it"
+            )
         package = Path(work, "node_modules", "onnxruntime-web", "dist")
         made = Path(work, "made")
         made.mkdir()
-        script, _, _ = (package / RUNTIME[0]).read_text(encoding="utf-8").partition("//# sourceMappingURL=")
+        script, _, _ = (
+            (package / RUNTIME[0])
+            .read_text(encoding="utf-8")
+            .partition("//# sourceMappingURL=")
+        )
         (made / RUNTIME[0]).write_text(script, encoding="utf-8")
         module = (package / "ort-wasm-simd-threaded.mjs").read_text(encoding="utf-8")
         wasm = (package / "ort-wasm-simd-threaded.wasm").read_bytes()
-        (made / RUNTIME[1]).write_bytes(_script("onnxRuntime", {"module": module, "wasm": _packed(wasm)}))
+        (made / RUNTIME[1]).write_bytes(
+            _script("onnxRuntime", {"module": module, "wasm": _packed(wasm)})
+        )
         if not folder.exists():  # another build may have been quicker
             made.rename(folder)
     return folder
@@ -94,7 +120,10 @@ def _network() -> bytes:
     images, labels = digits.test_images()
     shown = [int(np.flatnonzero(labels == digit)[0]) for digit in range(10)]
     x = digits.preprocess(images[:1])
-    attentions = [layer_attention(x, checkpoint.params, checkpoint.config, one) for one in attention_layers(checkpoint.config)]
+    attentions = [
+        layer_attention(x, checkpoint.params, checkpoint.config, one)
+        for one in attention_layers(checkpoint.config)
+    ]
     return _script(
         "digitsNetwork",
         {
@@ -105,7 +134,14 @@ def _network() -> bytes:
             "std": digits.STD,
             "look": look(x[0, 0]),
             "layers": [layer_facts(found) for found in attentions],
-            "digits": [{"number": n, "digit": int(labels[n]), "image": images[n].flatten().tolist()} for n in shown],
+            "digits": [
+                {
+                    "number": n,
+                    "digit": int(labels[n]),
+                    "image": images[n].flatten().tolist(),
+                }
+                for n in shown
+            ],
         },
     )
 
@@ -123,12 +159,20 @@ def model(checkpoint: sv.Checkpoint, attentions: list[LayerAttention]) -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "digits.onnx")
-        export(checkpoint.params, checkpoint.config, path, image_size=digits.IMAGE_SIZE, batch=1)
+        export(
+            checkpoint.params,
+            checkpoint.config,
+            path,
+            image_size=digits.IMAGE_SIZE,
+            batch=1,
+        )
         made = onnx.load(path)
     graph = made.graph
 
     def reshaped(value: str, shape: tuple[int, ...], name: str) -> None:
-        graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), f"{name}.shape"))
+        graph.initializer.append(
+            numpy_helper.from_array(np.array(shape, np.int64), f"{name}.shape")
+        )
         graph.node.append(helper.make_node("Reshape", [value, f"{name}.shape"], [name]))
 
     softmaxes = [node for node in graph.node if node.op_type == "Softmax"]
@@ -138,7 +182,11 @@ def model(checkpoint: sv.Checkpoint, attentions: list[LayerAttention]) -> bytes:
             (h, w), p = found.tokens, found.span
             reshaped(weights, (h // p, w // p, found.heads, p, p, p, p), f"{name}.windows")
             weights = f"{name}.rows"
-            graph.node.append(helper.make_node("Transpose", [f"{name}.windows"], [weights], perm=(2, 0, 3, 1, 4, 5, 6)))
+            graph.node.append(
+                helper.make_node(
+                    "Transpose", [f"{name}.windows"], [weights], perm=(2, 0, 3, 1, 4, 5, 6)
+                )
+            )
         reshaped(weights, shape, name)
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     onnx.checker.check_model(made, full_check=True)

@@ -1,4 +1,4 @@
-"""The backend of `counted`: what the definitions need, einops' functions for a library that it does not know, and one native op."""
+"""The backend of `counted`: what the definitions need, what einops needs, and one native op."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +31,9 @@ def gelu(x: Array) -> Array:  # native: called in place of the definition
     return (x * ndtr(x)).astype(x.dtype)
 
 
-def namespace(x: Array) -> SimpleNamespace:  # the functions of the array API standard that einops calls
-    reductions = {how: lambda x, axis, how=how: x.reduce(how, axis) for how in ("mean", "max", "sum")}
-    return SimpleNamespace(reshape=Array.reshape, permute_dims=Array.transpose, concat=Array.joined, **reductions)
+def namespace(x: Array) -> SimpleNamespace:
+    """The functions of the array API standard that einops calls."""
+    ways = ("mean", "max", "sum")
+    found = SimpleNamespace(**{how: lambda x, axis, how=how: x.reduce(how, axis) for how in ways})
+    found.reshape, found.permute_dims, found.concat = Array.reshape, Array.transpose, Array.joined
+    return found

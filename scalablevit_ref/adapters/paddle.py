@@ -56,7 +56,9 @@ class ScalableViT(nn.Layer):  # type: ignore[misc]
 
     Examples
     --------
-    >>> model = ScalableViT.from_params(checkpoint.params, checkpoint.config)  # doctest: +SKIP
+    >>> model = ScalableViT.from_params(
+    ...     checkpoint.params, checkpoint.config
+    ... )  # doctest: +SKIP
     >>> paddle.save(model.state_dict(), "small.pdparams")  # doctest: +SKIP
     """
 

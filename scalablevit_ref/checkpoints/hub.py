@@ -61,7 +61,10 @@ def hub_config(
     >>> from scalablevit_ref import variant
     >>> hub_config(variant("small"))["pretrained_cfg"]["classifier"]
     'head.3'
-    >>> [hub_config(variant(name))["pretrained_cfg"]["input_size"] for name in ("small", "digits")]
+    >>> [
+    ...     hub_config(variant(name))["pretrained_cfg"]["input_size"]
+    ...     for name in ("small", "digits")
+    ... ]
     [[3, 224, 224], [1, 112, 112]]
     """
     config = ScalableViTConfig(**in_python(asdict(config)))

@@ -129,7 +129,14 @@ def summarised(names: Sequence[str], own: Collection[str] = ()) -> str:
     --------
     >>> summarised([f"optimizer.{i}.exp_avg" for i in range(9)] + ["criterion.weight"])
     'optimizer.* (9), criterion.weight'
-    >>> summarised([f"stages.0.{i}.{what}" for i in range(9) for what in ("total_ops", "total_params")], own=["stages"])
+    >>> summarised(
+    ...     [
+    ...         f"stages.0.{i}.{what}"
+    ...         for i in range(9)
+    ...         for what in ("total_ops", "total_params")
+    ...     ],
+    ...     own=["stages"],
+    ... )
     '*.total_ops (9), *.total_params (9)'
     """
     parts = {name: name.split(".") for name in names}

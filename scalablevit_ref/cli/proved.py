@@ -37,7 +37,11 @@ def decimals(bounds: Bounds) -> str:
     Examples
     --------
     >>> from scalablevit_ref.certify.bounds import Bounds
-    >>> decimals(Bounds(3.41234, 3.41235)), decimals(Bounds(0.0, 0.0)), decimals(Bounds(4300.01, 4300.02))
+    >>> (
+    ...     decimals(Bounds(3.41234, 3.41235)),
+    ...     decimals(Bounds(0.0, 0.0)),
+    ...     decimals(Bounds(4300.01, 4300.02)),
+    ... )
     ('3.412 – 3.413', '0', '4300.0 – 4300.1')
     """
     if not np.isfinite(bounds.high):

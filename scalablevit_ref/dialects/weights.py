@@ -160,7 +160,9 @@ def port_table(config: Config, *, patched: bool = True) -> tuple[Move, ...]:
 
     Examples
     --------
-    >>> config = Config(num_classes=10, dim=16, depth=(1, 1), heads=2, reduction_factor=(2, 1))
+    >>> config = Config(
+    ...     num_classes=10, dim=16, depth=(1, 1), heads=2, reduction_factor=(2, 1)
+    ... )
     >>> port_table(config)[0]
     Move(sources=('params.Conv_0.kernel',), targets=('to_patches.weight',), operation=...
     """

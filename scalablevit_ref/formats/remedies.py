@@ -20,7 +20,11 @@ def python(code: str, path: str | os.PathLike[str], result: str = "") -> str:
 
     Examples
     --------
-    >>> python(f"torch.save(torch.load({FILE}).state_dict(), {OUT})", "it's.pth", "a_new_name.pth")
+    >>> python(
+    ...     f"torch.save(torch.load({FILE}).state_dict(), {OUT})",
+    ...     "it's.pth",
+    ...     "a_new_name.pth",
+    ... )
     '`torch.save(torch.load("it\\'s.pth").state_dict(), \\'a_new_name.pth\\')`'
     """
     return f"`{_filled(code, python_text(os.fspath(path)), python_text(new_name(result, path)))}`"

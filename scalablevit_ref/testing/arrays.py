@@ -230,7 +230,9 @@ def assert_agrees(
     --------
     >>> assert_agrees(np.array([1.0 + EPS["float64"]]), np.array([1.0])).error
     1.0
-    >>> assert_agrees(np.array([1.5]), np.array([1.0]), what="the logits")  # doctest: +ELLIPSIS
+    >>> assert_agrees(
+    ...     np.array([1.5]), np.array([1.0]), what="the logits"
+    ... )  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     AssertionError: the logits: 2.25e+15 eps(float64); worst at (0,): 1.5 instead of ...

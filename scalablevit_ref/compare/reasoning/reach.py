@@ -333,7 +333,9 @@ def moved_said(reached: Array) -> str:
 
     Examples
     --------
-    >>> moved_said(np.array([[True, True, False], [True, True, False], [False, False, False]]))
+    >>> moved_said(
+    ...     np.array([[True, True, False], [True, True, False], [False, False, False]])
+    ... )
     'rows 0–1 and columns 0–1 move'
     """
     count = int(reached.sum())

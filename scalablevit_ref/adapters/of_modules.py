@@ -37,7 +37,8 @@ def of_modules(function: Callable[..., Any], module: str, **instead: Callable[..
     namespace = {name: _unchecked if name.startswith("check_") else value for name, value in plain.__globals__.items()}
     del namespace["__name__"]
     made = FunctionType(plain.__code__, namespace | instead, plain.__name__, plain.__defaults__)
-    made.__kwdefaults__, made.__doc__, made.__module__ = plain.__kwdefaults__, plain.__doc__, module
+    made.__kwdefaults__, made.__module__ = plain.__kwdefaults__, module
+    made.__doc__ = f"`{plain.__module__}.{plain.__name__}` by the modules of a layer."
     return made
 
 

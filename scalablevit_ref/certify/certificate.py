@@ -38,17 +38,10 @@ class Row:
 
     Examples
     --------
-    >>> from scalablevit_ref import ScalableViTConfig, init_params
-    >>> from scalablevit_ref.certify.subjects import library
-    >>> from scalablevit_ref.testing import random_images
-    >>> from scalablevit_ref.testing.agreement import Candidate
-    >>> config = ScalableViTConfig((8,), (2,), (2,), (2,), (2,), (1,), (2,), head="none")
-    >>> params = init_params(config, dtype="float64")
-    >>> images = random_images((1, 3, 8, 16))
-    >>> subjects = [library(Candidate("numpy", "float64"))]
-    >>> [row] = certify(images, params, config, subjects, bits=212).rows
-    >>> row.name, row.eps("logits").low <= row.eps(row.worst).high
-    ('numpy float64', True)
+    >>> error = Error(l2=Bounds(2.0**-52, 2.0**-51), maximum=Bounds(0.0, 2.0**-50))
+    >>> row = Row("numpy float64", "float64", errors={"logits": error})
+    >>> row.worst, row.eps("logits")
+    ('logits', Bounds(low=1.0, high=2.0))
     """
 
     name: str
@@ -103,19 +96,16 @@ class Certificate:
 
     Examples
     --------
-    >>> from scalablevit_ref import ScalableViTConfig, init_params
-    >>> from scalablevit_ref.certify.subjects import library
-    >>> from scalablevit_ref.testing import random_images
-    >>> from scalablevit_ref.testing.agreement import Candidate
-    >>> config = ScalableViTConfig((8,), (2,), (2,), (2,), (2,), (1,), (2,), head="none")
-    >>> params = init_params(config, dtype="float64")
-    >>> images = random_images((1, 3, 8, 16))
-    >>> subjects = [library(Candidate("numpy", x)) for x in ("float32", "float64")]
-    >>> found = certify(images, params, config, subjects, bits=212)
-    >>> [(pair.nearer, pair.proved) for pair in found.order("logits")]
-    [('numpy float64', True)]
-    >>> found.to_json()["images"]
-    1
+    >>> near, far = (Error(Bounds(x, x), Bounds(x, x)) for x in (2.0**-52, 2.0**-24))
+    >>> rows = (
+    ...     Row("a", "float64", errors={"head": near}),
+    ...     Row("b", "float32", errors={"head": far}),
+    ... )
+    >>> found = Certificate(("head",), 106, (), width=0.0, images=1, seconds=0.1, rows=rows)
+    >>> [(pair.nearer, pair.farther, pair.proved) for pair in found.order("head")]
+    [('a', 'b', True)]
+    >>> found.to_json()["results"][0]["taps"]["head"]["eps"]
+    [1.0, 1.0]
     """
 
     taps: tuple[str, ...]

@@ -56,9 +56,10 @@ def app_with(names: Collection[str]) -> typer.Typer:
 
 
 def __getattr__(name: str) -> Any:
-    """`app` is the program with all of its commands."""
+    """`app` is the program with all of its commands, made when it is first asked for."""
     if name == "app":
-        return app_with(COMMANDS)
+        globals()["app"] = app_with(COMMANDS)
+        return globals()["app"]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

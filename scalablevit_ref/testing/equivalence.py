@@ -118,11 +118,7 @@ def assert_equivalent_everywhere(
     >>> from scalablevit_ref import trace
     >>> def build(config, params):  # a port that is right, being the reference itself
     ...     return lambda images: trace(images, params, config)
-    >>> one = {
-    ...     "base": "digits",
-    ...     "vary": [],
-    ...     "image_sizes": [112],
-    ... }  # or draw what your port has
+    >>> one = {"base": "digits", "vary": [], "image_sizes": [112]}
     >>> assert_equivalent_everywhere(build, **one, max_examples=1)
     1
     """
